@@ -1,0 +1,82 @@
+"""`Caption`: one sentence about one moment of one stream, and how long it took to come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+CaptureClock = Literal["rtcp", "arrival"]
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Where the time went between a frame's arrival and its caption, in milliseconds on one monotonic clock."""
+
+    ingest: float
+    """Arrival of the frame to converted and handed to the engine."""
+    queue: float
+    """Waiting for the device."""
+    encode: float
+    """Vision encoder and mapping, for the whole batch it rode in."""
+    decode: float
+    """GPT-2, until this caption's text."""
+    total: float
+    """Arrival to caption; the parts and the hops between them."""
+
+    def as_json(self) -> dict[str, float]:
+        return {
+            "ingest": round(self.ingest, 2),
+            "queue": round(self.queue, 2),
+            "encode": round(self.encode, 2),
+            "decode": round(self.decode, 2),
+            "total": round(self.total, 2),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """One revision of one caption. `id` and `revision` let a client upsert; a final is never revised."""
+
+    stream: str
+    epoch: int
+    id: str
+    revision: int
+    is_final: bool
+    start: float
+    """Seconds on the stream's output timeline."""
+    end: float
+    text: str
+    logprob: float | None
+    """Mean log-probability of its tokens; None while interim."""
+    captured_at: float
+    """Seconds since 1970 UTC."""
+    captured_at_source: CaptureClock
+    latency: Latency
+
+    def as_json(self) -> dict[str, object]:
+        """The contract's fields, without `type` and `seq`."""
+        return {
+            "stream": self.stream,
+            "epoch": self.epoch,
+            "id": self.id,
+            "revision": self.revision,
+            "is_final": self.is_final,
+            "start": round(self.start, 3),
+            "end": round(self.end, 3),
+            "text": self.text,
+            "logprob": None if self.logprob is None else round(self.logprob, 4),
+            "captured_at": utc_text(self.captured_at),
+            "captured_at_source": self.captured_at_source,
+            "latency_ms": self.latency.as_json(),
+        }
+
+
+def utc_text(seconds: float) -> str:
+    """RFC 3339 in UTC to the millisecond: `2026-11-20T23:46:01.120Z`."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def utc_seconds(text: str) -> float:
+    """The inverse of `utc_text`. Raises ValueError."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

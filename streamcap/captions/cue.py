@@ -1,0 +1,78 @@
+"""`Cue`: a caption as a subtitle — integer milliseconds, lines that fit a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+LINE_CHARACTERS = 42
+LINES = 2
+# A cue shorter than this cannot be read; a gap shorter than this flickers.
+SHORTEST_MS = 1000
+FLICKER_MS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """A text on screen from `start_ms` until before `end_ms`; end > start always."""
+
+    start_ms: int
+    end_ms: int
+    text: str
+
+    def __post_init__(self) -> None:
+        if self.end_ms <= self.start_ms:
+            raise ValueError(f"a cue must end after it starts: {self.start_ms} to {self.end_ms} ms")
+
+
+def milliseconds(seconds: float) -> int:
+    """Seconds to integer milliseconds, rounded once; every format prints from this."""
+    return max(0, round(seconds * 1000))
+
+
+def on_screen(cues: Iterable[Cue]) -> Iterator[Cue]:
+    """What a viewer saw: equal neighbours are one cue, small gaps close, short cues last until they can be read.
+
+    A cue gives way to the next one's start, so none overlap. A cue that would be shorter than SHORTEST_MS because
+    the next comes early keeps its true, short time: showing what is no longer there would be worse.
+    """
+    held: Cue | None = None
+    for cue in cues:
+        if held is None:
+            held = cue
+            continue
+        gap = cue.start_ms - held.end_ms
+        if cue.text == held.text and gap <= FLICKER_MS:
+            held = Cue(held.start_ms, max(held.end_ms, cue.end_ms), held.text)
+            continue
+        end = cue.start_ms if gap <= FLICKER_MS else _readable_end(held, cue.start_ms)
+        if end > held.start_ms:
+            yield Cue(held.start_ms, end, held.text)
+        held = cue
+    if held is not None:
+        yield Cue(held.start_ms, _readable_end(held, None), held.text)
+
+
+def _readable_end(cue: Cue, limit_ms: int | None) -> int:
+    end = max(cue.end_ms, cue.start_ms + SHORTEST_MS)
+    return end if limit_ms is None else min(end, limit_ms)
+
+
+def lines(text: str, width: int = LINE_CHARACTERS, most: int = LINES) -> list[str]:
+    """`text` broken between words into lines of about `width` characters, evenly: at most `most` of them.
+
+    A text that cannot fit gets wider lines rather than lose words; a word is never cut.
+    """
+    words = text.split()
+    total = len(" ".join(words))
+    if total <= width or most < 2 or len(words) < 2:
+        return [" ".join(words)]
+    count = min(most, -(-total // width))
+    broken: list[str] = []
+    while count > 1 and len(words) > 1:
+        target = len(" ".join(words)) / count
+        cut = min(range(1, len(words)), key=lambda i: abs(len(" ".join(words[:i])) - target))
+        broken.append(" ".join(words[:cut]))
+        words = words[cut:]
+        count -= 1
+    return [*broken, " ".join(words)]

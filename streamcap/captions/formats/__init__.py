@@ -1,0 +1,1 @@
+"""Caption files: SubRip, WebVTT, JSON lines, HLS."""

@@ -1,0 +1,26 @@
+"""SubRip (`.srt`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from streamcap.captions.cue import Cue, lines
+
+
+def timestamp(ms: int) -> str:
+    """`HH:MM:SS,mmm`; hours grow past two digits and never wrap."""
+    seconds, ms = divmod(ms, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{seconds:02d},{ms:03d}"
+
+
+def render(cues: Iterable[Cue]) -> str:
+    """The whole file. Empty without cues: SubRip has no header."""
+    # `-->` inside a text would read as a time line to some players.
+    return "".join(
+        f"{number}\n{timestamp(cue.start_ms)} --> {timestamp(cue.end_ms)}\n"
+        + "\n".join(lines(cue.text.replace("-->", "→")) or [" "])
+        + "\n\n"
+        for number, cue in enumerate(cues, 1)
+    )

@@ -1,0 +1,263 @@
+"""`Hub`: every stream's feed, and every subscriber's own bounded queue.
+
+Pure and synchronous, of one thread: a shell (websocket, SSE) gives `Subscription` a `wake` to call and takes texts.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from streamcap.captions.event import Event, Payload, Status, StreamSummary, gap_text, hello_text
+from streamcap.captions.feed import Feed
+from streamcap.errors import InputError
+
+QUEUE_MESSAGES = 256
+# A subscriber that has lost this many queue-fulls without reading once is given up.
+DROPS_TO_CLOSE = 4 * QUEUE_MESSAGES
+
+
+@dataclass(slots=True)
+class _Waiting:
+    event: Event
+
+
+@dataclass(slots=True)
+class _Gap:
+    """Stands in the queue where events were dropped."""
+
+    stream: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a subscriber wants."""
+
+    streams: frozenset[str] | None = None
+    """Names, or None for all, those to come included."""
+    interim: bool = True
+    min_interval: float = 0.0
+    """Seconds between two interim messages of one stream; finals are never held back."""
+    limit: int = QUEUE_MESSAGES
+
+
+@dataclass(slots=True)
+class SubscriptionStatistics:
+    delivered: int = 0
+    interim_dropped: int = 0
+    finals_dropped: int = 0
+
+
+class Subscription:
+    """One subscriber's queue. Full, it drops the oldest interim, then the oldest event (a `gap` takes its place);
+    a subscriber that never reads is closed: `closed` then says why.
+
+    `wake` is called, on the publisher's thread, whenever there is something to take.
+    """
+
+    def __init__(self, wish: Wish, wake: Callable[[], None]) -> None:
+        self.wish = wish
+        self.closed: str | None = None
+        self.statistics = SubscriptionStatistics()
+        self._wake = wake
+        self._queue: deque[_Waiting | _Gap | str] = deque()
+        self._events = 0
+        self._drops = 0
+        self._interim_at: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def take(self) -> list[str]:
+        """All waiting messages as JSON texts, oldest first."""
+        taken = [
+            item.event.text
+            if isinstance(item, _Waiting)
+            else gap_text(item.stream, item.first, item.last)
+            if isinstance(item, _Gap)
+            else item
+            for item in self._queue
+        ]
+        self._queue.clear()
+        self._events = 0
+        self._drops = 0
+        self.statistics.delivered += len(taken)
+        return taken
+
+    def put_text(self, text: str) -> None:
+        """Queue a message of this connection alone (hello, gap)."""
+        self._queue.append(text)
+        self._wake()
+
+    def offer(self, event: Event, now: float) -> None:
+        """Queue `event` if it is wished for, dropping by the policy above when full."""
+        if self.closed is not None or not self._wanted(event, now):
+            return
+        if self._events >= self.wish.limit and not self._make_room(event):
+            return
+        self._queue.append(_Waiting(event))
+        self._events += 1
+        self._wake()
+
+    def close(self, reason: str) -> None:
+        """End it; `take` still gives what waits."""
+        if self.closed is None:
+            self.closed = reason
+            self._wake()
+
+    def _wanted(self, event: Event, now: float) -> bool:
+        if self.wish.streams is not None and event.stream not in self.wish.streams:
+            return False
+        if not event.is_interim:
+            return True
+        if not self.wish.interim:
+            return False
+        if now - self._interim_at.get(event.stream, -1e9) < self.wish.min_interval:
+            return False
+        self._interim_at[event.stream] = now
+        return True
+
+    def _make_room(self, event: Event) -> bool:
+        """Whether `event` may now be queued."""
+        self._drops += 1
+        if self._drops > DROPS_TO_CLOSE:
+            self.close("too slow: nothing was read for a long time")
+            return False
+        if event.is_interim:
+            self.statistics.interim_dropped += 1
+            return False
+        for index, item in enumerate(self._queue):
+            if isinstance(item, _Waiting) and item.event.is_interim:
+                del self._queue[index]
+                self._events -= 1
+                self.statistics.interim_dropped += 1
+                return True
+        for index, item in enumerate(self._queue):
+            if isinstance(item, _Waiting):
+                self._replace_by_gap(index, item.event)
+                break
+        return True
+
+    def _replace_by_gap(self, index: int, event: Event) -> None:
+        self._events -= 1
+        self.statistics.finals_dropped += 1
+        for item in self._queue:
+            if isinstance(item, _Gap) and item.stream == event.stream:
+                item.last = event.seq
+                del self._queue[index]
+                return
+        self._queue[index] = _Gap(event.stream, event.seq, event.seq)
+
+
+@dataclass(slots=True)
+class HubStatistics:
+    published: int = 0
+    closed_slow: int = 0
+    stale: int = 0
+
+
+@dataclass(slots=True)
+class Hub:
+    """Fan-out and replay. `monotonic` and `wall` are clocks in seconds."""
+
+    monotonic: Callable[[], float]
+    wall: Callable[[], float]
+    feeds: dict[str, Feed] = field(default_factory=dict)
+    statistics: HubStatistics = field(default_factory=HubStatistics)
+    _subscriptions: dict[int, Subscription] = field(default_factory=dict)
+
+    def add(self, feed: Feed) -> None:
+        """A new stream's feed."""
+        self.feeds[feed.stream] = feed
+
+    def remove(self, stream: str) -> None:
+        """Forget a stream; subscribers who wished for it alone are closed."""
+        if self.feeds.pop(stream, None) is None:
+            return
+        for subscription in list(self._subscriptions.values()):
+            if subscription.wish.streams == frozenset((stream,)):
+                subscription.close(f"stream {stream} was removed")
+
+    def publish(self, payload: Payload, *, live: bool = True) -> Event:
+        """Number `payload` and queue it for all who want it; a stale one (`live` false) is only kept for replay."""
+        event = self.feeds[payload.stream].number(payload)
+        self.statistics.published += 1
+        if not live:
+            self.statistics.stale += 1
+            return event
+        now = self.monotonic()
+        for subscription in list(self._subscriptions.values()):
+            subscription.offer(event, now)
+            if subscription.closed is not None:
+                self._subscriptions.pop(id(subscription), None)
+                self.statistics.closed_slow += 1
+        return event
+
+    def subscribe(
+        self, wish: Wish, wake: Callable[[], None], since: dict[str, int] | int | None = None
+    ) -> Subscription:
+        """A new subscriber: `hello` first, then what came after `since`, then all that comes.
+
+        `since`: the last `seq` seen, of each stream or of every one; None: only what comes, and each stream's
+        present state. Raises InputError for an unknown stream or a `since` that lies in the future.
+        """
+        names = self._names(wish)
+        seen = dict.fromkeys(names, since) if isinstance(since, int) else dict(since or {})
+        for name, seq in seen.items():
+            if name not in self.feeds:
+                raise InputError(f"no stream is named {name}")
+            last = self.feeds[name].last_seq
+            if not 0 <= seq <= last:
+                raise InputError(f"since={seq} is not a past event of stream {name}, whose newest is {last}")
+        subscription = Subscription(wish, wake)
+        subscription.put_text(hello_text([self.summary(name) for name in names], self.wall()))
+        for name in names:
+            self._catch_up(subscription, name, seen.get(name))
+        self._subscriptions[id(subscription)] = subscription
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Idempotent."""
+        self._subscriptions.pop(id(subscription), None)
+
+    @property
+    def subscribers(self) -> int:
+        return len(self._subscriptions)
+
+    def summary(self, stream: str) -> StreamSummary:
+        feed = self.feeds[stream]
+        return StreamSummary(stream, feed.state, feed.oldest_seq, feed.last_seq)
+
+    def close(self, reason: str) -> None:
+        """Close every subscriber."""
+        for subscription in list(self._subscriptions.values()):
+            subscription.close(reason)
+        self._subscriptions.clear()
+
+    def _names(self, wish: Wish) -> list[str]:
+        if wish.streams is None:
+            return list(self.feeds)
+        unknown = sorted(wish.streams - self.feeds.keys())
+        if unknown:
+            raise InputError(f"no stream is named {', '.join(unknown)}")
+        return [name for name in self.feeds if name in wish.streams]
+
+    def _catch_up(self, subscription: Subscription, name: str, seq: int | None) -> None:
+        feed = self.feeds[name]
+        if seq is None:
+            for event in _newest_state(feed.since(0)[1]):
+                subscription.put_text(event.text)
+            return
+        missing, events = feed.since(seq)
+        if missing is not None:
+            subscription.put_text(gap_text(name, *missing))
+        for event in events:
+            subscription.put_text(event.text)
+
+
+def _newest_state(events: Iterable[Event]) -> list[Event]:
+    """The newest status among `events`, so that a newcomer knows where the stream stands."""
+    return [event for event in events if isinstance(event.payload, Status)][-1:]

@@ -1,0 +1,131 @@
+"""`Track`: one stream's captions as they come — ids, revisions, extensions — and the rolling cues they leave."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from streamcap.captions.caption import Caption, CaptureClock, Latency
+from streamcap.captions.cue import Cue, milliseconds, on_screen
+from streamcap.captions.event import Extend
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a caption is about: the sampled frame's place in the stream."""
+
+    epoch: int
+    start: float
+    captured_at: float
+    captured_at_source: CaptureClock
+
+
+class Track:
+    """Turns texts about moments into captions and cues.
+
+    One moment at a time: `interim` any number of times, then `final` or, when nothing changed, `extend`.
+
+    Parameters:
+        stream: its name; ids are `NAME-N`.
+        every: seconds between moments: how long a final is taken to be true until told otherwise.
+        window: seconds of cues to keep; the newest cue stays whatever its age, since a subtitle file without any
+            cue is no subtitle file to most programs.
+        next_number: of the next id, so that ids go on after a restart.
+    """
+
+    def __init__(self, stream: str, *, every: float, window: float = 3600.0, next_number: int = 1) -> None:
+        self.stream = stream
+        self.every = every
+        self.window = window
+        self._number = next_number
+        self._revision = 0
+        self._last: Caption | None = None
+        self._end = 0.0
+        self._finals: deque[Cue] = deque()
+
+    @property
+    def last(self) -> Caption | None:
+        """The newest final, as it was published; its end may have moved since (`end`)."""
+        return self._last
+
+    @property
+    def end(self) -> float:
+        """Seconds: the end of the newest final, extensions included; 0 before the first."""
+        return self._end
+
+    @property
+    def cues(self) -> list[Cue]:
+        """The window's cues as they were on screen, oldest first."""
+        return list(on_screen(self._finals))
+
+    def interim(self, moment: Moment, text: str, latency: Latency) -> Caption:
+        """The caption of `moment` so far."""
+        return self._caption(moment, text, None, latency, is_final=False)
+
+    def final(self, moment: Moment, text: str, logprob: float, latency: Latency) -> Caption:
+        """The finished caption of `moment`; opens a cue of `every` seconds."""
+        caption = self._caption(moment, text, logprob, latency, is_final=True)
+        self._number += 1
+        self._revision = 0
+        self.restore(caption)
+        return caption
+
+    def extend(self, moment: Moment) -> Extend | None:
+        """Nothing has changed at `moment`: the newest final stays true for `every` seconds more.
+
+        None when there is nothing to extend: no final yet, or one of an earlier epoch (its picture went away).
+        An interim of this moment that was already shown is taken back by the number: the id is used no more.
+        """
+        last = self._last
+        if last is None or last.epoch != moment.epoch:
+            return None
+        if self._revision:
+            self._number += 1
+            self._revision = 0
+        self._end = max(self._end, moment.start + self.every)
+        cue = self._finals.pop()
+        self._finals.append(Cue(cue.start_ms, max(cue.end_ms, milliseconds(self._end)), cue.text))
+        self._trim()
+        return Extend(self.stream, last.id, self._end)
+
+    def restore(self, caption: Caption) -> None:
+        """Take a final as it was (from a file, after a restart) as the newest of this track."""
+        start_ms = milliseconds(caption.start)
+        self._last = caption
+        self._end = max(self._end, caption.end)
+        self._finals.append(Cue(start_ms, max(milliseconds(caption.end), start_ms + 1), caption.text))
+        self._trim()
+
+    def close(self, now: float) -> Extend | None:
+        """The stream ends at output time `now`: the last cue ends there, if that is sooner than it promised."""
+        last = self._last
+        if last is None or not last.start < now < self._end:
+            return None
+        self._end = now
+        cue = self._finals.pop()
+        self._finals.append(Cue(cue.start_ms, max(milliseconds(now), cue.start_ms + 1), cue.text))
+        return Extend(self.stream, last.id, now)
+
+    def _caption(
+        self, moment: Moment, text: str, logprob: float | None, latency: Latency, *, is_final: bool
+    ) -> Caption:
+        self._revision += 1
+        return Caption(
+            stream=self.stream,
+            epoch=moment.epoch,
+            id=f"{self.stream}-{self._number}",
+            revision=self._revision,
+            is_final=is_final,
+            start=moment.start,
+            end=moment.start + self.every,
+            text=" ".join(text.split()),
+            logprob=logprob,
+            captured_at=moment.captured_at,
+            captured_at_source=moment.captured_at_source,
+            latency=latency,
+        )
+
+    def _trim(self) -> None:
+        oldest_ms = milliseconds(self._end - self.window)
+        while len(self._finals) > 1 and self._finals[0].end_ms <= oldest_ms:
+            self._finals.popleft()
