@@ -1,0 +1,131 @@
+"""What pixels a model wants, as plain geometry: no torch, no decoder, shared by the rooms that scale pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+from streamcap.errors import InputError
+
+Fit = Literal["crop", "squash", "pad"]
+"""How a picture of another aspect goes into the model's: `crop` scales until it covers and cuts the middle out,
+`squash` changes the aspect, `pad` scales until it fits and fills up with the mean colour."""
+Interpolation = Literal["bicubic", "bilinear", "area"]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How one source picture goes into the model's: scale to (`scaled_width`, `scaled_height`), then place.
+
+    `left` and `top` are where the scaled picture's corner comes to lie in the model's picture: negative where it is
+    cropped, positive where it is padded, 0 where it fits.
+    """
+
+    scaled_width: int
+    scaled_height: int
+    left: int
+    top: int
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSpec:
+    """The pixels a vision encoder wants: RGB, `(height, width, 3)` uint8, then `(value / 255 - mean) / std`."""
+
+    width: int
+    height: int
+    fit: Fit = "crop"
+    interpolation: Interpolation = "bicubic"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.height < 1:
+            raise InputError(f"picture size {self.width}x{self.height}: both must be at least 1")
+        if self.fit not in get_args(Fit):
+            raise InputError(f"picture fit {self.fit!r}: it is one of {', '.join(get_args(Fit))}")
+        if self.interpolation not in get_args(Interpolation):
+            known = ", ".join(get_args(Interpolation))
+            raise InputError(f"picture interpolation {self.interpolation!r}: it is one of {known}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise InputError("picture mean and std: three numbers each, std above 0")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.width, self.height
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """The colour of padding, RGB 0–255: the mean, which normalises to about 0."""
+        red, green, blue = (min(255, max(0, round(255 * value))) for value in self.mean)
+        return red, green, blue
+
+    def place(self, width: int, height: int) -> Placement:
+        """Where a source picture of `width` × `height` pixels goes.
+
+        `crop` follows CLIP's processor (transformers `get_resize_output_image_size` and `center_crop`): the side that
+        binds gets the model's size, the other `int(size * long / short)`; the middle is cut out, an odd pixel to the
+        right and bottom. Raises InputError for an empty picture.
+        """
+        if width < 1 or height < 1:
+            raise InputError(f"a picture of {width}x{height} pixels is empty")
+        if self.fit == "squash":
+            return Placement(self.width, self.height, 0, 0)
+        # Compared as products of integers, so that no rounding decides which side binds.
+        wider = width * self.height >= height * self.width
+        by_height = wider if self.fit == "crop" else not wider
+        if by_height:
+            scaled_width, scaled_height = max(1, int(self.height * width / height)), self.height
+        else:
+            scaled_width, scaled_height = self.width, max(1, int(self.width * height / width))
+        if self.fit == "crop":
+            # int() may fall a pixel short of covering only where the two aspects are equal to the last bit.
+            scaled_width, scaled_height = max(scaled_width, self.width), max(scaled_height, self.height)
+            return Placement(
+                scaled_width, scaled_height, -((scaled_width - self.width) // 2), -((scaled_height - self.height) // 2)
+            )
+        return Placement(
+            scaled_width, scaled_height, (self.width - scaled_width) // 2, (self.height - scaled_height) // 2
+        )
+
+    def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a source of `width` × `height` that is seen: (left, top, right, bottom) in source pixels."""
+        placed = self.place(width, height)
+        across, down = width / placed.scaled_width, height / placed.scaled_height
+        left, top = max(0, -placed.left), max(0, -placed.top)
+        right = min(placed.scaled_width, left + self.width)
+        bottom = min(placed.scaled_height, top + self.height)
+        return left * across, top * down, right * across, bottom * down
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a checkpoint's config."""
+        return {
+            "width": self.width,
+            "height": self.height,
+            "fit": self.fit,
+            "interpolation": self.interpolation,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> PictureSpec:
+        """The reverse of `to_json`; missing fields take the defaults. Raises InputError for a wrong field."""
+        known = {"width", "height", "fit", "interpolation", "mean", "std"}
+        if unknown := set(fields) - known:
+            raise InputError(f"picture: unknown field {sorted(unknown)[0]!r}")
+        try:
+            mean = tuple(float(value) for value in fields.get("mean", (0.5, 0.5, 0.5)))
+            std = tuple(float(value) for value in fields.get("std", (0.5, 0.5, 0.5)))
+            return cls(
+                width=int(fields["width"]),
+                height=int(fields["height"]),
+                fit=fields.get("fit", "crop"),
+                interpolation=fields.get("interpolation", "bicubic"),
+                mean=cast("tuple[float, float, float]", mean),
+                std=cast("tuple[float, float, float]", std),
+            )
+        except KeyError as missing:
+            raise InputError(f"picture: field {missing} is missing") from None
+        except (TypeError, ValueError) as wrong:
+            raise InputError(f"picture: {wrong}") from None
