@@ -1,0 +1,232 @@
+"""`Engine`: the one thread that owns the device. Samples go in from any thread, outcomes come out in lists."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from streamcap.engine.gate import Features, Gate, GateOptions
+from streamcap.engine.mailbox import Mailbox
+from streamcap.engine.outcome import Captioned, Failed, Interim, Outcome, Times, Unchanged
+from streamcap.media.frame import Pixels, Sample
+
+log = logging.getLogger(__name__)
+
+
+class Decoded(Protocol):
+    """The result of one row."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def logprob(self) -> float: ...
+
+
+class Model(Protocol):
+    """What the engine needs of a captioner. Embeddings are the model's own business: indexed by rows, no more."""
+
+    def encode(self, pixels: Pixels) -> Any:
+        """uint8 (B, H, W, 3) or (B, T, H, W, 3) → embeddings of B rows."""
+
+    def features(self, embeddings: Any) -> Features:
+        """(B, D) float32 of unit length, for the gate."""
+
+    def decode(self, embeddings: Any, *, on_text: Callable[[int, list[int]], None] | None = None) -> Sequence[Decoded]:
+        """One result a row; `on_text(row, tokens so far)` as it goes."""
+
+    def text(self, tokens: list[int]) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    gate: GateOptions
+    max_batch: int = 64
+    interim_interval: float = 0.1
+    """Seconds between two interim texts of one stream; 0 or less: none."""
+
+    def __post_init__(self) -> None:
+        if self.max_batch < 1:
+            raise ValueError(f"max_batch {self.max_batch}: at least 1")
+
+
+@dataclass(slots=True)
+class EngineStatistics:
+    """Counters since the start. Read from any thread; each is written by one."""
+
+    samples: int = 0
+    batches: int = 0
+    captioned: int = 0
+    decode_skipped: int = 0
+    """Samples whose picture had not moved."""
+    repeated: int = 0
+    """Samples decoded to the sentence that was already on screen."""
+    failed: int = 0
+    replaced: dict[str, int] = field(default_factory=dict)
+    busy_seconds: float = 0.0
+
+
+class Engine:
+    """Captions samples on one thread, a batch at a time across all streams.
+
+    `deliver` is called on that thread with outcomes in each stream's order; it must not block (hand them to a loop).
+    A stream has at most one sample in the batch, so its outcomes never overtake one another. When the model fails,
+    the batch is tried again in halves (a device out of memory), then row by row, and what still fails is a `Failed`
+    outcome: the service goes on.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        options: EngineOptions,
+        deliver: Callable[[list[Outcome]], None],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.options = options
+        self.statistics = EngineStatistics()
+        self._model = model
+        self._deliver = deliver
+        self._monotonic = monotonic
+        self._gate = Gate(options.gate)
+        self._mailbox = Mailbox()
+        self.statistics.replaced = self._mailbox.replaced
+        self._forgotten: deque[str] = deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._max_batch = options.max_batch
+        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, sample: Sample) -> None:
+        """Queue `sample`, in place of an older one of its stream that still waits. From any thread; never blocks."""
+        with self._changed:
+            if not self._stopping:
+                self._mailbox.put(sample)
+                self._changed.notify()
+
+    def forget(self, stream: str) -> None:
+        """A stream is no more. From any thread."""
+        with self._changed:
+            self._mailbox.forget(stream)
+            self._forgotten.append(stream)
+
+    def stop(self, timeout: float) -> bool:
+        """End after the batch in hand; whether the thread has ended within `timeout` seconds. Idempotent."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or len(self._mailbox) > 0)
+                if self._stopping:
+                    return
+                while self._forgotten:
+                    self._gate.forget(self._forgotten.popleft())
+                batch = self._mailbox.take(self._max_batch)
+            began = self._monotonic()
+            self._caption(batch, began)
+            self.statistics.batches += 1
+            self.statistics.samples += len(batch)
+            self.statistics.busy_seconds += self._monotonic() - began
+
+    def _caption(self, batch: list[Sample], taken: float) -> None:
+        try:
+            outcomes = self._outcomes(batch, taken)
+        except Exception as error:  # whatever a model raises must not end the device thread
+            if len(batch) == 1:
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                log.exception("the model failed on a frame of stream %s", batch[0].stream)
+                self.statistics.failed += 1
+                self._deliver([Failed(batch[0], reason)])
+                return
+            half = len(batch) // 2
+            log.warning("a batch of %d failed (%s); trying it in halves", len(batch), error)
+            if "out of memory" in str(error).lower():
+                # It would not fit next time either; one bad frame, on the other hand, is no reason to go on smaller.
+                self._max_batch = half
+            self._caption(batch[:half], taken)
+            self._caption(batch[half:], taken)
+            return
+        if outcomes:
+            self._deliver(outcomes)
+
+    def _outcomes(self, batch: list[Sample], taken: float) -> list[Outcome]:
+        embeddings = self._model.encode(np.stack([sample.pixels for sample in batch]))
+        features = self._model.features(embeddings)
+        encoded = self._monotonic()
+        distances = [
+            self._gate.distance(sample.stream, sample.epoch, sample.start, row)
+            for sample, row in zip(batch, features, strict=True)
+        ]
+        moved = [row for row, distance in enumerate(distances) if not self._gate.is_still(distance)]
+        still = [row for row in range(len(batch)) if row not in moved]
+        self.statistics.decode_skipped += len(still)
+        outcomes: list[Outcome] = [Unchanged(batch[row], decoded=False) for row in still]
+        if not moved:
+            return outcomes
+        if outcomes:
+            # Those whose scene is still need not wait for the others' decode.
+            self._deliver(outcomes)
+        interim = _InterimTexts(
+            self, [batch[row] for row in moved], [self._gate.is_news(distances[row]) for row in moved], taken, encoded
+        )
+        results = self._model.decode(
+            embeddings if len(moved) == len(batch) else embeddings[moved], on_text=interim.listener
+        )
+        times = Times(taken, encoded, self._monotonic())
+        return [
+            self._settle(batch[row], features[row], distances[row], result, times, shown=shown)
+            for row, result, shown in zip(moved, results, interim.shown, strict=True)
+        ]
+
+    def _settle(
+        self, sample: Sample, features: Features, distance: float, result: Decoded, times: Times, *, shown: bool
+    ) -> Outcome:
+        # What was begun in sight of the viewer is finished there, even if it says the same again.
+        if not shown and self._gate.repeats(sample.stream, distance, result.text):
+            self._gate.move(sample.stream, features)
+            self.statistics.repeated += 1
+            return Unchanged(sample, decoded=True)
+        self._gate.settle(sample.stream, sample.epoch, sample.start, features, result.text)
+        self.statistics.captioned += 1
+        return Captioned(sample, result.text, result.logprob, times)
+
+
+class _InterimTexts:
+    """Hands on text as it is decoded: of pictures that are news, rate-limited, and only when it has grown."""
+
+    def __init__(self, engine: Engine, samples: list[Sample], news: list[bool], taken: float, encoded: float) -> None:
+        self.shown = [False] * len(samples)
+        self._engine = engine
+        self._samples = samples
+        self._news = news
+        self._taken = taken
+        self._encoded = encoded
+        self._next_at = [encoded] * len(samples)
+        self.listener = self._on_text if engine.options.interim_interval > 0 and any(news) else None
+
+    def _on_text(self, row: int, tokens: list[int]) -> None:
+        engine = self._engine
+        now = engine._monotonic()
+        if not self._news[row] or now < self._next_at[row]:
+            return
+        text = engine._model.text(tokens).strip()
+        if not text:
+            return
+        self._next_at[row] = now + engine.options.interim_interval
+        self.shown[row] = True
+        engine._deliver([Interim(self._samples[row], text, Times(self._taken, self._encoded, now))])

@@ -1,0 +1,47 @@
+"""`Mailbox`: the newest sample of every stream, waiting for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from streamcap.media.frame import Sample
+
+
+class Mailbox:
+    """At most one waiting sample a stream. Policy: REPLACE — a stream's newer sample takes its older one's place.
+
+    Pure; the engine holds a lock around it. A replaced sample keeps its place in the line, so that a stream with a
+    short period cannot starve for being refreshed.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, Sample] = {}
+        self.replaced: dict[str, int] = {}
+        """Samples that were never captioned since a newer one came, by stream."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, sample: Sample) -> None:
+        if sample.stream in self._waiting:
+            self.replaced[sample.stream] = self.replaced.get(sample.stream, 0) + 1
+        self._waiting[sample.stream] = sample
+
+    def take(self, most: int, busy: Collection[str] = ()) -> list[Sample]:
+        """Up to `most` samples, those that wait longest first; none of a stream in `busy`.
+
+        All of one shape, since they become one batch: others wait for the next.
+        """
+        taken: list[Sample] = []
+        for sample in list(self._waiting.values()):
+            if len(taken) == most:
+                break
+            if sample.stream in busy or (taken and sample.pixels.shape != taken[0].pixels.shape):
+                continue
+            taken.append(self._waiting.pop(sample.stream))
+        return taken
+
+    def forget(self, stream: str) -> None:
+        """Drop what waits of a stream that is no more."""
+        self._waiting.pop(stream, None)
+        self.replaced.pop(stream, None)
