@@ -1,0 +1,110 @@
+"""Small vector drawing with outlines, shading and smooth edges: shapes in figure units, y up, to an RGBA sprite."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+Point = tuple[float, float]
+Colour = tuple[int, int, int]
+
+_OVERSAMPLING = 3
+_MARGIN_PX = 3
+
+PAINT: dict[str, Colour] = {
+    "red": (214, 32, 38),
+    "blue": (30, 84, 222),
+    "yellow": (250, 212, 24),
+    "green": (22, 158, 62),
+    "purple": (136, 44, 176),
+    "white": (246, 246, 246),
+    "black": (34, 34, 38),
+    "brown": (134, 80, 36),
+    "orange": (240, 136, 30),
+    "grey": (138, 142, 150),
+}
+
+
+def shade(colour: Colour, factor: float) -> Colour:
+    """`colour` made darker (factor below 1) or lighter."""
+    red, green, blue = (max(0, min(255, round(c * factor))) for c in colour)
+    return red, green, blue
+
+
+@dataclass
+class Pen:
+    """Collects shapes; `sprite` renders them over their common dark outline."""
+
+    outline: Colour = (24, 24, 30)
+    _polygons: list[tuple[list[Point], Colour, bool]] = field(default_factory=list)
+
+    def polygon(self, points: list[Point], colour: Colour, *, outlined: bool = True) -> None:
+        """A filled polygon. `outlined=False` for what lies inside another shape."""
+        self._polygons.append((points, colour, outlined))
+
+    def ellipse(
+        self, centre: Point, rx: float, ry: float, colour: Colour, *, angle: float = 0.0, outlined: bool = True
+    ) -> None:
+        """A filled ellipse, turned by `angle` radians counter-clockwise."""
+        cos, sin = math.cos(angle), math.sin(angle)
+        points = []
+        for step in range(20):
+            a = step * math.tau / 20
+            x, y = rx * math.cos(a), ry * math.sin(a)
+            points.append((centre[0] + x * cos - y * sin, centre[1] + x * sin + y * cos))
+        self.polygon(points, colour, outlined=outlined)
+
+    def limb(self, points: list[Point], width: float, colour: Colour, *, outlined: bool = True) -> None:
+        """A thick line with round joints."""
+        half = width / 2
+        for (x0, y0), (x1, y1) in pairwise(points):
+            base = math.atan2(y1 - y0, x1 - x0)
+            capsule = [
+                (x + half * math.cos(base + a), y + half * math.sin(base + a))
+                for x, y, start in ((x1, y1, -0.5), (x0, y0, 0.5))
+                for a in (math.pi * (start + step / 5) for step in range(6))
+            ]
+            self.polygon(capsule, colour, outlined=outlined)
+
+    def sprite(self, px_per_unit: float, *, mirrored: bool = False) -> tuple[Image.Image, Point]:
+        """RGBA picture and the pixel in it where the figure's origin lies."""
+        xs = [x for points, _, _ in self._polygons for x, _ in points]
+        ys = [y for points, _, _ in self._polygons for _, y in points]
+        left, right, top = min(xs), max(xs), max(ys)
+        width = math.ceil((right - left) * px_per_unit) + 2 * _MARGIN_PX
+        height = math.ceil((top - min(ys)) * px_per_unit) + 2 * _MARGIN_PX
+        n = _OVERSAMPLING
+        scale = px_per_unit * n
+        picture = Image.new("RGBA", (width * n, height * n), (*self.outline, 0))
+        canvas = ImageDraw.Draw(picture)
+        placed = [
+            (
+                [((x - left) * scale + _MARGIN_PX * n, (top - y) * scale + _MARGIN_PX * n) for x, y in points],
+                c,
+                outlined,
+            )
+            for points, c, outlined in self._polygons
+        ]
+        thickness = max(2, round(0.022 * scale))
+        for points, _, outlined in placed:
+            if outlined:
+                canvas.line([*points, points[0], points[1]], fill=self.outline, width=thickness, joint="curve")
+        for points, colour, _ in placed:
+            canvas.polygon(points, fill=colour)
+        small = _lit(picture.reduce(n))
+        origin = (-left * px_per_unit + _MARGIN_PX, top * px_per_unit + _MARGIN_PX)
+        if mirrored:
+            return small.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (width - origin[0], origin[1])
+        return small, origin
+
+
+def _lit(picture: Image.Image) -> Image.Image:
+    """Light from above: brighter at the top, darker underneath."""
+    pixels = np.array(picture)
+    light = np.linspace(1.1, 0.8, pixels.shape[0], dtype=np.float32)[:, None, None]
+    pixels[:, :, :3] = np.minimum(pixels[:, :, :3] * light, 255).astype(np.uint8)
+    return Image.fromarray(pixels)

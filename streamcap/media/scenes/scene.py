@@ -1,0 +1,166 @@
+"""What a drawn scene shows, and the one sentence that is true of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+PLACES = {
+    "grass": "on the grass",
+    "road": "on a road",
+    "sand": "on the sand",
+    "snow": "in the snow",
+    "water": "on the water",
+    "room": "in a room",
+}
+COUNTS = {1: "a", 2: "two", 3: "three"}
+_PAINTS = ("red", "blue", "yellow", "green", "purple", "white")
+_LAND = ("grass", "road", "sand", "snow", "room")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The grammar of one kind of subject: what it may be and do, and how that is said."""
+
+    one: str
+    """For example "{colour} dog"; what follows the article or number."""
+    many: str
+    colours: tuple[str, ...]
+    actions: dict[str, tuple[str, str]]
+    """Action → the verb for one and for several."""
+    places: tuple[str, ...]
+    preposition: str | None = None
+    """Where "over the grass" is meant and not "on the grass"."""
+
+
+KINDS: dict[str, Kind] = {
+    "man": Kind(
+        "man in a {colour} shirt",
+        "men in {colour} shirts",
+        _PAINTS,
+        {"stand": ("stands", "stand"), "run": ("runs", "run"), "jump": ("jumps", "jump")},
+        _LAND,
+    ),
+    "woman": Kind(
+        "woman in a {colour} dress",
+        "women in {colour} dresses",
+        _PAINTS,
+        {"stand": ("stands", "stand"), "run": ("runs", "run"), "jump": ("jumps", "jump")},
+        _LAND,
+    ),
+    "dog": Kind(
+        "{colour} dog",
+        "{colour} dogs",
+        ("brown", "black", "white"),
+        {"sit": ("sits", "sit"), "run": ("runs", "run"), "jump": ("jumps", "jump")},
+        _LAND,
+    ),
+    "cat": Kind(
+        "{colour} cat",
+        "{colour} cats",
+        ("orange", "black", "grey"),
+        {"sit": ("sits", "sit"), "run": ("runs", "run"), "jump": ("jumps", "jump")},
+        _LAND,
+    ),
+    "horse": Kind(
+        "{colour} horse",
+        "{colour} horses",
+        ("brown", "black", "white"),
+        {"stand": ("stands", "stand"), "run": ("runs", "run")},
+        ("grass", "road", "sand", "snow"),
+    ),
+    "bird": Kind(
+        "{colour} bird",
+        "{colour} birds",
+        ("red", "blue", "yellow"),
+        {"fly": ("flies", "fly")},
+        ("grass", "road", "sand", "snow", "water"),
+        preposition="over",
+    ),
+    "duck": Kind("{colour} duck", "{colour} ducks", ("yellow", "white"), {"swim": ("swims", "swim")}, ("water",)),
+    "car": Kind(
+        "{colour} car",
+        "{colour} cars",
+        _PAINTS,
+        {"drive": ("drives", "drive")},
+        ("grass", "road", "sand", "snow"),
+    ),
+    "bus": Kind("{colour} bus", "{colour} buses", _PAINTS, {"drive": ("drives", "drive")}, ("road", "snow")),
+    "truck": Kind(
+        "{colour} truck", "{colour} trucks", _PAINTS, {"drive": ("drives", "drive")}, ("road", "sand", "snow")
+    ),
+    "bicycle": Kind(
+        "man",
+        "men",
+        _PAINTS,
+        {"ride": ("rides a {colour} bicycle", "ride {colour} bicycles")},
+        ("grass", "road", "sand"),
+    ),
+    "boat": Kind("{colour} boat", "{colour} boats", _PAINTS, {"sail": ("sails", "sail")}, ("water",)),
+    "ball": Kind(
+        "{colour} ball",
+        "{colour} balls",
+        _PAINTS,
+        {"roll": ("rolls", "roll"), "bounce": ("bounces", "bounce"), "float": ("floats", "float")},
+        (*_LAND, "water"),
+    ),
+}
+
+
+def _allowed(kind: str, colour: str, action: str, place: str) -> bool:
+    """Whether the picture would be plain: nothing that vanishes in its ground, a ball floats on water only."""
+    if (colour, place) in {("white", "snow"), ("green", "grass"), ("yellow", "sand")}:
+        return False
+    return kind != "ball" or (action == "float") == (place == "water")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One drawn scene. `look` seeds all that the sentence does not tell: light, distance, where, which way."""
+
+    kind: str
+    colour: str
+    count: int
+    action: str
+    place: str
+    look: int = 0
+
+    @property
+    def sentence(self) -> str:
+        """The true sentence: lower case, no punctuation, for example "two white dogs run on the grass"."""
+        kind = KINDS[self.kind]
+        noun = (kind.one if self.count == 1 else kind.many).format(colour=self.colour)
+        verb = kind.actions[self.action][0 if self.count == 1 else 1].format(colour=self.colour)
+        article = COUNTS[self.count]
+        if article == "a" and noun[0] in "aeiou":
+            article = "an"
+        place = PLACES[self.place]
+        if kind.preposition is not None:
+            place = f"{kind.preposition} {place.split(' ', 1)[1]}"
+        return f"{article} {noun} {verb} {place}"
+
+
+def every_scene(look: int = 0) -> Iterator[Scene]:
+    """Each scene the grammar allows, once: one for each of its sentences."""
+    for name, kind in KINDS.items():
+        for colour in kind.colours:
+            for action in kind.actions:
+                for place in kind.places:
+                    if _allowed(name, colour, action, place):
+                        for count in COUNTS:
+                            yield Scene(name, colour, count, action, place, look)
+
+
+def random_scene(rng: np.random.Generator, kinds: tuple[str, ...] = tuple(KINDS)) -> Scene:
+    """A scene drawn evenly over kinds, then over what the kind allows."""
+    name = kinds[int(rng.integers(len(kinds)))]
+    kind = KINDS[name]
+    actions = tuple(kind.actions)
+    while True:
+        colour = kind.colours[int(rng.integers(len(kind.colours)))]
+        action = actions[int(rng.integers(len(actions)))]
+        place = kind.places[int(rng.integers(len(kind.places)))]
+        if _allowed(name, colour, action, place):
+            return Scene(name, colour, int(rng.integers(1, 4)), action, place, int(rng.integers(2**31)))
