@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from streamcap.captions.event import Event, Payload, Status, StreamSummary, gap_text, hello_text
 from streamcap.captions.feed import Feed
@@ -16,6 +17,26 @@ from streamcap.errors import InputError
 QUEUE_MESSAGES = 256
 # A subscriber that has lost this many queue-fulls without reading once is given up.
 DROPS_TO_CLOSE = 4 * QUEUE_MESSAGES
+
+
+class Cause(StrEnum):
+    """Why a subscription was closed by this side."""
+
+    SLOW = "slow"
+    REMOVED = "removed"
+    STOPPING = "stopping"
+
+
+class UnknownStreamError(InputError):
+    """No stream has that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One JSON text for one subscriber; `seq` is None for what is of this connection alone (hello, gap)."""
+
+    text: str
+    seq: int | None = None
 
 
 @dataclass(slots=True)
@@ -61,9 +82,10 @@ class Subscription:
     def __init__(self, wish: Wish, wake: Callable[[], None]) -> None:
         self.wish = wish
         self.closed: str | None = None
+        self.cause: Cause | None = None
         self.statistics = SubscriptionStatistics()
         self._wake = wake
-        self._queue: deque[_Waiting | _Gap | str] = deque()
+        self._queue: deque[_Waiting | _Gap | Message] = deque()
         self._events = 0
         self._drops = 0
         self._interim_at: dict[str, float] = {}
@@ -73,10 +95,14 @@ class Subscription:
 
     def take(self) -> list[str]:
         """All waiting messages as JSON texts, oldest first."""
+        return [message.text for message in self.take_messages()]
+
+    def take_messages(self) -> list[Message]:
+        """All waiting messages, oldest first."""
         taken = [
-            item.event.text
+            Message(item.event.text, item.event.seq)
             if isinstance(item, _Waiting)
-            else gap_text(item.stream, item.first, item.last)
+            else Message(gap_text(item.stream, item.first, item.last))
             if isinstance(item, _Gap)
             else item
             for item in self._queue
@@ -87,9 +113,9 @@ class Subscription:
         self.statistics.delivered += len(taken)
         return taken
 
-    def put_text(self, text: str) -> None:
-        """Queue a message of this connection alone (hello, gap)."""
-        self._queue.append(text)
+    def put(self, message: Message) -> None:
+        """Queue a message whatever the bound: hello, and what is replayed when the subscription begins."""
+        self._queue.append(message)
         self._wake()
 
     def offer(self, event: Event, now: float) -> None:
@@ -102,10 +128,11 @@ class Subscription:
         self._events += 1
         self._wake()
 
-    def close(self, reason: str) -> None:
+    def close(self, cause: Cause, reason: str) -> None:
         """End it; `take` still gives what waits."""
         if self.closed is None:
             self.closed = reason
+            self.cause = cause
             self._wake()
 
     def _wanted(self, event: Event, now: float) -> bool:
@@ -124,7 +151,7 @@ class Subscription:
         """Whether `event` may now be queued."""
         self._drops += 1
         if self._drops > DROPS_TO_CLOSE:
-            self.close("too slow: nothing was read for a long time")
+            self.close(Cause.SLOW, "too slow: nothing was read for a long time")
             return False
         if event.is_interim:
             self.statistics.interim_dropped += 1
@@ -179,7 +206,7 @@ class Hub:
             return
         for subscription in list(self._subscriptions.values()):
             if subscription.wish.streams == frozenset((stream,)):
-                subscription.close(f"stream {stream} was removed")
+                subscription.close(Cause.REMOVED, f"stream {stream} was removed")
 
     def publish(self, payload: Payload, *, live: bool = True) -> Event:
         """Number `payload` and queue it for all who want it; a stale one (`live` false) is only kept for replay."""
@@ -208,12 +235,12 @@ class Hub:
         seen = dict.fromkeys(names, since) if isinstance(since, int) else dict(since or {})
         for name, seq in seen.items():
             if name not in self.feeds:
-                raise InputError(f"no stream is named {name}")
+                raise UnknownStreamError(f"no stream is named {name}")
             last = self.feeds[name].last_seq
             if not 0 <= seq <= last:
                 raise InputError(f"since={seq} is not a past event of stream {name}, whose newest is {last}")
         subscription = Subscription(wish, wake)
-        subscription.put_text(hello_text([self.summary(name) for name in names], self.wall()))
+        subscription.put(Message(hello_text([self.summary(name) for name in names], self.wall())))
         for name in names:
             self._catch_up(subscription, name, seen.get(name))
         self._subscriptions[id(subscription)] = subscription
@@ -234,7 +261,7 @@ class Hub:
     def close(self, reason: str) -> None:
         """Close every subscriber."""
         for subscription in list(self._subscriptions.values()):
-            subscription.close(reason)
+            subscription.close(Cause.STOPPING, reason)
         self._subscriptions.clear()
 
     def _names(self, wish: Wish) -> list[str]:
@@ -242,20 +269,20 @@ class Hub:
             return list(self.feeds)
         unknown = sorted(wish.streams - self.feeds.keys())
         if unknown:
-            raise InputError(f"no stream is named {', '.join(unknown)}")
+            raise UnknownStreamError(f"no stream is named {', '.join(unknown)}")
         return [name for name in self.feeds if name in wish.streams]
 
     def _catch_up(self, subscription: Subscription, name: str, seq: int | None) -> None:
         feed = self.feeds[name]
         if seq is None:
             for event in _newest_state(feed.since(0)[1]):
-                subscription.put_text(event.text)
+                subscription.put(Message(event.text, event.seq))
             return
         missing, events = feed.since(seq)
         if missing is not None:
-            subscription.put_text(gap_text(name, *missing))
+            subscription.put(Message(gap_text(name, *missing)))
         for event in events:
-            subscription.put_text(event.text)
+            subscription.put(Message(event.text, event.seq))
 
 
 def _newest_state(events: Iterable[Event]) -> list[Event]:
