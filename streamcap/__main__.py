@@ -1,0 +1,5 @@
+"""`python -m streamcap`."""
+
+from streamcap.cli import main
+
+main()

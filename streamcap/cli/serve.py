@@ -1,0 +1,240 @@
+"""`streamcap serve`: caption live streams until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streamcap.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from streamcap.captioner import Captioner
+    from streamcap.engine.engine import EngineOptions
+    from streamcap.media.sources.contract import Source
+    from streamcap.server.options import ServerOptions
+    from streamcap.service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+ENGINE_STOP_SECONDS = 1.0
+
+
+def serve(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME=]URL ...",
+            help="rtsp://, rtsps://, rtmp://, srt://, http(s)://, a file, webcam:[DEVICE], whip: or scenes:. "
+            "Without any: scenes:, the built-in drawn scenes.",
+            show_default=False,
+        ),
+    ] = None,
+    every: Annotated[float, typer.Option(help="Seconds between captions of a stream.")] = 1.0,
+    model: Annotated[str, typer.Option(help="A model's name, file or directory: see `streamcap models`.")] = "mini",
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for NAME.srt, NAME.vtt and NAME.jsonl.", show_default="no files")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8642,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="STREAMCAP_TOKEN", help="Needed to publish, add and remove streams, and to view."),
+    ] = None,
+    view_token: Annotated[
+        str | None, typer.Option(envvar="STREAMCAP_VIEW_TOKEN", help="A second token that only lets view.")
+    ] = None,
+    origin: Annotated[
+        list[str] | None, typer.Option(help="Origin of a page allowed to connect, besides this service's own.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, or a reduced one: see `streamcap models`.")] = "auto",
+    window: Annotated[float, typer.Option(help="Seconds a clip model sees at a time.")] = 4.0,
+    keep: Annotated[float, typer.Option(help="Seconds of the past in the rolling subtitle files.")] = 3600.0,
+    refresh: Annotated[float, typer.Option(help="Seconds after which a still picture is captioned anew.")] = 60.0,
+    gate: Annotated[
+        float | None,
+        typer.Option(
+            help="Cosine distance below which a picture counts as still; 0 captions every sample.",
+            show_default="the model's own",
+        ),
+    ] = None,
+    interim_rate: Annotated[float, typer.Option(help="Interim texts a second of one stream; 0: none.")] = 10.0,
+    max_age: Annotated[float, typer.Option(help="Seconds after which a caption is too late to be pushed.")] = 10.0,
+    stall_after: Annotated[float, typer.Option(help="Seconds without a frame until a stream is stalled.")] = 2.0,
+    read_timeout: Annotated[float, typer.Option(help="Seconds without data until a source is lost.")] = 5.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the model.", show_default="auto")] = None,
+    allow_local: Annotated[
+        bool, typer.Option("--allow-local", help="Let HTTP clients add files, devices and scenes, not URLs alone.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not print captions.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """Caption live streams: websocket, web page and rolling subtitle files."""
+    from streamcap.engine.engine import EngineOptions
+    from streamcap.engine.gate import GateOptions
+    from streamcap.media.sources import check_url
+    from streamcap.server.options import ServerOptions
+    from streamcap.service.settings import Settings, check_name
+
+    _configure_logging(verbose=verbose)
+    if gate is not None and not 0 <= gate < 2:
+        raise InputError(f"--gate {gate:g}: a cosine distance from 0 up to 2")
+    if refresh <= 0:
+        raise InputError(f"--refresh {refresh:g}: seconds, above 0")
+    options = ServerOptions(
+        host=host,
+        port=port,
+        publish_token=token,
+        view_token=view_token,
+        origins=tuple(origin or ()),
+        allow_local=allow_local,
+    )
+    settings = Settings(
+        every=every,
+        out=out,
+        window=keep,
+        stall_after=stall_after,
+        read_timeout=read_timeout,
+        max_age=max_age,
+        clip_seconds=window,
+        ring_seconds=max(10.0, 1.5 * window),
+        allow_local=allow_local,
+    )
+    wanted = [split_name(source) for source in sources or ["scenes:"]]
+    seen: set[str] = set()
+    for name, url in wanted:
+        check_url(url)
+        if name is not None and check_name(name) in seen:
+            raise InputError(f"two streams are named {name}; give each its own name: NAME=URL")
+        seen.add(name or "")
+    captioner = _load(model, device, precision, threads)
+    engine_options = EngineOptions(
+        GateOptions(threshold=captioner.gate_threshold if gate is None else gate, refresh=refresh),
+        interim_interval=1 / interim_rate if interim_rate > 0 else 0.0,
+    )
+    _run(_serve(wanted, captioner, engine_options, settings, options, quiet=quiet))
+
+
+def split_name(source: str) -> tuple[str | None, str]:
+    """`NAME=URL` into its parts; None for no name. What stands before a `:`, `?` or an existing file's `=` is none."""
+    name, equals, url = source.partition("=")
+    if not equals or ":" in name or "?" in name or Path(source).exists():
+        return None, source
+    return name, url
+
+
+def _load(model: str, device: str, precision: str, threads: int | None) -> Captioner:
+    from streamcap.captioner import load_captioner
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    began = time.monotonic()
+    captioner = load_captioner(model, device=device, precision=precision)
+    log.info("model %s loaded in %.1f s", model, time.monotonic() - began)
+    return captioner
+
+
+def _run(main: Coroutine[None, None, None]) -> None:
+    import uvloop
+
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(main)
+
+
+async def _serve(
+    wanted: list[tuple[str | None, str]],
+    captioner: Captioner,
+    engine_options: EngineOptions,
+    settings: Settings,
+    options: ServerOptions,
+    *,
+    quiet: bool,
+) -> None:
+    from streamcap.captions.hub import Hub
+    from streamcap.cli.printing import print_captions
+    from streamcap.engine.engine import Engine
+    from streamcap.engine.live import LiveModel
+    from streamcap.engine.outcome import Outcome
+    from streamcap.media.picture import Converter
+    from streamcap.server.app import create_app
+    from streamcap.server.run import run_server
+    from streamcap.service.stream import Parts
+    from streamcap.service.streams import Streams
+
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, _stop, stop)
+
+    def deliver(outcomes: list[Outcome]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+            loop.call_soon_threadsafe(streams.dispatch, outcomes)
+
+    live = LiveModel(captioner)
+    await asyncio.to_thread(live.warm_up)
+    engine = Engine(live, engine_options, deliver)
+    streams = Streams(
+        Parts(
+            settings=settings,
+            hub=Hub(time.monotonic, time.time),
+            open_source=_opener(settings),
+            convert=Converter(captioner.picture, captioner.clip_length),
+            submit=engine.submit,
+            clip_length=captioner.clip_length,
+        ),
+        forget=engine.forget,
+        engine=engine.statistics,
+    )
+    engine.start()
+    printing = None if quiet else asyncio.create_task(print_captions(streams.hub), name="print")
+    try:
+        for name, url in wanted:
+            await streams.add(name, url)
+        streams.ready = True
+        app = create_app(streams, options)
+        await run_server(app, options, stop, before_close=streams.close)
+    finally:
+        await streams.close()
+        await asyncio.to_thread(engine.stop, ENGINE_STOP_SECONDS)
+        if printing is not None:
+            printing.cancel()
+            await asyncio.wait((printing,), timeout=1)
+
+
+def _stop(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        # Asked twice: whatever still holds us up, go. Files are whole at any moment.
+        os._exit(130)
+    stop.set()
+
+
+def _opener(settings: Settings) -> Callable[[str], Source]:
+    from streamcap.media.sources import SourceOptions, open_source
+
+    options = SourceOptions(open_timeout=settings.open_timeout, read_timeout=settings.read_timeout)
+    return lambda url: open_source(url, options=options)
+
+
+def _configure_logging(*, verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+    )
+    logging.captureWarnings(capture=True)
+    for noisy in ("libav", "aioice", "aiortc", "asyncio", "httpx", "uvicorn", "websockets"):
+        logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.WARNING)

@@ -1,0 +1,101 @@
+"""`CaptionFiles`: a stream's `NAME.srt`, `NAME.vtt` and `NAME.jsonl`, whole at any moment, also after a crash."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamcap.captions.cue import Cue
+from streamcap.captions.event import Event
+from streamcap.captions.formats import jsonl, srt, vtt
+
+# Sequence numbers are reserved on disk in blocks of this many, so that a number once sent is never sent again for
+# another event, even after a crash that lost count.
+RESERVE = 1000
+# A tail of this size holds thousands of captions; older ones are beyond replay anyway.
+TAIL_BYTES = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What an earlier run left: its newest finals, and the first sequence number that it surely never used."""
+
+    finals: list[Event]
+    next_seq: int
+
+
+class CaptionFiles:
+    """Blocking; one thread at a time. Methods raise OSError."""
+
+    def __init__(self, directory: Path, stream: str) -> None:
+        self.srt = directory / f"{stream}.srt"
+        self.vtt = directory / f"{stream}.vtt"
+        self.jsonl = directory / f"{stream}.jsonl"
+        self._seq = directory / f".{stream}.seq"
+        self._reserved = 0
+
+    def past(self, most: int) -> Past:
+        """Read back up to `most` finals, and mend a last line that a crash cut short."""
+        finals: list[Event] = []
+        if self.jsonl.exists():
+            with self.jsonl.open("rb+") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - TAIL_BYTES))
+                data = file.read()
+                if data and not data.endswith(b"\n"):
+                    # The broken line stays, closed: a reader may want it, and the next line must not run on.
+                    file.write(b"\n")
+            finals = jsonl.tail(data.decode("utf-8", "replace").splitlines(), most)
+        next_seq = finals[-1].seq + 1 if finals else 1
+        try:
+            next_seq = max(next_seq, int(self._seq.read_text()))
+        except (FileNotFoundError, ValueError):
+            # Without the count, leave room for what was sent but not filed.
+            next_seq += RESERVE if finals else 0
+        self._reserved = 0
+        return Past(finals, next_seq)
+
+    def reserve(self, seq: int) -> int:
+        """Make sure that a later run begins beyond `seq`; returns the number from which to reserve again."""
+        if seq + RESERVE // 2 >= self._reserved:
+            _replace(self._seq, str(seq + RESERVE))
+            self._reserved = seq + RESERVE
+        return self._reserved - RESERVE // 2
+
+    def settle(self, next_seq: int) -> None:
+        """A clean end: a later run may go on at `next_seq`."""
+        self._reserved = next_seq
+        _replace(self._seq, str(next_seq))
+
+    def append(self, lines: Sequence[str]) -> None:
+        """Add finals. Unbuffered, so that a crash loses nothing; a disk that is full gets no half line."""
+        data = "".join(f"{line}\n" for line in lines).encode()
+        with self.jsonl.open("ab", buffering=0) as file:
+            begin = file.tell()
+            try:
+                written = 0
+                while written < len(data):
+                    written += file.write(data[written:]) or 0
+            except OSError:
+                # The lines will be tried again, whole.
+                file.truncate(begin)
+                raise
+
+    def write_cues(self, cues: Sequence[Cue]) -> None:
+        """Replace the two subtitle files. Without a cue there is none: an empty SubRip file is not one to ffprobe."""
+        if cues:
+            _replace(self.srt, srt.render(cues))
+            _replace(self.vtt, vtt.render(cues))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside `path`, then move over it: readers see the old text or the new, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,320 @@
+"""`Stream`: one stream's life — its source opened and reopened for ever, its captions tracked, published and filed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from streamcap.captions.caption import Caption, Latency
+from streamcap.captions.event import Event, Payload, Status, StreamState
+from streamcap.captions.feed import Feed
+from streamcap.captions.hub import Hub
+from streamcap.captions.timeline import Timeline
+from streamcap.captions.track import Moment, Track
+from streamcap.engine.outcome import Captioned, Failed, Interim, Outcome, Times
+from streamcap.errors import StreamcapError
+from streamcap.media.frame import Frame, Sample
+from streamcap.media.ring import FrameRing
+from streamcap.media.schedule import Schedule
+from streamcap.media.sources.contract import Source, SourceEnded, SourceInfo, SourceRefused
+from streamcap.redact import redact
+from streamcap.service.backoff import Backoff
+from streamcap.service.files import CaptionFiles
+from streamcap.service.filing import Filing
+from streamcap.service.reader import Convert, Reader, ReaderStatistics
+from streamcap.service.settings import Settings
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+WATCH_SECONDS = 0.25
+# A connection that lived so long was a good one: the next pause is short again.
+GOOD_SECONDS = 10.0
+# How long a removed stream's reader may take; after that its daemon thread is left to its own read timeout.
+LEAVE_SECONDS = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class StreamView:
+    """What `GET /streams` and the page say of a stream."""
+
+    name: str
+    url: str
+    every: float
+    state: str
+    reason: str
+    width: int
+    height: int
+    frames_per_second: float
+    codec: str
+    epoch: int
+    frames: int
+    sampled: int
+    captions: int
+    extended: int
+    reconnections: int
+    source: dict[str, int]
+    last_caption: dict[str, object] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a stream needs of the house."""
+
+    settings: Settings
+    hub: Hub
+    open_source: Callable[[str], Source]
+    convert: Convert
+    submit: Callable[[Sample], None]
+    clip_length: int | None
+
+
+class Stream:
+    """All methods on the event loop. `run` is its one task; the set of streams owns it."""
+
+    def __init__(self, name: str, url: str, every: float, parts: Parts) -> None:
+        self.name = name
+        self.url = redact(url)
+        self.every = every
+        self.state = StreamState.CONNECTING
+        self.reason = ""
+        self.info: SourceInfo | None = None
+        self.reader_statistics = ReaderStatistics()
+        self.captions = 0
+        self.extended = 0
+        self.reconnections = 0
+        self._secret_url = url
+        self._parts = parts
+        self._created = time.monotonic()
+        self._feed = Feed(name)
+        self.track = Track(name, every=every, window=parts.settings.window)
+        self._timeline = Timeline()
+        self._ring = FrameRing(seconds=parts.settings.ring_seconds, frames=parts.settings.ring_frames)
+        self._reader: Reader | None = None
+        self._filing: Filing | None = None
+        self._disk_trouble = ""
+
+    async def prepare(self) -> None:
+        """Take up what an earlier run filed under this name, and enter the hub. Raises InputError, OSError."""
+        out = self._parts.settings.out
+        if out is not None:
+            files = CaptionFiles(out, self.name)
+            past = await asyncio.to_thread(files.past, 4096)
+            await asyncio.to_thread(files.reserve, past.next_seq)
+            self._refill(past.finals, past.next_seq)
+            self._filing = Filing(files, lambda: self.track.cues, lambda: self._feed.last_seq, self._on_disk)
+        self._parts.hub.add(self._feed)
+
+    async def run(self) -> None:
+        """Read for ever; returns when the source has ended for good. Cancelled, it closes the last cue and files."""
+        filing = asyncio.create_task(self._filing.run(), name=f"files-{self.name}") if self._filing else None
+        try:
+            await self._supervise()
+        except asyncio.CancelledError:
+            self._set_state(StreamState.ENDED, "stopped")
+            raise
+        finally:
+            self._close_cue()
+            if self._filing is not None and filing is not None:
+                self._filing.close()
+                await asyncio.shield(filing)
+
+    def view(self) -> StreamView:
+        """A snapshot."""
+        info = self.info or SourceInfo(0, 0, 0.0, "", live=True)
+        last = self.track.last
+        return StreamView(
+            name=self.name,
+            url=self.url,
+            every=self.every,
+            state=self.state.value,
+            reason=self.reason,
+            width=info.width,
+            height=info.height,
+            frames_per_second=info.frames_per_second,
+            codec=info.codec,
+            epoch=max(0, self._timeline.epoch),
+            frames=self.reader_statistics.frames,
+            sampled=self.reader_statistics.sampled,
+            captions=self.captions,
+            extended=self.extended,
+            reconnections=self.reconnections,
+            source=dict(self._reader.source.statistics()) if self._reader is not None else {},
+            last_caption=None if last is None else last.as_json(),
+        )
+
+    def newest_frame(self) -> Frame | None:
+        """The newest decoded frame, for those who watch."""
+        return self._ring.newest()
+
+    @property
+    def source(self) -> Source | None:
+        """The source now open or opening."""
+        return self._reader.source if self._reader is not None else None
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        """What the engine said of one of this stream's samples."""
+        sample = outcome.sample
+        if sample.submitted < self._created:
+            return  # of an earlier stream of this name
+        moment = Moment(sample.epoch, sample.start, sample.captured_at, sample.captured_at_source)
+        match outcome:
+            case Interim():
+                self._publish_caption(self.track.interim(moment, outcome.text, self._latency(sample, outcome.times)))
+            case Captioned():
+                caption = self.track.final(moment, outcome.text, outcome.logprob, self._latency(sample, outcome.times))
+                self.captions += 1
+                event = self._publish_caption(caption)
+                if self._filing is not None:
+                    self._filing.add(event.text)
+            case Failed():
+                self._set_state(self.state, f"captioning failed: {outcome.reason}")
+            case _:
+                extend = self.track.extend(moment)
+                if extend is not None:
+                    self.extended += 1
+                    self._publish(extend)
+                    if self._filing is not None:
+                        self._filing.touch()
+
+    async def _supervise(self) -> None:
+        settings = self._parts.settings
+        backoff = Backoff(settings.retry_first, settings.retry_most)
+        opening = 0
+        self._set_state(StreamState.CONNECTING)
+        while True:
+            began = time.monotonic()
+            end = await self._read(opening)
+            opening += 1
+            if isinstance(end, SourceEnded):
+                self._set_state(StreamState.ENDED, str(end))
+                return
+            if isinstance(end, SourceRefused) and not end.retry:
+                self._set_state(StreamState.FAILED, str(end))
+                return
+            if self.reader_statistics.frames and time.monotonic() - began >= GOOD_SECONDS:
+                backoff.reset()
+            self.reconnections += 1
+            self._set_state(StreamState.RECONNECTING, str(end))
+            await asyncio.sleep(backoff.next())
+
+    async def _read(self, opening: int) -> StreamcapError | None:
+        """One opening of the source, from open to its end, which is returned."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[StreamcapError | None] = loop.create_future()
+
+        def on_end(error: StreamcapError | None) -> None:
+            if not ended.done():
+                ended.set_result(error)
+
+        def soon(callback: Callable[[_T], None]) -> Callable[[_T], None]:
+            def call(value: _T) -> None:
+                with contextlib.suppress(RuntimeError):  # the loop is gone: nobody is left to be told
+                    loop.call_soon_threadsafe(callback, value)
+
+            return call
+
+        settings = self._parts.settings
+        reader = self._reader = Reader(
+            self.name,
+            self._parts.open_source(self._secret_url),
+            opening=opening,
+            ring=self._ring,
+            schedule=Schedule(self.every),
+            timeline=self._timeline,
+            convert=self._parts.convert,
+            submit=self._parts.submit,
+            clip_length=self._parts.clip_length,
+            clip_seconds=settings.clip_seconds,
+            statistics=self.reader_statistics,
+            on_open=soon(self._on_open),
+            on_end=soon(on_end),
+        )
+        reader.start()
+        try:
+            while not ended.done():
+                await asyncio.wait((ended,), timeout=WATCH_SECONDS)
+                self._watch(reader)
+            return ended.result()
+        finally:
+            if not ended.done():
+                reader.stop()
+                await asyncio.wait((ended,), timeout=LEAVE_SECONDS)
+
+    def _watch(self, reader: Reader) -> None:
+        """Tell live from stalled by the age of the newest frame."""
+        if reader.last_frame_at is None:
+            return
+        age = time.monotonic() - reader.last_frame_at
+        if age < self._parts.settings.stall_after:
+            if self.state is not StreamState.LIVE:
+                self._set_state(StreamState.LIVE)
+        elif self.state is StreamState.LIVE:
+            self._set_state(StreamState.STALLED, f"no frame for {age:.1f} s")
+
+    def _on_open(self, info: SourceInfo) -> None:
+        self.info = info
+
+    def _set_state(self, state: StreamState, reason: str = "") -> None:
+        reason = redact(reason) or self._disk_trouble
+        if (state, reason) == (self.state, self.reason) and self._feed.last_seq:
+            return
+        self.state, self.reason = state, reason
+        level = logging.INFO if state in (StreamState.LIVE, StreamState.CONNECTING) else logging.WARNING
+        log.log(level, "stream %s is %s%s", self.name, state.value, f": {reason}" if reason else "")
+        self._publish(Status(self.name, state, reason))
+
+    def _on_disk(self, trouble: str) -> None:
+        self._disk_trouble = trouble
+        self._set_state(self.state, trouble)
+
+    def _publish_caption(self, caption: Caption) -> Event:
+        age = caption.latency.total / 1000
+        return self._publish(caption, live=age <= self._parts.settings.max_age)
+
+    def _publish(self, payload: Payload, *, live: bool = True) -> Event:
+        event = self._parts.hub.publish(payload, live=live)
+        if self._filing is not None:
+            self._filing.count(event.seq)
+        return event
+
+    def _latency(self, sample: Sample, times: Times) -> Latency:
+        now = time.monotonic()
+        return Latency(
+            ingest=1000 * (sample.submitted - sample.arrived),
+            queue=1000 * (times.taken - sample.submitted),
+            encode=1000 * (times.encoded - times.taken),
+            decode=1000 * (times.decoded - times.encoded),
+            total=1000 * (now - sample.arrived),
+        )
+
+    def _close_cue(self) -> None:
+        extend = self.track.close(self._timeline.last)
+        if extend is not None:
+            self._publish(extend)
+            if self._filing is not None:
+                self._filing.touch()
+
+    def _refill(self, finals: list[Event], next_seq: int) -> None:
+        """Go on where an earlier run stopped: numbers, ids, cues and the timeline."""
+        self._feed.refill(finals, next_seq)
+        captions = [event.payload for event in finals if isinstance(event.payload, Caption)]
+        if not captions:
+            return
+        last = captions[-1]
+        number = last.id.rpartition("-")[2]
+        self.track = Track(
+            self.name,
+            every=self.every,
+            window=self._parts.settings.window,
+            next_number=int(number) + 1 if number.isdigit() else 1,
+        )
+        for caption in captions:
+            self.track.restore(caption)
+        self._timeline = Timeline(begin=last.end)
+        self._timeline.epoch = last.epoch

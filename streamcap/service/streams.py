@@ -1,0 +1,139 @@
+"""`Streams`: the set of streams, the tasks that run them, and the way from the engine back to each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
+
+from streamcap.captions.hub import Hub
+from streamcap.engine.engine import EngineStatistics
+from streamcap.engine.outcome import Outcome
+from streamcap.errors import InputError
+from streamcap.media.sources import check_url
+from streamcap.service.settings import Settings, check_every, check_name
+from streamcap.service.stream import Parts, Stream
+
+log = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 3.0
+
+
+class UnknownStreamError(InputError):
+    """No stream has that name."""
+
+
+class DuplicateStreamError(InputError):
+    """There is a stream of that name already."""
+
+
+class Streams:
+    """Add, find and remove streams on a running service. All calls on the event loop."""
+
+    def __init__(self, parts: Parts, *, forget: Callable[[str], None], engine: EngineStatistics) -> None:
+        self.hub: Hub = parts.hub
+        self.settings: Settings = parts.settings
+        self.ready = False
+        """Whether the model is loaded and the engine runs."""
+        self.engine = engine
+        """The engine's counters."""
+        self._parts = parts
+        self._forget = forget
+        self._streams: dict[str, Stream] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def names(self) -> list[str]:
+        return list(self._streams)
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def get(self, name: str) -> Stream:
+        """Raises UnknownStreamError."""
+        try:
+            return self._streams[name]
+        except KeyError:
+            known = ", ".join(self._streams) or "none"
+            raise UnknownStreamError(f"no stream is named {name[:80]!r}; there are: {known}") from None
+
+    async def add(self, name: str | None, url: str, every: float | None = None) -> Stream:
+        """Start captioning `url`; `name` None: one is made from the URL. Raises InputError."""
+        url = check_url(url)
+        name = self._free_name(url) if name is None else check_name(name)
+        if name in self._streams:
+            raise DuplicateStreamError(f"there is a stream named {name} already; choose another name")
+        if len(self._streams) >= self.settings.max_streams:
+            raise InputError(f"there are {len(self._streams)} streams already, the most this service takes")
+        stream = Stream(name, url, check_every(self.settings.every if every is None else every), self._parts)
+        # Claimed before the first await, so that two requests cannot both have it.
+        self._streams[name] = stream
+        try:
+            await stream.prepare()
+        except OSError as error:
+            del self._streams[name]
+            raise InputError(f"cannot use the files of stream {name}: {error}") from error
+        except BaseException:
+            del self._streams[name]
+            raise
+        task = asyncio.create_task(stream.run(), name=f"stream-{name}")
+        task.add_done_callback(_say_failure)
+        self._tasks[name] = task
+        return stream
+
+    async def remove(self, name: str) -> None:
+        """Stop a stream, close its last cue and files, and forget it; its files stay. Raises UnknownStreamError."""
+        self.get(name)
+        await _end([self._tasks[name]] if name in self._tasks else [])
+        if self._streams.pop(name, None) is None:
+            return
+        self._tasks.pop(name, None)
+        self._forget(name)
+        self.hub.remove(name)
+
+    async def close(self) -> None:
+        """End all streams within CLOSE_SECONDS; idempotent."""
+        self.ready = False
+        await _end(list(self._tasks.values()))
+        self.hub.close("the service is stopping")
+
+    def dispatch(self, outcomes: Sequence[Outcome]) -> None:
+        """Hand each outcome to its stream; one of a stream that is gone is dropped."""
+        for outcome in outcomes:
+            stream = self._streams.get(outcome.sample.stream)
+            if stream is not None:
+                stream.on_outcome(outcome)
+
+    def _free_name(self, url: str) -> str:
+        stem = _name_of(url)
+        if stem not in self._streams:
+            return stem
+        return next(name for number in range(2, 10_000) if (name := f"{stem}-{number}") not in self._streams)
+
+
+def _name_of(url: str) -> str:
+    """A stream name out of a URL: the last part of its path, else its host, else its scheme."""
+    parts = urlsplit(url)
+    last = parts.path.rstrip("/").rpartition("/")[2].rpartition(".")
+    for candidate in (last[0] or last[2], parts.hostname or "", parts.scheme):
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", candidate).strip("-._")[:48]
+        if name:
+            with contextlib.suppress(InputError):
+                return check_name(name)
+    return "camera"
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
+        for task in late:
+            log.warning("%s did not end within %g s", task.get_name(), CLOSE_SECONDS)
+
+
+def _say_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("%s failed", task.get_name(), exc_info=error)
