@@ -245,8 +245,8 @@ def _room(canvas: _Wrapped, horizon: int) -> None:
     for i in range(7):
         x = (i + 0.5) * w / 7
         canvas.line(x, horizon, x + (x - w / 2) * 0.9, h, (110, 72, 42, 255), max(1, round(0.004 * h)))
-    for i in (0.25, 0.55):
-        y = horizon + i * (h - horizon)
+    for depth in (0.25, 0.55):
+        y = horizon + depth * (h - horizon)
         canvas.line(0, y, w, y, (122, 80, 46, 255), max(1, round(0.003 * h)))
     x, top, half = canvas.uniform(0.15, 0.85) * w, 0.1 * h, 0.15 * h
     canvas.polygon(

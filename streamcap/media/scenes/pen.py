@@ -92,7 +92,7 @@ class Pen:
         thickness = max(2, round(0.022 * scale))
         for points, _, outlined in placed:
             if outlined:
-                canvas.line([*points, points[0], points[1]], fill=self.outline, width=thickness, joint="curve")
+                canvas.line([*points, points[0], points[1]], fill=self.outline, width=thickness)
         for points, colour, _ in placed:
             canvas.polygon(points, fill=colour)
         small = _lit(picture.reduce(n))
@@ -105,6 +105,6 @@ class Pen:
 def _lit(picture: Image.Image) -> Image.Image:
     """Light from above: brighter at the top, darker underneath."""
     pixels = np.array(picture)
-    light = np.linspace(1.1, 0.8, pixels.shape[0], dtype=np.float32)[:, None, None]
-    pixels[:, :, :3] = np.minimum(pixels[:, :, :3] * light, 255).astype(np.uint8)
+    light = np.linspace(282, 205, pixels.shape[0]).astype(np.uint32)[:, None, None]
+    pixels[:, :, :3] = np.minimum((pixels[:, :, :3] * light) >> 8, 255)
     return Image.fromarray(pixels)
