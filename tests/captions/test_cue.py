@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamcap.captions.cue import Cue, lines, milliseconds, on_screen
+
+
+def test_a_cue_must_end_after_it_starts() -> None:
+    with pytest.raises(ValueError, match="must end after"):
+        Cue(1000, 1000, "a dog")
+
+
+def test_equal_neighbours_are_one_cue() -> None:
+    seen = list(on_screen([Cue(0, 1000, "a dog"), Cue(1000, 2000, "a dog"), Cue(2000, 3000, "a cat")]))
+    assert seen == [Cue(0, 2000, "a dog"), Cue(2000, 3000, "a cat")]
+
+
+def test_a_cue_gives_way_to_the_next() -> None:
+    seen = list(on_screen([Cue(0, 1000, "a dog"), Cue(960, 1960, "a cat")]))
+    assert seen == [Cue(0, 960, "a dog"), Cue(960, 1960, "a cat")]
+
+
+def test_a_small_gap_closes_and_a_wide_one_stays() -> None:
+    seen = list(on_screen([Cue(0, 1000, "a"), Cue(1033, 2000, "b"), Cue(9000, 10000, "c")]))
+    assert seen == [Cue(0, 1033, "a"), Cue(1033, 2033, "b"), Cue(9000, 10000, "c")]
+
+
+def test_the_same_sentence_after_a_long_absence_is_a_new_cue() -> None:
+    assert len(list(on_screen([Cue(0, 1000, "a dog"), Cue(60_000, 61_000, "a dog")]))) == 2
+
+
+def test_a_short_cue_lasts_until_it_can_be_read_unless_the_next_comes() -> None:
+    assert list(on_screen([Cue(0, 200, "a dog")])) == [Cue(0, 1000, "a dog")]
+    assert next(iter(on_screen([Cue(0, 200, "a dog"), Cue(300, 1300, "a cat")]))) == Cue(0, 300, "a dog")
+
+
+def test_a_long_caption_breaks_evenly_between_words() -> None:
+    text = "two white dogs run on the grass beside a red car in the snow"
+    assert lines(text) == ["two white dogs run on the grass", "beside a red car in the snow"]
+    assert lines("a dog") == ["a dog"]
+    assert lines("") == [""]
+
+
+@given(st.text(min_size=0, max_size=300))
+def test_no_word_is_lost_or_cut(text: str) -> None:
+    broken = lines(text)
+    assert " ".join(broken).split() == text.split()
+    assert len(broken) <= 2
+    if len(" ".join(text.split())) <= 42:
+        assert len(broken) == 1
+
+
+def test_milliseconds_are_rounded_once_and_never_negative() -> None:
+    assert milliseconds(1.0004) == 1000
+    assert milliseconds(1.0006) == 1001
+    assert milliseconds(-3) == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3000), st.integers(1, 4000), st.sampled_from(["a dog", "a cat", "a car"])),
+        max_size=30,
+    )
+)
+def test_what_was_on_screen_never_overlaps(steps: list[tuple[int, int, str]]) -> None:
+    cues, start = [], 0
+    for pause, length, text in steps:
+        start += pause
+        cues.append(Cue(start, start + length, text))
+    seen = list(on_screen(cues))
+    assert all(first.end_ms <= second.start_ms for first, second in zip(seen, seen[1:], strict=False))
+    assert {cue.text for cue in seen} <= {cue.text for cue in cues}

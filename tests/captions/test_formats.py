@@ -1,0 +1,81 @@
+"""SRT and WebVTT are judged by ffprobe, which we did not write."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamcap.captions.cue import Cue
+from streamcap.captions.event import encode
+from streamcap.captions.formats import jsonl, srt, vtt
+from tests.captions.made import caption
+from tests.conftest import require_program
+
+CUES = [
+    Cue(0, 1040, "a red car drives on a road"),
+    Cue(1040, 2500, "two <b>white</b> dogs & a cat --> run across the wide green grass"),
+    Cue(3_600_000 * 101, 3_600_000 * 101 + 1, "a boat"),
+]
+
+
+def probe(path: Path) -> list[tuple[int, int]]:
+    """Start and end of every cue in ms, as ffprobe reads the file."""
+    ffprobe = require_program("ffprobe", "it reads the subtitle files")
+    done = subprocess.run(
+        [ffprobe, "-v", "error", "-of", "json", "-show_entries", "packet=pts_time,duration_time", str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    packets = json.loads(done.stdout)["packets"]
+    return [
+        (round(1000 * float(p["pts_time"])), round(1000 * (float(p["pts_time"]) + float(p["duration_time"]))))
+        for p in packets
+    ]
+
+
+@pytest.mark.parametrize("render", [srt.render, vtt.render], ids=["srt", "vtt"])
+def test_ffprobe_reads_the_times_to_the_millisecond(tmp_path: Path, render) -> None:
+    path = tmp_path / f"x.{render.__module__.rpartition('.')[2]}"
+    path.write_text(render(CUES), encoding="utf-8")
+    assert probe(path) == [(cue.start_ms, cue.end_ms) for cue in CUES]
+
+
+def test_hours_do_not_wrap() -> None:
+    assert srt.timestamp(3_600_000 * 101 + 61_001) == "101:01:01,001"
+    assert vtt.timestamp(3_600_000 * 101 + 61_001) == "101:01:01.001"
+
+
+def test_a_text_cannot_forge_a_time_line() -> None:
+    text = "00:00:01,000 --> 00:00:02,000"
+    assert srt.render([Cue(0, 1, text)]).count("-->") == 1
+    assert vtt.render([Cue(0, 1, text)]).count("-->") == 1
+
+
+def test_jsonl_gives_back_what_the_feed_sent() -> None:
+    event = encode(41, caption("ein Mädchen läuft"))
+    again = jsonl.parse(event.text)
+    assert again is not None
+    assert encode(again.seq, again.payload).text == event.text
+
+
+@given(st.text())
+def test_a_broken_line_is_passed_over(line: str) -> None:
+    assert jsonl.parse(line) is None
+
+
+@given(st.integers(0, 400))
+def test_a_line_cut_short_is_passed_over(length: int) -> None:
+    whole = encode(41, caption()).text
+    assert jsonl.parse(whole[: min(length, len(whole) - 1)]) is None
+
+
+def test_tail_keeps_the_newest_finals() -> None:
+    lines = [encode(n, caption(number=n)).text for n in range(1, 10)]
+    assert [event.seq for event in jsonl.tail([*lines, lines[0][:40]], 3)] == [7, 8, 9]

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamcap.captions.event import Extend, Status, StreamState
+from streamcap.captions.feed import Feed
+from streamcap.captions.hub import DROPS_TO_CLOSE, Hub, Subscription, Wish
+from streamcap.errors import InputError
+from tests.captions.made import caption
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def hub(clock: Clock) -> Hub:
+    hub = Hub(clock, clock)
+    hub.add(Feed("door"))
+    return hub
+
+
+def texts(subscription: Subscription) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in subscription.take()]
+
+
+def listen(hub: Hub, wish: Wish | None = None, since: int | dict[str, int] | None = None) -> Subscription:
+    return hub.subscribe(wish or Wish(), lambda: None, since)
+
+
+def test_every_event_of_any_type_takes_the_next_number(hub: Hub) -> None:
+    subscription = listen(hub)
+    hub.publish(Status("door", StreamState.LIVE))
+    hub.publish(caption(is_final=False))
+    hub.publish(caption())
+    hub.publish(Extend("door", "door-37", 15.0))
+    hello, *events = texts(subscription)
+    assert hello["type"] == "hello"
+    assert [event["seq"] for event in events] == [1, 2, 3, 4]
+    assert [event["type"] for event in events] == ["status", "caption", "caption", "extend"]
+
+
+def test_a_newcomer_learns_the_present_state(hub: Hub) -> None:
+    hub.publish(Status("door", StreamState.LIVE))
+    hub.publish(caption())
+    assert [m["type"] for m in texts(listen(hub))] == ["hello", "status"]
+
+
+def test_since_brings_exactly_what_was_missed(hub: Hub) -> None:
+    for number in range(1, 11):
+        hub.publish(caption(number=number, is_final=False))
+        hub.publish(caption(number=number))
+    _, *missed = texts(listen(hub, since=12))
+    assert [event["id"] for event in missed] == ["door-7", "door-8", "door-9", "door-10"]
+    assert all(event["is_final"] for event in missed)
+
+
+def test_what_is_forgotten_is_a_gap(clock: Clock) -> None:
+    hub = Hub(clock, clock)
+    hub.add(Feed("door", keep=3))
+    for number in range(1, 11):
+        hub.publish(caption(number=number))
+    _, gap, *kept = texts(listen(hub, since=2))
+    assert gap == {"type": "gap", "stream": "door", "from": 3, "to": 7}
+    assert [event["seq"] for event in kept] == [8, 9, 10]
+    _, *kept = texts(listen(hub, since=7))
+    assert [event["seq"] for event in kept] == [8, 9, 10]
+
+
+@pytest.mark.parametrize("since", [-1, 6, 10**12])
+def test_since_must_be_past(hub: Hub, since: int) -> None:
+    for number in range(1, 6):
+        hub.publish(caption(number=number))
+    with pytest.raises(InputError, match="newest is 5"):
+        listen(hub, since=since)
+
+
+def test_an_unknown_stream_is_refused(hub: Hub) -> None:
+    with pytest.raises(InputError, match="garden"):
+        listen(hub, Wish(streams=frozenset({"garden", "door"})))
+
+
+def test_interim_is_a_wish_and_can_be_thinned(hub: Hub, clock: Clock) -> None:
+    none = listen(hub, Wish(interim=False))
+    few = listen(hub, Wish(min_interval=1.0))
+    for _ in range(20):
+        hub.publish(caption(is_final=False))
+        clock.now += 0.1
+    hub.publish(caption())
+    assert [m["type"] for m in texts(none)] == ["hello", "caption"]
+    assert [m["is_final"] for m in texts(few)[1:]] == [False, False, True]
+
+
+def test_a_slow_subscriber_loses_interims_first_then_oldest_finals_with_a_gap(hub: Hub) -> None:
+    slow = listen(hub, Wish(limit=4))
+    good = listen(hub)
+    for number in range(1, 7):
+        hub.publish(caption(number=number, is_final=False))
+        hub.publish(caption(number=number))
+    _, *left = texts(slow)
+    assert left[0] == {"type": "gap", "stream": "door", "from": 2, "to": 4}
+    assert [event["id"] for event in left[1:]] == ["door-3", "door-4", "door-5", "door-6"]
+    assert slow.statistics.interim_dropped == 6
+    assert slow.statistics.finals_dropped == 2
+    assert len(texts(good)) == 13
+
+
+def test_one_that_never_reads_is_closed_and_others_feel_nothing(hub: Hub) -> None:
+    dead = listen(hub, Wish(limit=4))
+    good = listen(hub)
+    received = 0
+    for number in range(DROPS_TO_CLOSE + 10):
+        hub.publish(caption(number=number))
+        received += sum(m["type"] == "caption" for m in texts(good))
+    assert dead.closed is not None and "too slow" in dead.closed
+    assert hub.subscribers == 1
+    assert hub.statistics.closed_slow == 1
+    assert received == DROPS_TO_CLOSE + 10
+
+
+def test_a_stale_caption_is_kept_but_not_pushed(hub: Hub) -> None:
+    live = listen(hub)
+    hub.publish(caption(), live=False)
+    assert [m["type"] for m in texts(live)] == ["hello"]
+    assert [m["type"] for m in texts(listen(hub, since=0))] == ["hello", "caption"]
+    assert hub.statistics.stale == 1
+
+
+def test_removing_a_stream_closes_those_who_wished_for_it_alone(hub: Hub) -> None:
+    alone, all_streams = listen(hub, Wish(streams=frozenset({"door"}))), listen(hub)
+    hub.remove("door")
+    assert alone.closed is not None and all_streams.closed is None
+
+
+def test_a_refilled_feed_goes_on_where_the_earlier_run_stopped(clock: Clock) -> None:
+    first = Hub(clock, clock)
+    first.add(Feed("door"))
+    events = [first.publish(caption(number=n)) for n in range(1, 6)]
+    again = Feed("door")
+    again.refill(events[2:], next_seq=9)
+    hub = Hub(clock, clock)
+    hub.add(again)
+    hub.publish(caption(number=6))
+    _, gap, *kept = texts(listen(hub, since=1))
+    assert (gap["from"], gap["to"]) == (2, 2)
+    assert [event["seq"] for event in kept] == [3, 4, 5, 9]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(["final", "interim", "extend", "drop", "return"]), max_size=120))
+def test_disconnecting_at_any_moment_loses_and_repeats_no_final(actions: list[str]) -> None:
+    hub = Hub(Clock(), Clock())
+    hub.add(Feed("door"))
+    published: list[int] = []
+    received: list[int] = []
+    seen = 0
+    subscription: Subscription | None = listen(hub, since=0)
+    for action in [*actions, "return"]:
+        match action:
+            case "final":
+                published.append(hub.publish(caption(number=len(published))).seq)
+            case "interim":
+                hub.publish(caption(is_final=False))
+            case "extend":
+                hub.publish(Extend("door", "door-1", 3.0))
+            case "drop" if subscription is not None:
+                hub.unsubscribe(subscription)
+                subscription = None
+            case "return" if subscription is None:
+                subscription = listen(hub, since=seen)
+        if subscription is not None:
+            for message in texts(subscription):
+                seen = max(seen, message.get("seq", 0))
+                if message["type"] == "caption" and message["is_final"]:
+                    received.append(message["seq"])
+    assert received == published
