@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from streamcap.engine.engine import Engine, EngineOptions
+from streamcap.engine.gate import GateOptions
+from streamcap.engine.outcome import Captioned, Failed, Interim, Unchanged
+from tests.engine.made import ColourModel, Outcomes, sample
+
+RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
+
+
+class Running:
+    def __init__(self, **options: float) -> None:
+        self.model = ColourModel()
+        self.outcomes = Outcomes()
+        self.engine = Engine(
+            self.model,
+            EngineOptions(GateOptions(threshold=options.pop("threshold", 0.0)), **options),  # type: ignore[arg-type]
+            self.outcomes,
+        )
+        self.engine.start()
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    running = Running(interim_interval=0)
+    yield running
+    running.model.gate.set()
+    assert running.engine.stop(5)
+
+
+def hold(running: Running) -> None:
+    """Let the device be busy with a first sample."""
+    running.model.gate.clear()
+    running.engine.submit(sample("first", RED))
+    assert running.model.entered.wait(5)
+
+
+def test_streams_that_wait_together_are_one_batch(running: Running) -> None:
+    hold(running)
+    for name, colour in (("a", RED), ("b", GREEN), ("c", BLUE)):
+        running.engine.submit(sample(name, colour))
+    running.model.gate.set()
+    outcomes = running.outcomes.wait(4)
+    assert running.model.batches == [1, 3]
+    assert {o.sample.stream: o.text for o in outcomes if isinstance(o, Captioned)} == {
+        "first": "colour 250 0 0",
+        "a": "colour 250 0 0",
+        "b": "colour 0 250 0",
+        "c": "colour 0 0 250",
+    }
+
+
+def test_a_busy_device_gets_the_newest_frame_and_the_older_is_counted(running: Running) -> None:
+    hold(running)
+    for second in range(1, 6):
+        running.engine.submit(sample("door", (second, 0, 0), float(second)))
+    running.model.gate.set()
+    outcomes = running.outcomes.wait(2)
+    assert outcomes[1].sample.start == 5.0
+    assert running.engine.statistics.replaced == {"door": 4}
+
+
+def test_a_picture_that_cannot_be_captioned_costs_only_itself(running: Running) -> None:
+    running.model.fail_when = lambda pixels: "bad picture" if (pixels[:, 0, 0, 0] == 66).any() else None
+    hold(running)
+    for name, red in (("a", 1), ("b", 66), ("c", 3)):
+        running.engine.submit(sample(name, (red, 0, 0)))
+    running.model.gate.set()
+    by_stream = {o.sample.stream: o for o in running.outcomes.wait(4)}
+    assert isinstance(by_stream["a"], Captioned) and isinstance(by_stream["c"], Captioned)
+    failed = by_stream["b"]
+    assert isinstance(failed, Failed) and "bad picture" in failed.reason
+    running.engine.submit(sample("b", GREEN, 1.0))
+    assert isinstance(running.outcomes.wait(5)[-1], Captioned)
+
+
+def test_out_of_memory_means_smaller_batches_not_a_dead_service(running: Running) -> None:
+    running.model.fail_when = lambda pixels: "CUDA out of memory" if len(pixels) > 2 else None
+    hold(running)
+    for number in range(4):
+        running.engine.submit(sample(f"s{number}", (number, 0, 0)))
+    running.model.gate.set()
+    assert all(isinstance(o, Captioned) for o in running.outcomes.wait(5))
+    assert max(running.model.decoded) == 2
+
+
+def test_a_still_scene_is_extended_without_decoding() -> None:
+    running = Running(threshold=0.01, interim_interval=0)
+    running.engine.submit(sample("door", RED, 0.0))
+    running.outcomes.wait(1)
+    for second in range(1, 4):
+        running.engine.submit(sample("door", RED, float(second)))
+        running.outcomes.wait(1 + second)
+    running.engine.submit(sample("door", GREEN, 4.0))
+    kinds = [type(o) for o in running.outcomes.wait(5)]
+    assert kinds == [Captioned, Unchanged, Unchanged, Unchanged, Captioned]
+    assert running.engine.statistics.decode_skipped == 3
+    assert len(running.model.decoded) == 2
+    assert running.engine.stop(5)
+
+
+def test_a_moved_picture_with_the_same_sentence_extends() -> None:
+    running = Running(threshold=0.001, interim_interval=0)
+    running.model.decode = lambda embeddings, *, on_text=None: ColourModel.decode(  # type: ignore[method-assign]
+        running.model, embeddings * 0, on_text=on_text
+    )
+    running.engine.submit(sample("door", RED, 0.0))
+    running.outcomes.wait(1)
+    running.engine.submit(sample("door", GREEN, 1.0))
+    last = running.outcomes.wait(2)[-1]
+    assert isinstance(last, Unchanged) and last.decoded
+    assert running.engine.stop(5)
+
+
+def test_interim_text_comes_before_the_final_and_only_for_news() -> None:
+    running = Running(threshold=0.5, interim_interval=0.1)
+    running.engine.submit(sample("door", RED, 0.0))
+    first = running.outcomes.wait(2)
+    assert [type(o) for o in first] == [Interim, Captioned]
+    assert isinstance(first[0], Interim) and first[0].text == "colour"
+    assert running.engine.stop(5)
+
+
+def test_latency_points_are_in_order(running: Running) -> None:
+    running.engine.submit(sample("door", RED))
+    (outcome,) = running.outcomes.wait(1)
+    assert isinstance(outcome, Captioned)
+    assert outcome.times.taken <= outcome.times.encoded <= outcome.times.decoded
+
+
+def test_stop_is_idempotent_and_nothing_is_captioned_after_it() -> None:
+    running = Running()
+    assert running.engine.stop(5)
+    assert running.engine.stop(5)
+    running.engine.submit(sample("door", RED))
+    assert running.outcomes.all == []
