@@ -10,15 +10,15 @@ from streamcap.errors import InputError, StreamcapError
 from streamcap.media.frame import Frame
 
 
-class SourceEnded(StreamcapError):
+class SourceEnded(StreamcapError):  # noqa: N818 - a typed end, not always an error
     """A finite source was played to its end; there is nothing to retry."""
 
 
-class SourceLost(StreamcapError):
+class SourceLost(StreamcapError):  # noqa: N818 - a typed end, not always an error
     """Frames were coming and stopped: the connection broke, timed out or the peer went. Worth a reconnection."""
 
 
-class SourceRefused(InputError):
+class SourceRefused(InputError):  # noqa: N818 - a typed end, not always an error
     """It could not be opened. The message is one redacted line."""
 
     def __init__(self, message: str, *, retry: bool) -> None:

@@ -1,0 +1,74 @@
+"""`Converter`: sampled frames become the pixels a model wants."""
+
+from __future__ import annotations
+
+import threading
+from typing import cast
+
+import numpy as np
+from av import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from streamcap.media.frame import Frame, Pixels
+from streamcap.picture import PictureSpec
+
+_INTERPOLATIONS = {
+    "bicubic": Interpolation.BICUBIC,
+    "bilinear": Interpolation.BILINEAR,
+    "area": Interpolation.AREA,
+}
+
+
+class Converter:
+    """Frames → uint8 RGB of `spec`: (H, W, 3), or (T, H, W, 3) for a clip model. Any thread may call it.
+
+    libav scales and converts in one go and without Python's lock. Each thread has a context of its own; it is made
+    again when the size or format of the frames changes.
+    """
+
+    def __init__(self, spec: PictureSpec, clip_length: int | None = None) -> None:
+        self.spec = spec
+        self.clip_length = clip_length
+        self._own = threading.local()
+
+    def __call__(self, frames: list[Frame]) -> Pixels:
+        """The newest of `frames`, or all of them, oldest first, for a clip model. The pixels are a copy.
+
+        Raises av.FFmpegError for a picture that libav cannot convert, ValueError for no frames.
+        """
+        if not frames:
+            raise ValueError("no frames to convert")
+        if self.clip_length is None:
+            return self.convert(frames[-1].picture)
+        return np.stack([self.convert(frame.picture) for frame in frames])
+
+    def convert(self, picture: VideoFrame) -> Pixels:
+        """One libav frame, turned upright as its display matrix asks: uint8 RGB, (H, W, 3)."""
+        spec = self.spec
+        turns = round(picture.rotation / 90) % 4
+        width, height = picture.width, picture.height
+        if turns % 2:
+            width, height = height, width
+        placed = spec.place(width, height)
+        scaled = placed.scaled_width, placed.scaled_height
+        upright = np.rot90(self._scale(picture, *(reversed(scaled) if turns % 2 else scaled)), turns)
+        if (placed.left, placed.top, *scaled) == (0, 0, spec.width, spec.height):
+            return upright.copy()
+        out: Pixels = np.empty((spec.height, spec.width, 3), np.uint8)
+        if placed.left > 0 or placed.top > 0 or scaled[0] < spec.width or scaled[1] < spec.height:
+            out[:] = spec.fill
+        left, top = max(0, placed.left), max(0, placed.top)
+        cut_left, cut_top = max(0, -placed.left), max(0, -placed.top)
+        seen = upright[cut_top : cut_top + spec.height - top, cut_left : cut_left + spec.width - left]
+        out[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
+        return out
+
+    def _scale(self, picture: VideoFrame, width: int, height: int) -> Pixels:
+        """A view of the scaled picture's memory."""
+        reformatter: VideoReformatter | None = getattr(self._own, "reformatter", None)
+        if reformatter is None:
+            reformatter = self._own.reformatter = VideoReformatter()
+        scaled = reformatter.reformat(
+            picture, width=width, height=height, format="rgb24", interpolation=_INTERPOLATIONS[self.spec.interpolation]
+        )
+        return cast(Pixels, scaled.to_ndarray())

@@ -1,0 +1,65 @@
+"""`Schedule`: which frames of a stream are captioned."""
+
+from __future__ import annotations
+
+from streamcap.media.frame import Frame
+
+BACKLOG_SECONDS = 0.5
+# A camera's clock may run this much slower than ours without its frames being taken for late ones.
+_DRIFT = 0.002
+
+
+class Schedule:
+    """One frame every so many seconds of media time. Pure: it looks at nothing but the frames.
+
+    Moments lie on a grid, so jitter does not add up. After a stall what was missed is not made up for: the backlog,
+    recognised by frames that come later than their time says, is passed over until a current frame comes, though for
+    no longer than `every` on the clock of arrival.
+
+    Parameters:
+        every: seconds.
+    """
+
+    def __init__(self, every: float) -> None:
+        self.every = every
+        self.missed = 0
+        """Moments for which no frame was taken."""
+        self._epoch: int | None = None
+        self._time = 0.0
+        self._due = 0.0
+        self._delay = 0.0
+        self._arrived = 0.0
+        self._late_since: float | None = None
+
+    def due(self, frame: Frame) -> bool:
+        """Whether to caption this one; ask once for every frame, in order."""
+        if frame.epoch != self._epoch or frame.time < self._time:
+            self._restart(frame)
+            return True
+        self._time = frame.time
+        late = self._is_late(frame)
+        if frame.time < self._due:
+            return False
+        if late:
+            if self._late_since is None:
+                self._late_since = frame.arrived
+            if frame.arrived - self._late_since < self.every:
+                return False
+            # It stays late: that is how this source is now.
+            self._delay = frame.arrived - frame.time
+        self._late_since = None
+        behind = frame.time - self._due
+        self.missed += int(behind / self.every)
+        self._due = frame.time + self.every if behind > self.every / 2 else self._due + self.every
+        return True
+
+    def _restart(self, frame: Frame) -> None:
+        self._epoch, self._time, self._due = frame.epoch, frame.time, frame.time + self.every
+        self._delay, self._arrived, self._late_since = frame.arrived - frame.time, frame.arrived, None
+
+    def _is_late(self, frame: Frame) -> bool:
+        """Whether it took longer to come than the quickest ones, by more than jitter explains."""
+        delay = frame.arrived - frame.time
+        self._delay = min(delay, self._delay + _DRIFT * max(0.0, frame.arrived - self._arrived))
+        self._arrived = frame.arrived
+        return delay - self._delay > max(BACKLOG_SECONDS, self.every / 2)
