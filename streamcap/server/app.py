@@ -1,0 +1,44 @@
+"""`create_app`: the HTTP and websocket service over a set of streams. No globals; nothing here knows the model."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+import streamcap
+from streamcap.server import feed_routes, health_routes, page_routes, refusal, stream_routes
+from streamcap.server.audience import Audience
+from streamcap.server.bounds import Bounds
+from streamcap.server.gate import Gate
+from streamcap.server.options import ServerOptions
+from streamcap.service.streams import Streams
+
+
+def create_app(streams: Streams, options: ServerOptions) -> FastAPI:
+    """The application; serve it with `streamcap.server.run.serve`. `streams` stays the caller's to close."""
+    app = FastAPI(
+        title="streamcap",
+        version=streamcap.__version__,
+        description="Streaming, real-time captions of what a video shows.",
+        docs_url=None,  # the pages of the framework load their scripts from another host
+        redoc_url=None,
+    )
+    gate = Gate(options)
+    audience = Audience(streams.hub, options.most_viewers)
+    app.state.audience = audience
+    app.state.streams = streams
+    refusal.install(app)
+    app.include_router(feed_routes.routes(audience, gate))
+    app.include_router(stream_routes.routes(streams, gate, options))
+    app.include_router(health_routes.routes(streams))
+    app.include_router(page_routes.routes())
+    app.add_middleware(Bounds, most_bytes=options.most_body_bytes)
+    if options.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(options.origins),
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "If-Match"],
+            expose_headers=["Location", "ETag", "Link"],
+        )
+    return app

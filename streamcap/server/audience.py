@@ -1,0 +1,167 @@
+"""`Audience`: every viewer of the feed on a websocket, and the one pump that writes to them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.websockets import WebSocket
+
+from streamcap.captions.hub import Cause, Hub, Subscription, Wish
+from streamcap.server.push import EXTENSION, PushProtocol, text_frame
+from streamcap.server.refusal import RefusalError
+from streamcap.server.wish import Request
+
+# Viewers written to in one turn of the loop: a few milliseconds, so that nothing else waits long behind a caption.
+VIEWERS_PER_TURN = 256
+
+_CODES = {Cause.SLOW: 1013, Cause.REMOVED: 4404, Cause.STOPPING: 1001}
+"""Close codes: try again later; the stream is gone (of our own range); going away."""
+# A close frame's reason has 123 bytes (RFC 6455 §5.5).
+_MOST_REASON_BYTES = 123
+
+
+@dataclass(slots=True)
+class AudienceStatistics:
+    connected: int = 0
+    """Ever."""
+    refused: int = 0
+    """For want of room."""
+    closed_slow: int = 0
+    messages: int = 0
+    """Messages written."""
+    interim_dropped: int = 0
+    finals_dropped: int = 0
+
+
+class Audience:
+    """Counts viewers, and writes what waits for them, a bounded number in each turn of the loop."""
+
+    def __init__(self, hub: Hub, most: int) -> None:
+        self.hub = hub
+        self.most = most
+        self.statistics = AudienceStatistics()
+        self.present = 0
+        self._pending: deque[_Seat] = deque()
+        self._scheduled = False
+        self._frame_text: str | None = None
+        self._frame = b""
+
+    def enter(self, request: Request, wake: Callable[[], None]) -> Subscription:
+        """A subscription for one more viewer. Raises RefusalError (503) when full, InputError; pair with `leave`."""
+        if self.present >= self.most:
+            self.statistics.refused += 1
+            raise RefusalError(
+                503, f"there are {self.present} viewers, the most this service takes", {"Retry-After": "5"}
+            )
+        subscription = self.hub.subscribe(request.wish, wake, request.since)
+        self.present += 1
+        self.statistics.connected += 1
+        return subscription
+
+    def leave(self, subscription: Subscription) -> None:
+        """The viewer is gone."""
+        self.hub.unsubscribe(subscription)
+        self.present -= 1
+        self.statistics.interim_dropped += subscription.statistics.interim_dropped
+        self.statistics.finals_dropped += subscription.statistics.finals_dropped
+        self.statistics.closed_slow += subscription.cause is Cause.SLOW
+
+    async def attend(self, websocket: WebSocket, request: Request) -> None:
+        """One viewer's visit, from before the handshake's answer until it is over."""
+        pipe = websocket.scope.get("extensions", {}).get(EXTENSION)
+        if not isinstance(pipe, PushProtocol):
+            raise RefusalError(501, "this server does not speak streamcap's websocket; start it with streamcap serve")
+        seat = _Seat(self, pipe)
+        subscription = seat.subscription = self.enter(request, seat.wake)
+        try:
+            await websocket.accept()
+            seat.seated = True
+            pipe.on_writable = seat.wake
+            seat.wake()
+            await _listen(websocket, pipe)
+        finally:
+            seat.seated = False
+            pipe.on_writable = None
+            self.leave(subscription)
+
+    def frame(self, text: str) -> bytes:
+        """The websocket frame of `text`; a thousand viewers of one message in a row share one."""
+        if text is not self._frame_text:
+            self._frame_text = text
+            self._frame = text_frame(text)
+        return self._frame
+
+    def pend(self, seat: _Seat) -> None:
+        """Write to `seat` in the next turn."""
+        self._pending.append(seat)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        pending = self._pending
+        for _ in range(min(VIEWERS_PER_TURN, len(pending))):
+            pending.popleft().flush()
+        if pending:
+            asyncio.get_running_loop().call_soon(self._pump)
+        else:
+            self._scheduled = False
+
+
+class _Seat:
+    """One viewer's place between its subscription and its socket."""
+
+    __slots__ = ("_audience", "_pending", "_pipe", "seated", "subscription")
+
+    def __init__(self, audience: Audience, pipe: PushProtocol) -> None:
+        self.subscription = Subscription(Wish(), self.wake)
+        self.seated = False
+        self._audience = audience
+        self._pipe = pipe
+        self._pending = False
+
+    def wake(self) -> None:
+        if self.seated and not self._pending:
+            self._pending = True
+            self._audience.pend(self)
+
+    def flush(self) -> None:
+        """Write all that waits, if the peer keeps up; if not, it waits in the subscription under its drop policy."""
+        self._pending = False
+        subscription = self.subscription
+        if self.seated and self._pipe.is_writable and len(subscription):
+            texts = subscription.take()
+            self._audience.statistics.messages += len(texts)
+            frame = self._audience.frame
+            self._pipe.push(frame(texts[0]) if len(texts) == 1 else b"".join([frame(text) for text in texts]))
+        if subscription.cause is not None and self.seated:
+            self._pipe.end(_CODES[subscription.cause], _short(subscription.closed or ""))
+
+
+async def _listen(websocket: WebSocket, pipe: PushProtocol) -> None:
+    """Until the connection is over. The feed goes one way: whatever a client says ends it, with the reason."""
+    while True:
+        message = await websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        pipe.end(*_objection(message))
+
+
+def _objection(message: Any) -> tuple[int, str]:
+    text = message.get("text")
+    if text is None:
+        return 1003, "binary frames are not taken here"
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return 1007, "not JSON; and this feed takes no messages: say what you want in the query"
+    return 1008, "this feed takes no messages: say what you want in the query"
+
+
+def _short(reason: str) -> str:
+    return reason.encode()[:_MOST_REASON_BYTES].decode(errors="ignore")

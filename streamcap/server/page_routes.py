@@ -1,0 +1,22 @@
+"""The pages: plain files of the package, no build step, nothing of another host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import APIRouter
+from starlette.responses import FileResponse
+from starlette.staticfiles import StaticFiles
+
+PAGES = Path(__file__).parent / "pages"
+
+
+def routes() -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/")
+    async def index() -> FileResponse:
+        return FileResponse(PAGES / "index.html", headers={"Cache-Control": "no-cache"})
+
+    router.mount("/pages", StaticFiles(directory=PAGES))
+    return router

@@ -1,0 +1,80 @@
+"""The websocket of uvicorn with one way more: frames serialised once for all viewers, written straight to the socket.
+
+An ASGI `send` per viewer and message costs a task switch, a queue and the serialising of the same text again. Here the
+publisher's own turn of the loop writes ready bytes to every connection whose buffer is not full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+
+EXTENSION = "streamcap.push"
+# Bytes waiting in this process before a connection counts as slow; the kernel's own buffer comes before it.
+HIGH_WATER = 64 * 1024
+# Seconds for the closing handshake, then the connection is cut: a peer that never reads never answers.
+CLOSE_GRACE = 2.0
+
+
+def text_frame(text: str) -> bytes:
+    """One unfragmented, unmasked text frame (RFC 6455 §5.2), the same for every viewer."""
+    return Frame(Opcode.TEXT, text.encode()).serialize(mask=False, extensions=())
+
+
+class PushProtocol(WebSocketsSansIOProtocol):
+    """What an endpoint finds as `scope["extensions"]["streamcap.push"]`. All calls on the event loop."""
+
+    on_writable: Callable[[], None] | None = None
+    """Called when the buffer has room again."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER)
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        scope: Any = getattr(self, "scope", None)
+        if scope is not None:
+            scope["extensions"][EXTENSION] = self
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether `push` may be called: open, and the peer keeps up."""
+        return self.writable.is_set() and not self.is_over
+
+    @property
+    def is_over(self) -> bool:
+        return self.close_sent or self.disconnected or self.transport.is_closing()
+
+    def push(self, frames: bytes) -> None:
+        """Write ready frames; only while `is_writable`, and only without compression."""
+        self.transport.write(frames)
+
+    def end(self, code: int, reason: str) -> None:
+        """Begin the closing handshake now, however full the buffer; cut the connection after CLOSE_GRACE."""
+        if self.is_over:
+            return
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.conn.send_close(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.stop_keepalive()
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(CLOSE_GRACE, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.on_writable is not None:
+            self.on_writable()
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        # `close` waits for the buffer to drain, which a peer that is gone never lets happen.
+        self.loop.call_later(CLOSE_GRACE, self.transport.abort)

@@ -1,0 +1,67 @@
+"""`RefusalError`, and how every error becomes a status code with one line of reason: `{"detail": "..."}`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse, Response
+
+from streamcap.captions.hub import UnknownStreamError
+from streamcap.errors import InputError, StreamcapError
+from streamcap.redact import redact
+from streamcap.service.streams import DuplicateStreamError
+from streamcap.service.streams import UnknownStreamError as UnknownStream
+
+_log = logging.getLogger(__name__)
+
+
+class RefusalError(StreamcapError):
+    """A request that is answered with `status` and one line of reason."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = dict(headers or {})
+
+
+def answer(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The one shape of every error answer."""
+    return JSONResponse({"detail": redact(detail)}, status, headers=dict(headers or {}))
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error a user can cause with its code and reason, on HTTP and before a websocket is accepted."""
+
+    async def refused(_: HTTPConnection, error: Exception) -> Response:
+        assert isinstance(error, RefusalError)  # noqa: S101 - registered for this type alone
+        return answer(error.status, str(error), error.headers)
+
+    async def wrong_input(_: HTTPConnection, error: Exception) -> Response:
+        if isinstance(error, (UnknownStreamError, UnknownStream)):
+            return answer(404, str(error))
+        return answer(409 if isinstance(error, DuplicateStreamError) else 400, str(error))
+
+    async def invalid(_: HTTPConnection, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type alone
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "body")
+        return answer(400, f"{where or 'body'}: {first['msg']}")
+
+    async def http_error(_: HTTPConnection, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type alone
+        return answer(error.status_code, str(error.detail), error.headers)
+
+    async def own_failure(_: HTTPConnection, error: Exception) -> Response:
+        _log.error("request failed: %s", redact(error))
+        return answer(503, str(error))
+
+    app.add_exception_handler(RefusalError, refused)
+    app.add_exception_handler(InputError, wrong_input)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(StreamcapError, own_failure)

@@ -1,0 +1,79 @@
+"""The streams: what there is, add, remove, and their subtitles."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from streamcap.captions.formats import srt, vtt
+from streamcap.server.gate import Gate
+from streamcap.server.options import ServerOptions
+from streamcap.server.refusal import RefusalError
+from streamcap.service.stream import StreamView
+from streamcap.service.streams import Streams
+
+NETWORK_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "srt", "http", "https", "whip"})
+_NO_STORE = {"Cache-Control": "no-store"}
+
+
+class NewStream(BaseModel):
+    """The body of `POST /streams`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: Annotated[str, Field(min_length=1, max_length=2048, examples=["rtsp://user:password@camera/stream"])]
+    name: Annotated[str | None, Field(max_length=64, description="Made from the URL when there is none.")] = None
+    every: Annotated[float | None, Field(description="Seconds between captions.", allow_inf_nan=False)] = None
+
+
+def check_scheme(url: str, *, allow_local: bool) -> None:
+    """Whether a stream of `url` may be added over HTTP. Raises RefusalError (403)."""
+    scheme, colon, _ = url.strip().partition(":")
+    if allow_local or scheme.lower() in NETWORK_SCHEMES:
+        return
+    if not colon or "/" in scheme:
+        scheme = "a file"
+    raise RefusalError(
+        403, f"{scheme[:20]} is of this machine; only network addresses may be added here, unless with --allow-local"
+    )
+
+
+def routes(streams: Streams, gate: Gate, options: ServerOptions) -> APIRouter:
+    router = APIRouter(prefix="/streams", tags=["streams"])
+
+    @router.get("", dependencies=[Depends(gate.viewer)])
+    async def list_streams() -> list[StreamView]:
+        """Every stream with its state, counters and newest caption."""
+        return [streams.get(name).view() for name in streams.names()]
+
+    @router.post("", status_code=201, dependencies=[Depends(gate.publisher)])
+    async def add_stream(new: NewStream, response: Response) -> StreamView:
+        """Start captioning a camera. Network addresses only, unless the service was started with `--allow-local`."""
+        check_scheme(new.url, allow_local=options.allow_local)
+        stream = await streams.add(new.name, new.url, new.every)
+        response.headers["Location"] = f"/streams/{stream.name}"
+        return stream.view()
+
+    @router.get("/{name}", dependencies=[Depends(gate.viewer)])
+    async def show_stream(name: str) -> StreamView:
+        """One stream."""
+        return streams.get(name).view()
+
+    @router.delete("/{name}", status_code=204, dependencies=[Depends(gate.publisher)])
+    async def remove_stream(name: str) -> None:
+        """Stop a stream. Its files stay."""
+        await streams.remove(name)
+
+    @router.get("/{name}/captions.srt", dependencies=[Depends(gate.viewer)])
+    async def captions_srt(name: str) -> Response:
+        """The rolling window as SubRip."""
+        return Response(srt.render(streams.get(name).track.cues), headers=_NO_STORE, media_type="application/x-subrip")
+
+    @router.get("/{name}/captions.vtt", dependencies=[Depends(gate.viewer)])
+    async def captions_vtt(name: str) -> Response:
+        """The rolling window as WebVTT."""
+        return Response(vtt.render(streams.get(name).track.cues), headers=_NO_STORE, media_type="text/vtt")
+
+    return router

@@ -1,0 +1,206 @@
+"""A set of streams that a test drives by hand, behind the real application on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from streamcap.captions.caption import Caption, Latency
+from streamcap.captions.event import Event, Payload, Status, StreamState
+from streamcap.captions.feed import Feed
+from streamcap.captions.hub import Hub
+from streamcap.captions.track import Moment, Track
+from streamcap.server.app import create_app
+from streamcap.server.options import ServerOptions
+from streamcap.server.run import listen, serve
+from streamcap.service.settings import Settings, check_name
+from streamcap.service.stream import StreamView
+from streamcap.service.streams import DuplicateStreamError, UnknownStreamError
+
+LATENCY = Latency(ingest=3.1, queue=0.4, encode=2.2, decode=4.0, total=9.7)
+
+
+class HandStream:
+    """A stream whose captions are said by the test."""
+
+    def __init__(self, hub: Hub, name: str, url: str, every: float) -> None:
+        self.name, self.url, self.every = name, url, every
+        self.state, self.reason = StreamState.CONNECTING, ""
+        self.track = Track(name, every=every)
+        self.feed = Feed(name)
+        self.frame: Any = None
+        self.source: Any = None
+        self._hub = hub
+        self._time = 0.0
+        hub.add(self.feed)
+
+    def publish(self, payload: Payload) -> Event:
+        return self._hub.publish(payload)
+
+    def status(self, state: StreamState, reason: str = "") -> None:
+        self.state, self.reason = state, reason
+        self.publish(Status(self.name, state, reason))
+
+    def moment(self) -> Moment:
+        return Moment(0, self._time, 1_795_000_000.0 + self._time, "arrival")
+
+    def interim(self, text: str) -> Caption:
+        caption = self.track.interim(self.moment(), text, LATENCY)
+        self.publish(caption)
+        return caption
+
+    def final(self, text: str) -> Event:
+        event = self.publish(self.track.final(self.moment(), text, -0.4, LATENCY))
+        self._time += self.every
+        return event
+
+    def extend(self) -> None:
+        extend = self.track.extend(self.moment())
+        assert extend is not None
+        self._time += self.every
+        self.publish(extend)
+
+    def newest_frame(self) -> Any:
+        return self.frame
+
+    def view(self) -> StreamView:
+        last = self.track.last
+        return StreamView(
+            name=self.name,
+            url=self.url,
+            every=self.every,
+            state=self.state.value,
+            reason=self.reason,
+            width=1280,
+            height=720,
+            frames_per_second=30.0,
+            codec="h264",
+            epoch=0,
+            frames=100,
+            sampled=7,
+            captions=5,
+            extended=1,
+            reconnections=0,
+            source={"decode_errors": 2},
+            last_caption=None if last is None else last.as_json(),
+        )
+
+
+class HandStreams:
+    """In the place of `streamcap.service.streams.Streams`."""
+
+    def __init__(self) -> None:
+        self.hub = Hub(monotonic=time.monotonic, wall=time.time)
+        self.settings = Settings()
+        self.ready = True
+        self.streams: dict[str, HandStream] = {}
+        self.on_add: Callable[[HandStream], None] = lambda stream: None
+
+    def names(self) -> list[str]:
+        return list(self.streams)
+
+    def get(self, name: str) -> HandStream:
+        try:
+            return self.streams[name]
+        except KeyError:
+            raise UnknownStreamError(f"no stream is named {name[:80]!r}") from None
+
+    async def add(self, name: str | None, url: str, every: float | None = None) -> HandStream:
+        name = check_name(name if name is not None else "camera")
+        if name in self.streams:
+            raise DuplicateStreamError(f"there is a stream named {name} already; choose another name")
+        stream = self.streams[name] = HandStream(self.hub, name, url, every or 1.0)
+        self.on_add(stream)
+        return stream
+
+    async def remove(self, name: str) -> None:
+        self.get(name)
+        del self.streams[name]
+        self.hub.remove(name)
+
+    async def close(self) -> None:
+        self.hub.close("the service is stopping")
+
+
+@dataclass
+class Server:
+    """A running service: its address, its streams, and how to talk to it."""
+
+    port: int
+    streams: HandStreams
+    app: Any
+    stop: asyncio.Event
+    task: asyncio.Task[None]
+    http: httpx.AsyncClient
+    sockets: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def viewer(self, query: str = "", **options: Any) -> ClientConnection:
+        """A websocket on `/captions`, closed with the test."""
+        url = f"ws://127.0.0.1:{self.port}/captions{query}"
+        return await self.sockets.enter_async_context(connect(url, compression=None, **options))
+
+
+async def receive(viewer: ClientConnection, count: int) -> list[dict[str, Any]]:
+    """The next `count` messages."""
+    async with asyncio.timeout(10):
+        return [json.loads(await viewer.recv()) for _ in range(count)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a state."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - any condition, not an event
+            await asyncio.sleep(0.01)
+
+
+Start = Callable[..., Awaitable[Server]]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Start a service on a free port; all are stopped at the end."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start_server(**options: Any) -> Server:
+            checked = ServerOptions(port=0, **options)
+            streams = HandStreams()
+            app = create_app(streams, checked)  # type: ignore[arg-type]
+            listener = listen(checked)
+            port = listener.getsockname()[1]
+            stop = asyncio.Event()
+            task = asyncio.create_task(serve(app, checked, stop, listener))
+            http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10))
+            server = Server(port, streams, app, stop, task, http)
+
+            async def end() -> None:
+                stop.set()
+                await asyncio.wait_for(task, 10)
+
+            stack.push_async_callback(end)
+            await stack.enter_async_context(server.sockets)
+            async with asyncio.timeout(10):
+                await http.get("/healthz")
+            return server
+
+        yield start_server
+
+
+@pytest.fixture
+async def server(start: Start) -> Server:
+    """An open service on loopback with one stream, `door`."""
+    server = await start()
+    await server.streams.add("door", "rtsp://user:***@camera/1")
+    return server

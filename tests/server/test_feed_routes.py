@@ -1,0 +1,156 @@
+"""The websocket feed as a client sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from streamcap.captions.event import StreamState
+from tests.server.conftest import Server, Start, receive, until
+
+
+async def test_a_viewer_is_greeted_then_gets_states_and_captions_as_they_come(server: Server) -> None:
+    door = server.streams.get("door")
+    door.status(StreamState.LIVE)
+    viewer = await server.viewer("?stream=door")
+    hello, status = await receive(viewer, 2)
+    assert hello["type"] == "hello"
+    assert hello["protocol"] == 1
+    assert [stream["name"] for stream in hello["streams"]] == ["door"]
+    assert (status["type"], status["state"]) == ("status", "live")
+
+    door.interim("a man")
+    door.final("a man opens a door")
+    door.extend()
+    interim, final, extend = await receive(viewer, 3)
+    assert (interim["is_final"], interim["text"], interim["revision"]) == (False, "a man", 1)
+    assert (final["is_final"], final["text"], final["revision"]) == (True, "a man opens a door", 2)
+    assert interim["id"] == final["id"] == extend["id"]
+    assert [interim["seq"], final["seq"], extend["seq"]] == [2, 3, 4]
+    assert final["latency_ms"]["total"] == 9.7
+
+
+async def test_since_brings_exactly_what_was_missed(server: Server) -> None:
+    door = server.streams.get("door")
+    for number in range(5):
+        door.interim("so far")
+        door.final(f"caption {number}")
+    viewer = await server.viewer("?stream=door&since=4")
+    messages = await receive(viewer, 4)
+    assert [m.get("text") for m in messages] == [None, "caption 2", "caption 3", "caption 4"]
+
+
+async def test_since_before_the_ring_gives_a_gap(server: Server) -> None:
+    door = server.streams.get("door")
+    door.feed._keep = 2
+    for number in range(5):
+        door.final(f"caption {number}")
+    hello, gap, *captions = await receive(await server.viewer("?stream=door&since=1"), 4)
+    assert hello["oldest_seq"] == 4
+    assert (gap["type"], gap["from"], gap["to"]) == ("gap", 2, 3)
+    assert [c["seq"] for c in captions] == [4, 5]
+
+
+async def test_several_streams_on_one_socket_each_with_its_own_since(server: Server) -> None:
+    door, yard = server.streams.get("door"), await server.streams.add("yard", "rtsp://yard")
+    for stream in (door, yard):
+        stream.final("one")
+        stream.final("two")
+    viewer = await server.viewer("?stream=door,yard&since=door:1,yard:2")
+    hello, missed = await receive(viewer, 2)
+    assert [stream["name"] for stream in hello["streams"]] == ["door", "yard"]
+    assert (missed["stream"], missed["text"]) == ("door", "two")
+    yard.final("three")
+    assert (await receive(viewer, 1))[0]["stream"] == "yard"
+
+
+async def test_without_a_stream_all_come_those_added_later_too(server: Server) -> None:
+    viewer = await server.viewer("?interim=0")
+    await receive(viewer, 1)
+    late = await server.streams.add("late", "rtsp://late")
+    late.interim("not this")
+    late.final("here")
+    assert (await receive(viewer, 1))[0]["text"] == "here"
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "says"),
+    [
+        ("?stream=nobody", 404, "nobody"),
+        ("?stream=door&since=99", 400, "since=99"),
+        ("?stream=door&since=-1", 400, "since"),
+        ("?stream=door&since=" + "9" * 5000, 400, "since"),
+        ("?stream=door&since=door:x", 400, "since"),
+        ("?interim=perhaps", 400, "interim"),
+        ("?min_interval=nan", 400, "min_interval"),
+    ],
+)
+async def test_a_wrong_request_is_refused_before_the_handshake_with_the_reason(
+    server: Server, query: str, status: int, says: str
+) -> None:
+    with pytest.raises(InvalidStatus) as refusal:
+        await server.viewer(query)
+    assert refusal.value.response.status_code == status
+    assert says in json.loads(refusal.value.response.body)["detail"]
+    assert server.app.state.audience.present == 0
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "says"),
+    [
+        (b"\x00\x01", 1003, "binary"),
+        ("{not json", 1007, "JSON"),
+        ("[" * 3000, 1007, "JSON"),
+        ('{"type":"hello"}', 1008, "takes no messages"),
+        ("x" * 10_000_000, 1009, ""),
+    ],
+)
+async def test_whatever_a_client_says_ends_its_connection_with_a_code_and_a_reason(
+    server: Server, message: str | bytes, code: int, says: str
+) -> None:
+    other = await server.viewer()
+    await receive(other, 1)
+    viewer = await server.viewer()
+    with pytest.raises(ConnectionClosed) as closed:
+        await viewer.send(message)
+        while True:
+            await asyncio.wait_for(viewer.recv(), 10)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == code
+    assert says in closed.value.rcvd.reason
+    await until(lambda: server.app.state.audience.present == 1)
+    server.streams.get("door").final("nobody else noticed")
+    assert (await receive(other, 1))[0]["text"] == "nobody else noticed"
+
+
+async def test_a_removed_stream_closes_those_who_watched_it_alone(server: Server) -> None:
+    viewer = await server.viewer("?stream=door")
+    await receive(viewer, 1)
+    await server.streams.remove("door")
+    with pytest.raises(ConnectionClosed) as closed:
+        await asyncio.wait_for(viewer.recv(), 10)
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4404, "stream door was removed")
+
+
+async def test_stopping_closes_every_viewer_with_the_reason(server: Server) -> None:
+    viewer = await server.viewer()
+    await receive(viewer, 1)
+    server.stop.set()
+    with pytest.raises(ConnectionClosed) as closed:
+        await asyncio.wait_for(viewer.recv(), 10)
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "the service is stopping")
+    await asyncio.wait_for(server.task, 10)
+
+
+async def test_more_viewers_than_there_is_room_for_are_asked_to_come_later(start: Start) -> None:
+    server = await start(most_viewers=1)
+    await server.viewer()
+    with pytest.raises(InvalidStatus) as refusal:
+        await server.viewer()
+    assert refusal.value.response.status_code == 503
+    assert refusal.value.response.headers["Retry-After"]

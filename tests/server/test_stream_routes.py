@@ -1,0 +1,99 @@
+"""The streams over HTTP."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamcap.captions.event import StreamState
+from tests.server.conftest import Server, Start
+
+
+async def test_streams_are_listed_added_shown_and_removed(server: Server) -> None:
+    server.streams.get("door").status(StreamState.STALLED, "no frame for 3 s")
+    (door,) = (await server.http.get("/streams")).json()
+    assert (door["name"], door["state"], door["reason"]) == ("door", "stalled", "no frame for 3 s")
+
+    added = await server.http.post("/streams", json={"name": "yard", "url": "rtsp://yard/1", "every": 2})
+    assert added.status_code == 201
+    assert added.headers["Location"] == "/streams/yard"
+    assert added.json()["every"] == 2
+    assert (await server.http.get("/streams/yard")).json()["name"] == "yard"
+
+    assert (await server.http.delete("/streams/yard")).status_code == 204
+    assert (await server.http.get("/streams/yard")).status_code == 404
+    assert (await server.http.delete("/streams/yard")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ({"name": "door", "url": "rtsp://x"}, 409, "door"),
+        ({"name": "../etc", "url": "rtsp://x"}, 400, "name"),
+        ({"url": "/etc/passwd"}, 403, "this machine"),
+        ({"url": "file:///etc/passwd"}, 403, "this machine"),
+        ({"url": "webcam:"}, 403, "this machine"),
+        ({"url": "C:\\video.mp4"}, 403, "this machine"),
+        ({"url": ""}, 400, "url"),
+        ({}, 400, "url"),
+        ({"url": "rtsp://x", "every": "soon"}, 400, "every"),
+        ({"url": "rtsp://x", "colour": "red"}, 400, "colour"),
+        ([], 400, "body"),
+    ],
+)
+async def test_what_cannot_be_added_is_refused_with_the_reason(
+    server: Server, body: object, status: int, says: str
+) -> None:
+    refused = await server.http.post("/streams", json=body)
+    assert refused.status_code == status
+    assert says in refused.json()["detail"]
+    assert server.streams.names() == ["door"]
+
+
+async def test_broken_json_and_too_much_of_it_are_refused(server: Server) -> None:
+    headers = {"Content-Type": "application/json"}
+    broken = await server.http.post("/streams", content=b'{"url":', headers=headers)
+    assert broken.status_code == 400
+    announced = await server.http.post("/streams", content=b'"' + b"x" * 10_000_000 + b'"', headers=headers)
+    assert announced.status_code == 413
+
+    async def endless() -> object:
+        for _ in range(100):
+            yield b" " * 10_000
+
+    chunked = await server.http.post("/streams", content=endless(), headers=headers)
+    assert chunked.status_code == 413
+    assert "65536" in chunked.json()["detail"]
+
+
+async def test_local_sources_may_be_added_when_allowed(start: Start) -> None:
+    server = await start(allow_local=True)
+    assert (await server.http.post("/streams", json={"name": "demo", "url": "scenes:"})).status_code == 201
+
+
+async def test_subtitles_roll_as_srt_and_vtt(server: Server) -> None:
+    door = server.streams.get("door")
+    door.final("a man opens a door")
+    door.final("a dog & a cat")
+    srt = await server.http.get("/streams/door/captions.srt")
+    assert srt.headers["content-type"].startswith("application/x-subrip")
+    assert srt.text == (
+        "1\n00:00:00,000 --> 00:00:01,000\na man opens a door\n\n2\n00:00:01,000 --> 00:00:02,000\na dog & a cat\n\n"
+    )
+    vtt = await server.http.get("/streams/door/captions.vtt")
+    assert vtt.headers["content-type"].startswith("text/vtt")
+    assert vtt.text.startswith("WEBVTT\n\n00:00:00.000 --> 00:00:01.000\na man opens a door\n")
+    assert (await server.http.get("/streams/nobody/captions.srt")).status_code == 404
+
+
+async def test_health_and_readiness(server: Server) -> None:
+    assert (await server.http.get("/healthz")).status_code == 200
+    assert (await server.http.get("/readyz")).status_code == 200
+    server.streams.ready = False
+    assert (await server.http.get("/readyz")).status_code == 503
+
+
+async def test_the_page_is_served_with_its_script(server: Server) -> None:
+    page = await server.http.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert (await server.http.get("/pages/index.js")).status_code == 200
+    assert (await server.http.get("/pages/../app.py")).status_code == 404
