@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from streamcap.captions.cue import Cue
+from streamcap.captions.event import encode
+from streamcap.service.files import RESERVE, CaptionFiles
+from tests.captions.made import caption
+
+
+def final(seq: int) -> str:
+    return encode(seq, caption(number=seq, start=float(seq))).text
+
+
+def test_nothing_of_the_past_at_first(tmp_path: Path) -> None:
+    past = CaptionFiles(tmp_path, "door").past(10)
+    assert past.finals == [] and past.next_seq == 1
+
+
+def test_a_clean_end_goes_on_with_the_next_number(tmp_path: Path) -> None:
+    files = CaptionFiles(tmp_path, "door")
+    files.reserve(0)
+    files.append([final(3), final(5)])
+    files.settle(8)
+    past = CaptionFiles(tmp_path, "door").past(10)
+    assert [event.seq for event in past.finals] == [3, 5]
+    assert past.next_seq == 8
+
+
+def test_after_a_crash_no_number_that_was_sent_comes_again(tmp_path: Path) -> None:
+    files = CaptionFiles(tmp_path, "door")
+    again_at = files.reserve(0)
+    files.append([final(3)])
+    sent = again_at - 1  # the highest that may be sent before reserving again
+    assert CaptionFiles(tmp_path, "door").past(10).next_seq > sent
+    files.reserve(again_at)
+    assert CaptionFiles(tmp_path, "door").past(10).next_seq >= again_at + RESERVE // 2
+
+
+def test_a_line_cut_by_a_crash_is_closed_and_passed_over(tmp_path: Path) -> None:
+    files = CaptionFiles(tmp_path, "door")
+    files.append([final(1)])
+    with files.jsonl.open("a") as file:
+        file.write(final(2)[:50])
+    assert [event.seq for event in CaptionFiles(tmp_path, "door").past(10).finals] == [1]
+    files.append([final(3)])
+    assert [event.seq for event in CaptionFiles(tmp_path, "door").past(10).finals] == [1, 3]
+
+
+def test_there_is_no_subtitle_file_before_the_first_cue(tmp_path: Path) -> None:
+    files = CaptionFiles(tmp_path, "door")
+    files.write_cues([])
+    assert not files.srt.exists() and not files.vtt.exists()
+
+
+def test_readers_never_see_a_part(tmp_path: Path) -> None:
+    files = CaptionFiles(tmp_path, "door")
+    short, long = [Cue(0, 1, "a dog")], [Cue(n, n + 1, "a dog") for n in range(2000)]
+    files.write_cues(short)
+    whole = {files.srt.read_text()}
+    files.write_cues(long)
+    whole.add(files.srt.read_text())
+    done = threading.Event()
+
+    def write() -> None:
+        for _ in range(100):
+            files.write_cues(short)
+            files.write_cues(long)
+        done.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    seen = set()
+    while not done.is_set():
+        seen.add(files.srt.read_text())
+    thread.join()
+    assert seen <= whole
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+FULL_DISK = """
+import resource, sys, json
+from pathlib import Path
+from streamcap.service.files import CaptionFiles
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+files = CaptionFiles(Path(sys.argv[1]), "door")
+files.append(["x" * 400])
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))  # the disk is full after 500 bytes
+try:
+    files.append(["y" * 400])
+except OSError as error:
+    print(json.dumps({"errno": error.errno, "size": files.jsonl.stat().st_size}))
+"""
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["size"] == 401
+
+
+def test_a_directory_that_went_away_is_an_os_error(tmp_path: Path) -> None:
+    files = CaptionFiles(tmp_path / "gone", "door")
+    with pytest.raises(OSError, match="gone"):
+        files.append([final(1)])
