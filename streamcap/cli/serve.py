@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -57,6 +58,10 @@ def serve(
     origin: Annotated[
         list[str] | None, typer.Option(help="Origin of a page allowed to connect, besides this service's own.")
     ] = None,
+    ice_server: Annotated[
+        list[str] | None,
+        typer.Option(help="stun: or turn: URL for browsers on other networks; none is asked unless given."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, or a reduced one: see `streamcap models`.")] = "auto",
     window: Annotated[float, typer.Option(help="Seconds a clip model sees at a time.")] = 4.0,
@@ -85,6 +90,7 @@ def serve(
     from streamcap.engine.gate import GateOptions
     from streamcap.media.sources import check_url
     from streamcap.server.options import ServerOptions
+    from streamcap.server.run import listen
     from streamcap.service.settings import Settings, check_name
 
     _configure_logging(verbose=verbose)
@@ -95,10 +101,11 @@ def serve(
     options = ServerOptions(
         host=host,
         port=port,
-        publish_token=token,
-        view_token=view_token,
-        origins=tuple(origin or ()),
+        publish_tokens=frozenset((token,)) if token is not None else frozenset(),
+        view_tokens=frozenset((view_token,)) if view_token is not None else frozenset(),
+        origins=frozenset(origin or ()),
         allow_local=allow_local,
+        ice_servers=tuple(ice_server or ()),
     )
     settings = Settings(
         every=every,
@@ -118,12 +125,14 @@ def serve(
         if name is not None and check_name(name) in seen:
             raise InputError(f"two streams are named {name}; give each its own name: NAME=URL")
         seen.add(name or "")
+    # Before the model is loaded: a port that is taken should be told at once.
+    listener = listen(options)
     captioner = _load(model, device, precision, threads)
     engine_options = EngineOptions(
         GateOptions(threshold=captioner.gate_threshold if gate is None else gate, refresh=refresh),
         interim_interval=1 / interim_rate if interim_rate > 0 else 0.0,
     )
-    _run(_serve(wanted, captioner, engine_options, settings, options, quiet=quiet))
+    _run(_serve(wanted, captioner, engine_options, settings, options, listener, quiet=quiet))
 
 
 def split_name(source: str) -> tuple[str | None, str]:
@@ -160,6 +169,7 @@ async def _serve(
     engine_options: EngineOptions,
     settings: Settings,
     options: ServerOptions,
+    listener: socket.socket,
     *,
     quiet: bool,
 ) -> None:
@@ -169,8 +179,8 @@ async def _serve(
     from streamcap.engine.live import LiveModel
     from streamcap.engine.outcome import Outcome
     from streamcap.media.picture import Converter
+    from streamcap.server import run
     from streamcap.server.app import create_app
-    from streamcap.server.run import run_server
     from streamcap.service.stream import Parts
     from streamcap.service.streams import Streams
 
@@ -200,18 +210,28 @@ async def _serve(
     )
     engine.start()
     printing = None if quiet else asyncio.create_task(print_captions(streams.hub), name="print")
+    server_stop = asyncio.Event()
+    serving = asyncio.create_task(
+        run.serve(create_app(streams, options), options, server_stop, listener), name="server"
+    )
+    stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
         for name, url in wanted:
             await streams.add(name, url)
         streams.ready = True
-        app = create_app(streams, options)
-        await run_server(app, options, stop, before_close=streams.close)
+        port = listener.getsockname()[1]
+        log.info("listening on http://%s:%d/", f"[{options.host}]" if ":" in options.host else options.host, port)
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     finally:
+        # Sources first, so that viewers still hear of their last captions; then the server, then the device.
+        stopping.cancel()
         await streams.close()
+        server_stop.set()
         await asyncio.to_thread(engine.stop, ENGINE_STOP_SECONDS)
         if printing is not None:
-            printing.cancel()
             await asyncio.wait((printing,), timeout=1)
+            printing.cancel()
+        await serving
 
 
 def _stop(stop: asyncio.Event) -> None:
