@@ -33,14 +33,18 @@ class MediaClock:
     Parameters:
         jump_ahead: seconds a timestamp may lead the time that has passed on our own clock; None: any (a file, which is
             read as fast as it is played).
+        interval: seconds by which a frame without a timestamp follows the last; None: as long as it took to come.
     """
 
-    def __init__(self, *, jump_ahead: float | None = JUMP_AHEAD_SECONDS) -> None:
+    def __init__(
+        self, *, jump_ahead: float | None = JUMP_AHEAD_SECONDS, interval: Fraction | float | None = None
+    ) -> None:
         self.repaired = 0
         """Frames whose timestamp was missing, repeated or fell back a little."""
         self.epochs = 0
         """How many were opened after the first."""
         self._jump_ahead = jump_ahead
+        self._missing = interval
         self._base: Fraction | None = None
         self._last = 0
         self._last_arrived = 0.0
@@ -110,6 +114,8 @@ class MediaClock:
         return at - self._last > self._ticks(self._jump_ahead + max(0.0, arrived - self._last_arrived))
 
     def _by_arrival(self, arrived: float) -> int:
+        if self._missing is not None:
+            return self._last + max(1, round(Fraction(self._missing) / (self._base or 1)))
         return self._last + max(1, self._ticks(max(0.0, arrived - self._last_arrived)))
 
     def _ticks(self, seconds: float) -> int:

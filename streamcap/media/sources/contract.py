@@ -64,3 +64,8 @@ class Source(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free what is held; idempotent, never raises."""
+
+    @abstractmethod
+    def statistics(self) -> dict[str, int]:
+        """Counts of this opening, from any thread: `frames` decoded, `decode_errors`, `repaired_pts`, `epochs` opened
+        after the first, `dropped` frames (each source names its drop policy)."""

@@ -1,0 +1,265 @@
+"""`LibavSource`: cameras, network streams, webcams and files, through libav."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+from av import Packet, VideoFrame
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from streamcap.errors import InputError
+from streamcap.media.clock import JUMP_AHEAD_SECONDS, MediaClock
+from streamcap.media.frame import CaptureClock, Frame
+from streamcap.media.sources.contract import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
+from streamcap.media.sources.options import SourceOptions
+from streamcap.media.sources.pace import Pacer
+from streamcap.media.sources.refusal import refusal, said
+from streamcap.media.sources.url import NETWORK, file_path, scheme_of, webcam_device
+from streamcap.redact import redact
+
+log = logging.getLogger(__name__)
+
+NO_PICTURE_SECONDS = 15.0
+"""Data that gives no picture for so long (or three read timeouts) is as good as none."""
+CAMERA_CLOCK_OFF_SECONDS = 3600.0
+"""A camera whose clock is further from ours has none: then arrival counts."""
+# Opens at the live edge in about 0.1 s: the session description says all that probing would find out.
+_LOW_LATENCY = {"probesize": "32", "fpsprobesize": "0", "analyzeduration": "0"}
+_RTSP = {"rtsp_transport": "tcp", **_LOW_LATENCY}
+_OPTIONS: dict[str, dict[str, str]] = {
+    "rtsp": _RTSP,
+    "rtsps": _RTSP,
+    "rtmp": {"fflags": "nobuffer", "rtmp_live": "live", "analyzeduration": "500000"},
+    "rtmps": {"fflags": "nobuffer", "rtmp_live": "live", "analyzeduration": "500000"},
+    "srt": {"fflags": "nobuffer", "analyzeduration": "500000"},
+    "http": {},
+    "https": {},
+    # A media file that names others may not reach out of the file system.
+    "file": {"protocol_whitelist": "file,crypto,data"},
+    "webcam": {},
+}
+
+
+@dataclass(slots=True)
+class _Counts:
+    frames: int = 0
+    decode_errors: int = 0
+
+
+class LibavSource(Source):
+    """One opening of whatever libav reads.
+
+    Live sources give frames as they come; nothing is dropped here. Files and other finite sources, and HLS, whose
+    segments come in one piece, are given out in real time, unless `options.realtime` is off.
+
+    Parameters:
+        url: checked (`check_url`); kept with its secrets, shown without.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        options: SourceOptions,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.url = redact(url)
+        self._secret_url = url
+        self._scheme = scheme_of(url)
+        self._network = self._scheme in NETWORK
+        self._options = options
+        self._monotonic = monotonic
+        self._wall = wall
+        self._stopping = threading.Event()
+        self._container: InputContainer | None = None
+        self._stream: VideoStream | None = None
+        self._clock = MediaClock()
+        self._pacer: Pacer | None = None
+        self._finite = False
+        self._untimed = False
+        self._counts = _Counts()
+        self._wall_minus_pts: float | None = None
+
+    def open(self) -> SourceInfo:
+        started = self._monotonic()
+        try:
+            container = self._container = self._open_container()
+        except av.FFmpegError as error:
+            raise refusal(
+                error,
+                self._secret_url,
+                network=self._network,
+                waited=self._monotonic() - started,
+                open_timeout=self._options.open_timeout,
+            ) from None
+        except InputError as error:
+            raise SourceRefused(str(error), retry=self._scheme == "webcam") from None
+        if not container.streams.video:
+            what = "there is audio, but no video in it" if container.streams.audio else "there is no video in it"
+            self.close()
+            raise SourceRefused(f"{self.url}: {what}", retry=False)
+        stream = self._stream = container.streams.video[0]
+        return self._prepare(container, stream)
+
+    def frames(self) -> Iterator[Frame]:
+        container, stream = self._container, self._stream
+        if container is None or stream is None:
+            raise SourceLost(f"{self.url}: not open")
+        last_picture = self._monotonic()
+        no_picture = max(NO_PICTURE_SECONDS, 3 * self._options.read_timeout)
+        for packet in self._packets(container, stream):
+            if self._stopping.is_set():
+                return
+            arrived, wall = self._monotonic(), self._wall()
+            self._note_capture_time(packet)
+            for picture in self._decode(packet):
+                last_picture = arrived
+                frame = self._timed(picture, stream, arrived, wall)
+                if frame is None:
+                    return
+                yield frame
+                if self._stopping.is_set():
+                    return
+            if arrived - last_picture > no_picture:
+                raise SourceLost(f"{self.url}: data comes, but no picture for {no_picture:g} s")
+        if self._stopping.is_set():
+            return
+        if self._finite:
+            if not self._counts.frames:
+                raise SourceEnded(f"{self.url}: it ended without a picture that could be decoded")
+            raise SourceEnded(f"{self.url}: it was played to its end")
+        raise SourceLost(f"{self.url}: the other side closed the stream")
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def close(self) -> None:
+        container, self._container, self._stream = self._container, None, None
+        if container is not None:
+            with contextlib.suppress(av.FFmpegError, OSError):
+                container.close()
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "frames": self._counts.frames,
+            "decode_errors": self._counts.decode_errors,
+            "repaired_pts": self._clock.repaired,
+            "epochs": self._clock.epochs,
+            "dropped": 0,
+        }
+
+    def _open_container(self) -> InputContainer:
+        name, format_name = self._secret_url, None
+        if self._scheme == "webcam":
+            name, format_name = webcam_device(self._secret_url), "v4l2"
+        elif self._scheme == "file":
+            name = f"file:{file_path(self._secret_url)}"
+        timeout = (self._options.open_timeout, self._options.read_timeout) if self._network else None
+        options: dict[str, Any] = dict(_OPTIONS[self._scheme])
+        return av.open(name, format=format_name, options=options, timeout=timeout)
+
+    def _prepare(self, container: InputContainer, stream: VideoStream) -> SourceInfo:
+        context = stream.codec_context
+        # Frame threads would each hold one frame back.
+        context.thread_type = "SLICE"
+        context.thread_count = 1
+        if self._options.keyframes_only:
+            context.skip_frame = "NONKEY"
+        kind = container.format.name
+        self._finite = self._scheme == "file" or (self._scheme in ("http", "https") and container.duration is not None)
+        # Its parts carry no time; libav would make one up from a guessed rate.
+        self._untimed = kind == "mpjpeg"
+        rate = stream.average_rate or stream.guessed_rate
+        self._clock = MediaClock(
+            jump_ahead=None if self._finite else JUMP_AHEAD_SECONDS,
+            interval=1 / Fraction(rate) if self._finite and rate else None,
+        )
+        if self._options.realtime and (self._finite or "hls" in kind):
+            self._pacer = Pacer(self._monotonic)
+        return SourceInfo(
+            width=context.width,
+            height=context.height,
+            frames_per_second=float(rate or 0),
+            codec=context.name,
+            live=not self._finite,
+        )
+
+    def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+        """Packets until the source's end; libav's failures become typed ends."""
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except av.FFmpegError as error:
+                if self._stopping.is_set():
+                    return
+                if self._finite:
+                    self._counts.decode_errors += 1
+                    raise SourceEnded(f"{self.url}: it breaks off: {said(error)}") from None
+                if self._network and isinstance(error, av.error.ExitError | av.error.InvalidDataError | TimeoutError):
+                    raise SourceLost(f"{self.url}: no data for {self._options.read_timeout:g} s") from None
+                raise SourceLost(f"{self.url}: {said(error)}") from None
+            yield packet
+
+    def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        """What a packet completes. Damaged data costs its pictures and is counted."""
+        try:
+            pictures = packet.decode()
+        except av.FFmpegError as error:
+            self._counts.decode_errors += 1
+            log.debug("%s: a packet could not be decoded: %s", self.url, said(error))
+            return []
+        out = [picture for picture in pictures if isinstance(picture, VideoFrame)]
+        self._counts.decode_errors += sum(picture.is_corrupt for picture in out)
+        return out
+
+    def _note_capture_time(self, packet: Packet[VideoStream]) -> None:
+        """Relate timestamps to the camera's wall clock, where an RTCP sender report has."""
+        if packet.pts is None or packet.time_base is None or not packet.has_sidedata("prft"):
+            return
+        # AVProducerReferenceTime (libavcodec/defs.h): int64 wallclock in µs since 1970, int flags.
+        microseconds = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))[0]
+        self._wall_minus_pts = microseconds / 1e6 - float(packet.pts * packet.time_base)
+
+    def _captured(self, picture: VideoFrame, wall: float) -> tuple[float, CaptureClock]:
+        if self._wall_minus_pts is not None and picture.pts is not None and picture.time_base is not None:
+            at = float(picture.pts * picture.time_base) + self._wall_minus_pts
+            if abs(at - wall) <= CAMERA_CLOCK_OFF_SECONDS:
+                return at, "rtcp"
+        return wall, "arrival"
+
+    def _timed(self, picture: VideoFrame, stream: VideoStream, arrived: float, wall: float) -> Frame | None:
+        """The frame with its clocks, when it is due; None if asked to stop meanwhile."""
+        self._counts.frames += 1
+        pts = picture.pts if picture.pts is not None else picture.dts
+        base = picture.time_base or stream.time_base or Fraction(1, 90_000)
+        stamp = self._clock.stamp(None if self._untimed else pts, base, arrived)
+        if self._pacer is not None:
+            if self._stopping.wait(self._pacer.wait(stamp.epoch, stamp.time)):
+                return None
+            # It is played as if a camera saw it now.
+            arrived, wall = self._monotonic(), self._wall()
+        captured_at, captured_at_source = self._captured(picture, wall)
+        return Frame(
+            picture=picture,
+            pts=stamp.pts,
+            time_base=stamp.time_base,
+            time=stamp.time,
+            epoch=stamp.epoch,
+            arrived=arrived,
+            captured_at=captured_at,
+            captured_at_source=captured_at_source,
+        )

@@ -1,0 +1,133 @@
+"""`ScenesSource`: the built-in world as a live camera, drawn while it plays."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from urllib.parse import parse_qsl
+
+from av import VideoFrame
+
+from streamcap.errors import InputError
+from streamcap.media.frame import Frame
+from streamcap.media.scenes import SceneScript, draw
+from streamcap.media.sources.contract import Source, SourceInfo
+
+
+@dataclass(frozen=True, slots=True)
+class SceneOptions:
+    """What `scenes:?seed=3&size=640x360&rate=15&seconds=4` says: pixels, frames a second, seconds a scene."""
+
+    seed: int = 0
+    width: int = 640
+    height: int = 360
+    rate: Fraction = Fraction(15)
+    seconds: float = 4.0
+
+    def __post_init__(self) -> None:
+        if not (32 <= self.width <= 3840 and 32 <= self.height <= 2160):
+            raise InputError(f"scenes: size {self.width}x{self.height}: from 32x32 to 3840x2160")
+        if not Fraction(1, 10) <= self.rate <= 120:
+            raise InputError(f"scenes: rate {float(self.rate):g}: frames a second, from 0.1 to 120")
+        if not 0.1 <= self.seconds <= 86_400:
+            raise InputError(f"scenes: seconds {self.seconds:g}: seconds a scene lasts, from 0.1 to 86400")
+        if self.seed < 0:
+            raise InputError(f"scenes: seed {self.seed}: 0 or more")
+
+    @classmethod
+    def from_url(cls, url: str) -> SceneOptions:
+        """Read a `scenes:` URL. Raises InputError for what it does not know."""
+        query = url.split(":", 1)[1].lstrip("/")
+        if query and not query.startswith("?"):
+            raise InputError(f"{url}: write it as scenes: or scenes:?seed=3&size=640x360&rate=15&seconds=4")
+        given: dict[str, int | float | Fraction] = {}
+        for key, value in parse_qsl(query[1:], keep_blank_values=True):
+            try:
+                if key == "seed":
+                    given["seed"] = int(value)
+                elif key == "size":
+                    width, height = value.lower().split("x")
+                    given["width"], given["height"] = int(width), int(height)
+                elif key == "rate":
+                    given["rate"] = Fraction(value)
+                elif key == "seconds":
+                    given["seconds"] = float(value)
+                else:
+                    raise InputError(f"{url}: scenes have no {key!r}; there are seed, size, rate and seconds")
+            except (ValueError, ZeroDivisionError):
+                raise InputError(f"{url}: {key}={value} cannot be understood") from None
+        return cls(**given)  # type: ignore[arg-type]
+
+
+class ScenesSource(Source):
+    """Draws scene after scene in real time. Frame n shows the scene time n / rate, which is also its media time.
+
+    Drop policy: what could not be drawn in time is skipped (`dropped`), so it never lags.
+
+    Parameters:
+        wait: sleeps so many seconds or until `stop`; None: really.
+    """
+
+    def __init__(
+        self,
+        url: str = "scenes:",
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        wait: Callable[[float], object] | None = None,
+    ) -> None:
+        self.url = url
+        self.options = SceneOptions.from_url(url)
+        self.script = SceneScript(self.options.seed, self.options.seconds)
+        """The truth: `script.sentence_at(frame.time)`."""
+        self._monotonic = monotonic
+        self._wall = wall
+        self._stopping = threading.Event()
+        self._wait = self._stopping.wait if wait is None else wait
+        self._frames = 0
+        self._dropped = 0
+
+    def open(self) -> SourceInfo:
+        options = self.options
+        return SourceInfo(options.width, options.height, float(options.rate), "drawn", live=True)
+
+    def frames(self) -> Iterator[Frame]:
+        options, base = self.options, 1 / self.options.rate
+        begun, begun_wall = self._monotonic(), self._wall()
+        number = 0
+        while not self._stopping.is_set():
+            media_time = float(number * base)
+            pause = begun + media_time - self._monotonic()
+            if pause > 0:
+                self._wait(pause)
+                continue
+            local = media_time - self.script.index_at(media_time) * options.seconds
+            pixels = draw(self.script.scene_at(media_time), local, options.width, options.height)
+            picture = VideoFrame.from_ndarray(pixels, format="rgb24")
+            picture.pts, picture.time_base = number, base
+            self._frames += 1
+            yield Frame(
+                picture=picture,
+                pts=number,
+                time_base=base,
+                time=media_time,
+                epoch=0,
+                arrived=self._monotonic(),
+                captured_at=begun_wall + media_time,
+                captured_at_source="arrival",
+            )
+            due = int((self._monotonic() - begun) * options.rate)
+            self._dropped += max(0, due - number - 1)
+            number = max(number + 1, due)
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def close(self) -> None:
+        self._stopping.set()
+
+    def statistics(self) -> dict[str, int]:
+        return {"frames": self._frames, "decode_errors": 0, "repaired_pts": 0, "epochs": 0, "dropped": self._dropped}

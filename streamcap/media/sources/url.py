@@ -1,0 +1,98 @@
+"""What may stand where a source is named, checked before anything is opened."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from streamcap.errors import InputError
+from streamcap.redact import redact
+
+NETWORK = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "http", "https")
+LOCAL = ("file", "webcam", "scenes")
+PUSHED = ("whip",)
+_KNOWN = "rtsp://, rtsps://, rtmp://, srt://, http(s)://, a file's path, webcam:, whip: or scenes:"
+_SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<rest>.*)", re.DOTALL)
+
+
+def scheme_of(url: str) -> str:
+    """The scheme in lower case; "file" for a path."""
+    match = _SCHEME.fullmatch(url)
+    scheme = match["scheme"].lower() if match else "file"
+    return scheme if scheme in (*NETWORK, *LOCAL, *PUSHED) else "file"
+
+
+def check_url(url: str, allow_local: bool = True) -> str:
+    """`url` without surrounding blanks, if it names something that can be opened here.
+
+    With `allow_local=False` (what comes from a client over HTTP) files, webcams and built-in scenes are not taken.
+    Raises InputError: one line, secrets redacted.
+    """
+    url = url.strip()
+    if not url:
+        raise InputError(f"an empty URL names no source; use {_KNOWN}")
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in url):
+        raise InputError(f"URL {redact(url)!r} holds a control character")
+    match = _SCHEME.fullmatch(url)
+    scheme = scheme_of(url)
+    if scheme == "file" and match and match["scheme"].lower() != "file" and not Path(url).exists():
+        raise InputError(f"{redact(url)}: no source has the scheme {match['scheme']!r}; use {_KNOWN}")
+    if scheme in LOCAL and not allow_local:
+        raise InputError(f"{redact(url)}: files, webcams and scenes are not taken from here; give a network address")
+    if scheme in NETWORK:
+        _check_network(url, scheme)
+    elif scheme == "file":
+        _check_file(url)
+    elif scheme == "webcam":
+        webcam_device(url)
+    elif scheme == "scenes":
+        # Imported late: the drawn scenes need Pillow, which other sources do not.
+        from streamcap.media.sources.scenes import SceneOptions
+
+        SceneOptions.from_url(url)
+    return url
+
+
+def file_path(url: str) -> Path:
+    """The path a file URL or a plain path names."""
+    if url.lower().startswith("file:"):
+        rest = url[len("file:") :]
+        return Path(rest[2:] if rest.startswith("//") else rest)
+    return Path(url).expanduser()
+
+
+def webcam_device(url: str) -> str:
+    """The device a `webcam:` URL names, /dev/video0 where none is. Raises InputError where there is no such device."""
+    device = url.split(":", 1)[1] or "/dev/video0"
+    if device.isdecimal():
+        device = f"/dev/video{device}"
+    if not device.startswith("/dev/"):
+        raise InputError(f"{url}: name a device, as in webcam:/dev/video0")
+    if not Path(device).exists():
+        raise InputError(f"{url}: there is no device {device}; is the camera plugged in?")
+    return device
+
+
+def _check_network(url: str, scheme: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise InputError(f"{redact(url)}: {redact(error)}") from None
+    listens = scheme == "srt" and port is not None
+    if not url[len(scheme) + 1 :].startswith("//") or not (host or listens):
+        raise InputError(f"{redact(url)}: no host; write it as {scheme}://HOST/PATH")
+
+
+def _check_file(url: str) -> None:
+    path = file_path(url)
+    try:
+        if path.is_dir():
+            raise InputError(f"{url}: is a directory; name a video file")
+        if not path.exists():
+            raise InputError(f"{url}: there is no such file")
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise InputError(f"{url}: cannot be read: {error.strerror or error}") from None

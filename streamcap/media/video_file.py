@@ -1,0 +1,225 @@
+"""`VideoFile`: chosen frames of a video file, each with its exact time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from streamcap.errors import InputError
+from streamcap.media.video_index import (
+    Keyframe,
+    VideoIndex,
+    decode,
+    index_packets,
+    index_pictures,
+    pictures,
+    until_damaged,
+)
+
+log = logging.getLogger(__name__)
+
+# libavformat also "plays" text as ANSI art and pictures as one-frame videos.
+_NO_VIDEOS = frozenset({"tty", "bin", "xbin", "adf", "idf"})
+# Local playlists may name other files, but a file must not make us fetch from a network.
+_OPTIONS = {"protocol_whitelist": "file,crypto,data,subfile"}
+# Decoding on past so many unwanted frames costs less than a seek, which empties the decoder's pipeline.
+_SEEK_BEYOND_FRAMES = 12
+_MOST_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenFrame:
+    """One decoded frame that was asked for."""
+
+    wanted: int
+    """The ordinal that was asked for."""
+    ordinal: int
+    """What it is: another one than `wanted` only where that could not be decoded."""
+    seconds: float
+    """Its own PTS as a time."""
+    picture: av.VideoFrame
+    """Unconverted, not yet turned upright."""
+
+
+class VideoFile:
+    """A video file, opened and indexed. Not for several threads at once; `close` it, or use it in `with`.
+
+    Raises InputError for a file that is missing, is no video, or holds no frame.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.undecodable = 0
+        """Wanted frames so far that no frame could stand in for."""
+        self._container, self._stream = _open(path)
+        try:
+            self.index = self._read_index()
+            self._reopen()
+        except BaseException:
+            self._container.close()
+            raise
+        self.width, self.height = self._stream.width, self._stream.height
+        self._seekable = self.index.by_pts
+
+    def _read_index(self) -> VideoIndex:
+        try:
+            index = index_packets(self._container, self._stream)
+            if index is None:
+                self._reopen()
+                index = index_pictures(self._container, self._stream)
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from None
+        return index
+
+    def _reopen(self) -> None:
+        self._container.close()
+        self._container, self._stream = _open(self.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the file; idempotent."""
+        self._container.close()
+
+    def frames(self, ordinals: Sequence[int]) -> Iterator[ChosenFrame]:
+        """The frames with these ordinals of `index`, which rise, once for this instance.
+
+        One that cannot be decoded is replaced by the next that can, if that comes before the next wanted one; else it
+        is left out and counted in `undecodable`. None of the others shifts: each comes with its own PTS.
+        """
+        wanted = iter(ordinals)
+        want = next(wanted, None)
+        for ordinal, picture in self._pictures(ordinals):
+            while want is not None and ordinal >= want:
+                following = next(wanted, None)
+                if following is None or ordinal < following:
+                    yield ChosenFrame(want, ordinal, self.index.seconds(self.index.pts[ordinal]), picture)
+                else:
+                    self.undecodable += 1
+                want = following
+            if want is None:
+                return
+        if want is not None:
+            self.undecodable += 1 + sum(1 for _ in wanted)
+
+    def _pictures(self, ordinals: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decoded pictures with their ordinals, rising, the wanted ones among them."""
+        if self.index.by_pts:
+            yield from self._pictures_by_pts(ordinals)
+            return
+        yield from zip(range(len(self.index.pts)), decode(self._container, self._stream), strict=False)
+
+    def _pictures_by_pts(self, ordinals: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        index = self.index
+        wanted_pts = {index.pts[ordinal] for ordinal in ordinals}
+        upcoming = iter(ordinals)
+        want = next(upcoming, None)
+        # Ordinals rise even where a seek lands early or a damaged stream repeats itself.
+        latest = -1
+        while want is not None:
+            packets = self._packets_for(want, latest)
+            for packet in packets:
+                unwanted = index.unbroken and packet.pts is not None and packet.pts not in wanted_pts
+                self._stream.codec_context.skip_frame = "NONREF" if unwanted else "DEFAULT"
+                for picture in pictures(packet):
+                    if picture.pts is None:
+                        continue
+                    ordinal = index.shown_at(picture.pts)
+                    if ordinal <= latest or picture.pts < index.pts[0]:
+                        continue
+                    latest = ordinal
+                    yield ordinal, picture
+                while want is not None and want <= latest:
+                    want = next(upcoming, None)
+                if want is None or self._worth_seeking(want, latest):
+                    break
+            else:
+                return
+
+    def _worth_seeking(self, want: int, latest: int) -> bool:
+        if not self._seekable or want - latest <= _SEEK_BEYOND_FRAMES:
+            return False
+        keyframe = self.index.keyframe_before(self.index.pts[want])
+        return self.index.shown_at(keyframe.pts) - latest > _SEEK_BEYOND_FRAMES
+
+    def _packets_for(self, want: int, latest: int) -> Iterator[av.Packet[Any]]:
+        """Packets from which the frame `want` can be decoded, the last decoded one being `latest`."""
+        if self._worth_seeking(want, latest):
+            keyframe = self.index.keyframe_before(self.index.pts[want])
+            # A container's own index is by PTS or by DTS; what was reached is checked, not believed.
+            for stamp in {keyframe.pts: None, keyframe.dts: None}:
+                packets = None if stamp is None else self._seek(stamp, keyframe)
+                if packets is not None:
+                    return packets
+            self._seekable = False
+            self._reopen()
+        return until_damaged(self._container.demux(self._stream), "decoding")
+
+    def _seek(self, stamp: int, keyframe: Keyframe) -> Iterator[av.Packet[Any]] | None:
+        """The packets from `keyframe` on; None where seeking to `stamp` leads elsewhere."""
+        try:
+            self._container.seek(stamp, stream=self._stream)
+            packets = self._container.demux(self._stream)
+            first = next(packets, None)
+        except av.FFmpegError as error:
+            log.debug("%s: seeking to %s failed: %s", self.path, stamp, error)
+            return None
+        if first is None or first.pts != keyframe.pts or not first.is_keyframe:
+            return None
+        return until_damaged(chain([first], packets), "decoding")
+
+
+def _open(path: Path) -> tuple[InputContainer, VideoStream]:
+    """The container and its best video stream, ready to decode. Raises InputError."""
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file")
+    if path.is_dir():
+        raise InputError(f"{path}: a directory, not a video")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty")
+    try:
+        # The prefix keeps a name with a colon in it from being read as a URL.
+        container = av.open(f"file:{path}", options=_OPTIONS)
+    except av.FFmpegError as error:
+        raise InputError(f"{path}: not a video that can be read: {error.strerror}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened: {error.strerror}") from None
+    try:
+        stream = _best_stream(container, path)
+    except BaseException:
+        container.close()
+        raise
+    stream.thread_type = "AUTO"
+    stream.thread_count = _MOST_THREADS
+    return container, stream
+
+
+def _best_stream(container: InputContainer, path: Path) -> VideoStream:
+    """The video stream that a player would show; a cover picture of a song is none."""
+    if container.format.name in _NO_VIDEOS:
+        raise InputError(f"{path}: not a video")
+    best = container.streams.best("video")
+    moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not moving:
+        held = "only sound" if container.streams.audio else "no video stream"
+        raise InputError(f"{path}: there is {held} in this file; a video is needed")
+    stream = best if isinstance(best, VideoStream) and best in moving else moving[0]
+    if stream.codec_context is None:
+        raise InputError(f"{path}: there is no decoder for its video")
+    return stream
