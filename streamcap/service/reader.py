@@ -35,7 +35,8 @@ class ReaderStatistics:
 class Reader:
     """Reads `source` until it ends or `stop` is called.
 
-    `on_open` and `on_end` are called on the thread; `on_end` gets what ended it, None after `stop`.
+    `on_open`, `on_first` (with the first frame) and `on_end` are called on the thread; `on_end` gets what ended it,
+    None after `stop`.
 
     Parameters:
         opening: counts the openings of this stream's source, so that the timeline tells their epochs apart.
@@ -57,6 +58,7 @@ class Reader:
         clip_seconds: float,
         statistics: ReaderStatistics,
         on_open: Callable[[SourceInfo], None],
+        on_first: Callable[[Frame], None],
         on_end: Callable[[StreamcapError | None], None],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -74,6 +76,7 @@ class Reader:
         self._clip_seconds = clip_seconds
         self._statistics = statistics
         self._on_open = on_open
+        self._on_first = on_first
         self._on_end = on_end
         self._monotonic = monotonic
         self._stopping = False
@@ -105,7 +108,10 @@ class Reader:
         self._on_end(None if self._stopping else end or SourceLost("the source stopped without saying why"))
 
     def _take(self, frame: Frame) -> None:
+        first = self.last_frame_at is None
         self.last_frame_at = self._monotonic()
+        if first:
+            self._on_first(frame)
         self._statistics.frames += 1
         self._ring.push(frame)
         start = self._timeline.place(self._opening, frame.epoch, frame.time, frame.arrived)

@@ -233,6 +233,7 @@ class Stream:
             clip_seconds=settings.clip_seconds,
             statistics=self.reader_statistics,
             on_open=soon(self._on_open),
+            on_first=soon(self._on_first),
             on_end=soon(on_end),
         )
         reader.start()
@@ -260,12 +261,16 @@ class Stream:
     def _on_open(self, info: SourceInfo) -> None:
         self.info = info
 
+    def _on_first(self, _frame: Frame) -> None:
+        self._set_state(StreamState.LIVE)
+
     def _set_state(self, state: StreamState, reason: str = "") -> None:
         reason = redact(reason) or self._disk_trouble
         if (state, reason) == (self.state, self.reason) and self._feed.last_seq:
             return
         self.state, self.reason = state, reason
-        level = logging.INFO if state in (StreamState.LIVE, StreamState.CONNECTING) else logging.WARNING
+        troubled = state in (StreamState.STALLED, StreamState.RECONNECTING, StreamState.FAILED)
+        level = logging.WARNING if troubled else logging.INFO
         log.log(level, "stream %s is %s%s", self.name, state.value, f": {reason}" if reason else "")
         self._publish(Status(self.name, state, reason))
 

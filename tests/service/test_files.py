@@ -101,9 +101,7 @@ except OSError as error:
 
 
 def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["size"] == 401
 
 

@@ -1,0 +1,226 @@
+"""A stream's life as a viewer hears of it and as its files tell it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from streamcap.errors import InputError
+from streamcap.media.sources.contract import SourceEnded, SourceLost, SourceRefused
+from streamcap.service.streams import DuplicateStreamError, UnknownStreamError
+from tests.service.made import House, frame
+
+URL = "rtsp://admin:hunter2@cam/live"
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = House(tmp_path / "out", every=1.0)
+    yield house
+    await house.streams.close()
+
+
+async def live(house: House, name: str = "door", url: str = URL) -> None:
+    before, captions = len(house.sources), len(house.of("caption", name))
+    await house.streams.add(name, url)
+    await wait_sources(house, before + 1)
+    house.sources[-1].put(frame(0.0))
+    await house.until(lambda: len(house.of("caption", name)) == captions + 1)
+
+
+async def wait_sources(house: House, count: int) -> None:
+    async with asyncio.timeout(10):
+        while len(house.sources) < count:
+            await asyncio.sleep(0.005)
+
+
+async def test_frames_become_captions_once_every_second(house: House) -> None:
+    await live(house)
+    for number in range(1, 76):
+        house.sources[0].put(frame(number / 25, grey=number))
+    await house.until(lambda: len(house.of("caption")) == 4)
+    captions = house.of("caption")
+    assert [c["start"] for c in captions] == [0.0, 1.0, 2.0, 3.0]
+    assert [c["text"] for c in captions] == ["grey 100", "grey 25", "grey 50", "grey 75"]
+    assert all(set(c["latency_ms"]) == {"ingest", "queue", "encode", "decode", "total"} for c in captions)
+    assert house.streams.get("door").view().sampled == 4
+
+
+async def test_states_tell_connecting_live_stalled_and_live_again(tmp_path: Path) -> None:
+    house = House(every=1.0, stall_after=0.3)
+    await live(house)
+    await house.until(lambda: "stalled" in house.states("door"))
+    house.sources[0].put(frame(1.0))
+    await house.until(lambda: house.states("door")[-1] == "live")
+    assert house.states("door") == ["connecting", "live", "stalled", "live"]
+    assert "no frame for" in house.of("status")[2]["reason"]
+    await house.streams.close()
+
+
+async def test_a_lost_camera_comes_back_as_a_new_epoch_and_time_goes_on(house: House) -> None:
+    await live(house)
+    house.sources[0].put(frame(5.0))
+    house.sources[0].put(SourceLost("the connection to rtsp://admin:hunter2@cam/live broke"))
+    await wait_sources(house, 2)
+    house.sources[1].put(frame(0.0))
+    await house.until(lambda: len(house.of("caption")) == 3)
+    captions = house.of("caption")
+    assert [c["epoch"] for c in captions] == [0, 0, 1]
+    assert captions[2]["start"] >= captions[1]["start"]
+    reconnecting = next(m for m in house.of("status") if m["state"] == "reconnecting")
+    assert "hunter2" not in reconnecting["reason"] and "broke" in reconnecting["reason"]
+    assert house.sources[0].closed == 1
+
+
+async def test_a_camera_that_refuses_is_tried_for_ever(house: House) -> None:
+    house.refusals = [SourceRefused("401 Unauthorized", retry=True)] * 5
+    await house.streams.add("door", URL)
+    await wait_sources(house, 6)
+    house.sources[5].put(frame(0.0))
+    await house.until(lambda: len(house.of("caption")) == 1)
+    assert house.states("door")[:2] == ["connecting", "reconnecting"]
+    assert house.streams.get("door").view().reconnections == 5
+
+
+async def test_one_cameras_trouble_is_not_anothers(house: House) -> None:
+    await live(house, "good")
+    await live(house, "bad")
+    house.sources[1].put(RuntimeError("a decoder's worst day"))
+    for second in range(1, 4):
+        house.sources[0].put(frame(float(second)))
+    await house.until(lambda: len(house.of("caption", "good")) == 4 and "reconnecting" in house.states("bad"))
+    assert house.states("good") == ["connecting", "live"]
+
+
+async def test_a_file_ends_and_a_file_that_is_none_fails(house: House) -> None:
+    await live(house)
+    house.sources[0].put(SourceEnded("played to its end"))
+    await house.until(lambda: house.states("door")[-1] == "ended")
+    house.refusals = [SourceRefused("not a video", retry=False)]
+    await house.streams.add("other", URL)
+    await house.until(lambda: house.states("other")[-1:] == ["failed"])
+    assert house.of("status", "other")[-1]["reason"] == "not a video"
+
+
+async def test_files_hold_what_the_feed_sent(house: House, tmp_path: Path) -> None:
+    await live(house)
+    for second in range(1, 4):
+        house.sources[0].put(frame(float(second), grey=second))
+    await house.until(lambda: len(house.of("caption")) == 4)
+    await house.streams.close()
+    out = tmp_path / "out"
+    filed = [json.loads(line) for line in (out / "door.jsonl").read_text().splitlines()]
+    assert filed == house.of("caption")
+    assert (out / "door.srt").read_text().count("-->") == 4
+    assert (out / "door.vtt").read_text().startswith("WEBVTT")
+
+
+async def test_a_stop_closes_the_last_cue(tmp_path: Path) -> None:
+    house = House(tmp_path, every=60.0)
+    await live(house)
+    house.sources[0].put(frame(2.5))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while house.streams.get("door").view().frames < 2:
+            await asyncio.sleep(0.005)
+    await house.streams.close()
+    assert "00:00:00,000 --> 00:00:02,500" in (tmp_path / "door.srt").read_text()
+
+
+async def test_a_restart_goes_on_with_seq_ids_epoch_and_time(tmp_path: Path) -> None:
+    first = House(tmp_path, every=1.0)
+    await live(first)
+    first.sources[0].put(frame(1.0, grey=7))
+    await first.until(lambda: len(first.of("caption")) == 2)
+    await first.streams.close()
+    last_seq = first.streams.get("door").view().last_caption
+    second = House(tmp_path, every=1.0)
+    await live(second)
+    (again,) = second.of("caption")
+    old = first.of("caption")[-1]
+    assert last_seq is not None
+    assert again["seq"] > max(m["seq"] for m in first.messages if "seq" in m)
+    assert again["id"] == "door-3"
+    assert again["epoch"] == 1
+    assert again["start"] >= old["end"]
+    await second.streams.close()
+    assert (tmp_path / "door.srt").read_text().count("-->") == 3
+
+
+async def test_a_late_caption_is_filed_but_not_pushed(tmp_path: Path) -> None:
+    house = House(tmp_path, every=1.0, max_age=1e-9)
+    await house.streams.add("door", URL)
+    await wait_sources(house, 1)
+    house.sources[0].put(frame(0.0))
+    async with asyncio.timeout(10):
+        while house.hub.statistics.stale == 0:
+            await asyncio.sleep(0.005)
+    await house.streams.close()
+    assert house.of("caption") == []
+    assert len((tmp_path / "door.jsonl").read_text().splitlines()) == 1
+
+
+async def test_a_disk_that_refuses_is_told_and_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("streamcap.service.filing.RETRY_SECONDS", 0.05)
+    out = tmp_path / "out"
+    house = House(out, every=1.0)
+    await live(house)
+    away = out.rename(tmp_path / "away")
+    house.sources[0].put(frame(1.0))
+    await house.until(lambda: "cannot write" in house.of("status")[-1]["reason"])
+    assert house.of("status")[-1]["state"] == "live"
+    house.sources[0].put(frame(2.0))
+    away.rename(out)
+    await house.until(lambda: house.of("status")[-1]["reason"] == "")
+    await house.streams.close()
+    assert len((out / "door.jsonl").read_text().splitlines()) == 3
+
+
+async def test_names_are_checked_and_found(house: House) -> None:
+    await live(house)
+    with pytest.raises(DuplicateStreamError, match="door"):
+        await house.streams.add("door", URL)
+    with pytest.raises(InputError, match="stream name"):
+        await house.streams.add("../door", URL)
+    with pytest.raises(UnknownStreamError, match="there are: door"):
+        house.streams.get("garden")
+    with pytest.raises(UnknownStreamError):
+        await house.streams.remove("garden")
+
+
+async def test_a_stream_without_a_name_gets_one_from_its_url(house: House) -> None:
+    names = [(await house.streams.add(None, url)).name for url in (URL, URL, "rtsp://yard.example:8554", "scenes:")]
+    assert names == ["live", "live-2", "yard.example", "scenes"]
+
+
+async def test_a_removed_stream_is_gone_and_its_name_free(house: House) -> None:
+    await live(house)
+    await house.streams.remove("door")
+    assert house.forgotten == ["door"]
+    assert house.streams.names() == []
+    assert house.sources[0].closed == 1
+    await house.until(lambda: house.states("door")[-1] == "ended")
+    await live(house)
+
+
+async def test_no_secret_is_logged_or_shown(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    await live(house)
+    house.sources[0].put(RuntimeError(f"no route to {URL}"))
+    await house.until(lambda: "reconnecting" in house.states("door"))
+    assert "hunter2" not in json.dumps(house.messages)
+    assert "hunter2" not in str(house.streams.get("door").view())
+    assert not [r for r in caplog.records if "hunter2" in r.getMessage()]
+
+
+async def test_close_twice(house: House) -> None:
+    await live(house)
+    await house.streams.close()
+    await house.streams.close()
