@@ -87,7 +87,7 @@ def serve(
 ) -> None:
     """Caption live streams: websocket, web page and rolling subtitle files."""
     from streamcap.engine.engine import EngineOptions
-    from streamcap.engine.gate import GateOptions
+    from streamcap.engine.gate import DEFAULT_THRESHOLD, GateOptions
     from streamcap.media.sources import check_url
     from streamcap.server.options import ServerOptions
     from streamcap.server.run import listen
@@ -129,7 +129,7 @@ def serve(
     listener = listen(options)
     captioner = _load(model, device, precision, threads)
     engine_options = EngineOptions(
-        GateOptions(threshold=captioner.gate_threshold if gate is None else gate, refresh=refresh),
+        GateOptions(threshold=DEFAULT_THRESHOLD if gate is None else gate, refresh=refresh),
         interim_interval=1 / interim_rate if interim_rate > 0 else 0.0,
     )
     _run(_serve(wanted, captioner, engine_options, settings, options, listener, quiet=quiet))

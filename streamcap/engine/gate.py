@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 Features = npt.NDArray[np.float32]
 
+# Calibrated on drawn scenes and real clips: see docs/gate.md.
+DEFAULT_THRESHOLD = 0.02
+
 # Words that carry no news by themselves: "a dog is running" and "the dog running" say the same.
 _FILLERS = frozenset({"a", "an", "the", "is", "are", "was", "were", "there", "that", "this", "some"})
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,5 +72,5 @@ def test_what_was_on_screen_never_overlaps(steps: list[tuple[int, int, str]]) ->
         start += pause
         cues.append(Cue(start, start + length, text))
     seen = list(on_screen(cues))
-    assert all(first.end_ms <= second.start_ms for first, second in zip(seen, seen[1:], strict=False))
+    assert all(first.end_ms <= second.start_ms for first, second in itertools.pairwise(seen))
     assert {cue.text for cue in seen} <= {cue.text for cue in cues}
