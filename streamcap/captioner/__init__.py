@@ -1,0 +1,24 @@
+"""Pictures to sentences: vision encoders, mappings, a cached GPT-2 and the searches over it.
+
+Names resolve lazily: `streamcap.captioner` itself imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from streamcap.captioner.options import SearchOptions
+from streamcap.captioner.result import Result
+
+if TYPE_CHECKING:
+    from streamcap.captioner.captioner import Captioner, load_captioner
+
+__all__ = ["Captioner", "Result", "SearchOptions", "load_captioner"]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("Captioner", "load_captioner"):
+        import streamcap.captioner.captioner
+
+        return getattr(streamcap.captioner.captioner, name)
+    raise AttributeError(f"module 'streamcap.captioner' has no attribute {name!r}")

@@ -1,0 +1,155 @@
+"""Keys and values of every layer, allocated once and written in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where one pass over the decoder writes, and what it may look at.
+
+    Either every row writes the same positions (`start` to `stop`), or, with `positions`, each row writes one position
+    of its own and `mask` hides what lies behind it.
+    """
+
+    rows: slice
+    start: int
+    stop: int
+    causal: bool = False
+    positions: Tensor | None = None
+    """(rows,) int64."""
+    mask: Tensor | None = None
+    """(rows, 1, 1, stop) bool, true where a row may look."""
+
+
+class KVCache:
+    """Keys and values, each (layers, rows, heads, positions, head width); rows [0, `rows`) are in use.
+
+    A row that leaves has the last one moved into its place, so that the rows in use are always one block that the
+    attention reads as a view. Each row has its own length. Columns behind a row's length hold leftovers, which masks
+    keep out of sight.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        heads: int,
+        head_width: int,
+        positions: int,
+        rows: int,
+        cross_positions: int = 0,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self._shape = (layers, heads, head_width)
+        self.keys = torch.empty(layers, rows, heads, positions, head_width, device=device, dtype=dtype)
+        self.values = torch.empty_like(self.keys)
+        cross = (layers, rows, heads, cross_positions, head_width)
+        self.cross_keys = torch.empty(cross, device=device, dtype=dtype) if cross_positions else None
+        self.cross_values = torch.empty(cross, device=device, dtype=dtype) if cross_positions else None
+        self.lengths: list[int] = []
+        # A masked column is multiplied by zero, and zero times a leftover NaN would still be NaN.
+        self.keys.zero_()
+        self.values.zero_()
+
+    @property
+    def rows(self) -> int:
+        """Rows in use."""
+        return len(self.lengths)
+
+    @property
+    def capacity(self) -> int:
+        """Rows there is room for before `reserve` has to allocate."""
+        return self.keys.shape[1]
+
+    @property
+    def positions(self) -> int:
+        """Positions a row has room for."""
+        return self.keys.shape[3]
+
+    def reserve(self, rows: int, positions: int) -> None:
+        """Make room for `rows` rows of `positions` positions, keeping what the rows in use hold."""
+        if rows <= self.capacity and positions <= self.positions:
+            return
+        rows = max(rows, self.capacity)
+        positions = max(positions, self.positions)
+        self.keys = self._grown(self.keys, rows, positions)
+        self.values = self._grown(self.values, rows, positions)
+        if self.cross_keys is not None and self.cross_values is not None:
+            self.cross_keys = self._grown(self.cross_keys, rows, self.cross_keys.shape[3])
+            self.cross_values = self._grown(self.cross_values, rows, self.cross_values.shape[3])
+
+    def _grown(self, old: Tensor, rows: int, positions: int) -> Tensor:
+        layers, heads, head_width = self._shape
+        new = old.new_zeros(layers, rows, heads, positions, head_width)
+        used = self.rows
+        new[:, :used, :, : old.shape[3]] = old[:, :used]
+        return new
+
+    def append(self, lengths: list[int], width: int) -> Span:
+        """Take rows for new prefixes of these `lengths`, padded on the right to `width`; where prefill writes them."""
+        first = self.rows
+        self.lengths.extend(lengths)
+        return Span(rows=slice(first, self.rows), start=0, stop=width, causal=True)
+
+    def advance(self) -> Span:
+        """One more position for every row in use; where the step writes it."""
+        rows = slice(0, self.rows)
+        longest = max(self.lengths)
+        self_lengths = self.lengths
+        self.lengths = [length + 1 for length in self_lengths]
+        if min(self_lengths) == longest:
+            return Span(rows=rows, start=longest, stop=longest + 1)
+        positions = torch.tensor(self_lengths, device=self.keys.device)
+        columns = torch.arange(longest + 1, device=self.keys.device)
+        mask = columns[None, :] <= positions[:, None]
+        return Span(rows=rows, start=longest, stop=longest + 1, positions=positions, mask=mask[:, None, None, :])
+
+    def remove(self, row: int) -> int:
+        """Free `row`; the last row in use takes its place. Returns that row's old number."""
+        last = self.rows - 1
+        if row != last:
+            length = self.lengths[last]
+            self.keys[:, row, :, :length] = self.keys[:, last, :, :length]
+            self.values[:, row, :, :length] = self.values[:, last, :, :length]
+            if self.cross_keys is not None and self.cross_values is not None:
+                self.cross_keys[:, row] = self.cross_keys[:, last]
+                self.cross_values[:, row] = self.cross_values[:, last]
+            self.lengths[row] = length
+        self.lengths.pop()
+        return last
+
+    def keep(self, rows: list[int]) -> None:
+        """Only these rows stay in use, in this order."""
+        source = torch.tensor(rows, device=self.keys.device, dtype=torch.int64)
+        self._gather(source, max(self.lengths))
+        self.lengths = [self.lengths[row] for row in rows]
+
+    def repeat(self, times: int) -> None:
+        """Each row in use `times` times over, next to each other: a frame's beams after its one prefill."""
+        source = torch.arange(self.rows, device=self.keys.device).repeat_interleave(times)
+        self._gather(source, max(self.lengths))
+        self.lengths = [length for length in self.lengths for _ in range(times)]
+
+    def _gather(self, source: Tensor, stop: int) -> None:
+        rows = len(source)
+        tensors = [(self.keys, stop), (self.values, stop)]
+        if self.cross_keys is not None and self.cross_values is not None:
+            tensors += [(self.cross_keys, self.cross_keys.shape[3]), (self.cross_values, self.cross_values.shape[3])]
+        for tensor, end in tensors:
+            tensor[:, :rows, :, :end] = tensor[:, source, :, :end]
+
+    def reorder(self, source: Tensor, start: int) -> None:
+        """Row r becomes what row `source[r]` was, in the columns from `start` on.
+
+        Beams of one frame share their prefix, so only what was generated has to move. `source` (rows,) int64 must keep
+        each row within rows of the same length, the same prefix and the same cross-attention.
+        """
+        rows, stop = self.rows, max(self.lengths)
+        for tensor in (self.keys, self.values):
+            tensor[:, :rows, :, start:stop] = tensor[:, source, :, start:stop]

@@ -1,0 +1,379 @@
+"""`Captioner`: a loaded checkpoint of any family, ready to caption."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from streamcap.captioner import names
+from streamcap.captioner.batch import Limits, RunningBatch
+from streamcap.captioner.beam import beam_search
+from streamcap.captioner.checkpoints import Checkpoint, open_checkpoint
+from streamcap.captioner.checkpoints.towers import clip_directory
+from streamcap.captioner.gpt2 import GPT2
+from streamcap.captioner.options import SearchOptions
+from streamcap.captioner.precision import convert, find_device, find_precision
+from streamcap.captioner.preprocess import fit_pictures
+from streamcap.captioner.prompt import Prompt, Prompter
+from streamcap.captioner.result import Result
+from streamcap.captioner.selection import make_selector
+from streamcap.captioner.tokens import TextDecoder, read_tokenizer
+from streamcap.captioner.vision import Vision
+from streamcap.errors import InputError
+from streamcap.picture import PictureSpec
+
+if TYPE_CHECKING:
+    from streamcap.captioner.preprocess import Picture
+
+log = logging.getLogger(__name__)
+
+Key = TypeVar("Key", bound=Hashable)
+OnText = Callable[[int, list[int]], None]
+
+MAX_ROWS = {"cpu": 32, "cuda": 512}
+"""Captions decoded side by side; more wait their turn."""
+MAX_PICTURES = {"cpu": 16, "cuda": 256}
+"""Pictures encoded in one pass."""
+MAX_BEAM_ROWS = {"cpu": 64, "cuda": 1024}
+
+
+class Captioner:
+    """Captions pictures, clips or embeddings. All calls must come from one thread at a time.
+
+    A tokenizer or vision tower that the checkpoint lacks is looked for when it is first needed.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: torch.device,
+        precision: str = "fp32",
+        vision: str | Path | None = None,
+        tokenizer: str | Path | None = None,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._device = device
+        self._precision = precision
+        self._vision_name = vision
+        self._tokenizer_name = tokenizer
+        self._parameters = sum(p.numel() for p in (*checkpoint.gpt2.parameters(), *checkpoint.prompter.parameters()))
+        self._gpt2: GPT2 = convert(checkpoint.gpt2, precision, device)
+        self._prompter: Prompter = convert(checkpoint.prompter, precision, device)
+        self._vision: Vision | None = None
+        if checkpoint.vision is not None and vision is None:
+            self._parameters += sum(p.numel() for p in checkpoint.vision.parameters())
+            self._vision = convert(checkpoint.vision, precision, device)
+        self._text: TextDecoder | None = None
+        self._text_missing: str | None = None
+
+    # What the model is ------------------------------------------------------------------------------------------
+
+    @property
+    def picture(self) -> PictureSpec:
+        """The pixels that `encode` takes. Raises InputError where no vision tower is to be had."""
+        return self._tower().picture
+
+    @property
+    def clip_length(self) -> int | None:
+        """Frames of one caption; None: single pictures."""
+        return self._checkpoint.clip_length
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens a caption has unless told otherwise."""
+        return self._checkpoint.max_tokens
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Family, sizes, number format and device, fit for JSON."""
+        config = self._gpt2.config
+        shape = self._checkpoint.embedding
+        return {
+            "family": self._checkpoint.family,
+            "path": str(self._checkpoint.path),
+            "parameters": self._parameters,
+            "precision": self._precision,
+            "device": str(self._device),
+            "gpt2": {"width": config.n_embd, "layers": config.n_layer, "heads": config.n_head}
+            | {"vocabulary": config.vocab_size, "positions": config.n_positions},
+            "embedding_width": shape.width,
+            "clip_length": self.clip_length,
+            "max_tokens": self.max_tokens,
+            "picture": self._vision.picture.to_json() if self._vision is not None else None,
+        }
+
+    # Captions ---------------------------------------------------------------------------------------------------
+
+    def caption(
+        self,
+        images: Sequence[Picture] | Sequence[Sequence[Picture]],
+        beam_size: int = 1,
+        temperature: float = 0.0,
+        max_tokens: int | None = None,
+        *,
+        top_p: float = 1.0,
+        seed: int | None = None,
+    ) -> list[Result]:
+        """One result for each image, in order.
+
+        images: uint8 RGB arrays (H, W, 3) of any size, or PIL images; for a clip model a sequence of sequences, one
+        frame each. Raises InputError for what is no image, and where no vision tower is to be had.
+        """
+        search = SearchOptions(beam_size, temperature, top_p, seed, max_tokens)
+        given: list[Any] = list(images)
+        if not given:
+            return []
+        spec = self.picture
+        step = MAX_PICTURES[self._device.type]
+        parts = []
+        for start in range(0, len(given), step):
+            some = given[start : start + step]
+            if self.clip_length is None:
+                parts.append(self.encode(fit_pictures(some, spec)))
+            else:
+                clips = [self._clip(clip, spec, start + number) for number, clip in enumerate(some)]
+                parts.append(self.encode(np.stack(clips)))
+        return self.decode(torch.cat(parts), search)
+
+    def _clip(self, frames: object, spec: PictureSpec, number: int) -> npt.NDArray[np.uint8]:
+        if isinstance(frames, np.ndarray) and frames.ndim == 4:
+            frames = list(frames)
+        if not isinstance(frames, Sequence) or len(frames) != self.clip_length:
+            given = f"{len(frames)} frames" if isinstance(frames, Sequence) else f"a {type(frames).__name__}"
+            raise InputError(f"clip {number}: a sequence of {self.clip_length} frames is expected, not {given}")
+        return fit_pictures(frames, spec, name=f"clip {number}, frame")
+
+    def caption_embeddings(
+        self,
+        x: Tensor | npt.ArrayLike,
+        beam_size: int = 1,
+        max_tokens: int | None = None,
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+    ) -> list[Result]:
+        """One result for each row of what the vision encoder would have given.
+
+        x: (B, C), for clip models (B, T, C), for encoders whose states are attended to (B, N, C). `text` is empty
+        where there is no tokenizer at hand. Raises InputError for another shape.
+        """
+        search = SearchOptions(beam_size, temperature, top_p, seed, max_tokens)
+        return self.decode(self._embeddings(x), search)
+
+    def _embeddings(self, x: Tensor | npt.ArrayLike) -> Tensor:
+        shape = self._checkpoint.embedding
+        try:
+            given = x if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x, dtype=np.float32))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"embeddings: an array of numbers is expected ({error})") from None
+        wanted = " or ".join(
+            f"(B, {shape.width})" if axes == 1 else f"(B, {shape.count or 'T'}, {shape.width})" for axes in shape.axes
+        )
+        if given.dim() - 1 not in shape.axes or given.shape[-1] != shape.width:
+            raise InputError(f"embeddings have shape {tuple(given.shape)}, this model takes {wanted}")
+        if given.dim() == 3 and given.shape[1] != (shape.count or given.shape[1]):
+            raise InputError(f"embeddings have shape {tuple(given.shape)}, this model takes {wanted}")
+        if given.dim() == 3 and given.shape[1] == 0:
+            raise InputError("embeddings hold clips without a frame")
+        embeddings = given.detach().to(self._device, torch.float32)
+        if not bool(torch.isfinite(embeddings).all()):
+            raise InputError("embeddings hold a number that is not finite")
+        return embeddings
+
+    # The stages, for a live engine ------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """uint8 (B, H, W, 3), or (B, T, H, W, 3) for a clip model, of `picture`'s size → embeddings of B rows."""
+        tower = self._tower()
+        clips = pixels.ndim == 5
+        flat = pixels.reshape(-1, *pixels.shape[2:]) if clips else pixels
+        step = MAX_PICTURES[self._device.type]
+        parts = [tower(tower.normalise(flat[start : start + step])) for start in range(0, len(flat), step)]
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return out.view(pixels.shape[0], pixels.shape[1], -1) if clips else out
+
+    def features(self, embeddings: Tensor) -> npt.NDArray[np.float32]:
+        """One vector of unit length for each row, to tell by cosine whether the picture has changed: float32 (B, D).
+
+        Of a clip its newest frame; of encoder states the class token; of a grid all cells.
+        """
+        rows = embeddings.detach().float()
+        if rows.dim() == 3 and self.clip_length is not None:
+            rows = rows[:, -1]
+        elif rows.dim() == 3 and self._checkpoint.embedding.count is None:
+            rows = rows[:, 0]
+        unit = torch.nn.functional.normalize(rows.flatten(1), dim=-1)
+        out: npt.NDArray[np.float32] = unit.cpu().numpy()
+        return out
+
+    @torch.inference_mode()
+    def decode(
+        self, embeddings: Tensor, search: SearchOptions | None = None, *, on_text: OnText | None = None
+    ) -> list[Result]:
+        """One result for each row of `embeddings`, as `encode` gives them.
+
+        on_text: called with (row, tokens so far) after every token of a greedy or sampled caption that goes on; must
+        not block. Raises InputError where `max_tokens` is more than GPT-2 has positions for.
+        """
+        search = search or SearchOptions()
+        if not len(embeddings):
+            return []
+        prompts = self._prompts(embeddings)
+        limits = self._limits(search, max(prompt.length for prompt in prompts))
+        if search.beam_size > 1:
+            results: list[Result] = []
+            step = max(1, MAX_BEAM_ROWS[self._device.type] // search.beam_size)
+            for start in range(0, len(prompts), step):
+                found = beam_search(self._gpt2, prompts[start : start + step], limits, search.beam_size)
+                results += [Result(self.text(best.tokens), best.tokens, best.logprob) for best in found]
+            return results
+        batch: RunningBatch[int] = RunningBatch(
+            self._gpt2, make_selector(search), limits, max_rows=MAX_ROWS[self._device.type]
+        )
+        for number, prompt in enumerate(prompts):
+            batch.add(number, prompt)
+        finished: dict[int, Result] = {}
+        while batch.active:
+            for row in batch.step():
+                finished[row.key] = Result(self.text(row.tokens), row.tokens, row.logprob)
+            if on_text is not None:
+                for row in batch.rows:
+                    on_text(row.key, row.tokens)
+        return [finished[number] for number in range(len(prompts))]
+
+    def decoder(self, search: SearchOptions | None = None, *, max_rows: int | None = None) -> JoiningDecoder[Any]:
+        """A running batch that captions may join at any step. Raises InputError for a search with beams."""
+        search = search or SearchOptions()
+        if search.beam_size > 1:
+            raise InputError("beam search decodes whole batches; a joining decoder is greedy or samples")
+        return JoiningDecoder(self, search, max_rows or MAX_ROWS[self._device.type])
+
+    def text(self, tokens: list[int]) -> str:
+        """The text of `tokens`; empty where there is no tokenizer at hand."""
+        if self._text is None and self._text_missing is None:
+            try:
+                self._text = self._find_tokenizer()
+            except InputError as error:
+                if self._tokenizer_name is not None:
+                    raise
+                self._text_missing = str(error)
+                log.warning("captions are tokens without text: %s", error)
+        return "" if self._text is None else self._text.text(tokens, self._checkpoint.stop_tokens)
+
+    # Inside -----------------------------------------------------------------------------------------------------
+
+    def _prompts(self, embeddings: Tensor) -> list[Prompt]:
+        return self._prompter.prompts(embeddings.to(self._device, torch.float32), self._gpt2)
+
+    def _limits(self, search: SearchOptions, prefix: int) -> Limits:
+        room = self._gpt2.config.n_positions - prefix + 1
+        if room < 1:
+            raise InputError(f"a prefix of {prefix} positions is longer than GPT-2's {room + prefix - 1}")
+        if search.max_tokens is not None and search.max_tokens > room:
+            raise InputError(f"max_tokens {search.max_tokens} is more than GPT-2 has positions for ({room})")
+        return Limits(min(search.max_tokens or self.max_tokens, room), self._checkpoint.stop_tokens)
+
+    def _tower(self) -> Vision:
+        if self._vision is None:
+            tower = self._find_tower()
+            width = self._checkpoint.embedding.width
+            if tower.width != width:
+                raise InputError(f"vision gives embeddings {tower.width} wide, this checkpoint takes {width}")
+            self._parameters += sum(p.numel() for p in tower.parameters())
+            self._vision = convert(tower, self._precision, self._device)
+        return self._vision
+
+    def _find_tower(self) -> Vision:
+        need = self._checkpoint.vision_need
+        if need is None:
+            raise InputError(f"{self._checkpoint.path}: has a vision encoder of its own; vision= does not apply")
+        if self._vision_name is not None:
+            return clip_directory(names.find_vision(str(self._vision_name)), need.output)
+        if need.name is None:
+            raise InputError(f"{self._checkpoint.path}: {need.reason or 'no vision tower is known for it'}")
+        return clip_directory(names.find_vision(need.name), need.output)
+
+    def _find_tokenizer(self) -> TextDecoder:
+        if self._tokenizer_name is not None:
+            found = read_tokenizer(names.find_tokenizer(str(self._tokenizer_name)))
+        elif self._checkpoint.tokenizer is not None:
+            found = read_tokenizer(self._checkpoint.tokenizer)
+        else:
+            name = self._checkpoint.tokenizer_name
+            size = self._gpt2.config.vocab_size
+            if size != names.GPT2_VOCABULARY:
+                raise InputError(f"no tokenizer is known for a vocabulary of {size}; name one with tokenizer=")
+            found = read_tokenizer(names.find_tokenizer(name))
+        if found.size > self._gpt2.config.vocab_size:
+            raise InputError(
+                f"the tokenizer has {found.size} tokens, GPT-2 {self._gpt2.config.vocab_size}: not of one model"
+            )
+        return found
+
+
+class JoiningDecoder(Generic[Key]):
+    """Captions that join a running batch at any step and leave it when they are finished."""
+
+    def __init__(self, captioner: Captioner, search: SearchOptions, max_rows: int) -> None:
+        self._captioner = captioner
+        self._search = search
+        self._max_rows = max_rows
+        self._batch: RunningBatch[Key] | None = None
+
+    @property
+    def active(self) -> int:
+        """Captions not finished, waiting ones included."""
+        return 0 if self._batch is None else self._batch.active
+
+    def add(self, key: Key, embedding: Tensor) -> None:
+        """One caption, of one row of what `encode` gives; it joins at the next `step`."""
+        with torch.inference_mode():
+            (prompt,) = self._captioner._prompts(embedding.unsqueeze(0))
+        if self._batch is None:
+            limits = self._captioner._limits(self._search, prompt.length)
+            selector = make_selector(self._search)
+            self._batch = RunningBatch(self._captioner._gpt2, selector, limits, max_rows=self._max_rows)
+        self._batch.add(key, prompt)
+
+    def drop(self, key: Key) -> bool:
+        """Forget an unfinished caption; false when there is none of this key."""
+        return self._batch is not None and self._batch.drop(key)
+
+    def step(self) -> list[tuple[Key, Result]]:
+        """Decode one more token of every caption; those that are finished with it, in no particular order."""
+        if self._batch is None:
+            return []
+        text = self._captioner.text
+        return [(row.key, Result(text(row.tokens), row.tokens, row.logprob)) for row in self._batch.step()]
+
+    def tokens(self) -> dict[Key, list[int]]:
+        """The tokens so far of every caption that is being decoded."""
+        return {} if self._batch is None else {row.key: list(row.tokens) for row in self._batch.rows}
+
+
+def load_captioner(
+    name: str | Path,
+    device: str = "auto",
+    precision: str = "auto",
+    vision: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+) -> Captioner:
+    """The captioner of that name: `mini`, an alias (`streamcap models`), a file, a directory, or a hub `owner/name`.
+
+    vision, tokenizer: a directory or hub name, for checkpoints that hold none. Raises InputError, one line, for
+    anything that cannot be loaded.
+    """
+    where = find_device(device)
+    number_format = find_precision(precision, where)
+    checkpoint = open_checkpoint(names.find_checkpoint(str(name)))
+    return Captioner(checkpoint, device=where, precision=number_format, vision=vision, tokenizer=tokenizer)

@@ -1,0 +1,61 @@
+"""Checkpoint files of every family, told apart by their keys or their config.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from streamcap.captioner.checkpoints import clipcap, encoder_decoder, native, nyu, videocaptioner
+from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape, VisionNeed
+from streamcap.captioner.checkpoints.settings import Settings, read_json, settings_beside
+from streamcap.captioner.checkpoints.tensors import Weights, read_weights
+from streamcap.errors import InputError
+
+__all__ = ["Checkpoint", "EmbeddingShape", "VisionNeed", "open_checkpoint"]
+
+_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """A file, or a directory that holds one checkpoint. Raises InputError, one line, for anything else."""
+    if path.is_dir():
+        return _open_directory(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or directory")
+    if path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
+        config = read_json(path.parent / "config.json")
+        if path.name == "model.safetensors" and (native.claims(config) or encoder_decoder.claims(config)):
+            return _open_directory(path.parent)
+    return _open_weights(path, read_weights(path), settings_beside(path))
+
+
+def _open_directory(directory: Path) -> Checkpoint:
+    config: dict[str, Any] = {}
+    if (directory / "config.json").is_file():
+        config = read_json(directory / "config.json")
+    if native.claims(config):
+        return native.load(directory, config)
+    if encoder_decoder.claims(config):
+        return encoder_decoder.load(directory, config)
+    files = sorted(file for file in directory.iterdir() if file.suffix in _SUFFIXES and file.is_file())
+    if not files:
+        raise InputError(f"{directory}: holds no checkpoint ({', '.join(_SUFFIXES)})")
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files[:4])
+        raise InputError(f"{directory}: holds {len(files)} checkpoints ({names}); name one of them")
+    checkpoint = _open_weights(files[0], read_weights(files[0]), settings_beside(files[0]))
+    if checkpoint.tokenizer is None and any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        checkpoint.tokenizer = directory
+    return checkpoint
+
+
+def _open_weights(path: Path, weights: Weights, settings: Settings) -> Checkpoint:
+    keys = frozenset(weights)
+    if clipcap.claims(keys):
+        return nyu.load(path, weights, settings) if nyu.claims(weights) else clipcap.load(path, weights, settings)
+    if videocaptioner.claims(keys):
+        return videocaptioner.load(path, weights, settings)
+    if any(key.startswith("decoder.transformer.") for key in keys):
+        raise InputError(f"{path}: a VisionEncoderDecoderModel is loaded from its directory, with its config.json")
+    example = ", ".join(sorted(keys)[:3])
+    raise InputError(f"{path}: not a captioner of a known family (its keys begin with {example})")

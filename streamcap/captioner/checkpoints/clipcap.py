@@ -1,0 +1,117 @@
+"""ClipCap (rmokady/CLIP_prefix_caption): `gpt.*` and `clip_project.*`, one embedding per picture.
+
+The mapping is an MLP, a single linear layer (`prefix_length` over 10) or a transformer; NYU's video checkpoints have
+the same layout and are told apart by a mapping that yields one position for each frame (see `nyu`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape, VisionNeed
+from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
+from streamcap.captioner.checkpoints.settings import Settings
+from streamcap.captioner.checkpoints.tensors import Weights, fill, layer_count, matrix, section
+from streamcap.captioner.mapping import LinearMapping, MLPMapping, TransformerMapping
+from streamcap.captioner.prompt import MappedPrefix
+from streamcap.errors import InputError
+
+STOP_TOKEN = 13
+"""`.` in GPT-2's vocabulary."""
+MAX_TOKENS = 67
+MAPPER_HEADS = 8
+
+_CLIP_BY_WIDTH = {512: "openai/clip-vit-base-patch32", 768: "openai/clip-vit-large-patch14"}
+_RESNET_BY_WIDTH = {640: "RN50x4", 1024: "RN50"}
+
+
+def claims(keys: frozenset[str]) -> bool:
+    """Whether these are the keys of this layout."""
+    return any(key.startswith("clip_project.") for key in keys)
+
+
+def load(path: Path, weights: Weights, settings: Settings) -> Checkpoint:
+    """Raises InputError that names the file and the key, shape or setting at fault."""
+    where = str(path)
+    stray = [key for key in weights if not key.startswith(("gpt.", "clip_project."))]
+    if stray:
+        raise InputError(f"{where}: unexpected key {stray[0]}")
+    gpt2 = load_gpt2(section(weights, "gpt."), settings.gpt2, where, prefix="gpt.")
+    mapping, width = mapping_of(section(weights, "clip_project."), gpt2.config.n_embd, settings, where)
+    stop = STOP_TOKEN if settings.stop_token_id is None else settings.stop_token_id
+    return Checkpoint(
+        family="clipcap",
+        path=path,
+        gpt2=gpt2,
+        prompter=MappedPrefix(mapping),
+        embedding=EmbeddingShape(width),
+        stop_tokens=check_stop(stop, gpt2, where),
+        max_tokens=settings.max_tokens or MAX_TOKENS,
+        vision_need=projected_tower(width),
+    )
+
+
+def projected_tower(width: int) -> VisionNeed:
+    """The CLIP tower whose image embedding is `width` wide."""
+    if width in _RESNET_BY_WIDTH:
+        reason = (
+            f"the prefix is {width} wide, that of CLIP's ResNet {_RESNET_BY_WIDTH[width]}, "
+            "whose vision tower is not available here; caption_embeddings works"
+        )
+        return VisionNeed("projected", None, reason)
+    name = _CLIP_BY_WIDTH.get(width)
+    reason = "" if name else f"no vision tower is known to give embeddings {width} wide; name one with vision="
+    return VisionNeed("projected", name, reason)
+
+
+def mapping_of(weights: Mapping[str, Tensor], embed: int, settings: Settings, where: str) -> tuple[nn.Module, int]:
+    """The mapping by its keys (without `clip_project.`) and the width of the embeddings it takes."""
+    module: nn.Module
+    with torch.device("meta"):
+        if "prefix_const" in weights:
+            module, width = (
+                transformer_of(weights, embed, settings, where),
+                matrix(weights, "linear.weight", where, prefix="clip_project.")[1],
+            )
+        elif "model.0.weight" in weights:
+            outputs, hidden = matrix(weights, "model.2.weight", where, prefix="clip_project.")
+            width = matrix(weights, "model.0.weight", where, prefix="clip_project.")[1]
+            module = MLPMapping(width, hidden, _positions(outputs, embed, where, "model.2.weight") * embed, embed)
+        elif "weight" in weights:
+            outputs, width = matrix(weights, "weight", where, prefix="clip_project.")
+            module = LinearMapping(width, _positions(outputs, embed, where, "weight") * embed, embed)
+        else:
+            raise InputError(f"{where}: clip_project.* is none of the known mappings (MLP, linear, transformer)")
+    fill(module, weights, where, prefix="clip_project.")
+    return module, width
+
+
+def transformer_of(weights: Mapping[str, Tensor], embed: int, settings: Settings, where: str) -> TransformerMapping:
+    """An empty transformer mapping of the sizes that the shapes tell."""
+    prefix, inner = matrix(weights, "prefix_const", where, prefix="clip_project.")
+    if inner != embed:
+        raise InputError(
+            f"{where}: GPT-2 is {embed} wide but the mapping gives {inner} (clip_project.prefix_const): "
+            "they are not of one model"
+        )
+    outputs, width = matrix(weights, "linear.weight", where, prefix="clip_project.")
+    _positions(outputs, embed, where, "linear.weight")
+    hidden, _ = matrix(weights, "transformer.layers.0.mlp.fc1.weight", where, prefix="clip_project.")
+    heads = settings.mapper_heads or MAPPER_HEADS
+    if embed % heads:
+        raise InputError(f"{settings.where}: mapper_heads {heads} does not divide the mapping's width {embed}")
+    layers = layer_count(weights, r"transformer\.layers\.(\d+)\.")
+    return TransformerMapping(width, outputs, embed, prefix, heads, hidden, layers, cross=settings.cross)
+
+
+def _positions(outputs: int, embed: int, where: str, key: str) -> int:
+    if outputs % embed or not outputs:
+        raise InputError(
+            f"{where}: GPT-2 is {embed} wide and the mapping's {outputs} outputs (clip_project.{key}) "
+            "are no multiple of it: they are not of one model"
+        )
+    return outputs // embed

@@ -1,0 +1,88 @@
+"""GPT-2's configuration from the shapes of its weights and the json beside them, and its module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from streamcap.captioner.checkpoints.settings import whole
+from streamcap.captioner.checkpoints.tensors import Weights, account, layer_count, matrix
+from streamcap.captioner.gpt2 import GPT2, GPT2Config, expected_shapes, from_transformers, is_buffer
+from streamcap.errors import InputError
+
+HEAD_WIDTH = 64
+"""Width of an attention head in every published GPT-2; what is assumed where no configuration says otherwise."""
+
+
+def load_gpt2(weights: Mapping[str, Tensor], fields: Mapping[str, Any], where: str, *, prefix: str) -> GPT2:
+    """The decoder from GPT2LMHeadModel's keys (without `prefix`, which is for messages).
+
+    fields: a GPT-2 configuration, maybe empty. Raises InputError that names the key or the field at fault.
+    """
+    kept: Weights = {key: value for key, value in weights.items() if not is_buffer(key)}
+    config = gpt2_config(kept, fields, where, prefix=prefix)
+    account(kept, expected_shapes(config), where, prefix=prefix, optional=["lm_head.weight"])
+    return from_transformers(config, kept)
+
+
+def gpt2_config(
+    weights: Mapping[str, Tensor], fields: Mapping[str, Any], where: str, *, prefix: str = ""
+) -> GPT2Config:
+    """Sizes from the shapes; heads, activation, epsilon and special tokens from `fields`, else GPT-2's own rule.
+
+    Raises InputError where `fields` contradicts a shape or asks for a variant that is not supported.
+    """
+    vocabulary, width = matrix(weights, "transformer.wte.weight", where, prefix=prefix)
+    positions, _ = matrix(weights, "transformer.wpe.weight", where, prefix=prefix)
+    layers = layer_count(weights, r"transformer\.h\.(\d+)\.")
+    if layers == 0:
+        raise InputError(f"{where}: {prefix}transformer.h.0 is missing: GPT-2 without layers")
+    _, inner = matrix(weights, "transformer.h.0.mlp.c_fc.weight", where, prefix=prefix)
+    cross = 0
+    if "transformer.h.0.crossattention.c_attn.weight" in weights:
+        cross, _ = matrix(weights, "transformer.h.0.crossattention.c_attn.weight", where, prefix=prefix)
+    sizes = {"vocab_size": vocabulary, "n_positions": positions, "n_embd": width, "n_layer": layers, "n_inner": inner}
+    for name, size in sizes.items():
+        told = whole(fields, name, where, least=1)
+        if told is not None and told != size:
+            raise InputError(f"{where}: gpt2 configuration says {name} {told}, the weights have {size}")
+    for flag in ("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"):
+        if fields.get(flag):
+            raise InputError(f"{where}: gpt2 configuration asks for {flag}, which is not supported")
+    if fields.get("scale_attn_weights") is False:
+        raise InputError(f"{where}: gpt2 configuration turns scale_attn_weights off, which is not supported")
+    heads = whole(fields, "n_head", where, least=1)
+    if heads is None:
+        if width % HEAD_WIDTH:
+            raise InputError(
+                f"{where}: width {width} is no multiple of {HEAD_WIDTH}; say how many heads GPT-2 has "
+                f"(gpt2.n_head in the json beside the file)"
+            )
+        heads = width // HEAD_WIDTH
+    return GPT2Config(
+        **sizes,
+        n_head=heads,
+        bos_token_id=_token(fields, "bos_token_id", vocabulary, where),
+        eos_token_id=_token(fields, "eos_token_id", vocabulary, where),
+        activation_function=str(fields.get("activation_function") or "gelu_new"),
+        layer_norm_epsilon=float(fields.get("layer_norm_epsilon") or 1e-5),
+        cross_width=cross,
+    )
+
+
+def _token(fields: Mapping[str, Any], name: str, vocabulary: int, where: str) -> int:
+    token = whole(fields, name, where, least=0)
+    if token is None:
+        return vocabulary - 1
+    if token >= vocabulary:
+        raise InputError(f"{where}: {name} {token} is not in the vocabulary of {vocabulary}")
+    return token
+
+
+def check_stop(token: int, gpt2: GPT2, where: str) -> frozenset[int]:
+    """The stop token as a set; InputError where it is not in the vocabulary."""
+    if token >= gpt2.config.vocab_size:
+        raise InputError(f"{where}: stop token {token} is not in the vocabulary of {gpt2.config.vocab_size}")
+    return frozenset((token,))

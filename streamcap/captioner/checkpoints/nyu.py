@@ -1,0 +1,66 @@
+"""NYU's CLIPVideoCap (juexZZ/NYUFall22-CVProject-CLIPVideoCap): ClipCap's layout with an embedding for every frame.
+
+Mapping by a transformer, a cross-attending transformer (`cross` in the json: same keys and shapes) or an MLP for each
+frame.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape
+from streamcap.captioner.checkpoints.clipcap import STOP_TOKEN, projected_tower, transformer_of
+from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
+from streamcap.captioner.checkpoints.settings import Settings
+from streamcap.captioner.checkpoints.tensors import Weights, fill, matrix, section
+from streamcap.captioner.mapping import FrameMLPMapping
+from streamcap.captioner.prompt import MappedPrefix
+from streamcap.errors import InputError
+
+CLIP_LENGTH = 28
+MAX_TOKENS = 10
+
+
+def claims(weights: Weights) -> bool:
+    """Whether the mapping yields one position of GPT-2's width for each embedding it is given."""
+    wte = weights.get("gpt.transformer.wte.weight")
+    last = weights.get("clip_project.linear.weight", weights.get("clip_project.model.2.weight"))
+    return wte is not None and last is not None and wte.dim() == last.dim() == 2 and last.shape[0] == wte.shape[1]
+
+
+def load(path: Path, weights: Weights, settings: Settings) -> Checkpoint:
+    """Raises InputError that names the file and the key, shape or setting at fault."""
+    where = str(path)
+    stray = [key for key in weights if not key.startswith(("gpt.", "clip_project."))]
+    if stray:
+        raise InputError(f"{where}: unexpected key {stray[0]}")
+    gpt2 = load_gpt2(section(weights, "gpt."), settings.gpt2, where, prefix="gpt.")
+    embed = gpt2.config.n_embd
+    found = section(weights, "clip_project.")
+    mapping: nn.Module
+    with torch.device("meta"):
+        if "prefix_const" in found:
+            mapping = transformer_of(found, embed, settings, where)
+            width = matrix(found, "linear.weight", where, prefix="clip_project.")[1]
+        else:
+            hidden, width = matrix(found, "model.0.weight", where, prefix="clip_project.")
+            mapping = FrameMLPMapping(width, hidden, embed)
+    fill(mapping, found, where, prefix="clip_project.")
+    stop = STOP_TOKEN if settings.stop_token_id is None else settings.stop_token_id
+    return Checkpoint(
+        family="nyu-video",
+        path=path,
+        gpt2=gpt2,
+        prompter=MappedPrefix(mapping),
+        # The number of frames is not in the shapes: held to only where the json says it.
+        embedding=EmbeddingShape(
+            width, axes=(1, 2) if settings.clip_length is None else (2,), count=settings.clip_length
+        ),
+        stop_tokens=check_stop(stop, gpt2, where),
+        max_tokens=settings.max_tokens or MAX_TOKENS,
+        clip_length=settings.clip_length or CLIP_LENGTH,
+        vision_need=projected_tower(width),
+    )

@@ -1,0 +1,90 @@
+"""What shapes cannot tell: the json beside a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from streamcap.errors import InputError
+
+_EPOCH = re.compile(r"-(?:\d+|latest)$")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A json object from a file. Raises InputError where it is missing, unreadable or no object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not readable as json ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a json object is expected, not a {type(content).__name__}")
+    return content
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The known keys of the json; all others are ignored. Absent: None, and the family's own default holds."""
+
+    where: str
+    """The file they come from, for messages."""
+    gpt2: Mapping[str, Any] = field(default_factory=dict)
+    mapper_heads: int | None = None
+    n_heads: int | None = None
+    cross: bool = False
+    clip_length: int | None = None
+    max_tokens: int | None = None
+    stop_token_id: int | None = None
+    clip_vision: Mapping[str, Any] = field(default_factory=dict)
+    """A CLIPVisionConfig for the vision model inside the file, which has heads that no shape tells."""
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str) -> Settings:
+        """Raises InputError that names a key of the wrong type or range."""
+        nested = {}
+        for key in ("gpt2", "clip_vision"):
+            nested[key] = content.get(key) or {}
+            if not isinstance(nested[key], Mapping):
+                raise InputError(f"{where}: {key} is a configuration (a json object), not {nested[key]!r}")
+        cross = content.get("cross") or False
+        if not isinstance(cross, bool):
+            raise InputError(f"{where}: cross is true or false, not {cross!r}")
+        longest = "max_tokens" if content.get("max_tokens") is not None else "entry_length"
+        return cls(
+            where=where,
+            gpt2=nested["gpt2"],
+            clip_vision=nested["clip_vision"],
+            mapper_heads=whole(content, "mapper_heads", where, least=1),
+            n_heads=whole(content, "n_heads", where, least=1),
+            cross=cross,
+            clip_length=whole(content, "clip_length", where, least=1),
+            max_tokens=whole(content, longest, where, least=1),
+            stop_token_id=whole(content, "stop_token_id", where, least=0),
+        )
+
+
+def whole(content: Mapping[str, Any], key: str, where: str, *, least: int) -> int | None:
+    """The whole number under `key`, None where there is none; InputError for anything else."""
+    value = content.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{where}: {key} is a whole number of at least {least}, not {value!r}")
+    return value
+
+
+def settings_beside(path: Path) -> Settings:
+    """The settings for a weights file: its own stem's json, else (NYU) `PREFIX.json` for `PREFIX-009.pt`, else, in a
+    directory this package wrote, config.json; else defaults."""
+    beside = [path.with_suffix(".json"), path.with_name(_EPOCH.sub("", path.stem) + ".json")]
+    if path.name == "model.safetensors":
+        beside.append(path.with_name("config.json"))
+    for candidate in beside:
+        if candidate.is_file():
+            return Settings.from_json(read_json(candidate), str(candidate))
+    return Settings(where=str(path))

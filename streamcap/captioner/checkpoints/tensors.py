@@ -1,0 +1,122 @@
+"""Weights from a file, and the account of every key and shape in it."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from streamcap.errors import InputError
+
+Weights = dict[str, Tensor]
+Shape = tuple[int, ...]
+
+_UNSAFE = re.compile(r"(?:GLOBAL|Global|Unsupported (?:class|operand|global)[: ])\W*([\w.]+)")
+
+
+def read_weights(path: Path) -> Weights:
+    """The named tensors of a safetensors file or of a PyTorch file, on the CPU.
+
+    A training checkpoint's `model_state_dict` (or `state_dict`) is unwrapped. Raises InputError for a file that is
+    missing, truncated, no checkpoint, or a pickle that would run code.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = _UNSAFE.search(str(error))
+        if named is None:
+            raise InputError(f"{path}: not a PyTorch checkpoint, or a damaged one") from None
+        raise InputError(
+            f"{path}: refused, it is a pickle that would run code ({named[1]}); save it again as a plain state dict"
+        ) from None
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        kind = "safetensors file" if path.suffix == ".safetensors" else "PyTorch checkpoint"
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path}: not a {kind}, or a truncated one ({reason})") from None
+    return _state_dict(content, path)
+
+
+def _state_dict(content: object, path: Path) -> Weights:
+    for wrapper in ("model_state_dict", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise InputError(f"{path}: holds no state dict (a {type(content).__name__})")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise InputError(f"{path}: not a state dict: {key!r} is a {type(value).__name__}, not a tensor")
+    weights: Weights = dict(content)
+    if all(key.startswith("module.") for key in weights):  # torch.nn.DataParallel's prefix
+        weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    return weights
+
+
+def section(weights: Mapping[str, Tensor], prefix: str) -> Weights:
+    """The tensors whose key starts with `prefix`, without it."""
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+
+
+def account(
+    weights: Mapping[str, Tensor],
+    expected: Mapping[str, Shape],
+    where: str,
+    *,
+    prefix: str = "",
+    optional: Iterable[str] = (),
+) -> None:
+    """Raise InputError that names the first key missing, unexpected, or of another shape than `expected`.
+
+    `where` (a path) and `prefix` make the message; keys in `optional` may be missing.
+    """
+    may_miss = set(optional)
+    missing = [key for key in expected if key not in weights and key not in may_miss]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(f"{where}: {prefix}{missing[0]}{more} is missing")
+    unexpected = [key for key in weights if key not in expected]
+    if unexpected:
+        more = f" and {len(unexpected) - 1} more" if len(unexpected) > 1 else ""
+        raise InputError(f"{where}: unexpected key {prefix}{unexpected[0]}{more}")
+    for key, tensor in weights.items():
+        if tuple(tensor.shape) != tuple(expected[key]):
+            raise InputError(f"{where}: {prefix}{key} has shape {tuple(tensor.shape)}, expected {tuple(expected[key])}")
+        if not (tensor.is_floating_point() or tensor.dtype is torch.int64):
+            raise InputError(f"{where}: {prefix}{key} holds {tensor.dtype}, expected floating-point numbers")
+
+
+def fill(module: nn.Module, weights: Mapping[str, Tensor], where: str, *, prefix: str = "") -> None:
+    """Give a module (usually made on the meta device) its weights, every key and shape accounted for, as float32."""
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    account(weights, expected, where, prefix=prefix)
+    floats = {
+        key: value.detach().to(torch.float32) if value.is_floating_point() else value for key, value in weights.items()
+    }
+    module.load_state_dict(floats, assign=True)
+    module.eval().requires_grad_(False)
+
+
+def matrix(weights: Mapping[str, Tensor], key: str, where: str, *, prefix: str = "") -> tuple[int, int]:
+    """The two sizes of `weights[key]`; InputError (naming `prefix` + key) where it is missing or no matrix."""
+    tensor = weights.get(key)
+    if tensor is None:
+        raise InputError(f"{where}: {prefix}{key} is missing")
+    if tensor.dim() != 2:
+        raise InputError(f"{where}: {prefix}{key} has shape {tuple(tensor.shape)}, expected two sizes")
+    return tensor.shape[0], tensor.shape[1]
+
+
+def layer_count(weights: Iterable[str], pattern: str) -> int:
+    """How many layers the keys speak of: one more than the highest number that `pattern`'s group matches."""
+    numbers = [int(found[1]) for key in weights if (found := re.match(pattern, key))]
+    return max(numbers, default=-1) + 1

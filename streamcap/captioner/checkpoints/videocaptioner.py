@@ -1,0 +1,107 @@
+"""VideoCaptionerWithClip (lachlanchen): `ie.*` is CLIP's vision model, `mp.*` the mapping, `td.*` GPT-2.
+
+The vision model's `pooler_output` is mapped, not the projected embedding.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape, VisionNeed
+from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
+from streamcap.captioner.checkpoints.settings import Settings
+from streamcap.captioner.checkpoints.tensors import Weights, account, fill, layer_count, matrix, section
+from streamcap.captioner.checkpoints.towers import clip_tower
+from streamcap.captioner.mapping import PooledMapping
+from streamcap.captioner.prompt import TwofoldPrefix
+from streamcap.errors import InputError
+
+log = logging.getLogger(__name__)
+
+MAX_TOKENS = 40
+ENCODER_HEADS = 16
+
+_TOWER_BY_WIDTH = {768: "openai/clip-vit-base-patch32", 1024: "openai/clip-vit-large-patch14"}
+
+
+def claims(keys: frozenset[str]) -> bool:
+    """Whether these are the keys of this layout."""
+    return any(key.startswith("mp.") for key in keys) and any(key.startswith("td.") for key in keys)
+
+
+def load(path: Path, weights: Weights, settings: Settings) -> Checkpoint:
+    """Raises InputError that names the file and the key, shape or setting at fault."""
+    where = str(path)
+    stray = [key for key in weights if not key.startswith(("ie.model.", "mp.", "td.model."))]
+    if stray:
+        raise InputError(f"{where}: unexpected key {stray[0]}")
+    gpt2 = load_gpt2(section(weights, "td.model."), settings.gpt2, where, prefix="td.model.")
+    gpt2.token_position_weight = 2.0
+    width = gpt2.config.n_embd
+    mapping = _mapping(section(weights, "mp."), width, settings, where)
+    vision = None
+    tower = section(weights, "ie.model.")
+    heads_known = "num_attention_heads" in settings.clip_vision or width % 64 == 0
+    if tower and heads_known:
+        vision = clip_tower(tower, settings.clip_vision, where, prefix="ie.model.", output="pooled")
+        if vision.width != width:
+            raise InputError(f"{where}: the vision model is {vision.width} wide, GPT-2 {width}: not of one model")
+    elif tower:
+        log.warning("%s: how many heads its vision model has is not known; embeddings work", where)
+    stop = gpt2.config.eos_token_id if settings.stop_token_id is None else settings.stop_token_id
+    name = _TOWER_BY_WIDTH.get(width)
+    reason = "" if name else f"no vision tower is known whose pooled output is {width} wide; name one with vision="
+    return Checkpoint(
+        family="videocaptioner",
+        path=path,
+        gpt2=gpt2,
+        prompter=TwofoldPrefix(mapping, gpt2.config.bos_token_id),
+        embedding=EmbeddingShape(width),
+        stop_tokens=check_stop(stop, gpt2, where),
+        max_tokens=settings.max_tokens or MAX_TOKENS,
+        vision=vision,
+        vision_need=VisionNeed("pooled", name, reason),
+        tokenizer_name="openai-community/gpt2-medium" if width == 1024 else "openai-community/gpt2",
+    )
+
+
+def _mapping(found: Weights, width: int, settings: Settings, where: str) -> PooledMapping:
+    layers = layer_count(found, r"transformer_encoder\.layers\.(\d+)\.")
+    if layers == 0:
+        raise InputError(f"{where}: mp.transformer_encoder.layers.0 is missing")
+    heads = settings.n_heads or ENCODER_HEADS
+    if settings.n_heads is not None and width % heads:
+        raise InputError(f"{settings.where}: n_heads {heads} does not divide the mapping's width {width}")
+    hidden, _ = matrix(found, "transformer_encoder.layers.0.linear1.weight", where, prefix="mp.")
+    outputs, _ = matrix(found, "mapper.weight", where, prefix="mp.")
+    if outputs % width or not outputs:
+        raise InputError(f"{where}: mp.mapper.weight has {outputs} outputs, no multiple of GPT-2's width {width}")
+    expected: dict[str, tuple[int, ...]] = {"mapper.weight": (outputs, width), "mapper.bias": (outputs,)}
+    own: dict[str, Tensor] = {}
+    for layer in range(layers):
+        there = f"transformer_encoder.layers.{layer}."
+        expected |= {
+            f"{there}self_attn.in_proj_weight": (3 * width, width),
+            f"{there}self_attn.in_proj_bias": (3 * width,),
+            f"{there}self_attn.out_proj.weight": (width, width),
+            f"{there}self_attn.out_proj.bias": (width,),
+            f"{there}linear1.weight": (hidden, width),
+            f"{there}linear1.bias": (hidden,),
+            f"{there}linear2.weight": (width, hidden),
+            f"{there}linear2.bias": (width,),
+        } | {f"{there}{norm}.{kind}": (width,) for norm in ("norm1", "norm2") for kind in ("weight", "bias")}
+    account(found, expected, where, prefix="mp.")
+    for key, tensor in found.items():
+        name = key.removeprefix("transformer_encoder.").replace("self_attn.out_proj", "out")
+        if "in_proj" in name:
+            name = name.replace("self_attn.in_proj_", "value.")
+            tensor = tensor[2 * width :]
+        own[name] = tensor.contiguous()
+    with torch.device("meta"):
+        mapping = PooledMapping(width, hidden, layers, outputs)
+    fill(mapping, own, where, prefix="mp.")
+    return mapping

@@ -1,0 +1,160 @@
+"""Names of captioners, and where their files are: in the package, on the disk, on the hub."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamcap.errors import InputError
+
+log = logging.getLogger(__name__)
+
+GPT2_VOCABULARY = 50257
+_HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$", re.ASCII)
+_WEIGHTS = ("*.json", "*.safetensors", "*.txt")
+_PICKLES = ("*.bin", "*.pt", "*.pth")
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A short name for a published captioner."""
+
+    name: str
+    what: str
+    licence: str
+    hub: str | None = None
+    """Repository on the hub."""
+    file: str | None = None
+    """The one file of it that is the checkpoint; None: the whole repository."""
+    drive: str | None = None
+    """Id of a Google Drive file."""
+    megabytes: int = 0
+    """Size of the download."""
+
+
+NAMES: dict[str, Name] = {
+    entry.name: entry
+    for entry in (
+        Name("mini", "our own small model, in the package", "MIT"),
+        Name(
+            "clipcap-coco",
+            "ClipCap on COCO: ViT-B/32, MLP, GPT-2",
+            "MIT (code); weights not stated",
+            hub="akhaliq/CLIP-prefix-captioning-COCO-weights",
+            file="coco_weights.pt",
+            megabytes=636,
+        ),
+        Name(
+            "clipcap-conceptual",
+            "ClipCap on Conceptual Captions: ViT-B/32, MLP, GPT-2",
+            "MIT (code); weights not stated",
+            hub="akhaliq/CLIP-prefix-captioning-conceptual-weights",
+            file="conceptual_weights.pt",
+            megabytes=636,
+        ),
+        Name(
+            "vit-gpt2",
+            "ViT + GPT-2 with cross-attention",
+            "Apache-2.0",
+            hub="nlpconnect/vit-gpt2-image-captioning",
+            megabytes=982,
+        ),
+    )
+}
+
+
+def mini_directory() -> Path:
+    """Where the embedded model lies in the package."""
+    return Path(__file__).parent / "mini"
+
+
+def offline() -> bool:
+    """Whether the hub must not be asked (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)."""
+    return any(os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in _OFFLINE)
+
+
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+def find_checkpoint(name: str) -> Path:
+    """The file or directory that `name` stands for, downloaded where needed. Raises InputError."""
+    if name == "mini":
+        if not (mini_directory() / "config.json").is_file():
+            raise InputError(f"mini: the embedded model is missing from the package ({mini_directory()})")
+        return mini_directory()
+    path = Path(name).expanduser()
+    known = NAMES.get(name)
+    if known is None:
+        if path.exists():
+            return path
+        if _HUB_NAME.match(name) and path.suffix not in {".pt", ".pth", ".bin", ".safetensors", ".json"}:
+            return download(name, None)
+        raise InputError(f"{name}: no such file, directory or model; `streamcap models` lists the names")
+    if known.hub is None:
+        raise InputError(f"{name}: cannot be downloaded")
+    return download(known.hub, known.file)
+
+
+def find_vision(name: str) -> Path:
+    """A directory with a CLIP in transformers' layout: on the disk, or of that name on the hub. Raises InputError."""
+    return _directory(name, "vision tower")
+
+
+def find_tokenizer(name: str) -> Path:
+    """A directory (or file) with a tokenizer: on the disk, or of that name on the hub. Raises InputError."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if _HUB_NAME.match(name) or name == "gpt2":
+        return download(name, None, patterns=("tokenizer.json", "vocab.json", "merges.txt"))
+    raise InputError(f"{name}: no such tokenizer directory or hub name")
+
+
+def _directory(name: str, what: str) -> Path:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise InputError(f"{name}: the {what} is a directory (config.json and weights), not a file")
+    if _HUB_NAME.match(name):
+        return download(name, None)
+    raise InputError(f"{name}: no such {what} directory or hub name")
+
+
+def download(repository: str, file: str | None, *, patterns: tuple[str, ...] | None = None) -> Path:
+    """One file, or what a model needs of a repository, from the hub's cache or the hub; resumable, with progress.
+
+    Raises InputError, one line, that says what is missing and where to put it.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    local = offline()
+    try:
+        if file is not None:
+            return Path(hf_hub_download(repository, file, local_files_only=local))
+        wanted = list(patterns or _WEIGHTS)
+        found = Path(snapshot_download(repository, allow_patterns=wanted, local_files_only=local))
+        if patterns is None and not any(found.glob("*.safetensors")):
+            found = Path(snapshot_download(repository, allow_patterns=[*wanted, *_PICKLES], local_files_only=local))
+    except RepositoryNotFoundError:
+        raise InputError(f"{repository}: no such model on the hub (or it is private)") from None
+    except HFValidationError as error:
+        raise InputError(f"{repository}: {str(error).splitlines()[0]}") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise InputError(_missing(repository, file, error, local)) from None
+    return found
+
+
+def _missing(repository: str, file: str | None, error: Exception, local: bool) -> str:
+    what = f"{repository}/{file}" if file else repository
+    why = "the hub is switched off (HF_HUB_OFFLINE)" if local else f"the hub cannot be reached ({type(error).__name__})"
+    return f"{what}: not in the cache and {why}; download it elsewhere and give the path of the file or directory"

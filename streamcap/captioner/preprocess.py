@@ -1,0 +1,80 @@
+"""Pictures of any size to the pixels a vision encoder wants, by the rules of `PictureSpec`.
+
+The filter is torch's antialiased one on uint8, which follows PIL's to within one level of 255 a channel; resizing
+720p to 224 takes a few milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from streamcap.errors import InputError
+from streamcap.picture import PictureSpec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    Picture = npt.NDArray[np.uint8] | Image
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def to_pixels(picture: Picture, name: str = "image") -> Pixels:
+    """A uint8 RGB array (H, W, 3) of a picture that is one, or of a PIL image. Raises InputError for anything else."""
+    if not isinstance(picture, np.ndarray):
+        convert = getattr(picture, "convert", None)
+        if convert is None:
+            raise InputError(
+                f"{name}: a uint8 array (H, W, 3) or a PIL image is expected, not a {type(picture).__name__}"
+            )
+        picture = np.asarray(convert("RGB"))
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+        raise InputError(
+            f"{name}: a uint8 array (H, W, 3) is expected, not {picture.dtype} of shape {tuple(picture.shape)}"
+        )
+    return picture
+
+
+def fit_picture(pixels: Pixels, spec: PictureSpec) -> Pixels:
+    """uint8 (H, W, 3) of any size → uint8 (spec.height, spec.width, 3)."""
+    height, width = pixels.shape[:2]
+    if (width, height) == spec.size:
+        return pixels
+    placed = spec.place(width, height)
+    scaled = _resize(pixels, placed.scaled_width, placed.scaled_height, spec.interpolation)
+    if (placed.scaled_width, placed.scaled_height) == spec.size:
+        return scaled
+    if placed.left < 0 or placed.top < 0:
+        return scaled[-placed.top : -placed.top + spec.height, -placed.left : -placed.left + spec.width]
+    canvas = np.empty((spec.height, spec.width, 3), np.uint8)
+    canvas[:] = spec.fill
+    canvas[placed.top : placed.top + placed.scaled_height, placed.left : placed.left + placed.scaled_width] = scaled
+    return canvas
+
+
+def fit_pictures(pictures: Sequence[Picture], spec: PictureSpec, name: str = "image") -> Pixels:
+    """Pictures of any sizes → uint8 (B, height, width, 3)."""
+    return np.stack(
+        [fit_picture(to_pixels(picture, f"{name} {number}"), spec) for number, picture in enumerate(pictures)]
+    )
+
+
+def _resize(pixels: Pixels, width: int, height: int, interpolation: str) -> Pixels:
+    if (pixels.shape[1], pixels.shape[0]) == (width, height):
+        return pixels
+    source = pixels if pixels.flags.writeable and min(pixels.strides) >= 0 else pixels.copy()
+    # (1, 3, H, W) as a view with the channels last in memory, which torch's uint8 kernels take as it is.
+    planes: Tensor = torch.from_numpy(source).permute(2, 0, 1).unsqueeze(0)
+    if interpolation == "area":
+        # Area averaging is defined for floats only.
+        out = F.interpolate(planes.float(), size=(height, width), mode="area").round().to(torch.uint8)
+    else:
+        out = F.interpolate(planes, size=(height, width), mode=interpolation, antialias=True, align_corners=False)
+    return np.ascontiguousarray(out[0].permute(1, 2, 0).numpy())
