@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from streamcap.captions.caption import Caption, utc_text
@@ -50,14 +50,13 @@ class Event:
     seq: int
     payload: Payload
     text: str
+    # Fields, not properties: every subscriber of thousands asks for them.
+    stream: str = field(init=False)
+    is_interim: bool = field(init=False)
 
-    @property
-    def stream(self) -> str:
-        return self.payload.stream
-
-    @property
-    def is_interim(self) -> bool:
-        return isinstance(self.payload, Caption) and not self.payload.is_final
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stream", self.payload.stream)
+        object.__setattr__(self, "is_interim", isinstance(self.payload, Caption) and not self.payload.is_final)
 
     @property
     def is_final(self) -> bool:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 from streamcap.captions.event import Event, Payload, Status, StreamSummary, gap_text, hello_text
 from streamcap.captions.feed import Feed
@@ -31,17 +32,21 @@ class UnknownStreamError(InputError):
     """No stream has that name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Protocol):
     """One JSON text for one subscriber; `seq` is None for what is of this connection alone (hello, gap)."""
+
+    @property
+    def seq(self) -> int | None: ...
+    @property
+    def text(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A message outside the bounded part of a queue: a greeting, or an event replayed."""
 
     text: str
     seq: int | None = None
-
-
-@dataclass(slots=True)
-class _Waiting:
-    event: Event
 
 
 @dataclass(slots=True)
@@ -51,6 +56,11 @@ class _Gap:
     stream: str
     first: int
     last: int
+    seq: None = None
+
+    @property
+    def text(self) -> str:
+        return gap_text(self.stream, self.first, self.last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +95,7 @@ class Subscription:
         self.cause: Cause | None = None
         self.statistics = SubscriptionStatistics()
         self._wake = wake
-        self._queue: deque[_Waiting | _Gap | Message] = deque()
+        self._queue: deque[Event | _Gap | Note] = deque()
         self._events = 0
         self._drops = 0
         self._interim_at: dict[str, float] = {}
@@ -99,32 +109,30 @@ class Subscription:
 
     def take_messages(self) -> list[Message]:
         """All waiting messages, oldest first."""
-        taken = [
-            Message(item.event.text, item.event.seq)
-            if isinstance(item, _Waiting)
-            else Message(gap_text(item.stream, item.first, item.last))
-            if isinstance(item, _Gap)
-            else item
-            for item in self._queue
-        ]
+        taken: list[Message] = list(self._queue)
         self._queue.clear()
         self._events = 0
         self._drops = 0
         self.statistics.delivered += len(taken)
         return taken
 
-    def put(self, message: Message) -> None:
+    def put(self, message: Note) -> None:
         """Queue a message whatever the bound: hello, and what is replayed when the subscription begins."""
         self._queue.append(message)
         self._wake()
 
     def offer(self, event: Event, now: float) -> None:
         """Queue `event` if it is wished for, dropping by the policy above when full."""
-        if self.closed is not None or not self._wanted(event, now):
+        if self.closed is not None:
+            return
+        streams = self.wish.streams
+        if streams is not None and event.stream not in streams:
+            return
+        if event.is_interim and not self._wants_interim(event, now):
             return
         if self._events >= self.wish.limit and not self._make_room(event):
             return
-        self._queue.append(_Waiting(event))
+        self._queue.append(event)
         self._events += 1
         self._wake()
 
@@ -135,11 +143,7 @@ class Subscription:
             self.cause = cause
             self._wake()
 
-    def _wanted(self, event: Event, now: float) -> bool:
-        if self.wish.streams is not None and event.stream not in self.wish.streams:
-            return False
-        if not event.is_interim:
-            return True
+    def _wants_interim(self, event: Event, now: float) -> bool:
         if not self.wish.interim:
             return False
         if now - self._interim_at.get(event.stream, -1e9) < self.wish.min_interval:
@@ -157,14 +161,14 @@ class Subscription:
             self.statistics.interim_dropped += 1
             return False
         for index, item in enumerate(self._queue):
-            if isinstance(item, _Waiting) and item.event.is_interim:
+            if isinstance(item, Event) and item.is_interim:
                 del self._queue[index]
                 self._events -= 1
                 self.statistics.interim_dropped += 1
                 return True
         for index, item in enumerate(self._queue):
-            if isinstance(item, _Waiting):
-                self._replace_by_gap(index, item.event)
+            if isinstance(item, Event):
+                self._replace_by_gap(index, item)
                 break
         return True
 
@@ -240,7 +244,7 @@ class Hub:
             if not 0 <= seq <= last:
                 raise InputError(f"since={seq} is not a past event of stream {name}, whose newest is {last}")
         subscription = Subscription(wish, wake)
-        subscription.put(Message(hello_text([self.summary(name) for name in names], self.wall())))
+        subscription.put(Note(hello_text([self.summary(name) for name in names], self.wall())))
         for name in names:
             self._catch_up(subscription, name, seen.get(name))
         self._subscriptions[id(subscription)] = subscription
@@ -276,13 +280,13 @@ class Hub:
         feed = self.feeds[name]
         if seq is None:
             for event in _newest_state(feed.since(0)[1]):
-                subscription.put(Message(event.text, event.seq))
+                subscription.put(Note(event.text, event.seq))
             return
         missing, events = feed.since(seq)
         if missing is not None:
-            subscription.put(Message(gap_text(name, *missing)))
+            subscription.put(Note(gap_text(name, *missing)))
         for event in events:
-            subscription.put(Message(event.text, event.seq))
+            subscription.put(Note(event.text, event.seq))
 
 
 def _newest_state(events: Iterable[Event]) -> list[Event]:

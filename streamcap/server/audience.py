@@ -18,6 +18,7 @@ from streamcap.server.wish import Request
 
 # Viewers written to in one turn of the loop: a few milliseconds, so that nothing else waits long behind a caption.
 VIEWERS_PER_TURN = 256
+FRAMES_KEPT = 128
 
 _CODES = {Cause.SLOW: 1013, Cause.REMOVED: 4404, Cause.STOPPING: 1001}
 """Close codes: try again later; the stream is gone (of our own range); going away."""
@@ -48,8 +49,7 @@ class Audience:
         self.present = 0
         self._pending: deque[_Seat] = deque()
         self._scheduled = False
-        self._frame_text: str | None = None
-        self._frame = b""
+        self._frames: dict[str, bytes] = {}
 
     def enter(self, request: Request, wake: Callable[[], None]) -> Subscription:
         """A subscription for one more viewer. Raises RefusalError (503) when full, InputError; pair with `leave`."""
@@ -90,11 +90,13 @@ class Audience:
             self.leave(subscription)
 
     def frame(self, text: str) -> bytes:
-        """The websocket frame of `text`; a thousand viewers of one message in a row share one."""
-        if text is not self._frame_text:
-            self._frame_text = text
-            self._frame = text_frame(text)
-        return self._frame
+        """The websocket frame of `text`, serialised once for all its viewers."""
+        frame = self._frames.get(text)
+        if frame is None:
+            if len(self._frames) >= FRAMES_KEPT:
+                self._frames.clear()
+            frame = self._frames[text] = text_frame(text)
+        return frame
 
     def pend(self, seat: _Seat) -> None:
         """Write to `seat` in the next turn."""
