@@ -15,7 +15,7 @@ from streamcap.redact import redact
 app = typer.Typer(
     name="streamcap",
     help="Streaming, real-time captions of what a video shows.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -31,27 +31,37 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _streamcap(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit.")
     ] = False,
 ) -> None:
     """Streaming, real-time captions of what a video shows."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
 
 
 def main() -> None:
     """Run the command line: exit status 0; 2 for wrong use, with one line on stderr; 1 for all else."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "streamcap"
+        _fail(f"{error.format_message().rstrip('.')}; see `{command} --help`", 2)
     except InputError as error:
         _fail(error, 2)
     except StreamcapError as error:
         _fail(error, 1)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
     except BrokenPipeError:
         # Whoever read our output has gone, as `| head` does: nothing is wrong.
         sys.stderr.close()
         sys.exit(0)
 
 
-def _fail(error: Exception, status: int) -> None:
-    typer.echo(f"streamcap: {redact(' '.join(str(error).split()))}", err=True)
+def _fail(message: object, status: int) -> None:
+    typer.echo(f"streamcap: {redact(' '.join(str(message).split()))}", err=True)
     sys.exit(status)
