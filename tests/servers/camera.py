@@ -1,0 +1,199 @@
+"""Cameras whose truth is known: drawn scenes, encoded once as H.264 and served over RTSP by GStreamer.
+
+    with RtspServer(Clip(seed=1), paths=("door", "yard")) as server:
+        frames = open_source(server.url("door")) ...
+        server.sentence_at(frame.captured_at)
+
+What is shown when: all cameras of one server show the same, frame `n % clip.count` at wall time `t0 + n / rate`; `t0`
+is the server's own, new at every start. A client learns a frame's wall time from RTCP (`Frame.captured_at` where
+`captured_at_source` is "rtcp"), exact to well under a frame; arrival is later by the way here. `sentence_at` rounds to
+the nearest frame. `changes(from, to)` lists the wall times when the sentence changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+
+import streamcap.media.scenes
+from streamcap.media.scenes import SceneScript, draw
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+_SCRIPT = Path(__file__).with_name("rtsp.py")
+_KEY_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Clip:
+    """`scenes` drawn scenes of `seconds` each; an even number, so that no sentence follows itself on repeating."""
+
+    seed: int = 1
+    scenes: int = 6
+    seconds: float = 2.0
+    width: int = 1280
+    height: int = 720
+    rate: int = 15
+    bit_rate: int = 3_000_000
+    preset: str = "ultrafast"
+    """x264's; "veryfast" is nearer to what cameras send, and dearer to decode."""
+
+    @property
+    def script(self) -> SceneScript:
+        return SceneScript(self.seed, self.seconds)
+
+    @property
+    def count(self) -> int:
+        """Frames until it begins again."""
+        return round(self.scenes * self.seconds * self.rate)
+
+    def sentence(self, number: int) -> str:
+        """The true sentence of frame `number`, counted on through all repetitions."""
+        return self.script.sentence_at((number % self.count + 0.5) / self.rate)
+
+    def encoded(self) -> tuple[Path, Path]:
+        """The raw H.264 file and its index. Encoded once per machine: kept in the directory for temporary files."""
+        drawing = Path(streamcap.media.scenes.__file__).parent
+        stamp = hashlib.sha256(repr(self).encode())
+        for source in (*sorted(drawing.glob("*.py")), Path(__file__)):
+            stamp.update(source.read_bytes())
+        base = Path(tempfile.gettempdir()) / f"streamcap-camera-{os.getuid()}-{stamp.hexdigest()[:16]}"
+        video, index = base.with_suffix(".h264"), base.with_suffix(".json")
+        if not index.exists():
+            part = base.with_suffix(f".{os.getpid()}.part")
+            about = self._encode(part)
+            part.rename(video)
+            part.write_text(json.dumps(about))
+            part.rename(index)
+        return video, index
+
+    def _encode(self, path: Path) -> dict[str, object]:
+        """One access unit per frame, no reordering, parameter sets before every keyframe."""
+        sizes: list[int] = []
+        keys: list[int] = []
+        codec = av.CodecContext.create("libx264", "w")
+        codec.width, codec.height, codec.pix_fmt = self.width, self.height, "yuv420p"
+        codec.framerate, codec.time_base = Fraction(self.rate), Fraction(1, self.rate)
+        codec.bit_rate, codec.gop_size, codec.max_b_frames = self.bit_rate, round(self.rate * _KEY_SECONDS), 0
+        codec.options = {"preset": self.preset, "tune": "zerolatency", "x264-params": "repeat-headers=1:annexb=1"}
+        per_scene = round(self.seconds * self.rate)
+        with path.open("wb") as out:
+            for number in range(self.count + 1):
+                packets = codec.encode(self._frame(number, per_scene) if number < self.count else None)
+                for packet in packets:
+                    if packet.is_keyframe:
+                        keys.append(len(sizes))
+                    sizes.append(out.write(bytes(packet)))
+        return {"rate": self.rate, "sizes": sizes, "keys": keys}
+
+    def _frame(self, number: int, per_scene: int) -> av.VideoFrame:
+        local = number % per_scene
+        pixels = draw(self.script.scene(number // per_scene), local / self.rate, self.width, self.height)
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
+        frame.pts, frame.time_base = number, Fraction(1, self.rate)
+        if local == 0:
+            frame.pict_type = av.video.frame.PictureType.I
+        return frame
+
+
+class RtspServer:
+    """The server as a process of its own; `with` starts and ends it. Without `port` a free one is taken."""
+
+    def __init__(
+        self,
+        clip: Clip | None = None,
+        *,
+        paths: tuple[str, ...] = ("door",),
+        port: int = 0,
+        user: str = "",
+        password: str = "",
+        digest: bool = False,
+        damage: float = 0.0,
+    ) -> None:
+        self.clip = clip or Clip()
+        self.port = port
+        self.t0 = 0.0
+        self._options = {"paths": paths, "user": user, "password": password, "digest": digest, "damage": damage}
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start it, after `kill` again on the same port, and wait until it listens."""
+        video, index = self.clip.encoded()
+        options = {**self._options, "port": self.port, "clip": str(video), "index": str(index)}
+        self._process = subprocess.Popen(
+            [SYSTEM_PYTHON, str(_SCRIPT), json.dumps(options)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "GST_DEBUG": os.environ.get("GST_DEBUG", "0")},
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.startswith("READY "):
+            self.kill()
+            raise RuntimeError("the RTSP server did not start")
+        said = json.loads(line[len("READY ") :])
+        self.port, self.t0 = said["port"], said["t0"]
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open, nothing comes."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT: it goes on with what is due by then."""
+        self._signal(signal.SIGCONT)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def url(self, path: str = "door", *, login: str = "") -> str:
+        """The camera's URL; `login` as "user:password"."""
+        return f"rtsp://{login}{'@' if login else ''}127.0.0.1:{self.port}/{path}"
+
+    def frame_number(self, wall: float) -> int:
+        """The frame shown nearest to wall time `wall`, seconds since 1970."""
+        return round((wall - self.t0) * self.clip.rate)
+
+    def sentence_at(self, wall: float) -> str:
+        """The true sentence of what was shown at wall time `wall`."""
+        return self.clip.sentence(self.frame_number(wall))
+
+    def changes(self, since: float, until: float) -> list[tuple[float, str]]:
+        """When, between two wall times, a new sentence became true, and which."""
+        seconds = self.clip.seconds
+        first = int((since - self.t0) // seconds) + 1
+        last = int((until - self.t0) // seconds)
+        return [
+            (self.t0 + number * seconds, self.clip.sentence(round(number * seconds * self.clip.rate)))
+            for number in range(first, last + 1)
+        ]
+
+    def _signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
