@@ -77,6 +77,7 @@ class RunningBatch(Generic[Key]):
         self._waiting.append((Row(key, limit, self._selector.source(self._added)), prompt))
         self._added += 1
 
+    @torch.inference_mode()
     def drop(self, key: Key) -> bool:
         """Forget an unfinished caption; false when there is none of this key."""
         for number, row in enumerate(self._rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -254,7 +255,7 @@ def _patch(weights: Mapping[str, Tensor], key: str, where: str, prefix: str) -> 
 
 
 def _side(positions: int, where: str, key: str) -> int:
-    side = round((positions - 1) ** 0.5)
+    side = math.isqrt(max(positions - 1, 0))
     if side < 1 or side * side != positions - 1:
         raise InputError(f"{where}: {key} has {positions} positions, expected a square and one")
     return side
