@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import subprocess
+from typing import NoReturn
 
 import pytest
 
@@ -15,8 +18,26 @@ def require_program(name: str, why: str = "") -> str:
     """The path of program `name`; without it the test skips, or fails where nothing may be missing."""
     path = shutil.which(name)
     if path is None:
-        message = f"needs the program {name}{f' ({why})' if why else ''}"
-        if os.environ.get("STREAMCAP_NO_SKIP"):
-            pytest.fail(message)
-        pytest.skip(message)
+        _missing(f"needs the program {name}{f' ({why})' if why else ''}")
     return path
+
+
+@functools.cache
+def _has_gstreamer() -> bool:
+    probe = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
+    try:
+        return subprocess.run(["/usr/bin/python3", "-c", probe], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def require_gstreamer() -> None:
+    """GStreamer's RTSP server, with its Python bindings under the system's Python."""
+    if not _has_gstreamer():
+        _missing("needs GStreamer's RTSP server and its bindings for /usr/bin/python3 (see .ci/run for the packages)")
+
+
+def _missing(message: str) -> NoReturn:
+    if os.environ.get("STREAMCAP_NO_SKIP"):
+        pytest.fail(message)
+    pytest.skip(message)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from streamcap.captions.cue import Cue
 from streamcap.captions.event import encode
 from streamcap.captions.formats import jsonl, srt, vtt
 from tests.captions.made import caption
-from tests.conftest import require_program
+from tests.probe import subtitle_times
 
 CUES = [
     Cue(0, 1040, "a red car drives on a road"),
@@ -23,28 +21,11 @@ CUES = [
 ]
 
 
-def probe(path: Path) -> list[tuple[int, int]]:
-    """Start and end of every cue in ms, as ffprobe reads the file."""
-    ffprobe = require_program("ffprobe", "it reads the subtitle files")
-    done = subprocess.run(
-        [ffprobe, "-v", "error", "-of", "json", "-show_entries", "packet=pts_time,duration_time", str(path)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stderr == ""
-    packets = json.loads(done.stdout)["packets"]
-    return [
-        (round(1000 * float(p["pts_time"])), round(1000 * (float(p["pts_time"]) + float(p["duration_time"]))))
-        for p in packets
-    ]
-
-
 @pytest.mark.parametrize("render", [srt.render, vtt.render], ids=["srt", "vtt"])
 def test_ffprobe_reads_the_times_to_the_millisecond(tmp_path: Path, render) -> None:
     path = tmp_path / f"x.{render.__module__.rpartition('.')[2]}"
     path.write_text(render(CUES), encoding="utf-8")
-    assert probe(path) == [(cue.start_ms, cue.end_ms) for cue in CUES]
+    assert subtitle_times(path) == [(cue.start_ms, cue.end_ms) for cue in CUES]
 
 
 def test_hours_do_not_wrap() -> None:

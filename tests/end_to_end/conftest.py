@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import require_gstreamer
+from tests.servers.camera import Clip, RtspServer
+
+
+@pytest.fixture
+def cameras() -> Iterator[RtspServer]:
+    """A real RTSP server with three cameras that show drawn scenes of two seconds in 720p H.264."""
+    require_gstreamer()
+    with RtspServer(Clip(seed=1, scenes=8, seconds=2.0), paths=("door", "yard", "gate")) as server:
+        yield server

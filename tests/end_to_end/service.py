@@ -1,0 +1,151 @@
+"""`streamcap serve` as a process of its own, and a websocket viewer that remembers all it hears."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+READY_SECONDS = 60
+
+
+class Service:
+    """`with Service("door=rtsp://…", "--every", "0.5") as service:` — ready when entered, killed when left."""
+
+    def __init__(self, *arguments: str, out: Path | None = None) -> None:
+        self._arguments = [*arguments, "--port", "0", *(["--out", str(out)] if out else [])]
+        self.errors: list[str] = []
+        self.printed: list[str] = []
+        self.base = ""
+        self._listening = threading.Event()
+        self._process: subprocess.Popen[str] | None = None
+        self._readers: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "streamcap", "serve", *self._arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        for stream, lines in ((self._process.stderr, self.errors), (self._process.stdout, self.printed)):
+            reader = threading.Thread(target=self._read, args=(stream, lines), daemon=True)
+            reader.start()
+            self._readers.append(reader)
+        assert self._listening.wait(READY_SECONDS), f"not listening: {self.errors}"
+        wait_until(lambda: self.get("/readyz")[0] == 200, self.describe)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.kill()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def describe(self) -> str:
+        return "\n".join(self.errors[-30:])
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(self.base + path, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError as error:
+            return 0, str(error)
+
+    def terminate(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
+        """Exit status and the seconds it took to end."""
+        assert self._process is not None
+        began = time.monotonic()
+        self._process.send_signal(number)
+        status = self._process.wait(30)
+        seconds = time.monotonic() - began
+        self.kill()
+        return status, seconds
+
+    def kill(self) -> None:
+        """kill -9; idempotent."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for reader in self._readers:
+                reader.join(5)
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
+
+    def _read(self, stream: Any, lines: list[str]) -> None:
+        for line in stream:
+            lines.append(line.rstrip())
+            if (found := re.search(r"listening on (http://\S+?)/?$", line.rstrip())) is not None:
+                self.base = found[1]
+                self._listening.set()
+
+
+class Viewer:
+    """Reads `/captions` on a thread of its own until left."""
+
+    def __init__(self, service: Service, query: str = "") -> None:
+        self.messages: list[dict[str, Any]] = []
+        self._changed = threading.Condition()
+        self._socket = connect(f"{service.base.replace('http', 'ws', 1)}/captions{query}")
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._describe = service.describe
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._socket.close()
+        self._thread.join(5)
+
+    def finals(self, stream: str | None = None) -> list[dict[str, Any]]:
+        return [
+            m for m in list(self.messages) if m["type"] == "caption" and m["is_final"] and stream in (None, m["stream"])
+        ]
+
+    def states(self, stream: str) -> list[str]:
+        return [m["state"] for m in list(self.messages) if m["type"] == "status" and m["stream"] == stream]
+
+    def until(self, condition: Callable[[], object], seconds: float = 60) -> None:
+        """Wait for a state of the messages."""
+        with self._changed:
+            assert self._changed.wait_for(condition, seconds), f"{self.messages[-5:]}\n{self._describe()}"
+
+    def _read(self) -> None:
+        try:
+            for text in self._socket:
+                with self._changed:
+                    self.messages.append(json.loads(text))
+                    self._changed.notify_all()
+        except ConnectionClosed:
+            with self._changed:
+                self._changed.notify_all()
+
+
+def wait_until(condition: Callable[[], object], describe: Callable[[], str] = str, seconds: float = 60) -> None:
+    """Wait for a state that nobody announces."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, describe()
+        time.sleep(0.02)
