@@ -78,7 +78,7 @@ class MediaClock:
                 return self._next_epoch(pts, arrived)
             elif at <= self._last:
                 # Between the last and where the next is due, so that the next needs no repair.
-                at = self._last + max(1, self._interval // 2)
+                at = self._last + (max(1, self._interval // 2) if stuck else 1)
             else:
                 repaired = False
                 if at - self._last <= self._ticks(JUMP_BACK_SECONDS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -133,24 +134,29 @@ class VideoFile:
         # Ordinals rise even where a seek lands early or a damaged stream repeats itself.
         latest = -1
         while want is not None:
-            packets = self._packets_for(want, latest)
-            for packet in packets:
-                unwanted = index.unbroken and packet.pts is not None and packet.pts not in wanted_pts
-                self._stream.codec_context.skip_frame = "NONREF" if unwanted else "DEFAULT"
-                for picture in pictures(packet):
-                    if picture.pts is None:
-                        continue
-                    ordinal = index.shown_at(picture.pts)
-                    if ordinal <= latest or picture.pts < index.pts[0]:
-                        continue
-                    latest = ordinal
-                    yield ordinal, picture
-                while want is not None and want <= latest:
-                    want = next(upcoming, None)
-                if want is None or self._worth_seeking(want, latest):
-                    break
+            for ordinal, picture in self._decoded(self._packets_for(want, latest), wanted_pts):
+                if ordinal <= latest:
+                    continue
+                latest = ordinal
+                yield ordinal, picture
+                if latest >= want:
+                    want = next((later for later in upcoming if later > latest), None)
+                    if want is None or self._worth_seeking(want, latest):
+                        break
             else:
                 return
+
+    def _decoded(
+        self, packets: Iterator[av.Packet[Any]], wanted_pts: AbstractSet[int]
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """The pictures of `packets` with their ordinals; those that nothing needs are not decoded where that is safe."""
+        index = self.index
+        for packet in packets:
+            unwanted = index.unbroken and packet.pts is not None and packet.pts not in wanted_pts
+            self._stream.codec_context.skip_frame = "NONREF" if unwanted else "DEFAULT"
+            for picture in pictures(packet):
+                if picture.pts is not None and picture.pts >= index.pts[0]:
+                    yield index.shown_at(picture.pts), picture
 
     def _worth_seeking(self, want: int, latest: int) -> bool:
         if not self._seekable or want - latest <= _SEEK_BEYOND_FRAMES:

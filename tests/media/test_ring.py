@@ -1,0 +1,68 @@
+"""The ring: bounded both ways, one epoch at a time, even windows."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamcap.errors import InputError
+from streamcap.media.ring import FrameRing
+from tests.media.made import made_frame
+
+
+def filled(times: list[float], *, seconds: float = 10.0, frames: int = 100) -> FrameRing:
+    ring = FrameRing(seconds=seconds, frames=frames)
+    for time in times:
+        ring.push(made_frame(time))
+    return ring
+
+
+def test_it_holds_no_more_frames_than_told() -> None:
+    ring = filled([number / 10 for number in range(50)], frames=8)
+    statistics = ring.statistics()
+    assert (statistics.frames, statistics.pushed, statistics.dropped) == (8, 50, 42)
+    newest = ring.newest()
+    assert newest is not None
+    assert newest.time == 4.9
+
+
+def test_it_holds_no_more_seconds_than_told() -> None:
+    statistics = filled([float(number) for number in range(30)], seconds=5.0).statistics()
+    assert (statistics.frames, statistics.seconds) == (6, 5.0)
+
+
+def test_an_empty_ring_has_nothing() -> None:
+    ring = FrameRing(seconds=1, frames=1)
+    assert ring.newest() is None
+    assert ring.window(4, 8) == []
+
+
+def test_a_window_is_even_and_ends_with_the_newest() -> None:
+    ring = filled([number / 30 for number in range(300)], frames=300)
+    times = [frame.time for frame in ring.window(4.0, 5)]
+    assert times == pytest.approx([299 / 30 - 4 + i for i in range(5)], abs=1 / 30)
+    assert times[-1] == 299 / 30
+
+
+def test_a_window_over_less_than_asked_spreads_over_what_there_is() -> None:
+    assert [frame.time for frame in filled([0.0, 1.0, 2.0]).window(60, 3)] == [0.0, 1.0, 2.0]
+    assert [frame.time for frame in filled([7.0]).window(60, 4)] == [7.0] * 4
+    assert [frame.time for frame in filled([0.0, 1.0]).window(60, 4)] == [0.0, 0.0, 1.0, 1.0]
+    assert [frame.time for frame in filled([0.0, 1.0]).window(60, 1)] == [1.0]
+
+
+@pytest.mark.parametrize(("time", "epoch"), [(9.5, 1), (3.0, 0)])
+def test_another_epoch_or_an_earlier_time_empties_it(time: float, epoch: int) -> None:
+    ring = filled([8.0, 9.0])
+    ring.push(made_frame(time, epoch=epoch))
+    assert [frame.time for frame in ring.window(10, 2)] == [time, time]
+    ring.clear()
+    assert ring.newest() is None
+    assert ring.statistics().dropped == 3
+
+
+@pytest.mark.parametrize(("seconds", "frames"), [(0, 5), (5, 0), (float("nan"), 5)])
+def test_bounds_that_hold_nothing_are_refused(seconds: float, frames: int) -> None:
+    with pytest.raises(InputError, match="holds nothing"):
+        FrameRing(seconds=seconds, frames=frames)
+    with pytest.raises(InputError, match="at least 1"):
+        FrameRing(seconds=1, frames=1).window(1, 0)
