@@ -51,7 +51,7 @@ def fit_picture(pixels: Pixels, spec: PictureSpec) -> Pixels:
     scaled = _resize(pixels, placed.scaled_width, placed.scaled_height, spec.interpolation)
     if (placed.scaled_width, placed.scaled_height) == spec.size:
         return scaled
-    if placed.left < 0 or placed.top < 0:
+    if spec.fit == "crop":
         return scaled[-placed.top : -placed.top + spec.height, -placed.left : -placed.left + spec.width]
     canvas = np.empty((spec.height, spec.width, 3), np.uint8)
     canvas[:] = spec.fill

@@ -15,7 +15,7 @@ def gpt2(
         vocab_size=vocabulary,
         n_positions=96,
         n_embd=width,
-        n_layer=layers,
+        n_layer=2,
         n_head=heads,
         bos_token_id=vocabulary - 1,
         eos_token_id=vocabulary - 1,
