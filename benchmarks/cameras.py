@@ -1,0 +1,194 @@
+"""Glass to caption: how long from a camera's picture to its caption on a websocket, and what that costs.
+
+    python -m benchmarks.cameras [--cameras 4] [--minutes 10] [--every 1] [--json benchmarks/results/cameras.json]
+
+Cameras are a real RTSP server (GStreamer's) that plays 720p H.264 encoded beforehand, so that the encoders do not eat
+the cores that are measured. The service is a process of its own with the change gate off: one decode per camera and
+period. Latency is from the camera's own clock (RTCP), which is this machine's, to the arrival of the websocket
+message in this process. Goals: p50 ≤ 150 ms, p99 ≤ 400 ms, memory flat, on 2 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.table import Table
+from websockets.asyncio.client import connect
+
+from benchmarks.machine import describe_machine
+from tests.servers.camera import Clip, RtspServer
+
+GOAL_P50_MS = 150.0
+GOAL_P99_MS = 400.0
+GOAL_GROWTH_MB_PER_HOUR = 1.0
+# The first captions wait for keyframes, first sender reports and lazy initialisation.
+WARM_UP_SECONDS = 20.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cameras", type=int, default=4)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--every", type=float, default=1.0)
+    parser.add_argument("--rate", type=int, default=30, help="frames a second of each camera")
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/cameras.json"))
+    arguments = parser.parse_args()
+    paths = tuple(f"cam{number}" for number in range(arguments.cameras))
+    with RtspServer(Clip(seed=1, scenes=8, seconds=4.0, rate=arguments.rate), paths=paths) as server:
+        result = asyncio.run(measure(server, paths, arguments))
+    result["machine"] = describe_machine()
+    show(result)
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+async def measure(server: RtspServer, paths: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, "-m", "streamcap", "serve", *(f"{path}={server.url(path)}" for path in paths)]
+    command += ["--every", str(arguments.every), "--gate", "0", "--port", "0", "--quiet", "--interim-rate", "0"]
+    command += ["--model", arguments.model, "--precision", arguments.precision]
+    process = await asyncio.create_subprocess_exec(
+        *command, stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
+    try:
+        assert process.stderr is not None
+        base = ""
+        async for line in process.stderr:
+            if (found := re.search(rb"listening on (http://\S+?)/?\s*$", line)) is not None:
+                base = found[1].decode()
+                break
+        if not base:
+            raise SystemExit("the service did not start: run the command by hand to see why\n" + " ".join(command))
+        drain = asyncio.create_task(_drain(process.stderr))
+        result = await _watch(base, server, psutil.Process(process.pid), arguments)
+        drain.cancel()
+        return result
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def _drain(stream: asyncio.StreamReader) -> None:
+    async for _ in stream:
+        pass
+
+
+async def _watch(
+    base: str, server: RtspServer, service: psutil.Process, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    received: list[tuple[float, dict[str, Any]]] = []
+    async with connect(base.replace("http", "ws", 1) + "/captions?interim=0") as socket:
+        reading = asyncio.create_task(_read(socket, received))
+        await asyncio.sleep(WARM_UP_SECONDS)
+        warm_up = len(received)
+        before = await asyncio.to_thread(_streams, base)
+        cpu_before, began = service.cpu_times(), time.monotonic()
+        memory = []
+        for _ in range(max(2, round(arguments.minutes * 4))):
+            memory.append((time.monotonic() - began, _uss(service)))
+            await asyncio.sleep(15.0)
+        seconds = time.monotonic() - began
+        memory.append((seconds, _uss(service)))
+        cpu_after = service.cpu_times()
+        after = await asyncio.to_thread(_streams, base)
+        reading.cancel()
+    captions = [(at, m) for at, m in received[warm_up:] if m["type"] == "caption"]
+    timed = [(at, m) for at, m in captions if m["captured_at_source"] == "rtcp"]
+    latency = np.array([1000 * (at - datetime.fromisoformat(m["captured_at"]).timestamp()) for at, m in timed])
+    inside = {part: np.array([m["latency_ms"][part] for _, m in timed]) for part in timed[0][1]["latency_ms"]}
+    true = sum(m["text"] == server.sentence_at(datetime.fromisoformat(m["captured_at"]).timestamp()) for _, m in timed)
+    cpu = cpu_after.user + cpu_after.system - cpu_before.user - cpu_before.system
+    return {
+        "question": "glass to caption",
+        "cameras": arguments.cameras,
+        "every_s": arguments.every,
+        "camera": {"size": "1280x720", "frames_per_second": arguments.rate, "codec": "h264"},
+        "model": arguments.model,
+        "seconds": round(seconds, 1),
+        "warm_up_s": WARM_UP_SECONDS,
+        "captions": len(captions),
+        "captions_expected": round(seconds / arguments.every * arguments.cameras),
+        "true_sentences": round(true / len(timed), 4),
+        "latency_ms": _percentiles(latency),
+        "latency_parts_ms": {part: _percentiles(values) for part, values in inside.items()},
+        "goal_ms": {"p50": GOAL_P50_MS, "p99": GOAL_P99_MS},
+        "counters": {
+            name: {key: after[name][key] - before[name][key] for key in ("frames", "sampled", "captions")}
+            for name in after
+        },
+        "cpu_cores": round(cpu / seconds, 3),
+        "memory_mb": {"start": round(memory[0][1], 2), "end": round(memory[-1][1], 2)},
+        "memory_growth_mb_per_hour": round(_slope_per_hour(memory), 2),
+        "memory_samples_mb": [[round(at), round(mb, 2)] for at, mb in memory],
+    }
+
+
+async def _read(socket: Any, received: list[tuple[float, dict[str, Any]]]) -> None:
+    async for text in socket:
+        received.append((time.time(), json.loads(text)))
+
+
+def _streams(base: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{base}/streams") as answer:
+        return {stream["name"]: stream for stream in json.load(answer)}
+
+
+def _uss(process: psutil.Process) -> float:
+    """Memory of the process alone, MB: what would be free if it ended."""
+    return float(process.memory_full_info().uss) / 1e6
+
+
+def _slope_per_hour(memory: list[tuple[float, float]]) -> float:
+    """Least-squares slope over the second half, where caches and arenas have settled."""
+    half = memory[len(memory) // 2 :]
+    at, megabytes = np.array(half).T
+    return float(np.polyfit(at, megabytes, 1)[0] * 3600) if len(half) > 2 else float("nan")
+
+
+def _percentiles(values: Any) -> dict[str, float]:
+    return {f"p{q}": round(float(np.percentile(values, q)), 2) for q in (50, 90, 95, 99)} | {
+        "max": round(float(values.max()), 2)
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    table = Table(
+        title=f"{result['cameras']} cameras, 720p{result['camera']['frames_per_second']}, "
+        f"a caption every {result['every_s']:g} s, {result['seconds'] / 60:.1f} min"
+    )
+    for column in ("what", "p50", "p90", "p99", "max", "goal"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    rows = {"capture to message, ms": result["latency_ms"]} | {
+        f"  {part}": values for part, values in result["latency_parts_ms"].items()
+    }
+    for name, values in rows.items():
+        goal = f"≤ {GOAL_P50_MS:g} / ≤ {GOAL_P99_MS:g}" if name.startswith("capture") else ""
+        table.add_row(name, *(f"{values[q]:.1f}" for q in ("p50", "p90", "p99", "max")), goal)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"captions {result['captions']} of {result['captions_expected']}, "
+        f"{100 * result['true_sentences']:.1f} % the true sentence; {result['cpu_cores']:.2f} cores; "
+        f"memory {result['memory_mb']['start']:.1f} → {result['memory_mb']['end']:.1f} MB, "
+        f"{result['memory_growth_mb_per_hour']:+.2f} MB an hour (goal < {GOAL_GROWTH_MB_PER_HOUR:g})"
+    )
+
+
+if __name__ == "__main__":
+    main()
