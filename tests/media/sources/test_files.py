@@ -1,0 +1,156 @@
+"""Files: whole, cut off, damaged, silent or no video at all."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import av
+import pytest
+
+from streamcap.media.frame import Frame
+from streamcap.media.sources import Source, SourceEnded, SourceOptions, SourceRefused, open_source
+from tests.conftest import require_program
+from tests.media.made import write_video
+
+FAST = SourceOptions(realtime=False)
+
+
+def read(source: Source) -> tuple[list[Frame], SourceEnded]:
+    source.open()
+    frames: list[Frame] = []
+    with pytest.raises(SourceEnded) as ended:
+        frames.extend(source.frames())
+    source.close()
+    source.close()
+    return frames, ended.value
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.mkv", "film.ts", "film.avi"])
+def test_a_film_is_played_to_its_end(tmp_path: Path, name: str) -> None:
+    path = write_video(tmp_path / name, seconds=2.0, rate=10)
+    source = open_source(str(path), options=FAST)
+    frames: list[Frame] = []
+    info = source.open()
+    with pytest.raises(SourceEnded, match="played to its end"):
+        for frame in source.frames():
+            frames.append(frame)  # noqa: PERF402 - what came before the end counts
+    source.close()
+    assert (info.width, info.height, info.codec, info.live) == (160, 96, "h264", False)
+    first = frames[0].time
+    assert [frame.time - first for frame in frames] == pytest.approx([number / 10 for number in range(20)], abs=0.002)
+    counts = source.statistics()
+    assert (counts["frames"], counts["decode_errors"], counts["repaired_pts"], counts["epochs"]) == (20, 0, 0, 0)
+
+
+def test_frame_times_are_those_ffprobe_reads(tmp_path: Path) -> None:
+    ffprobe = require_program("ffprobe")
+    path = write_video(tmp_path / "film.mp4", seconds=1.0, rate=12)
+    run = [ffprobe, "-v", "error", "-select_streams", "v", "-show_entries", "frame=pts_time", "-of", "csv=p=0"]
+    said = subprocess.run([*run, str(path)], check=True, capture_output=True, text=True).stdout.split()
+    frames, _ = read(open_source(str(path), options=FAST))
+    assert [frame.time for frame in frames] == pytest.approx([float(word.strip(",")) for word in said], abs=1e-5)
+
+
+def test_a_raw_stream_without_timestamps_goes_by_its_rate(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "film.h264", seconds=1.0, rate=25, container="h264")
+    frames, _ = read(open_source(str(path), options=FAST))
+    assert len(frames) == 25
+    assert frames[-1].time - frames[0].time == pytest.approx(24 / 25, abs=0.05)
+
+
+def test_live_playback_takes_as_long_as_the_film(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "film.mp4", seconds=0.6, rate=10)
+    frames, _ = read(open_source(str(path)))
+    spans = [(frame.arrived - frames[0].arrived) - (frame.time - frames[0].time) for frame in frames]
+    # A frame is never early; how late it is the machine decides.
+    assert min(spans) > -0.02
+
+
+def test_a_file_cut_off_in_the_middle_gives_what_it_has(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "film.ts", seconds=2.0)
+    cut = tmp_path / "cut.ts"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    frames, _ = read(open_source(str(cut), options=FAST))
+    assert 5 <= len(frames) < 20
+
+
+def test_damaged_video_goes_on_and_counts_the_damage(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "film.h264", seconds=3.0, rate=10, container="h264")
+    data = bytearray(path.read_bytes())
+    for at in range(len(data) // 3, 2 * len(data) // 3, 37):
+        data[at] ^= 0x55
+    path.write_bytes(data)
+    source = open_source(str(path), options=FAST)
+    frames, _ = read(source)
+    assert len(frames) > 10
+    assert source.statistics()["decode_errors"] > 0
+
+
+def test_a_size_that_changes_in_the_middle_is_followed(tmp_path: Path) -> None:
+    parts = [
+        write_video(tmp_path / f"{size[0]}.h264", size=size, container="h264").read_bytes()
+        for size in ((160, 96), (320, 192), (64, 64))
+    ]
+    path = tmp_path / "film.h264"
+    path.write_bytes(b"".join(parts))
+    frames, _ = read(open_source(str(path), options=FAST))
+    assert list(dict.fromkeys(frame.size for frame in frames)) == [(160, 96), (320, 192), (64, 64)]
+
+
+def test_keyframes_alone_are_decoded_where_that_is_asked(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "film.mp4", seconds=3.0, rate=10)
+    frames, _ = read(open_source(str(path), options=SourceOptions(realtime=False, keyframes_only=True)))
+    assert [frame.time for frame in frames] == pytest.approx([0.0, 1.0, 2.0])
+
+
+def refused(path: Path) -> SourceRefused:
+    with pytest.raises(SourceRefused) as caught:
+        open_source(str(path)).open()
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    return caught.value
+
+
+def test_what_is_no_video_is_refused_for_good(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    path.write_bytes(bytes(range(256)) * 40)
+    assert "no video that libav can read" in str(refused(path))
+    path.write_bytes(b"")
+    assert not refused(path).retry
+    whole = write_video(tmp_path / "whole.mp4")
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert "no video" in str(refused(path))
+    path.unlink()
+    assert "no such file" in str(refused(path))
+
+
+def test_audio_alone_is_refused_as_such(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "sound.mp4", video=False, audio=True)
+    error = refused(path)
+    assert "there is audio, but no video" in str(error)
+    assert not error.retry
+
+
+def test_a_file_may_not_reach_out_of_the_file_system(tmp_path: Path) -> None:
+    path = tmp_path / "list.m3u8"
+    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
+    refused(path)
+
+
+def test_stopping_ends_a_film_at_once(tmp_path: Path) -> None:
+    source = open_source(str(write_video(tmp_path / "film.mp4", seconds=2.0)))
+    source.open()
+    frames = source.frames()
+    next(frames)
+    source.stop()
+    assert next(frames, None) is None
+    source.close()
+
+
+def test_libav_keeps_its_own_logs_to_itself(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "film.mp4"
+    path.write_bytes(b"no video")
+    refused(path)
+    assert capfd.readouterr() == ("", "")
+    assert av.logging.get_level() is None or av.logging.get_level() <= av.logging.ERROR

@@ -1,0 +1,94 @@
+"""What may be named as a source, and what is said of the rest: one line, no secret in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from streamcap.errors import InputError
+from streamcap.media.sources import SourceOptions, check_url, open_source
+from streamcap.media.sources.libav import LibavSource
+from streamcap.media.sources.scenes import ScenesSource
+from streamcap.media.sources.webrtc import PushSource
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rtsp://camera/stream",
+        "rtsps://user:word@camera:322/stream?x=1",
+        "RTSP://[::1]:554/a",
+        "rtmp://host/app/key",
+        "srt://host:9000?passphrase=secret",
+        "srt://:9000?mode=listener",
+        "http://host/live.m3u8",
+        "https://host/video.mjpg",
+        "whip:",
+    ],
+)
+def test_network_addresses_pass_for_everyone(url: str) -> None:
+    assert check_url(f"  {url} ", allow_local=False) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("", "names no source"),
+        ("ftp://host/film.mp4", "no source has the scheme 'ftp'"),
+        ("lavfi:testsrc", "no source has the scheme 'lavfi'"),
+        ("rtsp:camera", "no host"),
+        ("rtsp:///stream", "no host"),
+        ("http://host:port/x", "[Pp]ort"),
+        ("rtsp://user:hunter2@host:99999/x", "[Pp]ort"),
+        ("/no/such/film.mp4", "there is no such file"),
+        ("concat:/etc/passwd|/etc/hosts", "scheme 'concat'"),
+        ("rtsp://camera/\nx", "control character"),
+        ("webcam:/dev/video99", "no device /dev/video99"),
+        ("webcam:99", "no device /dev/video99"),
+        ("webcam:camera", "name a device"),
+        ("scenes:?speed=2", "no 'speed'"),
+        ("scenes:?size=big", "size=big"),
+        ("scenes:?size=9x9", "from 32x32"),
+        ("scenes:?rate=0", "rate"),
+        ("scenes:?rate=1/0", "rate=1/0"),
+        ("scenes:?seconds=nan", "seconds"),
+        ("scenes:?seed=-1", "seed"),
+        ("scenes:beach", "write it as"),
+    ],
+)
+def test_what_names_no_source_is_refused_in_one_line(url: str, said: str) -> None:
+    with pytest.raises(InputError, match=said) as refused:
+        check_url(url)
+    assert "\n" not in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_local_sources_only_where_they_are_allowed(tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    film.write_bytes(b"")
+    for url in (str(film), f"file:{film}", f"file://{film}", "scenes:", "scenes:?seed=3&rate=30"):
+        assert check_url(url) == url
+        with pytest.raises(InputError, match="not taken from here"):
+            check_url(url, allow_local=False)
+    with pytest.raises(InputError, match="is a directory"):
+        check_url(str(tmp_path))
+
+
+def test_a_file_may_have_a_colon_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("take:2.mp4").write_bytes(b"")
+    assert check_url("take:2.mp4") == "take:2.mp4"
+
+
+def test_every_url_has_its_source() -> None:
+    assert isinstance(open_source("rtsp://u:hunter2@host/x"), LibavSource)
+    assert open_source("rtsp://u:hunter2@host/x").url == "rtsp://u:***@host/x"
+    assert isinstance(open_source("scenes:"), ScenesSource)
+    assert isinstance(open_source("whip:", options=SourceOptions(read_timeout=1)), PushSource)
+
+
+@pytest.mark.parametrize("timeouts", [(0.0, 5.0), (5.0, -1.0)])
+def test_timeouts_must_be_above_zero(timeouts: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match="above 0"):
+        SourceOptions(open_timeout=timeouts[0], read_timeout=timeouts[1])

@@ -1,0 +1,92 @@
+"""Frames handed in by someone else: bounded, oldest dropped, every wait ends."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from streamcap.media.sources import SourceEnded, SourceLost, SourceRefused
+from streamcap.media.sources.webrtc import PushSource
+from tests.media.made import drawn
+
+
+def test_the_queue_is_bounded_and_drops_the_oldest() -> None:
+    source = PushSource(most=3)
+    for number in range(10):
+        picture = drawn(64, 36)
+        picture.pts = number * 3000
+        assert source.offer(picture)
+    info = source.open()
+    assert (info.width, info.height, info.live) == (64, 36, True)
+    frames = source.frames()
+    assert [next(frames).pts for _ in range(3)] == [21_000, 24_000, 27_000]
+    assert source.statistics()["dropped"] == 7
+
+
+def test_frames_of_any_size_in_any_order_of_sizes() -> None:
+    source = PushSource()
+    for number, size in enumerate(((64, 36), (320, 180), (32, 64))):
+        picture = drawn(*size)
+        picture.pts = number * 3000
+        source.offer(picture)
+    source.open()
+    frames = source.frames()
+    assert [next(frames).size for _ in range(3)] == [(64, 36), (320, 180), (32, 64)]
+
+
+def test_opening_waits_for_the_first_frame() -> None:
+    source = PushSource()
+    opened: list[int] = []
+    reader = threading.Thread(target=lambda: opened.append(source.open().width))
+    reader.start()
+    source.offer(drawn(64, 36))
+    reader.join(timeout=10)
+    assert opened == [64]
+
+
+@pytest.mark.parametrize(("ended", "kind"), [(False, SourceLost), (True, SourceEnded)])
+def test_what_was_offered_before_the_end_is_still_read(ended: bool, kind: type[Exception]) -> None:
+    source = PushSource("whip:door")
+    source.offer(drawn(64, 36))
+    source.finish("the browser went", ended=ended)
+    assert not source.offer(drawn(64, 36))
+    source.open()
+    frames = source.frames()
+    next(frames)
+    with pytest.raises(kind, match="whip:door: the browser went"):
+        next(frames)
+
+
+def test_silence_is_a_loss() -> None:
+    source = PushSource(read_timeout=0.05)
+    source.offer(drawn(64, 36))
+    source.open()
+    frames = source.frames()
+    next(frames)
+    with pytest.raises(SourceLost, match=r"no frame for 0\.05 s"):
+        next(frames)
+
+
+@pytest.mark.parametrize("how", ["stop", "close"])
+def test_stopping_frees_who_waits_to_open_and_who_waits_for_frames(how: str) -> None:
+    waiting = PushSource()
+    threading.Timer(0.05, getattr(waiting, how)).start()
+    with pytest.raises(SourceRefused, match="stopped while waiting"):
+        waiting.open()
+    reading = PushSource(read_timeout=60)
+    reading.offer(drawn(64, 36))
+    reading.open()
+    frames = reading.frames()
+    next(frames)
+    threading.Timer(0.05, getattr(reading, how)).start()
+    assert next(frames, None) is None
+    assert not reading.offer(drawn(64, 36))
+
+
+def test_a_peer_that_goes_before_its_first_frame_is_a_refusal_worth_another_try() -> None:
+    source = PushSource()
+    source.finish("the browser went")
+    with pytest.raises(SourceRefused, match="the browser went") as refused:
+        source.open()
+    assert refused.value.retry
