@@ -37,7 +37,7 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    fields = dict(tuple(part.strip() for part in line.split(":", 1)) for line in lines if ":" in line)
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
     flags = [flag for flag in wanted if flag in fields.get("flags", "").split()]
     return f"{fields.get('model name', platform.machine())} ({' '.join(flags)})"

@@ -22,6 +22,7 @@ from streamcap.media.frame import Frame, Sample
 from streamcap.media.ring import FrameRing
 from streamcap.media.schedule import Schedule
 from streamcap.media.sources.contract import Source, SourceEnded, SourceInfo, SourceRefused
+from streamcap.media.sources.webrtc import PushSource
 from streamcap.redact import redact
 from streamcap.service.backoff import Backoff
 from streamcap.service.files import CaptionFiles
@@ -152,10 +153,10 @@ class Stream:
         """The newest decoded frame, for those who watch."""
         return self._ring.newest()
 
-    @property
-    def source(self) -> Source | None:
-        """The source now open or opening."""
-        return self._reader.source if self._reader is not None else None
+    def push_source(self) -> PushSource | None:
+        """Where a publisher's frames go, if this stream waits for or has a publisher (`whip:`)."""
+        source = self._reader.source if self._reader is not None else None
+        return source if isinstance(source, PushSource) else None
 
     def on_outcome(self, outcome: Outcome) -> None:
         """What the engine said of one of this stream's samples."""
@@ -201,7 +202,8 @@ class Stream:
                 backoff.reset()
             self.reconnections += 1
             self._set_state(StreamState.RECONNECTING, str(end))
-            await asyncio.sleep(backoff.next())
+            if self.push_source() is None:  # a publisher comes to us: nobody is spared by a pause
+                await asyncio.sleep(backoff.next())
 
     async def _read(self, opening: int) -> StreamcapError | None:
         """One opening of the source, from open to its end, which is returned."""
