@@ -20,11 +20,13 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import av
+import pytest
 
 import streamcap.media.scenes
 from streamcap.media.scenes import SceneScript, draw
@@ -197,3 +199,19 @@ class RtspServer:
 
     def _signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
+
+
+def require_rtsp_server() -> None:
+    """Skip the test, or fail it where nothing may be missing, unless GStreamer's RTSP server is installed."""
+    check = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
+    if Path(SYSTEM_PYTHON).exists() and not _run_system_python(check):
+        return
+    message = "needs GStreamer's RTSP server for /usr/bin/python3 (gir1.2-gst-rtsp-server-1.0, python3-gi)"
+    if os.environ.get("STREAMCAP_NO_SKIP"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@cache
+def _run_system_python(code: str) -> int:
+    return subprocess.run([SYSTEM_PYTHON, "-c", code], stderr=subprocess.DEVNULL).returncode

@@ -114,8 +114,8 @@ def factory(launch, auth):
     if auth:
         permissions = GstRtspServer.RTSPPermissions()
         permissions.add_role("viewer")
-        permissions.add_permission_boolean_for_role("viewer", "media.factory.access", True)
-        permissions.add_permission_boolean_for_role("viewer", "media.factory.construct", True)
+        permissions.add_permission_for_role("viewer", "media.factory.access", True)
+        permissions.add_permission_for_role("viewer", "media.factory.construct", True)
         made.set_permissions(permissions)
     return made
 

@@ -1,0 +1,221 @@
+"""Cameras over a real RTSP server: opened at the live edge, timed by RTCP, and every way they fail."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from streamcap.media.frame import Frame
+from streamcap.media.scenes import draw
+from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRefused, open_source
+from tests.servers.camera import Clip, RtspServer, require_rtsp_server
+
+CLIP = Clip(scenes=4, seconds=1.0, width=320, height=180, rate=15)
+OPTIONS = SourceOptions(open_timeout=10, read_timeout=5)
+PATIENT_FRAMES = 400
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RtspServer]:
+    require_rtsp_server()
+    with RtspServer(CLIP, paths=("door", "yard")) as running:
+        yield running
+
+
+@pytest.fixture
+def own_server() -> Iterator[RtspServer]:
+    require_rtsp_server()
+    with RtspServer(CLIP) as running:
+        yield running
+
+
+def opened(url: str, options: SourceOptions = OPTIONS) -> Source:
+    source = open_source(url, options=options)
+    source.open()
+    return source
+
+
+def refused(url: str, options: SourceOptions = OPTIONS) -> SourceRefused:
+    source = open_source(url, options=options)
+    with pytest.raises(SourceRefused) as caught:
+        source.open()
+    source.close()
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def until_rtcp(source: Source) -> Iterator[Frame]:
+    for number, frame in enumerate(source.frames()):
+        if frame.captured_at_source == "rtcp":
+            yield frame
+        assert number < PATIENT_FRAMES, "no sender report came"
+
+
+def test_a_camera_opens_and_its_frames_go_forward_in_one_epoch(server: RtspServer) -> None:
+    source = open_source(server.url(), options=OPTIONS)
+    info = source.open()
+    assert (info.codec, info.live) == ("h264", True)
+    frames = source.frames()
+    got = [next(frames) for _ in range(20)]
+    source.close()
+    assert {frame.size for frame in got} == {(320, 180)}
+    assert {frame.epoch for frame in got} == {0}
+    times = np.diff([frame.time for frame in got])
+    assert (times > 0).all()
+    assert np.median(times) == pytest.approx(1 / CLIP.rate, abs=0.005)
+    assert source.statistics()["decode_errors"] == 0
+
+
+def test_the_senders_report_tells_when_each_frame_was_captured(server: RtspServer) -> None:
+    source = opened(server.url("yard"))
+    frames = until_rtcp(source)
+    for _ in range(5):
+        frame = next(frames)
+        number = server.frame_number(frame.captured_at)
+        # The server shows frame n at t0 + n / rate exactly; the report is true to well under a frame.
+        assert (frame.captured_at - server.t0) * CLIP.rate == pytest.approx(number, abs=0.2)
+        scene, local = CLIP.script.scene(number % CLIP.count // 15), number % 15 / 15
+        shown = frame.picture.to_ndarray(format="rgb24").astype(int)
+        difference = np.abs(shown - draw(scene, local, 320, 180)).mean()
+        assert difference < 6
+        assert scene.sentence == server.sentence_at(frame.captured_at)
+        other = np.abs(shown - draw(CLIP.script.scene((number // 15 + 1) % 4), local, 320, 180)).mean()
+        assert difference < other
+    source.close()
+
+
+def test_several_cameras_are_read_at_once(server: RtspServer) -> None:
+    sources = [opened(server.url(path)) for path in ("door", "yard", "door")]
+    rows = [source.frames() for source in sources]
+    for row in rows:
+        assert [next(row).size for _ in range(5)] == [(320, 180)] * 5
+    for source in sources:
+        source.close()
+
+
+def test_a_camera_that_encodes_while_it_plays(server: RtspServer) -> None:
+    source = opened(server.url("live"))
+    frames = source.frames()
+    assert [next(frames).size for _ in range(5)] == [(640, 360)] * 5
+    source.close()
+
+
+def test_stop_ends_the_frames(server: RtspServer) -> None:
+    source = opened(server.url())
+    frames = source.frames()
+    next(frames)
+    source.stop()
+    assert next(frames, None) is None
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "retry"),
+    [
+        ("nothing", "404: the server has no such stream", True),
+        ("audio", "there is audio, but no video", False),
+        ("broken", "cannot serve the stream now", True),
+    ],
+)
+def test_what_a_server_does_not_have_is_said_plainly(server: RtspServer, path: str, said: str, retry: bool) -> None:
+    error = refused(server.url(path))
+    assert said in str(error)
+    assert error.retry is retry
+
+
+@pytest.mark.parametrize("digest", [False, True])
+def test_a_camera_with_a_password(digest: bool) -> None:
+    require_rtsp_server()
+    with RtspServer(CLIP, user="viewer", password="hunter2", digest=digest) as server:
+        for login in ("", "viewer:hunter3"):
+            error = refused(server.url(login=login))
+            assert "401: user name or password is missing or wrong" in str(error)
+            assert "hunter3" not in str(error)
+            assert not error.retry
+        source = opened(server.url(login="viewer:hunter2"))
+        assert "hunter2" not in source.url
+        assert next(iter(source.frames())).size == (320, 180)
+        source.close()
+
+
+def test_nobody_listens() -> None:
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        error = refused(f"rtsp://user:hunter2@127.0.0.1:{taken.getsockname()[1]}/door")
+    assert "the connection was refused" in str(error)
+    assert "hunter2" not in str(error)
+    assert error.retry
+
+
+def test_a_server_that_never_answers_is_given_up_after_the_timeout() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        error = refused(
+            f"rtsp://127.0.0.1:{silent.getsockname()[1]}/door", SourceOptions(open_timeout=0.5, read_timeout=0.5)
+        )
+    assert "no answer within 0.5 s" in str(error)
+    assert error.retry
+
+
+def test_a_server_that_speaks_something_else_is_refused() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
+        other.settimeout(10)
+        source = open_source(f"rtsp://127.0.0.1:{other.getsockname()[1]}/door", options=OPTIONS)
+
+        def greet() -> None:
+            peer, _ = other.accept()
+            peer.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+            peer.close()
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with pytest.raises(SourceRefused):
+            source.open()
+        thread.join()
+
+
+def test_a_killed_camera_is_lost_and_can_be_opened_again(own_server: RtspServer) -> None:
+    source = opened(own_server.url())
+    frames = source.frames()
+    next(frames)
+    own_server.kill()
+    with pytest.raises(SourceLost):
+        for _ in frames:
+            pass
+    source.close()
+    assert refused(own_server.url()).retry
+    own_server.start()
+    again = opened(own_server.url())
+    assert next(iter(again.frames())).epoch == 0
+    again.close()
+
+
+def test_a_stopped_camera_is_lost_after_the_read_timeout(own_server: RtspServer) -> None:
+    source = opened(own_server.url(), SourceOptions(open_timeout=10, read_timeout=0.5))
+    frames = source.frames()
+    next(frames)
+    own_server.pause()
+    with pytest.raises(SourceLost, match=r"no data for 0\.5 s|closed"):
+        for _ in frames:
+            pass
+    source.close()
+    own_server.resume()
+    again = opened(own_server.url())
+    frame = next(iter(again.frames()))
+    assert frame.size == (320, 180)
+    again.close()
+
+
+def test_damaged_pictures_are_counted_and_the_rest_goes_on() -> None:
+    require_rtsp_server()
+    with RtspServer(CLIP, damage=0.3) as server:
+        source = opened(server.url())
+        for number, _ in enumerate(source.frames()):
+            if number >= 30 and source.statistics()["decode_errors"]:
+                break
+            assert number < PATIENT_FRAMES
+        source.close()
