@@ -1,0 +1,198 @@
+"""The feature cache: what the vision encoder made of every picture or clip, in memory-mapped safetensors shards.
+
+    manifest.json          encoder, counts, what was skipped and why, whether it is complete
+    train-00000.safetensors    `features`, (n, ...) float16, and the names of its n items in the metadata
+    train.json             the captions of every item, by name
+
+A shard is written whole or not at all and covers a fixed stretch of its split, so a stopped run goes on with the first
+shard that is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from streamcap.errors import InputError, StreamcapError
+from streamcap.training.corpus import Item, Problem
+from streamcap.training.encoders import EncoderId
+
+VERSION = 1
+SHARD_ITEMS = 1000
+Features = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One item of a split as training takes it."""
+
+    name: str
+    captions: tuple[str, ...]
+    shard: int
+    row: int
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write whole or not at all. Raises StreamcapError where the disk does not take it."""
+    write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write whole or not at all. Raises StreamcapError where the disk does not take it."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise StreamcapError(
+            f"{path}: cannot be written ({error.strerror or error}); nothing was overwritten"
+        ) from None
+
+
+class CacheWriter:
+    """Writes one cache, or goes on with one that was stopped.
+
+    Raises InputError where the folder holds a cache of another encoder, frame count or corpus; it is left as it is.
+    """
+
+    def __init__(self, folder: Path, encoder: EncoderId, frames: int | None, splits: dict[str, list[Item]]) -> None:
+        self.folder = folder
+        self.frames = frames
+        self._splits = splits
+        self._identity = {
+            "version": VERSION,
+            "encoder": asdict(encoder),
+            "frames": frames,
+            "listed": {split: len(items) for split, items in splits.items()},
+        }
+        if (folder / "manifest.json").is_file():
+            _same(folder, _manifest(folder), self._identity)
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{folder}: is not empty and holds no feature cache; name another folder")
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._write_manifest(complete=False, problems=[])
+
+    def missing(self) -> Iterator[tuple[str, int, list[Item]]]:
+        """(split, number, its items) of every shard that is still to be made."""
+        for split, items in self._splits.items():
+            for number, start in enumerate(range(0, len(items), SHARD_ITEMS)):
+                if not self._shard(split, number).is_file():
+                    yield split, number, items[start : start + SHARD_ITEMS]
+
+    def write(self, split: str, number: int, names: list[str], features: Features, skipped: list[Problem]) -> None:
+        """One shard: features (n, ...) of the n items named, and what of its stretch was skipped."""
+        metadata = {"names": json.dumps(names), "skipped": json.dumps([asdict(problem) for problem in skipped])}
+        write_bytes(self._shard(split, number), save({"features": np.ascontiguousarray(features)}, metadata))
+
+    def finish(self, problems: list[Problem]) -> dict[str, Any]:
+        """Write the captions and the manifest of a complete cache; returns the manifest. Raises InputError where
+        nothing of a split could be read."""
+        counts = {}
+        for split, items in self._splits.items():
+            kept: set[str] = set()
+            for number in range(-(-len(items) // SHARD_ITEMS)):
+                with safe_open(self._shard(split, number), "np") as shard:
+                    metadata = shard.metadata()
+                kept.update(json.loads(metadata["names"]))
+                problems += [Problem(**problem) for problem in json.loads(metadata["skipped"])]
+            if not kept:
+                raise InputError(f"{self.folder}: nothing of the split {split} could be read; see what is listed above")
+            counts[split] = len(kept)
+            write_json(self.folder / f"{split}.json", {item.name: item.captions for item in items if item.name in kept})
+        return self._write_manifest(complete=True, problems=problems, counts=counts)
+
+    def _shard(self, split: str, number: int) -> Path:
+        return self.folder / f"{split}-{number:05d}.safetensors"
+
+    def _write_manifest(self, *, complete: bool, problems: list[Problem], **more: Any) -> dict[str, Any]:
+        tally: dict[str, int] = {}
+        for problem in problems:
+            tally[problem.why] = tally.get(problem.why, 0) + 1
+        manifest = {
+            **self._identity,
+            "complete": complete,
+            "shard_items": SHARD_ITEMS,
+            **more,
+            "skipped": tally,
+            "problems": [asdict(problem) for problem in problems],
+        }
+        write_json(self.folder / "manifest.json", manifest)
+        return manifest
+
+
+class FeatureCache:
+    """A complete cache, read through memory maps. Raises InputError for one that is none, or not complete."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = _manifest(folder)
+        if not self.manifest.get("complete"):
+            raise InputError(f"{folder}: this feature cache is not complete; run `streamcap dataset` on it again")
+        self.encoder = EncoderId(**self.manifest["encoder"])
+        self.frames: int | None = self.manifest["frames"]
+        self._shards: dict[str, list[Any]] = {}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits it holds."""
+        return tuple(self.manifest["counts"])
+
+    def examples(self, split: str) -> list[Example]:
+        """Every item of a split. Raises InputError for a split it does not hold, and for a damaged shard."""
+        if split not in self.splits:
+            raise InputError(f"{self.folder}: has no split {split!r}; it has {', '.join(self.splits)}")
+        captions = json.loads((self.folder / f"{split}.json").read_text(encoding="utf-8"))
+        shards, out = [], []
+        for number in range(-(-self.manifest["listed"][split] // SHARD_ITEMS)):
+            path = self.folder / f"{split}-{number:05d}.safetensors"
+            try:
+                shard = safe_open(path, "np")
+            except (OSError, SafetensorError) as error:
+                raise InputError(f"{path}: cannot be read ({error}); delete it and run `streamcap dataset`") from None
+            shards.append(shard)
+            for row, name in enumerate(json.loads(shard.metadata()["names"])):
+                out.append(Example(name, tuple(captions[name]), number, row))
+        self._shards[split] = [shard.get_slice("features") for shard in shards]
+        return out
+
+    def features(self, split: str, examples: list[Example]) -> npt.NDArray[np.float32]:
+        """(B, ...) of the given examples of a split that `examples` listed."""
+        shards = self._shards[split]
+        return np.stack([shards[e.shard][e.row : e.row + 1][0] for e in examples]).astype(np.float32)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder}: is no feature cache (manifest.json is missing)") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        raise InputError(f"{path}: is no manifest of a feature cache that this version reads")
+    return content
+
+
+def _same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for key in ("encoder", "frames", "listed"):
+        if found.get(key) != wanted[key]:
+            told = {"encoder": "encoder", "frames": "frames a clip", "listed": "captions"}[key]
+            raise InputError(
+                f"{folder}: holds a cache made with other {told} ({found.get(key)}, not {wanted[key]}); "
+                "name another folder, nothing was overwritten"
+            )

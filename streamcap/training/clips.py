@@ -1,0 +1,62 @@
+"""Pixels of a corpus's pictures and clips, as a vision encoder wants them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from streamcap.captioner.preprocess import fit_pictures
+from streamcap.picture import PictureSpec
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Unreadable(Exception):
+    """A picture or clip that cannot be decoded; the message says why."""
+
+
+def read_picture(content: bytes, spec: PictureSpec) -> Pixels:
+    """(H, W, 3) of the spec's size. Raises Unreadable."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            picture = image.convert("RGB")
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise Unreadable(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+    fitted: Pixels = fit_pictures([picture], spec)[0]
+    return fitted
+
+
+def read_clip(path: Path, count: int, spec: PictureSpec) -> Pixels:
+    """(count, H, W, 3): the middles of `count` equal parts of the clip, in order.
+
+    A clip of fewer frames gives some of them more than once. Raises Unreadable.
+    """
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise Unreadable("no video in it")
+            total = sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
+        if total == 0:
+            raise Unreadable("no frame in it")
+        wanted = [min(total - 1, int((part + 0.5) * total / count)) for part in range(count)]
+        last = wanted[-1]
+        chosen: dict[int, Pixels] = {}
+        with av.open(str(path)) as container:
+            container.streams.video[0].thread_type = "AUTO"
+            for number, frame in enumerate(container.decode(video=0)):
+                if number in wanted:
+                    chosen[number] = fit_pictures([frame.to_ndarray(format="rgb24")], spec)[0]
+                if number >= last:
+                    break
+    except (av.FFmpegError, OSError) as error:
+        raise Unreadable(str(error).splitlines()[0]) from None
+    if not chosen:
+        raise Unreadable("no frame of it decodes")
+    # A damaged end gives fewer frames than were counted: the last good one stands in.
+    end = max(chosen)
+    return np.stack([chosen[min(number, end)] for number in wanted])

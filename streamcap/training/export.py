@@ -1,0 +1,47 @@
+"""A trained model of ours as the directory `load_captioner` reads: config.json, model.safetensors, tokenizer.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from streamcap.captioner.checkpoints.native import save_native
+from streamcap.captioner.compact import fold
+from streamcap.errors import InputError
+from streamcap.picture import PictureSpec
+from streamcap.training.model import CaptionModel
+
+MAX_TOKENS = 40
+
+
+def native_config(model: Mapping[str, Any], picture: PictureSpec) -> dict[str, Any]:
+    """config.json from the `vision`, `mapping` and `gpt2` parts that a model was built from."""
+    gpt2 = dict(model["gpt2"])
+    return {
+        "vision": {**model["vision"], "folded": True},
+        "mapping": {**model["mapping"], "dropout": 0.0},
+        "gpt2": gpt2,
+        "picture": picture.to_json(),
+        "bos_token_id": gpt2["bos_token_id"],
+        "eos_token_id": gpt2["eos_token_id"],
+        "max_tokens": MAX_TOKENS,
+    }
+
+
+def export_native(
+    directory: Path, model: CaptionModel, config: Mapping[str, Any], picture: PictureSpec, tokenizer: Tokenizer
+) -> None:
+    """Write `model`, built from `config`, in half precision and with its batch norms folded."""
+    if model.vision is None:
+        raise InputError("a model without a vision encoder is written in the layout of its mapping, not in ours")
+    save_native(
+        directory,
+        config=native_config(config, picture),
+        vision=fold(model.vision),
+        mapping=model.mapping.state_dict(),
+        gpt2=model.gpt.state_dict(),
+        tokenizer=tokenizer.to_str(),
+    )

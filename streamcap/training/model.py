@@ -1,0 +1,110 @@
+"""The model as it is trained: a prefix from a picture, and all of its captions in one packed GPT-2 pass.
+
+A picture has several captions which share its prefix, so they are laid behind it in one row, each seeing the prefix and
+itself only and each counting positions from the prefix's end. For five captions that is about half the work of five rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Captions of B pictures behind prefixes of P positions, S positions a row in all, M tokens to predict."""
+
+    tokens: Tensor
+    """(B, S - P) token ids; padding is 0 and is seen by no one."""
+    positions: Tensor
+    """(B, S) position ids: the prefix counts from 0, every caption from P."""
+    visible: Tensor
+    """(B, 1, S, S) bool: whether the row's position may look at the column's."""
+    sources: Tensor
+    """(M,) index into the flattened B * S hidden states which predict."""
+    targets: Tensor
+    """(M,) the token each source must predict; every caption ends with the stop token."""
+    owners: Tensor
+    """(M,) which caption, counted through the whole batch, a target belongs to."""
+
+    def to(self, device: torch.device) -> Packed:
+        return Packed(*(getattr(self, name).to(device) for name in self.__slots__))
+
+
+def pack(captions: Sequence[Sequence[Sequence[int]]], prefix: int, stop: int) -> Packed:
+    """Lay each picture's captions (token ids without the stop token) behind a prefix of `prefix` positions."""
+    length = prefix + max(sum(map(len, several)) for several in captions)
+    rows = len(captions)
+    tokens = torch.zeros(rows, length - prefix, dtype=torch.long)
+    positions = torch.zeros(rows, length, dtype=torch.long)
+    positions[:, :prefix] = torch.arange(prefix)
+    segment = torch.full((rows, length), -1, dtype=torch.long)  # 0 the prefix, 1... its captions, -1 padding
+    segment[:, :prefix] = 0
+    sources: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
+    count = 0
+    for row, several in enumerate(captions):
+        at = prefix
+        for number, caption in enumerate(several):
+            end = at + len(caption)
+            tokens[row, at - prefix : end - prefix] = torch.tensor(caption, dtype=torch.long)
+            positions[row, at:end] = torch.arange(prefix, prefix + len(caption))
+            segment[row, at:end] = number + 1
+            base = row * length
+            sources += [base + prefix - 1, *range(base + at, base + end)]
+            targets += [*caption, stop]
+            owners += [count] * (len(caption) + 1)
+            count += 1
+            at = end
+    order = torch.arange(length)
+    causal = order[:, None] >= order[None, :]
+    same = segment[:, :, None] == segment[:, None, :]
+    visible = causal & (same | (segment[:, None, :] == 0)) | (order[:, None] == order[None, :])
+    return Packed(
+        tokens, positions, visible[:, None], torch.tensor(sources), torch.tensor(targets), torch.tensor(owners)
+    )
+
+
+def build_gpt2(config: dict[str, Any], dropout: float = 0.0) -> GPT2LMHeadModel:
+    """A GPT-2 with fresh weights from the fields of a `GPT2Config`; `dropout` on embeddings, attention, residuals."""
+    fields = {**config, "embd_pdrop": dropout, "attn_pdrop": dropout, "resid_pdrop": dropout, "use_cache": False}
+    return GPT2LMHeadModel(GPT2Config(**fields, attn_implementation="sdpa"))
+
+
+def packed_logits(gpt: GPT2LMHeadModel, prefix: Tensor, packed: Packed) -> Tensor:
+    """Logits (M, vocabulary) of what `packed.targets` must be, given prefixes (B, P, E)."""
+    embeddings = torch.cat((prefix, gpt.transformer.wte(packed.tokens).to(prefix.dtype)), 1)
+    # an additive mask, since GPT-2 takes a four-dimensional mask as it is and a boolean one is no number to it
+    mask = torch.zeros(packed.visible.shape, dtype=prefix.dtype, device=prefix.device)
+    mask = mask.masked_fill(~packed.visible, torch.finfo(prefix.dtype).min)
+    out = gpt.transformer(inputs_embeds=embeddings, attention_mask=mask, position_ids=packed.positions)
+    hidden = out.last_hidden_state.flatten(0, 1)[packed.sources]
+    logits: Tensor = gpt.lm_head(hidden)
+    return logits
+
+
+class CaptionModel(nn.Module):
+    """vision -> mapping -> GPT-2; `vision` is None where the data are embeddings already."""
+
+    def __init__(self, vision: nn.Module | None, mapping: nn.Module, gpt: GPT2LMHeadModel) -> None:
+        super().__init__()
+        self.vision = vision
+        self.mapping = mapping
+        self.gpt = gpt
+
+    def prefix(self, x: Tensor) -> Tensor:
+        """`x`: pixels (B, 3, H, W), or embeddings as the mapping takes them. Returns (B, P, E)."""
+        y: Tensor = self.mapping(x if self.vision is None else self.vision(x))
+        return y
+
+    def forward(self, x: Tensor, packed: Packed, smoothing: float = 0.0) -> Tensor:
+        """Mean cross-entropy per target token, nats, with label smoothing."""
+        logits = packed_logits(self.gpt, self.prefix(x), packed)
+        return F.cross_entropy(logits.float(), packed.targets, label_smoothing=smoothing)
