@@ -126,13 +126,13 @@ def serve(
             raise InputError(f"two streams are named {name}; give each its own name: NAME=URL")
         seen.add(name or "")
     # Before the model is loaded: a port that is taken should be told at once.
-    listener = listen(options)
-    captioner = _load(model, device, precision, threads)
-    engine_options = EngineOptions(
-        GateOptions(threshold=DEFAULT_THRESHOLD if gate is None else gate, refresh=refresh),
-        interim_interval=1 / interim_rate if interim_rate > 0 else 0.0,
-    )
-    _run(_serve(wanted, captioner, engine_options, settings, options, listener, quiet=quiet))
+    with listen(options) as listener:
+        captioner = _load(model, device, precision, threads)
+        engine_options = EngineOptions(
+            GateOptions(threshold=DEFAULT_THRESHOLD if gate is None else gate, refresh=refresh),
+            interim_interval=1 / interim_rate if interim_rate > 0 else 0.0,
+        )
+        _run(_serve(wanted, captioner, engine_options, settings, options, listener, quiet=quiet))
 
 
 def split_name(source: str) -> tuple[str | None, str]:

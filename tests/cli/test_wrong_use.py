@@ -1,0 +1,87 @@
+"""Wrong use and bad input: exit status 2 and one line on stderr that says what, where and what to do."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from streamcap.cli import main
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["streamcap", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["bogus"], "bogus"),
+        (["serve", "--nope"], "--nope"),
+        (["serve", "--port", "x"], "--port"),
+        (["serve", "--port", "70000"], "65535"),
+        (["serve", "--every", "0"], "every 0"),
+        (["serve", "--gate", "3"], "--gate 3"),
+        (["serve", "--refresh", "0"], "--refresh 0"),
+        (["serve", "--host", "0.0.0.0"], "token"),
+        (["serve", "gopher://cam/x"], "gopher"),
+        (["serve", "rtsp://"], "no host"),
+        (["serve", "/nowhere/film.mp4"], "no such file"),
+        (["serve", "../x=scenes:"], "stream name"),
+        (["serve", "a b=scenes:"], "stream name"),
+        (["serve", "a=scenes:", "a=scenes:?seed=2"], "two streams are named a"),
+        (["serve", "--port", "0", "--model", "nope"], "nope"),
+        (["serve", "--port", "0", "--device", "abacus"], "abacus"),
+        (["serve", "--port", "0", "--precision", "fp7"], "fp7"),
+        (["serve", "--out", "/proc/streamcap"], "--out"),
+        (["serve", "--token", ""], "token"),
+        (["serve", "--origin", "example.org"], "origin"),
+    ],
+)
+def test_one_line_that_says_what(run: Run, arguments: list[str], says: str) -> None:
+    status, out, err = run(*arguments)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("streamcap: ") and err.count("\n") == 1, err
+    assert says in err
+
+
+def test_a_password_in_a_wrong_url_is_not_shown(run: Run) -> None:
+    _, _, err = run("serve", "gopher://admin:hunter2@cam/x")
+    assert "gopher" in err and "hunter2" not in err
+
+
+def test_a_port_that_is_taken_is_told_before_the_model_loads(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        status, _, err = run("serve", "--port", str(taken.getsockname()[1]), "--model", "/nowhere")
+    assert status == 2 and "cannot listen" in err and "--port" in err
+
+
+def test_help_and_version(run: Run) -> None:
+    assert run("--version")[:2] == (0, f"streamcap {__import__('streamcap').__version__}\n")
+    status, out, _ = run("serve", "--help")
+    assert status == 0 and "--every" in out
+
+
+def test_a_file_whose_name_has_an_equals_sign_is_a_file(tmp_path: Path) -> None:
+    from streamcap.cli.serve import split_name
+
+    path = tmp_path / "a=b.mp4"
+    path.write_bytes(b"")
+    assert split_name(str(path)) == (None, str(path))
+    assert split_name("door=rtsp://cam/x?a=b") == ("door", "rtsp://cam/x?a=b")
+    assert split_name("rtsp://cam/x?a=b") == (None, "rtsp://cam/x?a=b")
+    assert split_name("scenes:?seed=3") == (None, "scenes:?seed=3")
