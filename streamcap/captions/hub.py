@@ -198,6 +198,8 @@ class Hub:
     wall: Callable[[], float]
     feeds: dict[str, Feed] = field(default_factory=dict)
     statistics: HubStatistics = field(default_factory=HubStatistics)
+    observers: list[Callable[[Event], None]] = field(default_factory=list)
+    """Called with every event as it is published; they must be quick and never raise."""
     _subscriptions: dict[int, Subscription] = field(default_factory=dict)
 
     def add(self, feed: Feed) -> None:
@@ -216,6 +218,8 @@ class Hub:
         """Number `payload` and queue it for all who want it; a stale one (`live` false) is only kept for replay."""
         event = self.feeds[payload.stream].number(payload)
         self.statistics.published += 1
+        for observe in self.observers:
+            observe(event)
         if not live:
             self.statistics.stale += 1
             return event

@@ -6,10 +6,11 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 import streamcap
-from streamcap.server import feed_routes, health_routes, page_routes, refusal, stream_routes
+from streamcap.server import feed_routes, health_routes, hls_routes, page_routes, refusal, stream_routes
 from streamcap.server.audience import Audience
 from streamcap.server.bounds import Bounds
 from streamcap.server.gate import Gate
+from streamcap.server.metrics import Metrics
 from streamcap.server.options import ServerOptions
 from streamcap.service.streams import Streams
 
@@ -25,12 +26,15 @@ def create_app(streams: Streams, options: ServerOptions) -> FastAPI:
     )
     gate = Gate(options)
     audience = Audience(streams.hub, options.most_viewers)
+    metrics = Metrics(streams, audience)
+    streams.hub.observers.append(metrics.observe)
     app.state.audience = audience
     app.state.streams = streams
     refusal.install(app)
-    app.include_router(feed_routes.routes(audience, gate))
+    app.include_router(feed_routes.routes(audience, gate, heartbeat=options.heartbeat))
     app.include_router(stream_routes.routes(streams, gate, options))
-    app.include_router(health_routes.routes(streams))
+    app.include_router(hls_routes.routes(streams, gate))
+    app.include_router(health_routes.routes(streams, metrics, gate))
     app.include_router(page_routes.routes())
     app.add_middleware(Bounds, most_bytes=options.most_body_bytes)
     if options.origins:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
@@ -51,7 +50,7 @@ class Gate:
         origin = connection.headers.get("origin")
         if origin is None or "*" in self._options.origins or origin in self._options.origins:
             return
-        if origin == "null" or urlsplit(origin).netloc.lower() != host.lower():
+        if origin == "null" or origin.partition("://")[2].lower() != host.lower():
             raise RefusalError(
                 403, f"origin {origin[:80]!r} is not allowed; start the service with it as an allowed origin"
             )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import PlainTextResponse
 
+from streamcap.server.gate import Gate
+from streamcap.server.metrics import Metrics
 from streamcap.service.streams import Streams
 
 
-def routes(streams: Streams) -> APIRouter:
+def routes(streams: Streams, metrics: Metrics, gate: Gate) -> APIRouter:
     router = APIRouter(tags=["health"])
 
     @router.get("/healthz", response_class=PlainTextResponse)
@@ -20,5 +23,10 @@ def routes(streams: Streams) -> APIRouter:
     async def readyz() -> PlainTextResponse:
         """The model is loaded and the engine runs; 503 until then."""
         return PlainTextResponse("ready\n") if streams.ready else PlainTextResponse("the model is loading\n", 503)
+
+    @router.get("/metrics", dependencies=[Depends(gate.viewer)], response_class=PlainTextResponse)
+    async def prometheus() -> Response:
+        """Counters and latencies for Prometheus."""
+        return Response(generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return router

@@ -14,9 +14,13 @@ PAGES = Path(__file__).parent / "pages"
 def routes() -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
-    @router.get("/")
-    async def index() -> FileResponse:
-        return FileResponse(PAGES / "index.html", headers={"Cache-Control": "no-cache"})
+    def page(path: str, name: str) -> None:
+        @router.get(path)
+        async def show() -> FileResponse:
+            return FileResponse(PAGES / name, headers={"Cache-Control": "no-cache"})
 
+    page("/", "index.html")
+    page("/overlay", "overlay.html")
+    page("/docs", "docs.html")
     router.mount("/pages", StaticFiles(directory=PAGES))
     return router

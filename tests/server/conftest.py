@@ -19,6 +19,7 @@ from streamcap.captions.event import Event, Payload, Status, StreamState
 from streamcap.captions.feed import Feed
 from streamcap.captions.hub import Hub
 from streamcap.captions.track import Moment, Track
+from streamcap.engine.engine import EngineStatistics
 from streamcap.server.app import create_app
 from streamcap.server.options import ServerOptions
 from streamcap.server.run import listen, serve
@@ -102,6 +103,7 @@ class HandStreams:
         self.hub = Hub(monotonic=time.monotonic, wall=time.time)
         self.settings = Settings()
         self.ready = True
+        self.engine = EngineStatistics()
         self.streams: dict[str, HandStream] = {}
         self.on_add: Callable[[HandStream], None] = lambda stream: None
 
@@ -162,7 +164,7 @@ async def receive(viewer: ClientConnection, count: int) -> list[dict[str, Any]]:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for a state."""
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - any condition, not an event
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -1,0 +1,62 @@
+"""HLS subtitles: a rolling WebVTT rendition (RFC 8216 §3.5 and §6.2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from streamcap.captions.cue import Cue
+from streamcap.captions.formats import vtt
+
+SEGMENT_MS = 6000
+# A cue's end may still move a little after its moment (flicker is closed, short cues are lengthened): a segment is
+# published once this much has been seen past its end, and then never changes.
+SETTLE_MS = 1000
+# What ffmpeg's MPEG-TS muxer begins at: 1.4 s of the 90 kHz clock.
+FFMPEG_MPEGTS = 126_000
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The segments there are: numbers `first` until before `stop`, segment N being the N-th SEGMENT_MS of the stream.
+
+    `ended`: none will follow.
+    """
+
+    first: int
+    stop: int
+    ended: bool = False
+
+
+def window(cues: Sequence[Cue], seen_ms: int, *, ended: bool) -> Window:
+    """The window that `cues` (the rolling ones) fill when the stream has been captioned until `seen_ms`."""
+    whole = max(0, seen_ms - SETTLE_MS) // SEGMENT_MS
+    stop = -(-cues[-1].end_ms // SEGMENT_MS) if ended and cues else whole
+    first = min(cues[0].start_ms // SEGMENT_MS, stop) if cues else stop
+    return Window(first, stop, ended)
+
+
+def playlist(segments: Window, query: str = "") -> str:
+    """The media playlist; `query` is added to each segment's address."""
+    suffix = f"?{query}" if query else ""
+    lines = [
+        "#EXTM3U",
+        "#EXT-X-VERSION:3",
+        f"#EXT-X-TARGETDURATION:{-(-SEGMENT_MS // 1000)}",
+        f"#EXT-X-MEDIA-SEQUENCE:{segments.first}",
+    ]
+    for number in range(segments.first, segments.stop):
+        lines += [f"#EXTINF:{SEGMENT_MS / 1000:.3f},", f"{number}.vtt{suffix}"]
+    if segments.ended:
+        lines.append("#EXT-X-ENDLIST")
+    return "\n".join(lines) + "\n"
+
+
+def segment(cues: Iterable[Cue], number: int, mpegts: int = FFMPEG_MPEGTS) -> str:
+    """Segment `number`: every cue on screen during it, with its own true times; one without cues is legal.
+
+    `mpegts`: 90 kHz timestamp, in the video's transport stream, of this stream's time zero.
+    """
+    start, end = number * SEGMENT_MS, (number + 1) * SEGMENT_MS
+    header = f"WEBVTT\nX-TIMESTAMP-MAP=LOCAL:00:00:00.000,MPEGTS:{mpegts}\n\n"
+    return vtt.render((cue for cue in cues if cue.start_ms < end and cue.end_ms > start), header)

@@ -1,0 +1,58 @@
+"""Subtitles as HLS: `/streams/NAME/hls/captions.m3u8`, to be named as a subtitle rendition in a video's playlist."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+
+from streamcap.captions.cue import milliseconds
+from streamcap.captions.event import StreamState
+from streamcap.captions.formats import hls
+from streamcap.server.gate import Gate
+from streamcap.server.refusal import RefusalError
+from streamcap.service.streams import Streams
+
+# The 33-bit clock of MPEG-TS.
+_MPEGTS_RANGE = 2**33
+_Mpegts = Annotated[
+    int, Query(ge=0, lt=_MPEGTS_RANGE, description="90 kHz timestamp of the stream's time zero in the video.")
+]
+
+
+def routes(streams: Streams, gate: Gate) -> APIRouter:
+    router = APIRouter(prefix="/streams/{name}/hls", tags=["subtitles"], dependencies=[Depends(gate.viewer)])
+
+    @router.get("/captions.m3u8")
+    async def playlist(name: str, request: Request, mpegts: _Mpegts = hls.FFMPEG_MPEGTS) -> Response:
+        """The rolling playlist. What stands in its query is handed on to the segments."""
+        return Response(
+            hls.playlist(_window(streams, name), urlencode(request.query_params.multi_items())),
+            headers={"Cache-Control": "no-store"},
+            media_type="application/vnd.apple.mpegurl",
+        )
+
+    @router.get("/{number}.vtt")
+    async def segment(
+        name: str, number: Annotated[int, Path(ge=0, lt=2**40)], mpegts: _Mpegts = hls.FFMPEG_MPEGTS
+    ) -> Response:
+        """One segment: the cues on screen during its six seconds."""
+        window = _window(streams, name)
+        if not window.first <= number < window.stop:
+            raise RefusalError(404, f"segment {number} is not in the window, {window.first} to {window.stop - 1}")
+        return Response(
+            hls.segment(streams.get(name).track.cues, number, mpegts),
+            headers={"Cache-Control": "max-age=3600"},
+            media_type="text/vtt",
+        )
+
+    return router
+
+
+def _window(streams: Streams, name: str) -> hls.Window:
+    stream = streams.get(name)
+    track = stream.track
+    # The newest moment that was captioned or found unchanged.
+    seen = milliseconds(track.end - track.every) if track.last is not None else 0
+    return hls.window(track.cues, seen, ended=stream.state in (StreamState.ENDED, StreamState.FAILED))

@@ -1,0 +1,67 @@
+"""HLS subtitles by RFC 8216; each segment is judged by ffprobe, which we did not write."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamcap.captions.cue import Cue
+from streamcap.captions.formats import hls
+from tests.conftest import require_program
+
+CUES = [Cue(1000, 4000, "a man opens a door"), Cue(5000, 13_000, "a dog <runs> & jumps"), Cue(25_000, 26_000, "a cat")]
+
+
+def test_a_cue_over_a_boundary_is_in_every_segment_it_touches_and_empty_segments_are_legal() -> None:
+    texts = [hls.segment(CUES, number) for number in range(5)]
+    assert all(text.startswith("WEBVTT\nX-TIMESTAMP-MAP=LOCAL:00:00:00.000,MPEGTS:126000\n\n") for text in texts)
+    assert [text.count("-->") for text in texts] == [2, 1, 1, 0, 1]
+    assert texts[0].count("00:00:05.000 --> 00:00:13.000") == texts[2].count("00:00:05.000 --> 00:00:13.000") == 1
+
+
+def test_segments_are_read_by_ffprobe(tmp_path: Path) -> None:
+    ffprobe = require_program("ffprobe", "it reads the segments")
+    path = tmp_path / "1.vtt"
+    path.write_text(hls.segment(CUES, 1))
+    asked = (ffprobe, "-v", "error", "-show_entries", "packet=pts_time,duration_time", "-of", "csv=p=0", str(path))
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert [float(part) for part in done.stdout.strip().split(",")[:2]] == [5.0, 8.0]
+
+
+def test_a_segment_is_published_once_it_can_change_no_more() -> None:
+    assert hls.window(CUES[:1], 6999, ended=False) == hls.Window(0, 0)
+    assert hls.window(CUES[:1], 7000, ended=False) == hls.Window(0, 1)
+    assert hls.window([], 0, ended=False) == hls.Window(0, 0)
+    # The end of the stream publishes what is left.
+    assert hls.window(CUES, 26_000, ended=True) == hls.Window(0, 5, ended=True)
+    # The window rolls: what is trimmed is gone from the playlist, and its numbers do not come again.
+    assert hls.window(CUES[2:], 32_000, ended=False) == hls.Window(4, 5)
+
+
+def test_the_playlist_says_what_the_rfc_asks() -> None:
+    text = hls.playlist(hls.Window(4, 6), "token=t")
+    assert text.splitlines() == [
+        "#EXTM3U",
+        "#EXT-X-VERSION:3",
+        "#EXT-X-TARGETDURATION:6",
+        "#EXT-X-MEDIA-SEQUENCE:4",
+        "#EXTINF:6.000,",
+        "4.vtt?token=t",
+        "#EXTINF:6.000,",
+        "5.vtt?token=t",
+    ]
+    assert hls.playlist(hls.Window(4, 6, ended=True)).endswith("\n#EXT-X-ENDLIST\n")
+
+
+@given(st.lists(st.tuples(st.integers(0, 100_000), st.integers(1, 20_000), st.text()), max_size=20))
+def test_all_segments_together_hold_every_cue(raw: list[tuple[int, int, str]]) -> None:
+    cues = [Cue(start, start + length, text) for start, length, text in sorted(raw)]
+    stop = max((cue.end_ms for cue in cues), default=0) // hls.SEGMENT_MS + 1
+    found = set()
+    for number in range(stop):
+        found.update(re.findall(r"^(\S+ --> \S+)$", hls.segment(cues, number), re.MULTILINE))
+    assert len(found) == len({(cue.start_ms, cue.end_ms) for cue in cues})

@@ -1,0 +1,97 @@
+"""Viewers that do not read, and those beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import socket
+
+from tests.server.conftest import Server, receive, until
+
+HANDSHAKE = (
+    "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+async def deaf_viewer(server: Server, request: str) -> socket.socket:
+    """A socket that asks and never reads."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", server.port))
+    await asyncio.get_running_loop().sock_sendall(client, request.encode())
+    return client
+
+
+async def test_a_viewer_that_never_reads_is_closed_and_nobody_else_loses_anything(server: Server) -> None:
+    audience, door = server.app.state.audience, server.streams.get("door")
+    deaf = [await deaf_viewer(server, HANDSHAKE.format(path="/captions")) for _ in range(3)]
+    sse = f"GET /captions/door HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n"
+    deaf.append(await deaf_viewer(server, sse))
+    good = await server.viewer("?stream=door")
+    await receive(good, 1)
+    await until(lambda: audience.present == 5)
+    sent = 0
+    text = "a long sentence about a man with a dog " * 50
+    async with asyncio.timeout(60):
+        while audience.present > 1:
+            for _ in range(50):
+                door.final(text)
+            sent += 50
+            await receive(good, 50)
+    assert audience.statistics.closed_slow == 4
+    assert audience.statistics.finals_dropped >= 4
+    assert door.feed.last_seq == sent
+    for client in deaf:
+        client.close()
+
+
+async def test_a_viewer_that_falls_behind_is_told_what_it_missed_and_goes_on(server: Server) -> None:
+    door = server.streams.get("door")
+    client = await deaf_viewer(server, HANDSHAKE.format(path="/captions?stream=door"))
+    audience = server.app.state.audience
+    await until(lambda: audience.present == 1)
+    (subscription,) = audience.hub._subscriptions.values()
+    text = "a long sentence about a man with a dog " * 50
+    async with asyncio.timeout(60):
+        while not subscription.statistics.finals_dropped:
+            for _ in range(50):
+                door.final(text)
+            await asyncio.sleep(0)
+    # Now it reads again: whole frames, their numbers rising, one gap in the place of what was dropped.
+    loop = asyncio.get_running_loop()
+    data = bytearray()
+    messages: list[dict[str, object]] = []
+    async with asyncio.timeout(30):
+        while not messages or messages[-1].get("seq") != door.feed.last_seq:
+            data += await loop.sock_recv(client, 1 << 20)
+            messages += frames(data)
+    client.close()
+    seen: list[int] = []
+    for message in messages[1:]:
+        if message["type"] == "gap":
+            seen += range(int(str(message["from"])), int(str(message["to"])) + 1)
+        else:
+            seen.append(int(str(message["seq"])))
+    assert seen == list(range(1, door.feed.last_seq + 1))
+    assert [message["type"] for message in messages].count("gap") == 1
+
+
+def frames(data: bytearray) -> list[dict[str, object]]:
+    """Take the whole text frames off the front of `data`."""
+    if data.startswith(b"HTTP"):
+        if b"\r\n\r\n" not in data:
+            return []
+        del data[: data.index(b"\r\n\r\n") + 4]
+    found = []
+    while len(data) >= 4:
+        size, start = data[1], 2
+        if size == 126:
+            size, start = int.from_bytes(data[2:4], "big"), 4
+        if len(data) < start + size:
+            break
+        found.append(json.loads(data[start : start + size]))
+        del data[: start + size]
+    return found

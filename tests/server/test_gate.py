@@ -1,0 +1,130 @@
+"""Who may do what: tokens, origins, hosts."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from streamcap.errors import InputError
+from streamcap.server.options import ServerOptions
+from tests.server.conftest import Server, Start, receive
+
+VIEW, PUBLISH = "see-4711", "do-4711"
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+async def guarded(start: Start) -> Server:
+    server = await start(view_tokens=frozenset({VIEW}), publish_tokens=frozenset({PUBLISH}))
+    await server.streams.add("door", "rtsp://door")
+    return server
+
+
+@pytest.mark.parametrize(
+    "path", ["/streams", "/streams/door", "/streams/door/captions.srt", "/captions/door", "/metrics"]
+)
+async def test_viewing_needs_a_token(guarded: Server, path: str) -> None:
+    for headers in ({}, bearer("wrong"), {"Authorization": "Basic eA=="}, bearer("é")):
+        refused = await guarded.http.get(path, headers={k: v.encode() for k, v in headers.items()})
+        assert refused.status_code == 401
+        assert refused.headers["WWW-Authenticate"].startswith("Bearer")
+        assert "token" in refused.json()["detail"]
+
+
+async def test_either_token_views_and_only_the_publish_token_changes_things(guarded: Server) -> None:
+    for token in (VIEW, PUBLISH):
+        assert (await guarded.http.get("/streams", headers=bearer(token))).status_code == 200
+        assert (await guarded.http.get(f"/streams?token={token}")).status_code == 200
+        await receive(await guarded.viewer(f"?token={token}"), 1)
+        await receive(await guarded.viewer(additional_headers=bearer(token)), 1)
+    new = {"name": "yard", "url": "rtsp://yard"}
+    assert (await guarded.http.post("/streams", json=new)).status_code == 401
+    assert (await guarded.http.post("/streams", json=new, headers=bearer(VIEW))).status_code == 403
+    assert (await guarded.http.delete("/streams/door", headers=bearer(VIEW))).status_code == 403
+    assert (await guarded.http.post("/streams", json=new, headers=bearer(PUBLISH))).status_code == 201
+    assert (await guarded.http.delete("/streams/yard", headers=bearer(PUBLISH))).status_code == 204
+
+
+async def test_a_view_token_alone_leaves_nobody_who_may_change_things(start: Start) -> None:
+    server = await start(view_tokens=frozenset({VIEW}))
+    refused = await server.http.post("/streams", json={"url": "rtsp://x"}, headers=bearer(VIEW))
+    assert refused.status_code == 403
+
+
+async def test_a_websocket_without_a_token_is_refused_before_the_handshake(guarded: Server) -> None:
+    with pytest.raises(InvalidStatus) as refusal:
+        await guarded.viewer("?stream=door")
+    assert refusal.value.response.status_code == 401
+
+
+async def test_health_needs_no_token(guarded: Server) -> None:
+    for path in ("/healthz", "/readyz", "/", "/docs"):
+        assert (await guarded.http.get(path)).status_code == 200
+
+
+async def test_tokens_stay_out_of_the_logs(guarded: Server, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    await receive(await guarded.viewer(f"?stream=door&token={VIEW}"), 1)
+    await guarded.http.get(f"/streams?token={PUBLISH}")
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith(("uvicorn", "streamcap"))]
+    assert lines
+    assert not [line for line in lines if VIEW in line or PUBLISH in line]
+
+
+@pytest.mark.parametrize(
+    ("origin", "let_in"),
+    [
+        (None, True),
+        ("http://127.0.0.1:{port}", True),
+        ("https://pages.example", True),
+        ("https://evil.example", False),
+        ("http://127.0.0.1:1", False),
+        ("null", False),
+        ("http://[", False),
+    ],
+)
+async def test_pages_of_other_hosts_need_leave(start: Start, origin: str | None, let_in: bool) -> None:
+    server = await start(origins=frozenset({"https://pages.example"}))
+    headers = {} if origin is None else {"Origin": origin.format(port=server.port)}
+    answer = await server.http.get("/streams", headers=headers)
+    assert answer.status_code == (200 if let_in else 403)
+    if let_in:
+        await receive(await server.viewer(additional_headers=headers), 1)
+        return
+    with pytest.raises(InvalidStatus) as refusal:
+        await server.viewer(additional_headers=headers)
+    assert refusal.value.response.status_code == 403
+
+
+async def test_an_open_service_answers_to_its_own_name_alone(server: Server) -> None:
+    # A page of elsewhere, its name made to point here: the browser thinks it the same origin.
+    headers = {"Host": f"evil.example:{server.port}", "Origin": f"http://evil.example:{server.port}"}
+    assert (await server.http.get("/streams", headers=headers)).status_code == 403
+    assert (await server.http.get("/streams", headers={"Host": f"localhost:{server.port}"})).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.7", "camera.example"])
+def test_other_machines_are_served_with_a_token_alone(host: str) -> None:
+    with pytest.raises(InputError, match="token"):
+        ServerOptions(host=host)
+    ServerOptions(host=host, publish_tokens=frozenset({"t"}))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"port": 70000}, "port"),
+        ({"view_tokens": frozenset({""})}, "token"),
+        ({"publish_tokens": frozenset({"a b"})}, "token"),
+        ({"origins": frozenset({"example.org"})}, "origin"),
+        ({"ice_servers": ("http://stun",)}, "ICE"),
+    ],
+)
+def test_options_that_cannot_work_are_told_at_once(options: dict[str, object], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        ServerOptions(**options)  # type: ignore[arg-type]
