@@ -30,7 +30,7 @@ from streamcap.media.video_index import (
 log = logging.getLogger(__name__)
 
 # libavformat also "plays" text as ANSI art and pictures as one-frame videos.
-_NO_VIDEOS = frozenset({"tty", "bin", "xbin", "adf", "idf"})
+_NO_VIDEOS = frozenset({"tty", "bin", "xbin", "adf", "idf", "image2"})
 # Local playlists may name other files, but a file must not make us fetch from a network.
 _OPTIONS = {"protocol_whitelist": "file,crypto,data,subfile"}
 # Decoding on past so many unwanted frames costs less than a seek, which empties the decoder's pipeline.
@@ -149,7 +149,7 @@ class VideoFile:
     def _decoded(
         self, packets: Iterator[av.Packet[Any]], wanted_pts: AbstractSet[int]
     ) -> Iterator[tuple[int, av.VideoFrame]]:
-        """The pictures of `packets` with their ordinals; those that nothing needs are not decoded where that is safe."""
+        """The pictures of `packets` with their ordinals; what nothing needs is not decoded where that is safe."""
         index = self.index
         for packet in packets:
             unwanted = index.unbroken and packet.pts is not None and packet.pts not in wanted_pts
@@ -191,6 +191,12 @@ class VideoFile:
         return until_damaged(chain([first], packets), "decoding")
 
 
+def check_video(path: Path) -> None:
+    """Open a video file and close it again. Raises InputError where it is none."""
+    container, _ = _open(path)
+    container.close()
+
+
 def _open(path: Path) -> tuple[InputContainer, VideoStream]:
     """The container and its best video stream, ready to decode. Raises InputError."""
     if not path.exists():
@@ -218,7 +224,7 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
 
 def _best_stream(container: InputContainer, path: Path) -> VideoStream:
     """The video stream that a player would show; a cover picture of a song is none."""
-    if container.format.name in _NO_VIDEOS:
+    if container.format.name in _NO_VIDEOS or container.format.name.endswith("_pipe"):
         raise InputError(f"{path}: not a video")
     best = container.streams.best("video")
     moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]

@@ -23,7 +23,7 @@ from streamcap.media.frame import CaptureClock, Frame
 from streamcap.media.sources.contract import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.pace import Pacer
-from streamcap.media.sources.refusal import refusal, said
+from streamcap.media.sources.refusal import HUNG_UP, refusal, said
 from streamcap.media.sources.url import NETWORK, file_path, scheme_of, webcam_device
 from streamcap.redact import redact
 
@@ -33,17 +33,20 @@ NO_PICTURE_SECONDS = 15.0
 """Data that gives no picture for so long (or three read timeouts) is as good as none."""
 CAMERA_CLOCK_OFF_SECONDS = 3600.0
 """A camera whose clock is further from ours has none: then arrival counts."""
+FINE = Fraction(1, 90_000)
+"""The time base where a source has none of its own."""
 # Opens at the live edge in about 0.1 s: the session description says all that probing would find out.
 _LOW_LATENCY = {"probesize": "32", "fpsprobesize": "0", "analyzeduration": "0"}
 _RTSP = {"rtsp_transport": "tcp", **_LOW_LATENCY}
+_BRIEF_PROBE = {"fpsprobesize": "0", "analyzeduration": "1000000"}
 _OPTIONS: dict[str, dict[str, str]] = {
     "rtsp": _RTSP,
     "rtsps": _RTSP,
     "rtmp": {"fflags": "nobuffer", "rtmp_live": "live", "analyzeduration": "500000"},
     "rtmps": {"fflags": "nobuffer", "rtmp_live": "live", "analyzeduration": "500000"},
     "srt": {"fflags": "nobuffer", "analyzeduration": "500000"},
-    "http": {},
-    "https": {},
+    "http": _BRIEF_PROBE,
+    "https": _BRIEF_PROBE,
     # A media file that names others may not reach out of the file system.
     "file": {"protocol_whitelist": "file,crypto,data"},
     "webcam": {},
@@ -211,6 +214,8 @@ class LibavSource(Source):
                     raise SourceEnded(f"{self.url}: it breaks off: {said(error)}") from None
                 if self._network and isinstance(error, av.error.ExitError | av.error.InvalidDataError | TimeoutError):
                     raise SourceLost(f"{self.url}: no data for {self._options.read_timeout:g} s") from None
+                if self._network and error.errno in HUNG_UP:
+                    return
                 raise SourceLost(f"{self.url}: {said(error)}") from None
             yield packet
 
@@ -245,8 +250,8 @@ class LibavSource(Source):
         """The frame with its clocks, when it is due; None if asked to stop meanwhile."""
         self._counts.frames += 1
         pts = picture.pts if picture.pts is not None else picture.dts
-        base = picture.time_base or stream.time_base or Fraction(1, 90_000)
-        stamp = self._clock.stamp(None if self._untimed else pts, base, arrived)
+        base = picture.time_base or stream.time_base or FINE
+        stamp = self._clock.stamp(None, FINE, arrived) if self._untimed else self._clock.stamp(pts, base, arrived)
         if self._pacer is not None:
             if self._stopping.wait(self._pacer.wait(stamp.epoch, stamp.time)):
                 return None

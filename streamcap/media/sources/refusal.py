@@ -9,6 +9,8 @@ import av
 from streamcap.media.sources.contract import SourceRefused
 from streamcap.redact import redact
 
+HUNG_UP = (errno.EIO, errno.EPIPE, errno.ECONNRESET)
+"""How libav says that the other side closed the connection."""
 _NO_ANSWER = (errno.ETIMEDOUT, errno.EAGAIN)
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EADDRNOTAVAIL)
 

@@ -1,0 +1,85 @@
+"""Picture files and folders of them, and frames as pictures: upright, RGB."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from av import VideoFrame
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from streamcap.errors import InputError
+
+PICTURE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".tga"}
+)
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Every picture file in `folder` and the folders in it, by their suffix, in order of path; hidden ones left out.
+
+    Raises InputError where there is none.
+    """
+    found: list[Path] = []
+    for where, inner, names in os.walk(folder):
+        # Changed in place, so that hidden folders are not walked.
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        found += [
+            Path(where) / name
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES
+        ]
+    if not found:
+        raise InputError(f"{folder}: there are no pictures in this folder")
+    return sorted(found)
+
+
+def check_picture(path: Path) -> None:
+    """Read the header of a picture file. Raises InputError where it is none."""
+    with _open(path):
+        pass
+
+
+def open_picture(path: Path) -> Image.Image:
+    """The picture as a person sees it: RGB, turned as its EXIF says, transparent parts on white; of several the first.
+
+    Raises InputError where the file is missing, no picture, or damaged.
+    """
+    with _open(path) as image:
+        try:
+            return _rgb(ImageOps.exif_transpose(image))
+        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+            raise InputError(f"{path}: the picture is damaged: {error}") from None
+
+
+def upright(frame: VideoFrame) -> Image.Image:
+    """A frame at its full size, RGB, turned as its display matrix asks."""
+    turns = round(frame.rotation / 90) % 4
+    pixels = frame.to_ndarray(format="rgb24")
+    return Image.fromarray(np.ascontiguousarray(np.rot90(pixels, turns)))
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except UnidentifiedImageError:
+        what = "the file is empty" if path.stat().st_size == 0 else "not a picture that can be read"
+        raise InputError(f"{path}: {what}") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{path}: a picture of too many pixels; make it smaller first") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: cannot be opened: {error}") from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow clips 16-bit grey to 8 bits instead of scaling it.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
