@@ -24,6 +24,7 @@ from streamcap.media.sources.contract import Source, SourceEnded, SourceInfo, So
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.pace import Pacer
 from streamcap.media.sources.refusal import HUNG_UP, refusal, said
+from streamcap.media.sources.srt import SilentError, SrtPipe
 from streamcap.media.sources.url import NETWORK, file_path, scheme_of, webcam_device
 from streamcap.redact import redact
 
@@ -87,6 +88,7 @@ class LibavSource(Source):
         self._stopping = threading.Event()
         self._container: InputContainer | None = None
         self._stream: VideoStream | None = None
+        self._pipe: SrtPipe | None = None
         self._clock = MediaClock()
         self._pacer: Pacer | None = None
         self._finite = False
@@ -99,6 +101,10 @@ class LibavSource(Source):
         try:
             container = self._container = self._open_container()
         except av.FFmpegError as error:
+            if self._pipe is not None:
+                refused = self._pipe.refusal()
+                self.close()
+                raise refused from None
             raise refusal(
                 error,
                 self._secret_url,
@@ -106,6 +112,11 @@ class LibavSource(Source):
                 waited=self._monotonic() - started,
                 open_timeout=self._options.open_timeout,
             ) from None
+        except SilentError:
+            self.close()
+            raise SourceRefused(f"{self.url}: no answer within {self._options.open_timeout:g} s", retry=True) from None
+        except SourceRefused:
+            raise
         except InputError as error:
             raise SourceRefused(str(error), retry=self._scheme == "webcam") from None
         if not container.streams.video:
@@ -152,6 +163,9 @@ class LibavSource(Source):
         if container is not None:
             with contextlib.suppress(av.FFmpegError, OSError):
                 container.close()
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.close()
 
     def statistics(self) -> dict[str, int]:
         return {
@@ -170,7 +184,21 @@ class LibavSource(Source):
             name = f"file:{file_path(self._secret_url)}"
         timeout = (self._options.open_timeout, self._options.read_timeout) if self._network else None
         options: dict[str, Any] = dict(_OPTIONS[self._scheme])
-        return av.open(name, format=format_name, options=options, timeout=timeout)
+        try:
+            return av.open(name, "r", format=format_name, options=options, timeout=timeout)
+        except av.error.ProtocolNotFoundError:
+            if self._scheme != "srt":
+                raise
+            return self._open_pipe()
+
+    def _open_pipe(self) -> InputContainer:
+        self._pipe = SrtPipe(
+            self._secret_url,
+            open_timeout=self._options.open_timeout,
+            read_timeout=self._options.read_timeout,
+            stopping=self._stopping,
+        )
+        return av.open(self._pipe, "r", format="mpegts", options=_OPTIONS["srt"])
 
     def _prepare(self, container: InputContainer, stream: VideoStream) -> SourceInfo:
         context = stream.codec_context
@@ -206,6 +234,8 @@ class LibavSource(Source):
                 packet = next(packets)
             except StopIteration:
                 return
+            except SilentError:
+                raise SourceLost(f"{self.url}: no data for {self._options.read_timeout:g} s") from None
             except av.FFmpegError as error:
                 if self._stopping.is_set():
                     return

@@ -1,0 +1,81 @@
+"""SRT where libav was built without it: the ffmpeg program receives, and hands the stream on through a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+
+from streamcap.media.sources.contract import SourceRefused
+from streamcap.redact import redact
+
+_LOOK_SECONDS = 0.2
+_END_SECONDS = 1.0
+
+
+class SilentError(Exception):
+    """Nothing came for longer than was allowed."""
+
+
+class SrtPipe:
+    """A running `ffmpeg` that copies the video of an `srt://` address, as MPEG-TS; libav reads it as a file.
+
+    The address, with its passphrase, stands in the program's arguments, where users of the same machine can read it.
+
+    Parameters:
+        stopping: when set, reading ends.
+    """
+
+    def __init__(self, url: str, *, open_timeout: float, read_timeout: float, stopping: threading.Event) -> None:
+        program = shutil.which("ffmpeg")
+        where = redact(url)
+        if program is None:
+            raise SourceRefused(f"{where}: SRT needs the program ffmpeg, which is not installed", retry=False)
+        self._where = where
+        self._patience = open_timeout
+        self._read_timeout = read_timeout
+        self._stopping = stopping
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        quiet = [program, "-nostdin", "-nostats", "-hide_banner", "-loglevel", "error"]
+        receive = ["-fflags", "nobuffer", "-analyzeduration", "500000", "-i", url, "-map", "0:v:0", "-c", "copy"]
+        send = ["-copyts", "-muxdelay", "0", "-flush_packets", "1", "-f", "mpegts", "pipe:1"]
+        self._process = subprocess.Popen(
+            [*quiet, *receive, *send], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._said
+        )
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes; none where the other side ended. Raises SilentError."""
+        assert self._process.stdout is not None  # noqa: S101 - it was opened as a pipe
+        descriptor = self._process.stdout.fileno()
+        until = time.monotonic() + self._patience
+        while not self._stopping.is_set():
+            ready, _, _ = select.select([descriptor], [], [], _LOOK_SECONDS)
+            if ready:
+                self._patience = self._read_timeout
+                return os.read(descriptor, size)
+            if time.monotonic() > until:
+                raise SilentError
+        return b""
+
+    def refusal(self) -> SourceRefused:
+        """Why nothing came, in ffmpeg's words."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        reason = lines[-1].rsplit(": ", 1)[-1] if lines else "no answer"
+        return SourceRefused(f"{self._where}: it could not be received: {redact(reason)}", retry=True)
+
+    def close(self) -> None:
+        """End the program; idempotent, bounded in time."""
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._said.close()

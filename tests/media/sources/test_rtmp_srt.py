@@ -1,0 +1,105 @@
+"""RTMP and SRT, sent by the ffmpeg program."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRefused, open_source
+from tests.conftest import require_program
+from tests.media.made import write_video
+
+OPTIONS = SourceOptions(open_timeout=5, read_timeout=3)
+PATIENCE_SECONDS = 30
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", seconds=30, rate=5, size=(64, 48))
+
+
+def free_port(kind: socket.SocketKind) -> int:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def sending(film: Path, *output: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`ffmpeg` that waits for one receiver and then plays the film in real time."""
+    ffmpeg = require_program("ffmpeg")
+    run = [ffmpeg, "-nostdin", "-loglevel", "quiet", "-re", "-i", str(film), "-c", "copy", *output]
+    with subprocess.Popen(run) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def opened(url: str) -> Source:
+    """The source once the sender listens."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        source = open_source(url, options=OPTIONS)
+        try:
+            source.open()
+            return source
+        except SourceRefused:
+            source.close()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
+def check(source: Source, sender: subprocess.Popen[bytes]) -> None:
+    frames = source.frames()
+    got = [next(frames) for _ in range(5)]
+    assert {frame.size for frame in got} == {(64, 48)}
+    steps = [after.time - before.time for before, after in pairwise(got)]
+    assert steps == pytest.approx([0.2] * 4, abs=0.002)
+    sender.kill()
+    with pytest.raises(SourceLost):
+        for _ in frames:
+            pass
+    source.close()
+
+
+def test_rtmp_is_read_and_a_sender_that_goes_is_a_loss(film: Path) -> None:
+    url = f"rtmp://127.0.0.1:{free_port(socket.SOCK_STREAM)}/live/door"
+    with sending(film, "-f", "flv", "-listen", "1", url) as sender:
+        check(opened(url), sender)
+
+
+def test_srt_is_read_and_a_sender_that_goes_is_a_loss(film: Path) -> None:
+    address = f"srt://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
+    phrase = "passphrase=hunter2hunter2"
+    with sending(film, "-f", "mpegts", f"{address}?mode=listener&{phrase}") as sender:
+        source = opened(f"{address}?{phrase}")
+        assert "hunter2" not in source.url
+        check(source, sender)
+
+
+def test_nobody_sends() -> None:
+    require_program("ffmpeg")
+    quick = SourceOptions(open_timeout=0.5, read_timeout=0.5)
+    for scheme, kind in (("rtmp", socket.SOCK_STREAM), ("srt", socket.SOCK_DGRAM)):
+        source = open_source(f"{scheme}://127.0.0.1:{free_port(kind)}/x?passphrase=hunter2hunter2", options=quick)
+        with pytest.raises(SourceRefused) as refused:
+            source.open()
+        source.close()
+        assert refused.value.retry
+        assert "hunter2" not in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+def test_srt_without_the_program_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SourceRefused, match="SRT needs the program ffmpeg") as refused:
+        open_source("srt://127.0.0.1:9").open()
+    assert not refused.value.retry
