@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from streamcap import __version__
+from streamcap.cli.caption import caption
 from streamcap.cli.serve import serve
 from streamcap.errors import InputError, StreamcapError
 from streamcap.redact import redact
@@ -21,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(serve)
+app.command()(caption)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,127 @@
+"""What `streamcap caption` is to do: its files, told apart, and what is to be written where, checked beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, cast, get_args
+
+from streamcap.errors import InputError
+
+Format = Literal["text", "srt", "vtt", "json"]
+_BY_SUFFIX: dict[str, Format] = {".txt": "text", ".srt": "srt", ".vtt": "vtt", ".json": "json"}
+SUFFIXES: dict[Format, str] = {written: suffix for suffix, written in _BY_SUFFIX.items()}
+# Captions are drawn into files of the same kind; of any other kind the drawn copy is PNG.
+PILLOW_NAMES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
+
+
+@dataclass(slots=True)
+class Files:
+    """The files of one run, told apart."""
+
+    pictures: dict[Path, Path] = field(default_factory=dict)
+    """Picture → where its drawn copy goes, relative to the directory for those."""
+    videos: list[Path] = field(default_factory=list)
+    alone: bool = True
+    """Whether one file was named, so that its name need not be said again."""
+
+
+def sort_files(paths: list[Path], *, of_video: bool) -> Files:
+    """Folders give their pictures. Raises InputError for a path that is neither picture, video nor folder of pictures.
+
+    of_video: whether options for videos were given; a GIF is then a video.
+    """
+    from streamcap.media.pictures import PICTURE_SUFFIXES, check_picture, find_pictures
+    from streamcap.media.video_file import check_video
+
+    files = Files(alone=len(paths) == 1 and not paths[0].is_dir())
+    for path in paths:
+        if "://" in str(path):
+            raise InputError(f"{path}: a file is needed here; streams are for `streamcap serve`")
+        if path.is_dir():
+            files.pictures |= {found: found.relative_to(path) for found in find_pictures(path)}
+        elif path.suffix.lower() in PICTURE_SUFFIXES and not (of_video and path.suffix.lower() == ".gif"):
+            check_picture(path)
+            files.pictures[path] = Path(path.name)
+        else:
+            try:
+                check_video(path)
+            except InputError as error:
+                try:
+                    check_picture(path)
+                except InputError:
+                    raise error from None
+                files.pictures[path] = Path(path.name)
+            else:
+                files.videos.append(path)
+    return files
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What is to be written where."""
+
+    format: Format
+    output: Path | None
+    """A file; or a directory, for a file of each video."""
+    to_directory: bool
+    as_json: bool
+    """Whether a JSON array of everything is printed."""
+    frames: int | None
+    every: float | None
+    frames_dir: Path | None
+    annotate_dir: Path | None
+    lang: str
+    merge: bool
+
+    @classmethod
+    def checked(cls, files: Files, *, output: Path | None, asked: str | None, **others: Any) -> Self:
+        """Raises InputError where the wishes contradict each other or the files, before anything slow is done."""
+        if asked is not None and asked not in get_args(Format):
+            raise InputError(f"--format {asked}: it is one of {', '.join(get_args(Format))}")
+        to_directory = output is not None and (output.is_dir() or (len(files.videos) > 1 and not output.suffix))
+        by_suffix = None if output is None else _BY_SUFFIX.get(output.suffix.lower())
+        if output is not None and not to_directory and by_suffix is None and asked is None:
+            raise InputError(f"--output {output}: its suffix is one of {', '.join(_BY_SUFFIX)}, or give --format")
+        chosen = asked or by_suffix or ("srt" if to_directory else "text")
+        wishes = cls(format=cast(Format, chosen), output=output, to_directory=to_directory, **others)
+        wishes._check_output(files)
+        wishes._check_annotated(files)
+        return wishes
+
+    def _check_output(self, files: Files) -> None:
+        subtitles = self.format in ("srt", "vtt")
+        if subtitles and files.pictures:
+            raise InputError(f"{next(iter(files.pictures))}: a picture has no times; {self.format} is for videos")
+        if subtitles and len(files.videos) > 1 and not self.to_directory:
+            raise InputError("several videos: give -o DIRECTORY for their subtitles")
+        if self.to_directory and files.pictures:
+            raise InputError(f"--output {self.output}: a directory is for videos; give a .txt or .json file")
+        if self.output is None:
+            return
+        if self.output in (*files.pictures, *files.videos):
+            raise InputError(f"--output {self.output}: that is the file to be captioned")
+        if self.to_directory:
+            stems = [video.stem for video in files.videos]
+            if twice := {stem for stem in stems if stems.count(stem) > 1}:
+                raise InputError(f"two videos are named {sorted(twice)[0]}: their captions would be one file")
+        elif not self.output.parent.is_dir():
+            raise InputError(f"--output {self.output}: there is no directory {self.output.parent}")
+
+    def _check_annotated(self, files: Files) -> None:
+        if self.annotate_dir is None:
+            return
+        seen: set[Path] = set()
+        for picture, place in files.pictures.items():
+            drawn = self.drawn(place)
+            if drawn in seen:
+                raise InputError(f"two pictures are named {place}: their drawn copies would be one file")
+            if drawn.exists() and drawn.samefile(picture):
+                raise InputError(f"--annotate {self.annotate_dir}: {picture} itself would be overwritten")
+            seen.add(drawn)
+
+    def drawn(self, place: Path) -> Path:
+        """Where the drawn copy of a picture goes."""
+        directory = cast(Path, self.annotate_dir)
+        same = place.suffix.lower() in PILLOW_NAMES
+        return directory / (place if same else place.with_name(f"{place.name}.png"))

@@ -1,0 +1,25 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from streamcap.errors import InputError
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write beside `path`, then move over it: a reader sees the old content or the new, never a part.
+
+    Text is UTF-8 with `\\n`. Raises InputError where it cannot be written, and leaves nothing behind.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
