@@ -32,7 +32,14 @@ class Name:
     drive: str | None = None
     """Id of a Google Drive file."""
     megabytes: int = 0
-    """Size of the download."""
+    """Size of the download, about."""
+
+    @property
+    def source(self) -> str:
+        """Where it is downloaded from; empty for what is in the package."""
+        if self.hub is not None:
+            return f"{self.hub}/{self.file}" if self.file else self.hub
+        return f"Google Drive {self.drive}" if self.drive else ""
 
 
 NAMES: dict[str, Name] = {
@@ -62,6 +69,20 @@ NAMES: dict[str, Name] = {
             hub="nlpconnect/vit-gpt2-image-captioning",
             megabytes=982,
         ),
+        Name(
+            "videocaptioner-s",
+            "VideoCaptionerWithClip, small: ViT-B/32 + GPT-2",
+            "not stated",
+            drive="1pSQruQyg8KJq6VmzhMLFbT_VaHJMdlWF",
+            megabytes=1000,
+        ),
+        Name(
+            "videocaptioner-l",
+            "VideoCaptionerWithClip, large: ViT-L/14 + GPT-2 medium",
+            "not stated",
+            drive="1Gh32arzhW06C1ZJyzcJSSfdJDi3RgWoG",
+            megabytes=2900,
+        ),
     )
 }
 
@@ -85,6 +106,8 @@ def find_checkpoint(name: str) -> Path:
         if not (mini_directory() / "config.json").is_file():
             raise InputError(f"mini: the embedded model is missing from the package ({mini_directory()})")
         return mini_directory()
+    if not name:
+        raise InputError("a model's name is empty; `streamcap models` lists the names")
     path = Path(name).expanduser()
     known = NAMES.get(name)
     if known is None:
@@ -93,9 +116,61 @@ def find_checkpoint(name: str) -> Path:
         if _HUB_NAME.match(name) and path.suffix not in {".pt", ".pth", ".bin", ".safetensors", ".json"}:
             return download(name, None)
         raise InputError(f"{name}: no such file, directory or model; `streamcap models` lists the names")
-    if known.hub is None:
-        raise InputError(f"{name}: cannot be downloaded")
-    return download(known.hub, known.file)
+    if known.drive is not None:
+        return _from_drive(known)
+    return download(known.hub or name, known.file)
+
+
+def cached(name: Name) -> Path | None:
+    """Where the files of `name` already lie on this machine; None where they would be downloaded."""
+    if name.name == "mini":
+        return mini_directory() if (mini_directory() / "config.json").is_file() else None
+    if name.drive is not None:
+        file = _drive_file(name)
+        return file if file.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    for wanted in (name.file,) if name.file else ("model.safetensors", "pytorch_model.bin"):
+        found = try_to_load_from_cache(name.hub or "", wanted)
+        if isinstance(found, str):
+            return Path(found) if name.file else Path(found).parent
+    return None
+
+
+def cache_directory() -> Path:
+    """Where files that are not the hub's are kept: STREAMCAP_CACHE, else the user's cache directory."""
+    told = os.environ.get("STREAMCAP_CACHE")
+    if told:
+        return Path(told)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamcap"
+
+
+def _drive_file(name: Name) -> Path:
+    return cache_directory() / f"{name.name}.pt"
+
+
+def _from_drive(name: Name) -> Path:
+    file = _drive_file(name)
+    if file.is_file():
+        return file
+    put = f"download https://drive.google.com/uc?id={name.drive} elsewhere and put it at {file}"
+    if offline():
+        raise InputError(f"{name.name}: not on this machine and downloads are switched off (HF_HUB_OFFLINE); {put}")
+    try:
+        import gdown
+    except ImportError:
+        raise InputError(f"{name.name}: pip install 'streamcap[drive]' to download it, or {put}") from None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".part")
+    try:
+        got = gdown.download(id=name.drive, output=str(partial), resume=True)
+    except Exception as error:
+        log.debug("gdown failed", exc_info=True)
+        raise InputError(f"{name.name}: Google Drive did not give it ({type(error).__name__}); {put}") from None
+    if got is None or not partial.is_file():
+        raise InputError(f"{name.name}: Google Drive did not give it; {put}")
+    partial.replace(file)
+    return file
 
 
 def find_vision(name: str) -> Path:

@@ -1,7 +1,7 @@
 """Pictures of any size to the pixels a vision encoder wants, by the rules of `PictureSpec`.
 
-The filter is torch's antialiased one on uint8, which follows PIL's to within one level of 255 a channel; resizing
-720p to 224 takes a few milliseconds.
+The filters are torch's antialiased ones on uint8, which follow PIL's (and so the models' own processors) to within two
+levels of 255 a channel; resizing 720p takes 1.4 ms (bilinear) to 4 ms (bicubic), by area with PIL's box 7 ms.
 """
 
 from __future__ import annotations
@@ -69,12 +69,13 @@ def fit_pictures(pictures: Sequence[Picture], spec: PictureSpec, name: str = "im
 def _resize(pixels: Pixels, width: int, height: int, interpolation: str) -> Pixels:
     if (pixels.shape[1], pixels.shape[0]) == (width, height):
         return pixels
+    if interpolation == "area":
+        # torch averages areas of floats only, and takes five times as long.
+        from PIL import Image
+
+        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
     source = pixels if pixels.flags.writeable and min(pixels.strides) >= 0 else pixels.copy()
     # (1, 3, H, W) as a view with the channels last in memory, which torch's uint8 kernels take as it is.
     planes: Tensor = torch.from_numpy(source).permute(2, 0, 1).unsqueeze(0)
-    if interpolation == "area":
-        # Area averaging is defined for floats only.
-        out = F.interpolate(planes.float(), size=(height, width), mode="area").round().to(torch.uint8)
-    else:
-        out = F.interpolate(planes, size=(height, width), mode=interpolation, antialias=True, align_corners=False)
+    out = F.interpolate(planes, size=(height, width), mode=interpolation, antialias=True, align_corners=False)
     return np.ascontiguousarray(out[0].permute(1, 2, 0).numpy())

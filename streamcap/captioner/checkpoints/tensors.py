@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import pickletools
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from streamcap.errors import InputError
 Weights = dict[str, Tensor]
 Shape = tuple[int, ...]
 
-_UNSAFE = re.compile(r"(?:GLOBAL|Global|Unsupported (?:class|operand|global)[: ])\W*([\w.]+)")
+_REFUSED = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def read_weights(path: Path) -> Weights:
@@ -31,19 +33,46 @@ def read_weights(path: Path) -> Weights:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # An unusual pickle protocol: it is either read or refused, and both are told.
+            warnings.simplefilter("ignore", UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise InputError(f"{path}: no permission to read it") from None
     except pickle.UnpicklingError as error:
-        named = _UNSAFE.search(str(error))
-        if named is None:
+        named = _REFUSED.search(str(error))
+        code = named[1] if named else _code_in_pickle(path)
+        if code is None:
             raise InputError(f"{path}: not a PyTorch checkpoint, or a damaged one") from None
         raise InputError(
-            f"{path}: refused, it is a pickle that would run code ({named[1]}); save it again as a plain state dict"
+            f"{path}: refused, it is a pickle with code in it ({code}); save it again as a plain state dict"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        kind = "safetensors file" if path.suffix == ".safetensors" else "PyTorch checkpoint"
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: not a {kind}, or a truncated one ({reason})") from None
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a safetensors file, or a truncated one ({error})") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError, AttributeError):
+        # What torch.load raises for other files depends on where in them it stumbles.
+        raise InputError(f"{path}: not a PyTorch checkpoint, or a truncated one") from None
     return _state_dict(content, path)
+
+
+def _code_in_pickle(path: Path) -> str | None:
+    """The first name that a bare pickle would import, None where it is no pickle or holds plain values only."""
+    with path.open("rb") as file:
+        if file.read(1) != b"\x80":
+            return None
+        file.seek(0)
+        strings: list[str] = []
+        try:
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name in ("GLOBAL", "INST"):
+                    return str(argument).replace(" ", ".")
+                if opcode.name == "STACK_GLOBAL":
+                    return ".".join(strings[-2:])
+                if isinstance(argument, str):
+                    strings.append(argument)
+        except ValueError:
+            return None
+    return None
 
 
 def _state_dict(content: object, path: Path) -> Weights:
