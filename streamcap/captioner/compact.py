@@ -71,14 +71,14 @@ class GridEncoder(nn.Module):
 
 
 class GridMapping(nn.Module):
-    """Learned prefix positions read the grid, and its mean, through a small pre-norm transformer."""
+    """Learned prefix positions read the grid, its mean and its maximum, through a small pre-norm transformer."""
 
     def __init__(
         self, cells: int, channels: int, width: int, prefix: int, layers: int, heads: int, dropout: float
     ) -> None:
         super().__init__()
         self.inward = nn.Linear(channels, width)
-        self.positions = nn.Parameter(torch.randn(cells + 1, width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(cells + 2, width) * 0.02)
         self.prefix = nn.Parameter(torch.randn(prefix, width) * 0.02)
         layer = nn.TransformerEncoderLayer(
             width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
@@ -88,7 +88,7 @@ class GridMapping(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """`grid`: (B, N, C). Returns the prefix, (B, P, E)."""
-        cells = torch.cat((grid.mean(1, keepdim=True), grid), 1)
+        cells = torch.cat((grid.mean(1, keepdim=True), grid.amax(1, keepdim=True), grid), 1)
         read = self.inward(cells) + self.positions
         asked = self.prefix.expand(len(grid), -1, -1)
         y: Tensor = self.outward(self.layers(torch.cat((asked, read), 1))[:, : len(self.prefix)])

@@ -16,17 +16,17 @@ from streamcap.picture import PictureSpec
 Pixels = npt.NDArray[np.uint8]
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """A picture or clip that cannot be decoded; the message says why."""
 
 
 def read_picture(content: bytes, spec: PictureSpec) -> Pixels:
-    """(H, W, 3) of the spec's size. Raises Unreadable."""
+    """(H, W, 3) of the spec's size. Raises UnreadableError."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             picture = image.convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise Unreadable(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+        raise UnreadableError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
     fitted: Pixels = fit_pictures([picture], spec)[0]
     return fitted
 
@@ -34,15 +34,15 @@ def read_picture(content: bytes, spec: PictureSpec) -> Pixels:
 def read_clip(path: Path, count: int, spec: PictureSpec) -> Pixels:
     """(count, H, W, 3): the middles of `count` equal parts of the clip, in order.
 
-    A clip of fewer frames gives some of them more than once. Raises Unreadable.
+    A clip of fewer frames gives some of them more than once. Raises UnreadableError.
     """
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise Unreadable("no video in it")
+                raise UnreadableError("no video in it")
             total = sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
         if total == 0:
-            raise Unreadable("no frame in it")
+            raise UnreadableError("no frame in it")
         wanted = [min(total - 1, int((part + 0.5) * total / count)) for part in range(count)]
         last = wanted[-1]
         chosen: dict[int, Pixels] = {}
@@ -54,9 +54,9 @@ def read_clip(path: Path, count: int, spec: PictureSpec) -> Pixels:
                 if number >= last:
                     break
     except (av.FFmpegError, OSError) as error:
-        raise Unreadable(str(error).splitlines()[0]) from None
+        raise UnreadableError(str(error).splitlines()[0]) from None
     if not chosen:
-        raise Unreadable("no frame of it decodes")
+        raise UnreadableError("no frame of it decodes")
     # A damaged end gives fewer frames than were counted: the last good one stands in.
     end = max(chosen)
     return np.stack([chosen[min(number, end)] for number in wanted])

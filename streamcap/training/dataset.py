@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from streamcap.training.cache import CacheWriter
-from streamcap.training.clips import Pixels, Unreadable, read_clip, read_picture
+from streamcap.training.clips import Pixels, UnreadableError, read_clip, read_picture
 from streamcap.training.corpus import Corpus, Item, MediaFolder, Problem
 from streamcap.training.encoders import FeatureEncoder
 
@@ -47,7 +47,7 @@ def build_cache(
                 try:
                     pixels.append(_pixels(item, media, encoder, frames))
                     names.append(item.name)
-                except (Unreadable, OSError) as error:
+                except (UnreadableError, OSError) as error:
                     skipped.append(Problem(item.name, "broken", str(error)))
             if pixels:
                 parts.append(_encode(np.stack(pixels), encoder))
@@ -64,7 +64,7 @@ def _pixels(item: Item, media: MediaFolder, encoder: FeatureEncoder, frames: int
         return read_picture(media.read(item.name), encoder.picture)
     path = media.clip(item.name)
     if path is None:
-        raise Unreadable("the clip has gone")
+        raise UnreadableError("the clip has gone")
     return read_clip(path, frames, encoder.picture)
 
 

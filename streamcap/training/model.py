@@ -1,19 +1,19 @@
 """The model as it is trained: a prefix from a picture, and all of its captions in one packed GPT-2 pass.
 
-A picture has several captions which share its prefix, so they are laid behind it in one row, each seeing the prefix and
-itself only and each counting positions from the prefix's end. For five captions that is about half the work of five rows.
+A picture has several captions which share its prefix, so they are laid behind it in one row, each seeing the prefix
+and itself only, each counting positions from the prefix's end. For five captions that is about half the work of five
+rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,39 +72,62 @@ def pack(captions: Sequence[Sequence[Sequence[int]]], prefix: int, stop: int) ->
     )
 
 
-def build_gpt2(config: dict[str, Any], dropout: float = 0.0) -> GPT2LMHeadModel:
-    """A GPT-2 with fresh weights from the fields of a `GPT2Config`; `dropout` on embeddings, attention, residuals."""
-    fields = {**config, "embd_pdrop": dropout, "attn_pdrop": dropout, "resid_pdrop": dropout, "use_cache": False}
-    return GPT2LMHeadModel(GPT2Config(**fields, attn_implementation="sdpa"))
+def packed_logits(gpt: GPT2LMHeadModel, prefix: Tensor, packed: Packed, *, twofold: bool = False) -> Tensor:
+    """Logits (M, vocabulary) of what `packed.targets` must be, given prefixes (B, P, E).
 
-
-def packed_logits(gpt: GPT2LMHeadModel, prefix: Tensor, packed: Packed) -> Tensor:
-    """Logits (M, vocabulary) of what `packed.targets` must be, given prefixes (B, P, E)."""
-    embeddings = torch.cat((prefix, gpt.transformer.wte(packed.tokens).to(prefix.dtype)), 1)
-    # an additive mask, since GPT-2 takes a four-dimensional mask as it is and a boolean one is no number to it
-    mask = torch.zeros(packed.visible.shape, dtype=prefix.dtype, device=prefix.device)
-    mask = mask.masked_fill(~packed.visible, torch.finfo(prefix.dtype).min)
-    out = gpt.transformer(inputs_embeds=embeddings, attention_mask=mask, position_ids=packed.positions)
-    hidden = out.last_hidden_state.flatten(0, 1)[packed.sources]
+    twofold: as VideoCaptionerWithClip's loop runs GPT-2 (see `captioner.prompt.TwofoldPrefix`): a caption's first token
+    comes from the prefix with one explicit position embedding, the later ones from the prefix with two and from tokens
+    with one.
+    """
+    hidden = _hidden(gpt, prefix, packed, twofold)
+    if twofold:
+        length, last = packed.positions.shape[1], prefix.shape[1] - 1
+        first = gpt.transformer(inputs_embeds=prefix + gpt.transformer.wpe.weight[: last + 1]).last_hidden_state[:, -1]
+        opening = packed.sources % length == last
+        hidden = torch.where(opening[:, None], first[packed.sources // length], hidden)
     logits: Tensor = gpt.lm_head(hidden)
     return logits
+
+
+def _hidden(gpt: GPT2LMHeadModel, prefix: Tensor, packed: Packed, twofold: bool) -> Tensor:
+    """The last hidden states (M, E) at `packed.sources`."""
+    words = gpt.transformer.wte(packed.tokens).to(prefix.dtype)
+    if twofold:
+        positions = gpt.transformer.wpe(packed.positions).to(prefix.dtype)
+        length = prefix.shape[1]
+        prefix, words = prefix + 2 * positions[:, :length], words + positions[:, length:]
+    # An additive mask, since GPT-2 takes a four-dimensional mask as it is and a boolean one is no number to it.
+    mask = torch.zeros(packed.visible.shape, dtype=prefix.dtype, device=prefix.device)
+    mask = mask.masked_fill(~packed.visible, torch.finfo(prefix.dtype).min)
+    out = gpt.transformer(
+        inputs_embeds=torch.cat((prefix, words), 1), attention_mask=mask, position_ids=packed.positions
+    )
+    hidden: Tensor = out.last_hidden_state.flatten(0, 1)[packed.sources]
+    return hidden
 
 
 class CaptionModel(nn.Module):
     """vision -> mapping -> GPT-2; `vision` is None where the data are embeddings already."""
 
-    def __init__(self, vision: nn.Module | None, mapping: nn.Module, gpt: GPT2LMHeadModel) -> None:
+    def __init__(
+        self, vision: nn.Module | None, mapping: nn.Module, gpt: GPT2LMHeadModel, *, twofold: bool = False
+    ) -> None:
         super().__init__()
         self.vision = vision
         self.mapping = mapping
         self.gpt = gpt
+        self.twofold = twofold
 
     def prefix(self, x: Tensor) -> Tensor:
-        """`x`: pixels (B, 3, H, W), or embeddings as the mapping takes them. Returns (B, P, E)."""
+        """`x`: pixels (B, 3, H, W), or embeddings as the mapping takes them. Returns (B, P, E), after the embedding of
+        the start token where the loop is twofold."""
         y: Tensor = self.mapping(x if self.vision is None else self.vision(x))
+        if self.twofold:
+            start = self.gpt.transformer.wte.weight[self.gpt.config.bos_token_id].expand(len(y), 1, -1)
+            y = torch.cat((start.to(y.dtype), y), 1)
         return y
 
     def forward(self, x: Tensor, packed: Packed, smoothing: float = 0.0) -> Tensor:
         """Mean cross-entropy per target token, nats, with label smoothing."""
-        logits = packed_logits(self.gpt, self.prefix(x), packed)
+        logits = packed_logits(self.gpt, self.prefix(x), packed, twofold=self.twofold)
         return F.cross_entropy(logits.float(), packed.targets, label_smoothing=smoothing)

@@ -1,0 +1,129 @@
+"""`streamcap evaluate`: scores of a checkpoint on a split."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streamcap.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from PIL.Image import Image
+
+    from streamcap.captioner import Captioner
+    from streamcap.training.corpus import MediaFolder
+    from streamcap.training.evaluation import Evaluation
+
+BATCH = 64
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model's name, file or directory.", show_default=False)],
+    cache: Annotated[Path | None, typer.Option(help="Score on a feature cache of `streamcap dataset`.")] = None,
+    captions: Annotated[Path | None, typer.Option(help="Score on pictures: the pipe-separated captions.")] = None,
+    listed: Annotated[Path | None, typer.Option("--list", help="With --captions: the split's picture names.")] = None,
+    media: Annotated[
+        Path | None,
+        typer.Option(help="Folder or tar file of the pictures or clips: for --captions, and for the sheet."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="The cache's split.")] = "test",
+    beam: Annotated[int, typer.Option(min=1, max=64, help="Beams; 1 is greedy.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Folder for scores.json, captions.json and sheet.png.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Score a captioner: BLEU-1 to 4, ROUGE-L, CIDEr, variety, lengths, calibration, and a contact sheet."""
+    from streamcap.captioner import load_captioner
+    from streamcap.training.cache import write_json
+    from streamcap.training.corpus import MediaFolder
+    from streamcap.training.evaluation import table
+    from streamcap.training.sheet import draw_sheet
+
+    if (cache is None) == (captions is None):
+        raise InputError("give either --cache, or --captions with --media")
+    captioner = load_captioner(model, device=device, precision="fp32")
+    folder = MediaFolder(media) if media is not None else None
+    if cache is not None:
+        judged = _on_cache(captioner, cache, split, beam)
+    elif captions is not None and folder is not None:
+        judged = _on_pictures(captioner, captions, listed, folder, beam)
+    else:
+        raise InputError("--captions needs --media, the folder or tar file of the pictures")
+    report = judged.report()
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "scores.json", {"model": model, "beam": beam, **report})
+        write_json(
+            out / "captions.json",
+            [{"name": one.name, "caption": one.caption, "references": one.references} for one in judged.judged],
+        )
+        draw_sheet(judged.judged, _pictures(folder), out / "sheet.png")
+    typer.echo(json.dumps(report) if as_json else table(report))
+
+
+def _on_cache(captioner: Captioner, folder: Path, split: str, beam: int) -> Evaluation:
+    import torch
+
+    from streamcap.training.cache import FeatureCache
+    from streamcap.training.evaluation import evaluate_results
+
+    cache = FeatureCache(folder)
+    examples = cache.examples(split)
+    results = []
+    for start in range(0, len(examples), BATCH):
+        features = torch.from_numpy(cache.features(split, examples[start : start + BATCH]))
+        results += captioner.caption_embeddings(features, beam_size=beam)
+    return evaluate_results([e.name for e in examples], results, [e.captions for e in examples])
+
+
+def _on_pictures(
+    captioner: Captioner, captions: Path, listed: Path | None, media: MediaFolder, beam: int
+) -> Evaluation:
+    from streamcap.training.clips import UnreadableError, read_picture
+    from streamcap.training.corpus import read_flickr
+    from streamcap.training.evaluation import evaluate_results
+
+    corpus = read_flickr(captions, media, {} if listed is None else {"test": listed})
+    items = next(iter(corpus.splits.values()))
+    results, kept = [], []
+    for start in range(0, len(items), BATCH):
+        pixels = []
+        for item in items[start : start + BATCH]:
+            try:
+                pixels.append(read_picture(media.read(item.name), captioner.picture))
+            except (UnreadableError, OSError) as error:
+                typer.echo(f"left out: {item.name}: broken ({error})", err=True)
+                continue
+            kept.append(item)
+        if pixels:
+            results += captioner.caption(pixels, beam_size=beam)
+    if not kept:
+        raise InputError(f"{media.path}: none of the {len(items)} pictures can be read")
+    return evaluate_results([item.name for item in kept], results, [item.captions for item in kept])
+
+
+def _pictures(media: MediaFolder | None) -> Callable[[str], Image | None]:
+    """An item's picture by name; of a clip its middle frame."""
+    from PIL import Image as Pictures
+
+    from streamcap.picture import PictureSpec
+    from streamcap.training.clips import UnreadableError, read_clip
+
+    def find(name: str) -> Image | None:
+        if media is None:
+            return None
+        try:
+            if name in media:
+                return Pictures.open(io.BytesIO(media.read(name)))
+            clip = media.clip(name)
+            return None if clip is None else Pictures.fromarray(read_clip(clip, 1, PictureSpec(320, 180, "pad"))[0])
+        except (OSError, UnreadableError):
+            return None
+
+    return find

@@ -1,0 +1,95 @@
+"""`streamcap train`: a captioner from a feature cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamcap.errors import InputError
+
+
+def train(
+    cache: Annotated[Path, typer.Argument(help="A feature cache that `streamcap dataset` made.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the run: curves, the last state, and best/, the checkpoint.")],
+    preset: Annotated[
+        str,
+        typer.Option(help="b32-gpt2, b32-gpt2-transformer, b32-gpt2-video, b32-gpt2-pooled, l14-gpt2-medium, small."),
+    ] = "b32-gpt2",
+    mapping: Annotated[
+        str | None,
+        typer.Option(help="mlp, transformer, pooled, video-transformer, video-cross, video-mlp or grid."),
+    ] = None,
+    gpt2: Annotated[str | None, typer.Option(help="GPT-2 to start from (directory, hub name), or `fresh`.")] = None,
+    only_prefix: Annotated[
+        bool | None, typer.Option("--only-prefix/--gpt2-too", help="Train the mapping alone, or GPT-2 as well.")
+    ] = None,
+    prefix: Annotated[int | None, typer.Option(help="Prefix positions.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Times through the train split.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pictures or clips a batch.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest rate, after the warm-up.")] = None,
+    warmup: Annotated[int | None, typer.Option(help="Steps of warm-up.")] = None,
+    smoothing: Annotated[float | None, typer.Option(help="Label smoothing.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Dropout in GPT-2.")] = None,
+    mapper_layers: Annotated[int | None, typer.Option(help="Layers of a transformer mapping.")] = None,
+    mapper_heads: Annotated[int | None, typer.Option(help="Heads of a transformer mapping.")] = None,
+    width: Annotated[int | None, typer.Option(help="Fresh GPT-2: width, a multiple of 64.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Fresh GPT-2: layers.")] = None,
+    vocabulary: Annotated[int | None, typer.Option(help="Fresh GPT-2: tokens.")] = None,
+    seed: Annotated[int | None, typer.Option(help="One seed, one result on a CPU.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, with the same settings.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Train a captioner on a feature cache; the best by CIDEr on the dev split is kept."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    from streamcap.captioner.precision import find_device
+    from streamcap.training import settings as presets
+    from streamcap.training.cache import FeatureCache
+    from streamcap.training.trainer import Progress, Trainer
+
+    settings = presets.preset(preset).changed(
+        mapping=mapping,
+        gpt2=gpt2,
+        train_gpt2=None if only_prefix is None else not only_prefix,
+        prefix=prefix,
+        epochs=epochs,
+        batch=batch,
+        accumulate=accumulate,
+        learning_rate=learning_rate,
+        warmup=warmup,
+        smoothing=smoothing,
+        dropout=dropout,
+        mapper_layers=mapper_layers,
+        mapper_heads=mapper_heads,
+        width=width,
+        layers=layers,
+        vocabulary=vocabulary,
+        seed=seed,
+    )
+    if not cache.is_dir():
+        raise InputError(f"{cache}: no such folder; `streamcap dataset` makes feature caches")
+    trainer = Trainer(settings, FeatureCache(cache), out, find_device(device), resume=resume)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task("training", total=trainer.steps, completed=trainer.step)
+
+        def tell(progress: Progress) -> None:
+            if progress.dev is not None:
+                scores = progress.dev
+                bar.console.print(
+                    f"epoch {progress.epoch}: dev CIDEr {scores.cider:.3f}, BLEU-4 {scores.bleu4:.3f}, "
+                    f"exact {scores.exact:.3f}"
+                )
+            elif progress.loss == progress.loss:
+                bar.update(task, completed=progress.step, description=f"loss {progress.loss:.3f}")
+
+        trainer.run(tell)
+    typer.echo(f"{out / 'best'}: load it by load_captioner({str(out / 'best')!r})")

@@ -1,0 +1,72 @@
+"""A model trained on cached features as the checkpoint that `load_captioner` reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from streamcap.captioner import names
+from streamcap.captioner.checkpoints.native import save_native
+from streamcap.captioner.checkpoints.tensors import read_weights, section
+from streamcap.errors import InputError
+from streamcap.training.cache import FeatureCache, write_bytes, write_json
+from streamcap.training.gpt2 import stored_config
+from streamcap.training.mappings import Built, stored
+from streamcap.training.model import CaptionModel
+
+_PREFIXES = {"clipcap": ("clip_project.", "gpt."), "videocaptioner": ("mp.", "td.model.")}
+
+
+def save_checkpoint(
+    directory: Path, model: CaptionModel, built: Built, cache: FeatureCache, tokenizer: Tokenizer, max_tokens: int
+) -> None:
+    """Write model.safetensors, config.json and tokenizer.json in the mapping's layout; a grid mapping goes into a
+    checkpoint of ours together with the vision encoder that made the cache."""
+    directory.mkdir(parents=True, exist_ok=True)
+    gpt2 = stored_config(model.gpt)
+    stop = int(gpt2["eos_token_id"])
+    if built.layout == "streamcap":
+        _save_ours(directory, model, built, cache, tokenizer, max_tokens)
+        return
+    mapping, decoder = _PREFIXES[built.layout]
+    tensors: dict[str, Tensor] = {f"{mapping}{name}": tensor for name, tensor in stored(built).items()}
+    tensors |= {f"{decoder}{name}": t for name, t in model.gpt.state_dict().items() if name != "lm_head.weight"}
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
+    write_bytes(directory / "model.safetensors", content)
+    write_json(
+        directory / "config.json",
+        {"gpt2": gpt2, "stop_token_id": stop, "max_tokens": max_tokens, "encoder": cache.encoder.name, **built.config},
+    )
+    write_bytes(directory / "tokenizer.json", tokenizer.to_str().encode())
+
+
+def _save_ours(
+    directory: Path, model: CaptionModel, built: Built, cache: FeatureCache, tokenizer: Tokenizer, max_tokens: int
+) -> None:
+    source = names.mini_directory() if cache.encoder.name == "mini" else Path(cache.encoder.name).expanduser()
+    if not (source / "config.json").is_file():
+        raise InputError(f"{cache.encoder.name}: the encoder that made {cache.folder} is not there any more")
+    theirs = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    gpt2 = stored_config(model.gpt)
+    save_native(
+        directory,
+        config={
+            "vision": theirs["vision"],
+            "picture": theirs["picture"],
+            "mapping": {**built.config, "dropout": 0.0},
+            "gpt2": gpt2,
+            "bos_token_id": gpt2["bos_token_id"],
+            "eos_token_id": gpt2["eos_token_id"],
+            "max_tokens": max_tokens,
+        },
+        vision=section(read_weights(source / "model.safetensors"), "vision."),
+        mapping=model.mapping.state_dict(),
+        gpt2=model.gpt.state_dict(),
+        tokenizer=tokenizer.to_str(),
+        dtype=torch.float32,
+    )

@@ -1,0 +1,62 @@
+"""The curves of a run: a CSV that grows by a row at a time, and a PNG drawn from it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from streamcap.errors import StreamcapError
+
+COLUMNS = ("step", "epoch", "learning_rate", "loss", "dev_cider", "dev_bleu4")
+
+
+class Curves:
+    """`curves.csv` of a run. Rows after `step` are dropped when the run goes on from there."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        kept = [row for row in read_curves(path) if int(row["step"]) <= step] if path.is_file() else []
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, COLUMNS)
+            writer.writeheader()
+            writer.writerows(kept)
+
+    def add(self, **row: float | int | None) -> None:
+        """Append one row; columns not given stay empty. Raises StreamcapError where the disk is full."""
+        try:
+            with self.path.open("a", newline="", encoding="utf-8") as stream:
+                csv.DictWriter(stream, COLUMNS).writerow(
+                    {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+                )
+        except OSError as error:
+            raise StreamcapError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+
+
+def read_curves(path: Path) -> list[dict[str, str]]:
+    """The rows of a curves.csv, as text."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def draw_curves(source: Path, target: Path, title: str) -> None:
+    """Loss over steps, and the dev scores on a second axis."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = read_curves(source)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    left = figure.add_subplot()
+    loss = [(int(row["step"]), float(row["loss"])) for row in rows if row["loss"]]
+    left.plot([step for step, _ in loss], [value for _, value in loss], color="tab:blue", linewidth=1, label="loss")
+    left.set_xlabel("step")
+    left.set_ylabel("training loss, nats a token")
+    left.set_title(title)
+    right = left.twinx()
+    for column, label, colour in (("dev_cider", "dev CIDEr", "tab:red"), ("dev_bleu4", "dev BLEU-4", "tab:green")):
+        points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
+        right.plot([x for x, _ in points], [y for _, y in points], "o-", color=colour, markersize=3, label=label)
+    right.set_ylabel("dev scores")
+    right.set_ylim(bottom=0)
+    figure.legend(loc="outside lower center", ncols=3)
+    figure.savefig(target, dpi=110)

@@ -1,0 +1,112 @@
+"""Judge captions on a split: scores, variety, lengths, calibration of the log-probability."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from streamcap.captioner.result import Result
+from streamcap.training.scores import Scores, score
+from streamcap.training.text import normalise
+
+CALIBRATION_BINS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One caption beside its references."""
+
+    name: str
+    caption: str
+    references: tuple[str, ...]
+    logprob: float
+    """Mean natural-log probability of its tokens."""
+    cider: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All that is told of a checkpoint on a split."""
+
+    scores: Scores
+    judged: tuple[Judged, ...]
+
+    def report(self) -> dict[str, Any]:
+        """The figures, fit for JSON."""
+        lengths = [len(normalise(one.caption).split()) for one in self.judged]
+        captions = [normalise(one.caption) for one in self.judged]
+        words = {word for caption in captions for word in caption.split()}
+        return {
+            "captions": len(captions),
+            **self.scores.summary(),
+            "distinct": len(set(captions)),
+            "distinct_words": len(words),
+            "words_mean": round(float(np.mean(lengths)), 2),
+            "words_min": min(lengths),
+            "words_max": max(lengths),
+            "calibration": calibration(self.judged),
+        }
+
+
+def evaluate_results(
+    names: Sequence[str], results: Sequence[Result], references: Sequence[Sequence[str]]
+) -> Evaluation:
+    """Judge result i, of the item `names[i]`, against all of `references[i]`."""
+    scores = score([result.text for result in results], references)
+    judged = tuple(
+        Judged(name, result.text, tuple(several), result.logprob, cider)
+        for name, result, several, cider in zip(names, results, references, scores.each_cider, strict=True)
+    )
+    return Evaluation(scores, judged)
+
+
+def calibration(judged: Sequence[Judged]) -> dict[str, Any]:
+    """Whether the model's certainty means something.
+
+    Confidence is `exp(logprob)`, the geometric mean probability of a token; correctness the share of a caption's words
+    that some reference has. `error` is the expected calibration error over bins of equally many captions (Guo et al.
+    2017, with equal counts); `rank_correlation` Spearman's between log-probability and the caption's CIDEr.
+    """
+    confidence = np.array([math.exp(one.logprob) for one in judged])
+    correct = np.array([_found(one) for one in judged])
+    order = np.argsort(confidence, kind="stable")
+    bins = [part for part in np.array_split(order, CALIBRATION_BINS) if len(part)]
+    table = [
+        {"captions": len(part), "confidence": _mean(confidence[part]), "correct": _mean(correct[part])} for part in bins
+    ]
+    error = sum(len(part) * abs(confidence[part].mean() - correct[part].mean()) for part in bins) / len(judged)
+    ranks = [_ranks(np.array([one.logprob for one in judged])), _ranks(np.array([one.cider for one in judged]))]
+    spread = ranks[0].std() * ranks[1].std()
+    covariance = float(((ranks[0] - ranks[0].mean()) * (ranks[1] - ranks[1].mean())).mean())
+    correlation = round(covariance / spread, 4) if spread > 0 else None
+    return {"error": round(float(error), 4), "rank_correlation": correlation, "bins": table}
+
+
+def table(report: dict[str, Any]) -> str:
+    """The figures as two columns of text."""
+    rows = [(name, value) for name, value in report.items() if not isinstance(value, dict)]
+    rows += [(f"calibration {name}", value) for name, value in report["calibration"].items() if name != "bins"]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _found(one: Judged) -> float:
+    known = {word for reference in one.references for word in normalise(reference).split()}
+    words = normalise(one.caption).split()
+    return sum(word in known for word in words) / len(words) if words else 0.0
+
+
+def _ranks(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Ranks from 0, equal values sharing their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    starts = np.cumsum(counts) - counts
+    shared: np.ndarray[Any, np.dtype[np.float64]] = (starts + (counts - 1) / 2)[inverse]
+    return shared
+
+
+def _mean(values: np.ndarray[Any, Any]) -> float:
+    return round(float(values.mean()), 4)

@@ -1,0 +1,80 @@
+"""The GPT-2 and the tokenizer that a run starts from: published ones, or fresh ones of our own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+
+from streamcap.captioner import names
+from streamcap.errors import InputError
+from streamcap.training.settings import TrainSettings
+from streamcap.training.text import make_tokenizer, normalise
+
+POSITIONS = 128
+"""Positions of a fresh GPT-2: prefix and caption."""
+_KEPT = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "bos_token_id", "eos_token_id")
+
+
+def start_from(settings: TrainSettings, captions: Iterable[str]) -> tuple[GPT2LMHeadModel, Tokenizer]:
+    """GPT-2 and tokenizer; `captions` make the vocabulary where they are fresh. Raises InputError."""
+    if settings.gpt2 == "fresh":
+        tokenizer = make_tokenizer((normalise(caption) for caption in captions), settings.vocabulary)
+        config = fresh_config(settings, tokenizer.get_vocab_size())
+        return build_gpt2(config, settings.dropout), tokenizer
+    directory = Path(settings.gpt2).expanduser()
+    if not directory.is_dir():
+        directory = names.find_vision(settings.gpt2)
+    try:
+        gpt = GPT2LMHeadModel.from_pretrained(
+            directory,
+            attn_implementation="sdpa",
+            embd_pdrop=settings.dropout,
+            attn_pdrop=settings.dropout,
+            resid_pdrop=settings.dropout,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{settings.gpt2}: no GPT-2 that can be loaded ({str(error).splitlines()[0]})") from None
+    return gpt, _tokenizer(directory)
+
+
+def fresh_config(settings: TrainSettings, vocabulary: int) -> dict[str, Any]:
+    """GPT-2's configuration of a fresh model; heads are 64 wide, token 0 starts and stops."""
+    if settings.width % 64:
+        raise InputError(f"width {settings.width}: it is a multiple of 64, the width of a head")
+    return {
+        "vocab_size": vocabulary,
+        "n_positions": max(POSITIONS, settings.prefix + settings.max_tokens),
+        "n_embd": settings.width,
+        "n_layer": settings.layers,
+        "n_head": settings.width // 64,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+
+
+def build_gpt2(config: dict[str, Any], dropout: float = 0.0) -> GPT2LMHeadModel:
+    """A GPT-2 with fresh weights from the fields of a `GPT2Config`; `dropout` on embeddings, attention, residuals."""
+    fields = {**config, "embd_pdrop": dropout, "attn_pdrop": dropout, "resid_pdrop": dropout, "use_cache": False}
+    return GPT2LMHeadModel(GPT2Config(**fields, attn_implementation="sdpa"))
+
+
+def stored_config(gpt: GPT2LMHeadModel) -> dict[str, Any]:
+    """What must be known of it beside its weights."""
+    return {name: getattr(gpt.config, name) for name in _KEPT}
+
+
+def _tokenizer(directory: Path) -> Tokenizer:
+    try:
+        if (directory / "tokenizer.json").is_file():
+            return Tokenizer.from_file(str(directory / "tokenizer.json"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found: Tokenizer = GPT2TokenizerFast.from_pretrained(directory).backend_tokenizer
+            return found
+    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for every damaged file
+        raise InputError(f"{directory}: no tokenizer that can be loaded ({str(error).splitlines()[0]})") from None

@@ -1,0 +1,286 @@
+"""Training on a feature cache: teacher forcing, best by dev CIDEr, resumed exactly where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from streamcap.errors import InputError, StreamcapError
+from streamcap.training.cache import Example, FeatureCache, write_json
+from streamcap.training.checkpoint import save_checkpoint
+from streamcap.training.curves import Curves, draw_curves
+from streamcap.training.gpt2 import start_from
+from streamcap.training.mappings import build
+from streamcap.training.model import CaptionModel, pack
+from streamcap.training.scores import Scores, score
+from streamcap.training.settings import TrainSettings
+from streamcap.training.text import normalise
+
+log = logging.getLogger(__name__)
+
+LOG_STEPS = 20
+"""Steps whose mean loss makes one row of the curves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Told after every step, and after every epoch with the dev scores."""
+
+    step: int
+    steps: int
+    epoch: int
+    loss: float
+    dev: Scores | None = None
+
+
+class Trainer:
+    """One run in a folder: settings.json, last.pt, curves.csv, curves.png and best/, the checkpoint to use.
+
+    Raises InputError where the folder holds a run with other settings or another cache, and where it holds a run and
+    `resume` is false; nothing is overwritten.
+    """
+
+    def __init__(
+        self, settings: TrainSettings, cache: FeatureCache, folder: Path, device: torch.device, *, resume: bool = False
+    ) -> None:
+        self.settings, self.cache, self.folder, self.device = settings, cache, folder, device
+        self._claim(resume)
+        torch.manual_seed(settings.seed)
+        self._train = cache.examples("train")
+        self._dev = cache.examples("dev") if "dev" in cache.splits else []
+        gpt, self.tokenizer = start_from(settings, (c for example in self._train for c in example.captions))
+        shape = cache.features("train", self._train[:1]).shape[1:]
+        self.built = build(settings, shape, gpt.config.n_embd)
+        self.model = CaptionModel(None, self.built.module, gpt, twofold=self.built.layout == "videocaptioner")
+        self.model.to(device)
+        if not settings.train_gpt2:
+            gpt.requires_grad_(False)
+        self._tokens = _encode(self.tokenizer, self._train, settings.max_tokens)
+        self._stop = int(gpt.config.eos_token_id)
+        self._optimizer = torch.optim.AdamW(_groups(self.model, settings.weight_decay), lr=settings.learning_rate)
+        half = device.type == "cuda"
+        self._autocast = torch.bfloat16 if half and torch.cuda.is_bf16_supported() else torch.float16
+        self._scaler = torch.amp.GradScaler(device.type, enabled=half and self._autocast is torch.float16)
+        # Its own generator: what is drawn does not hang on how much dropout has drawn before.
+        self._draw = torch.Generator().manual_seed(settings.seed)
+        self.step, self.epoch, self.best = 0, 0, -math.inf
+        if resume and (folder / "last.pt").is_file():
+            self._restore()
+        self._curves = Curves(folder / "curves.csv", self.step)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.settings.epochs * self._epoch_steps
+
+    @property
+    def _epoch_steps(self) -> int:
+        return math.ceil(len(self._train) / (self.settings.batch * self.settings.accumulate))
+
+    def run(self, told: Callable[[Progress], None] = lambda progress: None, *, until: int | None = None) -> None:
+        """Train to the end, or to the end of epoch `until`. Raises StreamcapError where the loss is no number."""
+        while self.epoch < min(self.settings.epochs, until or self.settings.epochs):
+            self._run_epoch(told)
+            self.epoch += 1
+            dev = self._judge()
+            told(Progress(self.step, self.steps, self.epoch, math.nan, dev))
+            self._save()
+        draw_curves(self.folder / "curves.csv", self.folder / "curves.png", self.folder.name)
+
+    # Inside -----------------------------------------------------------------------------------------------------
+
+    def _run_epoch(self, told: Callable[[Progress], None]) -> None:
+        self.model.train()
+        if not self.settings.train_gpt2:
+            self.model.gpt.eval()
+        recent: list[float] = []
+        for batches in self._batches():
+            rate = learning_rate(self.step, self.steps, self.settings)
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+            loss = self._step(batches)
+            if not math.isfinite(loss):
+                raise StreamcapError(
+                    f"the loss is {loss} at step {self.step + 1} (learning rate {rate:.2g}); {self.folder} keeps the "
+                    "last whole epoch: start a new run with a lower learning rate"
+                )
+            self.step += 1
+            recent.append(loss)
+            if self.step % LOG_STEPS == 0:
+                mean = sum(recent) / len(recent)
+                self._curves.add(step=self.step, epoch=self.epoch + 1, learning_rate=rate, loss=mean)
+                recent.clear()
+            told(Progress(self.step, self.steps, self.epoch + 1, loss))
+
+    def _step(self, batches: list[list[int]]) -> float:
+        self._optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for batch in batches:
+            features = torch.from_numpy(self.cache.features("train", [self._train[i] for i in batch])).to(self.device)
+            packed = pack([self._some_captions(i) for i in batch], self._prefix_positions, self._stop).to(self.device)
+            with self._half():
+                loss = self.model(features, packed, self.settings.smoothing) / len(batches)
+            self._scaler.scale(loss).backward()
+            total += float(loss.detach())
+        if math.isfinite(total):
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+        return total
+
+    @property
+    def _prefix_positions(self) -> int:
+        if self.settings.mapping == "video-mlp":
+            return int(self.cache.frames or 1)
+        return self.settings.prefix + self.model.twofold
+
+    def _half(self) -> contextlib.AbstractContextManager[Any]:
+        if self.device.type != "cuda":
+            return contextlib.nullcontext()
+        return torch.autocast("cuda", self._autocast)
+
+    def _batches(self) -> Iterator[list[list[int]]]:
+        """Lists of `accumulate` batches: one step each."""
+        order = torch.randperm(len(self._train), generator=self._draw).tolist()
+        size = self.settings.batch
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        for start in range(0, len(batches), self.settings.accumulate):
+            yield batches[start : start + self.settings.accumulate]
+
+    def _some_captions(self, index: int) -> list[list[int]]:
+        captions = self._tokens[index]
+        order = torch.randperm(len(captions), generator=self._draw).tolist()
+        return [captions[i] for i in order[: self.settings.captions]]
+
+    def _judge(self) -> Scores | None:
+        """Write the checkpoint, let the captioner caption the dev split with it, and keep it if it is the best."""
+        tried = self.folder / "tried"
+        save_checkpoint(tried, self.model, self.built, self.cache, self.tokenizer, self.settings.max_tokens)
+        if not self._dev:
+            _keep(tried, self.folder / "best")
+            return None
+        captions = caption_features(tried, self.cache, "dev", self._dev, self.device)
+        scores = score(captions, [example.captions for example in self._dev])
+        self._curves.add(step=self.step, epoch=self.epoch, dev_cider=scores.cider, dev_bleu4=scores.bleu4)
+        if scores.cider > self.best:
+            self.best = scores.cider
+            _keep(tried, self.folder / "best")
+            write_json(self.folder / "best" / "scores.json", {"epoch": self.epoch, "dev": scores.summary()})
+        return scores
+
+    def _claim(self, resume: bool) -> None:
+        stored = self.folder / "settings.json"
+        wanted = {"train": self.settings.to_json(), "encoder": self.cache.manifest["encoder"]}
+        if stored.is_file():
+            import json
+
+            found = json.loads(stored.read_text(encoding="utf-8"))
+            if not resume:
+                raise InputError(
+                    f"{self.folder}: holds a run already; go on with it by --resume, or name another folder"
+                )
+            if found["encoder"] != wanted["encoder"]:
+                raise InputError(
+                    f"{self.folder}: was trained on a cache made by another encoder; nothing was overwritten"
+                )
+            if (difference := self.settings.difference(found["train"])) is not None:
+                raise InputError(
+                    f"{self.folder}: was started with other settings: {difference}; nothing was overwritten"
+                )
+            return
+        if resume:
+            raise InputError(f"{self.folder}: holds no run to go on with")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(stored, wanted)
+
+    def _save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "step": self.step,
+            "epoch": self.epoch,
+            "best": self.best,
+            "draw": self._draw.get_state(),
+            "random": torch.get_rng_state(),
+        }
+        part = self.folder / "last.pt.part"
+        try:
+            torch.save(state, part)
+        except (OSError, RuntimeError) as error:
+            part.unlink(missing_ok=True)
+            raise StreamcapError(f"{part}: cannot be written ({error}); the last checkpoint is as it was") from None
+        os.replace(part, self.folder / "last.pt")  # noqa: PTH105  a rename over an existing file on every platform
+
+    def _restore(self) -> None:
+        state: dict[str, Any] = torch.load(self.folder / "last.pt", map_location="cpu", weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.step, self.epoch, self.best = state["step"], state["epoch"], state["best"]
+        self._draw.set_state(state["draw"])
+        torch.set_rng_state(state["random"])
+
+
+def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
+    """The rate of step number `step`, from 0: linear warm-up, then a cosine to 0 at `steps`."""
+    warmup = min(settings.warmup, steps // 2)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def caption_features(
+    directory: Path, cache: FeatureCache, split: str, examples: list[Example], device: torch.device, beam_size: int = 1
+) -> list[str]:
+    """What the checkpoint in `directory` says of cached features: by the captioner that users run."""
+    return [result.text for result in results_of(directory, cache, split, examples, device, beam_size)]
+
+
+def results_of(
+    directory: Path, cache: FeatureCache, split: str, examples: list[Example], device: torch.device, beam_size: int = 1
+) -> list[Any]:
+    """As `caption_features`, with tokens and log-probabilities (`captioner.Result`)."""
+    from streamcap.captioner import load_captioner
+
+    captioner = load_captioner(str(directory), device=str(device), precision="fp32")
+    out: list[Any] = []
+    for start in range(0, len(examples), 64):
+        features: Tensor = torch.from_numpy(cache.features(split, examples[start : start + 64]))
+        out += captioner.caption_embeddings(features, beam_size=beam_size)
+    return out
+
+
+def _keep(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    for file in source.iterdir():
+        content = file.read_bytes()
+        part = target / f"{file.name}.part"
+        part.write_bytes(content)
+        part.replace(target / file.name)
+
+
+def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices alone: embeddings, norms and biases go without."""
+    matrices, rest = [], []
+    for name, parameter in model.named_parameters():
+        plain = parameter.ndim < 2 or any(part in name for part in ("wte", "wpe", "prefix", "positions"))
+        (rest if plain else matrices).append(parameter)
+    return [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def _encode(tokenizer: Tokenizer, examples: list[Example], longest: int) -> list[list[list[int]]]:
+    flat = [normalise(caption) for example in examples for caption in example.captions]
+    encoded = iter(tokenizer.encode_batch(flat))
+    return [[next(encoded).ids[: longest - 1] for _ in example.captions] for example in examples]

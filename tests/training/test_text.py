@@ -1,0 +1,21 @@
+from streamcap.training.text import STOP, make_tokenizer, normalise
+
+
+def test_normalise_lowers_and_drops_punctuation() -> None:
+    assert normalise('A man, in a "red" shirt - runs !') == "a man in a red shirt runs"
+
+
+def test_normalise_tells_no_difference_between_two_ways_to_write_a_possessive() -> None:
+    assert normalise("The man's hat.") == normalise("the man 's hat") == "the man 's hat"
+
+
+def test_normalise_of_nothing_but_punctuation_is_empty() -> None:
+    assert normalise(" ... ' !") == ""
+
+
+def test_tokenizer_gives_back_what_it_was_given_and_one_token_for_a_known_word() -> None:
+    tokenizer = make_tokenizer(["a dog runs", "the dog sits"] * 20, 300)
+    assert tokenizer.decode(tokenizer.encode("a dog sits").ids).strip() == "a dog sits"
+    assert tokenizer.encode("dog").ids[0] == tokenizer.encode("a dog").ids[-1]
+    assert tokenizer.token_to_id(STOP) == 0
+    assert tokenizer.decode(tokenizer.encode("ein Bär").ids).strip() == "ein Bär"
