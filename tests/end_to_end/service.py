@@ -19,8 +19,6 @@ from typing import Any, Self
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-READY_SECONDS = 60
-
 
 class Service:
     """`with Service("door=rtsp://…", "--every", "0.5") as service:` — ready when entered, killed when left."""
@@ -46,8 +44,13 @@ class Service:
             reader = threading.Thread(target=self._read, args=(stream, lines), daemon=True)
             reader.start()
             self._readers.append(reader)
-        assert self._listening.wait(READY_SECONDS), f"not listening: {self.errors}"
-        wait_until(lambda: self.get("/readyz")[0] == 200, self.describe)
+        try:
+            wait_until(lambda: self._listening.is_set() or self._process.poll() is not None, self.describe)
+            wait_until(lambda: self.get("/readyz")[0] == 200 or self._process.poll() is not None, self.describe)
+            assert self._process.poll() is None, self.describe()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
