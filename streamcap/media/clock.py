@@ -49,6 +49,7 @@ class MediaClock:
         self._last = 0
         self._last_arrived = 0.0
         self._interval = 1
+        self._ticks_per_second = 1.0
         self._offset: int | None = None
         """Added to what the source says; None until it says something."""
         self._said: int | None = None
@@ -88,6 +89,7 @@ class MediaClock:
 
     def _begin(self, pts: int | None, time_base: Fraction, arrived: float) -> Stamp:
         self._base = time_base
+        self._ticks_per_second = float(1 / time_base)
         self._interval = max(1, round(_FIRST_INTERVAL_SECONDS / time_base))
         self._said = pts
         if pts is None:
@@ -104,7 +106,8 @@ class MediaClock:
     def _emit(self, at: int, arrived: float, *, repaired: bool) -> Stamp:
         self._last, self._last_arrived = at, arrived
         base = self._base or _FIRST_INTERVAL_SECONDS
-        return Stamp(at, base, float(at * base), self.epochs, repaired)
+        # The same as float(at * base), to the last bit, and quicker: this runs for every frame.
+        return Stamp(at, base, at * base.numerator / base.denominator, self.epochs, repaired)
 
     def _jumped(self, at: int, arrived: float) -> bool:
         if at < self._last - self._ticks(JUMP_BACK_SECONDS):
@@ -119,5 +122,4 @@ class MediaClock:
         return self._last + max(1, self._ticks(max(0.0, arrived - self._last_arrived)))
 
     def _ticks(self, seconds: float) -> int:
-        base = self._base or _FIRST_INTERVAL_SECONDS
-        return int(seconds / base)
+        return int(seconds * self._ticks_per_second)

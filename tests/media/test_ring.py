@@ -9,8 +9,8 @@ from streamcap.media.ring import FrameRing
 from tests.media.made import made_frame
 
 
-def filled(times: list[float], *, seconds: float = 10.0, frames: int = 100) -> FrameRing:
-    ring = FrameRing(seconds=seconds, frames=frames)
+def filled(times: list[float], *, seconds: float = 10.0, frames: int = 100, spacing: float = 0.0) -> FrameRing:
+    ring = FrameRing(seconds=seconds, frames=frames, spacing=spacing)
     for time in times:
         ring.push(made_frame(time))
     return ring
@@ -28,6 +28,16 @@ def test_it_holds_no_more_frames_than_told() -> None:
 def test_it_holds_no_more_seconds_than_told() -> None:
     statistics = filled([float(number) for number in range(30)], seconds=5.0).statistics()
     assert (statistics.frames, statistics.seconds) == (6, 5.0)
+
+
+def test_a_thinned_ring_keeps_even_frames_and_the_newest() -> None:
+    times = [number / 30 for number in range(300)]
+    ring = filled(times, spacing=0.25)
+    assert ring.statistics().frames <= 4 * 10 + 2
+    assert ring.window(1, 1)[0].time == times[-1]
+    held = [frame.time for frame in ring.window(8.0, 17)]
+    assert held == pytest.approx([times[-1] - 8 + 0.5 * i for i in range(17)], abs=0.25)
+    assert len(set(held)) == 17
 
 
 def test_an_empty_ring_has_nothing() -> None:

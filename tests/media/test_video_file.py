@@ -1,0 +1,239 @@
+"""The frames that were asked for, each with its own time, whatever the file."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from streamcap.errors import InputError
+from streamcap.media.pictures import upright
+from streamcap.media.video_file import ChosenFrame, VideoFile
+from tests.conftest import require_program
+from tests.media.numbered import ffmpeg, ffprobe_times, numbered, read_number, write_numbered
+
+COUNT = 90
+# Variable rate: steps of 40 ms, every seventh frame lasts 250 ms.
+STAMPS = [40 * number + 210 * (number // 7) for number in range(COUNT)]
+GOP = {"g": "15", "bf": "3", "preset": "veryfast", "sc_threshold": "0"}
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Variable rate, keyframes every 15 frames, B-frames between."""
+    return write_numbered(tmp_path_factory.mktemp("film") / "film.mp4", STAMPS, options=GOP)
+
+
+def number(frame: ChosenFrame) -> int:
+    return read_number(frame.picture.to_ndarray(format="rgb24"))
+
+
+def chosen(path: Path, choose: Callable[[VideoFile], list[int]]) -> list[ChosenFrame]:
+    with VideoFile(path) as video:
+        return list(video.frames(choose(video)))
+
+
+def test_every_time_is_the_frames_own(film: Path) -> None:
+    truth = ffprobe_times(film)
+    frames = chosen(film, lambda video: list(range(COUNT)))
+    assert [number(frame) for frame in frames] == list(range(COUNT))
+    assert [frame.seconds for frame in frames] == pytest.approx(truth, abs=1e-6)
+
+
+@pytest.mark.parametrize("ordinals", [[0], [89], [3, 40, 41, 88], [14, 15, 16, 29, 30, 60], list(range(0, 90, 11))])
+def test_what_is_reached_by_seeking_is_what_was_asked_for(film: Path, ordinals: list[int]) -> None:
+    frames = chosen(film, lambda video: ordinals)
+    assert [number(frame) for frame in frames] == ordinals
+    assert [round(1000 * frame.seconds) for frame in frames] == [STAMPS[ordinal] for ordinal in ordinals]
+
+
+def test_few_frames_of_many_are_reached_without_decoding_all(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamcap.media import video_file
+
+    read = 0
+
+    def counting(packet: av.Packet) -> list[av.VideoFrame]:
+        nonlocal read
+        read += 1
+        return decode(packet)
+
+    decode = video_file.pictures
+    monkeypatch.setattr(video_file, "pictures", counting)
+    chosen(film, lambda video: [0, 45, 75])
+    assert read < COUNT / 2
+
+
+REMUXED = {
+    "matroska": ("film.mkv", ["-c", "copy"]),
+    "without a duration": ("film.mkv", ["-c", "copy", "-f", "matroska", "-live", "1"]),
+    "fragmented": ("film.mp4", ["-c", "copy", "-movflags", "frag_keyframe+empty_moov"]),
+    "open GOP": ("film.mp4", ["-c:v", "libx264", "-fps_mode", "passthrough", "-x264-params", "open-gop=1:keyint=15"]),
+    "transport stream": ("film.ts", ["-c", "copy"]),
+    "flash": ("film.flv", ["-c", "copy"]),
+    "AVI": ("film.avi", ["-c:v", "mpeg4", "-q:v", "2", "-vsync", "cfr", "-r", "25"]),
+    "AVI with B-frames": ("film.avi", ["-c:v", "mpeg4", "-q:v", "2", "-bf", "2", "-r", "25"]),
+    "raw H.264": ("film.h264", ["-c", "copy"]),
+    "WebM": (
+        "film.webm",
+        ["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-fps_mode", "passthrough"],
+    ),
+    "HEVC": (
+        "film.mp4",
+        ["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=none", "-fps_mode", "passthrough"],
+    ),
+    "MPEG-2 program stream": ("film.mpg", ["-c:v", "mpeg2video", "-q:v", "2", "-bf", "2", "-r", "25"]),
+}
+
+
+@pytest.mark.parametrize("kind", REMUXED)
+def test_any_container(film: Path, tmp_path: Path, kind: str) -> None:
+    name, options = REMUXED[kind]
+    ffmpeg("-i", film, *options, tmp_path / name)
+    everything = [number(frame) for frame in chosen(tmp_path / name, lambda video: list(range(len(video.index.pts))))]
+    assert set(everything) == set(range(COUNT))
+    with VideoFile(tmp_path / name) as video:
+        wanted = video.index.spread(6)
+        frames = list(video.frames(wanted))
+    assert [number(frame) for frame in frames] == [everything[ordinal] for ordinal in wanted]
+    assert video.undecodable == 0
+    if kind == "raw H.264":
+        # It holds no times; what can be known is that frames follow each other evenly from 0.
+        assert frames[0].seconds == 0
+        assert np.diff(video.index.pts).min() == np.diff(video.index.pts).max()
+        return
+    truth = ffprobe_times(tmp_path / name)
+    begin = truth[0] if name.endswith((".ts", ".mpg")) else 0
+    assert [frame.seconds for frame in frames] == pytest.approx([truth[place] - begin for place in wanted], abs=5e-4)
+
+
+def test_a_clock_that_begins_again_goes_on(film: Path, tmp_path: Path) -> None:
+    """Two recordings of a broadcast, one after the other in one file."""
+    ffmpeg("-i", film, "-c", "copy", tmp_path / "part.ts")
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes((tmp_path / "part.ts").read_bytes() * 2)
+    with VideoFile(joined) as video:
+        assert len(video.index.pts) >= 2 * COUNT - 4
+        assert video.index.duration == pytest.approx(2 * (STAMPS[-1] + 40) / 1000, rel=0.05)
+        assert number(next(video.frames([len(video.index.pts) - 1]))) == COUNT - 1
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "size"),
+    [
+        ("libx264", "yuv420p10le", (80, 48)),
+        ("libx264", "yuv444p", (81, 47)),
+        ("ffv1", "gbrp10le", (81, 47)),
+        ("ffv1", "gray", (80, 48)),
+        ("mpeg4", "yuv420p", (98, 46)),
+    ],
+)
+def test_ten_bits_odd_sizes_and_grey(tmp_path: Path, codec: str, pix_fmt: str, size: tuple[int, int]) -> None:
+    path = write_numbered(tmp_path / "film.mkv", range(0, 400, 40), codec=codec, pix_fmt=pix_fmt, size=size)
+    frames = chosen(path, lambda video: video.index.spread(5))
+    assert [number(frame) for frame in frames] == [0, 2, 4, 6, 8]
+
+
+def test_the_best_of_several_streams(tmp_path: Path) -> None:
+    path = write_numbered(tmp_path / "film.mkv", range(0, 400, 40), others=["small video", "audio"])
+    assert [number(frame) for frame in chosen(path, lambda video: [0, 9])] == [0, 9]
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+def test_a_phones_film_is_upright(film: Path, tmp_path: Path, turn: int) -> None:
+    """Held against ffmpeg, which turns by the display matrix too."""
+    ffmpeg("-display_rotation", str(turn), "-i", film, "-c", "copy", tmp_path / "turned.mp4")
+    ffmpeg("-i", tmp_path / "turned.mp4", "-frames:v", "1", tmp_path / "truth.png")
+    (frame,) = chosen(tmp_path / "turned.mp4", lambda video: [0])
+    seen = np.asarray(upright(frame.picture)).astype(int)
+    truth = np.asarray(Image.open(tmp_path / "truth.png").convert("RGB")).astype(int)
+    assert seen.shape == truth.shape
+    assert abs(seen - truth).mean() < 3
+
+
+def spoil(path: Path, ordinal: int) -> None:
+    """Overwrite the packet of one frame."""
+    with av.open(str(path)) as container:
+        packet = sorted((p for p in container.demux(video=0) if p.pts is not None), key=lambda p: p.pts)[ordinal]
+        place, size = packet.pos, packet.size
+    assert place is not None
+    with path.open("r+b") as file:
+        file.seek(place + 12)
+        file.write(b"\xff" * (size - 16))
+
+
+def test_a_frame_that_cannot_be_decoded_shifts_no_other(tmp_path: Path) -> None:
+    path = write_numbered(tmp_path / "film.mp4", range(0, 800, 40), codec="mpeg4", options={"g": "1"})
+    spoil(path, 8)
+    with VideoFile(path) as video:
+        frames = list(video.frames([4, 8, 12]))
+    kept = {frame.wanted: frame for frame in frames}
+    assert kept.keys() - {8} == {4, 12}
+    for wanted in (4, 12):
+        assert (number(kept[wanted]), kept[wanted].seconds) == (wanted, wanted * 0.04)
+    for frame in frames:
+        assert frame.seconds == pytest.approx(0.04 * frame.ordinal)
+
+
+def test_a_file_cut_short_gives_what_it_has(film: Path, tmp_path: Path) -> None:
+    ffmpeg("-i", film, "-c", "copy", "-movflags", "+faststart", tmp_path / "whole.mp4")
+    data = (tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 2 // 3])
+    frames = chosen(tmp_path / "cut.mp4", lambda video: video.index.spread(5))
+    assert 1 < len(frames) <= 5
+    assert [number(frame) for frame in frames] == [frame.ordinal for frame in frames]
+
+
+def write_song(path: Path, folder: Path) -> None:
+    sound = ["-f", "lavfi", "-i", "sine=duration=0.2"]
+    Image.fromarray(numbered(1, 64, 64)).save(folder / "cover.png")
+    cover = ["-i", folder / "cover.png", "-map", "0", "-map", "1", "-disposition:v", "attached_pic"]
+    ffmpeg(*sound, *cover, path)
+
+
+BAD: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
+    "no such file": ("film.mp4", lambda path, _: None),
+    "empty": ("film.mp4", lambda path, _: path.touch()),
+    "not a video": ("film.mp4", lambda path, _: path.write_text("once upon a time\n" * 99)),
+    "text": ("notes.txt", lambda path, _: path.write_text("once upon a time\n" * 99)),
+    "cut before its index": ("film.mp4", lambda path, film: path.write_bytes(film.read_bytes()[:3000])),
+    "a directory": ("film.mp4", lambda path, _: path.mkdir()),
+    "only sound": ("song.m4a", lambda path, film: ffmpeg("-f", "lavfi", "-i", "sine=duration=0.2", path)),
+    "a song with its cover": ("song.m4a", lambda path, film: write_song(path, path.parent)),
+    "a picture": ("film.jpg", lambda path, _: Image.new("RGB", (9, 9)).save(path)),
+    "subtitles": ("film.srt", lambda path, _: path.write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n")),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_is_no_video_is_refused_in_one_line(film: Path, tmp_path: Path, kind: str) -> None:
+    name, make = BAD[kind]
+    make(tmp_path / name, film)
+    with pytest.raises(InputError) as refused:
+        VideoFile(tmp_path / name)
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).startswith(str(tmp_path / name))
+
+
+def test_a_playlist_may_not_reach_into_the_network(tmp_path: Path) -> None:
+    path = tmp_path / "film.m3u8"
+    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n")
+    with pytest.raises(InputError):
+        VideoFile(path)
+
+
+def test_a_name_with_a_colon_is_a_file(film: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rtsp:film 100%.mp4"
+    shutil.copy(film, path)
+    assert [number(frame) for frame in chosen(path, lambda video: [7])] == [7]
+
+
+def test_closed_twice(film: Path) -> None:
+    video = VideoFile(film)
+    video.close()
+    video.close()
