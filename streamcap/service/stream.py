@@ -75,6 +75,15 @@ class Parts:
     clip_length: int | None
 
 
+def _ring(parts: Parts) -> FrameRing:
+    """What a sample looks back at: a few frames for each of a clip model's, for any other model the newest alone."""
+    settings, clip_length = parts.settings, parts.clip_length
+    if clip_length is None:
+        return FrameRing(seconds=settings.ring_seconds, frames=1)
+    spacing = settings.clip_seconds / (4 * clip_length)
+    return FrameRing(seconds=settings.ring_seconds, frames=settings.ring_frames, spacing=spacing)
+
+
 class Stream:
     """All methods on the event loop. `run` is its one task; the set of streams owns it."""
 
@@ -95,7 +104,7 @@ class Stream:
         self._feed = Feed(name)
         self.track = Track(name, every=every, window=parts.settings.window)
         self._timeline = Timeline()
-        self._ring = FrameRing(seconds=parts.settings.ring_seconds, frames=parts.settings.ring_frames)
+        self._ring = _ring(parts)
         self._reader: Reader | None = None
         self._filing: Filing | None = None
         self._disk_trouble = ""
