@@ -20,6 +20,7 @@ from streamcap.captions.feed import Feed
 from streamcap.captions.hub import Hub
 from streamcap.captions.track import Moment, Track
 from streamcap.engine.engine import EngineStatistics
+from streamcap.media.sources.webrtc import PushSource
 from streamcap.server.app import create_app
 from streamcap.server.options import ServerOptions
 from streamcap.server.run import listen, serve
@@ -39,7 +40,7 @@ class HandStream:
         self.track = Track(name, every=every)
         self.feed = Feed(name)
         self.frame: Any = None
-        self.source: Any = None
+        self.source: Any = PushSource(url) if url.startswith("whip:") else None
         self._hub = hub
         self._time = 0.0
         hub.add(self.feed)
@@ -72,6 +73,9 @@ class HandStream:
 
     def newest_frame(self) -> Any:
         return self.frame
+
+    def push_source(self) -> Any:
+        return self.source
 
     def view(self) -> StreamView:
         last = self.track.last

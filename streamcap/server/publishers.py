@@ -1,0 +1,115 @@
+"""WHIP: who publishes video to which stream, one at a time for each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from aiortc import MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
+from av import VideoFrame
+
+from streamcap.server.options import ServerOptions
+from streamcap.server.peer import Peer
+from streamcap.server.refusal import RefusalError
+from streamcap.service.stream import Stream
+from streamcap.service.streams import Streams
+
+log = logging.getLogger(__name__)
+
+# From the answer to the first frame: ICE, DTLS and the first keyframe.
+FIRST_FRAME_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class Publisher:
+    """One publisher: its connection, and the task that hands its frames on."""
+
+    name: str
+    peer: Peer
+    task: asyncio.Task[None] | None = None
+    reason: str = "the publisher left"
+
+
+class Publishers:
+    """Starts, finds and ends publishers. All calls on the event loop."""
+
+    def __init__(self, streams: Streams, options: ServerOptions) -> None:
+        self._streams = streams
+        self._options = options
+        self._publishers: dict[str, Publisher] = {}
+
+    def __len__(self) -> int:
+        return len(self._publishers)
+
+    async def publish(self, name: str, offer: str) -> tuple[Publisher, str]:
+        """A new publisher of stream `name`, which is made if there is none, and the SDP answer.
+
+        Raises RefusalError (409: the name is taken; 400, 406: the offer), InputError (the name).
+        """
+        if name in self._publishers:
+            raise RefusalError(409, f"someone publishes to {name} already")
+        publisher = self._publishers[name] = Publisher(name, Peer(self._options.ice_servers))
+        try:
+            answer = await publisher.peer.answer(offer, directions=("sendonly", "sendrecv"))
+            track = publisher.peer.video()
+            if track is None:
+                raise RefusalError(406, "no video that can be decoded is offered")
+            stream = await self._stream(name)
+        except BaseException:
+            del self._publishers[name]
+            await publisher.peer.close()
+            raise
+        publisher.task = asyncio.create_task(self._receive(publisher, stream, track), name=f"whip-{name}")
+        return publisher, answer
+
+    def find(self, name: str, session: str) -> Publisher:
+        """The publisher of that session. Raises RefusalError (404)."""
+        publisher = self._publishers.get(name)
+        if publisher is None or publisher.peer.id != session:
+            raise RefusalError(404, f"there is no such session of {name[:80]}")
+        return publisher
+
+    async def end(self, publisher: Publisher, reason: str) -> None:
+        """End one; its stream waits for the next. Idempotent."""
+        publisher.reason = reason
+        if publisher.task is not None:
+            publisher.task.cancel()
+            await asyncio.wait((publisher.task,))
+
+    async def close(self) -> None:
+        """End all."""
+        await asyncio.gather(*(self.end(one, "the service is stopping") for one in list(self._publishers.values())))
+
+    async def _stream(self, name: str) -> Stream:
+        if name not in self._streams.names():
+            return await self._streams.add(name, "whip:")
+        stream = self._streams.get(name)
+        if not stream.url.startswith("whip:"):
+            raise RefusalError(409, f"stream {name} is fed by {stream.url}; publish under another name")
+        return stream
+
+    async def _receive(self, publisher: Publisher, stream: Stream, track: MediaStreamTrack) -> None:
+        """Hand on frames until the publisher goes, falls silent, or the stream is removed."""
+        patience = FIRST_FRAME_SECONDS
+        try:
+            while publisher.name in self._streams.names():
+                async with asyncio.timeout(patience):
+                    picture = await track.recv()
+                patience = self._options.publisher_timeout
+                source = stream.push_source()
+                if isinstance(picture, VideoFrame) and source is not None:
+                    source.offer(picture)
+        except TimeoutError:
+            publisher.reason = f"the publisher sent no frame for {patience:g} s"
+        except MediaStreamError:
+            publisher.reason = "the publisher left"
+        finally:
+            log.info("WHIP publisher of %s: %s", publisher.name, publisher.reason)
+            source = stream.push_source()
+            if source is not None:
+                source.finish(publisher.reason)
+            # Cancelled or not, the connection is closed before the name is free again.
+            await asyncio.shield(publisher.peer.close())
+            self._publishers.pop(publisher.name, None)

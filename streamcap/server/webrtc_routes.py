@@ -1,0 +1,82 @@
+"""WHIP in and WHEP out, by RFC 9725: `POST /whip/NAME` publishes, `POST /whep/NAME` watches."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from starlette.requests import HTTPConnection
+
+from streamcap.server.gate import Gate
+from streamcap.server.options import ServerOptions
+from streamcap.server.peer import SDP, TRICKLE, Peer, read_body
+from streamcap.server.publishers import Publishers
+from streamcap.server.refusal import RefusalError
+from streamcap.server.watchers import Watchers
+
+_SDP_BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {SDP: {"schema": {"type": "string"}}}}}
+_CREATED: dict[int | str, dict[str, Any]] = {
+    201: {"content": {SDP: {}}, "description": "the answer; `Location` is the session"}
+}
+
+
+def routes(publishers: Publishers, watchers: Watchers, gate: Gate, options: ServerOptions) -> APIRouter:
+    router = APIRouter(tags=["video"])
+
+    def created(kind: str, name: str, peer: Peer, answer: str) -> Response:
+        headers = {"Location": f"/{kind}/{name}/{peer.id}", "ETag": f'"{peer.id}"', "Cache-Control": "no-store"}
+        response = Response(answer, 201, headers, SDP)
+        for url in options.ice_servers:
+            response.headers.append("Link", f'<{url}>; rel="ice-server"')
+        return response
+
+    def session_routes(
+        kind: str,
+        check: Callable[[HTTPConnection], None],
+        find: Callable[[str, str], Peer],
+        end: Callable[[str, str], Awaitable[None]],
+    ) -> None:
+        path = f"/{kind}/{{name}}"
+
+        @router.options(path, include_in_schema=False)
+        async def options_of_endpoint(name: str) -> Response:
+            return Response(None, 204, {"Accept-Post": SDP, "Allow": "OPTIONS, POST"})
+
+        @router.patch(f"{path}/{{session}}", status_code=204, dependencies=[Depends(check)])
+        async def trickle(name: str, session: str, request: Request) -> None:
+            """More ICE candidates, as `application/trickle-ice-sdpfrag`."""
+            peer = find(name, session)
+            if request.headers.get("if-match", "*") not in ("*", f'"{peer.id}"'):
+                raise RefusalError(412, "If-Match names another session")
+            await peer.add_candidates(await read_body(request, TRICKLE))
+
+        @router.delete(f"{path}/{{session}}", dependencies=[Depends(check)])
+        async def end_session(name: str, session: str) -> Response:
+            """End the session."""
+            await end(name, session)
+            return Response(None, 200)
+
+    async def end_publisher(name: str, session: str) -> None:
+        await publishers.end(publishers.find(name, session), "the publisher left")
+
+    async def end_watcher(name: str, session: str) -> None:
+        await watchers.end(watchers.find(name, session))
+
+    answered: dict[str, Any] = {"status_code": 201, "responses": _CREATED, "openapi_extra": _SDP_BODY}
+
+    @router.post("/whip/{name}", dependencies=[Depends(gate.publisher)], **answered)
+    async def whip(name: str, request: Request) -> Response:
+        """Publish a camera to stream NAME, which is made if there is none."""
+        publisher, answer = await publishers.publish(name, await read_body(request, SDP))
+        return created("whip", name, publisher.peer, answer)
+
+    @router.post("/whep/{name}", dependencies=[Depends(gate.viewer)], **answered)
+    async def whep(name: str, request: Request) -> Response:
+        """Watch stream NAME: VP8, scaled down, without sound."""
+        watcher, answer = await watchers.watch(name, await read_body(request, SDP))
+        return created("whep", name, watcher.peer, answer)
+
+    session_routes("whip", gate.publisher, lambda name, session: publishers.find(name, session).peer, end_publisher)
+    session_routes("whep", gate.viewer, lambda name, session: watchers.find(name, session).peer, end_watcher)
+    return router

@@ -1,0 +1,256 @@
+"""WHIP and WHEP: the codes of RFC 9725, and video through a real peer connection (aiortc as the other side)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from fractions import Fraction
+from types import SimpleNamespace
+
+import av
+import httpx
+import numpy as np
+import pytest
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamcap.server.peer import check_offer
+from streamcap.server.refusal import RefusalError
+from tests.server.conftest import Server, Start, until
+
+SDP = {"Content-Type": "application/sdp"}
+OFFER_LINES = [
+    *("v=0", "o=-", "t=0 0", "m=video 9 UDP/TLS/RTP/SAVPF 96", "m=audio", "c=IN IP4 0.0.0.0", "c=x", "a=mid:"),
+    *("a=rtpmap:96 VP8/90000", "a=rtpmap:x", "a=fmtp:96 x=y", "a=ssrc:1", "a=sendonly", "a=candidate:1"),
+    *("a=ice-ufrag:x", "a=ice-pwd:y", "a=fingerprint:sha-256 00", "a=fingerprint:", "a=setup:actpass"),
+]
+
+
+class Colour(MediaStreamTrack):
+    """A plain picture 30 times a second, whose size changes once."""
+
+    kind = "video"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._number = 0
+
+    async def recv(self) -> av.VideoFrame:
+        await asyncio.sleep(1 / 30)
+        self._number += 1
+        height, width = (240, 320) if self._number < 30 else (180, 240)
+        frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), 200, np.uint8), format="rgb24")
+        frame.pts, frame.time_base = self._number, Fraction(1, 30)
+        return frame
+
+
+@contextlib.asynccontextmanager
+async def connection() -> AsyncIterator[RTCPeerConnection]:
+    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    try:
+        yield peer
+    finally:
+        await peer.close()
+
+
+async def offer(peer: RTCPeerConnection) -> str:
+    await peer.setLocalDescription(await peer.createOffer())
+    return peer.localDescription.sdp
+
+
+async def publish(server: Server, peer: RTCPeerConnection, name: str, **headers: str) -> httpx.Response:
+    """Send `peer`'s offer; take the answer where there is one."""
+    answer = await server.http.post(f"/whip/{name}", content=await offer(peer), headers={**SDP, **headers})
+    if answer.status_code == 201:
+        await peer.setRemoteDescription(RTCSessionDescription(answer.text, "answer"))
+    return answer
+
+
+async def test_a_publisher_feeds_a_stream_until_it_ends_its_session(server: Server) -> None:
+    async with connection() as peer:
+        peer.addTrack(Colour())
+        created = await publish(server, peer, "tab")
+        assert created.status_code == 201
+        assert created.headers["content-type"] == "application/sdp"
+        session = created.headers["location"]
+        assert session.startswith("/whip/tab/")
+        source = server.streams.get("tab").source
+        await until(lambda: len(source._waiting) > 0)
+        info = await asyncio.to_thread(source.open)
+        assert (info.width, info.height) == (320, 240)
+        # Its size may change: both reach the source.
+        frames = source.frames()
+        sizes = set()
+        async with asyncio.timeout(10):
+            while len(sizes) < 2:
+                sizes.add((await asyncio.to_thread(next, frames)).size)
+        assert sizes == {(320, 240), (240, 180)}
+
+        async with connection() as second:
+            second.addTrack(Colour())
+            assert (await publish(server, second, "tab")).status_code == 409
+
+        assert (await server.http.delete("/whip/tab/guess")).status_code == 404
+        assert (await server.http.delete(session)).status_code == 200
+        assert (await server.http.delete(session)).status_code == 404
+        await until(lambda: source._end is not None)
+        assert "left" in str(source._end)
+
+
+async def test_a_publisher_that_vanishes_is_noticed_and_the_name_is_free_again(start: Start) -> None:
+    server = await start(publisher_timeout=0.5)
+    async with connection() as peer:
+        track = Colour()
+        peer.addTrack(track)
+        assert (await publish(server, peer, "tab")).status_code == 201
+        source = server.streams.get("tab").source
+        await until(lambda: len(source._waiting) > 0)
+        track.stop()
+        peer.getSenders()[0].replaceTrack(None)
+        await until(lambda: source._end is not None)
+        assert "no frame for 0.5 s" in str(source._end)
+        await until(lambda: len(server.app.state.publishers) == 0)
+    server.streams.get("tab").source = None
+    async with connection() as peer:
+        peer.addTrack(Colour())
+        assert (await publish(server, peer, "tab")).status_code == 201
+
+
+async def test_a_stream_that_is_removed_ends_its_publisher(server: Server) -> None:
+    async with connection() as peer:
+        peer.addTrack(Colour())
+        assert (await publish(server, peer, "tab")).status_code == 201
+        source = server.streams.get("tab").source
+        await until(lambda: len(source._waiting) > 0)
+        await server.streams.remove("tab")
+        await until(lambda: len(server.app.state.publishers) == 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "content_type", "status"),
+    [
+        ("whip", "v=0", "text/plain", 415),
+        ("whip", "v=0", None, 415),
+        ("whip", "", "application/sdp", 400),
+        ("whip", "this is no SDP", "application/sdp", 400),
+        ("whip", "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n", "application/sdp", 400),
+        ("whep", "v=0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\n", "application/sdp", 400),
+    ],
+)
+async def test_wrong_offers_are_refused_with_the_code_of_the_rfc(
+    server: Server, kind: str, body: str, content_type: str | None, status: int
+) -> None:
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    refused = await server.http.post(f"/{kind}/door", content=body, headers=headers)
+    assert refused.status_code == status
+    assert refused.json()["detail"]
+    assert len(server.app.state.publishers) == len(server.app.state.watchers) == 0
+
+
+async def test_an_offer_without_usable_video_is_not_acceptable(server: Server) -> None:
+    async with connection() as peer:
+        peer.createDataChannel("x")
+        assert (await publish(server, peer, "tab")).status_code == 406
+    async with connection() as peer:
+        peer.addTransceiver("video", direction="recvonly")
+        assert (await publish(server, peer, "tab")).status_code == 406
+    async with connection() as peer:
+        peer.addTrack(Colour())
+        text = (await offer(peer)).replace("VP8/90000", "XX1/90000").replace("H264/90000", "XX2/90000")
+        assert (await server.http.post("/whip/tab", content=text, headers=SDP)).status_code == 406
+    assert "tab" not in server.streams.names()
+
+
+async def test_a_name_that_another_source_feeds_or_that_is_unsafe_is_refused(server: Server) -> None:
+    async with connection() as peer:
+        peer.addTrack(Colour())
+        assert (await publish(server, peer, "door")).status_code == 409
+    async with connection() as peer:
+        peer.addTrack(Colour())
+        refused = await publish(server, peer, "..%2fdoor")
+        assert refused.status_code in (400, 404, 405)
+        assert (await publish(server, peer, "-x")).status_code == 400
+
+
+async def test_other_methods_are_not_allowed_and_options_tell_what_is(server: Server) -> None:
+    for method in ("GET", "HEAD", "PUT"):
+        assert (await server.http.request(method, "/whip/door")).status_code == 405
+        assert (await server.http.request(method, "/whip/door/session")).status_code == 405
+    told = await server.http.options("/whip/door")
+    assert told.headers["accept-post"] == "application/sdp"
+
+
+async def test_trickled_candidates_are_taken_and_nonsense_is_not(server: Server) -> None:
+    trickle = {"Content-Type": "application/trickle-ice-sdpfrag"}
+    async with connection() as peer:
+        peer.addTrack(Colour())
+        created = await publish(server, peer, "tab")
+        session, tag = created.headers["location"], created.headers["etag"]
+        candidate = "a=mid:0\r\na=candidate:1 1 udp 2130706431 127.0.0.1 5000 typ host\r\n"
+
+        async def patch(body: str, **headers: str) -> int:
+            return (await server.http.patch(session, content=body, headers={**trickle, **headers})).status_code
+
+        assert await patch(candidate) == 204
+        assert await patch(candidate, **{"If-Match": tag}) == 204
+        assert await patch(candidate, **{"If-Match": '"other"'}) == 412
+        assert await patch("a=candidate:nonsense") == 400
+        assert await patch("a=ice-ufrag:other\r\na=ice-pwd:x\r\n") == 422
+        assert await patch(candidate, **{"Content-Type": "text/plain"}) == 415
+
+
+async def test_publishing_needs_the_publish_token_and_watching_the_view_token(start: Start) -> None:
+    server = await start(publish_tokens=frozenset({"p"}), view_tokens=frozenset({"v"}))
+    for kind, token, status in (("whip", "v", 403), ("whip", "x", 401), ("whep", "x", 401), ("whep", "v", 404)):
+        headers = {**SDP, "Authorization": f"Bearer {token}"}
+        assert (await server.http.post(f"/{kind}/tab", content="v=0", headers=headers)).status_code == status
+
+
+async def test_whoever_watches_gets_the_stream_s_picture_and_nobody_costs_nothing(server: Server) -> None:
+    door = server.streams.get("door")
+    picture = av.VideoFrame.from_ndarray(np.full((720, 1280, 3), (200, 30, 30), np.uint8), format="rgb24")
+    door.frame = SimpleNamespace(picture=picture)
+    watchers = server.app.state.watchers
+    async with connection() as first, connection() as second:
+        received = []
+        for peer in (first, second):
+            transceiver = peer.addTransceiver("video", direction="recvonly")
+            answer = await server.http.post("/whep/door", content=await offer(peer), headers=SDP)
+            assert answer.status_code == 201
+            await peer.setRemoteDescription(RTCSessionDescription(answer.text, "answer"))
+            received.append((transceiver.receiver.track, answer.headers["location"]))
+        for track, _ in received:
+            async with asyncio.timeout(10):
+                frame = await track.recv()
+            assert (frame.width, frame.height) == (640, 360)
+            red, green, blue = frame.to_ndarray(format="rgb24").mean(axis=(0, 1))
+            assert red > 170
+            assert max(green, blue) < 70
+        (_, preview) = watchers._previews["door"]
+        assert preview.watched
+        for _, session in received:
+            assert (await server.http.delete(session)).status_code == 200
+    assert not preview.watched
+    await until(lambda: preview._task.done())
+    assert len(watchers) == 0
+
+
+async def test_only_so_many_watch_at_a_time(start: Start) -> None:
+    server = await start(most_watchers=0)
+    await server.streams.add("door", "rtsp://door")
+    refused = await server.http.post("/whep/door", content="v=0", headers=SDP)
+    assert refused.status_code == 503
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.one_of(
+        st.text(),
+        st.lists(st.sampled_from(OFFER_LINES)).map("\r\n".join),
+    )
+)
+def test_no_text_makes_the_offer_s_reader_fail_otherwise_than_by_refusal(text: str) -> None:
+    with contextlib.suppress(RefusalError):
+        check_offer(text, directions=("sendonly",))
