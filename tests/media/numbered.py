@@ -45,6 +45,8 @@ def write_numbered(
     """Frame k, numbered k, at `stamps_ms[k]`. `others`: further streams, before and after: "audio", "small video"."""
     with av.open(str(path), "w") as out:
         small = out.add_stream("mpeg4", rate=10) if "small video" in others else None
+        if small is not None:
+            small.width, small.height, small.pix_fmt = 16, 16, "yuv420p"
         stream = out.add_stream(codec, rate=25)
         sound = out.add_stream("aac", rate=8000, layout="mono") if "audio" in others else None
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
@@ -56,7 +58,6 @@ def write_numbered(
             out.mux(stream.encode(picture))
         out.mux(stream.encode(None))
         if small is not None:
-            small.width, small.height, small.pix_fmt = 16, 16, "yuv420p"
             out.mux(small.encode(av.VideoFrame(16, 16, "yuv420p")))
             out.mux(small.encode(None))
         if sound is not None:
@@ -74,8 +75,9 @@ def ffmpeg(*arguments: str | Path) -> None:
 
 
 def ffprobe_times(path: Path) -> list[float]:
-    """Every frame's PTS in seconds, by ffprobe, in order of display."""
-    return [float(frame["pts_time"]) for frame in _ffprobe(path, "-select_streams", "v:0", "-show_frames")["frames"]]
+    """Every frame's PTS in seconds, by ffprobe, in order of display; where a file holds none, ffprobe's best guess."""
+    frames = _ffprobe(path, "-select_streams", "v:0", "-show_frames")["frames"]
+    return [float(frame.get("pts_time", frame["best_effort_timestamp_time"])) for frame in frames]
 
 
 def ffprobe_cues(path: Path) -> list[tuple[float, float]]:

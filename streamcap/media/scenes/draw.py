@@ -101,7 +101,9 @@ def _place(picture: Image.Image, scene: Scene, index: int, time: float, unit: fl
     if scene.count == 1:
         spare = max(0.0, width - reach * scale) / 2
     home = width * (index + 0.5) / scene.count
-    wander = 0.5 * math.sin(scene.look % 97 + 2 * index) + 0.5 * math.sin(0.5 * time + scene.look % 31 + index)
+    # Who goes somewhere wanders within its part of the picture; who stands, sits or leaps keeps its place.
+    roaming = 0.5 * time if _PACE[scene.action][1] else 0.0
+    wander = 0.5 * math.sin(scene.look % 97 + 2 * index) + 0.5 * math.sin(roaming + scene.look % 31 + index)
     x = home + spare * 0.85 * wander
     horizon = horizon_of(scene.place, scene.look)
     y = height * (horizon + (1 - horizon) * (0.42 + 0.4 * depth))
