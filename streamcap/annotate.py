@@ -7,7 +7,11 @@ from PIL import Image, ImageDraw, ImageFont
 # A caption under a smaller picture could not be read.
 _LEAST_WIDTH = 320
 _LEAST_FONT, _MOST_FONT = 14, 64
+# Pillow's own font knows no letters beyond ASCII.
+_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "Helvetica.ttc")
 _INK, _PAPER = (245, 245, 245), (16, 16, 16)
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def annotate(image: Image.Image, text: str) -> Image.Image:
@@ -17,7 +21,7 @@ def annotate(image: Image.Image, text: str) -> Image.Image:
     """
     width = max(image.width, _LEAST_WIDTH)
     size = min(_MOST_FONT, max(_LEAST_FONT, round(width / 28)))
-    font = ImageFont.load_default(size)
+    font = _font(size)
     margin = size * 0.6
     lines = _broken(text, font, width - 2 * margin)
     line_height = size * 1.35
@@ -31,7 +35,16 @@ def annotate(image: Image.Image, text: str) -> Image.Image:
     return page
 
 
-def _broken(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> list[str]:
+def _font(size: int) -> Font:
+    for name in _FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    return ImageFont.load_default(size)
+
+
+def _broken(text: str, font: Font, width: float) -> list[str]:
     """`text` in lines of at most `width` pixels, broken between words; a word wider than that is cut."""
     lines = [""]
     for word in text.split():

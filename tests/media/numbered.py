@@ -74,10 +74,11 @@ def ffmpeg(*arguments: str | Path) -> None:
     subprocess.run([program, "-v", "error", "-y", *map(str, arguments)], check=True)
 
 
-def ffprobe_times(path: Path) -> list[float]:
-    """Every frame's PTS in seconds, by ffprobe, in order of display; where a file holds none, ffprobe's best guess."""
+def ffprobe_times(path: Path) -> list[float | None]:
+    """Every frame's PTS in seconds, by ffprobe, in order of display; its best guess, or None, where a file has none."""
     frames = _ffprobe(path, "-select_streams", "v:0", "-show_frames")["frames"]
-    return [float(frame.get("pts_time", frame["best_effort_timestamp_time"])) for frame in frames]
+    said = [frame.get("pts_time", frame.get("best_effort_timestamp_time")) for frame in frames]
+    return [None if time is None else float(time) for time in said]
 
 
 def ffprobe_cues(path: Path) -> list[tuple[float, float]]:

@@ -107,8 +107,11 @@ def test_any_container(film: Path, tmp_path: Path, kind: str) -> None:
         assert np.diff(video.index.pts).min() == np.diff(video.index.pts).max()
         return
     truth = ffprobe_times(tmp_path / name)
+    known = [place for place in range(6) if truth[wanted[place]] is not None]
     begin = truth[0] if name.endswith((".ts", ".mpg")) else 0
-    assert [frame.seconds for frame in frames] == pytest.approx([truth[place] - begin for place in wanted], abs=5e-4)
+    assert len(known) >= 5
+    for place in known:
+        assert frames[place].seconds == pytest.approx(truth[wanted[place]] - begin, abs=5e-4)
 
 
 def test_a_clock_that_begins_again_goes_on(film: Path, tmp_path: Path) -> None:
