@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -110,16 +111,18 @@ class Viewer:
     def __init__(self, service: Service, query: str = "") -> None:
         self.messages: list[dict[str, Any]] = []
         self._changed = threading.Condition()
-        self._socket = connect(f"{service.base.replace('http', 'ws', 1)}/captions{query}")
+        self._url = f"{service.base.replace('http', 'ws', 1)}/captions{query}"
+        self._stack = ExitStack()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._describe = service.describe
 
     def __enter__(self) -> Self:
+        self._socket = self._stack.enter_context(connect(self._url, close_timeout=2))
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._socket.close()
+        self._stack.close()
         self._thread.join(5)
 
     def finals(self, stream: str | None = None) -> list[dict[str, Any]]:

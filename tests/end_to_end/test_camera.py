@@ -109,7 +109,7 @@ def test_a_camera_that_freezes_and_goes_on(cameras: RtspServer, tmp_path: Path) 
 def test_files_are_whole_at_any_moment_and_after_a_kill(tmp_path: Path) -> None:
     with Service("scenes:?seconds=0.6&rate=10", "--every", "0.1", "--gate", "0", out=tmp_path) as service:
         wait_until(lambda: (tmp_path / "scenes.vtt").exists(), service.describe)
-        for _ in range(40):
+        for _ in range(12):
             assert subtitle_times(tmp_path / "scenes.srt")
             assert subtitle_times(tmp_path / "scenes.vtt")
         service.kill()
