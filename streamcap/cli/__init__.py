@@ -9,6 +9,9 @@ import typer
 
 from streamcap import __version__
 from streamcap.cli.caption import caption
+from streamcap.cli.caption import caption
+from streamcap.cli.dataset import dataset
+from streamcap.cli.models import app as models
 from streamcap.cli.serve import serve
 from streamcap.errors import InputError, StreamcapError
 from streamcap.redact import redact
@@ -22,6 +25,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(serve)
+app.command()(caption)
+app.add_typer(models, name="models")
+app.command()(dataset)
 app.command()(caption)
 
 
