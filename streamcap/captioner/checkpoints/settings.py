@@ -39,6 +39,8 @@ class Settings:
     cross: bool = False
     clip_length: int | None = None
     max_tokens: int | None = None
+    max_len: int | None = None
+    """VideoCaptionerWithClip's own name for its number of tokens."""
     stop_token_id: int | None = None
     clip_vision: Mapping[str, Any] = field(default_factory=dict)
     """A CLIPVisionConfig for the vision model inside the file, which has heads that no shape tells."""
@@ -64,6 +66,7 @@ class Settings:
             cross=cross,
             clip_length=whole(content, "clip_length", where, least=1),
             max_tokens=whole(content, longest, where, least=1),
+            max_len=whole(content, "max_len", where, least=1),
             stop_token_id=whole(content, "stop_token_id", where, least=0),
         )
 

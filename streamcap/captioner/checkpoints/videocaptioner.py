@@ -62,7 +62,7 @@ def load(path: Path, weights: Weights, settings: Settings) -> Checkpoint:
         prompter=TwofoldPrefix(mapping, gpt2.config.bos_token_id),
         embedding=EmbeddingShape(width),
         stop_tokens=check_stop(stop, gpt2, where),
-        max_tokens=settings.max_tokens or MAX_TOKENS,
+        max_tokens=settings.max_tokens or settings.max_len or MAX_TOKENS,
         vision=vision,
         vision_need=VisionNeed("pooled", name, reason),
         tokenizer_name="openai-community/gpt2-medium" if width == 1024 else "openai-community/gpt2",
