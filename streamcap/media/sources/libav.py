@@ -15,6 +15,7 @@ from typing import Any
 import av
 from av import Packet, VideoFrame
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from streamcap.errors import InputError
@@ -119,11 +120,13 @@ class LibavSource(Source):
             raise
         except InputError as error:
             raise SourceRefused(str(error), retry=self._scheme == "webcam") from None
-        if not container.streams.video:
+        # The cover of a song is a picture, not a video.
+        videos = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
+        if not videos:
             what = "there is audio, but no video in it" if container.streams.audio else "there is no video in it"
             self.close()
             raise SourceRefused(f"{self.url}: {what}", retry=False)
-        stream = self._stream = container.streams.video[0]
+        stream = self._stream = videos[0]
         return self._prepare(container, stream)
 
     def frames(self) -> Iterator[Frame]:

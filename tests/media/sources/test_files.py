@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import pytest
+from PIL import Image
 
 from streamcap.media.frame import Frame
 from streamcap.media.sources import Source, SourceEnded, SourceOptions, SourceRefused, open_source
@@ -130,6 +131,17 @@ def test_audio_alone_is_refused_as_such(tmp_path: Path) -> None:
     error = refused(path)
     assert "there is audio, but no video" in str(error)
     assert not error.retry
+
+
+def test_a_song_with_its_cover_is_audio_alone(tmp_path: Path) -> None:
+    ffmpeg = require_program("ffmpeg")
+    sound = write_video(tmp_path / "sound.mp4", video=False, audio=True)
+    cover = tmp_path / "cover.jpg"
+    Image.new("RGB", (64, 64), "red").save(cover)
+    song = tmp_path / "song.m4a"
+    run = [ffmpeg, "-v", "error", "-i", str(sound), "-i", str(cover), "-map", "0", "-map", "1", "-c", "copy"]
+    subprocess.run([*run, "-disposition:v", "attached_pic", str(song)], check=True)
+    assert "there is audio, but no video" in str(refused(song))
 
 
 def test_a_file_may_not_reach_out_of_the_file_system(tmp_path: Path) -> None:
