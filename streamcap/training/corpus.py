@@ -58,30 +58,31 @@ class MediaFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._tar: tarfile.TarFile | None = None
-        self._members: dict[str, tarfile.TarInfo] = {}
+        self._stretches: dict[str, tuple[int, int]] | None = None
         if path.is_file():
             try:
-                self._tar = tarfile.open(path)  # noqa: SIM115  it stays open for as long as pictures are read
-                self._members = {PurePosixPath(member.name).name: member for member in self._tar if member.isfile()}
+                # Uncompressed, so that a picture is a stretch of the file and no handle need stay open.
+                with tarfile.open(path, "r:") as tar:
+                    members = [member for member in tar if member.isfile()]
             except tarfile.TarError as error:
-                raise InputError(f"{path}: not a readable tar file ({error})") from None
+                raise InputError(f"{path}: not a readable, uncompressed tar file ({error})") from None
+            self._stretches = {PurePosixPath(m.name).name: (m.offset_data, m.size) for m in members}
         elif not path.is_dir():
             raise InputError(f"{path}: no such folder or tar file of pictures")
 
     def __contains__(self, name: str) -> bool:
-        return name in self._members if self._tar is not None else (self.path / name).is_file()
+        return name in self._stretches if self._stretches is not None else (self.path / name).is_file()
 
     def read(self, name: str) -> bytes:
         """The file's bytes. Raises OSError where it is not there or cannot be read."""
-        if self._tar is None:
+        if self._stretches is None:
             return (self.path / name).read_bytes()
-        member = self._members.get(name)
-        stream = self._tar.extractfile(member) if member is not None else None
-        if stream is None:
+        if name not in self._stretches:
             raise FileNotFoundError(f"{name} is not in {self.path}")
-        with stream:
-            return stream.read()
+        start, size = self._stretches[name]
+        with self.path.open("rb") as stream:
+            stream.seek(start)
+            return stream.read(size)
 
     def clip(self, stem: str) -> Path | None:
         """The clip whose name is `stem` with one of the usual endings, or None."""

@@ -1,0 +1,50 @@
+"""A cache of made-up features, so that training needs no pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamcap.training.cache import CacheWriter, FeatureCache
+from streamcap.training.corpus import Item
+from streamcap.training.encoders import EncoderId
+
+SENTENCES = ("a red car drives on a road", "two dogs run in the snow", "a man jumps", "three white boats sail")
+ENCODER = EncoderId("made-up", "projected", "0" * 64)
+
+
+def sentence_of(number: int) -> str:
+    return SENTENCES[number % len(SENTENCES)]
+
+
+def make_cache(folder: Path, shape: tuple[int, ...], *, frames: int | None = None) -> FeatureCache:
+    """64 train and 8 dev items; an item's features tell its sentence."""
+    splits = {
+        split: [Item(f"{split}{i}", (sentence_of(i), f"{sentence_of(i)} today")) for i in range(count)]
+        for split, count in (("train", 64), ("dev", 8))
+    }
+    writer = CacheWriter(folder, ENCODER, frames, splits)
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(len(SENTENCES), *shape))
+    for split, number, items in list(writer.missing()):
+        noise = 0.1 * rng.normal(size=(len(items), *shape))
+        features = np.stack([directions[i % len(SENTENCES)] for i in range(len(items))]) + noise
+        writer.write(split, number, [item.name for item in items], features.astype(np.float16), [])
+    writer.finish([])
+    return FeatureCache(folder)
+
+
+@pytest.fixture(scope="session")
+def cache_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., FeatureCache]:
+    made: dict[tuple[tuple[int, ...], int | None], FeatureCache] = {}
+
+    def find(shape: tuple[int, ...], frames: int | None = None) -> FeatureCache:
+        key = (shape, frames)
+        if key not in made:
+            made[key] = make_cache(tmp_path_factory.mktemp("cache") / "features", shape, frames=frames)
+        return made[key]
+
+    return find

@@ -1,0 +1,109 @@
+"""Pictures and clips to a cache, stopped and gone on with; a real encoder of a few hundred weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import load_file
+
+from streamcap.captioner.vision import Vision
+from streamcap.errors import InputError
+from streamcap.picture import PictureSpec
+from streamcap.training import cache as caches
+from streamcap.training.cache import FeatureCache
+from streamcap.training.corpus import MediaFolder, read_flickr
+from streamcap.training.dataset import build_cache
+from streamcap.training.encoders import FeatureEncoder
+
+SPEC = PictureSpec(8, 8, "squash", "bilinear")
+
+
+class Means(torch.nn.Module):
+    """The mean colour: (B, 3, H, W) → (B, 3), times a weight."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(weight))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3)) * self.weight
+
+
+def encoder(weight: float = 1.0) -> FeatureEncoder:
+    return FeatureEncoder("means", Vision(Means(weight), SPEC, 3), "projected", torch.device("cpu"))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path):
+    """Five pictures of one grey each, of which one is broken."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    lines = ["image_name| comment_number| comment"]
+    for i in range(5):
+        Image.new("RGB", (20, 10), (40 * i,) * 3).save(folder / f"{i}.png")
+        lines.append(f"{i}.png| 0| picture number {i}")
+    (folder / "2.png").write_bytes(b"not a picture")
+    (tmp_path / "results.csv").write_text("\n".join(lines))
+    (tmp_path / "train.txt").write_text("0.png\n1.png\n2.png\n3.png\n4.png\n")
+    media = MediaFolder(folder)
+    return read_flickr(tmp_path / "results.csv", media, {"train": tmp_path / "train.txt"}), media
+
+
+def test_features_stand_by_their_captions_and_broken_pictures_are_listed(pictures, tmp_path: Path) -> None:
+    corpus, media = pictures
+    manifest = build_cache(tmp_path / "cache", corpus, media, encoder())
+    assert manifest["counts"] == {"train": 4}
+    assert manifest["skipped"] == {"broken": 1}
+    cache = FeatureCache(tmp_path / "cache")
+    examples = cache.examples("train")
+    assert [(e.name, e.captions) for e in examples] == [(f"{i}.png", (f"picture number {i}",)) for i in (0, 1, 3, 4)]
+    wanted = [[(40 * i / 255 - 0.5) / 0.5] * 3 for i in (4, 0)]
+    assert np.allclose(cache.features("train", [examples[3], examples[0]]), wanted, atol=2e-3)
+
+
+def test_a_stopped_run_goes_on_with_the_shard_that_is_missing(pictures, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(caches, "SHARD_ITEMS", 2)
+    corpus, media = pictures
+    seen: list[int] = []
+
+    def stop_after_the_first(count: int) -> None:
+        seen.append(count)
+        if sum(seen) > 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_cache(tmp_path / "cache", corpus, media, encoder(), advance=stop_after_the_first)
+    with pytest.raises(InputError, match="not complete"):
+        FeatureCache(tmp_path / "cache")
+    first = (tmp_path / "cache" / "train-00000.safetensors").stat().st_mtime_ns
+    done: list[int] = []
+    build_cache(tmp_path / "cache", corpus, media, encoder(), advance=done.append)
+    assert done[0] == 2
+    assert sum(done) == 5
+    assert (tmp_path / "cache" / "train-00000.safetensors").stat().st_mtime_ns == first
+    assert len(FeatureCache(tmp_path / "cache").examples("train")) == 4
+    assert load_file(tmp_path / "cache" / "train-00002.safetensors")["features"].shape == (1, 3)
+
+
+def test_another_encoder_does_not_touch_the_cache(pictures, tmp_path: Path) -> None:
+    corpus, media = pictures
+    build_cache(tmp_path / "cache", corpus, media, encoder())
+    before = json.loads((tmp_path / "cache" / "manifest.json").read_text())
+    with pytest.raises(InputError, match="other encoder"):
+        build_cache(tmp_path / "cache", corpus, media, encoder(2.0))
+    with pytest.raises(InputError, match="holds no feature cache"):
+        build_cache(tmp_path / "images", corpus, media, encoder())
+    assert json.loads((tmp_path / "cache" / "manifest.json").read_text()) == before
+
+
+def test_what_is_no_cache_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"manifest\.json is missing"):
+        FeatureCache(tmp_path)
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(InputError, match="no manifest"):
+        FeatureCache(tmp_path)

@@ -1,0 +1,136 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamcap.captioner import load_captioner
+from streamcap.errors import InputError, StreamcapError
+from streamcap.training.curves import read_curves
+from streamcap.training.settings import PRESETS, TrainSettings
+from streamcap.training.trainer import Trainer, caption_features, learning_rate
+from tests.training.conftest import sentence_of
+
+CPU = torch.device("cpu")
+TINY = TrainSettings(
+    mapping="mlp",
+    gpt2="fresh",
+    prefix=2,
+    mapper_layers=1,
+    mapper_heads=2,
+    clip_length=2,
+    epochs=2,
+    batch=16,
+    captions=2,
+    learning_rate=3e-3,
+    warmup=2,
+    dropout=0.1,
+    width=64,
+    layers=1,
+    vocabulary=320,
+    max_tokens=12,
+)
+LAYOUTS = {
+    "mlp": ("clipcap", (24,), None),
+    "transformer": ("clipcap", (24,), None),
+    "pooled": ("videocaptioner", (64,), None),
+    "video-transformer": ("nyu-video", (3, 24), 3),
+    "video-cross": ("nyu-video", (3, 24), 3),
+    "video-mlp": ("nyu-video", (3, 24), 3),
+}
+
+
+@pytest.mark.parametrize("mapping", LAYOUTS)
+def test_every_mapping_trains_to_a_checkpoint_that_loads(mapping: str, cache_of, tmp_path: Path) -> None:
+    family, shape, frames = LAYOUTS[mapping]
+    cache = cache_of(shape, frames)
+    Trainer(TINY.changed(mapping=mapping, epochs=1), cache, tmp_path / "run", CPU).run()
+    captioner = load_captioner(str(tmp_path / "run" / "best"), device="cpu")
+    assert captioner.info["family"] == family
+    assert captioner.clip_length == frames
+    dev = cache.examples("dev")
+    results = captioner.caption_embeddings(torch.from_numpy(cache.features("dev", dev)))
+    assert len(results) == len(dev)
+
+
+@pytest.mark.parametrize("mapping", ["mlp", "pooled"])
+def test_what_is_learned_is_what_the_captioner_says(mapping: str, cache_of, tmp_path: Path) -> None:
+    """The loss goes down by a model that is not ours (transformers'), the words come from ours: they must agree."""
+    cache = cache_of((64,))
+    settings = TINY.changed(mapping=mapping, epochs=12, captions=1, dropout=0.0, learning_rate=5e-3)
+    Trainer(settings, cache, tmp_path / "run", CPU).run()
+    dev = cache.examples("dev")
+    captions = caption_features(tmp_path / "run" / "best", cache, "dev", dev, CPU)
+    assert [caption.removesuffix(" today") for caption in captions] == [sentence_of(i) for i in range(len(dev))]
+
+
+def test_a_run_stopped_and_resumed_gives_the_same_curve_and_weights(cache_of, tmp_path: Path) -> None:
+    cache = cache_of((24,))
+    settings = TINY.changed(epochs=3)
+    whole, parts = Trainer(settings, cache, tmp_path / "whole", CPU), tmp_path / "parts"
+    seen: list[float] = []
+    whole.run(lambda progress: seen.append(progress.loss))
+    again: list[float] = []
+    Trainer(settings, cache, parts, CPU).run(lambda progress: again.append(progress.loss), until=1)
+    resumed = Trainer(settings, cache, parts, CPU, resume=True)
+    resumed.run(lambda progress: again.append(progress.loss))
+    assert [x for x in again if math.isfinite(x)] == [x for x in seen if math.isfinite(x)]
+    assert read_curves(parts / "curves.csv") == read_curves(tmp_path / "whole" / "curves.csv")
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert (parts / "curves.png").stat().st_size > 0
+
+
+def test_only_the_mapping_learns_where_that_is_asked_for(cache_of, tmp_path: Path) -> None:
+    trainer = Trainer(TINY.changed(train_gpt2=False, epochs=1, accumulate=2), cache_of((24,)), tmp_path / "run", CPU)
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    trainer.run()
+    changed = {name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed
+    assert all(name.startswith("mapping.") for name in changed)
+    assert trainer.step == 2
+
+
+def test_bad_runs_are_told_in_one_line_and_overwrite_nothing(cache_of, tmp_path: Path) -> None:
+    cache, run = cache_of((24,)), tmp_path / "run"
+    Trainer(TINY.changed(epochs=1), cache, run, CPU).run()
+    kept = (run / "last.pt").read_bytes()
+    with pytest.raises(InputError, match="holds a run already"):
+        Trainer(TINY.changed(epochs=1), cache, run, CPU)
+    with pytest.raises(InputError, match="other settings: learning_rate"):
+        Trainer(TINY.changed(epochs=1, learning_rate=1e-4), cache, run, CPU, resume=True)
+    with pytest.raises(InputError, match="no run to go on with"):
+        Trainer(TINY, cache, tmp_path / "none", CPU, resume=True)
+    stored = json.loads((run / "settings.json").read_text())
+    stored["encoder"]["fingerprint"] = "another"
+    (run / "settings.json").write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="another encoder"):
+        Trainer(TINY.changed(epochs=1), cache, run, CPU, resume=True)
+    with pytest.raises(InputError, match="one embedding a picture"):
+        Trainer(TINY, cache_of((3, 24), 3), tmp_path / "shape", CPU)
+    assert (run / "last.pt").read_bytes() == kept
+
+
+def test_a_loss_that_is_no_number_ends_the_run(cache_of, tmp_path: Path) -> None:
+    trainer = Trainer(TINY, cache_of((24,)), tmp_path / "run", CPU)
+    with torch.no_grad():
+        next(trainer.model.mapping.parameters()).fill_(math.nan)
+    with pytest.raises(StreamcapError, match="the loss is nan at step 1"):
+        trainer.run()
+    assert not (tmp_path / "run" / "best").exists()
+
+
+def test_the_rate_warms_up_and_falls_to_nothing() -> None:
+    settings = TINY.changed(warmup=10, learning_rate=0.1)
+    rates = [learning_rate(step, 100, settings) for step in range(100)]
+    assert rates[0] == pytest.approx(0.01)
+    assert max(rates) == rates[9] == pytest.approx(0.1)
+    assert rates[-1] < 1e-3
+    assert sorted(rates[10:], reverse=True) == rates[10:]
+
+
+@pytest.mark.parametrize("field", ["mapping", "epochs", "learning_rate", "dropout", "vocabulary"])
+def test_settings_out_of_range_are_named(field: str) -> None:
+    with pytest.raises(InputError, match=field):
+        PRESETS["small"].changed(**{field: "cube" if field == "mapping" else -1})
