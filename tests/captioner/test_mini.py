@@ -1,0 +1,38 @@
+"""The embedded model: in the package, quick to load, describing pictures it has not seen."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from streamcap import Captioner, load_captioner
+from streamcap.media.scenes import SceneScript, draw
+
+
+@pytest.fixture(scope="module")
+def mini() -> Captioner:
+    return load_captioner("mini", device="cpu")
+
+
+def test_it_says_what_the_drawn_scenes_show(mini: Captioner) -> None:
+    script = SceneScript(90210)
+    times = [7.3 * number + 2 for number in range(30)]
+    pictures = [draw(script.scene_at(time), time, 640, 360) for time in times]
+    said = [result.text for result in mini.caption(pictures)]
+    right = sum(text == script.sentence_at(time) for text, time in zip(said, times, strict=True))
+    assert right >= 18, list(zip(said, [script.sentence_at(time) for time in times], strict=True))
+
+
+def test_loading_it_imports_no_large_library_but_torch() -> None:
+    large = "transformers av aiortc fastapi huggingface_hub"
+    code = (
+        "import sys; from streamcap import load_captioner; load_captioner('mini', device='cpu');"
+        f"print([name for name in {large!r}.split() if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    bare = "import sys, streamcap.captioner; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", bare], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
