@@ -21,13 +21,14 @@ class TextDecoder:
     def text(self, tokens: Sequence[int], stop_tokens: frozenset[int] = frozenset()) -> str:
         """The text of `tokens`, without special tokens, without surrounding space.
 
-        A stop token at the end that is no punctuation (an end-of-text marker) is left out; ClipCap's `.` stays.
+        A stop token at the end that is no punctuation (an end-of-text marker) is left out; ClipCap's `.` stays. So is
+        a character whose bytes have not all been generated yet.
         """
         kept = list(tokens)
         if kept and kept[-1] in stop_tokens and not self._is_word(kept[-1]):
             kept.pop()
         text: str = self._tokenizer.decode(kept, skip_special_tokens=True)
-        return text.strip()
+        return text.rstrip("\ufffd").strip()
 
     def _is_word(self, token: int) -> bool:
         piece = self._tokenizer.id_to_token(token)
