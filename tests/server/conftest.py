@@ -8,10 +8,12 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 from websockets.asyncio.client import ClientConnection, connect
 
 from streamcap.captions.caption import Caption, Latency
@@ -27,6 +29,15 @@ from streamcap.server.run import listen, serve
 from streamcap.service.settings import Settings, check_name
 from streamcap.service.stream import StreamView
 from streamcap.service.streams import DuplicateStreamError, UnknownStreamError
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One loop for all, since a browser lives through them all."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and pytest_asyncio.is_async_test(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
 
 LATENCY = Latency(ingest=3.1, queue=0.4, encode=2.2, decode=4.0, total=9.7)
 
@@ -175,7 +186,7 @@ async def until(condition: Callable[[], bool]) -> None:
 Start = Callable[..., Awaitable[Server]]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def start() -> AsyncIterator[Start]:
     """Start a service on a free port; all are stopped at the end."""
     async with contextlib.AsyncExitStack() as stack:
@@ -204,7 +215,7 @@ async def start() -> AsyncIterator[Start]:
         yield start_server
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def server(start: Start) -> Server:
     """An open service on loopback with one stream, `door`."""
     server = await start()

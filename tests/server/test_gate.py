@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+import pytest_asyncio
 from websockets.exceptions import InvalidStatus
 
 from streamcap.errors import InputError
@@ -18,7 +19,7 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def guarded(start: Start) -> Server:
     server = await start(view_tokens=frozenset({VIEW}), publish_tokens=frozenset({PUBLISH}))
     await server.streams.add("door", "rtsp://door")

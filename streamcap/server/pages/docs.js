@@ -9,6 +9,13 @@ function element(tag, text, className) {
   return made;
 }
 
+// Text with what stands between backticks as code.
+function prose(text) {
+  const made = element("p");
+  for (const [index, part] of text.split("`").entries()) made.append(index % 2 ? element("code", part) : part);
+  return made;
+}
+
 function typeName(schema = {}) {
   if (schema.$ref) return schema.$ref.split("/").pop();
   if (schema.anyOf) return schema.anyOf.map(typeName).join(" or ");
@@ -37,7 +44,7 @@ function operation(path, method, spec) {
   const title = element("h3");
   title.append(element("span", method.toUpperCase(), `method ${method}`), " ", element("code", path));
   section.append(title);
-  if (spec.description) section.append(element("p", spec.description));
+  if (spec.description) section.append(prose(spec.description));
   const parameters = (spec.parameters ?? []).map((one) => [
     one.name,
     one.in,
@@ -51,7 +58,11 @@ function operation(path, method, spec) {
   }
   const answers = Object.entries(spec.responses ?? {})
     .filter(([code]) => code !== "422")
-    .map(([code, answer]) => [code, Object.keys(answer.content ?? {}).join(", "), answer.description ?? ""]);
+    .map(([code, answer]) => [
+      code,
+      Object.keys(answer.content ?? {}).join(", "),
+      answer.description === "Successful Response" ? "" : (answer.description ?? ""),
+    ]);
   section.append(table(answers, ["answer", "type", ""]));
   return section;
 }

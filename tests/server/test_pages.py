@@ -1,0 +1,175 @@
+"""The pages in a real browser."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import subprocess
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+import pytest_asyncio
+from PIL import Image
+from playwright.async_api import Browser
+
+from streamcap.captions.event import StreamState
+from tests.conftest import require_program
+from tests.server.browser import becomes_true, chromium, page_without_errors
+from tests.server.conftest import Server, Start, until
+
+pytestmark = pytest.mark.browser
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
+async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
+    """One for all tests; its camera shows plain blue."""
+    camera = tmp_path_factory.mktemp("camera") / "camera.y4m"
+    ffmpeg = require_program("ffmpeg", "it makes the camera's file")
+    made = (*(ffmpeg, "-v", "error", "-f", "lavfi", "-i", "color=0x2060c0:s=320x240:r=10:d=2"), "-pix_fmt", "yuv420p")
+    await asyncio.to_thread(subprocess.run, (*made, str(camera)), check=True)
+    async with chromium(camera) as running:
+        yield running
+
+
+async def test_captions_arrive_in_place_and_the_video_plays(browser: Browser, server: Server) -> None:
+    door = server.streams.get("door")
+    picture = av.VideoFrame.from_ndarray(np.full((720, 1280, 3), (30, 160, 60), np.uint8), format="rgb24")
+    door.frame = SimpleNamespace(picture=picture)
+    door.status(StreamState.LIVE)
+    page = await page_without_errors(browser, server.url)
+    card = page.locator("article", has=page.get_by_role("heading", name="door"))
+    await card.locator(".state", has_text="live").wait_for()
+    door.interim("a man")
+    await card.locator(".caption[data-final=false]", has_text="a man").wait_for()
+    door.final("a man opens a door")
+    await card.locator(".caption[data-final=true]", has_text="a man opens a door").wait_for()
+    assert await card.locator(".past li").count() == 1
+    assert await card.locator(".latency").inner_text() == "10 ms"
+    # A screen reader hears finals alone.
+    announced = card.locator("[aria-live=polite]")
+    assert await announced.text_content() == "a man opens a door"
+    door.status(StreamState.RECONNECTING, "the camera is away")
+    await card.locator(".reason", has_text="the camera is away").wait_for()
+    door.status(StreamState.LIVE)
+    await becomes_true(page, "document.querySelector('video').videoWidth === 640")
+    await until(lambda: len(server.app.state.watchers) == 1)
+    assert page.errors == []
+    await page.context.close()
+    await until(lambda: len(server.app.state.watchers) == 0)
+
+
+async def test_a_camera_is_added_and_removed_by_keyboard_alone(browser: Browser, server: Server) -> None:
+    page = await page_without_errors(browser, server.url)
+    page.on("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
+    await page.get_by_role("heading", name="door").wait_for()
+
+    async def tab_to(name: str) -> None:
+        for _ in range(40):
+            await page.keyboard.press("Tab")
+            if name in await page.evaluate("document.activeElement.ariaLabel ?? document.activeElement.innerText"):
+                return
+        raise AssertionError(f"{name} cannot be reached by Tab")
+
+    await tab_to("Add a camera")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("dialog").wait_for()
+    await page.keyboard.type("/etc/passwd")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("alert").filter(has_text="this machine").wait_for()
+    await page.get_by_role("textbox", name="Address", exact=True).fill("rtsp://yard/1")
+    await page.keyboard.press("Tab")
+    await page.keyboard.type("yard")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("heading", name="yard").wait_for()
+    assert server.streams.names() == ["door", "yard"]
+    await tab_to("Remove yard")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("heading", name="yard").wait_for(state="detached")
+    assert server.streams.names() == ["door"]
+
+
+async def test_this_browser_s_camera_is_published_and_stopped(browser: Browser, server: Server) -> None:
+    page = await page_without_errors(browser, server.url)
+    await page.get_by_role("button", name="Use this browser").click()
+    await page.get_by_label("Name of the stream").fill("tab")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("button", name="Stop camera").wait_for()
+    source = server.streams.get("tab").source
+    await until(lambda: len(source._waiting) > 0)
+    await asyncio.to_thread(source.open)
+    frame = await asyncio.to_thread(lambda: next(source.frames()))
+    red, _, blue = frame.picture.to_ndarray(format="rgb24").mean(axis=(0, 1))
+    assert blue > 150
+    assert red < 80
+    await page.get_by_role("button", name="Stop camera").click()
+    await until(lambda: source._end is not None)
+    assert page.errors == []
+
+
+async def test_the_overlay_is_transparent_and_holds_a_caption_that_is_true(browser: Browser, server: Server) -> None:
+    door = server.streams.get("door")
+    query = "stream=door&hold=1&size=40&color=ffff00&background=rgb(0,0,80)&position=top-left&lines=1"
+    page = await page_without_errors(browser, f"{server.url}/overlay?{query}", viewport={"width": 640, "height": 360})
+    await until(lambda: server.app.state.audience.present == 1)
+    door.interim("a very")
+    await page.locator(".line[data-final=false]", has_text="a very").wait_for()
+    door.final("a very long sentence about a man with a dog that does not fit on one line")
+    line = page.locator(".line[data-final=true]")
+    await line.wait_for()
+    await page.wait_for_timeout(400)  # its fade
+    shot = Image.open(io.BytesIO(await page.screenshot(omit_background=True)))
+    assert shot.getpixel((620, 340)) == (0, 0, 0, 0)
+    box = await line.bounding_box()
+    assert box is not None
+    assert box["x"] < 60
+    assert box["y"] < 60
+    assert box["height"] < 80
+    assert shot.getpixel((int(box["x"]) + 4, int(box["y"] + box["height"] / 2)))[:3] == (0, 0, 80)
+    assert (255, 255, 0) in {colour[:3] for _, colour in shot.getcolors(1 << 20)}
+    await page.locator(".line[data-shown=false]").wait_for(state="attached")
+    door.extend()
+    await page.locator(".line[data-shown=true]").wait_for()
+    assert await page.get_by_role("status").text_content() == door.track.last.text
+    assert page.errors == []
+
+
+async def test_the_overlay_speaks_finals_and_shortens_when_it_is_behind(browser: Browser, server: Server) -> None:
+    door = server.streams.get("door")
+    page = await (await browser.new_context()).new_page()
+    # Speech that takes as long as the test says.
+    await page.add_init_script(
+        """window.said = [];
+        Object.defineProperty(window, "speechSynthesis", { value: { speak(one) { said.push(one); } } });"""
+    )
+    await page.goto(f"{server.url}/overlay?stream=door&speak=1")
+    await until(lambda: server.app.state.audience.present == 1)
+    for text in ("a man opens a door", "a cat", "a brown dog and a small child run over the wide green grass"):
+        door.interim(text[:5])
+        door.final(text)
+    await page.locator(".line", has_text="a brown dog").wait_for()
+    assert await page.evaluate("said.map((one) => one.text)") == ["a man opens a door"]
+    await page.evaluate("said[0].onend()")
+    assert await page.evaluate("said.map((one) => one.text)") == ["a man opens a door", "brown dog"]
+    assert await page.evaluate("said[1].rate > 1")
+
+
+async def test_a_guarded_page_asks_for_its_token_and_hides_it(browser: Browser, start: Start) -> None:
+    server = await start(publish_tokens=frozenset({"secret-1"}))
+    await server.streams.add("door", "rtsp://door")
+    page = await page_without_errors(browser, server.url)
+    await page.get_by_role("textbox", name="Token").fill("secret-1")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("heading", name="door").wait_for()
+    other = await page_without_errors(browser, f"{server.url}/?token=secret-1")
+    await other.get_by_role("heading", name="door").wait_for()
+    assert "secret" not in other.url
+    assert other.errors == []
+
+
+async def test_the_api_page_shows_every_path(browser: Browser, server: Server) -> None:
+    page = await page_without_errors(browser, f"{server.url}/docs")
+    await page.get_by_text("/whip/{name}", exact=True).wait_for()
+    assert page.errors == []
