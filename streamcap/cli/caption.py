@@ -13,7 +13,7 @@ from streamcap.errors import InputError
 
 def caption(
     paths: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(metavar="PATH ...", help="Pictures, folders of pictures, videos.", show_default=False),
     ],
     output: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
@@ -26,7 +27,7 @@ class Files:
     """Whether one file was named, so that its name need not be said again."""
 
 
-def sort_files(paths: list[Path], *, of_video: bool) -> Files:
+def sort_files(names: Sequence[str], *, of_video: bool) -> Files:
     """Folders give their pictures. Raises InputError for a path that is neither picture, video nor folder of pictures.
 
     of_video: whether options for videos were given; a GIF is then a video.
@@ -34,10 +35,11 @@ def sort_files(paths: list[Path], *, of_video: bool) -> Files:
     from streamcap.media.pictures import PICTURE_SUFFIXES, check_picture, find_pictures
     from streamcap.media.video_file import check_video
 
-    files = Files(alone=len(paths) == 1 and not paths[0].is_dir())
-    for path in paths:
-        if "://" in str(path):
-            raise InputError(f"{path}: a file is needed here; streams are for `streamcap serve`")
+    files = Files(alone=len(names) == 1 and not Path(names[0]).is_dir())
+    for name in names:
+        path = Path(name)
+        if "://" in name:
+            raise InputError(f"{name}: a file is needed here; streams are for `streamcap serve`")
         if path.is_dir():
             files.pictures |= {found: found.relative_to(path) for found in find_pictures(path)}
         elif path.suffix.lower() in PICTURE_SUFFIXES and not (of_video and path.suffix.lower() == ".gif"):

@@ -229,8 +229,9 @@ def _best_stream(container: InputContainer, path: Path) -> VideoStream:
     best = container.streams.best("video")
     moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not moving:
-        held = "only sound" if container.streams.audio else "no video stream"
-        raise InputError(f"{path}: there is {held} in this file; a video is needed")
+        if container.streams.audio:
+            raise InputError(f"{path}: there is only sound in this file; a video is needed")
+        raise InputError(f"{path}: there is no video in this file; is it cut short?")
     stream = best if isinstance(best, VideoStream) and best in moving else moving[0]
     if stream.codec_context is None:
         raise InputError(f"{path}: there is no decoder for its video")

@@ -161,7 +161,8 @@ def test_a_phones_film_is_upright(film: Path, tmp_path: Path, turn: int) -> None
     ffmpeg("-i", tmp_path / "turned.mp4", "-frames:v", "1", tmp_path / "truth.png")
     (frame,) = chosen(tmp_path / "turned.mp4", lambda video: [0])
     seen = np.asarray(upright(frame.picture)).astype(int)
-    truth = np.asarray(Image.open(tmp_path / "truth.png").convert("RGB")).astype(int)
+    with Image.open(tmp_path / "truth.png") as image:
+        truth = np.asarray(image.convert("RGB")).astype(int)
     assert seen.shape == truth.shape
     assert abs(seen - truth).mean() < 3
 
