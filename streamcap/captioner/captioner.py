@@ -273,7 +273,7 @@ class Captioner:
     # Inside -----------------------------------------------------------------------------------------------------
 
     def _prompts(self, embeddings: Tensor) -> list[Prompt]:
-        return self._prompter.prompts(embeddings.to(self._device, torch.float32), self._gpt2)
+        return self._prompter.prompts(embeddings.to(self._device, self._gpt2.dtype), self._gpt2)
 
     def _limits(self, search: SearchOptions, prefix: int) -> Limits:
         room = self._gpt2.config.n_positions - prefix + 1

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamcap.captioner.cache import KVCache, Span
+from streamcap.captioner.script import script
 from streamcap.errors import InputError
 
 _ACTIVATIONS = {"gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu", "relu"}
@@ -69,20 +70,34 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.out = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, span: Span) -> Tensor:
-        """x: (rows, S, width); `keys` and `values` are this layer's cache (capacity, heads, positions, head width)."""
+    def forward(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        start: int,
+        stop: int,
+        causal: bool,
+        positions: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        """x: (rows, S, width); `keys` and `values` are those rows' cache (rows, heads, positions, head width).
+
+        Writes columns `start` to `stop`, or one column a row, `positions`; reads what `stop` and `mask` let it.
+        """
         rows, steps, width = x.shape
         qkv = self.qkv(x).view(rows, steps, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
-        query, key, value = qkv.unbind(0)
-        if span.positions is None:
-            keys[span.rows, :, span.start : span.stop] = key
-            values[span.rows, :, span.start : span.stop] = value
+        query, key, value = qkv[0], qkv[1], qkv[2]
+        if positions is None:
+            keys[:, :, start:stop] = key
+            values[:, :, start:stop] = value
         else:
-            each = torch.arange(rows, device=x.device)
-            keys[each, :, span.positions] = key[:, :, 0]
-            values[each, :, span.positions] = value[:, :, 0]
-        seen_keys, seen_values = keys[span.rows, :, : span.stop], values[span.rows, :, : span.stop]
-        out = F.scaled_dot_product_attention(query, seen_keys, seen_values, span.mask, is_causal=span.causal)
+            column = positions.view(rows, 1, 1, 1).expand(rows, self.heads, 1, self.head_width)
+            keys.scatter_(2, column, key)
+            values.scatter_(2, column, value)
+        out = F.scaled_dot_product_attention(
+            query, keys[:, :, :stop], values[:, :, :stop], attn_mask=mask, is_causal=causal
+        )
         mixed: Tensor = self.out(out.transpose(1, 2).reshape(rows, steps, width))
         return mixed
 
@@ -97,6 +112,7 @@ class CrossAttention(nn.Module):
         self.key_value = nn.Linear(config.cross_width, 2 * config.n_embd)
         self.out = nn.Linear(config.n_embd, config.n_embd)
 
+    @torch.jit.unused
     def remember(self, states: Tensor, keys: Tensor, values: Tensor) -> None:
         """Write the keys and values of encoder `states` (rows, N, cross width) into views of the cache."""
         rows, count, _ = states.shape
@@ -127,14 +143,67 @@ class Block(nn.Module):
         self.widen = nn.Linear(width, config.n_inner)
         self.narrow = nn.Linear(config.n_inner, width)
 
-    def forward(self, x: Tensor, cache: KVCache, layer: int, span: Span) -> Tensor:
-        x = x + self.attention(self.norm_1(x), cache.keys[layer], cache.values[layer], span)
+    def forward(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        cross_keys: Tensor | None,
+        cross_values: Tensor | None,
+        start: int,
+        stop: int,
+        causal: bool,
+        positions: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        x = x + self.attention(self.norm_1(x), keys, values, start, stop, causal, positions, mask)
         if self.cross is not None and self.norm_cross is not None:
-            assert cache.cross_keys is not None and cache.cross_values is not None  # noqa: S101 - made by new_cache
-            keys, values = cache.cross_keys[layer, span.rows], cache.cross_values[layer, span.rows]
-            x = x + self.cross(self.norm_cross(x), keys, values)
+            assert cross_keys is not None and cross_values is not None  # noqa: S101 - made by new_cache
+            x = x + self.cross(self.norm_cross(x), cross_keys, cross_values)
         narrowed: Tensor = self.narrow(_activate(self.widen(self.norm_2(x)), self.activation))
         return x + narrowed
+
+
+class Blocks(nn.Module):
+    """All layers in one call: what TorchScript compiles, so that no time goes to Python between two products."""
+
+    def __init__(self, blocks: nn.ModuleList) -> None:
+        super().__init__()
+        self.blocks = blocks
+
+    def forward(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        cross_keys: Tensor | None,
+        cross_values: Tensor | None,
+        start: int,
+        stop: int,
+        causal: bool,
+        positions: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        """x: (rows, S, width); the cache's tensors (layers, rows, heads, positions, head width), those rows alone."""
+        for layer, block in enumerate(self.blocks):
+            cross_key = None if cross_keys is None else cross_keys[layer]
+            cross_value = None if cross_values is None else cross_values[layer]
+            x = block(x, keys[layer], values[layer], cross_key, cross_value, start, stop, causal, positions, mask)
+        return x
+
+
+class Head(nn.Module):
+    """The last norm and the vocabulary's logits, of one position a row."""
+
+    def __init__(self, norm: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.head = norm, head
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(rows, width) → (rows, vocabulary), float32."""
+        # As a sequence of one position, which is what an Int8Linear takes rows of a batch for.
+        logits: Tensor = self.head(self.norm(hidden).unsqueeze(1)).squeeze(1)
+        return logits.float()
 
 
 class GPT2(nn.Module):
@@ -148,6 +217,8 @@ class GPT2(nn.Module):
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layer)])
         self.norm = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        # In a tuple, so that they are no second owners of the weights.
+        self._passes: tuple[nn.Module, nn.Module] = (Blocks(self.blocks), Head(self.norm, self.head))
         self.token_position_weight = 1.0
         """How many times a generated token carries its position's embedding (VideoCaptionerWithClip: 2)."""
 
@@ -195,9 +266,7 @@ class GPT2(nn.Module):
             for layer, block in enumerate(self.blocks):
                 remember = block.cross.remember  # type: ignore[union-attr]
                 remember(cross, cache.cross_keys[layer, span.rows], cache.cross_values[layer, span.rows])  # type: ignore[operator]
-        x = prefix + self.wpe.weight[:width]
-        for layer, block in enumerate(self.blocks):
-            x = block(x, cache, layer, span)
+        x = self._pass(prefix.to(self.dtype) + self.wpe.weight[:width], cache, span)
         if min(lengths) == width:
             return x[:, -1], span
         last = torch.tensor(lengths, device=x.device) - 1
@@ -208,15 +277,26 @@ class GPT2(nn.Module):
         span = cache.advance()
         position = self.wpe.weight[span.start] if span.positions is None else self.wpe(span.positions)
         x = (self.wte(tokens) + self.token_position_weight * position).unsqueeze(1)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, cache, layer, span)
-        hidden: Tensor = x[:, 0]
-        return hidden
+        return self._pass(x, cache, span)[:, 0]
+
+    def compile(self) -> None:
+        """Run the layers as TorchScript from now on, where torch can."""
+        self._passes = (script(Blocks(self.blocks)), script(Head(self.norm, self.head)))
+
+    def _pass(self, x: Tensor, cache: KVCache, span: Span) -> Tensor:
+        rows = span.rows
+        cross_keys = None if cache.cross_keys is None else cache.cross_keys[:, rows]
+        cross_values = None if cache.cross_values is None else cache.cross_values[:, rows]
+        keys, values = cache.keys[:, rows], cache.values[:, rows]
+        out: Tensor = self._passes[0](
+            x, keys, values, cross_keys, cross_values, span.start, span.stop, span.causal, span.positions, span.mask
+        )
+        return out
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(rows, width) → (rows, vocabulary), float32."""
-        out: Tensor = self.head(self.norm(hidden))
-        return out.float()
+        out: Tensor = self._passes[1](hidden)
+        return out
 
 
 # Buffers that transformers before 4.31 saved beside the weights.

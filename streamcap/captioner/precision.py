@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from streamcap.captioner import quantized
+from streamcap.captioner.gpt2 import GPT2
 from streamcap.errors import InputError
+
+log = logging.getLogger(__name__)
 
 Module = TypeVar("Module", bound=nn.Module)
 
-PRECISIONS = ("fp32",)
+PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "bf16", "fp16")}
+_FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def find_device(name: str) -> torch.device:
@@ -32,14 +38,45 @@ def find_device(name: str) -> torch.device:
 
 
 def find_precision(name: str, device: torch.device) -> str:
-    """`auto` is what is best on `device`. Raises InputError for an unknown name."""
+    """`auto` is what is best on `device`: fp16 on a GPU; int8 on a CPU that multiplies full bytes exactly, else fp32.
+
+    Raises InputError for an unknown name, and for a format that the machine has not got.
+    """
     if name == "auto":
-        return "fp32"
-    if name not in PRECISIONS:
-        raise InputError(f"precision {name!r} is unknown; it is auto or {', '.join(PRECISIONS)}")
+        if device.type == "cuda":
+            return "fp16"
+        return "int8" if quantized.engine() is not None and not quantized.saturates() else "fp32"
+    known = PRECISIONS[device.type]
+    if name not in known:
+        everywhere = sorted({precision for names in PRECISIONS.values() for precision in names})
+        if name in everywhere:
+            raise InputError(f"precision {name} is not to be had on {device.type}; it is auto or {', '.join(known)}")
+        raise InputError(f"precision {name!r} is unknown; it is auto or one of {', '.join(everywhere)}")
+    if name == "int8" and quantized.engine() is None:
+        raise InputError("precision int8 needs a torch with FBGEMM (x86 CPUs); use fp32 here")
+    if name == "bf16" and not _has_bf16(device):
+        raise InputError(f"precision bf16: this {device.type} has no bf16 arithmetic; use fp32 here")
     return name
 
 
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
+
+
 def convert(module: Module, precision: str, device: torch.device) -> Module:
-    """`module` (float32, on the CPU) on `device` in `precision`; may change it in place."""
-    return module.to(device)
+    """`module` (float32, on the CPU) on `device` in `precision`; may change it in place.
+
+    Raises InputError where the device has no room for it.
+    """
+    try:
+        if precision == "int8":
+            quantized.quantize(module)
+        converted = module.to(device, _FLOATS.get(precision))
+    except torch.OutOfMemoryError:
+        raise InputError(f"{device} has no memory left for the model; use another device or precision") from None
+    if isinstance(converted, GPT2) and device.type == "cpu":
+        converted.compile()
+    return converted

@@ -169,7 +169,7 @@ def test_clips_hold_as_many_frames_as_the_json_says() -> None:
     [
         ({"device": "gpu"}, "device 'gpu' is unknown"),
         ({"device": "cuda:77"}, "device 'cuda:77' is not there"),
-        ({"precision": "fp3"}, "precision 'fp3' is unknown; it is auto or"),
+        ({"precision": "fp3"}, "precision 'fp3' is unknown; it is auto or one of"),
     ],
 )
 def test_unknown_devices_and_precisions(options: dict[str, str], said: str) -> None:

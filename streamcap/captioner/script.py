@@ -1,0 +1,29 @@
+"""TorchScript, the one part of torch that runs a whole pass without Python between two operations.
+
+A decode step of GPT-2 on a CPU is some 200 small operations; from Python they cost as much as reading the weights.
+torch calls TorchScript deprecated, so nothing depends on it: where it is missing, the modules run as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import torch
+from torch import nn
+
+log = logging.getLogger(__name__)
+
+
+def script(module: nn.Module) -> nn.Module:
+    """`module` as TorchScript, or `module` itself, said once in the log, where torch will not compile it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            compiled: nn.Module = torch.jit.script(module)
+    except (RuntimeError, AttributeError, NotImplementedError, OSError) as error:
+        # OSError: sources that cannot be read, as in a frozen application.
+        reason = str(error).strip().partition("\n")[0]
+        log.warning("%s runs without TorchScript, which is slower: %s", type(module).__name__, reason)
+        return module
+    return compiled
