@@ -19,8 +19,9 @@ _GLUE = re.compile(r"\s*'\s*(?=s\b)")
 
 def normalise(caption: str) -> str:
     """Lower case, without punctuation, words set apart by single blanks; `man 's` and `man's` come out alike."""
-    text = _GLUE.sub(" 's", _CUT.sub(" ", caption.lower()))
-    return " ".join(word for word in text.split() if word.strip("'"))
+    text = _GLUE.sub(" '", _CUT.sub(" ", caption.lower()))
+    words = (word if word == "'s" else word.strip("'") for word in text.split())
+    return " ".join(word for word in words if word)
 
 
 def make_tokenizer(captions: Iterable[str], size: int) -> Tokenizer:

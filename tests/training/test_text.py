@@ -9,6 +9,10 @@ def test_normalise_tells_no_difference_between_two_ways_to_write_a_possessive() 
     assert normalise("The man's hat.") == normalise("the man 's hat") == "the man 's hat"
 
 
+def test_normalise_drops_quotes_and_keeps_apostrophes_inside_words() -> None:
+    assert normalise("the boys' dog 'Rex' doesn't run") == "the boys dog rex doesn't run"
+
+
 def test_normalise_of_nothing_but_punctuation_is_empty() -> None:
     assert normalise(" ... ' !") == ""
 
