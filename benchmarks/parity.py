@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -302,6 +303,8 @@ def main() -> None:
     result: dict[str, Any] = {
         "question": "fp32 greedy tokens of full-size captioners against transformers' own",
         "tokens": arguments.tokens,
+        # Above the number of cores, the times are those of a machine with other work to do: compare within a row.
+        "load_average": round(os.getloadavg()[1], 1),
         "rows": [asdict(row) for row in rows],
         "machine": describe_machine(),
     }
