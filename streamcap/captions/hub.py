@@ -243,6 +243,8 @@ class Hub:
         seen = dict.fromkeys(names, since) if isinstance(since, int) else dict(since or {})
         for name, seq in seen.items():
             if name not in self.feeds:
+                if wish.streams is None:
+                    continue  # who wants all there are does not mind that one is gone
                 raise UnknownStreamError(f"no stream is named {name}")
             last = self.feeds[name].last_seq
             if not 0 <= seq <= last:

@@ -1,0 +1,129 @@
+"""The events of the feed as values, read from the service's JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+class ProtocolError(Exception):
+    """A message that is not one of this protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first message of every connection."""
+
+    protocol: int
+    server_time: str
+    streams: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """One revision of one caption: replace what has the same `id`. A final is never revised."""
+
+    stream: str
+    seq: int
+    id: str
+    revision: int
+    is_final: bool
+    epoch: int
+    start: float
+    """Seconds on the stream's own timeline, which never goes back."""
+    end: float
+    text: str
+    logprob: float | None
+    captured_at: str
+    """RFC 3339, UTC: when the camera saw it, by the clock `captured_at_source` (`rtcp` or `arrival`)."""
+    captured_at_source: str
+    latency_ms: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """The final caption `id` is still true: its end moves to `end`."""
+
+    stream: str
+    seq: int
+    id: str
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A stream is now `connecting`, `live`, `stalled`, `reconnecting`, `ended` or `failed`."""
+
+    stream: str
+    seq: int
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Events `first` to `last` of a stream are lost to this client."""
+
+    stream: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """An event of a type that is newer than this client."""
+
+    type: str
+    message: dict[str, Any]
+
+
+Event = Hello | Caption | Extend | Status | Gap | Other
+
+
+def parse(text: str | bytes) -> Event:
+    """The event in one message. Fields that are not known are passed over. Raises ProtocolError."""
+    try:
+        message: dict[str, Any] = json.loads(text)
+        kind = message["type"]
+        match kind:
+            case "hello":
+                return Hello(
+                    int(message["protocol"]),
+                    str(message["server_time"]),
+                    tuple(str(stream["name"]) for stream in message["streams"]),
+                )
+            case "caption":
+                return _caption(message)
+            case "extend":
+                return Extend(str(message["stream"]), int(message["seq"]), str(message["id"]), float(message["end"]))
+            case "status":
+                return Status(
+                    str(message["stream"]), int(message["seq"]), str(message["state"]), str(message["reason"])
+                )
+            case "gap":
+                return Gap(str(message["stream"]), int(message["from"]), int(message["to"]))
+            case str():
+                return Other(kind, message)
+        raise ValueError("type is no string")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ProtocolError(f"not an event of a caption feed ({error!r}): {text[:80]!r}") from error
+
+
+def _caption(message: dict[str, Any]) -> Caption:
+    logprob = message["logprob"]
+    return Caption(
+        stream=str(message["stream"]),
+        seq=int(message["seq"]),
+        id=str(message["id"]),
+        revision=int(message["revision"]),
+        is_final=bool(message["is_final"]),
+        epoch=int(message["epoch"]),
+        start=float(message["start"]),
+        end=float(message["end"]),
+        text=str(message["text"]),
+        logprob=None if logprob is None else float(logprob),
+        captured_at=str(message["captured_at"]),
+        captured_at_source=str(message["captured_at_source"]),
+        latency_ms={str(part): float(value) for part, value in message["latency_ms"].items()},
+    )

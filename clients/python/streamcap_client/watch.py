@@ -1,0 +1,74 @@
+"""A terminal viewer: finals line by line, the caption being written under them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import sys
+
+from streamcap_client.events import Caption, Event, Gap, Status
+from streamcap_client.feed import Feed, RefusedError
+
+
+class Screen:
+    """Turns events into lines of text; `width` columns, 0 where nothing is drawn in place."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+
+    def draw(self, event: Event) -> str:
+        """What to write for `event`."""
+        match event:
+            case Caption(is_final=True):
+                seconds = int(event.start)
+                clock = f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+                return self._line(f"{clock}  {event.stream}  {event.text}")
+            case Caption():
+                text = f"…  {event.stream}  {event.text}"
+                return f"\r\x1b[K{text[: self._width - 1]}" if self._width else ""
+            case Status():
+                return self._line(f"--  {event.stream} is {event.state}{f': {event.reason}' if event.reason else ''}")
+            case Gap():
+                return self._line(f"--  {event.stream}: {event.last - event.first + 1} events missed")
+        return ""
+
+    def _line(self, text: str) -> str:
+        return f"\r\x1b[K{text}\n" if self._width else f"{text}\n"
+
+
+async def watch(feed: Feed, screen: Screen) -> None:
+    """Write until the feed ends."""
+    async with feed:
+        async for event in feed:
+            sys.stdout.write(screen.draw(event))
+            sys.stdout.flush()
+
+
+def main() -> None:
+    """`streamcap-watch URL [--stream NAME ...]`."""
+    parser = argparse.ArgumentParser(prog="streamcap-watch", description="Watch captions in a terminal.")
+    parser.add_argument("url", nargs="?", default="http://127.0.0.1:8642", help="of the service")
+    parser.add_argument("--stream", action="append", default=[], help="may be given several times; all without")
+    parser.add_argument("--finals", action="store_true", help="do not show captions while they are written")
+    parser.add_argument("--token", default=os.environ.get("STREAMCAP_TOKEN"), help="or STREAMCAP_TOKEN")
+    arguments = parser.parse_args()
+    terminal = sys.stdout.isatty()
+    feed = Feed(
+        arguments.url,
+        streams=arguments.stream,
+        interim=terminal and not arguments.finals,
+        token=arguments.token,
+    )
+    try:
+        asyncio.run(watch(feed, Screen(shutil.get_terminal_size().columns if terminal else 0)))
+    except RefusedError as error:
+        sys.stderr.write(f"streamcap-watch: {error}\n")
+        sys.exit(2)
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""The client against the real service, which the server's tests know how to start."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+CLIENTS = Path(__file__).parents[2] / "clients"
+sys.path.insert(0, str(CLIENTS / "python"))
+
+from tests.server.conftest import server, start  # noqa: E402 - the path comes first
+
+__all__ = ["CLIENTS", "server", "start"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On the loop the server's fixtures live on."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and pytest_asyncio.is_async_test(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)

@@ -1,0 +1,38 @@
+"""No message makes the parser fail otherwise than by ProtocolError."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from streamcap_client import Other, ProtocolError, parse
+
+KEYS = ("type", "stream", "seq", "id", "end", "state", "reason", "from", "to", "protocol", "server_time", "streams")
+VALUES = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=8),
+        st.sampled_from(["hello", "caption", "extend", "status", "gap"]),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
+    max_leaves=5,
+)
+
+
+@given(
+    st.one_of(
+        st.text(), st.binary(), VALUES.map(json.dumps), st.dictionaries(st.sampled_from(KEYS), VALUES).map(json.dumps)
+    )
+)
+def test_any_message_is_an_event_or_a_protocol_error(message: str | bytes) -> None:
+    with contextlib.suppress(ProtocolError):
+        parse(message)
+
+
+def test_an_event_of_a_newer_service_is_kept_as_it_is() -> None:
+    assert parse('{"type":"chapter","title":"x"}') == Other("chapter", {"type": "chapter", "title": "x"})

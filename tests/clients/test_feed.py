@@ -1,0 +1,213 @@
+"""The Python client: every final once, whatever happens to the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+from streamcap_client import Caption, Event, Extend, Feed, Gap, Hello, RefusedError, Status
+
+from streamcap.captions.event import StreamState
+from tests.server.conftest import HandStream, Server, Start, until
+
+
+class Cutter:
+    """A TCP relay before the service that cuts its connections when told."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.cuts = 0
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[int]:
+        server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            self.cut()
+            server.close()
+            await server.wait_closed()
+
+    def cut(self) -> None:
+        """Reset every connection."""
+        for writer in self._writers:
+            writer.transport.abort()
+            self.cuts += 1
+        self._writers.clear()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ahead, back = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers.add(writer)
+        try:
+            await asyncio.wait(
+                [asyncio.create_task(_copy(reader, back)), asyncio.create_task(_copy(ahead, writer))],
+                return_when=asyncio.ALL_COMPLETED,
+            )
+        finally:
+            self._writers.discard(writer)
+            for one in (writer, back):
+                one.transport.abort()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.transport.abort()
+
+
+async def take(feed: AsyncIterator[Event], count: int) -> list[Event]:
+    async with asyncio.timeout(20):
+        return [await anext(feed) for _ in range(count)]
+
+
+async def test_events_are_typed(server: Server) -> None:
+    door = server.streams.get("door")
+    async with Feed(server.url, streams=["door"]) as feed:
+        events = aiter(feed)
+        (hello,) = await take(events, 1)
+        assert hello == Hello(1, hello.server_time, ("door",))
+        door.status(StreamState.LIVE)
+        door.interim("a man")
+        door.final("a man opens a door")
+        door.extend()
+        status, interim, final, extend = await take(events, 4)
+        assert status == Status("door", 1, "live", "")
+        assert isinstance(interim, Caption)
+        assert (interim.text, interim.is_final) == ("a man", False)
+        assert isinstance(final, Caption)
+        assert (final.text, final.id, final.latency_ms["total"]) == ("a man opens a door", interim.id, 9.7)
+        assert extend == Extend("door", 4, final.id, 2.0)
+        assert feed.seen == {"door": 4}
+
+
+async def test_it_takes_up_where_it_was_in_a_new_process_too(server: Server) -> None:
+    door = server.streams.get("door")
+    for number in range(4):
+        door.final(f"caption {number}")
+    async with Feed(server.url, streams=["door"], since={"door": 2}) as feed:
+        _, *rest = await take(aiter(feed), 3)
+    assert [event.text for event in rest if isinstance(event, Caption)] == ["caption 2", "caption 3"]
+
+
+async def talk(streams: list[HandStream], cutter: Cutter, cuts: int) -> list[str]:
+    """Say finals, with interims between, while connections are cut at random; the JSON texts of the finals."""
+    dice = random.Random(7)
+    said: list[str] = []
+    async with asyncio.timeout(100):
+        while cutter.cuts < cuts:
+            stream = dice.choice(streams)
+            for _ in range(dice.randrange(3)):
+                stream.interim("so far")
+            said.append(stream.final(f"{stream.name} {len(said)}").text)
+            if dice.random() < 0.5:
+                cutter.cut()
+            await asyncio.sleep(dice.random() * 0.02)
+    return said
+
+
+async def test_finals_are_the_files_lines_through_random_disconnections(server: Server) -> None:
+    streams = [server.streams.get("door"), await server.streams.add("yard", "rtsp://yard")]
+    cutter = Cutter(server.port)
+    received: list[Caption] = []
+    async with cutter.listening() as port:
+        feed = Feed(f"http://127.0.0.1:{port}", first_pause=0.005, longest_pause=0.02)
+
+        async def read() -> None:
+            async for event in feed:
+                if isinstance(event, Caption) and event.is_final:
+                    received.append(event)  # noqa: PERF401 - it is looked at while it grows
+
+        reader = asyncio.create_task(read())
+        await until(lambda: server.app.state.audience.present == 1)
+        # What comes before the first event of a stream was seen cannot be asked for: there is no number to ask from.
+        for stream in streams:
+            stream.status(StreamState.LIVE)
+        await until(lambda: feed.seen == {"door": 1, "yard": 1})
+        said = await talk(streams, cutter, cuts=60)
+        await until(lambda: len(received) >= len(said))
+        await feed.close()
+        await asyncio.wait_for(reader, 10)
+    for stream in streams:
+        lines = [json.loads(text) for text in said if json.loads(text)["stream"] == stream.name]
+        mine = [caption for caption in received if caption.stream == stream.name]
+        assert [(caption.seq, caption.text) for caption in mine] == [(line["seq"], line["text"]) for line in lines]
+    assert feed.reconnections >= 30
+
+
+async def test_what_cannot_be_had_any_more_is_a_gap(server: Server) -> None:
+    door = server.streams.get("door")
+    door.feed._keep = 1
+    for number in range(3):
+        door.final(f"caption {number}")
+    async with Feed(server.url, streams=["door"], since={"door": 1}) as feed:
+        _, gap, caption = await take(aiter(feed), 3)
+    assert gap == Gap("door", 2, 2)
+    assert isinstance(caption, Caption)
+
+
+async def test_a_service_that_began_anew_is_followed_from_now_on(server: Server) -> None:
+    async with Feed(server.url, streams=["door"], since={"door": 500}, first_pause=0.01) as feed:
+        events = aiter(feed)
+        await take(events, 1)
+        server.streams.get("door").final("new")
+        (caption,) = await take(events, 1)
+    assert isinstance(caption, Caption)
+    assert caption.seq == 1
+
+
+async def test_a_refusal_is_told_and_not_repeated(start: Start) -> None:
+    server = await start(view_tokens=frozenset({"t"}))
+    await server.streams.add("door", "rtsp://door")
+    with pytest.raises(RefusedError, match="token") as refused:
+        await take(aiter(Feed(server.url)), 1)
+    assert refused.value.status == 401
+    with pytest.raises(RefusedError, match="nobody"):
+        await take(aiter(Feed(server.url, streams=["nobody"], token="t")), 1)
+    async with Feed(server.url, streams=["door"], token="t") as feed:
+        events = aiter(feed)
+        await take(events, 1)
+        await server.streams.remove("door")
+        with pytest.raises(RefusedError, match="removed"):
+            await take(events, 1)
+
+
+async def test_a_slow_reader_is_slow_to_the_service_and_told_of_what_it_missed(server: Server) -> None:
+    door = server.streams.get("door")
+    async with Feed(server.url, streams=["door"]) as feed:
+        events = aiter(feed)
+        await take(events, 1)
+        (subscription,) = server.app.state.audience.hub._subscriptions.values()
+        text = "a long sentence about a man with a dog " * 1000
+        async with asyncio.timeout(60):
+            while not subscription.statistics.finals_dropped:
+                for _ in range(20):
+                    door.final(text)
+                await asyncio.sleep(0)
+        door.final("the newest")
+        gaps = []
+        async with asyncio.timeout(30):
+            async for event in events:
+                if isinstance(event, Gap):
+                    gaps.append(event)
+                if isinstance(event, Caption) and event.text == "the newest":
+                    break
+    assert len(gaps) == 1
+    assert feed.reconnections == 0
+
+
+async def test_close_ends_the_iteration_twice_over(server: Server) -> None:
+    feed = Feed(server.url)
+    events = aiter(feed)
+    await take(events, 1)
+    ended = asyncio.create_task(anext(events, None))
+    await asyncio.sleep(0)
+    await feed.close()
+    await feed.close()
+    assert await asyncio.wait_for(ended, 10) is None

@@ -1,0 +1,87 @@
+"""The terminal viewer and the ten-line examples, run as a user runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+import pytest
+from streamcap_client import Caption, Gap, Status
+from streamcap_client.watch import Screen
+
+from tests.clients.conftest import CLIENTS
+from tests.conftest import require_program
+from tests.server.browser import chromium
+from tests.server.conftest import Server, until
+
+LATENCY = {"total": 1.0}
+
+
+def caption(text: str, *, final: bool) -> Caption:
+    return Caption("door", 1, "door-1", 1, final, 0, 3725.4, 3726.4, text, None, "", "arrival", LATENCY)
+
+
+def test_the_caption_being_written_changes_in_place() -> None:
+    screen = Screen(20)
+    assert screen.draw(caption("a man opens a door", final=False)) == "\r\x1b[K…  door  a man open"
+    assert screen.draw(caption("a man opens a door", final=True)) == "\r\x1b[K01:02:05  door  a man opens a door\n"
+    assert screen.draw(Gap("door", 2, 4)).endswith("door: 3 events missed\n")
+
+
+def test_into_a_file_go_finals_and_states_alone() -> None:
+    screen = Screen(0)
+    assert screen.draw(caption("a man", final=False)) == ""
+    assert screen.draw(Status("door", 1, "stalled", "no frame")) == "--  door is stalled: no frame\n"
+
+
+@pytest.mark.parametrize("program", ["watch", "finals.py", "finals.sh"])
+async def test_every_client_prints_the_finals(server: Server, program: str) -> None:
+    match program:
+        case "watch":
+            command = [sys.executable, "-m", "streamcap_client.watch", server.url]
+        case "finals.py":
+            command = [sys.executable, str(CLIENTS / "examples" / program), server.url]
+        case _:
+            require_program("curl", "the shell example uses it")
+            command = ["sh", str(CLIENTS / "examples" / program), server.url, "door"]
+    environment = {**os.environ, "PYTHONPATH": str(CLIENTS / "python")}
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, env=environment, start_new_session=True
+    )
+    assert process.stdout is not None
+    try:
+        await until(lambda: server.app.state.audience.present == 1)
+        server.streams.get("door").final("a man opens a door")
+        async with asyncio.timeout(20):
+            while b"a man opens a door" not in (line := await process.stdout.readline()):
+                assert line, "it ended"
+    finally:
+        os.killpg(process.pid, 15)
+        await process.wait()
+
+
+@pytest.mark.browser
+async def test_the_javascript_example_follows_the_feed_in_a_page(server: Server) -> None:
+    async with chromium() as browser:
+        page = await browser.new_page()
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        await page.goto(f"{server.url}/docs")
+        await page.evaluate((CLIENTS / "examples" / "finals.mjs").read_text())
+        await until(lambda: server.app.state.audience.present == 1)
+        server.streams.get("door").final("a man opens a door")
+        await until(lambda: said == ["door a man opens a door"])
+
+
+async def test_a_refusal_is_one_line_and_status_2(server: Server) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(CLIENTS / "python")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "streamcap_client.watch", server.url, "--stream", "nobody"),
+        stderr=asyncio.subprocess.PIPE,
+        env=environment,
+    )
+    _, errors = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 2
+    assert errors.decode().count("\n") == 1
+    assert "nobody" in errors.decode()
