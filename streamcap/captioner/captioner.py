@@ -270,6 +270,11 @@ class Captioner:
                 log.warning("captions are tokens without text: %s", error)
         return "" if self._text is None else self._text.text(tokens, self._checkpoint.stop_tokens)
 
+    def require_text(self) -> None:
+        """Raises InputError where there is no tokenizer at hand, and captions would be tokens without text."""
+        if self._text is None:
+            self._text = self._find_tokenizer()
+
     # Inside -----------------------------------------------------------------------------------------------------
 
     def _prompts(self, embeddings: Tensor) -> list[Prompt]:

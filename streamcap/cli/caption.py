@@ -94,6 +94,7 @@ def caption(
     from streamcap.file_captions import FileCaptioner
 
     model_loaded = load_captioner(model, device=device, precision=precision, vision=vision, tokenizer=tokenizer)
+    model_loaded.require_text()
     captioner = FileCaptioner(model_loaded, search, batch=batch, fit=cast("Fit | None", fit))
     with progress_bar() as progress:
         CaptionWork(captioner, files, wishes, progress).run()

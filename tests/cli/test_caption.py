@@ -62,6 +62,8 @@ class Reader:
         decoder.add, decoder.step = add, step
         return decoder
 
+    def require_text(self) -> None: ...
+
     @staticmethod
     def _result(row: torch.Tensor, before: str) -> Result:
         said = " ".join(str(int(number)) for number in row)
@@ -342,6 +344,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert err.count("\n") == 1, err
     assert says in err
     assert written(bad) == before
+
+
+def test_a_model_without_a_tokenizer_says_so(run: Run, pictures: Path, tmp_path: Path) -> None:
+    golden = Path(__file__).parents[1] / "captioner" / "golden" / "videocaptioner_net.pt"
+    status, out, err = run(pictures / "a.jpg", "--model", golden, "--device", "cpu", "-o", tmp_path / "out.txt")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "tokenizer" in err
+    assert not (tmp_path / "out.txt").exists()
 
 
 def test_a_run_that_fails_leaves_the_old_output(run: Run, reader: Reader, film: Path, tmp_path: Path) -> None:
