@@ -9,10 +9,11 @@ import typer
 
 from streamcap import __version__
 from streamcap.cli.caption import caption
-from streamcap.cli.caption import caption
 from streamcap.cli.dataset import dataset
+from streamcap.cli.evaluate import evaluate
 from streamcap.cli.models import app as models
 from streamcap.cli.serve import serve
+from streamcap.cli.train import train
 from streamcap.errors import InputError, StreamcapError
 from streamcap.redact import redact
 
@@ -28,7 +29,8 @@ app.command()(serve)
 app.command()(caption)
 app.add_typer(models, name="models")
 app.command()(dataset)
-app.command()(caption)
+app.command()(train)
+app.command()(evaluate)
 
 
 def _version(wanted: bool) -> None:

@@ -17,7 +17,7 @@ def caption(
         typer.Argument(metavar="PATH ...", help="Pictures, folders of pictures, videos.", show_default=False),
     ],
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",

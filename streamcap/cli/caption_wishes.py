@@ -77,16 +77,19 @@ class Wishes:
     merge: bool
 
     @classmethod
-    def checked(cls, files: Files, *, output: Path | None, asked: str | None, **others: Any) -> Self:
+    def checked(cls, files: Files, *, output: str | None, asked: str | None, **others: Any) -> Self:
         """Raises InputError where the wishes contradict each other or the files, before anything slow is done."""
         if asked is not None and asked not in get_args(Format):
             raise InputError(f"--format {asked}: it is one of {', '.join(get_args(Format))}")
-        to_directory = output is not None and (output.is_dir() or (len(files.videos) > 1 and not output.suffix))
-        by_suffix = None if output is None else _BY_SUFFIX.get(output.suffix.lower())
-        if output is not None and not to_directory and by_suffix is None and asked is None:
+        out = None if output is None else Path(output)
+        to_directory = out is not None and (
+            out.is_dir() or str(output).endswith("/") or (len(files.videos) > 1 and not out.suffix)
+        )
+        by_suffix = None if out is None else _BY_SUFFIX.get(out.suffix.lower())
+        if out is not None and not to_directory and by_suffix is None and asked is None:
             raise InputError(f"--output {output}: its suffix is one of {', '.join(_BY_SUFFIX)}, or give --format")
         chosen = asked or by_suffix or ("srt" if to_directory else "text")
-        wishes = cls(format=cast(Format, chosen), output=output, to_directory=to_directory, **others)
+        wishes = cls(format=cast(Format, chosen), output=out, to_directory=to_directory, **others)
         wishes._check_output(files)
         wishes._check_annotated(files)
         return wishes

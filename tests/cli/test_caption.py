@@ -264,6 +264,8 @@ def test_several_videos_go_into_a_directory(run: Run, reader: Reader, film: Path
     assert run(film, other, "-n", 2, "-o", tmp_path / "out")[0] == 0
     assert written(tmp_path / "out") == ["film.srt", "other.srt"]
     assert "number 5" in (tmp_path / "out" / "other.srt").read_text()
+    assert run(film, "--format", "vtt", "-o", f"{tmp_path}/new/")[0] == 0
+    assert written(tmp_path / "new") == ["film.vtt"]
     lines = run(film, other, "-n", 1)[1].splitlines()
     assert lines == [f"{film}: 00:00:00.000  number 0", f"{other}: 00:00:00.000  number 0"]
 
