@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from streamcap.media.scenes import Scene, draw, every_scene, random_scene
+from streamcap.training.cache import write_json
 
 SIDE = 160
 """Pixels of a side of a stored picture; training crops and squashes from there."""
@@ -67,16 +69,17 @@ def draw_pictures(count: int, seed: int) -> DrawnPictures:
     return DrawnPictures(pixels[order], [scenes[i].sentence for i in order], np.array(attributes)[order])
 
 
-def cached_pictures(path: Path, count: int, seed: int) -> DrawnPictures:
-    """As `draw_pictures`, kept in an .npz for the next run."""
-    if path.is_file():
-        with np.load(path) as stored:
-            return DrawnPictures(stored["pixels"], stored["sentences"].tolist(), stored["attributes"])
-    drawn = draw_pictures(count, seed)
-    part = path.with_suffix(".part.npz")
-    np.savez(part, pixels=drawn.pixels, sentences=np.array(drawn.sentences), attributes=drawn.attributes)
-    part.replace(path)
-    return drawn
+def cached_pictures(folder: Path, name: str, count: int, seed: int) -> DrawnPictures:
+    """As `draw_pictures`, kept in `folder` as NAME.npy, memory-mapped, and NAME.json for the next run."""
+    pixels, told = folder / f"{name}.npy", folder / f"{name}.json"
+    if not told.is_file():
+        drawn = draw_pictures(count, seed)
+        part = folder / f"{name}.part.npy"
+        np.save(part, drawn.pixels)
+        part.replace(pixels)
+        write_json(told, {"sentences": drawn.sentences, "attributes": drawn.attributes.tolist()})
+    content = json.loads(told.read_text(encoding="utf-8"))
+    return DrawnPictures(np.load(pixels, mmap_mode="r"), content["sentences"], np.array(content["attributes"]))
 
 
 def _seen_by_a_camera(drawn: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:

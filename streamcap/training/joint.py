@@ -157,7 +157,7 @@ class JointTrainer:
         rows, flip, lesson, planes = self._real_batch()
         chosen = torch.randperm(len(self._sentences))[: settings.scenes]
         shifted = crop(
-            self._scenes.pixels[chosen.numpy()],
+            np.asarray(self._scenes.pixels[chosen.numpy()]),
             small_shifts(len(chosen), 0.06),
             torch.rand(len(chosen)) < 0.5,
             self.picture.width,

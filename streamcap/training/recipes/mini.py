@@ -123,8 +123,8 @@ def prepare(source: Path, run: Path, teacher: Path | None, views: int) -> Data:
         RealPictures(pixels["train"], tokens, lessons),
         pixels["dev"],
         [item.captions for item in dev],
-        drawn.cached_pictures(run / "drawn-train.npz", DRAWN_TRAIN, TRAIN_SEED),
-        drawn.cached_pictures(run / "drawn-dev.npz", DRAWN_DEV, DEV_SEED),
+        drawn.cached_pictures(run, "drawn-train", DRAWN_TRAIN, TRAIN_SEED),
+        drawn.cached_pictures(run, "drawn-dev", DRAWN_DEV, DEV_SEED),
     )
 
 
