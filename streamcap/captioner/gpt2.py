@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamcap.captioner.cache import KVCache, Span
-from streamcap.captioner.script import script
+from streamcap.captioner.script import Pass, script
 from streamcap.errors import InputError
 
 _ACTIVATIONS = {"gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu", "relu"}
@@ -218,7 +218,7 @@ class GPT2(nn.Module):
         self.norm = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         # In a tuple, so that they are no second owners of the weights.
-        self._passes: tuple[nn.Module, nn.Module] = (Blocks(self.blocks), Head(self.norm, self.head))
+        self._passes: tuple[Pass, Pass] = (Blocks(self.blocks), Head(self.norm, self.head))
         self.token_position_weight = 1.0
         """How many times a generated token carries its position's embedding (VideoCaptionerWithClip: 2)."""
 

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.jit._fuser import optimized_execution
 
 log = logging.getLogger(__name__)
 
+Pass = Callable[..., Tensor]
 
-def script(module: nn.Module) -> nn.Module:
-    """`module` as TorchScript, or `module` itself, said once in the log, where torch will not compile it."""
+
+def script(module: nn.Module) -> Pass:
+    """`module` as TorchScript, or `module` itself, said in the log, where torch will not compile it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -26,4 +31,11 @@ def script(module: nn.Module) -> nn.Module:
         reason = str(error).strip().partition("\n")[0]
         log.warning("%s runs without TorchScript, which is slower: %s", type(module).__name__, reason)
         return module
-    return compiled
+
+    def run(*arguments: Any) -> Tensor:
+        # Unoptimised: specialising to shapes gains nothing here, and would be done again for every new one.
+        with optimized_execution(False):
+            out: Tensor = compiled(*arguments)
+        return out
+
+    return run

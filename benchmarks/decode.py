@@ -1,0 +1,52 @@
+"""What does a caption cost to decode, beside transformers and beside the reading of the weights?
+
+    python benchmarks/decode.py --frames 1 4 --precisions fp32 int8
+
+Needs torch, transformers and numpy. Limits: fp32 ≤ 0.80 × transformers with its tokens; int8 ≤ 0.35 × and ≤ 1.5 × its
+floor at 1 frame; int8 at 4 frames ≤ 1.3 × 1 frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from streamcap.bench.decode import measure_decode, table
+from streamcap.bench.machine import describe_machine
+from streamcap.captioner.precision import PRECISIONS, find_device
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--frames", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--precisions", nargs="+", default=None)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=0, help="0: torch's own choice")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    device = find_device(arguments.device)
+    precisions = arguments.precisions or [name for name in PRECISIONS[device.type] if name != "bf16"]
+    result = measure_decode(device, frames=arguments.frames, precisions=precisions, rounds=arguments.rounds)
+    print(table(result))
+    rows = {(row["contender"], row["frames"]): row for row in result["rows"]}
+    one, four = rows.get(("streamcap int8", 1)), rows.get(("streamcap int8", 4))
+    if one and four:
+        result["int8_4_frames_to_1"] = round(four["median_ms"] / one["median_ms"], 3)
+        print(f"int8, 4 frames: {result['int8_4_frames_to_1']:.2f} × 1 frame (limit 1.3)")
+    RESULTS.mkdir(exist_ok=True)
+    name = f"decode-{device.type}{'' if not arguments.threads else f'-{arguments.threads}-threads'}.json"
+    (RESULTS / name).write_text(json.dumps({**result, "machine": describe_machine(device)}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

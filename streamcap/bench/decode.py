@@ -1,0 +1,242 @@
+"""Decoding GPT-2 124M: a 10-position prefix, 20 tokens, greedy; beside transformers and the reading of the weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from streamcap.bench.machine import Reader, launch_seconds, quiet
+from streamcap.bench.timing import Timing, in_turn, ratio
+from streamcap.captioner.batch import Limits, RunningBatch
+from streamcap.captioner.checkpoints.decoder import load_gpt2
+from streamcap.captioner.gpt2 import GPT2
+from streamcap.captioner.precision import convert
+from streamcap.captioner.prompt import Prompt
+from streamcap.captioner.quantized import Int8Linear
+from streamcap.captioner.selection import Greedy
+
+PREFIX = 10
+TOKENS = 20
+_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+_FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+NEVER = -1
+"""A stop token that does not come: every caption has all its tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One contender at one batch size."""
+
+    name: str
+    frames: int
+    timing: Timing
+    to_transformers: float
+    """Median over the rounds of its time / transformers' time (dynamic cache, the device's own precision)."""
+    to_floor: float | None
+    same_tokens: bool | None
+    """Whether the tokens are those of transformers."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "contender": self.name,
+            "frames": self.frames,
+            "median_ms": round(1000 * self.timing.median, 3),
+            "best_ms": round(1000 * self.timing.best, 3),
+            "warm_up_ms": round(1000 * self.timing.warm_up, 1),
+            "captions_per_second": round(self.frames / self.timing.median, 2),
+            "to_transformers": round(self.to_transformers, 3),
+            "to_floor": None if self.to_floor is None else round(self.to_floor, 3),
+            "same_tokens": self.same_tokens,
+        }
+
+
+def weight_bytes(gpt2: GPT2, precision: str) -> int:
+    """Bytes of weights that one token reads: all layers and the head, with int8's scales and the biases in float32."""
+    products = [module for module in gpt2.modules() if isinstance(module, nn.Linear | Int8Linear)]
+    weights = sum(module.in_features * module.out_features for module in products)
+    beside = sum(module.out_features for module in products)
+    return weights * _BYTES[precision] + (8 if precision == "int8" else 0) * beside
+
+
+def random_gpt2(seed: int = 0) -> Any:
+    """transformers' GPT-2 124M with random weights."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    quiet()
+    torch.manual_seed(seed)
+    model: Any = GPT2LMHeadModel(GPT2Config())
+    return model.eval()
+
+
+def ours(theirs: Any, precision: str, device: torch.device) -> GPT2:
+    """Our decoder with the weights of transformers' model."""
+    state = {name: tensor.detach().clone() for name, tensor in theirs.state_dict().items()}
+    return convert(load_gpt2(state, theirs.config.to_dict(), "random weights", prefix=""), precision, device)
+
+
+def generate(model: Any, prefixes: Tensor, **more: Any) -> list[list[int]]:
+    """transformers' own greedy loop."""
+    mask = torch.ones(prefixes.shape[:2], dtype=torch.long, device=prefixes.device)
+    out = model.generate(
+        inputs_embeds=prefixes,
+        attention_mask=mask,
+        max_new_tokens=TOKENS,
+        min_new_tokens=TOKENS,
+        do_sample=False,
+        pad_token_id=model.config.eos_token_id,
+        **more,
+    )
+    rows: list[list[int]] = out.tolist()
+    return rows
+
+
+@torch.inference_mode()
+def without_cache(model: Any, prefixes: Tensor) -> list[list[int]]:
+    """The loop of the scripts this project comes from: the whole sequence again for every token."""
+    embeddings = prefixes
+    tokens: list[Tensor] = []
+    for _ in range(TOKENS):
+        tokens.append(model(inputs_embeds=embeddings, use_cache=False).logits[:, -1].argmax(-1))
+        embeddings = torch.cat((embeddings, model.transformer.wte(tokens[-1]).unsqueeze(1)), dim=1)
+    rows: list[list[int]] = torch.stack(tokens, dim=1).tolist()
+    return rows
+
+
+def decode(gpt2: GPT2, prefixes: Tensor) -> list[list[int]]:
+    """Our running batch."""
+    limits = Limits(TOKENS, frozenset({NEVER}))
+    batch: RunningBatch[int] = RunningBatch(gpt2, Greedy(), limits, max_rows=len(prefixes))
+    for number, prefix in enumerate(prefixes):
+        batch.add(number, Prompt(prefix))
+    found: dict[int, list[int]] = {}
+    while batch.active:
+        found |= {row.key: row.tokens for row in batch.step()}
+    return [found[number] for number in range(len(prefixes))]
+
+
+def parts(gpt2: GPT2, frames: int, device: torch.device, rounds: int) -> dict[str, float]:
+    """Milliseconds of prefill, one step's layers, the head and the selection: what a caption's time goes to."""
+    cache = gpt2.new_cache(rows=frames, positions=PREFIX + TOKENS)
+    prefixes = torch.randn(frames, PREFIX, gpt2.config.n_embd, device=device)
+    tokens = torch.zeros(frames, dtype=torch.long, device=device)
+    kept: dict[str, Tensor] = {}
+
+    def prefill() -> None:
+        cache.lengths = []
+        kept["hidden"] = gpt2.prefill(prefixes, [PREFIX] * frames, cache)[0]
+
+    def head() -> None:
+        kept["logits"] = gpt2.logits(kept["hidden"])
+
+    def step() -> None:
+        cache.lengths = [PREFIX] * frames
+        gpt2.step(tokens, cache)
+
+    def select() -> None:
+        Greedy().select(kept["logits"], [None] * frames)
+
+    with torch.inference_mode():
+        timings = in_turn({"prefill": prefill, "head": head, "step": step, "select": select}, device, rounds=rounds)
+    return {name: round(1000 * timing.median, 3) for name, timing in timings.items()}
+
+
+def measure_decode(
+    device: torch.device, *, frames: Iterable[int] = (1, 4), precisions: Iterable[str], rounds: int = 7
+) -> dict[str, Any]:
+    """Everything beside everything, in turn: rows, floors and parts, as JSON."""
+    precisions = list(precisions)
+    base = "fp32" if device.type == "cpu" else "fp16"
+    model = random_gpt2()
+    decoders = {precision: ours(model, precision, device) for precision in precisions}
+    theirs = copy.deepcopy(model).to(device, _FLOATS[base])
+    readers = {name: Reader(weight_bytes(gpt2, name), device) for name, gpt2 in decoders.items()}
+    rows: list[Row] = []
+    detail: dict[str, Any] = {}
+    bandwidth: dict[str, float] = {}
+    torch.manual_seed(1)
+    for count in frames:
+        prefixes = 0.1 * torch.randn(count, PREFIX, model.config.n_embd)
+        said: dict[str, list[list[int]]] = {}
+        contenders = _contenders(theirs, decoders, prefixes.to(device, theirs.dtype), said)
+        for name, reader in readers.items():
+            contenders[f"floor {name}"] = _reading(reader)
+        timings = in_turn(contenders, device, rounds=rounds)
+        for name, timing in timings.items():
+            precision = name.rpartition(" ")[2]
+            floor = timings.get(f"floor {precision if precision in readers else base}")
+            rows.append(
+                Row(
+                    name,
+                    count,
+                    timing,
+                    ratio(timing, timings[f"transformers {base}"]),
+                    None if floor is None or name.startswith("floor") else ratio(timing, floor),
+                    said[name] == said[f"transformers {base}"] if name in said else None,
+                )
+            )
+            if name.startswith("floor"):
+                bandwidth[precision] = round(TOKENS * readers[precision].size / timing.best / 1e9, 2)
+        detail[str(count)] = {name: parts(gpt2, count, device, rounds) for name, gpt2 in decoders.items()}
+    return {
+        "question": f"decoding {TOKENS} tokens from a prefix of {PREFIX} with GPT-2 124M, greedy",
+        "rows": [row.to_json() for row in rows],
+        "bytes_per_token": {name: reader.size for name, reader in readers.items()},
+        "bandwidth_gb_s": bandwidth,
+        "launch_us": round(1e6 * launch_seconds(device), 2),
+        "parts_ms": detail,
+    }
+
+
+def _reading(reader: Reader) -> Callable[[], None]:
+    def read() -> None:
+        for _ in range(TOKENS):
+            reader()
+
+    return read
+
+
+def _contenders(
+    theirs: Any, decoders: dict[str, GPT2], prefixes: Tensor, said: dict[str, list[list[int]]]
+) -> dict[str, Callable[[], object]]:
+    base = "fp32" if theirs.dtype == torch.float32 else "fp16"
+    calls: dict[str, Callable[[], list[list[int]]]] = {
+        f"transformers {base}": lambda: generate(theirs, prefixes),
+        f"transformers, static cache {base}": lambda: generate(
+            theirs, prefixes, cache_implementation="static", disable_compile=True
+        ),
+        f"loop without cache {base}": lambda: without_cache(theirs, prefixes),
+    }
+    for precision, gpt2 in decoders.items():
+        calls[f"streamcap {precision}"] = lambda gpt2=gpt2: decode(gpt2, prefixes)  # type: ignore[misc]
+
+    def keeping(name: str, call: Callable[[], list[list[int]]]) -> Callable[[], object]:
+        def run() -> None:
+            said[name] = call()
+
+        return run
+
+    return {name: keeping(name, call) for name, call in calls.items()}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The rows as text, one line each."""
+    lines = [f"{'contender':<34}{'frames':>7}{'median ms':>11}{'best ms':>9}{'× transf.':>11}{'× floor':>9}  tokens"]
+    for row in result["rows"]:
+        floor = "" if row["to_floor"] is None else f"{row['to_floor']:.2f}"
+        same = {None: "", True: "same", False: "differ"}[row["same_tokens"]]
+        lines.append(
+            f"{row['contender']:<34}{row['frames']:>7}{row['median_ms']:>11.1f}{row['best_ms']:>9.1f}"
+            f"{row['to_transformers']:>11.2f}{floor:>9}  {same}"
+        )
+    for name, size in result["bytes_per_token"].items():
+        lines.append(f"{name}: {size / 1e6:.0f} MB a token, read at {result['bandwidth_gb_s'][name]:.1f} GB/s")
+    for frames, found in result["parts_ms"].items():
+        for name, each in found.items():
+            spent = ", ".join(f"{part} {taken:.2f}" for part, taken in each.items())
+            lines.append(f"parts in ms, {name}, {frames} frame(s): {spent}")
+    return "\n".join(lines)

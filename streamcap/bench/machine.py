@@ -1,0 +1,82 @@
+"""What a figure was measured on, and the machine's own limits, measured on the spot."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from streamcap.bench.timing import synchronise
+
+_PACKAGES = ("torch", "transformers", "numpy", "av", "onnxruntime", "openvino")
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Processor, cores this process may use, threads, device and versions; the host's name stays out."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "processor": _processor(),
+        "cores": cores,
+        "torch_threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
+    flags = [flag for flag in wanted if flag in fields.get("flags", "").split()]
+    return f"{fields.get('model name', platform.machine())} ({' '.join(flags)})"
+
+
+class Reader:
+    """Reads a buffer of so many bytes once, as fast as torch can: what reading the weights costs at least."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.size = size
+        self._buffer = torch.ones(max(1, size // 8), dtype=torch.int64, device=device)
+
+    def __call__(self) -> torch.Tensor:
+        return self._buffer.sum()
+
+
+def launch_seconds(device: torch.device, launches: int = 2000) -> float:
+    """Seconds that one kernel launch from Python costs on a GPU; 0 on a CPU."""
+    if device.type != "cuda":
+        return 0.0
+    one = torch.ones(1, device=device)
+    for _ in range(100):
+        one.add_(1)
+    synchronise(device)
+    began = time.perf_counter()
+    for _ in range(launches):
+        one.add_(1)
+    synchronise(device)
+    return (time.perf_counter() - began) / launches
+
+
+def quiet() -> None:
+    """Leave out the hints that transformers prints while it generates."""
+    transformers = sys.modules.get("transformers")
+    if transformers is not None:
+        transformers.logging.set_verbosity_error()
