@@ -138,6 +138,7 @@ class Card {
       line.dataset.id = event.id;
       const time = document.createElement("time");
       time.textContent = clock(event.start);
+      time.dateTime = `PT${event.start}S`;
       const text = document.createElement("span");
       text.textContent = event.text;
       line.append(time, text);
