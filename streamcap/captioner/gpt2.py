@@ -263,9 +263,7 @@ class GPT2(nn.Module):
         if span is None:
             span = cache.append(lengths, width)
         if cross is not None and cache.cross_keys is not None and cache.cross_values is not None:
-            for layer, block in enumerate(self.blocks):
-                remember = block.cross.remember  # type: ignore[union-attr]
-                remember(cross, cache.cross_keys[layer, span.rows], cache.cross_values[layer, span.rows])  # type: ignore[operator]
+            self.remember(cross, cache.cross_keys[:, span.rows], cache.cross_values[:, span.rows])
         x = self._pass(prefix.to(self.dtype) + self.wpe.weight[:width], cache, span)
         if min(lengths) == width:
             return x[:, -1], span
@@ -288,10 +286,19 @@ class GPT2(nn.Module):
         cross_keys = None if cache.cross_keys is None else cache.cross_keys[:, rows]
         cross_values = None if cache.cross_values is None else cache.cross_values[:, rows]
         keys, values = cache.keys[:, rows], cache.values[:, rows]
-        out: Tensor = self._passes[0](
+        return self.run_blocks(
             x, keys, values, cross_keys, cross_values, span.start, span.stop, span.causal, span.positions, span.mask
         )
+
+    def run_blocks(self, x: Tensor, *where: Any) -> Tensor:
+        """`Blocks.forward`, compiled or not."""
+        out: Tensor = self._passes[0](x, *where)
         return out
+
+    def remember(self, cross: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Write what the blocks attend to of encoder states (rows, N, cross width): (layers, rows, heads, N, …)."""
+        for layer, block in enumerate(self.blocks):
+            block.cross.remember(cross, keys[layer], values[layer])  # type: ignore[union-attr, operator]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(rows, width) → (rows, vocabulary), float32."""

@@ -1,0 +1,126 @@
+"""The device's batch, run uncaptured on the CPU, against `transformers` and the running batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import GPT2LMHeadModel
+
+from streamcap.captioner import graphs
+from streamcap.captioner.batch import Limits, RunningBatch
+from streamcap.captioner.checkpoints.decoder import load_gpt2
+from streamcap.captioner.gpt2 import GPT2
+from streamcap.captioner.graphs import Replay, bucket
+from streamcap.captioner.prompt import Prompt
+from streamcap.captioner.selection import Greedy
+from streamcap.captioner.slots import SlotBatch
+
+from .models import generate, gpt2
+
+STOP = 56
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT2LMHeadModel:
+    return gpt2(1)
+
+
+@pytest.fixture(scope="module")
+def ours(model: GPT2LMHeadModel) -> GPT2:
+    return load_gpt2(model.state_dict(), model.config.to_dict(), "test", prefix="")
+
+
+@pytest.fixture(scope="module")
+def prefixes(model: GPT2LMHeadModel) -> list[torch.Tensor]:
+    torch.manual_seed(2)
+    return [torch.randn(length, model.config.n_embd) for length in (1, 3, 10, 4, 7, 10, 2, 12, 5)]
+
+
+@pytest.fixture(scope="module")
+def expected(model: GPT2LMHeadModel, prefixes: list[torch.Tensor]) -> list[list[int]]:
+    return [generate(model, prefix, STOP, 24) for prefix in prefixes]
+
+
+@pytest.mark.parametrize("steps_per_look", [1, 4, 7])
+def test_rows_of_different_length_join_and_leave(
+    ours: GPT2, prefixes: list[torch.Tensor], expected: list[list[int]], steps_per_look: int
+) -> None:
+    batch: SlotBatch[int] = SlotBatch(ours, Limits(24, frozenset({STOP})), max_rows=4, steps_per_look=steps_per_look)
+    waiting = list(enumerate(prefixes))
+    found = {}
+    while waiting or batch.active:
+        for number, prefix in waiting[:2]:
+            batch.add(number, Prompt(prefix))
+        waiting = waiting[2:]
+        found |= {row.key: row.tokens for row in batch.step()}
+        assert len(batch.rows) <= 4
+    assert [found[number] for number in range(len(prefixes))] == expected
+
+
+def test_probabilities_are_those_of_the_running_batch(ours: GPT2, prefixes: list[torch.Tensor]) -> None:
+    limits = Limits(12, frozenset({STOP}))
+    batches = [RunningBatch[int](ours, Greedy(), limits, max_rows=9), SlotBatch[int](ours, limits, max_rows=9)]
+    found: list[dict[int, float]] = []
+    for batch in batches:
+        for number, prefix in enumerate(prefixes):
+            batch.add(number, Prompt(prefix))
+        logprobs: dict[int, float] = {}
+        while batch.active:
+            logprobs |= {row.key: row.logprob for row in batch.step()}
+        found.append(logprobs)
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+
+
+def test_the_first_look_shows_the_first_token(
+    ours: GPT2, prefixes: list[torch.Tensor], expected: list[list[int]]
+) -> None:
+    batch: SlotBatch[str] = SlotBatch(ours, Limits(24, frozenset({STOP})), max_rows=4)
+    batch.add("door", Prompt(prefixes[2]))
+    assert batch.step() == []
+    assert [row.tokens for row in batch.rows] == [expected[2][:1]]
+    batch.step()
+    assert [row.tokens for row in batch.rows] == [expected[2][:5]]
+
+
+def test_a_dropped_row_leaves_the_others_exact(
+    ours: GPT2, prefixes: list[torch.Tensor], expected: list[list[int]]
+) -> None:
+    batch: SlotBatch[int] = SlotBatch(ours, Limits(24, frozenset({STOP})), max_rows=4)
+    for number, prefix in enumerate(prefixes[:5]):
+        batch.add(number, Prompt(prefix))
+    batch.step()
+    assert batch.drop(1) and batch.drop(4) and not batch.drop(4)
+    found = {}
+    while batch.active:
+        found |= {row.key: row.tokens for row in batch.step()}
+    assert found == {number: expected[number] for number in (0, 2, 3)}
+
+
+def test_slots_serve_batch_after_batch(ours: GPT2, prefixes: list[torch.Tensor], expected: list[list[int]]) -> None:
+    batch: SlotBatch[int] = SlotBatch(ours, Limits(24, frozenset({STOP})), max_rows=8)
+    for few in (range(2), range(8), range(3, 4)):
+        found = {}
+        for number in few:
+            batch.add(number, Prompt(prefixes[number]))
+        while batch.active:
+            found |= {row.key: row.tokens for row in batch.step()}
+        assert found == {number: expected[number] for number in few}
+
+
+def test_buckets_are_powers_of_two() -> None:
+    assert [bucket(count, 48) for count in (1, 2, 3, 5, 33, 48)] == [1, 2, 4, 8, 48, 48]
+
+
+def test_a_replay_on_a_cpu_calls_on_its_own_inputs() -> None:
+    seen: list[int] = []
+
+    def call(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        seen.append(x.data_ptr())
+        return (x * 2,)
+
+    given = torch.ones(3)
+    replay = Replay(call, [given], torch.device("cpu"))
+    assert replay(given + 1)[0].tolist() == [4, 4, 4]
+    assert replay(given + 2)[0].tolist() == [6, 6, 6]
+    assert len(set(seen)) == 1 and seen[0] != given.data_ptr()
+    assert not graphs.capture_failed()
