@@ -1,0 +1,101 @@
+"""Queries, names, bodies and headers from outside: an answer to all, a traceback to none."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.datastructures import QueryParams
+
+from streamcap.captions.hub import Wish
+from streamcap.errors import InputError
+from streamcap.server.app import create_app
+from streamcap.server.options import ServerOptions
+from streamcap.server.wish import read_query
+from tests.server.conftest import HandStreams
+
+KEYS = st.sampled_from(["stream", "since", "interim", "min_interval", "token", "mpegts", "x"])
+VALUES = st.one_of(
+    st.text(max_size=30),
+    st.sampled_from(["1", "0", "door", "door:1", "door:1,yard:2", "-1", "1e400", "nan", "²", "١", "9" * 400, ",", ":"]),
+)
+PATHS = st.one_of(
+    st.sampled_from(["/", "/streams", "/streams/door", "/captions/nobody", "/streams/door/hls/0.vtt", "/whip/door"]),
+    st.builds(
+        lambda head, name, tail: f"/{head}/{quote(name, safe='')}{tail}",
+        st.sampled_from(["streams", "whip", "whep", "pages", "captions"]),
+        st.text(min_size=1, max_size=20).filter(lambda name: name != "door"),
+        st.sampled_from(["", "/captions.srt", "/hls/captions.m3u8", "/hls/1.vtt", "/x"]),
+    ),
+)
+BODIES = st.one_of(
+    st.binary(max_size=60),
+    st.dictionaries(
+        st.sampled_from(["name", "url", "every", "x"]),
+        st.one_of(st.none(), st.floats(), st.text(max_size=20), st.sampled_from(["rtsp://x", "http://[", "file:///x"])),
+    ).map(lambda body: json.dumps(body).encode()),
+)
+TYPES = st.sampled_from(
+    ["application/json", "application/sdp", "application/trickle-ice-sdpfrag", "text/plain", "", ";"]
+)
+
+
+@pytest.mark.parametrize(
+    ("query", "wish", "since"),
+    [
+        ("", Wish(), None),
+        ("stream=door&interim=0", Wish(frozenset({"door"}), interim=False), None),
+        ("stream=door,yard&stream=gate&since=7", Wish(frozenset({"door", "yard", "gate"})), 7),
+        ("since=door:4&since=yard:0&min_interval=0.5", Wish(min_interval=0.5), {"door": 4, "yard": 0}),
+    ],
+)
+def test_a_query_says_what_is_wished(query: str, wish: Wish, since: object) -> None:
+    request = read_query(QueryParams(query))
+    assert (request.wish, request.since) == (wish, since)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(KEYS, VALUES), max_size=5))
+def test_any_query_is_read_or_refused(pairs: list[tuple[str, str]]) -> None:
+    with contextlib.suppress(InputError):
+        read_query(QueryParams(pairs))
+
+
+@pytest.fixture(scope="module")
+def application() -> Any:
+    streams = HandStreams()
+    asyncio.run(streams.add("door", "rtsp://door"))
+    return create_app(streams, ServerOptions())  # type: ignore[arg-type]
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.sampled_from(["GET", "POST", "DELETE", "PATCH"]),
+    PATHS,
+    st.lists(st.tuples(KEYS, VALUES), max_size=3),
+    BODIES,
+    TYPES,
+)
+def test_any_request_has_an_answer_below_500_and_a_reason(
+    application: Any, method: str, path: str, query: list[tuple[str, str]], body: bytes, content_type: str
+) -> None:
+    async def ask() -> httpx.Response:
+        # What the application raises comes out here.
+        transport = httpx.ASGITransport(application, raise_app_exceptions=True)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            content = b"" if method == "GET" else body
+            headers = {"Content-Type": content_type}
+            return await client.request(method, path, params=query, content=content, headers=headers)
+
+    answer = asyncio.run(ask())
+    assert answer.status_code < 500
+    if answer.status_code >= 400:
+        assert isinstance(answer.json()["detail"], str)
+        assert "\n" not in answer.json()["detail"]
