@@ -10,8 +10,9 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from streamcap.captioner import Captioner
     from streamcap.engine.engine import EngineOptions
     from streamcap.media.sources.contract import Source
+    from streamcap.picture import Fit, PictureSpec
     from streamcap.server.options import ServerOptions
     from streamcap.service.settings import Settings
 
@@ -64,6 +66,16 @@ def serve(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, or a reduced one: see `streamcap models`.")] = "auto",
+    vision: Annotated[
+        str | None, typer.Option(help="Where the checkpoint has no vision tower: a directory or hub name.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Where the checkpoint has no tokenizer: a directory or hub name.")
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(help="crop, squash or pad pictures of another aspect.", show_default="the model's own"),
+    ] = None,
     window: Annotated[float, typer.Option(help="Seconds a clip model sees at a time.")] = 4.0,
     keep: Annotated[float, typer.Option(help="Seconds of the past in the rolling subtitle files.")] = 3600.0,
     refresh: Annotated[float, typer.Option(help="Seconds after which a still picture is captioned anew.")] = 60.0,
@@ -127,12 +139,13 @@ def serve(
         seen.add(name or "")
     # Before the model is loaded: a port that is taken should be told at once.
     with listen(options) as listener:
-        captioner = _load(model, device, precision, threads)
+        captioner = _load(model, device, precision, threads, vision=vision, tokenizer=tokenizer)
+        picture = captioner.picture if fit is None else replace(captioner.picture, fit=cast("Fit", fit))
         engine_options = EngineOptions(
             GateOptions(threshold=DEFAULT_THRESHOLD if gate is None else gate, refresh=refresh),
             interim_interval=1 / interim_rate if interim_rate > 0 else 0.0,
         )
-        _run(_serve(wanted, captioner, engine_options, settings, options, listener, quiet=quiet))
+        _run(_serve(wanted, captioner, picture, engine_options, settings, options, listener, quiet=quiet))
 
 
 def split_name(source: str) -> tuple[str | None, str]:
@@ -143,7 +156,9 @@ def split_name(source: str) -> tuple[str | None, str]:
     return name, url
 
 
-def _load(model: str, device: str, precision: str, threads: int | None) -> Captioner:
+def _load(
+    model: str, device: str, precision: str, threads: int | None, *, vision: str | None, tokenizer: str | None
+) -> Captioner:
     from streamcap.captioner import load_captioner
 
     if threads is not None:
@@ -151,7 +166,8 @@ def _load(model: str, device: str, precision: str, threads: int | None) -> Capti
 
         torch.set_num_threads(threads)
     began = time.monotonic()
-    captioner = load_captioner(model, device=device, precision=precision)
+    captioner = load_captioner(model, device=device, precision=precision, vision=vision, tokenizer=tokenizer)
+    captioner.require_text()
     log.info("model %s loaded in %.1f s", model, time.monotonic() - began)
     return captioner
 
@@ -166,6 +182,7 @@ def _run(main: Coroutine[None, None, None]) -> None:
 async def _serve(
     wanted: list[tuple[str | None, str]],
     captioner: Captioner,
+    picture: PictureSpec,
     engine_options: EngineOptions,
     settings: Settings,
     options: ServerOptions,
@@ -201,7 +218,7 @@ async def _serve(
             settings=settings,
             hub=Hub(time.monotonic, time.time),
             open_source=_opener(settings),
-            convert=Converter(captioner.picture, captioner.clip_length),
+            convert=Converter(picture, captioner.clip_length),
             submit=engine.submit,
             clip_length=captioner.clip_length,
         ),
