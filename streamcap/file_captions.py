@@ -9,6 +9,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+import av
 import numpy as np
 
 from streamcap.ahead import Ahead
@@ -153,7 +154,10 @@ class FileCaptioner:
                 following = next(frames, None)
             if not chosen:
                 continue
-            converted = {frame.wanted: convert(frame.picture) for frame in chosen}
+            try:
+                converted = {frame.wanted: convert(frame.picture) for frame in chosen}
+            except av.FFmpegError as error:
+                raise InputError(f"{video.path}: its pictures cannot be converted: {error.strerror}") from None
             # A frame that is missing is stood in for by its nearest neighbour.
             pixels = [converted[min(converted, key=lambda have: abs(have - ordinal))] for ordinal in window]
             moment = Moment(chosen[0].seconds, tuple(chosen) if keep else ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +91,10 @@ class Wishes:
             raise InputError(f"--output {output}: its suffix is one of {', '.join(_BY_SUFFIX)}, or give --format")
         chosen = asked or by_suffix or ("srt" if to_directory else "text")
         wishes = cls(format=cast(Format, chosen), output=out, to_directory=to_directory, **others)
+        if not files.videos and (
+            wishes.frames is not None or wishes.every is not None or wishes.frames_dir is not None
+        ):
+            raise InputError("-n, --every and --frames are for videos; there are only pictures")
         wishes._check_output(files)
         wishes._check_annotated(files)
         return wishes
@@ -112,6 +117,8 @@ class Wishes:
                 raise InputError(f"two videos are named {sorted(twice)[0]}: their captions would be one file")
         elif not self.output.parent.is_dir():
             raise InputError(f"--output {self.output}: there is no directory {self.output.parent}")
+        elif not os.access(self.output.parent, os.W_OK):
+            raise InputError(f"--output {self.output}: the directory {self.output.parent} cannot be written to")
 
     def _check_annotated(self, files: Files) -> None:
         if self.annotate_dir is None:

@@ -329,6 +329,8 @@ def bad(tmp_path: Path, film: Path) -> Path:
         (["FILM", "FILM2", "-o", "out"], "two videos are named film"),
         (["good.png", "--annotate", "."], "overwritten"),
         (["rtsp://camera/door"], "serve"),
+        (["good.png", "--every", "1"], "for videos"),
+        (["FILM", "-o", "/proc/out.srt"], "/proc"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(

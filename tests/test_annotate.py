@@ -1,0 +1,36 @@
+"""A caption under a picture can be read, and nothing of the picture is hidden."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from streamcap.annotate import annotate
+
+
+@pytest.mark.parametrize("size", [(640, 360), (31, 400), (4000, 100)])
+@pytest.mark.parametrize("text", ["", "a dog", "a man in a blue shirt " * 12, "x" * 300])
+def test_the_whole_picture_and_the_whole_text(size: tuple[int, int], text: str) -> None:
+    picture = Image.new("RGB", size, (200, 30, 30))
+    page = np.asarray(annotate(picture, text))
+    left = (page.shape[1] - size[0]) // 2
+    assert (page[: size[1], left : left + size[0]] == (200, 30, 30)).all()
+    ink = (page[size[1] :] > 128).all(-1)
+    assert ink.any() == bool(text)
+    # No letter touches an edge: none is cut off.
+    assert not (ink[:, :2].any() or ink[:, -2:].any() or ink[:2].any() or ink[-2:].any())
+
+
+def test_a_longer_text_takes_more_room() -> None:
+    picture = Image.new("RGB", (320, 200))
+    assert annotate(picture, "a dog " * 40).height > annotate(picture, "a dog").height
+
+
+def test_letters_beyond_ascii_differ() -> None:
+    from streamcap.annotate import _font
+
+    if _font(20).getname()[0] == "Aileron":
+        pytest.skip("this machine has only Pillow's own font")
+    picture = Image.new("RGB", (320, 200))
+    assert annotate(picture, "äää") != annotate(picture, "ööö")
