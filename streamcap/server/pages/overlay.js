@@ -72,6 +72,7 @@ class Line {
   show(event) {
     this.id = event.id;
     this.text.textContent = event.text;
+    this.fit();
     this.element.dataset.shown = String(event.text !== "");
     this.element.dataset.final = String(event.is_final);
     if (event.is_final && this.told.textContent !== event.text) {
@@ -79,6 +80,17 @@ class Line {
       speaker?.say(event.text);
     }
     this.hold();
+  }
+
+  // Balanced lines are shorter than their box: the background hugs the text, not the box.
+  fit() {
+    this.text.style.width = "auto";
+    const range = document.createRange();
+    range.selectNodeContents(this.text);
+    const lines = [...range.getClientRects()];
+    if (!lines.length) return;
+    const width = Math.max(...lines.map((one) => one.right)) - Math.min(...lines.map((one) => one.left));
+    this.text.style.width = `${Math.ceil(width) + 1}px`;
   }
 
   hold() {
