@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -13,20 +14,22 @@ import torch
 from torch import Tensor
 
 from streamcap.captioner import names
-from streamcap.captioner.batch import Limits, RunningBatch
+from streamcap.captioner.batch import Limits, Row, RunningBatch
 from streamcap.captioner.beam import beam_search
 from streamcap.captioner.checkpoints import Checkpoint, open_checkpoint
 from streamcap.captioner.checkpoints.towers import clip_directory
 from streamcap.captioner.gpt2 import GPT2
+from streamcap.captioner.graphs import Replay, bucket
 from streamcap.captioner.options import SearchOptions
 from streamcap.captioner.precision import convert, find_device, find_precision
 from streamcap.captioner.preprocess import fit_pictures
 from streamcap.captioner.prompt import Prompt, Prompter
 from streamcap.captioner.result import Result
 from streamcap.captioner.selection import make_selector
+from streamcap.captioner.slots import SlotBatch
 from streamcap.captioner.tokens import TextDecoder, read_tokenizer
 from streamcap.captioner.vision import Vision
-from streamcap.errors import InputError
+from streamcap.errors import InputError, StreamcapError
 from streamcap.picture import PictureSpec
 
 if TYPE_CHECKING:
@@ -71,6 +74,9 @@ class Captioner:
         if checkpoint.vision is not None and vision is None:
             self._parameters += sum(p.numel() for p in checkpoint.vision.parameters())
             self._vision = convert(checkpoint.vision, precision, device)
+        self._max_rows = MAX_ROWS[device.type]
+        self._batch: SlotBatch[Any] | None = None
+        self._encoders: dict[tuple[int, ...], Replay] = {}
         self._text: TextDecoder | None = None
         self._text_missing: str | None = None
 
@@ -196,11 +202,25 @@ class Captioner:
         """uint8 (B, H, W, 3), or (B, T, H, W, 3) for a clip model, of `picture`'s size → embeddings of B rows."""
         tower = self._tower()
         clips = pixels.ndim == 5
-        flat = pixels.reshape(-1, *pixels.shape[2:]) if clips else pixels
+        flat = np.ascontiguousarray(pixels.reshape(-1, *pixels.shape[2:]) if clips else pixels)
         step = MAX_PICTURES[self._device.type]
-        parts = [tower(tower.normalise(flat[start : start + step])) for start in range(0, len(flat), step)]
+        encode = self._replay_encoder if self._device.type == "cuda" else tower.encode
+        parts = [encode(torch.from_numpy(flat[start : start + step])) for start in range(0, len(flat), step)]
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         return out.view(pixels.shape[0], pixels.shape[1], -1) if clips else out
+
+    def _replay_encoder(self, pixels: Tensor) -> Tensor:
+        tower = self._tower()
+        count = len(pixels)
+        size = bucket(count, MAX_PICTURES[self._device.type])
+        padded = torch.zeros((size, *pixels.shape[1:]), dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        padded[:count] = pixels
+        replay = self._encoders.get(tuple(padded.shape))
+        if replay is None:
+            replay = Replay(lambda given: (tower.encode(given),), [padded.to(self._device)], self._device)
+            self._encoders[tuple(padded.shape)] = replay
+        (out,) = replay(padded)
+        return out[:count].clone()
 
     def features(self, embeddings: Tensor) -> npt.NDArray[np.float32]:
         """One vector of unit length for each row, to tell by cosine whether the picture has changed: float32 (B, D).
@@ -237,19 +257,50 @@ class Captioner:
                 found = beam_search(self._gpt2, prompts[start : start + step], limits, search.beam_size)
                 results += [Result(self.text(best.tokens), best.tokens, best.logprob) for best in found]
             return results
-        batch: RunningBatch[int] = RunningBatch(
-            self._gpt2, make_selector(search), limits, max_rows=MAX_ROWS[self._device.type]
-        )
+        while True:
+            try:
+                return self._decode(prompts, search, limits, on_text)
+            except torch.OutOfMemoryError:
+                self._batch = None
+                torch.cuda.empty_cache()
+                rows = min(self._max_rows, len(prompts))
+                if rows == 1:
+                    raise
+                self._max_rows = rows // 2
+                log.warning("out of memory on %s; decoding at most %d captions at once", self._device, self._max_rows)
+
+    def _decode(
+        self, prompts: list[Prompt], search: SearchOptions, limits: Limits, on_text: OnText | None
+    ) -> list[Result]:
+        # Slots and what was recorded for them serve call after call; after a failure they start anew.
+        kept, self._batch = self._batch, None
+        reusable = kept is not None and search.temperature == 0 and kept.limits == limits
+        batch = kept if kept is not None and reusable else self._new_batch(search, limits, self._max_rows)
         for number, prompt in enumerate(prompts):
             batch.add(number, prompt)
         finished: dict[int, Result] = {}
         while batch.active:
             for row in batch.step():
-                finished[row.key] = Result(self.text(row.tokens), row.tokens, row.logprob)
+                finished[row.key] = self._result(row)
             if on_text is not None:
                 for row in batch.rows:
                     on_text(row.key, row.tokens)
+        if isinstance(batch, SlotBatch):
+            self._batch = batch
         return [finished[number] for number in range(len(prompts))]
+
+    def _new_batch(self, search: SearchOptions, limits: Limits, rows: int) -> RunningBatch[Any] | SlotBatch[Any]:
+        if self._device.type == "cuda" and search.temperature == 0:
+            return SlotBatch(self._gpt2, limits, max_rows=rows)
+        return RunningBatch(self._gpt2, make_selector(search), limits, max_rows=rows)
+
+    def _result(self, row: Row[Any]) -> Result:
+        if not math.isfinite(row.logprob):
+            raise StreamcapError(
+                f"{self._checkpoint.path}: decoding in {self._precision} gave numbers that are not finite; "
+                "use precision fp32"
+            )
+        return Result(self.text(row.tokens), row.tokens, row.logprob)
 
     def decoder(self, search: SearchOptions | None = None, *, max_rows: int | None = None) -> JoiningDecoder[Any]:
         """A running batch that captions may join at any step. Raises InputError for a search with beams."""
@@ -333,7 +384,7 @@ class JoiningDecoder(Generic[Key]):
         self._captioner = captioner
         self._search = search
         self._max_rows = max_rows
-        self._batch: RunningBatch[Key] | None = None
+        self._batch: RunningBatch[Key] | SlotBatch[Key] | None = None
 
     @property
     def active(self) -> int:
@@ -346,8 +397,7 @@ class JoiningDecoder(Generic[Key]):
             (prompt,) = self._captioner._prompts(embedding.unsqueeze(0))
         if self._batch is None:
             limits = self._captioner._limits(self._search, prompt.length)
-            selector = make_selector(self._search)
-            self._batch = RunningBatch(self._captioner._gpt2, selector, limits, max_rows=self._max_rows)
+            self._batch = self._captioner._new_batch(self._search, limits, self._max_rows)
         self._batch.add(key, prompt)
 
     def drop(self, key: Key) -> bool:
@@ -358,8 +408,7 @@ class JoiningDecoder(Generic[Key]):
         """Decode one more token of every caption; those that are finished with it, in no particular order."""
         if self._batch is None:
             return []
-        text = self._captioner.text
-        return [(row.key, Result(text(row.tokens), row.tokens, row.logprob)) for row in self._batch.step()]
+        return [(row.key, self._captioner._result(row)) for row in self._batch.step()]
 
     def tokens(self) -> dict[Key, list[int]]:
         """The tokens so far of every caption that is being decoded."""

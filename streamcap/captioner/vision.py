@@ -45,6 +45,11 @@ class Vision(nn.Module):
         moved = raw.to(self.scale.device, non_blocking=True).permute(0, 3, 1, 2)
         return moved.to(self.scale.dtype) * self.scale + self.shift
 
+    def encode(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, H, W, 3) → (B, C) or (B, N, C)."""
+        out: Tensor = self(self.normalise(pixels))
+        return out
+
     def forward(self, normalised: Tensor) -> Tensor:
         """(B, 3, H, W) normalised → (B, C) or (B, N, C)."""
         out: Tensor = self.encoder(normalised)
