@@ -40,7 +40,7 @@ def create_app(streams: Streams, options: ServerOptions) -> FastAPI:
     )
     gate = Gate(options)
     audience = Audience(streams.hub, options.most_viewers)
-    metrics = Metrics(streams, audience)
+    metrics = Metrics(streams, audience, publishers, watchers)
     streams.hub.observers.append(metrics.observe)
     app.state.audience, app.state.publishers, app.state.watchers = audience, publishers, watchers
     app.state.streams = streams

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -23,10 +23,12 @@ _PARTS = ("ingest", "queue", "encode", "decode", "total")
 class Metrics(Collector):
     """Its own registry: two services in one process do not meet."""
 
-    def __init__(self, streams: Streams, audience: Audience) -> None:
+    def __init__(self, streams: Streams, audience: Audience, publishers: Sized, watchers: Sized) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self._streams = streams
         self._audience = audience
+        self._publishers = publishers
+        self._watchers = watchers
         self._observed: set[str] = set()
         self._latency = Histogram(
             "streamcap_latency_seconds",
@@ -107,6 +109,8 @@ class Metrics(Collector):
         audience, hub = self._audience, self._audience.hub.statistics
         seen = audience.statistics
         yield GaugeMetricFamily("streamcap_viewers", "Subscribers of the feed now.", value=audience.present)
+        yield GaugeMetricFamily("streamcap_publishers", "WHIP publishers now.", value=len(self._publishers))
+        yield GaugeMetricFamily("streamcap_watchers", "WHEP viewers of video now.", value=len(self._watchers))
         yield GaugeMetricFamily(
             "streamcap_ready", "1 once the model is loaded and the engine runs.", value=float(self._streams.ready)
         )

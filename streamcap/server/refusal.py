@@ -31,7 +31,8 @@ class RefusalError(StreamcapError):
 
 def answer(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
     """The one shape of every error answer."""
-    return JSONResponse({"detail": redact(detail)}, status, headers=dict(headers or {}))
+    # One line, whatever name or text of the client's it repeats.
+    return JSONResponse({"detail": " ".join(redact(detail).split())}, status, headers=dict(headers or {}))
 
 
 def install(app: FastAPI) -> None:

@@ -33,10 +33,9 @@ def check_scheme(url: str, *, allow_local: bool) -> None:
     scheme, colon, _ = url.strip().partition(":")
     if allow_local or scheme.lower() in NETWORK_SCHEMES:
         return
-    if not colon or "/" in scheme:
-        scheme = "a file"
+    what = "a file" if not colon or "/" in scheme else f"{scheme[:20]}:"
     raise RefusalError(
-        403, f"{scheme[:20]} is of this machine; only network addresses may be added here, unless with --allow-local"
+        403, f"{what} is a source of this machine: use a network address, or start the service with --allow-local"
     )
 
 

@@ -57,7 +57,7 @@ def test_the_playlist_says_what_the_rfc_asks() -> None:
     assert hls.playlist(hls.Window(4, 6, ended=True)).endswith("\n#EXT-X-ENDLIST\n")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, derandomize=True, max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 100_000), st.integers(1, 20_000), st.text()), max_size=20))
 def test_all_segments_together_hold_every_cue(raw: list[tuple[int, int, str]]) -> None:
     cues = [Cue(start, start + length, text) for start, length, text in sorted(raw)]

@@ -10,8 +10,10 @@ import av
 import pytest
 
 from streamcap.media.scenes import SceneScript, draw
+from tests.conftest import require_gstreamer
 from tests.end_to_end.service import Service
 from tests.server.browser import becomes_true, chromium, page_without_errors
+from tests.servers.camera import Clip, RtspServer
 
 pytestmark = pytest.mark.browser
 
@@ -70,3 +72,17 @@ async def test_the_browser_s_camera_is_captioned_truly_on_the_page(tmp_path: Pat
     truth = share_of_truth(script, captions)
     assert truth >= 0.9, (truth, captions)
     assert len({text for _, text in captions}) >= SCENES - 1
+
+
+async def test_the_video_of_an_rtsp_camera_plays_in_the_page() -> None:
+    require_gstreamer()
+    with (
+        RtspServer(Clip(seed=1, scenes=2, seconds=2.0), paths=("door",)) as cameras,
+        Service(f"door={cameras.url()}") as service,
+    ):
+        async with chromium() as browser:
+            page = await page_without_errors(browser, service.base)
+            await becomes_true(page, "document.querySelector('video')?.videoWidth === 640")
+            played = await page.evaluate("document.querySelector('video').currentTime")
+            await becomes_true(page, f"document.querySelector('video').currentTime > {played} + 1")
+            assert page.errors == []

@@ -36,6 +36,7 @@ async def test_metrics_tell_what_happened(server: Server) -> None:
     assert values["streamcap_latency_seconds_count", "part=total,stream=door"] == 1
     assert values["streamcap_latency_seconds_bucket", "le=0.01,part=total,stream=door"] == 1
     assert values["streamcap_viewers", ""] == 1
+    assert values["streamcap_watchers", ""] == values["streamcap_publishers", ""] == 0
     assert values["streamcap_messages_sent_total", ""] == 3
 
     await server.streams.remove("door")

@@ -244,7 +244,7 @@ async def test_only_so_many_watch_at_a_time(start: Start) -> None:
     assert refused.status_code == 503
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None, derandomize=True, max_examples=100)
 @given(
     st.one_of(
         st.text(),

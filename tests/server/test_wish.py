@@ -61,7 +61,7 @@ def test_a_query_says_what_is_wished(query: str, wish: Wish, since: object) -> N
     assert (request.wish, request.since) == (wish, since)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.lists(st.tuples(KEYS, VALUES), max_size=5))
 def test_any_query_is_read_or_refused(pairs: list[tuple[str, str]]) -> None:
     with contextlib.suppress(InputError):
@@ -75,7 +75,7 @@ def application() -> Any:
     return create_app(streams, ServerOptions())  # type: ignore[arg-type]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, derandomize=True, max_examples=150)
 @given(
     st.sampled_from(["GET", "POST", "DELETE", "PATCH"]),
     PATHS,
