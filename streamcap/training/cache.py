@@ -164,15 +164,20 @@ class FeatureCache:
             except (OSError, SafetensorError) as error:
                 raise InputError(f"{path}: cannot be read ({error}); delete it and run `streamcap dataset`") from None
             shards.append(shard)
-            for row, name in enumerate(json.loads(shard.metadata()["names"])):
+            metadata: dict[str, str] = shard.metadata()  # type: ignore[no-untyped-call]
+            for row, name in enumerate(json.loads(metadata["names"])):
                 out.append(Example(name, tuple(captions[name]), number, row))
-        self._shards[split] = [shard.get_slice("features") for shard in shards]
+        self._shards[split] = [_slice(shard) for shard in shards]
         return out
 
     def features(self, split: str, examples: list[Example]) -> npt.NDArray[np.float32]:
         """(B, ...) of the given examples of a split that `examples` listed."""
         shards = self._shards[split]
         return np.stack([shards[e.shard][e.row : e.row + 1][0] for e in examples]).astype(np.float32)
+
+
+def _slice(shard: Any) -> Any:
+    return shard.get_slice("features")
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

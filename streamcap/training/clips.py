@@ -50,7 +50,7 @@ def read_clip(path: Path, count: int, spec: PictureSpec) -> Pixels:
             container.streams.video[0].thread_type = "AUTO"
             for number, frame in enumerate(container.decode(video=0)):
                 if number in wanted:
-                    chosen[number] = fit_pictures([frame.to_ndarray(format="rgb24")], spec)[0]
+                    chosen[number] = _fitted(frame, spec)
                 if number >= last:
                     break
     except (av.FFmpegError, OSError) as error:
@@ -60,3 +60,9 @@ def read_clip(path: Path, count: int, spec: PictureSpec) -> Pixels:
     # A damaged end gives fewer frames than were counted: the last good one stands in.
     end = max(chosen)
     return np.stack([chosen[min(number, end)] for number in wanted])
+
+
+def _fitted(frame: av.VideoFrame, spec: PictureSpec) -> Pixels:
+    rgb: Pixels = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+    fitted: Pixels = fit_pictures([rgb], spec)[0]
+    return fitted

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from streamcap.captioner import names
 from streamcap.errors import InputError
@@ -60,7 +59,9 @@ def fresh_config(settings: TrainSettings, vocabulary: int) -> dict[str, Any]:
 def build_gpt2(config: dict[str, Any], dropout: float = 0.0) -> GPT2LMHeadModel:
     """A GPT-2 with fresh weights from the fields of a `GPT2Config`; `dropout` on embeddings, attention, residuals."""
     fields = {**config, "embd_pdrop": dropout, "attn_pdrop": dropout, "resid_pdrop": dropout, "use_cache": False}
-    return GPT2LMHeadModel(GPT2Config(**fields, attn_implementation="sdpa"))
+    # Not among the fields that GPT2Config declares, though it takes it.
+    attention: dict[str, Any] = {"attn_implementation": "sdpa"}
+    return GPT2LMHeadModel(GPT2Config(**fields, **attention))
 
 
 def stored_config(gpt: GPT2LMHeadModel) -> dict[str, Any]:
@@ -72,9 +73,7 @@ def _tokenizer(directory: Path) -> Tokenizer:
     try:
         if (directory / "tokenizer.json").is_file():
             return Tokenizer.from_file(str(directory / "tokenizer.json"))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found: Tokenizer = GPT2TokenizerFast.from_pretrained(directory).backend_tokenizer
-            return found
+        found: Tokenizer = AutoTokenizer.from_pretrained(directory).backend_tokenizer
+        return found
     except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for every damaged file
         raise InputError(f"{directory}: no tokenizer that can be loaded ({str(error).splitlines()[0]})") from None

@@ -131,7 +131,8 @@ class JointTrainer:
         mapping = build_mapping({**config["mapping"], "dropout": settings.dropout})
         gpt = build_gpt2(dict(config["gpt2"]), settings.dropout)
         self.model = CaptionModel(build_vision(config["vision"]), mapping, gpt)
-        self.model.to(memory_format=torch.channels_last)
+        # Convolutions on a CPU are quicker with the channels last.
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.heads = Heads(int(config["mapping"]["channels"]))
         self.mean = copy.deepcopy(self.model).eval()
         self._norms = Norms(real.lessons[0]) if real is not None and real.lessons else None

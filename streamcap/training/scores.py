@@ -59,5 +59,6 @@ def score(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Score
     mean_cider, each = cider.compute_score()
     exact = sum(caption in several for caption, several in zip(said, truth, strict=True)) / len(said)
     rouge_l = float(sum(overlaps) / len(overlaps))
-    four = (float(value) for value in bleus)
-    return Scores(*four, rouge_l, float(mean_cider), exact, tuple(float(value) for value in each))
+    bleu1, bleu2, bleu3, bleu4 = (float(value) for value in bleus)
+    ciders = tuple(float(value) for value in each)
+    return Scores(bleu1, bleu2, bleu3, bleu4, rouge_l, float(mean_cider), exact, ciders)

@@ -19,7 +19,7 @@ from streamcap.errors import InputError, StreamcapError
 from streamcap.training.cache import Example, FeatureCache, write_json
 from streamcap.training.checkpoint import save_checkpoint
 from streamcap.training.curves import Curves, draw_curves
-from streamcap.training.gpt2 import start_from
+from streamcap.training.gpt2 import start_from, stored_config
 from streamcap.training.mappings import build
 from streamcap.training.model import CaptionModel, pack
 from streamcap.training.scores import Scores, score
@@ -66,7 +66,7 @@ class Trainer:
         if not settings.train_gpt2:
             gpt.requires_grad_(False)
         self._tokens = _encode(self.tokenizer, self._train, settings.max_tokens)
-        self._stop = int(gpt.config.eos_token_id)
+        self._stop = int(stored_config(gpt)["eos_token_id"])
         self._optimizer = torch.optim.AdamW(_groups(self.model, settings.weight_decay), lr=settings.learning_rate)
         half = device.type == "cuda"
         self._autocast = torch.bfloat16 if half and torch.cuda.is_bf16_supported() else torch.float16
@@ -102,7 +102,7 @@ class Trainer:
     def _run_epoch(self, told: Callable[[Progress], None]) -> None:
         self.model.train()
         if not self.settings.train_gpt2:
-            self.model.gpt.eval()
+            self.model.gpt.train(False)
         recent: list[float] = []
         for batches in self._batches():
             rate = learning_rate(self.step, self.steps, self.settings)
@@ -273,7 +273,8 @@ def _keep(source: Path, target: Path) -> None:
 
 def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
     """Weight decay for matrices alone: embeddings, norms and biases go without."""
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         plain = parameter.ndim < 2 or any(part in name for part in ("wte", "wpe", "prefix", "positions"))
         (rest if plain else matrices).append(parameter)

@@ -178,9 +178,9 @@ def judge(trainer: JointTrainer, data: Data, run: Path, stage: str, curves: Curv
     tried = run / "tried"
     export_native(tried, trainer.mean, CONFIG, PICTURE, data.tokenizer)
     captioner = load_captioner(str(tried), device="cpu", precision="fp32")
-    said = [result.text for result in captioner.caption(list(data.scenes_dev.pixels))]
+    said = [result.text for result in captioner.caption(list(np.array(data.scenes_dev.pixels)))]
     exact = float(np.mean([one == other for one, other in zip(said, data.scenes_dev.sentences, strict=True)]))
-    scores = score([result.text for result in captioner.caption(list(data.dev_pixels))], data.dev_captions)
+    scores = score([result.text for result in captioner.caption(list(np.array(data.dev_pixels)))], data.dev_captions)
     curves.add(step=trainer.step, epoch=0, dev_cider=scores.cider, dev_bleu4=scores.bleu4)
     found = {"scenes_exact": exact, **{f"dev_{name}": value for name, value in scores.summary().items()}}
     log.info("%s %d: %s", stage, trainer.step, json.dumps(found))
