@@ -107,12 +107,15 @@ class Audience:
 
     def _pump(self) -> None:
         pending = self._pending
-        for _ in range(min(VIEWERS_PER_TURN, len(pending))):
-            pending.popleft().flush()
-        if pending:
-            asyncio.get_running_loop().call_soon(self._pump)
-        else:
-            self._scheduled = False
+        try:
+            for _ in range(min(VIEWERS_PER_TURN, len(pending))):
+                pending.popleft().flush()
+        finally:
+            # Whatever became of one viewer, the others are served.
+            if pending:
+                asyncio.get_running_loop().call_soon(self._pump)
+            else:
+                self._scheduled = False
 
 
 class _Seat:

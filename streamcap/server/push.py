@@ -24,7 +24,8 @@ CLOSE_GRACE = 2.0
 
 def text_frame(text: str) -> bytes:
     """One unfragmented, unmasked text frame (RFC 6455 §5.2), the same for every viewer."""
-    return Frame(Opcode.TEXT, text.encode()).serialize(mask=False, extensions=())
+    # A reason may name a file whose name is no Unicode.
+    return Frame(Opcode.TEXT, text.encode(errors="replace")).serialize(mask=False, extensions=())
 
 
 class PushProtocol(WebSocketsSansIOProtocol):

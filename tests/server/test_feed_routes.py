@@ -154,3 +154,13 @@ async def test_more_viewers_than_there_is_room_for_are_asked_to_come_later(start
         await server.viewer()
     assert refusal.value.response.status_code == 503
     assert refusal.value.response.headers["Retry-After"]
+
+
+async def test_a_reason_that_is_no_unicode_does_not_silence_the_feed(server: Server) -> None:
+    viewer = await server.viewer("?stream=door")
+    await receive(viewer, 1)
+    server.streams.get("door").status(StreamState.FAILED, "caf\udce9.mp4 cannot be read")
+    server.streams.get("door").final("still here")
+    status, final = await receive(viewer, 2)
+    assert status["reason"] == "caf?.mp4 cannot be read"
+    assert final["text"] == "still here"

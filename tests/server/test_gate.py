@@ -129,3 +129,17 @@ def test_other_machines_are_served_with_a_token_alone(host: str) -> None:
 def test_options_that_cannot_work_are_told_at_once(options: dict[str, object], says: str) -> None:
     with pytest.raises(InputError, match=says):
         ServerOptions(**options)  # type: ignore[arg-type]
+
+
+async def test_a_page_of_an_allowed_origin_may_use_the_whole_api(start: Start) -> None:
+    server = await start(origins=frozenset({"https://pages.example"}), publish_tokens=frozenset({PUBLISH}))
+    asked = {
+        "Origin": "https://pages.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
+    told = await server.http.options("/whip/tab", headers=asked)
+    assert told.status_code == 200
+    assert told.headers["access-control-allow-origin"] == "https://pages.example"
+    other = await server.http.options("/whip/tab", headers={**asked, "Origin": "https://evil.example"})
+    assert other.status_code == 400
