@@ -217,8 +217,9 @@ class GPT2(nn.Module):
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layer)])
         self.norm = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        # In a tuple, so that they are no second owners of the weights.
-        self._passes: tuple[Pass, Pass] = (Blocks(self.blocks), Head(self.norm, self.head))
+        # In a tuple, so that it is no second owner of the weights.
+        self._blocks_pass: tuple[Pass] = (Blocks(self.blocks),)
+        self._head_pass: Pass | None = None
         self.token_position_weight = 1.0
         """How many times a generated token carries its position's embedding (VideoCaptionerWithClip: 2)."""
 
@@ -279,7 +280,9 @@ class GPT2(nn.Module):
 
     def compile(self) -> None:
         """Run the layers as TorchScript from now on, where torch can."""
-        self._passes = (script(Blocks(self.blocks)), script(Head(self.norm, self.head)))
+        self._blocks_pass = (script(Blocks(self.blocks)),)
+        head = script(Head(self.norm, self.head))
+        self._head_pass = None if isinstance(head, nn.Module) else head
 
     def _pass(self, x: Tensor, cache: KVCache, span: Span) -> Tensor:
         rows = span.rows
@@ -292,7 +295,7 @@ class GPT2(nn.Module):
 
     def run_blocks(self, x: Tensor, *where: Any) -> Tensor:
         """`Blocks.forward`, compiled or not."""
-        out: Tensor = self._passes[0](x, *where)
+        out: Tensor = self._blocks_pass[0](x, *where)
         return out
 
     def remember(self, cross: Tensor, keys: Tensor, values: Tensor) -> None:
@@ -302,8 +305,10 @@ class GPT2(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(rows, width) → (rows, vocabulary), float32."""
-        out: Tensor = self._passes[1](hidden)
-        return out
+        if self._head_pass is not None:
+            return self._head_pass(hidden)
+        logits: Tensor = Head(self.norm, self.head)(hidden)
+        return logits
 
 
 # Buffers that transformers before 4.31 saved beside the weights.

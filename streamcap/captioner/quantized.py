@@ -37,7 +37,10 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) float32 → (…, out) float32."""
-        if x.dim() < 2 or x.size(-2) == 1:
+        if x.dim() == 1:
+            only: Tensor = torch.ops.quantized.linear_dynamic(x.unsqueeze(0), self.packed, self.narrow_range)
+            return only.squeeze(0)
+        if x.size(-2) == 1:
             alone: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, self.narrow_range)
             return alone
         scale = x.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
@@ -80,14 +83,19 @@ def saturates() -> bool:
     return bool((out - 64).abs().max() > 1)
 
 
+_WHOLE = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+"""Modules of torch's that read the weights of the layers within them; they stay as they are."""
+
+
 def quantize(module: nn.Module) -> nn.Module:
     """Every `nn.Linear` in `module` becomes an Int8Linear, in place. Raises InputError where torch has no products."""
     name = engine()
     if name is None:
-        raise InputError("precision int8 needs a torch with FBGEMM (x86 CPUs); use precision fp32 here")
+        raise InputError("precision int8 needs a torch with FBGEMM (x86 CPUs); use fp32 here")
     torch.backends.quantized.engine = name
-    for parent in list(module.modules()):
-        for child_name, child in list(parent.named_children()):
-            if type(child) is nn.Linear:
-                setattr(parent, child_name, Int8Linear(child))
+    for child_name, child in list(module.named_children()):
+        if type(child) is nn.Linear:
+            setattr(module, child_name, Int8Linear(child))
+        elif not isinstance(child, _WHOLE):
+            quantize(child)
     return module
