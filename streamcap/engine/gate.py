@@ -24,7 +24,8 @@ _FILLERS = frozenset({"a", "an", "the", "is", "are", "was", "were", "there", "th
 @dataclass(frozen=True, slots=True)
 class GateOptions:
     threshold: float
-    """Cosine distance from the last final's picture below which nothing has changed; 0 decodes every sample."""
+    """Cosine distance from the last final's picture below which nothing has changed; 0 opens the gate for good: every
+    sample becomes a caption."""
     refresh: float = 60.0
     """Seconds after which a final is decoded anew, whatever the picture did."""
 
@@ -77,7 +78,8 @@ class Gate:
     def repeats(self, stream: str, distance: float, text: str) -> bool:
         """Whether `text`, decoded for a picture at `distance`, only says again what the last final says."""
         final = self._finals.get(stream)
-        return final is not None and distance != float("inf") and content(text) == content(final.text)
+        open_gate = self.options.threshold == 0
+        return not open_gate and final is not None and distance < float("inf") and content(text) == content(final.text)
 
     def settle(self, stream: str, epoch: int, start: float, features: Features, text: str) -> None:
         """A final was published."""

@@ -116,6 +116,13 @@ def test_a_moved_picture_with_the_same_sentence_extends() -> None:
     assert running.engine.stop(5)
 
 
+def test_an_open_gate_captions_every_sample(running: Running) -> None:
+    for second in range(3):
+        running.engine.submit(sample("door", RED, float(second)))
+        running.outcomes.wait(second + 1)
+    assert all(isinstance(o, Captioned) for o in running.outcomes.all)
+
+
 def test_interim_text_comes_before_the_final_and_only_for_news() -> None:
     running = Running(threshold=0.5, interim_interval=0.1)
     running.engine.submit(sample("door", RED, 0.0))
