@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
@@ -39,13 +40,22 @@ def check_scheme(url: str, *, allow_local: bool) -> None:
     )
 
 
+def shown(view: StreamView) -> StreamView:
+    """`view` as JSON can say it: the name of a file need not be Unicode."""
+    return replace(view, url=_unicode(view.url), reason=_unicode(view.reason))
+
+
+def _unicode(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
 def routes(streams: Streams, gate: Gate, options: ServerOptions) -> APIRouter:
     router = APIRouter(prefix="/streams", tags=["streams"])
 
     @router.get("", dependencies=[Depends(gate.viewer)])
     async def list_streams() -> list[StreamView]:
         """Every stream with its state, counters and newest caption."""
-        return [streams.get(name).view() for name in streams.names()]
+        return [shown(streams.get(name).view()) for name in streams.names()]
 
     @router.post("", status_code=201, dependencies=[Depends(gate.publisher)])
     async def add_stream(new: NewStream, response: Response) -> StreamView:
@@ -53,12 +63,12 @@ def routes(streams: Streams, gate: Gate, options: ServerOptions) -> APIRouter:
         check_scheme(new.url, allow_local=options.allow_local)
         stream = await streams.add(new.name, new.url, new.every)
         response.headers["Location"] = f"/streams/{stream.name}"
-        return stream.view()
+        return shown(stream.view())
 
     @router.get("/{name}", dependencies=[Depends(gate.viewer)])
     async def show_stream(name: str) -> StreamView:
         """One stream."""
-        return streams.get(name).view()
+        return shown(streams.get(name).view())
 
     @router.delete("/{name}", status_code=204, dependencies=[Depends(gate.publisher)])
     async def remove_stream(name: str) -> None:

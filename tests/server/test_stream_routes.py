@@ -97,3 +97,10 @@ async def test_the_page_is_served_with_its_script(server: Server) -> None:
     assert page.headers["content-type"].startswith("text/html")
     assert (await server.http.get("/pages/index.js")).status_code == 200
     assert (await server.http.get("/pages/../app.py")).status_code == 404
+
+
+async def test_a_file_whose_name_is_no_unicode_can_be_listed(server: Server) -> None:
+    await server.streams.add("film", "/films/caf\udce9.mp4")
+    listed = await server.http.get("/streams")
+    assert listed.status_code == 200
+    assert listed.json()[1]["url"] == "/films/caf?.mp4"
