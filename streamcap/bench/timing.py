@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +33,7 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def in_turn(contenders: dict[str, Callable[[], object]], device: torch.device, *, rounds: int) -> dict[str, Timing]:
+def in_turn(contenders: Mapping[str, Callable[[], object]], device: torch.device, *, rounds: int) -> dict[str, Timing]:
     """Each contender once a round, for `rounds` rounds; two untimed calls before."""
     warm_up = {}
     for name, call in contenders.items():

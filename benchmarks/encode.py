@@ -1,0 +1,40 @@
+"""What does encoding a picture with CLIP ViT-B/32 cost, beside transformers?
+
+    python benchmarks/encode.py --frames 1 4
+
+Needs torch, transformers and numpy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from streamcap.bench.encode import measure_encode, table
+from streamcap.bench.machine import describe_machine
+from streamcap.captioner.precision import PRECISIONS, find_device
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--frames", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    device = find_device(arguments.device)
+    precisions = [name for name in PRECISIONS[device.type] if name != "bf16"]
+    result = measure_encode(device, frames=arguments.frames, precisions=precisions, rounds=arguments.rounds)
+    print(table(result))
+    RESULTS.mkdir(exist_ok=True)
+    content = {**result, "machine": describe_machine(device)}
+    (RESULTS / f"encode-{device.type}.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

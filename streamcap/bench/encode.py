@@ -1,0 +1,107 @@
+"""Encoding pictures with CLIP's ViT-B/32, beside transformers: random weights, 224 × 224."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from streamcap.bench.machine import quiet
+from streamcap.bench.timing import in_turn, ratio
+from streamcap.captioner.checkpoints.towers import clip_tower
+from streamcap.captioner.graphs import Replay
+from streamcap.captioner.precision import convert
+from streamcap.captioner.vision import Vision
+
+_FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def random_clip(seed: int = 0) -> Any:
+    """transformers' CLIP ViT-B/32 vision tower with random weights."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    quiet()
+    torch.manual_seed(seed)
+    model: Any = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12, patch_size=32)
+    )
+    return model.eval()
+
+
+def tower(theirs: Any, precision: str, device: torch.device) -> Vision:
+    """Our tower with the weights of transformers' model."""
+    state = {name: tensor.detach().clone() for name, tensor in theirs.state_dict().items()}
+    kept = {
+        name.removeprefix("vision_model."): tensor for name, tensor in state.items() if name.startswith("vision_model.")
+    }
+    fields = theirs.config.to_dict()
+    projection = state["visual_projection.weight"]
+    vision = clip_tower(kept, fields, "random weights", prefix="", output="projected", projection=projection)
+    return convert(vision, precision, device)
+
+
+def measure_encode(
+    device: torch.device, *, frames: Iterable[int] = (1, 4), precisions: Iterable[str], rounds: int = 7
+) -> dict[str, Any]:
+    """Rows for every batch size, as JSON; `cosine` is the least cosine to transformers' embedding."""
+    base = "fp32" if device.type == "cpu" else "fp16"
+    model = random_clip()
+    towers = {precision: tower(model, precision, device) for precision in precisions}
+    theirs = model.to(device, _FLOATS[base])
+    rows: list[dict[str, Any]] = []
+    for count in frames:
+        torch.manual_seed(count)
+        pixels = torch.randint(0, 256, (count, 224, 224, 3), dtype=torch.uint8, device=device)
+        normalised = next(iter(towers.values())).normalise(pixels).to(theirs.dtype)
+        contenders: dict[str, Callable[[], Tensor]] = {f"transformers {base}": partial(_theirs, theirs, normalised)}
+        for precision, own in towers.items():
+            if device.type == "cpu":
+                contenders[f"streamcap {precision}"] = partial(own.encode, pixels)
+            else:
+                contenders[f"streamcap, each kernel launched {precision}"] = partial(own.encode, pixels)
+                contenders[f"streamcap {precision}"] = _replayed(own, pixels, device)
+        with torch.inference_mode():
+            timings = in_turn(contenders, device, rounds=rounds)
+            wanted = contenders[f"transformers {base}"]().float()
+            for name, timing in timings.items():
+                rows.append(
+                    {
+                        "contender": name,
+                        "frames": count,
+                        "median_ms": round(1000 * timing.median, 3),
+                        "best_ms": round(1000 * timing.best, 3),
+                        "to_transformers": round(ratio(timing, timings[f"transformers {base}"]), 3),
+                        "cosine": round(float(_cosine(contenders[name](), wanted)), 5),
+                    }
+                )
+    return {"question": "encoding 224 × 224 pictures with CLIP ViT-B/32", "rows": rows}
+
+
+def _theirs(model: Any, normalised: Tensor) -> Tensor:
+    embeddings: Tensor = model(pixel_values=normalised).image_embeds
+    return embeddings
+
+
+def _replayed(own: Vision, pixels: Tensor, device: torch.device) -> Callable[[], Tensor]:
+    with torch.inference_mode():
+        replay = Replay(lambda given: (own.encode(given),), [pixels], device)
+    return lambda: replay(pixels)[0]
+
+
+def _cosine(one: Tensor, other: Tensor) -> Tensor:
+    return F.cosine_similarity(one.float(), other, dim=-1).min()
+
+
+def table(result: dict[str, Any]) -> str:
+    """The rows as text, one line each."""
+    lines = [f"{'contender':<38}{'frames':>7}{'median ms':>11}{'best ms':>9}{'× transf.':>11}{'cosine':>10}"]
+    lines += [
+        f"{row['contender']:<38}{row['frames']:>7}{row['median_ms']:>11.2f}{row['best_ms']:>9.2f}"
+        f"{row['to_transformers']:>11.2f}{row['cosine']:>10.5f}"
+        for row in result["rows"]
+    ]
+    return "\n".join(lines)
