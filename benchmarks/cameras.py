@@ -13,12 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import re
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +26,7 @@ from rich.table import Table
 from websockets.asyncio.client import connect
 
 from benchmarks.machine import describe_machine
+from benchmarks.service import serving, streams
 from tests.servers.camera import Clip, RtspServer
 
 GOAL_P50_MS = 150.0
@@ -60,33 +56,10 @@ def main() -> None:
 
 
 async def measure(server: RtspServer, paths: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
-    command = [sys.executable, "-m", "streamcap", "serve", *(f"{path}={server.url(path)}" for path in paths)]
-    command += ["--every", str(arguments.every), "--gate", "0", "--port", "0", "--quiet", "--interim-rate", "0"]
-    command += ["--model", arguments.model, "--precision", arguments.precision]
-    process = await asyncio.create_subprocess_exec(
-        *command, stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-    )
-    try:
-        assert process.stderr is not None
-        base = ""
-        async for line in process.stderr:
-            if (found := re.search(rb"listening on (http://\S+?)/?\s*$", line)) is not None:
-                base = found[1].decode()
-                break
-        if not base:
-            raise SystemExit("the service did not start: run the command by hand to see why\n" + " ".join(command))
-        drain = asyncio.create_task(_drain(process.stderr))
-        result = await _watch(base, server, psutil.Process(process.pid), arguments)
-        drain.cancel()
-        return result
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-async def _drain(stream: asyncio.StreamReader) -> None:
-    async for _ in stream:
-        pass
+    options = [*(f"{path}={server.url(path)}" for path in paths), "--every", str(arguments.every), "--gate", "0"]
+    options += ["--interim-rate", "0", "--model", arguments.model, "--precision", arguments.precision]
+    async with serving(options) as service:
+        return await _watch(service.base, server, psutil.Process(service.pid), arguments)
 
 
 async def _watch(
@@ -97,7 +70,7 @@ async def _watch(
         reading = asyncio.create_task(_read(socket, received))
         await asyncio.sleep(WARM_UP_SECONDS)
         warm_up = len(received)
-        before = await asyncio.to_thread(_streams, base)
+        before = await asyncio.to_thread(streams, base)
         cpu_before, began = service.cpu_times(), time.monotonic()
         memory = []
         for _ in range(max(2, round(arguments.minutes * 4))):
@@ -106,7 +79,7 @@ async def _watch(
         seconds = time.monotonic() - began
         memory.append((seconds, _uss(service)))
         cpu_after = service.cpu_times()
-        after = await asyncio.to_thread(_streams, base)
+        after = await asyncio.to_thread(streams, base)
         reading.cancel()
     captions = [(at, m) for at, m in received[warm_up:] if m["type"] == "caption"]
     timed = [(at, m) for at, m in captions if m["captured_at_source"] == "rtcp"]
@@ -142,11 +115,6 @@ async def _watch(
 async def _read(socket: Any, received: list[tuple[float, dict[str, Any]]]) -> None:
     async for text in socket:
         received.append((time.time(), json.loads(text)))
-
-
-def _streams(base: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{base}/streams") as answer:
-        return {stream["name"]: stream for stream in json.load(answer)}
 
 
 def _uss(process: psutil.Process) -> float:

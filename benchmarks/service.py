@@ -1,0 +1,65 @@
+"""`streamcap serve` as a process of its own, for benchmarks that measure it from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ServiceAddress:
+    base: str
+    """http://HOST:PORT"""
+    pid: int
+
+    @property
+    def feed(self) -> str:
+        return self.base.replace("http", "ws", 1) + "/captions"
+
+
+@asynccontextmanager
+async def serving(arguments: Sequence[str]) -> AsyncIterator[ServiceAddress]:
+    """The service, listening; ended when left."""
+    command = [sys.executable, "-m", "streamcap", "serve", "--port", "0", "--quiet", *arguments]
+    process = await asyncio.create_subprocess_exec(
+        *command, stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
+    assert process.stderr is not None
+    drain: asyncio.Task[None] | None = None
+    try:
+        said, base = [], ""
+        async for line in process.stderr:
+            said.append(line.decode())
+            if (found := re.search(r"listening on (http://\S+?)/?\s*$", said[-1])) is not None:
+                base = found[1]
+                break
+        if not base:
+            raise SystemExit(f"the service did not start:\n{''.join(said)}")
+        drain = asyncio.create_task(_drain(process.stderr))
+        yield ServiceAddress(base, process.pid)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+        if drain is not None:
+            await drain
+
+
+def streams(base: str) -> dict[str, dict[str, Any]]:
+    """`GET /streams`, by name."""
+    with urllib.request.urlopen(f"{base}/streams") as answer:
+        return {stream["name"]: stream for stream in json.load(answer)}
+
+
+async def _drain(stream: asyncio.StreamReader) -> None:
+    async for _ in stream:
+        pass
