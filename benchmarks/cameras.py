@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 import psutil
+import torch
 from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect
 
-from benchmarks.machine import describe_machine
 from benchmarks.service import serving, streams
+from streamcap.bench.machine import describe_machine
 from tests.servers.camera import Clip, RtspServer
 
 GOAL_P50_MS = 150.0
@@ -49,7 +50,7 @@ def main() -> None:
     paths = tuple(f"cam{number}" for number in range(arguments.cameras))
     with RtspServer(Clip(seed=1, scenes=8, seconds=4.0, rate=arguments.rate), paths=paths) as server:
         result = asyncio.run(measure(server, paths, arguments))
-    result["machine"] = describe_machine()
+    result["machine"] = describe_machine(torch.device("cpu"))
     show(result)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(result, indent=1) + "\n")

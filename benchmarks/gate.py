@@ -16,11 +16,12 @@ from typing import Any
 
 import av
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import describe_machine
 from streamcap import load_captioner
+from streamcap.bench.machine import describe_machine
 from streamcap.captioner import Captioner
 from streamcap.engine.gate import DEFAULT_THRESHOLD
 from streamcap.media.picture import Converter
@@ -55,7 +56,7 @@ def main() -> None:
         "default_threshold": DEFAULT_THRESHOLD,
         "drawn": {"movements": len(moved), "arrivals": len(arrived), "nearest_arrival": round(float(arrived.min()), 5)},
         "rows": rows,
-        "machine": describe_machine(),
+        "machine": describe_machine(torch.device("cpu")),
     }
     show(rows, list(clips))
     arguments.json.parent.mkdir(parents=True, exist_ok=True)

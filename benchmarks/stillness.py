@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect
 
-from benchmarks.machine import describe_machine
 from benchmarks.service import serving, streams
+from streamcap.bench.machine import describe_machine
 from streamcap.media.scenes import SceneScript
 
 SCENE_SECONDS = 3.0
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=0.5)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/stillness.json"))
     arguments = parser.parse_args()
-    result = asyncio.run(measure(arguments)) | {"machine": describe_machine()}
+    result = asyncio.run(measure(arguments)) | {"machine": describe_machine(torch.device("cpu"))}
     show(result)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(result, indent=1) + "\n")
