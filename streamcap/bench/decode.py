@@ -83,14 +83,16 @@ def ours(theirs: Any, precision: str, device: torch.device) -> GPT2:
 
 def generate(model: Any, prefixes: Tensor, **more: Any) -> list[list[int]]:
     """transformers' own greedy loop."""
+    # No end-of-text, so that every caption has all its tokens.
+    model.generation_config.eos_token_id = None
     mask = torch.ones(prefixes.shape[:2], dtype=torch.long, device=prefixes.device)
     out = model.generate(
         inputs_embeds=prefixes,
         attention_mask=mask,
         max_new_tokens=TOKENS,
-        min_new_tokens=TOKENS,
+        eos_token_id=None,
         do_sample=False,
-        pad_token_id=model.config.eos_token_id,
+        pad_token_id=0,
         **more,
     )
     rows: list[list[int]] = out.tolist()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from streamcap import __version__
+from streamcap.cli.bench import bench
 from streamcap.cli.caption import caption
 from streamcap.cli.dataset import dataset
 from streamcap.cli.evaluate import evaluate
@@ -31,6 +32,7 @@ app.add_typer(models, name="models")
 app.command()(dataset)
 app.command()(train)
 app.command()(evaluate)
+app.command()(bench)
 
 
 def _version(wanted: bool) -> None:

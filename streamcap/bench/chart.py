@@ -1,0 +1,37 @@
+"""The picture of a measurement: latency by batch size, the floor as a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from streamcap.errors import InputError
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Write a PNG of `result["decode"]`. Raises InputError where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("a chart needs matplotlib; install streamcap[bench]") from None
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, points in _lines(result["decode"]["rows"]).items():
+        floor = name.startswith("floor")
+        style: dict[str, Any] = {"linestyle": "--", "color": "grey"} if floor else {"marker": "o"}
+        axes.plot([frames for frames, _ in points], [taken for _, taken in points], label=name, **style)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("frames at once")
+    axes.set_ylabel("milliseconds for 20 tokens each")
+    axes.set_title(f"GPT-2 124M on {result['machine']['processor']}", fontsize=9)
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _lines(rows: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        lines.setdefault(row["contender"], []).append((row["frames"], row["median_ms"]))
+    return lines

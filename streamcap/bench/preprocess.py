@@ -1,0 +1,66 @@
+"""Preprocessing a 720p frame to 224 × 224, beside transformers' CLIPImageProcessor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from streamcap.bench.machine import quiet
+from streamcap.bench.timing import in_turn
+from streamcap.captioner.preprocess import fit_pictures
+from streamcap.captioner.vision import CLIP_MEAN, CLIP_STD
+from streamcap.picture import PictureSpec
+
+
+def measure_preprocess(*, rounds: int = 30) -> dict[str, Any]:
+    """Milliseconds of each way, as JSON. The live way needs PyAV and is left out without it."""
+    frame = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
+    contenders: dict[str, Callable[[], object]] = {}
+    processor = _processor()
+    if processor is not None:
+        contenders["transformers CLIPImageProcessor"] = lambda: processor(images=frame, return_tensors="np")
+    for interpolation in ("bicubic", "bilinear"):
+        spec = PictureSpec(224, 224, "crop", interpolation, CLIP_MEAN, CLIP_STD)
+        contenders[f"streamcap, array, {interpolation}"] = lambda spec=spec: fit_pictures([frame], spec)  # type: ignore[misc]
+        live = _live(frame, spec)
+        if live is not None:
+            contenders[f"streamcap, decoded frame, {interpolation}"] = live
+    timings = in_turn(contenders, torch.device("cpu"), rounds=rounds)
+    rows = [
+        {"contender": name, "median_ms": round(1000 * timing.median, 3), "best_ms": round(1000 * timing.best, 3)}
+        for name, timing in timings.items()
+    ]
+    return {"question": "a 720p frame to 224 × 224", "rows": rows}
+
+
+def _processor() -> Any:
+    try:
+        from transformers import CLIPImageProcessor
+
+        quiet()
+        return CLIPImageProcessor()
+    except ImportError:
+        return None
+
+
+def _live(frame: np.ndarray[Any, np.dtype[np.uint8]], spec: PictureSpec) -> Callable[[], object] | None:
+    """From a decoder's YUV picture, as the service does it."""
+    try:
+        from av import VideoFrame
+
+        from streamcap.media.picture import Converter
+    except ImportError:
+        return None
+    picture = VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
+    converter = Converter(spec)
+    return lambda: converter.convert(picture)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The rows as text, one line each."""
+    lines = [f"{'contender':<40}{'median ms':>11}{'best ms':>9}"]
+    lines += [f"{row['contender']:<40}{row['median_ms']:>11.2f}{row['best_ms']:>9.2f}" for row in result["rows"]]
+    return "\n".join(lines)

@@ -1,0 +1,54 @@
+"""`streamcap bench`: how fast this machine captions, beside transformers and beside its own limit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from streamcap.errors import InputError
+
+
+def bench(
+    frames: Annotated[
+        list[int] | None, typer.Option("--frames", "-n", help="Frames at once; may be given several times.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[
+        list[str] | None, typer.Option(help="fp32, int8, fp16, bf16; may be given several times.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="Write bench.json and bench.png into this directory.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Measure decoding, encoding and preprocessing; random weights, so nothing is downloaded."""
+    counts = sorted(set(frames or [1, 4]))
+    if counts[0] < 1:
+        raise InputError(f"--frames {counts[0]}: at least 1")
+    from streamcap.bench import chart, decode, encode, preprocess
+    from streamcap.bench.machine import describe_machine
+    from streamcap.captioner.precision import PRECISIONS, find_device, find_precision
+
+    where = find_device(device)
+    formats = [find_precision(name, where) for name in precision or _usual(PRECISIONS[where.type])]
+    result: dict[str, Any] = {"machine": describe_machine(where)}
+    result["decode"] = decode.measure_decode(where, frames=counts, precisions=formats, rounds=rounds)
+    result["encode"] = encode.measure_encode(where, frames=counts, precisions=formats, rounds=rounds)
+    result["preprocess"] = preprocess.measure_preprocess(rounds=max(rounds, 20))
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        machine = result["machine"]
+        typer.echo(f"{machine['processor']}, {machine['cores']} cores, device {machine['device']}")
+        for part, table in (("decode", decode.table), ("encode", encode.table), ("preprocess", preprocess.table)):
+            typer.echo(f"\n{result[part]['question']}\n{table(result[part])}")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "bench.json").write_text(json.dumps(result, indent=2) + "\n")
+        chart.draw(result, out / "bench.png")
+
+
+def _usual(names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if name != "bf16"]

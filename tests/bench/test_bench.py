@@ -1,0 +1,79 @@
+"""The measurements on models small enough for a test: what they say, never how long it took."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from streamcap.bench import chart, decode, encode, joining, preprocess
+from streamcap.bench.machine import Reader, describe_machine
+from streamcap.bench.timing import in_turn, ratio
+from streamcap.captioner.quantized import engine
+
+from ..captioner.models import gpt2
+
+CPU = torch.device("cpu")
+PRECISIONS = ["fp32"] if engine() is None else ["fp32", "int8"]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "random_gpt2", lambda: gpt2(1))
+    vision = CLIPVisionConfig(
+        hidden_size=64, intermediate_size=128, num_attention_heads=1, num_hidden_layers=2, patch_size=32
+    )
+    torch.manual_seed(0)
+    model = CLIPVisionModelWithProjection(vision).eval()
+    monkeypatch.setattr(encode, "random_clip", lambda: model)
+
+
+@pytest.mark.usefixtures("small")
+def test_decode_says_whose_tokens_are_those_of_transformers(tmp_path: Path) -> None:
+    result: dict[str, Any] = decode.measure_decode(CPU, frames=[1, 2], precisions=PRECISIONS, rounds=1)
+    rows = {(row["contender"], row["frames"]): row for row in result["rows"]}
+    for frames in (1, 2):
+        assert rows["streamcap fp32", frames]["same_tokens"] is True
+        assert rows["loop without cache fp32", frames]["same_tokens"] is True
+        assert rows["streamcap fp32", frames]["to_floor"] > 0
+        assert rows["floor fp32", frames]["to_floor"] is None
+    # 2 layers of 12 width² weights and biases aside, and the head.
+    assert result["bytes_per_token"]["fp32"] == 4 * (2 * 12 * 64 * 64 + 120 * 64)
+    assert "streamcap fp32" in decode.table(result)
+    drawn = tmp_path / "bench.png"
+    chart.draw({"decode": result, "machine": describe_machine(CPU)}, drawn)
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("small")
+def test_encode_gives_the_embedding_of_transformers() -> None:
+    result = encode.measure_encode(CPU, frames=[1], precisions=PRECISIONS, rounds=1)
+    cosines = {row["contender"]: row["cosine"] for row in result["rows"]}
+    assert cosines["streamcap fp32"] == pytest.approx(1, abs=1e-4)
+    assert all(cosine > 0.98 for cosine in cosines.values())
+    assert "streamcap fp32" in encode.table(result)
+
+
+@pytest.mark.usefixtures("small")
+def test_joining_finishes_every_caption_both_ways() -> None:
+    decoder = decode.ours(decode.random_gpt2(), "fp32", CPU)
+    result = joining.measure_joining(decoder, streams=3, load=0.8, seconds=0.1)
+    whole, joined = result["rows"]
+    assert whole["captions"] == joined["captions"] > 0
+    assert "joining" in joining.table(result)
+
+
+def test_preprocessing_measures_what_is_installed() -> None:
+    result = preprocess.measure_preprocess(rounds=1)
+    names = [row["contender"] for row in result["rows"]]
+    assert "streamcap, array, bicubic" in names and "streamcap, decoded frame, bicubic" in names
+    assert "bicubic" in preprocess.table(result)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    timings = in_turn({"one": Reader(800, CPU), "other": Reader(800, CPU)}, CPU, rounds=3)
+    assert len(timings["one"].seconds) == 3
+    assert ratio(timings["one"], timings["one"]) == 1
