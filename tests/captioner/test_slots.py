@@ -9,7 +9,7 @@ from transformers import GPT2LMHeadModel
 from streamcap.captioner import graphs
 from streamcap.captioner.batch import Limits, RunningBatch
 from streamcap.captioner.checkpoints.decoder import load_gpt2
-from streamcap.captioner.gpt2 import GPT2
+from streamcap.captioner.gpt2 import GPT2, GPT2Config
 from streamcap.captioner.graphs import Replay, bucket
 from streamcap.captioner.prompt import Prompt
 from streamcap.captioner.selection import Greedy
@@ -124,3 +124,34 @@ def test_a_replay_on_a_cpu_calls_on_its_own_inputs() -> None:
     assert replay(given + 2)[0].tolist() == [6, 6, 6]
     assert len(set(seen)) == 1 and seen[0] != given.data_ptr()
     assert not graphs.capture_failed()
+
+
+@pytest.mark.parametrize("kind", ["read twice", "cross-attention"])
+def test_other_prompts_give_the_running_batchs_tokens(kind: str) -> None:
+    torch.manual_seed(5)
+    config = GPT2Config(
+        vocab_size=90, n_positions=64, n_embd=32, n_layer=2, n_head=2, n_inner=64, bos_token_id=0, eos_token_id=0,
+        cross_width=24 if kind == "cross-attention" else 0,
+    )  # fmt: skip
+    decoder = GPT2(config).eval().requires_grad_(False)
+    for weight in decoder.parameters():
+        weight.mul_(2)
+    prompts = [
+        Prompt(torch.randn(length, 32), again=torch.randn(length, 32))
+        if kind == "read twice"
+        else Prompt(torch.randn(1, 32), cross=torch.randn(5, 24))
+        for length in (3, 6, 4)
+    ]
+    limits = Limits(10, frozenset({1}))
+    found: list[dict[int, list[int]]] = []
+    for batch in (
+        RunningBatch[int](decoder, Greedy(), limits, max_rows=2),
+        SlotBatch[int](decoder, limits, max_rows=2),
+    ):
+        for number, prompt in enumerate(prompts):
+            batch.add(number, prompt)
+        tokens: dict[int, list[int]] = {}
+        while batch.active:
+            tokens |= {row.key: row.tokens for row in batch.step()}
+        found.append(tokens)
+    assert found[0] == found[1]
