@@ -29,9 +29,9 @@ from torch import nn
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.machine import describe_machine
 from benchmarks.parity import BASE, SMALL, STOP, Built, Sizes, build_clipcap
 from streamcap import load_captioner
+from streamcap.bench.machine import describe_machine
 from streamcap.captioner import SearchOptions
 from streamcap.captions.formats import srt
 from streamcap.file_captions import FileCaptioner, choose, to_cues
@@ -60,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory, torch.no_grad():
         built = build_clipcap(sizes, Path(directory))
         result = measure(arguments, built, sizes, Path(directory))
-    result["machine"] = describe_machine()
+    result["machine"] = describe_machine(torch.device("cpu"))
     show(result)
     if not arguments.small:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)

@@ -36,8 +36,8 @@ from transformers import (
     ViTConfig,
 )
 
-from benchmarks.machine import describe_machine
 from streamcap import load_captioner
+from streamcap.bench.machine import describe_machine
 from streamcap.captioner.vision import CLIP_MEAN, CLIP_STD
 
 RESULTS = Path(__file__).parent / "results"
@@ -306,7 +306,7 @@ def main() -> None:
         # Above the number of cores, the times are those of a machine with other work to do: compare within a row.
         "load_average": round(os.getloadavg()[1], 1),
         "rows": [asdict(row) for row in rows],
-        "machine": describe_machine(),
+        "machine": describe_machine(torch.device("cpu")),
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "parity.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
