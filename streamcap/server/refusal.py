@@ -15,7 +15,6 @@ from streamcap.captions.hub import UnknownStreamError
 from streamcap.errors import InputError, StreamcapError
 from streamcap.redact import redact
 from streamcap.service.streams import DuplicateStreamError
-from streamcap.service.streams import UnknownStreamError as UnknownStream
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ def install(app: FastAPI) -> None:
         return answer(error.status, str(error), error.headers)
 
     async def wrong_input(_: HTTPConnection, error: Exception) -> Response:
-        if isinstance(error, (UnknownStreamError, UnknownStream)):
+        if isinstance(error, UnknownStreamError):
             return answer(404, str(error))
         return answer(409 if isinstance(error, DuplicateStreamError) else 400, str(error))
 

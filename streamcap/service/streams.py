@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
-from streamcap.captions.hub import Hub
+from streamcap.captions.hub import Hub, UnknownStreamError
 from streamcap.engine.engine import EngineStatistics
 from streamcap.engine.outcome import Outcome
 from streamcap.errors import InputError
@@ -20,10 +20,6 @@ from streamcap.service.stream import Parts, Stream
 log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 3.0
-
-
-class UnknownStreamError(InputError):
-    """No stream has that name."""
 
 
 class DuplicateStreamError(InputError):

@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from streamcap.captions.caption import Caption, Latency
 from streamcap.captions.event import Event, Payload, Status, StreamState
 from streamcap.captions.feed import Feed
-from streamcap.captions.hub import Hub
+from streamcap.captions.hub import Hub, UnknownStreamError
 from streamcap.captions.track import Moment, Track
 from streamcap.engine.engine import EngineStatistics
 from streamcap.media.sources.webrtc import PushSource
@@ -28,7 +28,7 @@ from streamcap.server.options import ServerOptions
 from streamcap.server.run import listen, serve
 from streamcap.service.settings import Settings, check_name
 from streamcap.service.stream import StreamView
-from streamcap.service.streams import DuplicateStreamError, UnknownStreamError
+from streamcap.service.streams import DuplicateStreamError
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

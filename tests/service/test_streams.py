@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from streamcap.captions.hub import UnknownStreamError
 from streamcap.errors import InputError
 from streamcap.media.sources.contract import SourceEnded, SourceLost, SourceRefused
-from streamcap.service.streams import DuplicateStreamError, UnknownStreamError
+from streamcap.service.streams import DuplicateStreamError
 from tests.service.made import House, frame
 
 URL = "rtsp://admin:hunter2@cam/live"
