@@ -34,10 +34,10 @@ from streamcap import load_captioner
 from streamcap.bench.machine import describe_machine
 from streamcap.captioner import SearchOptions
 from streamcap.captions.formats import srt
-from streamcap.file_captions import FileCaptioner, choose, to_cues
+from streamcap.files.captions import FileCaptioner, choose, to_cues
+from streamcap.files.whole import write_whole
 from streamcap.media.pictures import upright
 from streamcap.media.video_file import VideoFile
-from streamcap.whole_file import write_whole
 
 GOAL = 0.1
 PREFIX = 10

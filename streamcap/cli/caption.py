@@ -91,7 +91,7 @@ def caption(
     from streamcap.captioner import load_captioner
     from streamcap.cli.caption_work import CaptionWork
     from streamcap.cli.progress import progress_bar
-    from streamcap.file_captions import FileCaptioner
+    from streamcap.files.captions import FileCaptioner
 
     model_loaded = load_captioner(model, device=device, precision=precision, vision=vision, tokenizer=tokenizer)
     model_loaded.require_text()

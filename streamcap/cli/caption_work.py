@@ -11,14 +11,14 @@ import typer
 
 from streamcap.cli.caption_wishes import PILLOW_NAMES, SUFFIXES, Files, Wishes
 from streamcap.errors import InputError
-from streamcap.whole_file import write_whole
+from streamcap.files.whole import write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.progress import Progress, TaskID
 
     from streamcap.captions.cue import Cue
-    from streamcap.file_captions import FileCaptioner, Moment
+    from streamcap.files.captions import FileCaptioner, Moment
     from streamcap.media.video_file import VideoFile
 
 _JPEG_QUALITY = 92
@@ -57,7 +57,7 @@ class CaptionWork:
     # Pictures ---------------------------------------------------------------------------------------------------
 
     def _caption_pictures(self) -> None:
-        from streamcap.annotate import annotate
+        from streamcap.files.annotate import annotate
 
         task = self._progress.add_task("pictures", total=len(self._files.pictures))
         drawn = self._wishes.annotate_dir is not None
@@ -78,7 +78,7 @@ class CaptionWork:
     # Videos -----------------------------------------------------------------------------------------------------
 
     def _caption_video(self, path: Path) -> None:
-        from streamcap.file_captions import choose, merged, to_cues
+        from streamcap.files.captions import choose, merged, to_cues
         from streamcap.media.video_file import VideoFile
 
         wishes = self._wishes
@@ -113,7 +113,7 @@ class CaptionWork:
         return captions
 
     def _keep_frames(self, path: Path, number: int, moment: Moment, text: str) -> None:
-        from streamcap.annotate import annotate
+        from streamcap.files.annotate import annotate
         from streamcap.media.pictures import upright
 
         for directory, drawn in ((self._wishes.frames_dir, False), (self._wishes.annotate_dir, True)):

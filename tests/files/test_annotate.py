@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from streamcap.annotate import annotate
+from streamcap.files.annotate import annotate
 
 
 @pytest.mark.parametrize("size", [(640, 360), (31, 400), (4000, 100)])
@@ -28,7 +28,7 @@ def test_a_longer_text_takes_more_room() -> None:
 
 
 def test_letters_beyond_ascii_differ() -> None:
-    from streamcap.annotate import _font
+    from streamcap.files.annotate import _font
 
     if _font(20).getname()[0] == "Aileron":
         pytest.skip("this machine has only Pillow's own font")

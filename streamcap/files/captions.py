@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import av
 import numpy as np
 
-from streamcap.ahead import Ahead
 from streamcap.captions.cue import Cue, milliseconds
 from streamcap.errors import InputError
+from streamcap.files.ahead import Ahead
 from streamcap.media.picture import Converter
 from streamcap.media.pictures import open_picture
 from streamcap.media.video_file import ChosenFrame, VideoFile

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from streamcap.errors import InputError
-from streamcap.whole_file import write_whole
+from streamcap.files.whole import write_whole
 
 
 def test_text_and_bytes(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from streamcap.ahead import Ahead
+from streamcap.files.ahead import Ahead
 
 
 def running(name: str) -> bool:

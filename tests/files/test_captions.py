@@ -15,7 +15,7 @@ import torch
 from streamcap.captioner import Captioner, Result, SearchOptions
 from streamcap.captions.cue import Cue
 from streamcap.errors import InputError
-from streamcap.file_captions import FileCaptioner, choose, merged, to_cues
+from streamcap.files.captions import FileCaptioner, choose, merged, to_cues
 from streamcap.media.video_file import ChosenFrame, VideoFile
 from streamcap.media.video_index import Keyframe, VideoIndex
 from streamcap.picture import PictureSpec
