@@ -18,7 +18,7 @@ from streamcap.captions.hub import Hub, Wish
 from streamcap.engine.engine import EngineStatistics
 from streamcap.engine.outcome import Captioned, Outcome, Times
 from streamcap.errors import StreamcapError
-from streamcap.media.frame import Frame, Sample
+from streamcap.media.frame import Frame, Pixels, Sample
 from streamcap.media.sources.contract import Source, SourceInfo
 from streamcap.service.settings import Settings
 from streamcap.service.stream import Parts
@@ -77,7 +77,7 @@ class MadeSource(Source):
 class House:
     """A set of streams with made sources and an engine that captions at once, on the reader's thread."""
 
-    def __init__(self, out: Path | None = None, **settings: float) -> None:
+    def __init__(self, out: Path | None = None, *, clip_length: int | None = None, **settings: float) -> None:
         self.sources: list[MadeSource] = []
         self.refusals: list[StreamcapError] = []
         self.forgotten: list[str] = []
@@ -91,9 +91,9 @@ class House:
                 settings=Settings(out=out, **settings),  # type: ignore[arg-type]
                 hub=self.hub,
                 open_source=self._open,
-                convert=lambda frames: np.stack([f.picture.to_ndarray(format="rgb24") for f in frames])[0],
+                convert=lambda frames: self._pixels(frames, clip_length),
                 submit=self._caption,
-                clip_length=None,
+                clip_length=clip_length,
             ),
             forget=self.forgotten.append,
             engine=EngineStatistics(),
@@ -106,10 +106,15 @@ class House:
         self.sources.append(source)
         return source
 
+    @staticmethod
+    def _pixels(frames: list[Frame], clip_length: int | None) -> Pixels:
+        pixels = np.stack([f.picture.to_ndarray(format="rgb24") for f in frames])
+        return pixels[0] if clip_length is None else pixels
+
     def _caption(self, sample: Sample) -> None:
         self.samples.append(sample)
         now = time.monotonic()
-        outcome: Outcome = Captioned(sample, f"grey {sample.pixels[0, 0, 0]}", -0.5, Times(now, now, now))
+        outcome: Outcome = Captioned(sample, f"grey {sample.pixels.reshape(-1)[0]}", -0.5, Times(now, now, now))
         self._loop.call_soon_threadsafe(self.streams.dispatch, [outcome])
 
     async def until(self, condition: Callable[[], bool]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -50,6 +51,22 @@ async def test_frames_become_captions_once_every_second(house: House) -> None:
     assert [c["text"] for c in captions] == ["grey 100", "grey 25", "grey 50", "grey 75"]
     assert all(set(c["latency_ms"]) == {"ingest", "queue", "encode", "decode", "total"} for c in captions)
     assert house.streams.get("door").view().sampled == 4
+
+
+async def test_a_clip_model_gets_a_sliding_window_ending_with_the_newest_frame() -> None:
+    house = House(every=1.0, clip_length=4, clip_seconds=2.0)
+    await live(house)
+    for number in range(1, 101):
+        house.sources[0].put(frame(number / 25, grey=number))
+    await house.until(lambda: len(house.of("caption")) == 5)
+    windows = [sample.pixels[:, 0, 0, 0].tolist() for sample in house.samples]
+    assert all(sample.pixels.shape == (4, 16, 16, 3) for sample in house.samples)
+    assert [window[-1] for window in windows] == [100, 25, 50, 75, 100]
+    # Two seconds at 25 frames a second, three even steps; the ring thins what it holds to a few frames a step.
+    for window in windows[3:]:
+        assert window[0] == pytest.approx(window[-1] - 50, abs=4)
+        assert [b - a for a, b in itertools.pairwise(window)] == pytest.approx([50 / 3] * 3, abs=5)
+    await house.streams.close()
 
 
 async def test_states_tell_connecting_live_stalled_and_live_again(tmp_path: Path) -> None:
