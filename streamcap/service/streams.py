@@ -69,11 +69,14 @@ class Streams:
         try:
             await stream.prepare()
         except OSError as error:
-            del self._streams[name]
+            self._streams.pop(name, None)
             raise InputError(f"cannot use the files of stream {name}: {error}") from error
-        except BaseException:
-            del self._streams[name]
+        except BaseException:  # cancelled, too: the name is free again
+            self._streams.pop(name, None)
             raise
+        if self._streams.get(name) is not stream:
+            self.hub.remove(name)
+            raise InputError(f"stream {name} was removed before it began")
         task = asyncio.create_task(stream.run(), name=f"stream-{name}")
         task.add_done_callback(_say_failure)
         self._tasks[name] = task
