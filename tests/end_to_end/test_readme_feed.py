@@ -1,0 +1,22 @@
+"""The README's client example, word for word, against a running service."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+from tests.end_to_end.service import Service
+from tests.test_readme import blocks
+
+
+def test_the_example_prints_captions() -> None:
+    (example,) = (block for block in blocks("python") if "streamcap_client" in block)
+    with Service("scenes:", "--every", "0.5", "--gate", "0") as service:
+        example = example.replace("http://127.0.0.1:8642", service.base).replace("print(", "print(flush=True, *(")
+        example = example.replace("event.text)", "event.text))")
+        with subprocess.Popen([sys.executable, "-c", example], stdout=subprocess.PIPE, text=True) as viewer:
+            assert viewer.stdout is not None
+            lines = [viewer.stdout.readline() for _ in range(3)]
+            viewer.kill()
+    assert all(re.fullmatch(r"\d+\.?\d* (a|two|three) .+\n", line) for line in lines), lines
