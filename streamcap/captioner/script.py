@@ -26,7 +26,7 @@ def script(module: nn.Module) -> Pass:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             compiled: nn.Module = torch.jit.script(module)
-    except (RuntimeError, AttributeError, NotImplementedError, OSError) as error:
+    except (RuntimeError, AttributeError, OSError) as error:
         # OSError: sources that cannot be read, as in a frozen application.
         reason = str(error).strip().partition("\n")[0]
         log.warning("%s runs without TorchScript, which is slower: %s", type(module).__name__, reason)

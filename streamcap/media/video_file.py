@@ -66,7 +66,7 @@ class VideoFile:
         try:
             self.index = self._read_index()
             self._reopen()
-        except BaseException:
+        except BaseException:  # an interrupt, too, must not leave the file open
             self._container.close()
             raise
         self.width, self.height = self._stream.width, self._stream.height
@@ -214,7 +214,7 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
         raise InputError(f"{path}: cannot be opened: {error.strerror}") from None
     try:
         stream = _best_stream(container, path)
-    except BaseException:
+    except BaseException:  # an interrupt, too, must not leave the file open
         container.close()
         raise
     stream.thread_type = "AUTO"

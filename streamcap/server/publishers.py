@@ -57,7 +57,7 @@ class Publishers:
             if track is None:
                 raise RefusalError(406, "no video that can be decoded is offered")
             stream = await self._stream(name)
-        except BaseException:
+        except BaseException:  # a cancelled request, too, must free the name and the connection
             del self._publishers[name]
             await publisher.peer.close()
             raise

@@ -56,7 +56,7 @@ class Watchers:
         try:
             watcher.peer.send(track, CODEC)
             answer = await watcher.peer.answer(offer, directions=("recvonly", "sendrecv"))
-        except BaseException:
+        except BaseException:  # a cancelled request, too, must free the encoder and the connection
             del self._watchers[watcher.peer.id]
             track.stop()
             await watcher.peer.close()

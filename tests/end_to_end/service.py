@@ -49,7 +49,7 @@ class Service:
             wait_until(lambda: self._listening.is_set() or self._process.poll() is not None, self.describe)
             wait_until(lambda: self.get("/readyz")[0] == 200 or self._process.poll() is not None, self.describe)
             assert self._process.poll() is None, self.describe()
-        except BaseException:
+        except BaseException:  # an interrupted test, too, must leave no process behind
             self.kill()
             raise
         return self
