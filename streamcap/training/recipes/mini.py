@@ -81,10 +81,8 @@ class Stage:
 
 
 STAGES = (
-    # The drawn world alone: within minutes there is a model that the rest of the product can be built on.
-    Stage("scenes", JointSettings(steps=2500, real=0, scenes=40, learning_rate=1.2e-3, average=0.98), 500),
-    # The teacher's features, without captions: cheap steps that make the encoder see real pictures.
-    Stage("taught", JointSettings(steps=6000, real=32, scenes=12, captions=0, learning_rate=1.5e-3), 1500),
+    # Cheap steps that make the encoder see: the teacher's features of real pictures, and what drawn scenes show.
+    Stage("taught", JointSettings(steps=5000, real=36, scenes=12, captions=0, learning_rate=1.5e-3), 2500),
     # Everything, to the captions.
     Stage(
         "captions",
