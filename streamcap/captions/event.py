@@ -63,6 +63,14 @@ class Event:
         return isinstance(self.payload, Caption) and self.payload.is_final
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept of an event for replay: a third of the memory of the whole."""
+
+    seq: int
+    text: str
+
+
 def encode(seq: int, payload: Payload) -> Event:
     """Give `payload` its number and its text."""
     match payload:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from streamcap.captions.event import Event, Payload, Status, StreamState, encode
+from streamcap.captions.event import Event, Kept, Payload, Status, StreamState, encode
 
-REPLAY_EVENTS = 4096
+REPLAY_EVENTS = 2048
+"""About half an hour of a caption a second, 1 MB a stream; the JSONL has all of them."""
 
 
 class Feed:
@@ -20,7 +21,9 @@ class Feed:
         self.stream = stream
         self.state = StreamState.CONNECTING
         self._next = next_seq
-        self._kept: deque[Event] = deque()
+        self._kept: deque[Kept] = deque()
+        self.status: Event | None = None
+        """The newest status, kept however long ago it was: what a newcomer is told first."""
         self._keep = keep
         self._forgotten = 0
 
@@ -38,7 +41,7 @@ class Feed:
         event = encode(self._next, payload)
         self._next += 1
         if isinstance(payload, Status):
-            self.state = payload.state
+            self.state, self.status = payload.state, event
         if not event.is_interim:
             self._remember(event)
         return event
@@ -57,12 +60,12 @@ class Feed:
     def last_kept(self) -> int:
         return self._kept[-1].seq if self._kept else self._forgotten
 
-    def since(self, seq: int) -> tuple[tuple[int, int] | None, list[Event]]:
+    def since(self, seq: int) -> tuple[tuple[int, int] | None, list[Kept]]:
         """What came after event `seq`: the range that is lost, if any, and the kept events in order."""
         missing = (seq + 1, self._forgotten) if seq < self._forgotten else None
         return missing, [event for event in self._kept if event.seq > seq]
 
     def _remember(self, event: Event) -> None:
-        self._kept.append(event)
+        self._kept.append(Kept(event.seq, event.text))
         while len(self._kept) > self._keep:
             self._forgotten = self._kept.popleft().seq

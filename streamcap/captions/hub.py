@@ -6,12 +6,12 @@ Pure and synchronous, of one thread: a shell (websocket, SSE) gives `Subscriptio
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from streamcap.captions.event import Event, Payload, Status, StreamSummary, gap_text, hello_text
+from streamcap.captions.event import Event, Payload, StreamSummary, gap_text, hello_text
 from streamcap.captions.feed import Feed
 from streamcap.errors import InputError
 
@@ -285,16 +285,11 @@ class Hub:
     def _catch_up(self, subscription: Subscription, name: str, seq: int | None) -> None:
         feed = self.feeds[name]
         if seq is None:
-            for event in _newest_state(feed.since(0)[1]):
-                subscription.put(Note(event.text, event.seq))
+            if feed.status is not None:
+                subscription.put(Note(feed.status.text, feed.status.seq))
             return
         missing, events = feed.since(seq)
         if missing is not None:
             subscription.put(Note(gap_text(name, *missing)))
         for event in events:
             subscription.put(Note(event.text, event.seq))
-
-
-def _newest_state(events: Iterable[Event]) -> list[Event]:
-    """The newest status among `events`, so that a newcomer knows where the stream stands."""
-    return [event for event in events if isinstance(event.payload, Status)][-1:]

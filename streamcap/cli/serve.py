@@ -78,6 +78,7 @@ def serve(
     ] = None,
     window: Annotated[float, typer.Option(help="Seconds a clip model sees at a time.")] = 4.0,
     keep: Annotated[float, typer.Option(help="Seconds of the past in the rolling subtitle files.")] = 3600.0,
+    replay: Annotated[int, typer.Option(help="Events of a stream in memory for viewers who come back.")] = 2048,
     refresh: Annotated[float, typer.Option(help="Seconds after which a still picture is captioned anew.")] = 60.0,
     gate: Annotated[
         float | None,
@@ -123,6 +124,7 @@ def serve(
         every=every,
         out=out,
         window=keep,
+        replay=replay,
         stall_after=stall_after,
         read_timeout=read_timeout,
         max_age=max_age,

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamcap.captions.feed import REPLAY_EVENTS
 from streamcap.errors import InputError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -40,6 +41,8 @@ class Settings:
     """Directory of the caption files; None: no files."""
     window: float = 3600.0
     """How much of the past the rolling subtitle files hold."""
+    replay: int = REPLAY_EVENTS
+    """Events of a stream kept in memory for viewers who come back."""
     stall_after: float = 2.0
     """Without a frame for so long a live stream is `stalled`."""
     read_timeout: float = 5.0
@@ -63,6 +66,8 @@ class Settings:
         for field in ("window", "stall_after", "read_timeout", "open_timeout", "retry_first", "max_age"):
             if getattr(self, field) <= 0:
                 raise InputError(f"{field.replace('_', '-')} {getattr(self, field):g}: seconds, above 0")
+        if self.replay < 1:
+            raise InputError(f"replay {self.replay}: events kept of a stream, at least 1")
         if self.retry_most < self.retry_first:
             raise InputError(f"retry-most {self.retry_most:g} is less than retry-first {self.retry_first:g}")
         if self.clip_seconds <= 0:

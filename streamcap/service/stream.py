@@ -16,7 +16,7 @@ from streamcap.captions.feed import Feed
 from streamcap.captions.hub import Hub
 from streamcap.captions.timeline import Timeline
 from streamcap.captions.track import Moment, Track
-from streamcap.engine.outcome import Captioned, Failed, Interim, Outcome, Times
+from streamcap.engine.outcome import Captioned, Doubtful, Failed, Interim, Outcome, Times, Unchanged
 from streamcap.errors import StreamcapError
 from streamcap.media.frame import Frame, Sample
 from streamcap.media.ring import FrameRing
@@ -61,6 +61,8 @@ class StreamView:
     reconnections: int
     source: dict[str, int]
     last_caption: dict[str, object] | None
+    decode_skipped: int = 0
+    """Samples whose picture had not moved, so that the decoder was not asked; they count as extended too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,10 @@ def _ring(parts: Parts) -> FrameRing:
     return FrameRing(seconds=settings.ring_seconds, frames=settings.ring_frames, spacing=spacing)
 
 
+def _moment(sample: Sample) -> Moment:
+    return Moment(sample.epoch, sample.start, sample.captured_at, sample.captured_at_source)
+
+
 class Stream:
     """All methods on the event loop. `run` is its one task; the set of streams owns it."""
 
@@ -97,11 +103,12 @@ class Stream:
         self.reader_statistics = ReaderStatistics()
         self.captions = 0
         self.extended = 0
+        self.skipped = 0
         self.reconnections = 0
         self._secret_url = url
         self._parts = parts
         self._created = time.monotonic()
-        self._feed = Feed(name)
+        self._feed = Feed(name, keep=parts.settings.replay)
         self.track = Track(name, every=every, window=parts.settings.window)
         self._timeline = Timeline()
         self._ring = _ring(parts)
@@ -114,7 +121,7 @@ class Stream:
         out = self._parts.settings.out
         if out is not None:
             files = CaptionFiles(out, self.name)
-            past = await asyncio.to_thread(files.past, 4096)
+            past = await asyncio.to_thread(files.past, self._parts.settings.replay)
             await asyncio.to_thread(files.reserve, past.next_seq)
             self._refill(past.finals, past.next_seq)
             self._filing = Filing(files, lambda: self.track.cues, lambda: self._feed.last_seq, self._on_disk)
@@ -156,6 +163,7 @@ class Stream:
             reconnections=self.reconnections,
             source=dict(self._reader.source.statistics()) if self._reader is not None else {},
             last_caption=None if last is None else last.as_json(),
+            decode_skipped=self.skipped,
         )
 
     def newest_frame(self) -> Frame | None:
@@ -172,25 +180,39 @@ class Stream:
         sample = outcome.sample
         if sample.submitted < self._created:
             return  # of an earlier stream of this name
-        moment = Moment(sample.epoch, sample.start, sample.captured_at, sample.captured_at_source)
         match outcome:
             case Interim():
-                self._publish_caption(self.track.interim(moment, outcome.text, self._latency(sample, outcome.times)))
+                latency = self._latency(sample, outcome.times)
+                self._publish_caption(self.track.interim(_moment(sample), outcome.text, latency))
             case Captioned():
-                caption = self.track.final(moment, outcome.text, outcome.logprob, self._latency(sample, outcome.times))
-                self.captions += 1
-                event = self._publish_caption(caption)
-                if self._filing is not None:
-                    self._filing.add(event.text)
+                self._on_captioned(outcome)
+            case Unchanged():
+                self.skipped += not outcome.decoded
+                self._extend(sample)
+            case Doubtful():
+                pass  # the next sample brings a caption that begins here, or extends the last one over it
             case Failed():
                 self._set_state(self.state, f"captioning failed: {outcome.reason}")
-            case _:
-                extend = self.track.extend(moment)
-                if extend is not None:
-                    self.extended += 1
-                    self._publish(extend)
-                    if self._filing is not None:
-                        self._filing.touch()
+
+    def _on_captioned(self, outcome: Captioned) -> None:
+        sample, first = outcome.sample, outcome.first
+        latency = self._latency(sample, outcome.times, first)
+        caption = self.track.final(_moment(first or sample), outcome.text, outcome.logprob, latency)
+        self.captions += 1
+        event = self._publish_caption(caption)
+        if self._filing is not None:
+            self._filing.add(event.text)
+        if first is not None:
+            self._extend(sample)
+
+    def _extend(self, sample: Sample) -> None:
+        """The newest final is true of `sample` too."""
+        extend = self.track.extend(_moment(sample))
+        if extend is not None:
+            self.extended += 1
+            self._publish(extend)
+            if self._filing is not None:
+                self._filing.touch()
 
     async def _supervise(self) -> None:
         settings = self._parts.settings
@@ -299,14 +321,15 @@ class Stream:
             self._filing.count(event.seq)
         return event
 
-    def _latency(self, sample: Sample, times: Times) -> Latency:
+    def _latency(self, sample: Sample, times: Times, first: Sample | None = None) -> Latency:
+        """Of `sample`; the total from the arrival of `first`, if a second sample was waited for."""
         now = time.monotonic()
         return Latency(
             ingest=1000 * (sample.submitted - sample.arrived),
             queue=1000 * (times.taken - sample.submitted),
             encode=1000 * (times.encoded - times.taken),
             decode=1000 * (times.decoded - times.encoded),
-            total=1000 * (now - sample.arrived),
+            total=1000 * (now - (first or sample).arrived),
         )
 
     def _close_cue(self) -> None:
