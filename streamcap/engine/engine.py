@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from streamcap.engine.gate import Features, Gate, GateOptions
+from streamcap.engine.gate import Features, Gate, GateOptions, Verdict
 from streamcap.engine.mailbox import Mailbox
-from streamcap.engine.outcome import Captioned, Failed, Interim, Outcome, Times, Unchanged
+from streamcap.engine.outcome import Captioned, Doubtful, Failed, Interim, Outcome, Times, Unchanged
 from streamcap.media.frame import Pixels, Sample
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ class EngineStatistics:
     """Samples whose picture had not moved."""
     repeated: int = 0
     """Samples decoded to the sentence that was already on screen."""
+    doubtful: int = 0
+    """Samples decoded to another sentence that the next one had to bear out."""
     failed: int = 0
     replaced: dict[str, int] = field(default_factory=dict)
     busy_seconds: float = 0.0
@@ -168,12 +170,11 @@ class Engine:
         embeddings = self._model.encode(np.stack([sample.pixels for sample in batch]))
         features = self._model.features(embeddings)
         encoded = self._monotonic()
-        distances = [
-            self._gate.distance(sample.stream, sample.epoch, sample.start, row)
-            for sample, row in zip(batch, features, strict=True)
-        ]
+        distances = [self._gate.distance(sample, row) for sample, row in zip(batch, features, strict=True)]
         moved = [row for row, distance in enumerate(distances) if not self._gate.is_still(distance)]
         still = [row for row in range(len(batch)) if row not in moved]
+        for row in still:
+            self._gate.stays(batch[row])
         self.statistics.decode_skipped += len(still)
         outcomes: list[Outcome] = [Unchanged(batch[row], decoded=False) for row in still]
         if not moved:
@@ -182,7 +183,11 @@ class Engine:
             # Those whose scene is still need not wait for the others' decode.
             self._deliver(outcomes)
         interim = _InterimTexts(
-            self, [batch[row] for row in moved], [self._gate.is_news(distances[row]) for row in moved], taken, encoded
+            self,
+            [batch[row] for row in moved],
+            [self._gate.said(batch[row]) if self._gate.is_news(distances[row]) else None for row in moved],
+            taken,
+            encoded,
         )
         results = self._model.decode(
             embeddings if len(moved) == len(batch) else embeddings[moved], on_text=interim.listener
@@ -196,36 +201,47 @@ class Engine:
     def _settle(
         self, sample: Sample, features: Features, distance: float, result: Decoded, times: Times, *, shown: bool
     ) -> Outcome:
+        judged = self._gate.judge(sample, features, distance, result.text)
         # What was begun in sight of the viewer is finished there, even if it says the same again.
-        if not shown and self._gate.repeats(sample.stream, distance, result.text):
-            self._gate.move(sample.stream, features)
+        if judged.verdict is Verdict.SAME and not shown:
             self.statistics.repeated += 1
             return Unchanged(sample, decoded=True)
-        self._gate.settle(sample.stream, sample.epoch, sample.start, features, result.text)
+        if judged.verdict is Verdict.DOUBTFUL:
+            self.statistics.doubtful += 1
+            return Doubtful(sample)
+        self._gate.settle(sample, features, result.text, first=judged.first)
         self.statistics.captioned += 1
-        return Captioned(sample, result.text, result.logprob, times)
+        return Captioned(sample, result.text, result.logprob, times, judged.first)
 
 
 class _InterimTexts:
-    """Hands on text as it is decoded: of pictures that are news, rate-limited, and only when it has grown."""
+    """Hands on text as it is decoded: of pictures that are news, rate-limited, and from where it says something new.
 
-    def __init__(self, engine: Engine, samples: list[Sample], news: list[bool], taken: float, encoded: float) -> None:
+    Parameters:
+        said: of each row what is on screen already; None: of this row nothing is to be shown.
+    """
+
+    def __init__(
+        self, engine: Engine, samples: list[Sample], said: list[str | None], taken: float, encoded: float
+    ) -> None:
         self.shown = [False] * len(samples)
         self._engine = engine
         self._samples = samples
-        self._news = news
+        self._said = said
         self._taken = taken
         self._encoded = encoded
         self._next_at = [encoded] * len(samples)
-        self.listener = self._on_text if engine.options.interim_interval > 0 and any(news) else None
+        wanted = engine.options.interim_interval > 0 and any(one is not None for one in said)
+        self.listener = self._on_text if wanted else None
 
     def _on_text(self, row: int, tokens: list[int]) -> None:
-        engine = self._engine
+        engine, said = self._engine, self._said[row]
         now = engine._monotonic()
-        if not self._news[row] or now < self._next_at[row]:
+        if said is None or now < self._next_at[row]:
             return
         text = engine._model.text(tokens).strip()
-        if not text:
+        # So far it may be the same sentence again, which would be no news at its end.
+        if not text or said.startswith(text):
             return
         self._next_at[row] = now + engine.options.interim_interval
         self.shown[row] = True

@@ -1,4 +1,4 @@
-"""What the engine says of a sample: text so far, a caption, nothing new, or a failure."""
+"""What the engine says of a sample: text so far, a caption, nothing new, a doubt, or a failure."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ class Captioned:
     text: str
     logprob: float
     times: Times
+    first: Sample | None = None
+    """The earlier sample that said the same, where this one was waited for to bear it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,13 @@ class Unchanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubtful:
+    """It says something else, but the picture has hardly moved: the next sample decides. Nothing is to be shown."""
+
+    sample: Sample
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The model failed on this sample; the stream goes on with its next one."""
 
@@ -51,4 +60,4 @@ class Failed:
     reason: str
 
 
-Outcome = Interim | Captioned | Unchanged | Failed
+Outcome = Interim | Captioned | Unchanged | Doubtful | Failed

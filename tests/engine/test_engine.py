@@ -6,7 +6,7 @@ import pytest
 
 from streamcap.engine.engine import Engine, EngineOptions
 from streamcap.engine.gate import GateOptions
-from streamcap.engine.outcome import Captioned, Failed, Interim, Unchanged
+from streamcap.engine.outcome import Captioned, Doubtful, Failed, Interim, Unchanged
 from tests.engine.made import ColourModel, Outcomes, sample
 
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
@@ -129,6 +129,36 @@ def test_interim_text_comes_before_the_final_and_only_for_news() -> None:
     first = running.outcomes.wait(2)
     assert [type(o) for o in first] == [Interim, Captioned]
     assert isinstance(first[0], Interim) and first[0].text == "colour"
+    assert running.engine.stop(5)
+
+
+def test_the_words_on_screen_are_not_begun_again_for_a_picture_that_moved_far() -> None:
+    running = Running(threshold=0.001, interim_interval=0.1)
+    running.model.decode = lambda embeddings, *, on_text=None: ColourModel.decode(  # type: ignore[method-assign]
+        running.model, embeddings * 0, on_text=on_text
+    )
+    for second, colour in enumerate((RED, GREEN, BLUE)):
+        running.engine.submit(sample("door", colour, float(second)))
+        running.outcomes.wait(2 + second)
+    assert [type(o) for o in running.outcomes.all] == [Interim, Captioned, Unchanged, Unchanged]
+    assert running.engine.stop(5)
+
+
+def test_another_sentence_about_a_near_picture_waits_for_the_next_sample() -> None:
+    # From red 250 to 20 it is a cosine distance of 0.0019: moved, but less than ten thresholds.
+    running = Running(threshold=0.001, interim_interval=0.1)
+    darker = (20, 0, 0)
+    seen = [RED, darker, RED, darker, darker]
+    for second, colour in enumerate(seen):
+        running.engine.submit(sample("door", colour, float(second)))
+        running.outcomes.wait(2 + second)
+    kinds = [type(o) for o in running.outcomes.all]
+    assert kinds == [Interim, Captioned, Doubtful, Unchanged, Doubtful, Captioned]
+    last = running.outcomes.all[-1]
+    assert isinstance(last, Captioned)
+    assert last.text == "colour 20 0 0"
+    assert last.first is not None and last.first.start == 3.0
+    assert running.engine.statistics.doubtful == 2
     assert running.engine.stop(5)
 
 

@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Self
 
 import av
+import numpy as np
 import pytest
 
 import streamcap.media.scenes
@@ -49,6 +50,10 @@ class Clip:
     bit_rate: int = 3_000_000
     preset: str = "ultrafast"
     """x264's; "veryfast" is nearer to what cameras send, and dearer to decode."""
+    still: bool = False
+    """Nothing moves: the first picture of each scene stays, with the encoder's noise and `noise`."""
+    noise: float = 0.0
+    """Standard deviation of the sensor's own noise, new in every picture, in levels of 255."""
 
     @property
     def script(self) -> SceneScript:
@@ -100,7 +105,11 @@ class Clip:
 
     def _frame(self, number: int, per_scene: int) -> av.VideoFrame:
         local = number % per_scene
-        pixels = draw(self.script.scene(number // per_scene), local / self.rate, self.width, self.height)
+        seconds = 0.0 if self.still else local / self.rate
+        pixels = draw(self.script.scene(number // per_scene), seconds, self.width, self.height)
+        if self.noise:
+            grain = np.random.default_rng((self.seed, number)).normal(0.0, self.noise, pixels.shape)
+            pixels = np.clip(pixels + grain, 0, 255).astype(np.uint8)
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
         frame.pts, frame.time_base = number, Fraction(1, self.rate)
         if local == 0:
