@@ -7,7 +7,17 @@ from pathlib import Path
 
 from streamcap.errors import StreamcapError
 
-COLUMNS = ("step", "epoch", "learning_rate", "loss", "dev_cider", "dev_bleu4")
+COLUMNS = ("step", "epoch", "learning_rate", "loss", "reward", "dev_cider", "dev_bleu4", "dev_beam", "exact")
+"""`reward`: mean CIDEr-D of captions drawn from the model, where they are trained by it. `dev_beam`: beams of the dev
+captions. `exact`: the share right word for word, of mini's drawn scenes, elsewhere of the dev captions."""
+
+
+_SCORES = (
+    ("dev_cider", "dev CIDEr", "tab:red"),
+    ("dev_bleu4", "dev BLEU-4", "tab:green"),
+    ("exact", "exact", "tab:orange"),
+    ("reward", "CIDEr-D of drawn captions", "tab:pink"),
+)
 
 
 class Curves:
@@ -39,7 +49,7 @@ def read_curves(path: Path) -> list[dict[str, str]]:
 
 
 def draw_curves(source: Path, target: Path, title: str) -> None:
-    """Loss over steps, and the dev scores on a second axis."""
+    """Loss over steps, and the scores on a second axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -53,10 +63,11 @@ def draw_curves(source: Path, target: Path, title: str) -> None:
     left.set_ylabel("training loss, nats a token")
     left.set_title(title)
     right = left.twinx()
-    for column, label, colour in (("dev_cider", "dev CIDEr", "tab:red"), ("dev_bleu4", "dev BLEU-4", "tab:green")):
-        points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
-        right.plot([x for x, _ in points], [y for _, y in points], "o-", color=colour, markersize=3, label=label)
-    right.set_ylabel("dev scores")
+    for column, label, colour in _SCORES:
+        points = [(int(row["step"]), float(row[column])) for row in rows if row.get(column)]
+        if points:
+            right.plot([x for x, _ in points], [y for _, y in points], "o-", color=colour, markersize=3, label=label)
+    right.set_ylabel("scores")
     right.set_ylim(bottom=0)
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.legend(loc="outside lower center", ncols=5)
     figure.savefig(target, dpi=110)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from streamcap.media.scenes import Scene, draw, every_scene, random_scene
+from streamcap.training.arrays import read_array, write_array
 from streamcap.training.cache import write_json
 
 SIDE = 160
@@ -74,12 +75,10 @@ def cached_pictures(folder: Path, name: str, count: int, seed: int) -> DrawnPict
     pixels, told = folder / f"{name}.npy", folder / f"{name}.json"
     if not told.is_file():
         drawn = draw_pictures(count, seed)
-        part = folder / f"{name}.part.npy"
-        np.save(part, drawn.pixels)
-        part.replace(pixels)
+        write_array(pixels, np.uint8, drawn.pixels.shape, [drawn.pixels])
         write_json(told, {"sentences": drawn.sentences, "attributes": drawn.attributes.tolist()})
     content = json.loads(told.read_text(encoding="utf-8"))
-    return DrawnPictures(np.load(pixels, mmap_mode="r"), content["sentences"], np.array(content["attributes"]))
+    return DrawnPictures(read_array(pixels), content["sentences"], np.array(content["attributes"]))
 
 
 def _seen_by_a_camera(drawn: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:

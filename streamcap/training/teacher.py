@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from streamcap.errors import InputError
+from streamcap.training.arrays import read_array, write_array
 
 INPUT_PIXELS = 224
 MAP_TENSOR, POOLED_TENSOR, LOGITS_TENSOR = 170, 172, 173
@@ -27,7 +28,7 @@ Boxes = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What the teacher says of one view of n pictures. Memory-mapped; maps and pooled as the file's own integers."""
+    """What the teacher says of one view of n pictures; maps and pooled as the file's own integers."""
 
     boxes: Boxes
     """(n, 4): left, top, right, bottom of the view, in units of the picture's sides."""
@@ -92,7 +93,7 @@ def random_boxes(count: int, view: int) -> Boxes:
     return np.stack([left, top, left + width, top + height], 1).astype(np.float32)
 
 
-def write_lesson(folder: Path, teacher: Teacher, pictures: npt.NDArray[np.uint8], view: int) -> None:
+def write_lesson(folder: Path, teacher: Teacher, pictures: npt.NDArray[np.uint8], view: int) -> Lesson:
     """Let the teacher look at view number `view` of all pictures (n, H, W, 3). Written whole or not at all."""
     count = len(pictures)
     boxes = random_boxes(count, view)
@@ -102,9 +103,8 @@ def write_lesson(folder: Path, teacher: Teacher, pictures: npt.NDArray[np.uint8]
     for i in range(count):
         maps[i], pooled[i], logits[i] = teacher.teach(pictures[i], boxes[i])
     for name, array in (("maps", maps), ("pooled", pooled), ("logits", logits), ("boxes", boxes)):
-        part = folder / f"{name}{view}.part.npy"
-        np.save(part, array)
-        part.replace(folder / f"{name}{view}.npy")
+        write_array(folder / f"{name}{view}.npy", array.dtype, array.shape, [array])
+    return _memory_mapped(folder, view)
 
 
 def read_lesson(folder: Path, view: int) -> Lesson | None:
@@ -112,5 +112,9 @@ def read_lesson(folder: Path, view: int) -> Lesson | None:
     # The boxes are written last: where they are, all is.
     if not (folder / f"boxes{view}.npy").is_file():
         return None
+    return _memory_mapped(folder, view)
+
+
+def _memory_mapped(folder: Path, view: int) -> Lesson:
     names = ("boxes", "maps", "pooled", "logits")
-    return Lesson(*(np.load(folder / f"{name}{view}.npy", mmap_mode="r") for name in names))
+    return Lesson(*(read_array(folder / f"{name}{view}.npy") for name in names))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from streamcap.training.cache import Example, FeatureCache, write_json
 from streamcap.training.checkpoint import save_checkpoint
 from streamcap.training.curves import Curves, draw_curves
 from streamcap.training.gpt2 import start_from, stored_config
+from streamcap.training.learning import decay_groups, save_state, warm_cosine
 from streamcap.training.mappings import build
 from streamcap.training.model import CaptionModel, pack
 from streamcap.training.scores import Scores, score
@@ -67,7 +67,9 @@ class Trainer:
             gpt.requires_grad_(False)
         self._tokens = _encode(self.tokenizer, self._train, settings.max_tokens)
         self._stop = int(stored_config(gpt)["eos_token_id"])
-        self._optimizer = torch.optim.AdamW(_groups(self.model, settings.weight_decay), lr=settings.learning_rate)
+        self._optimizer = torch.optim.AdamW(
+            decay_groups(self.model.named_parameters(), settings.weight_decay), lr=settings.learning_rate
+        )
         half = device.type == "cuda"
         self._autocast = torch.bfloat16 if half and torch.cuda.is_bf16_supported() else torch.float16
         self._scaler = torch.amp.GradScaler(device.type, enabled=half and self._autocast is torch.float16)
@@ -172,7 +174,14 @@ class Trainer:
             return None
         captions = caption_features(tried, self.cache, "dev", self._dev, self.device)
         scores = score(captions, [example.captions for example in self._dev])
-        self._curves.add(step=self.step, epoch=self.epoch, dev_cider=scores.cider, dev_bleu4=scores.bleu4)
+        self._curves.add(
+            step=self.step,
+            epoch=self.epoch,
+            dev_cider=scores.cider,
+            dev_bleu4=scores.bleu4,
+            dev_beam=1,
+            exact=scores.exact,
+        )
         if scores.cider > self.best:
             self.best = scores.cider
             _keep(tried, self.folder / "best")
@@ -215,13 +224,7 @@ class Trainer:
             "draw": self._draw.get_state(),
             "random": torch.get_rng_state(),
         }
-        part = self.folder / "last.pt.part"
-        try:
-            torch.save(state, part)
-        except (OSError, RuntimeError) as error:
-            part.unlink(missing_ok=True)
-            raise StreamcapError(f"{part}: cannot be written ({error}); the last checkpoint is as it was") from None
-        os.replace(part, self.folder / "last.pt")  # noqa: PTH105  a rename over an existing file on every platform
+        save_state(self.folder / "last.pt", state)
 
     def _restore(self) -> None:
         state: dict[str, Any] = torch.load(self.folder / "last.pt", map_location="cpu", weights_only=True)
@@ -235,10 +238,7 @@ class Trainer:
 
 def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
     """The rate of step number `step`, from 0: linear warm-up, then a cosine to 0 at `steps`."""
-    warmup = min(settings.warmup, steps // 2)
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    return settings.learning_rate * warm_cosine(step, steps, settings.warmup)
 
 
 def caption_features(
@@ -269,16 +269,6 @@ def _keep(source: Path, target: Path) -> None:
         part = target / f"{file.name}.part"
         part.write_bytes(content)
         part.replace(target / file.name)
-
-
-def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices alone: embeddings, norms and biases go without."""
-    matrices: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        plain = parameter.ndim < 2 or any(part in name for part in ("wte", "wpe", "prefix", "positions"))
-        (rest if plain else matrices).append(parameter)
-    return [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
 
 
 def _encode(tokenizer: Tokenizer, examples: list[Example], longest: int) -> list[list[list[int]]]:

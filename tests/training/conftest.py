@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from streamcap.training.cache import CacheWriter, FeatureCache
 from streamcap.training.corpus import Item
@@ -14,6 +15,15 @@ from streamcap.training.encoders import EncoderId
 
 SENTENCES = ("a red car drives on a road", "two dogs run in the snow", "a man jumps", "three white boats sail")
 ENCODER = EncoderId("made-up", "projected", "0" * 64)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are slower on two threads, and on a busy machine far slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def sentence_of(number: int) -> str:

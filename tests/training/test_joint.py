@@ -14,7 +14,7 @@ from streamcap.picture import PictureSpec
 from streamcap.training import drawn, teacher
 from streamcap.training.export import export_native
 from streamcap.training.joint import JointSettings, JointTrainer, RealPictures
-from streamcap.training.recipes.mini import rank
+from streamcap.training.recipes.judging import rank
 from streamcap.training.teacher import Lesson
 from streamcap.training.text import make_tokenizer
 from streamcap.training.views import crop

@@ -10,7 +10,6 @@ The best model by the dev split is in RUN/best. The test split is not read.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import signal
 import sys
@@ -22,27 +21,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 from streamcap.errors import InputError, StreamcapError
-from streamcap.media.scenes import every_scene
 from streamcap.picture import PictureSpec
-from streamcap.training import drawn
-from streamcap.training.cache import write_bytes, write_json
-from streamcap.training.clips import UnreadableError, read_picture
-from streamcap.training.corpus import Item, MediaFolder, read_flickr
+from streamcap.training.critic import CriticSettings, CriticTrainer
 from streamcap.training.curves import Curves, draw_curves
-from streamcap.training.export import export_native
-from streamcap.training.joint import JointSettings, JointTrainer, RealPictures
-from streamcap.training.scores import score
-from streamcap.training.teacher import Teacher, read_lesson, write_lesson
-from streamcap.training.text import make_tokenizer, normalise
+from streamcap.training.features import StoppedError, store_features
+from streamcap.training.joint import JointSettings, JointTrainer
+from streamcap.training.recipes.judging import judge
+from streamcap.training.recipes.pictures import Data, prepare
+from streamcap.training.stage import REWARD, StageTrainer, read_state
+from streamcap.training.wording import WordingSettings, WordingTrainer
 
 log = logging.getLogger(__name__)
 
 PICTURE = PictureSpec(128, 128, "squash", "area", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-STORED = PictureSpec(192, 192, "squash", "bicubic")
-"""How the real pictures are kept: training crops from there."""
 CONFIG: dict[str, Any] = {
     "vision": {"architecture": "resnet", "stem": 16, "widths": [32, 64, 128, 256], "depths": [1, 1, 2, 1]},
     "mapping": {
@@ -65,10 +58,8 @@ CONFIG: dict[str, Any] = {
         "eos_token_id": 0,
     },
 }
-DRAWN_TRAIN, DRAWN_DEV = 30_000, 500
-TRAIN_SEED, DEV_SEED = 1, 999
-EXACT_ENOUGH = 0.95
-"""Share of drawn scenes that must be right word for word before real pictures decide which model is best."""
+CURVE_STEPS = 50
+"""Steps whose mean loss makes one row of the curves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +67,7 @@ class Stage:
     """One stage of training and how often it is judged."""
 
     name: str
-    settings: JointSettings
+    settings: JointSettings | WordingSettings
     judge_every: int
 
 
@@ -89,155 +80,124 @@ STAGES = (
         JointSettings(steps=9000, real=24, scenes=12, captions=5, learning_rate=8e-4, dropout=0.1, average=0.998),
         400,
     ),
+    # The encoder stays; on its stored features the words are learned in many more, cheaper steps.
+    Stage(
+        "text",
+        WordingSettings(steps=1200, real=48, scenes=32, captions=4, learning_rate=6e-4, warmup=50, dropout=0.15),
+        300,
+    ),
+    # The words again, by what they are judged by.
+    Stage(
+        "critic",
+        CriticSettings(
+            steps=800, real=32, scenes=32, captions=2, learning_rate=2e-4, warmup=30, dropout=0.0, weight_decay=0.0
+        ),
+        200,
+    ),
 )
 
 
-@dataclass(slots=True)
-class Data:
-    """All that is trained and judged on."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How this call runs the stages."""
 
-    tokenizer: Tokenizer
-    train: RealPictures
-    dev_pixels: np.ndarray[Any, np.dtype[np.uint8]]
-    dev_captions: list[tuple[str, ...]]
-    scenes: drawn.DrawnPictures
-    scenes_dev: drawn.DrawnPictures
+    stages: tuple[Stage, ...]
+    chosen: frozenset[str]
+    """The names of those to run; the others only give their weights."""
+    views_kept: int = 4
+    """Views of each real picture whose features are stored."""
+    other_settings: bool = False
+    """Go on with a stage that was started with other settings."""
 
 
-def prepare(source: Path, run: Path, teacher: Path | None, views: int) -> Data:
-    """Everything the stages need, from RUN where an earlier call has left it. Raises InputError."""
-    run.mkdir(parents=True, exist_ok=True)
-    tar = source / "images-192.tar"
-    media = MediaFolder(tar if tar.is_file() else source / "images")
-    corpus = read_flickr(source / "results.csv", media, {split: source / f"{split}.txt" for split in ("train", "dev")})
-    train, dev = corpus.splits["train"], corpus.splits["dev"]
-    pixels = {split: _pixels(run / f"{split}.npy", corpus.splits[split], media) for split in ("train", "dev")}
-    captions = [[normalise(caption) for caption in item.captions] for item in train]
-    tokenizer = _tokenizer(run / "tokenizer.json", captions)
-    lessons = _lessons(run, teacher, pixels["train"], views)
-    tokens = [[encoded.ids for encoded in tokenizer.encode_batch(several)] for several in captions]
-    return Data(
-        tokenizer,
-        RealPictures(pixels["train"], tokens, lessons),
-        pixels["dev"],
-        [item.captions for item in dev],
-        drawn.cached_pictures(run, "drawn-train", DRAWN_TRAIN, TRAIN_SEED),
-        drawn.cached_pictures(run, "drawn-dev", DRAWN_DEV, DEV_SEED),
+def plan(names: str | None, scale: float, views_kept: int, *, other_settings: bool = False) -> Plan:
+    """The stages `names` (comma-separated; None: all), each of `scale` times as many steps. Raises InputError."""
+    known = [stage.name for stage in STAGES]
+    chosen = known if names is None else [name.strip() for name in names.split(",")]
+    if (stray := next((name for name in chosen if name not in known), None)) is not None:
+        raise InputError(f"--stages {stray!r}: it is one of {', '.join(known)}")
+    if scale <= 0 or views_kept < 1:
+        raise InputError("--scale is above 0, --views-kept at least 1")
+    stages = tuple(
+        replace(stage, settings=replace(stage.settings, steps=max(1, round(stage.settings.steps * scale))))
+        for stage in STAGES
     )
+    return Plan(stages, frozenset(chosen), views_kept, other_settings)
 
 
-def train(data: Data, run: Path, stages: tuple[Stage, ...], stopped: Callable[[], bool]) -> None:
-    """Run the stages that are not done yet; the best model by the dev split is in RUN/best."""
+def train(data: Data, run: Path, planned: Plan, stopped: Callable[[], bool]) -> None:
+    """Run the chosen stages that are not done yet, each from the weights of the last one before it that there is; the
+    best model by the dev split is in RUN/best."""
     previous: Path | None = None
-    for stage in stages:
+    for stage in planned.stages:
         state, done = run / f"{stage.name}.pt", run / f"{stage.name}.done"
-        if done.is_file():
+        if stage.name in planned.chosen and not done.is_file():
+            _run_stage(stage, data, run, previous, planned, stopped)
+            if stopped():
+                return
+            done.touch()
+        if state.is_file():
             previous = state
-            continue
-        _run_stage(stage, data, run, previous, stopped)
-        if stopped():
-            return
-        done.touch()
-        previous = state
 
 
-def _run_stage(stage: Stage, data: Data, run: Path, previous: Path | None, stopped: Callable[[], bool]) -> None:
-    real = data.train if stage.settings.real else None
-    sentences = [encoded.ids for encoded in data.tokenizer.encode_batch(data.scenes.sentences)]
-    trainer = JointTrainer(CONFIG, PICTURE, stage.settings, real, data.scenes, sentences, stop=0)
+def _run_stage(
+    stage: Stage, data: Data, run: Path, previous: Path | None, planned: Plan, stopped: Callable[[], bool]
+) -> None:
+    trainer = _trainer(stage, data)
     state = run / f"{stage.name}.pt"
-    if state.is_file():
-        trainer.restore(state)
-    elif previous is not None:
-        trainer.start_from(torch.load(previous, map_location="cpu", weights_only=True))
-    curves = Curves(run / f"{stage.name}.csv", trainer.step)
     recent: list[float] = []
+    rewards: list[float] = []
+    if state.is_file():
+        found = trainer.restore(state, other_settings=planned.other_settings)
+        recent, rewards = found.get("recent", []), found.get("rewards", [])
+    elif previous is not None:
+        trainer.start_from(read_state(previous))
+    if isinstance(trainer, WordingTrainer):
+        if previous is None:
+            raise InputError(f"{run}: the stage {stage.name} needs an encoder, and no stage before it has been run")
+        log.info("%s: features of the frozen encoder", stage.name)
+        try:
+            real, scenes = data.train.pixels, data.scenes.pixels
+            trainer.learn_from(
+                store_features(run, trainer.vision, PICTURE, real, scenes, planned.views_kept, stopped=stopped)
+            )
+        except StoppedError:
+            return
+    curves = Curves(run / f"{stage.name}.csv", trainer.step)
     began, first = time.monotonic(), trainer.step
     while trainer.step < stage.settings.steps and not stopped():
         parts = trainer.run_step()
-        recent.append(sum(parts.values()))
-        if trainer.step % 50 == 0:
-            curves.add(step=trainer.step, epoch=0, learning_rate=trainer.learning_rate(), loss=float(np.mean(recent)))
+        if REWARD in parts:
+            rewards.append(parts[REWARD])
+        recent.append(sum(value for name, value in parts.items() if name != REWARD))
+        if trainer.step % CURVE_STEPS == 0:
+            curves.add(
+                step=trainer.step,
+                epoch=0,
+                learning_rate=trainer.learning_rate(),
+                loss=float(np.mean(recent)),
+                **({"reward": float(np.mean(rewards))} if rewards else {}),
+            )
             recent.clear()
+            rewards.clear()
             speed = (trainer.step - first) / (time.monotonic() - began)
             told = ", ".join(f"{name} {value:.3f}" for name, value in parts.items())
             log.info("%s %d/%d, %.2f steps/s: %s", stage.name, trainer.step, stage.settings.steps, speed, told)
         if trainer.step % stage.judge_every == 0 or trainer.step == stage.settings.steps:
-            judge(trainer, data, run, stage.name, curves)
-            trainer.save(state)
-    trainer.save(state)
+            judge(trainer, CONFIG, data, run, stage.name, curves)
+            trainer.save(state, recent=recent, rewards=rewards)
+    trainer.save(state, recent=recent, rewards=rewards)
     draw_curves(run / f"{stage.name}.csv", run / f"{stage.name}.png", f"mini, {stage.name}")
 
 
-def judge(trainer: JointTrainer, data: Data, run: Path, stage: str, curves: Curves) -> dict[str, float]:
-    """Caption the dev pictures and the unseen drawn scenes by the captioner that users run; keep the best."""
-    from streamcap.captioner import load_captioner
-
-    tried = run / "tried"
-    export_native(tried, trainer.mean, CONFIG, PICTURE, data.tokenizer)
-    captioner = load_captioner(str(tried), device="cpu", precision="fp32")
-    said = [result.text for result in captioner.caption(list(np.array(data.scenes_dev.pixels)))]
-    exact = float(np.mean([one == other for one, other in zip(said, data.scenes_dev.sentences, strict=True)]))
-    scores = score([result.text for result in captioner.caption(list(np.array(data.dev_pixels)))], data.dev_captions)
-    curves.add(step=trainer.step, epoch=0, dev_cider=scores.cider, dev_bleu4=scores.bleu4)
-    found = {"scenes_exact": exact, **{f"dev_{name}": value for name, value in scores.summary().items()}}
-    log.info("%s %d: %s", stage, trainer.step, json.dumps(found))
-    best = run / "best" / "scores.json"
-    before = json.loads(best.read_text(encoding="utf-8")) if best.is_file() else None
-    if before is None or rank(found) > rank(before):
-        best.parent.mkdir(exist_ok=True)
-        for file in tried.iterdir():
-            write_bytes(best.parent / file.name, file.read_bytes())
-        write_json(best, {"stage": stage, "step": trainer.step, **found})
-    return found
-
-
-def rank(scores: dict[str, float]) -> tuple[float, float]:
-    """Drawn scenes first, until enough are right; from there on CIDEr on real pictures."""
-    return min(scores["scenes_exact"], EXACT_ENOUGH), scores["dev_cider"]
-
-
-def _pixels(path: Path, items: list[Item], media: MediaFolder) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(n, 192, 192, 3), memory-mapped."""
-    if not path.is_file():
-        part = path.with_suffix(".part.npy")
-        out = np.lib.format.open_memmap(part, "w+", np.uint8, (len(items), STORED.height, STORED.width, 3))
-        for i, item in enumerate(items):
-            try:
-                out[i] = read_picture(media.read(item.name), STORED)
-            except (UnreadableError, OSError) as error:
-                raise InputError(f"{item.name}: broken ({error}); take it out of {media.path} and the split") from None
-        out.flush()
-        part.replace(path)
-    found: np.ndarray[Any, np.dtype[np.uint8]] = np.load(path, mmap_mode="r")
-    if len(found) != len(items):
-        raise InputError(f"{path}: holds {len(found)} pictures, the split has {len(items)}; name another folder")
-    return found
-
-
-def _tokenizer(path: Path, captions: list[list[str]]) -> Tokenizer:
-    if not path.is_file():
-        # The drawn scenes' sentences twice, or a few of their words would be cut into letters.
-        sentences = [scene.sentence for scene in every_scene()] * 2
-        flat = [caption for several in captions for caption in several] + sentences
-        write_bytes(path, make_tokenizer(flat, CONFIG["gpt2"]["vocab_size"]).to_str().encode())
-    return Tokenizer.from_file(str(path))
-
-
-def _lessons(run: Path, path: Path | None, pixels: np.ndarray[Any, np.dtype[np.uint8]], views: int) -> Any:
-    if path is None:
-        return None
-    teacher: Teacher | None = None
-    lessons = []
-    for view in range(views):
-        lesson = read_lesson(run, view)
-        if lesson is None:
-            teacher = teacher or Teacher(path)
-            log.info("the teacher looks at view %d of %d", view + 1, views)
-            write_lesson(run, teacher, pixels, view)
-            lesson = read_lesson(run, view)
-        lessons.append(lesson)
-    return lessons
+def _trainer(stage: Stage, data: Data) -> StageTrainer:
+    settings, sentences = stage.settings, data.sentences()
+    if isinstance(settings, CriticSettings):
+        return CriticTrainer(CONFIG, PICTURE, settings, data.train.tokens, sentences, 0, data.tokenizer)
+    if isinstance(settings, WordingSettings):
+        return WordingTrainer(CONFIG, PICTURE, settings, data.train.tokens, sentences, stop=0)
+    real = data.train if settings.real else None
+    return JointTrainer(CONFIG, PICTURE, settings, real, data.scenes, sentences, stop=0)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -249,8 +209,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--teacher", type=Path, help="the tflite file; without it the encoder learns from captions alone"
     )
     parser.add_argument("--views", type=int, default=8, help="crops of every picture that the teacher looks at")
+    parser.add_argument("--views-kept", type=int, default=4, help="views of every picture whose features are stored")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
     parser.add_argument("--scale", type=float, default=1.0, help="times as many steps in every stage")
+    parser.add_argument("--stages", help="run these alone, comma-separated: taught,captions,text,critic")
+    parser.add_argument(
+        "--other-settings", action="store_true", help="go on with a stage although it was started with other settings"
+    )
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_flush_denormal(True)
@@ -259,13 +224,10 @@ def main(arguments: list[str] | None = None) -> int:
     asked: list[int] = []
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda number, _frame: asked.append(number))
-    stages = tuple(
-        replace(stage, settings=replace(stage.settings, steps=max(1, round(stage.settings.steps * given.scale))))
-        for stage in STAGES
-    )
     try:
-        data = prepare(given.source, given.run, given.teacher, given.views)
-        train(data, given.run, stages, lambda: bool(asked))
+        planned = plan(given.stages, given.scale, given.views_kept, other_settings=given.other_settings)
+        data = prepare(given.source, given.run, given.teacher, given.views, CONFIG["gpt2"]["vocab_size"])
+        train(data, given.run, planned, lambda: bool(asked))
     except StreamcapError as error:
         log.error("%s", error)
         return 2 if isinstance(error, InputError) else 1

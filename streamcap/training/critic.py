@@ -1,0 +1,133 @@
+"""Self-critical training: captions are drawn from the model, and those better than their siblings made more likely.
+
+Rennie et al. 2017, "Self-critical Sequence Training for Image Captioning", with the baseline of Luo 2020, "A Better
+Variant of Self-Critical Sequence Training": each sample's baseline is the mean reward of the picture's other samples,
+so that no greedy caption has to be decoded. The reward is CIDEr-D with the sentence's end among the n-grams.
+
+Cross-entropy goes on beside it: on real captions a little, so that sentences stay fluent, and on drawn scenes in full,
+whose one sentence must stay right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from streamcap.picture import PictureSpec
+from streamcap.training.cider import END, CiderD
+from streamcap.training.model import pack, packed_logits
+from streamcap.training.sampling import Sample, fast_copy, sample
+from streamcap.training.stage import REWARD, some
+from streamcap.training.wording import WordingSettings, WordingTrainer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriticSettings(WordingSettings):
+    """One stage of self-critical training."""
+
+    samples: int = 5
+    """Captions drawn of each real picture; at least 2."""
+    longest: int = 24
+    """Tokens of a drawn caption, the stop token included."""
+    likelihood: float = 0.15
+    """Weight of the cross-entropy of real captions."""
+
+
+class CriticTrainer(WordingTrainer):
+    """Mapping and GPT-2 on features, by reward."""
+
+    settings: CriticSettings
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        picture: PictureSpec,
+        settings: CriticSettings,
+        tokens: list[list[list[int]]],
+        sentences: list[list[int]],
+        stop: int,
+        tokenizer: Tokenizer,
+    ) -> None:
+        super().__init__(config, picture, settings, tokens, sentences, stop)
+        self._tokenizer = tokenizer
+        self._judge = CiderD([[[*self._words(caption), END] for caption in several] for several in tokens])
+
+    def _losses(self, told: dict[str, float]) -> dict[str, Tensor]:
+        settings = self.settings
+        rows = self._next_rows(settings.real, len(self._tokens))
+        grid = self._noisy(self._stored().some_views(rows))
+        drawn = self._draw(grid)
+        rewards = torch.tensor(
+            [[self.reward(int(row), one) for one in several] for row, several in zip(rows, drawn, strict=True)]
+        )
+        told[REWARD] = rewards.mean().item()
+        captions = [some(self._tokens[row], settings.captions) for row in rows]
+        parts = self._drawn_loss(grid, drawn, advantages(rewards), captions)
+        return parts | self._sentence_loss()
+
+    def reward(self, row: int, caption: Sample) -> float:
+        """CIDEr-D of a caption of real picture `row`; one that was cut off has no end."""
+        words = self._words(caption.tokens)
+        return self._judge.score(row, [*words, END] if caption.stopped else words)
+
+    def _words(self, tokens: list[int]) -> list[str]:
+        text: str = self._tokenizer.decode(tokens)
+        return text.split()
+
+    def _draw(self, grid: Tensor) -> list[list[Sample]]:
+        """As users' captioner would say it: without dropout."""
+        self.model.eval()
+        with torch.no_grad():
+            prefix = self.model.mapping(grid)
+        drawn = sample(fast_copy(self.model.gpt), prefix, self.settings.samples, self._stop, self.settings.longest)
+        self.model.train()
+        return drawn
+
+    def _drawn_loss(
+        self, grid: Tensor, drawn: list[list[Sample]], better: Tensor, captions: list[list[list[int]]]
+    ) -> dict[str, Tensor]:
+        """Both losses on real pictures, from one pass: drawn captions and true ones lie behind the same prefix.
+
+        better: (B, samples), how much each drawn caption's reward is above its baseline.
+        """
+        settings = self.settings
+        laid = [[one.tokens for one in several] + true for several, true in zip(drawn, captions, strict=True)]
+        packed = pack(laid, self._prefix, self._stop)
+        logits = packed_logits(self.model.gpt, self.model.mapping(grid), packed)
+        # By caption, counted through the batch: its advantage, 0 for true ones, and whether it was drawn.
+        weights, chosen = [], []
+        for row, several in enumerate(laid):
+            true = len(several) - settings.samples
+            weights += [*better[row].tolist(), *[0.0] * true]
+            chosen += [True] * settings.samples + [False] * true
+        by_chance = torch.tensor(chosen)[packed.owners]
+        counted = by_chance & ~self._cut_ends(laid, drawn, packed.targets)
+        surprise = F.cross_entropy(logits[counted], packed.targets[counted], reduction="none")
+        parts = {"drawn": (torch.tensor(weights)[packed.owners][counted] * surprise).mean()}
+        if settings.likelihood and settings.captions:
+            loss = F.cross_entropy(logits[~by_chance], packed.targets[~by_chance], label_smoothing=settings.smoothing)
+            parts["captions"] = settings.likelihood * loss
+        return parts
+
+    def _cut_ends(self, laid: list[list[list[int]]], drawn: list[list[Sample]], targets: Tensor) -> Tensor:
+        """Where `targets` has a stop token that was never drawn, since the caption was cut off."""
+        cut = torch.zeros(len(targets), dtype=torch.bool)
+        at = -1
+        for several, samples in zip(laid, drawn, strict=True):
+            for number, caption in enumerate(several):
+                at += len(caption) + 1
+                cut[at] = number < len(samples) and not samples[number].stopped
+        return cut
+
+
+def advantages(rewards: Tensor) -> Tensor:
+    """Rewards (B, K) less the mean of each row's other K - 1."""
+    count = rewards.shape[1]
+    others = (rewards.sum(1, keepdim=True) - rewards) / (count - 1)
+    return rewards - others

@@ -1,0 +1,134 @@
+"""What a frozen vision encoder makes of the training pictures, kept so that mapping and GPT-2 learn without it.
+
+Of every real picture several views (the whole picture first, then crops, mirrored and recoloured), of every drawn one
+a single view. They are kept in half precision beside the run, with the fingerprint of the encoder that made them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from streamcap.picture import PictureSpec
+from streamcap.training.arrays import read_array, write_array
+from streamcap.training.cache import write_json
+from streamcap.training.encoders import fingerprint
+from streamcap.training.teacher import random_boxes
+from streamcap.training.views import crop, disturb, normalise, small_shifts
+
+PICTURES_A_PASS = 50
+_TOLD, _REAL, _DRAWN = "features.json", "features-real.npy", "features-drawn.npy"
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFeatures:
+    """Grids of N cells of C channels. Memory-mapped."""
+
+    real: npt.NDArray[np.float16]
+    """(n, V, N, C): V views of n real pictures; view 0 is the whole picture as it is."""
+    drawn: npt.NDArray[np.float16]
+    """(m, N, C)."""
+
+    def some_views(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """One view, by chance, of each real picture in `rows`: float32 (B, N, C)."""
+        views = torch.randint(self.real.shape[1], (len(rows),)).numpy()
+        return torch.from_numpy(self.real[rows, views].astype(np.float32))
+
+    def scenes(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """The drawn pictures `rows`: float32 (B, N, C)."""
+        return torch.from_numpy(self.drawn[rows].astype(np.float32))
+
+
+class StoppedError(Exception):
+    """The user asked for an end before all was encoded."""
+
+
+def store_features(
+    folder: Path,
+    vision: nn.Module,
+    picture: PictureSpec,
+    real: Pixels,
+    scenes: Pixels,
+    views: int,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+) -> StoredFeatures:
+    """Encode real (n, H, W, 3) and drawn (m, H, W, 3) pictures by `vision`, or take what is in `folder` where that is
+    of the same encoder and as many pictures and views; what is there of another is written anew.
+
+    Raises StoppedError between two passes after `stopped`, StreamcapError where the disk is full.
+    """
+    vision.eval()
+    wanted: dict[str, Any] = {
+        "encoder": fingerprint(vision),
+        "views": views,
+        "real": len(real),
+        "drawn": len(scenes),
+        "picture": picture.to_json(),
+    }
+    told = folder / _TOLD
+    if not told.is_file() or json.loads(told.read_text(encoding="utf-8")) != wanted:
+        told.unlink(missing_ok=True)
+        # A stage's own chance must not hang on whether its features were there already.
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            torch.manual_seed(views)
+            grid = _encode(vision, picture, torch.zeros(1, 3, picture.height, picture.width)).shape[1:]
+            _write(folder / _REAL, (len(real), views, *grid), _real_views(vision, picture, real, views), stopped)
+            _write(folder / _DRAWN, (len(scenes), *grid), _drawn_views(vision, picture, scenes), stopped)
+        write_json(told, wanted)
+    return StoredFeatures(read_array(folder / _REAL), read_array(folder / _DRAWN))
+
+
+def _write(
+    path: Path, shape: tuple[int, ...], parts: Iterator[npt.NDArray[np.float16]], stopped: Callable[[], bool]
+) -> None:
+    def until_stopped() -> Iterator[npt.NDArray[np.float16]]:
+        for part in parts:
+            if stopped():
+                raise StoppedError
+            yield part
+
+    write_array(path, np.float16, shape, until_stopped())
+
+
+def _real_views(
+    vision: nn.Module, picture: PictureSpec, pixels: Pixels, views: int
+) -> Iterator[npt.NDArray[np.float16]]:
+    """(B, V, N, C) of stretches of the pictures."""
+    # The even views of a lesson are the mild crops: of the others' a caption is often no longer true.
+    boxes = [torch.from_numpy(random_boxes(len(pixels), 2 * view)) for view in range(views)]
+    step = max(1, PICTURES_A_PASS // views)
+    for start in range(0, len(pixels), step):
+        some = np.asarray(pixels[start : start + step])
+        planes = []
+        for view in range(views):
+            mirrored = torch.rand(len(some)) < (0.5 if view else 0.0)
+            seen = crop(some, boxes[view][start : start + step], mirrored, picture.width)
+            planes.append(disturb(seen, 0.8) if view else seen)
+        grids = _encode(vision, picture, torch.stack(planes, 1).flatten(0, 1))
+        yield grids.reshape(len(some), views, *grids.shape[1:])
+
+
+def _drawn_views(vision: nn.Module, picture: PictureSpec, pixels: Pixels) -> Iterator[npt.NDArray[np.float16]]:
+    """(B, N, C) of stretches of the pictures."""
+    for start in range(0, len(pixels), PICTURES_A_PASS):
+        some = np.asarray(pixels[start : start + PICTURES_A_PASS])
+        mirrored = torch.rand(len(some)) < 0.5
+        seen = crop(some, small_shifts(len(some), 0.06), mirrored, picture.width)
+        yield _encode(vision, picture, disturb(seen, 0.35))
+
+
+def _encode(vision: nn.Module, picture: PictureSpec, planes: Tensor) -> npt.NDArray[np.float16]:
+    grid: Tensor = vision(normalise(planes, picture))
+    half: npt.NDArray[np.float16] = grid.half().numpy()
+    return half

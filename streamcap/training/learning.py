@@ -1,0 +1,59 @@
+"""What every kind of training here does alike: which weights decay, how the rate goes, what is kept and how."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from streamcap.errors import StreamcapError
+
+_FLAT = ("wte", "wpe", "prefix", "positions")
+
+
+def decay_groups(parameters: Iterable[tuple[str, nn.Parameter]], decay: float) -> list[dict[str, Any]]:
+    """Parameter groups for AdamW: weight decay for matrices alone; embeddings, norms and biases go without."""
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for name, parameter in parameters:
+        plain = parameter.ndim < 2 or any(part in name for part in _FLAT)
+        (rest if plain else matrices).append(parameter)
+    return [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def warm_cosine(step: int, steps: int, warmup: int, floor: float = 0.0) -> float:
+    """The share of the highest rate that step number `step`, from 0, has: a linear warm-up over at most half of the
+    steps, then a cosine (Loshchilov and Hutter 2017) to 0 at `steps`, but never under `floor`."""
+    warmup = min(warmup, steps // 2)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return max(floor, 0.5 * (1 + math.cos(math.pi * done)))
+
+
+@torch.no_grad()
+def average(mean: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+    """Draw the running mean of the weights towards `model`, after step number `step`, from 1."""
+    # At first the mean is short, so that it does not carry the random weights along.
+    decay = min(decay, (1 + step) / (10 + step))
+    for kept, now in zip(mean.state_dict().values(), model.state_dict().values(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(now, 1 - decay)
+        else:
+            kept.copy_(now)
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write what a run needs to go on, whole or not at all. Raises StreamcapError where the disk does not take it."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        torch.save(dict(state), part)
+        os.replace(part, path)  # noqa: PTH105  a rename over an existing file on every platform
+    except (OSError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        raise StreamcapError(f"{path}: cannot be written ({error}); the last state is as it was") from None

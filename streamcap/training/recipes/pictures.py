@@ -1,0 +1,115 @@
+"""All that `mini` is trained and judged on, made once from Flickr8k's folder and kept in the run's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from streamcap.errors import InputError
+from streamcap.media.scenes import every_scene
+from streamcap.picture import PictureSpec
+from streamcap.training import drawn
+from streamcap.training.arrays import read_array, write_array
+from streamcap.training.cache import write_bytes
+from streamcap.training.clips import UnreadableError, read_picture
+from streamcap.training.corpus import Item, MediaFolder, read_flickr
+from streamcap.training.joint import RealPictures
+from streamcap.training.teacher import Lesson, Teacher, read_lesson, write_lesson
+from streamcap.training.text import make_tokenizer, normalise
+
+log = logging.getLogger(__name__)
+
+STORED = PictureSpec(192, 192, "squash", "bicubic")
+"""How the real pictures are kept: training crops from there."""
+DRAWN_TRAIN, DRAWN_DEV = 30_000, 500
+TRAIN_SEED, DEV_SEED = 1, 999
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@dataclass(slots=True)
+class Data:
+    """All that is trained and judged on."""
+
+    tokenizer: Tokenizer
+    train: RealPictures
+    dev_pixels: Pixels
+    dev_captions: list[tuple[str, ...]]
+    scenes: drawn.DrawnPictures
+    scenes_dev: drawn.DrawnPictures
+
+    def sentences(self) -> list[list[int]]:
+        """The tokens of every drawn training picture's sentence."""
+        return [encoded.ids for encoded in self.tokenizer.encode_batch(self.scenes.sentences)]
+
+
+def prepare(source: Path, run: Path, teacher: Path | None, views: int, vocabulary: int) -> Data:
+    """Everything the stages need, from RUN where an earlier call has left it. Raises InputError."""
+    run.mkdir(parents=True, exist_ok=True)
+    tar = source / "images-192.tar"
+    media = MediaFolder(tar if tar.is_file() else source / "images")
+    corpus = read_flickr(source / "results.csv", media, {split: source / f"{split}.txt" for split in ("train", "dev")})
+    train, dev = corpus.splits["train"], corpus.splits["dev"]
+    pixels = {split: _pixels(run / f"{split}.npy", corpus.splits[split], media) for split in ("train", "dev")}
+    captions = [[normalise(caption) for caption in item.captions] for item in train]
+    tokenizer = _tokenizer(run / "tokenizer.json", captions, vocabulary)
+    lessons = _lessons(run, teacher, pixels["train"], views)
+    tokens = [[encoded.ids for encoded in tokenizer.encode_batch(several)] for several in captions]
+    return Data(
+        tokenizer,
+        RealPictures(pixels["train"], tokens, lessons),
+        pixels["dev"],
+        [item.captions for item in dev],
+        drawn.cached_pictures(run, "drawn-train", DRAWN_TRAIN, TRAIN_SEED),
+        drawn.cached_pictures(run, "drawn-dev", DRAWN_DEV, DEV_SEED),
+    )
+
+
+def _pixels(path: Path, items: list[Item], media: MediaFolder) -> Pixels:
+    """(n, 192, 192, 3), memory-mapped."""
+    if not path.is_file():
+        shape = (len(items), STORED.height, STORED.width, 3)
+        write_array(path, np.uint8, shape, (_read(item, media)[None] for item in items))
+    found: Pixels = read_array(path)
+    if len(found) != len(items):
+        raise InputError(f"{path}: holds {len(found)} pictures, the split has {len(items)}; name another folder")
+    return found
+
+
+def _read(item: Item, media: MediaFolder) -> Pixels:
+    try:
+        return read_picture(media.read(item.name), STORED)
+    except (UnreadableError, OSError) as error:
+        raise InputError(f"{item.name}: broken ({error}); take it out of {media.path} and the split") from None
+
+
+def _tokenizer(path: Path, captions: list[list[str]], vocabulary: int) -> Tokenizer:
+    if not path.is_file():
+        # The drawn scenes' sentences twice, or a few of their words would be cut into letters.
+        sentences = [scene.sentence for scene in every_scene()] * 2
+        flat = [caption for several in captions for caption in several] + sentences
+        write_bytes(path, make_tokenizer(flat, vocabulary).to_str().encode())
+    return Tokenizer.from_file(str(path))
+
+
+def _lessons(run: Path, path: Path | None, pixels: Pixels, views: int) -> list[Lesson] | None:
+    if path is None:
+        return None
+    return list(_each_lesson(run, path, pixels, views))
+
+
+def _each_lesson(run: Path, path: Path, pixels: Pixels, views: int) -> Iterator[Lesson]:
+    teacher: Teacher | None = None
+    for view in range(views):
+        lesson = read_lesson(run, view)
+        if lesson is None:
+            teacher = teacher or Teacher(path)
+            log.info("the teacher looks at view %d of %d", view + 1, views)
+            lesson = write_lesson(run, teacher, pixels, view)
+        yield lesson

@@ -1,0 +1,178 @@
+"""One stage of training a whole captioner of ours: the model, its running mean, the optimiser, and how it goes on.
+
+Stages follow one another by starting from the weights of the last. Whatever a stage trains, its file holds the whole
+model under the same names, so that any stage can follow any other.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from streamcap.captioner.compact import build_mapping, build_vision
+from streamcap.errors import InputError, StreamcapError
+from streamcap.picture import PictureSpec
+from streamcap.training.gpt2 import build_gpt2
+from streamcap.training.heads import Heads
+from streamcap.training.learning import average, decay_groups, save_state, warm_cosine
+from streamcap.training.model import CaptionModel, pack, packed_logits
+
+REWARD = "reward"
+"""The key of what `run_step` returns that is no loss."""
+LOWEST_RATE = 0.02
+"""Share of the highest rate that a stage does not go below."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSettings:
+    """What every stage is told."""
+
+    steps: int
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.05
+    dropout: float = 0.0
+    average: float = 0.995
+    """Decay of the running mean of the weights, which is what is kept."""
+    seed: int = 0
+
+
+class StageTrainer(ABC):
+    """The model and one stage of its training. `save` and `restore` make a stage go on exactly.
+
+    config: the `vision`, `mapping` and `gpt2` parts of a checkpoint of ours. stop: the stop token.
+    """
+
+    settings: StageSettings
+
+    def __init__(self, config: Mapping[str, Any], picture: PictureSpec, settings: StageSettings, *, stop: int) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings, self.picture = settings, picture
+        self._stop, self._prefix = stop, int(config["mapping"]["prefix"])
+        mapping = build_mapping({**config["mapping"], "dropout": settings.dropout})
+        gpt = build_gpt2(dict(config["gpt2"]), settings.dropout)
+        self.model = CaptionModel(build_vision(config["vision"]), mapping, gpt)
+        # Convolutions on a CPU are quicker with the channels last.
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.heads = Heads(int(config["mapping"]["channels"]))
+        self.mean = copy.deepcopy(self.model).eval()
+        self._optimizer = torch.optim.AdamW(
+            decay_groups(self._learning(), settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.98)
+        )
+        self._order: list[int] = []
+        self.step = 0
+
+    @abstractmethod
+    def _learning(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """The parameters that this stage trains, with their names."""
+
+    @abstractmethod
+    def _losses(self, told: dict[str, float]) -> dict[str, Tensor]:
+        """The parts of the loss on the next batch; what else there is to tell goes into `told`."""
+
+    def run_step(self) -> dict[str, float]:
+        """One step; what each part of the loss was, and the `REWARD` where there is one. Raises StreamcapError where
+        the loss is no number."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self.model.train()
+        told: dict[str, float] = {}
+        parts = self._losses(told)
+        loss = torch.stack(list(parts.values())).sum()
+        if not math.isfinite(loss.item()):
+            raise StreamcapError(f"the loss is {loss.item()} at step {self.step + 1}; the last state is kept")
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_([p for group in self._optimizer.param_groups for p in group["params"]], 1.0)
+        self._optimizer.step()
+        self.step += 1
+        average(self.mean, self.model, self.step, self.settings.average)
+        return {**{name: part.item() for name, part in parts.items()}, **told}
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then a cosine to a fiftieth."""
+        settings = self.settings
+        return settings.learning_rate * warm_cosine(self.step, settings.steps, settings.warmup, LOWEST_RATE)
+
+    def save(self, path: Path, **more: Any) -> None:
+        """All that the stage needs to go on, whole or not at all. Raises StreamcapError where the disk is full."""
+        state = {
+            "model": self.model.state_dict(),
+            "mean": self.mean.state_dict(),
+            "heads": self.heads.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "step": self.step,
+            "order": self._order,
+            "random": torch.get_rng_state(),
+            "settings": asdict(self.settings),
+        }
+        save_state(path, {**state, **more})
+
+    def restore(self, path: Path, *, other_settings: bool = False) -> dict[str, Any]:
+        """Go on where `save` was called; returns what was saved. Raises InputError where the stage was started with
+        other settings and that is not asked for, or where the file cannot be read."""
+        state = read_state(path)
+        # Files of before settings were kept are taken as they are.
+        found = state.get("settings", {})
+        wanted = asdict(self.settings)
+        differing = [name for name, value in found.items() if name in wanted and wanted[name] != value]
+        if differing and not other_settings:
+            name = differing[0]
+            raise InputError(
+                f"{path}: was started with other settings: {name} {found[name]!r} there, {wanted[name]!r} here; "
+                "nothing was overwritten"
+            )
+        self._load(state)
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.step, self._order = state["step"], state["order"]
+        torch.set_rng_state(state["random"])
+        return state
+
+    def start_from(self, state: Mapping[str, Any]) -> None:
+        """Take the weights of another stage."""
+        self._load(state)
+
+    # For stages ---------------------------------------------------------------------------------------------------
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.mean.load_state_dict(state["mean"])
+        self.heads.load_state_dict(state["heads"])
+
+    def _next_rows(self, count: int, total: int) -> npt.NDArray[np.int64]:
+        """`count` of `total` pictures, sorted; every picture comes once before one comes again."""
+        if len(self._order) < count:
+            self._order = torch.randperm(total).tolist()
+        return np.sort(np.array([self._order.pop() for _ in range(min(count, total))], np.int64))
+
+    def _caption_loss(self, grid: Tensor, captions: list[list[list[int]]], smoothing: float) -> Tensor:
+        packed = pack(captions, self._prefix, self._stop)
+        logits = packed_logits(self.model.gpt, self.model.mapping(grid), packed)
+        return F.cross_entropy(logits, packed.targets, label_smoothing=smoothing)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `StageTrainer.save` wrote. Raises InputError for a file that is none."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - torch.load raises what the damaged part happens to break
+        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); delete it to start anew") from None
+    if not isinstance(state, dict) or not {"model", "mean", "heads", "step"} <= set(state):
+        raise InputError(f"{path}: is no state of a stage of training; name another folder")
+    return state
+
+
+def some(captions: list[list[int]], count: int) -> list[list[int]]:
+    """`count` of a picture's captions, or all where it has fewer, in any order."""
+    return [captions[i] for i in torch.randperm(len(captions))[:count].tolist()]

@@ -1,0 +1,42 @@
+"""A captioner of a few thousand weights and made-up pictures, for the stages of `mini`'s recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from streamcap.picture import PictureSpec
+from streamcap.training import drawn, teacher
+from streamcap.training.joint import RealPictures
+from streamcap.training.recipes.pictures import Data
+from streamcap.training.teacher import Lesson
+from streamcap.training.text import make_tokenizer
+
+PICTURE = PictureSpec(64, 64, "squash", "area", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CONFIG: dict[str, Any] = {
+    "vision": {"architecture": "resnet", "stem": 4, "widths": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+    "mapping": {"architecture": "grid", "cells": 4, "channels": 16, "width": 64, "prefix": 2, "layers": 1, "heads": 2},
+    "gpt2": {"vocab_size": 320, "n_positions": 40, "n_embd": 64, "n_layer": 1, "n_head": 1}
+    | {"bos_token_id": 0, "eos_token_id": 0},
+}
+SAID = (("a red car on a road", "the car is red"), ("two dogs run", "dogs in the snow", "two dogs in the snow"))
+
+
+def make_data() -> Data:
+    """Eight pictures, black or white, with captions that tell which, and eight drawn scenes."""
+    rng = np.random.default_rng(0)
+    scenes = drawn.draw_pictures(8, seed=3)
+    captions = [SAID[i % 2] for i in range(8)]
+    flat = [caption for several in captions for caption in several]
+    tokenizer = make_tokenizer([*scenes.sentences, *flat * 4], 320)
+    tokens = [[encoded.ids for encoded in tokenizer.encode_batch(list(several))] for several in captions]
+    pixels = np.stack([np.full((96, 96, 3), 255 * (i % 2), np.uint8) for i in range(8)])
+    pixels[:, ::3] = 128
+    lesson = Lesson(
+        teacher.random_boxes(8, 1),
+        rng.integers(-128, 128, (8, teacher.MAP_CHANNELS, 7, 7), np.int8),
+        rng.integers(-128, 128, (8, teacher.POOLED_CHANNELS), np.int8),
+        rng.normal(size=(8, teacher.CLASSES)).astype(np.float16),
+    )
+    return Data(tokenizer, RealPictures(pixels, tokens, [lesson]), pixels[:4], captions[:4], scenes, scenes)
