@@ -8,7 +8,9 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
+from streamcap.captions.caption import Caption
 from streamcap.captions.cue import Cue
+from streamcap.captions.event import Payload, encode
 from streamcap.service.files import CaptionFiles
 
 log = logging.getLogger(__name__)
@@ -18,14 +20,20 @@ PENDING_FINALS = 10_000
 # The subtitle files are rewritten whole; once a second is as live as a player reloads them.
 REWRITE_SECONDS = 1.0
 RETRY_SECONDS = 2.0
+# Events that wait for a disk which hangs. Policy when full: the oldest is published before it is filed.
+HELD_EVENTS = 64
 
 
 class Filing:
     """Finals are appended at once, subtitle files rewritten at most every REWRITE_SECONDS.
 
+    A final is filed before it is published, so that no crash can lose what a viewer has seen; what follows it waits
+    its turn. A disk that refuses holds nothing up: the final is published, and filed when the disk takes it.
+
     Parameters:
         cues: gives the present window of the subtitle files.
         last_seq: gives the newest sequence number sent.
+        release: publishes a payload, live or not, under the next number. Nobody else publishes for this stream.
         on_trouble: hears one line when writing begins to fail, and an empty one when it works again. Finals are
             kept meanwhile, up to PENDING_FINALS.
 
@@ -37,13 +45,17 @@ class Filing:
         files: CaptionFiles,
         cues: Callable[[], list[Cue]],
         last_seq: Callable[[], int],
+        release: Callable[[Payload, bool], object],
         on_trouble: Callable[[str], None],
     ) -> None:
         self.dropped = 0
         self._files = files
         self._cues = cues
         self._last_seq = last_seq
+        self._release = release
         self._on_trouble = on_trouble
+        self._held: deque[tuple[Payload, bool]] = deque()
+        self._in_hand = 0  # of those held, the oldest that are being filed
         self._pending: deque[str] = deque()
         self._stale = False
         self._wake = asyncio.Event()
@@ -51,20 +63,22 @@ class Filing:
         self._reserve_at = 0
         self._trouble = ""
 
-    def add(self, line: str) -> None:
-        """A final to append."""
-        self._pending.append(line)
-        self.touch()
+    def publish(self, payload: Payload, *, live: bool) -> None:
+        """In order: a final once it is filed, all else at once unless a final is before it."""
+        if self._held or _is_final(payload):
+            self._held.append((payload, live))
+            self.touch()
+            if len(self._held) > HELD_EVENTS:
+                self._let_go()
+            return
+        self._release(payload, live)
+        if self._last_seq() >= self._reserve_at:
+            self._wake.set()
 
     def touch(self) -> None:
         """The cues have changed."""
         self._stale = True
         self._wake.set()
-
-    def count(self, seq: int) -> None:
-        """Event `seq` was sent: numbers are reserved on disk before they run out."""
-        if seq >= self._reserve_at:
-            self._wake.set()
 
     def close(self) -> None:
         """Let `run` write what waits and return."""
@@ -76,11 +90,12 @@ class Filing:
         loop = asyncio.get_running_loop()
         rewrite_at = loop.time()
         while not self._closing:
-            await self._wait(max(0.0, rewrite_at - loop.time()) if self._stale else None)
+            if not self._held:
+                await self._wait(max(0.0, rewrite_at - loop.time()) if self._stale else None)
             due = self._stale and loop.time() >= rewrite_at
             if due:
                 rewrite_at = loop.time() + REWRITE_SECONDS
-            if not await self._write(due):
+            if not await self._write(due) and not self._held:
                 await self._wait(RETRY_SECONDS)
         await self._write(due=True)
         with contextlib.suppress(OSError):  # said already by the write before it
@@ -94,28 +109,57 @@ class Filing:
             self._wake.clear()
 
     async def _write(self, due: bool) -> bool:
-        """Append the waiting finals and, when `due`, rewrite the subtitle files; whether the disk took it."""
-        lines = list(self._pending)
+        """File and publish what is held, and rewrite the subtitle files when `due`; whether the disk took it all."""
+        seq = self._last_seq()
+        self._in_hand = len(self._held)
+        numbered = enumerate(self._held, seq + 1)
+        self._pending += [encode(number, payload).text for number, (payload, _) in numbered if _is_final(payload)]
+        trouble: OSError | None = None
         try:
-            self._reserve_at = await asyncio.to_thread(self._files.reserve, self._last_seq())
-            if lines:
-                await asyncio.to_thread(self._files.append, lines)
-                for _ in lines:
-                    self._pending.popleft()
-            if due:
+            await self._append(list(self._pending), seq + self._in_hand)
+        except OSError as error:
+            trouble = error
+        # What came in the meantime has lined up behind, so that these get the numbers they were filed under.
+        while self._in_hand:
+            self._let_go()
+        try:
+            if due and trouble is None:
                 self._stale = False
                 await asyncio.to_thread(self._files.write_cues, self._cues())
         except OSError as error:
-            self._stale = self._stale or due
-            while len(self._pending) > PENDING_FINALS:
+            self._stale = True
+            trouble = error
+        while len(self._pending) > PENDING_FINALS:
+            self._pending.popleft()
+            self.dropped += 1
+        self._say("" if trouble is None else f"cannot write {trouble.filename or self._files.jsonl}: {_why(trouble)}")
+        return trouble is None
+
+    def _let_go(self) -> None:
+        payload, live = self._held.popleft()
+        if self._in_hand:
+            self._in_hand -= 1
+        elif _is_final(payload):
+            self._pending.append(encode(self._last_seq() + 1, payload).text)
+        self._release(payload, live)
+
+    async def _append(self, lines: list[str], last_seq: int) -> None:
+        if last_seq >= self._reserve_at:
+            self._reserve_at = await asyncio.to_thread(self._files.reserve, last_seq)
+        if lines:
+            await asyncio.to_thread(self._files.append, lines)
+            for _ in lines:
                 self._pending.popleft()
-                self.dropped += 1
-            self._say(f"cannot write {error.filename or self._files.jsonl}: {error.strerror or error}")
-            return False
-        self._say("")
-        return True
 
     def _say(self, trouble: str) -> None:
         if trouble != self._trouble:
             self._trouble = trouble
             self._on_trouble(trouble)
+
+
+def _is_final(payload: Payload) -> bool:
+    return isinstance(payload, Caption) and payload.is_final
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)

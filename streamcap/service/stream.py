@@ -38,6 +38,8 @@ WATCH_SECONDS = 0.25
 GOOD_SECONDS = 10.0
 # How long a removed stream's reader may take; after that its daemon thread is left to its own read timeout.
 LEAVE_SECONDS = 1.5
+# How long a source that has ended waits for the caption of its last sample.
+LAST_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,10 @@ class Stream:
         self._reader: Reader | None = None
         self._filing: Filing | None = None
         self._disk_trouble = ""
+        self._over = False
+        self._submitted: Sample | None = None
+        self._answered: Sample | None = None
+        self._heard = asyncio.Event()
 
     async def prepare(self) -> None:
         """Take up what an earlier run filed under this name, and enter the hub. Raises InputError, OSError."""
@@ -124,7 +130,9 @@ class Stream:
             past = await asyncio.to_thread(files.past, self._parts.settings.replay)
             await asyncio.to_thread(files.reserve, past.next_seq)
             self._refill(past.finals, past.next_seq)
-            self._filing = Filing(files, lambda: self.track.cues, lambda: self._feed.last_seq, self._on_disk)
+            self._filing = Filing(
+                files, lambda: self.track.cues, lambda: self._feed.last_seq, self._release, self._on_disk
+            )
         self._parts.hub.add(self._feed)
 
     async def run(self) -> None:
@@ -137,6 +145,8 @@ class Stream:
             raise
         finally:
             self._close_cue()
+            # What is still being captioned would be neither filed nor within the closed cue.
+            self._over = True
             if self._filing is not None and filing is not None:
                 self._filing.close()
                 await asyncio.shield(filing)
@@ -178,8 +188,11 @@ class Stream:
     def on_outcome(self, outcome: Outcome) -> None:
         """What the engine said of one of this stream's samples."""
         sample = outcome.sample
-        if sample.submitted < self._created:
-            return  # of an earlier stream of this name
+        if self._over or sample.submitted < self._created:
+            return  # of an earlier stream of this name, or too late
+        if not isinstance(outcome, Interim):
+            self._answered = sample
+            self._heard.set()
         match outcome:
             case Interim():
                 latency = self._latency(sample, outcome.times)
@@ -199,9 +212,7 @@ class Stream:
         latency = self._latency(sample, outcome.times, first)
         caption = self.track.final(_moment(first or sample), outcome.text, outcome.logprob, latency)
         self.captions += 1
-        event = self._publish_caption(caption)
-        if self._filing is not None:
-            self._filing.add(event.text)
+        self._publish_caption(caption)
         if first is not None:
             self._extend(sample)
 
@@ -224,6 +235,7 @@ class Stream:
             end = await self._read(opening)
             opening += 1
             if isinstance(end, SourceEnded):
+                await self._hear_the_last()
                 self._set_state(StreamState.ENDED, str(end))
                 return
             if isinstance(end, SourceRefused) and not end.retry:
@@ -261,7 +273,7 @@ class Stream:
             schedule=Schedule(self.every),
             timeline=self._timeline,
             convert=self._parts.convert,
-            submit=self._parts.submit,
+            submit=self._submit,
             clip_length=self._parts.clip_length,
             clip_seconds=settings.clip_seconds,
             statistics=self.reader_statistics,
@@ -279,6 +291,19 @@ class Stream:
             if not ended.done():
                 reader.stop()
                 await asyncio.wait((ended,), timeout=LEAVE_SECONDS)
+
+    def _submit(self, sample: Sample) -> None:
+        """On the reader's thread."""
+        self._submitted = sample
+        self._parts.submit(sample)
+
+    async def _hear_the_last(self) -> None:
+        """Until the newest sample, which none can replace any more, has been captioned."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                while self._answered is not self._submitted:
+                    self._heard.clear()
+                    await self._heard.wait()
 
     def _watch(self, reader: Reader) -> None:
         """Tell live from stalled by the age of the newest frame."""
@@ -311,15 +336,18 @@ class Stream:
         self._disk_trouble = trouble
         self._set_state(self.state, trouble)
 
-    def _publish_caption(self, caption: Caption) -> Event:
+    def _publish_caption(self, caption: Caption) -> None:
         age = caption.latency.total / 1000
-        return self._publish(caption, live=age <= self._parts.settings.max_age)
+        self._publish(caption, live=age <= self._parts.settings.max_age)
 
-    def _publish(self, payload: Payload, *, live: bool = True) -> Event:
-        event = self._parts.hub.publish(payload, live=live)
+    def _publish(self, payload: Payload, *, live: bool = True) -> None:
         if self._filing is not None:
-            self._filing.count(event.seq)
-        return event
+            self._filing.publish(payload, live=live)
+        else:
+            self._release(payload, live)
+
+    def _release(self, payload: Payload, live: bool) -> None:
+        self._parts.hub.publish(payload, live=live)
 
     def _latency(self, sample: Sample, times: Times, first: Sample | None = None) -> Latency:
         """Of `sample`; the total from the arrival of `first`, if a second sample was waited for."""

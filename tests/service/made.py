@@ -82,6 +82,8 @@ class House:
         self.refusals: list[StreamcapError] = []
         self.forgotten: list[str] = []
         self.samples: list[Sample] = []
+        self.delay = 0.0
+        """Seconds the engine takes."""
         self.hub = Hub(time.monotonic, time.time)
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
@@ -115,7 +117,10 @@ class House:
         self.samples.append(sample)
         now = time.monotonic()
         outcome: Outcome = Captioned(sample, f"grey {sample.pixels.reshape(-1)[0]}", -0.5, Times(now, now, now))
-        self._loop.call_soon_threadsafe(self.streams.dispatch, [outcome])
+        if self.delay:
+            self._loop.call_soon_threadsafe(self._loop.call_later, self.delay, self.streams.dispatch, [outcome])
+        else:
+            self._loop.call_soon_threadsafe(self.streams.dispatch, [outcome])
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a state of the messages, or of anything that changes with them."""

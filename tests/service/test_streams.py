@@ -6,14 +6,20 @@ import asyncio
 import itertools
 import json
 import logging
+import threading
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from streamcap.captions.event import Event
 from streamcap.captions.hub import UnknownStreamError
+from streamcap.engine.outcome import Captioned, Doubtful, Times, Unchanged
 from streamcap.errors import InputError
 from streamcap.media.sources.contract import SourceEnded, SourceLost, SourceRefused
+from streamcap.service.files import CaptionFiles
 from streamcap.service.streams import DuplicateStreamError
 from tests.service.made import House, frame
 
@@ -138,6 +144,57 @@ async def test_files_hold_what_the_feed_sent(house: House, tmp_path: Path) -> No
     assert (out / "door.vtt").read_text().startswith("WEBVTT")
 
 
+async def test_a_final_is_filed_before_anyone_sees_it(house: House, tmp_path: Path) -> None:
+    filed_when_seen: list[bool] = []
+
+    def look(event: Event) -> None:
+        if event.is_final:
+            filed_when_seen.append(event.text in (tmp_path / "out" / "door.jsonl").read_text().splitlines())
+
+    house.hub.observers.append(look)
+    await live(house)
+    for second in range(1, 6):
+        house.sources[0].put(frame(float(second), grey=second))
+    await house.until(lambda: len(house.of("caption")) == 6)
+    assert filed_when_seen == [True] * 6
+    seqs = [m["seq"] for m in house.messages if "seq" in m]
+    assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
+
+
+async def test_a_disk_that_hangs_holds_few_events_up(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamcap.service.filing.HELD_EVENTS", 2)
+    await live(house)
+    goes_on, append = threading.Event(), CaptionFiles.append
+
+    def hang(files: CaptionFiles, lines: list[str]) -> None:
+        goes_on.wait(10)
+        append(files, lines)
+
+    monkeypatch.setattr(CaptionFiles, "append", hang)
+    for second in range(1, 6):
+        house.sources[0].put(frame(float(second), grey=second))
+    await house.until(lambda: len(house.of("caption")) == 4)
+    goes_on.set()
+    await house.until(lambda: len(house.of("caption")) == 6)
+    await house.streams.close()
+    filed = [json.loads(line) for line in (tmp_path / "out" / "door.jsonl").read_text().splitlines()]
+    assert filed == house.of("caption")
+
+
+async def test_the_last_caption_of_a_file_comes_before_its_end(tmp_path: Path) -> None:
+    house = House(tmp_path, every=1.0)
+    house.delay = 0.3
+    await house.streams.add("door", URL)
+    await wait_sources(house, 1)
+    house.sources[0].put(frame(0.0))
+    house.sources[0].put(SourceEnded("played to its end"))
+    await house.until(lambda: house.states("door")[-1:] == ["ended"])
+    (caption,) = house.of("caption")
+    assert json.loads((tmp_path / "door.jsonl").read_text()) == caption
+
+
 async def test_a_stop_closes_the_last_cue(tmp_path: Path) -> None:
     house = House(tmp_path, every=60.0)
     await live(house)
@@ -199,6 +256,30 @@ async def test_a_disk_that_refuses_is_told_and_made_up_for(
     await house.until(lambda: house.of("status")[-1]["reason"] == "")
     await house.streams.close()
     assert len((out / "door.jsonl").read_text().splitlines()) == 3
+
+
+async def test_a_sentence_that_the_next_sample_bears_out_begins_with_the_first(house: House) -> None:
+    await live(house)
+    (seen,) = house.samples
+    first = replace(seen, start=1.0, captured_at=seen.captured_at + 1, arrived=seen.arrived)
+    second = replace(seen, start=2.0, captured_at=seen.captured_at + 2, arrived=time.monotonic())
+    house.streams.dispatch([Doubtful(first)])
+    now = time.monotonic()
+    house.streams.dispatch([Captioned(second, "a man comes", -0.1, Times(now, now, now), first)])
+    await house.until(lambda: len(house.of("extend")) == 1)
+    final, (extend,) = house.of("caption")[-1], house.of("extend")
+    assert (final["text"], final["start"], extend["id"], extend["end"]) == ("a man comes", 1.0, final["id"], 3.0)
+    assert final["latency_ms"]["total"] >= 1000 * (second.arrived - first.arrived)
+    assert [(cue.start_ms, cue.end_ms) for cue in house.streams.get("door").track.cues] == [(0, 1000), (1000, 3000)]
+
+
+async def test_samples_whose_decode_was_skipped_are_counted(house: House) -> None:
+    await live(house)
+    (seen,) = house.samples
+    for second, decoded in ((1.0, False), (2.0, True), (3.0, False)):
+        house.streams.dispatch([Unchanged(replace(seen, start=second), decoded=decoded)])
+    view = house.streams.get("door").view()
+    assert (view.extended, view.decode_skipped) == (3, 2)
 
 
 async def test_names_are_checked_and_found(house: House) -> None:
