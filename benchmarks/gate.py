@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     captioner = load_captioner(arguments.model)
     moved, arrived = drawn_distances(captioner, arguments.scenes)
-    clips = {path.name: _features(captioner, _pictures(path)) for path in arguments.video}
+    clips = {path.name: _features(captioner, sampled(path)) for path in arguments.video}
     rows = [
         {
             "threshold": threshold,
@@ -87,11 +87,12 @@ def decoded_share(features: Any, threshold: float) -> float:
     return decoded / len(features)
 
 
-def _pictures(path: Path) -> list[Any]:
+def sampled(path: Path, every: float = 1.0) -> list[av.VideoFrame]:
+    """One frame of a video every so many seconds."""
     with av.open(str(path)) as container:
         frames: list[av.VideoFrame] = []
         for frame in container.decode(video=0):
-            if frame.time is not None and frame.time >= len(frames):
+            if frame.time is not None and frame.time >= every * len(frames):
                 frames.append(frame)
         return frames
 

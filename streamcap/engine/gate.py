@@ -21,8 +21,6 @@ Features = npt.NDArray[np.float32]
 
 # Calibrated on drawn scenes and real clips: see docs/gate.md.
 DEFAULT_THRESHOLD = 0.02
-# Nearer than so many thresholds a picture is likelier the same scene in motion than another scene.
-NEAR = 10.0
 # Pictures that one final is known to be true of. A walk cycle has about so many that differ.
 VIEWS = 16
 
@@ -37,6 +35,8 @@ class GateOptions:
     sample becomes a caption."""
     refresh: float = 60.0
     """Seconds after which a final is decoded anew, whatever the picture did."""
+    near: float = 10.0
+    """In thresholds: a picture nearer than that is likelier the same scene in motion than another one."""
     patience: float = 2.0
     """Seconds: the longest wait for a second sample to bear out another sentence about a near picture. Where samples
     come less often, none is waited for; 0: never."""
@@ -46,8 +46,8 @@ class GateOptions:
             raise ValueError(f"gate threshold {self.threshold}: a cosine distance from 0 up to 2")
         if self.refresh <= 0:
             raise ValueError(f"gate refresh {self.refresh} s: above 0")
-        if self.patience < 0:
-            raise ValueError(f"gate patience {self.patience} s: 0 or more")
+        if self.near < 1 or self.patience < 0:
+            raise ValueError(f"gate near {self.near}, patience {self.patience} s: at least 1, and 0 or more")
 
 
 class Verdict(Enum):
@@ -111,7 +111,7 @@ class Gate:
 
     def is_news(self, distance: float) -> bool:
         """Whether a picture at `distance` is surely another scene, so that its text may be shown as it comes."""
-        return distance >= NEAR * self.options.threshold
+        return distance >= self.options.near * self.options.threshold
 
     def said(self, sample: Sample) -> str:
         """What the last final of this stream and epoch says; empty where the gate is open or there is none."""

@@ -149,6 +149,7 @@ def test_senseless_thresholds_are_refused(threshold: float) -> None:
         GateOptions(threshold=threshold)
 
 
-def test_senseless_patience_is_refused() -> None:
+@pytest.mark.parametrize("options", [{"patience": -1.0}, {"near": 0.5}])
+def test_senseless_doubt_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="patience"):
-        GateOptions(threshold=0.02, patience=-1.0)
+        GateOptions(threshold=0.02, **options)
