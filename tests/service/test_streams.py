@@ -7,16 +7,13 @@ import itertools
 import json
 import logging
 import threading
-import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from streamcap.captions.event import Event
 from streamcap.captions.hub import UnknownStreamError
-from streamcap.engine.outcome import Captioned, Doubtful, Times, Unchanged
 from streamcap.errors import InputError
 from streamcap.media.sources.contract import SourceEnded, SourceLost, SourceRefused
 from streamcap.service.files import CaptionFiles
@@ -256,30 +253,6 @@ async def test_a_disk_that_refuses_is_told_and_made_up_for(
     await house.until(lambda: house.of("status")[-1]["reason"] == "")
     await house.streams.close()
     assert len((out / "door.jsonl").read_text().splitlines()) == 3
-
-
-async def test_a_sentence_that_the_next_sample_bears_out_begins_with_the_first(house: House) -> None:
-    await live(house)
-    (seen,) = house.samples
-    first = replace(seen, start=1.0, captured_at=seen.captured_at + 1, arrived=seen.arrived)
-    second = replace(seen, start=2.0, captured_at=seen.captured_at + 2, arrived=time.monotonic())
-    house.streams.dispatch([Doubtful(first)])
-    now = time.monotonic()
-    house.streams.dispatch([Captioned(second, "a man comes", -0.1, Times(now, now, now), first)])
-    await house.until(lambda: len(house.of("extend")) == 1)
-    final, (extend,) = house.of("caption")[-1], house.of("extend")
-    assert (final["text"], final["start"], extend["id"], extend["end"]) == ("a man comes", 1.0, final["id"], 3.0)
-    assert final["latency_ms"]["total"] >= 1000 * (second.arrived - first.arrived)
-    assert [(cue.start_ms, cue.end_ms) for cue in house.streams.get("door").track.cues] == [(0, 1000), (1000, 3000)]
-
-
-async def test_samples_whose_decode_was_skipped_are_counted(house: House) -> None:
-    await live(house)
-    (seen,) = house.samples
-    for second, decoded in ((1.0, False), (2.0, True), (3.0, False)):
-        house.streams.dispatch([Unchanged(replace(seen, start=second), decoded=decoded)])
-    view = house.streams.get("door").view()
-    assert (view.extended, view.decode_skipped) == (3, 2)
 
 
 async def test_names_are_checked_and_found(house: House) -> None:
