@@ -73,24 +73,26 @@ class Stage:
 
 STAGES = (
     # Cheap steps that make the encoder see: the teacher's features of real pictures, and what drawn scenes show.
-    Stage("taught", JointSettings(steps=5000, real=36, scenes=12, captions=0, learning_rate=1.5e-3), 2500),
+    Stage("taught", JointSettings(steps=3600, real=36, scenes=12, captions=0, learning_rate=1.5e-3), 3600),
+    # The encoder stays; on its stored features the words are learned in many more, cheaper steps.
+    Stage(
+        "words",
+        WordingSettings(steps=900, real=48, scenes=32, captions=5, learning_rate=1e-3, warmup=50, dropout=0.15),
+        450,
+    ),
     # Everything, to the captions.
     Stage(
         "captions",
-        JointSettings(steps=9000, real=24, scenes=12, captions=5, learning_rate=8e-4, dropout=0.1, average=0.998),
-        400,
-    ),
-    # The encoder stays; on its stored features the words are learned in many more, cheaper steps.
-    Stage(
-        "text",
-        WordingSettings(steps=1200, real=48, scenes=32, captions=4, learning_rate=6e-4, warmup=50, dropout=0.15),
-        300,
+        JointSettings(
+            steps=1000, real=24, scenes=12, captions=5, learning_rate=4e-4, warmup=50, dropout=0.15, teach=0.5
+        ),
+        500,
     ),
     # The words again, by what they are judged by.
     Stage(
         "critic",
         CriticSettings(
-            steps=800, real=32, scenes=32, captions=2, learning_rate=2e-4, warmup=30, dropout=0.0, weight_decay=0.0
+            steps=600, real=32, scenes=32, captions=2, learning_rate=2e-4, warmup=30, dropout=0.0, weight_decay=0.0
         ),
         200,
     ),
@@ -212,7 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--views-kept", type=int, default=4, help="views of every picture whose features are stored")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
     parser.add_argument("--scale", type=float, default=1.0, help="times as many steps in every stage")
-    parser.add_argument("--stages", help="run these alone, comma-separated: taught,captions,text,critic")
+    parser.add_argument("--stages", help="run these alone, comma-separated: taught,words,captions,critic")
     parser.add_argument(
         "--other-settings", action="store_true", help="go on with a stage although it was started with other settings"
     )
