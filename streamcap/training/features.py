@@ -109,7 +109,7 @@ def _real_views(
     boxes = [torch.from_numpy(random_boxes(len(pixels), 2 * view)) for view in range(views)]
     step = max(1, PICTURES_A_PASS // views)
     for start in range(0, len(pixels), step):
-        some = np.asarray(pixels[start : start + step])
+        some = np.array(pixels[start : start + step])
         planes = []
         for view in range(views):
             mirrored = torch.rand(len(some)) < (0.5 if view else 0.0)
@@ -122,7 +122,7 @@ def _real_views(
 def _drawn_views(vision: nn.Module, picture: PictureSpec, pixels: Pixels) -> Iterator[npt.NDArray[np.float16]]:
     """(B, N, C) of stretches of the pictures."""
     for start in range(0, len(pixels), PICTURES_A_PASS):
-        some = np.asarray(pixels[start : start + PICTURES_A_PASS])
+        some = np.array(pixels[start : start + PICTURES_A_PASS])
         mirrored = torch.rand(len(some)) < 0.5
         seen = crop(some, small_shifts(len(some), 0.06), mirrored, picture.width)
         yield _encode(vision, picture, disturb(seen, 0.35))
