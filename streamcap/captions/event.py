@@ -71,6 +71,18 @@ class Kept:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Events `first` to `last` of a stream, which cannot be had any more."""
+
+    first: int
+    last: int
+
+    @property
+    def seq(self) -> int:
+        return self.last
+
+
 def encode(seq: int, payload: Payload) -> Event:
     """Give `payload` its number and its text."""
     match payload:

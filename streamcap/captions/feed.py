@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Iterable
 
-from streamcap.captions.event import Event, Kept, Payload, Status, StreamState, encode
+from streamcap.captions.event import Event, Kept, Lost, Payload, Status, StreamState, encode
 
 REPLAY_EVENTS = 2048
 """About half an hour of a caption a second, 1 MB a stream; the JSONL has all of them."""
+
+REPLAY_INTERIMS = 512
+"""The last minute or so: who comes back at once misses nothing at all."""
 
 
 class Feed:
     """Numbers payloads and keeps the newest for those who come back.
 
-    Interim captions get a number like all others but are not kept: the final that follows says all they said.
+    Interim captions get a number like all others but are kept for a short while only: the final that follows says all
+    they said.
     """
 
     def __init__(self, stream: str, *, keep: int = REPLAY_EVENTS, next_seq: int = 1) -> None:
         self.stream = stream
         self.state = StreamState.CONNECTING
         self._next = next_seq
-        self._kept: deque[Kept] = deque()
+        self._kept: deque[Kept | Lost] = deque()
+        self._interims: deque[Kept] = deque(maxlen=REPLAY_INTERIMS)
         self.status: Event | None = None
         """The newest status, kept however long ago it was: what a newcomer is told first."""
         self._keep = keep
@@ -34,7 +40,10 @@ class Feed:
     @property
     def oldest_seq(self) -> int:
         """The oldest event that can be replayed, or the next to come when there is none."""
-        return self._kept[0].seq if self._kept else self._next
+        if not self._kept:
+            return self._next
+        oldest = self._kept[0]
+        return oldest.last + 1 if isinstance(oldest, Lost) else oldest.seq
 
     def number(self, payload: Payload) -> Event:
         """Give `payload` the next number and keep it for replay."""
@@ -42,30 +51,63 @@ class Feed:
         self._next += 1
         if isinstance(payload, Status):
             self.state, self.status = payload.state, event
-        if not event.is_interim:
-            self._remember(event)
+        kept = Kept(event.seq, event.text)
+        if event.is_interim:
+            self._interims.append(kept)
+        else:
+            self._remember(kept)
         return event
 
     def refill(self, events: Iterable[Event], next_seq: int) -> None:
         """Take events of an earlier run, in order, as this feed's past; numbering goes on at `next_seq`."""
         for event in events:
             if event.seq > self.last_kept:
-                self._remember(event)
+                self._remember(Kept(event.seq, event.text))
         self._next = max(self._next, next_seq, self.last_kept + 1)
         # What the earlier run sent besides finals is not to be had again.
-        if self._kept:
-            self._forgotten = max(self._forgotten, self._kept[0].seq - 1)
+        if not self._kept:
+            self._forgotten = self._next - 1
+            return
+        self._forgotten = max(self._forgotten, self._kept[0].seq - 1)
+        if self._next > self.last_kept + 1:
+            self._remember(Lost(self.last_kept + 1, self._next - 1))
 
     @property
     def last_kept(self) -> int:
         return self._kept[-1].seq if self._kept else self._forgotten
 
-    def since(self, seq: int) -> tuple[tuple[int, int] | None, list[Kept]]:
-        """What came after event `seq`: the range that is lost, if any, and the kept events in order."""
-        missing = (seq + 1, self._forgotten) if seq < self._forgotten else None
-        return missing, [event for event in self._kept if event.seq > seq]
+    def since(self, seq: int, *, interim: bool) -> list[Kept | Lost]:
+        """What came after event `seq`, in order, and what of it is lost; interim captions are left out, and not
+        missed, unless `interim`."""
+        # Each iterable is in order; the merged list names every number once, or as lost.
+        known: Iterable[Kept | Lost] = heapq.merge(self._kept, self._interims, key=_seq) if interim else self._kept
+        events: list[Kept | Lost] = []
+        if seq < self._forgotten:
+            events.append(Lost(seq + 1, self._forgotten))
+            seq = self._forgotten
+        for event in known:
+            if event.seq <= seq:
+                continue
+            if isinstance(event, Lost) or (interim and event.seq > seq + 1):
+                _add_lost(events, Lost(seq + 1, event.seq if isinstance(event, Lost) else event.seq - 1))
+            if isinstance(event, Kept):
+                events.append(event)
+            seq = event.seq
+        return events
 
-    def _remember(self, event: Event) -> None:
-        self._kept.append(Kept(event.seq, event.text))
+    def _remember(self, event: Kept | Lost) -> None:
+        self._kept.append(event)
         while len(self._kept) > self._keep:
             self._forgotten = self._kept.popleft().seq
+
+
+def _seq(event: Kept | Lost) -> int:
+    return event.seq
+
+
+def _add_lost(events: list[Kept | Lost], lost: Lost) -> None:
+    """Neighbouring losses are one."""
+    if events and isinstance(events[-1], Lost):
+        events[-1] = Lost(events[-1].first, lost.last)
+    else:
+        events.append(lost)

@@ -6,12 +6,12 @@ Pure and synchronous, of one thread: a shell (websocket, SSE) gives `Subscriptio
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from streamcap.captions.event import Event, Payload, StreamSummary, gap_text, hello_text
+from streamcap.captions.event import Event, Lost, Payload, StreamSummary, encode, gap_text, hello_text
 from streamcap.captions.feed import Feed
 from streamcap.errors import InputError
 
@@ -49,7 +49,7 @@ class Note:
     seq: int | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Gap:
     """Stands in the queue where events were dropped."""
 
@@ -83,7 +83,7 @@ class SubscriptionStatistics:
 
 
 class Subscription:
-    """One subscriber's queue. Full, it drops the oldest interim, then the oldest event (a `gap` takes its place);
+    """One subscriber's queue. Full, it drops interims, then the oldest event (a `gap` takes the place of either);
     a subscriber that never reads is closed: `closed` then says why.
 
     `wake` is called, on the publisher's thread, whenever there is something to take.
@@ -123,18 +123,19 @@ class Subscription:
 
     def offer(self, event: Event, now: float) -> None:
         """Queue `event` if it is wished for, dropping by the policy above when full."""
-        if self.closed is not None:
-            return
-        streams = self.wish.streams
-        if streams is not None and event.stream not in streams:
-            return
-        if event.is_interim and not self._wants_interim(event, now):
+        if not self._wants(event) or (event.is_interim and not self._is_due(event, now)):
             return
         if self._events >= self.wish.limit and not self._make_room(event):
             return
         self._queue.append(event)
         self._events += 1
         self._wake()
+
+    def pass_over(self, event: Event) -> None:
+        """`event` is not for live viewers: a `gap` says so to those who would have had it."""
+        if self._wants(event):
+            self._miss(event)
+            self._wake()
 
     def close(self, cause: Cause, reason: str) -> None:
         """End it; `take` still gives what waits."""
@@ -143,9 +144,15 @@ class Subscription:
             self.cause = cause
             self._wake()
 
-    def _wants_interim(self, event: Event, now: float) -> bool:
-        if not self.wish.interim:
-            return False
+    def _wants(self, event: Event) -> bool:
+        streams = self.wish.streams
+        return (
+            self.closed is None
+            and (streams is None or event.stream in streams)
+            and (self.wish.interim or not event.is_interim)
+        )
+
+    def _is_due(self, event: Event, now: float) -> bool:
         if now - self._interim_at.get(event.stream, -1e9) < self.wish.min_interval:
             return False
         self._interim_at[event.stream] = now
@@ -159,28 +166,47 @@ class Subscription:
             return False
         if event.is_interim:
             self.statistics.interim_dropped += 1
+            self._miss(event)
             return False
-        for index, item in enumerate(self._queue):
-            if isinstance(item, Event) and item.is_interim:
-                del self._queue[index]
-                self._events -= 1
-                self.statistics.interim_dropped += 1
-                return True
-        for index, item in enumerate(self._queue):
-            if isinstance(item, Event):
-                self._replace_by_gap(index, item)
-                break
+        waiting = [(index, item) for index, item in enumerate(self._queue) if isinstance(item, Event)]
+        index, dropped = next(((i, item) for i, item in waiting if item.is_interim), waiting[0])
+        if dropped.is_interim:
+            self.statistics.interim_dropped += 1
+        else:
+            self.statistics.finals_dropped += 1
+        self._events -= 1
+        self._replace_by_gap(index, dropped)
         return True
 
+    def _miss(self, event: Event) -> None:
+        """A gap at the end of the queue."""
+        before = self._neighbour(event.stream, range(len(self._queue) - 1, -1, -1))
+        if isinstance(before, _Gap):
+            before.last = event.seq
+        else:
+            self._queue.append(_Gap(event.stream, event.seq, event.seq))
+
     def _replace_by_gap(self, index: int, event: Event) -> None:
-        self._events -= 1
-        self.statistics.finals_dropped += 1
-        for item in self._queue:
-            if isinstance(item, _Gap) and item.stream == event.stream:
-                item.last = event.seq
-                del self._queue[index]
-                return
-        self._queue[index] = _Gap(event.stream, event.seq, event.seq)
+        """One with the gaps before and behind it, so that between two gaps there is always an event."""
+        before = self._neighbour(event.stream, range(index - 1, -1, -1))
+        behind = self._neighbour(event.stream, range(index + 1, len(self._queue)))
+        gap = before if isinstance(before, _Gap) else _Gap(event.stream, event.seq, event.seq)
+        gap.last = event.seq
+        if isinstance(behind, _Gap):
+            gap.last = behind.last
+            self._queue.remove(behind)
+        if gap is before:
+            del self._queue[index]
+        else:
+            self._queue[index] = gap
+
+    def _neighbour(self, stream: str, places: Iterable[int]) -> Event | _Gap | None:
+        """What of `stream` stands first in `places`."""
+        for place in places:
+            item = self._queue[place]
+            if not isinstance(item, Note) and item.stream == stream:
+                return item
+        return None
 
 
 @dataclass(slots=True)
@@ -215,13 +241,16 @@ class Hub:
                 subscription.close(Cause.REMOVED, f"stream {stream} was removed")
 
     def publish(self, payload: Payload, *, live: bool = True) -> Event:
-        """Number `payload` and queue it for all who want it; a stale one (`live` false) is only kept for replay."""
+        """Number `payload` and queue it for all who want it; a stale one (`live` false) is only kept for replay, and
+        a `gap` to those who are there."""
         event = self.feeds[payload.stream].number(payload)
         self.statistics.published += 1
         for observe in self.observers:
             observe(event)
         if not live:
             self.statistics.stale += 1
+            for subscription in list(self._subscriptions.values()):
+                subscription.pass_over(event)
             return event
         now = self.monotonic()
         for subscription in list(self._subscriptions.values()):
@@ -283,13 +312,15 @@ class Hub:
         return [name for name in self.feeds if name in wish.streams]
 
     def _catch_up(self, subscription: Subscription, name: str, seq: int | None) -> None:
-        feed = self.feeds[name]
+        feed, wish = self.feeds[name], subscription.wish
         if seq is None:
             if feed.status is not None:
-                subscription.put(Note(feed.status.text, feed.status.seq))
+                # Told under the newest number, from which the live events go on and `since` takes up.
+                status = encode(feed.last_seq, feed.status.payload)
+                subscription.put(Note(status.text, status.seq))
             return
-        missing, events = feed.since(seq)
-        if missing is not None:
-            subscription.put(Note(gap_text(name, *missing)))
-        for event in events:
-            subscription.put(Note(event.text, event.seq))
+        for event in feed.since(seq, interim=wish.interim and not wish.min_interval):
+            if isinstance(event, Lost):
+                subscription.put(Note(gap_text(name, event.first, event.last)))
+            else:
+                subscription.put(Note(event.text, event.seq))

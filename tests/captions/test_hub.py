@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamcap.captions.event import Extend, Status, StreamState
-from streamcap.captions.feed import Feed
+from streamcap.captions.feed import REPLAY_INTERIMS, Feed
 from streamcap.captions.hub import DROPS_TO_CLOSE, Hub, Subscription, Wish
 from streamcap.errors import InputError
 from tests.captions.made import caption
@@ -57,7 +57,12 @@ def test_every_event_of_any_type_takes_the_next_number(hub: Hub) -> None:
 def test_a_newcomer_learns_the_present_state(hub: Hub) -> None:
     hub.publish(Status("door", StreamState.LIVE))
     hub.publish(caption())
-    assert [m["type"] for m in texts(listen(hub))] == ["hello", "status"]
+    newcomer = listen(hub)
+    hub.publish(caption())
+    _, status, live = texts(newcomer)
+    assert (status["type"], status["state"]) == ("status", "live")
+    # From the first message on, numbers grow by one; and the first is where to take up.
+    assert (status["seq"], live["seq"]) == (2, 3)
 
 
 def test_since_brings_exactly_what_was_missed(hub: Hub) -> None:
@@ -65,8 +70,21 @@ def test_since_brings_exactly_what_was_missed(hub: Hub) -> None:
         hub.publish(caption(number=number, is_final=False))
         hub.publish(caption(number=number))
     _, *missed = texts(listen(hub, since=12))
+    assert [event["seq"] for event in missed] == list(range(13, 21))
+    _, *missed = texts(listen(hub, Wish(interim=False), since=12))
     assert [event["id"] for event in missed] == ["door-7", "door-8", "door-9", "door-10"]
     assert all(event["is_final"] for event in missed)
+
+
+def test_interims_of_long_ago_are_gaps_to_those_who_want_them(hub: Hub) -> None:
+    for number in range(1, REPLAY_INTERIMS + 3):
+        hub.publish(caption(number=number, is_final=False))
+        hub.publish(caption(number=number))
+    _, *missed = texts(listen(hub, since=0))
+    assert [(m["from"], m["to"]) for m in missed if m["type"] == "gap"] == [(1, 1), (3, 3)]
+    assert [m["seq"] for m in missed if m["type"] != "gap"] == [2, *range(4, 2 * REPLAY_INTERIMS + 5)]
+    _, *missed = texts(listen(hub, Wish(interim=False), since=0))
+    assert [m["seq"] for m in missed] == list(range(2, 2 * REPLAY_INTERIMS + 5, 2))
 
 
 def test_what_is_forgotten_is_a_gap(clock: Clock) -> None:
@@ -112,8 +130,10 @@ def test_a_slow_subscriber_loses_interims_first_then_oldest_finals_with_a_gap(hu
         hub.publish(caption(number=number, is_final=False))
         hub.publish(caption(number=number))
     _, *left = texts(slow)
-    assert left[0] == {"type": "gap", "stream": "door", "from": 2, "to": 4}
-    assert [event["id"] for event in left[1:]] == ["door-3", "door-4", "door-5", "door-6"]
+    # What is not there is in a gap: 1 to 5, then every interim.
+    assert left[0] == {"type": "gap", "stream": "door", "from": 1, "to": 5}
+    assert [(m["from"], m["to"]) for m in left[1:] if m["type"] == "gap"] == [(7, 7), (9, 9), (11, 11)]
+    assert [m["id"] for m in left if m["type"] == "caption"] == ["door-3", "door-4", "door-5", "door-6"]
     assert slow.statistics.interim_dropped == 6
     assert slow.statistics.finals_dropped == 2
     assert len(texts(good)) == 13
@@ -135,7 +155,7 @@ def test_one_that_never_reads_is_closed_and_others_feel_nothing(hub: Hub) -> Non
 def test_a_stale_caption_is_kept_but_not_pushed(hub: Hub) -> None:
     live = listen(hub)
     hub.publish(caption(), live=False)
-    assert [m["type"] for m in texts(live)] == ["hello"]
+    assert texts(live)[1:] == [{"type": "gap", "stream": "door", "from": 1, "to": 1}]
     assert [m["type"] for m in texts(listen(hub, since=0))] == ["hello", "caption"]
     assert hub.statistics.stale == 1
 
@@ -157,7 +177,11 @@ def test_a_refilled_feed_goes_on_where_the_earlier_run_stopped(clock: Clock) -> 
     hub.publish(caption(number=6))
     _, gap, *kept = texts(listen(hub, since=1))
     assert (gap["from"], gap["to"]) == (2, 2)
-    assert [event["seq"] for event in kept] == [3, 4, 5, 9]
+    # What the earlier run sent after its last final is lost, and said to be.
+    assert [event.get("seq", "gap") for event in kept] == [3, 4, 5, "gap", 9]
+    assert (kept[3]["from"], kept[3]["to"]) == (6, 8)
+    _, *kept = texts(listen(hub, since=7))
+    assert [(m["type"], m.get("from"), m.get("to")) for m in kept] == [("gap", 8, 8), ("caption", None, None)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -188,3 +212,36 @@ def test_disconnecting_at_any_moment_loses_and_repeats_no_final(actions: list[st
                 if message["type"] == "caption" and message["is_final"]:
                     received.append(message["seq"])
     assert received == published
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from(["final", "interim", "extend", "stale", "read", "return"]), max_size=150),
+    st.integers(1, 5),
+    st.integers(1, 8),
+)
+def test_every_number_comes_once_or_lies_in_a_gap(actions: list[str], limit: int, keep: int) -> None:
+    hub = Hub(Clock(), Clock())
+    hub.add(Feed("door", keep=keep))
+    wish = Wish(limit=limit)
+    subscription = hub.subscribe(wish, lambda: None, 0)
+    seen = 0
+    for action in [*actions, "read"]:
+        match action:
+            case "final" | "stale":
+                hub.publish(caption(), live=action == "final")
+            case "interim":
+                hub.publish(caption(is_final=False))
+            case "extend":
+                hub.publish(Extend("door", "door-1", 3.0))
+            case "return":
+                hub.unsubscribe(subscription)
+                subscription = hub.subscribe(wish, lambda: None, seen)
+            case "read":
+                for message in texts(subscription):
+                    if message["type"] == "hello":
+                        continue
+                    first, last = message.get("seq", message.get("from")), message.get("seq", message.get("to"))
+                    assert first == seen + 1 and last >= first
+                    seen = last
+    assert seen == hub.feeds["door"].last_seq

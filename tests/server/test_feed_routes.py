@@ -38,7 +38,7 @@ async def test_since_brings_exactly_what_was_missed(server: Server) -> None:
     for number in range(5):
         door.interim("so far")
         door.final(f"caption {number}")
-    viewer = await server.viewer("?stream=door&since=4")
+    viewer = await server.viewer("?stream=door&since=4&interim=0")
     messages = await receive(viewer, 4)
     assert [m.get("text") for m in messages] == [None, "caption 2", "caption 3", "caption 4"]
 
