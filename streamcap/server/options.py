@@ -46,8 +46,8 @@ class ServerOptions:
     """Of a websocket message from a client; the feed expects none."""
     heartbeat: float = 15.0
     """Seconds between signs of life on a silent SSE connection."""
-    publisher_timeout: float = 5.0
-    """Seconds without a frame after which a WHIP publisher is taken for gone."""
+    publisher_timeout: float = 4.0
+    """Seconds without a frame after which a WHIP publisher is taken for gone: noticed and told within five."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 from playwright.async_api import Browser, Page, async_playwright
 
 from tests.conftest import require_program
@@ -17,6 +18,11 @@ _FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
 )
+CAPTIONS_SHOWN = (
+    "[...document.querySelectorAll('.past li')]"
+    ".map((one) => [Number(one.querySelector('time').dateTime.slice(2, -1)), one.querySelector('span').textContent])"
+)
+"""An expression: the captions on the index page as (start, text), newest first."""
 
 
 @contextlib.asynccontextmanager
@@ -32,11 +38,35 @@ async def chromium(camera: Path | None = None) -> AsyncIterator[Browser]:
             await browser.close()
 
 
-async def becomes_true(page: Page, expression: str) -> None:
+def kill_chromium(camera: Path) -> None:
+    """SIGKILL to every process of the Chromium that plays `camera`: no page can say goodbye."""
+    ours = psutil.Process().children(recursive=True)
+    (first, *_) = [one for one in ours if f"--use-file-for-fake-video-capture={camera}" in _command(one)]
+    for one in (first, *first.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+async def becomes_true(page: Page, expression: str, seconds: float = 20) -> None:
     """Wait until `expression` is true on the page (Playwright's own waiting is forbidden by the pages' policy)."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(seconds):
         while not await page.evaluate(expression):
             await asyncio.sleep(0.05)
+
+
+async def publish_camera(page: Page, name: str) -> None:
+    """On the index page: use this browser's camera, until its video has come back to the page."""
+    await page.get_by_role("button", name="Use this browser").click()
+    await page.get_by_label("Name of the stream").fill(name)
+    await page.keyboard.press("Enter")
+    await becomes_true(page, "document.querySelector('video').videoWidth > 0", 60)
 
 
 async def page_without_errors(browser: Browser, url: str, **context: Any) -> Any:
