@@ -51,7 +51,7 @@ def _streamcap(
     """Streaming, real-time captions of what a video shows."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
-        raise typer.Exit(2)
+        raise InputError("a command is needed; see `streamcap --help`")
 
 
 def main() -> None:

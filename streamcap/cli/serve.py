@@ -12,7 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from streamcap.captioner import Captioner
     from streamcap.engine.engine import EngineOptions
     from streamcap.media.sources.contract import Source
-    from streamcap.picture import Fit, PictureSpec
+    from streamcap.picture import PictureSpec
     from streamcap.server.options import ServerOptions
     from streamcap.service.settings import Settings
 
@@ -102,15 +102,28 @@ def serve(
     from streamcap.engine.engine import EngineOptions
     from streamcap.engine.gate import DEFAULT_THRESHOLD, GateOptions
     from streamcap.media.sources import check_url
+    from streamcap.picture import Fit
     from streamcap.server.options import ServerOptions
     from streamcap.server.run import listen
     from streamcap.service.settings import Settings, check_name
 
     _configure_logging(verbose=verbose)
+    for option, value in (
+        ("window", window),
+        ("keep", keep),
+        ("refresh", refresh),
+        ("max-age", max_age),
+        ("stall-after", stall_after),
+        ("read-timeout", read_timeout),
+    ):
+        if not 0 < value < float("inf"):
+            raise InputError(f"--{option} {value:g}: seconds, above 0")
+    if fit is not None and fit not in get_args(Fit):
+        raise InputError(f"--fit {fit}: it is one of {', '.join(get_args(Fit))}")
+    if not 0 <= interim_rate < float("inf"):
+        raise InputError(f"--interim-rate {interim_rate:g}: texts a second; 0 for none")
     if gate is not None and not 0 <= gate < 2:
         raise InputError(f"--gate {gate:g}: a cosine distance from 0 up to 2")
-    if refresh <= 0:
-        raise InputError(f"--refresh {refresh:g}: seconds, above 0")
     options = ServerOptions(
         host=host,
         port=port,
@@ -153,9 +166,16 @@ def serve(
 def split_name(source: str) -> tuple[str | None, str]:
     """`NAME=URL` into its parts; None for no name. What stands before a `:`, `?` or an existing file's `=` is none."""
     name, equals, url = source.partition("=")
-    if not equals or ":" in name or "?" in name or Path(source).exists():
+    if not equals or ":" in name or "?" in name or _is_file(source):
         return None, source
     return name, url
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # longer than any file's name; a NUL in it
+        return False
 
 
 def _load(

@@ -56,7 +56,7 @@ def check_offer(text: str, *, directions: Sequence[str]) -> session_description.
             if ice is None or not ice.usernameFragment or not ice.password or dtls is None or not dtls.fingerprints:
                 raise ValueError("a media section lacks its ICE or DTLS parameters")
     except Exception as error:
-        raise RefusalError(400, f"not an SDP offer: {str(error)[:120] or type(error).__name__}") from error
+        raise RefusalError(400, f"not an SDP offer: {str(error)[:120] or 'it cannot be parsed'}") from error
     if len(offer.media) > MOST_SECTIONS:
         raise RefusalError(406, f"{len(offer.media)} media sections are offered, more than {MOST_SECTIONS}")
     videos = [media for media in offer.media if media.kind == "video" and media.port]

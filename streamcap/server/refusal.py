@@ -10,12 +10,14 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from streamcap.captions.hub import UnknownStreamError
 from streamcap.errors import InputError, StreamcapError
 from streamcap.redact import redact
 from streamcap.service.streams import DuplicateStreamError
 
+_METHODS = ("DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT")
 _log = logging.getLogger(__name__)
 
 
@@ -34,6 +36,12 @@ def answer(status: int, detail: str, headers: Mapping[str, str] | None = None) -
     return JSONResponse({"detail": " ".join(redact(detail).split())}, status, headers=dict(headers or {}))
 
 
+def _methods(app: FastAPI, connection: HTTPConnection) -> list[str]:
+    """The methods that the path of `connection` can be asked for with."""
+    scopes = {method: {**connection.scope, "method": method} for method in _METHODS}
+    return [m for m, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in app.routes)]
+
+
 def install(app: FastAPI) -> None:
     """Answer every error a user can cause with its code and reason, on HTTP and before a websocket is accepted."""
 
@@ -49,12 +57,20 @@ def install(app: FastAPI) -> None:
     async def invalid(_: HTTPConnection, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type alone
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return answer(400, f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
+        if first["loc"] == ("body",):
+            return answer(400, "the body must be a JSON object, sent with Content-Type: application/json")
         where = ".".join(str(part) for part in first["loc"] if part != "body")
         return answer(400, f"{where or 'body'}: {first['msg']}")
 
-    async def http_error(_: HTTPConnection, error: Exception) -> Response:
+    async def http_error(connection: HTTPConnection, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type alone
-        return answer(error.status_code, str(error.detail), error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            # The framework names the methods of the first route that has this path; RFC 9110 wants all of them.
+            headers["Allow"] = ", ".join(_methods(app, connection)) or headers.get("Allow", "")
+        return answer(error.status_code, str(error.detail), headers)
 
     async def own_failure(_: HTTPConnection, error: Exception) -> Response:
         _log.error("request failed: %s", redact(error))

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from streamcap.captions.formats import srt, vtt
+from streamcap.errors import InputError
 from streamcap.server.gate import Gate
 from streamcap.server.options import ServerOptions
 from streamcap.server.refusal import RefusalError
@@ -16,6 +17,7 @@ from streamcap.service.stream import StreamView
 from streamcap.service.streams import Streams
 
 NETWORK_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "srt", "http", "https", "whip"})
+LOCAL_SCHEMES = frozenset({"file", "webcam", "scenes"})
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -30,10 +32,12 @@ class NewStream(BaseModel):
 
 
 def check_scheme(url: str, *, allow_local: bool) -> None:
-    """Whether a stream of `url` may be added over HTTP. Raises RefusalError (403)."""
+    """Whether a stream of `url` may be added over HTTP. Raises RefusalError (403), InputError."""
     scheme, colon, _ = url.strip().partition(":")
     if allow_local or scheme.lower() in NETWORK_SCHEMES:
         return
+    if url.strip()[len(scheme) :].startswith("://") and scheme.lower() not in LOCAL_SCHEMES:
+        raise InputError(f"no source has the scheme {scheme[:20]!r}; use {', '.join(sorted(NETWORK_SCHEMES))}")
     what = "a file" if not colon or "/" in scheme else f"{scheme[:20]}:"
     raise RefusalError(
         403, f"{what} is a source of this machine: use a network address, or start the service with --allow-local"

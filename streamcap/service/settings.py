@@ -64,13 +64,13 @@ class Settings:
     def __post_init__(self) -> None:
         check_every(self.every)
         for field in ("window", "stall_after", "read_timeout", "open_timeout", "retry_first", "max_age"):
-            if getattr(self, field) <= 0:
+            if not getattr(self, field) > 0:
                 raise InputError(f"{field.replace('_', '-')} {getattr(self, field):g}: seconds, above 0")
         if self.replay < 1:
             raise InputError(f"replay {self.replay}: events kept of a stream, at least 1")
         if self.retry_most < self.retry_first:
             raise InputError(f"retry-most {self.retry_most:g} is less than retry-first {self.retry_first:g}")
-        if self.clip_seconds <= 0:
+        if not self.clip_seconds > 0:
             raise InputError(f"window of a clip model {self.clip_seconds:g}: seconds, above 0")
         if self.out is not None:
             prepare_directory(self.out)

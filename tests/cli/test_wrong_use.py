@@ -36,6 +36,15 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         (["serve", "--every", "0"], "every 0"),
         (["serve", "--gate", "3"], "--gate 3"),
         (["serve", "--refresh", "0"], "--refresh 0"),
+        (["serve", "--refresh", "nan"], "--refresh nan"),
+        (["serve", "--keep", "nan"], "--keep nan"),
+        (["serve", "--window", "inf"], "--window inf"),
+        (["serve", "--max-age", "0"], "--max-age 0"),
+        (["serve", "--read-timeout", "nan"], "--read-timeout nan"),
+        (["serve", "--interim-rate", "-1"], "--interim-rate -1"),
+        (["serve", "--fit", "zoom"], "--fit zoom"),
+        (["serve", f"{'x' * 300}=scenes:"], "stream name"),
+        (["serve", f"/{'x' * 300}"], "name too long"),
         (["serve", "--host", "0.0.0.0"], "token"),
         (["serve", "gopher://cam/x"], "gopher"),
         (["serve", "rtsp://"], "no host"),
@@ -57,6 +66,12 @@ def test_one_line_that_says_what(run: Run, arguments: list[str], says: str) -> N
     assert out == ""
     assert err.startswith("streamcap: ") and err.count("\n") == 1, err
     assert says in err
+
+
+def test_without_a_command_the_help_and_one_line(run: Run) -> None:
+    status, out, err = run()
+    assert status == 2 and "serve" in out
+    assert err.startswith("streamcap: a command is needed") and err.count("\n") == 1
 
 
 def test_a_password_in_a_wrong_url_is_not_shown(run: Run) -> None:

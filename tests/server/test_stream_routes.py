@@ -33,11 +33,12 @@ async def test_streams_are_listed_added_shown_and_removed(server: Server) -> Non
         ({"url": "file:///etc/passwd"}, 403, "this machine"),
         ({"url": "webcam:"}, 403, "this machine"),
         ({"url": "C:\\video.mp4"}, 403, "this machine"),
+        ({"url": "gopher://x/1"}, 400, "'gopher'"),
         ({"url": ""}, 400, "url"),
         ({}, 400, "url"),
         ({"url": "rtsp://x", "every": "soon"}, 400, "every"),
         ({"url": "rtsp://x", "colour": "red"}, 400, "colour"),
-        ([], 400, "body"),
+        ([], 400, "must be a JSON object"),
     ],
 )
 async def test_what_cannot_be_added_is_refused_with_the_reason(
@@ -53,6 +54,7 @@ async def test_broken_json_and_too_much_of_it_are_refused(server: Server) -> Non
     headers = {"Content-Type": "application/json"}
     broken = await server.http.post("/streams", content=b'{"url":', headers=headers)
     assert broken.status_code == 400
+    assert "not JSON" in broken.json()["detail"]
     announced = await server.http.post("/streams", content=b'"' + b"x" * 10_000_000 + b'"', headers=headers)
     assert announced.status_code == 413
 
@@ -63,6 +65,12 @@ async def test_broken_json_and_too_much_of_it_are_refused(server: Server) -> Non
     chunked = await server.http.post("/streams", content=endless(), headers=headers)
     assert chunked.status_code == 413
     assert "65536" in chunked.json()["detail"]
+
+
+async def test_another_method_is_refused_with_those_there_are(server: Server) -> None:
+    for path, methods in (("/streams", "GET, POST"), ("/streams/door", "DELETE, GET"), ("/whip/x/y", "DELETE, PATCH")):
+        refused = await server.http.put(path)
+        assert (refused.status_code, refused.headers["Allow"]) == (405, methods)
 
 
 async def test_local_sources_may_be_added_when_allowed(start: Start) -> None:
