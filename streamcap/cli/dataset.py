@@ -41,10 +41,8 @@ def dataset(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Encode captioned pictures or clips once, into a feature cache to train on."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from streamcap.captioner.precision import find_device
+    from streamcap.cli.progress import progress_bar
     from streamcap.training.corpus import MediaFolder
     from streamcap.training.dataset import build_cache
     from streamcap.training.encoders import open_encoder
@@ -53,14 +51,12 @@ def dataset(
         raise InputError(f"--take {take}: it is auto, projected, pooled or grid")
     folder = MediaFolder(media)
     corpus = _read(layout, captions, split or [], folder)
-    console = Console(stderr=True)
     for problem in corpus.problems[:SHOWN_PROBLEMS]:
-        console.print(f"left out: {problem.name}: {problem.why} {problem.detail}", style="dim", markup=False)
+        typer.echo(f"left out: {problem.name}: {problem.why} {problem.detail}".rstrip(), err=True)
     opened = open_encoder(encoder, take, find_device(device))  # type: ignore[arg-type]  # checked above
     total = sum(map(len, corpus.splits.values()))
-    columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=total)
+    with progress_bar() as progress:
+        task = progress.add_task("encoding", total=total)
         manifest = build_cache(
             out,
             corpus,

@@ -68,17 +68,12 @@ def evaluate(
 
 
 def _on_cache(captioner: Captioner, folder: Path, split: str, beam: int) -> Evaluation:
-    import torch
-
     from streamcap.training.cache import FeatureCache
-    from streamcap.training.evaluation import evaluate_results
+    from streamcap.training.evaluation import caption_cache, evaluate_results
 
     cache = FeatureCache(folder)
     examples = cache.examples(split)
-    results = []
-    for start in range(0, len(examples), BATCH):
-        features = torch.from_numpy(cache.features(split, examples[start : start + BATCH]))
-        results += captioner.caption_embeddings(features, beam_size=beam)
+    results = caption_cache(captioner, cache, split, examples, beam)
     return evaluate_results([e.name for e in examples], results, [e.captions for e in examples])
 
 

@@ -45,11 +45,8 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Train a captioner on a feature cache; the best by CIDEr on the dev split is kept."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
     from streamcap.captioner.precision import find_device
+    from streamcap.cli.progress import progress_bar
     from streamcap.training import settings as presets
     from streamcap.training.cache import FeatureCache
     from streamcap.training.trainer import Progress, Trainer
@@ -76,9 +73,7 @@ def train(
     if not cache.is_dir():
         raise InputError(f"{cache}: no such folder; `streamcap dataset` makes feature caches")
     trainer = Trainer(settings, FeatureCache(cache), out, find_device(device), resume=resume)
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=console) as bar:
+    with progress_bar() as bar:
         task = bar.add_task("training", total=trainer.steps, completed=trainer.step)
 
         def tell(progress: Progress) -> None:

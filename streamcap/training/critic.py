@@ -23,7 +23,7 @@ from streamcap.picture import PictureSpec
 from streamcap.training.cider import END, CiderD
 from streamcap.training.model import pack, packed_logits
 from streamcap.training.sampling import Sample, fast_copy, sample
-from streamcap.training.stage import REWARD, some
+from streamcap.training.stage import REWARD, passes, some
 from streamcap.training.wording import WordingSettings, WordingTrainer
 
 
@@ -98,32 +98,43 @@ class CriticTrainer(WordingTrainer):
         """
         settings = self.settings
         laid = [[one.tokens for one in several] + true for several, true in zip(drawn, captions, strict=True)]
-        packed = pack(laid, self._prefix, self._stop)
-        logits = packed_logits(self.model.gpt, self.model.mapping(grid), packed)
-        # By caption, counted through the batch: its advantage, 0 for true ones, and whether it was drawn.
-        weights, chosen = [], []
-        for row, several in enumerate(laid):
-            true = len(several) - settings.samples
-            weights += [*better[row].tolist(), *[0.0] * true]
-            chosen += [True] * settings.samples + [False] * true
-        by_chance = torch.tensor(chosen)[packed.owners]
-        counted = by_chance & ~self._cut_ends(laid, drawn, packed.targets)
-        surprise = F.cross_entropy(logits[counted], packed.targets[counted], reduction="none")
-        parts = {"drawn": (torch.tensor(weights)[packed.owners][counted] * surprise).mean()}
-        if settings.likelihood and settings.captions:
-            loss = F.cross_entropy(logits[~by_chance], packed.targets[~by_chance], label_smoothing=settings.smoothing)
-            parts["captions"] = settings.likelihood * loss
+        prefix: Tensor = self.model.mapping(grid)
+        chance, truth, counts = [], [], [0, 0]
+        for rows in passes(laid):
+            packed = pack([laid[row] for row in rows], self._prefix, self._stop)
+            logits = packed_logits(self.model.gpt, prefix[rows], packed)
+            weights, counted, true = _roles([drawn[row] for row in rows], [captions[row] for row in rows], better[rows])
+            surprise = F.cross_entropy(logits[counted], packed.targets[counted], reduction="none")
+            chance.append((weights[counted] * surprise).sum())
+            truth.append(
+                F.cross_entropy(logits[true], packed.targets[true], label_smoothing=settings.smoothing, reduction="sum")
+            )
+            counts[0] += int(counted.sum())
+            counts[1] += int(true.sum())
+        parts = {"drawn": torch.stack(chance).sum() / counts[0]}
+        if settings.likelihood and counts[1]:
+            parts["captions"] = settings.likelihood * torch.stack(truth).sum() / counts[1]
         return parts
 
-    def _cut_ends(self, laid: list[list[list[int]]], drawn: list[list[Sample]], targets: Tensor) -> Tensor:
-        """Where `targets` has a stop token that was never drawn, since the caption was cut off."""
-        cut = torch.zeros(len(targets), dtype=torch.bool)
-        at = -1
-        for several, samples in zip(laid, drawn, strict=True):
-            for number, caption in enumerate(several):
-                at += len(caption) + 1
-                cut[at] = number < len(samples) and not samples[number].stopped
-        return cut
+
+def _roles(drawn: list[list[Sample]], captions: list[list[list[int]]], better: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every target token, in the order in which `pack` lays them: the weight of its caption, whether it was drawn,
+    and whether it is of a true caption. The stop token behind a caption that was cut off is neither."""
+    weights: list[float] = []
+    counted: list[bool] = []
+    true: list[bool] = []
+    for row, (several, said) in enumerate(zip(drawn, captions, strict=True)):
+        for one, weight in zip(several, better[row].tolist(), strict=True):
+            length = len(one.tokens)
+            weights += [weight] * (length + 1)
+            counted += [True] * length + [one.stopped]
+            true += [False] * (length + 1)
+        for caption in said:
+            length = len(caption) + 1
+            weights += [0.0] * length
+            counted += [False] * length
+            true += [True] * length
+    return torch.tensor(weights), torch.tensor(counted), torch.tensor(true)
 
 
 def advantages(rewards: Tensor) -> Tensor:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from streamcap.captioner.result import Result
+from streamcap.training.cache import Example, FeatureCache
 from streamcap.training.scores import Scores, score
 from streamcap.training.text import normalise
 
+if TYPE_CHECKING:
+    from streamcap.captioner import Captioner
+
 CALIBRATION_BINS = 5
+EXAMPLES_A_PASS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,17 @@ class Evaluation:
             "words_max": max(lengths),
             "calibration": calibration(self.judged),
         }
+
+
+def caption_cache(
+    captioner: Captioner, cache: FeatureCache, split: str, examples: Sequence[Example], beam_size: int = 1
+) -> list[Result]:
+    """What a captioner says of cached features, one result for each of `examples`."""
+    results: list[Result] = []
+    for start in range(0, len(examples), EXAMPLES_A_PASS):
+        some = list(examples[start : start + EXAMPLES_A_PASS])
+        results += captioner.caption_embeddings(cache.features(split, some), beam_size=beam_size)
+    return results
 
 
 def evaluate_results(

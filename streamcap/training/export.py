@@ -12,6 +12,7 @@ from streamcap.captioner.checkpoints.native import save_native
 from streamcap.captioner.compact import fold
 from streamcap.errors import InputError
 from streamcap.picture import PictureSpec
+from streamcap.training.cache import write_bytes
 from streamcap.training.model import CaptionModel
 
 MAX_TOKENS = 40
@@ -29,6 +30,14 @@ def native_config(model: Mapping[str, Any], picture: PictureSpec) -> dict[str, A
         "eos_token_id": gpt2["eos_token_id"],
         "max_tokens": MAX_TOKENS,
     }
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Every file of the directory `source` into `target`, each whole or not at all. Raises StreamcapError where the
+    disk does not take them."""
+    target.mkdir(exist_ok=True)
+    for file in source.iterdir():
+        write_bytes(target / file.name, file.read_bytes())
 
 
 def export_native(

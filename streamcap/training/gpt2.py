@@ -57,8 +57,13 @@ def fresh_config(settings: TrainSettings, vocabulary: int) -> dict[str, Any]:
 
 
 def build_gpt2(config: dict[str, Any], dropout: float = 0.0) -> GPT2LMHeadModel:
-    """A GPT-2 with fresh weights from the fields of a `GPT2Config`; `dropout` on embeddings, attention, residuals."""
-    fields = {**config, "embd_pdrop": dropout, "attn_pdrop": dropout, "resid_pdrop": dropout, "use_cache": False}
+    """A GPT-2 with fresh weights from the fields of a `GPT2Config`; `dropout` on embeddings and residuals.
+
+    Not on attention: with dropout there torch leaves its fused kernel, and a step on a CPU takes a fifth longer.
+    """
+    fields = {**config, "embd_pdrop": dropout, "attn_pdrop": 0.0, "resid_pdrop": dropout, "use_cache": False}
+    # The same function as GPT-2's own `gelu_new`, in one operation instead of eight.
+    fields["activation_function"] = "gelu_pytorch_tanh"
     # Not among the fields that GPT2Config declares, though it takes it.
     attention: dict[str, Any] = {"attn_implementation": "sdpa"}
     return GPT2LMHeadModel(GPT2Config(**fields, **attention))

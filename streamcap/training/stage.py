@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from streamcap.training.model import CaptionModel, pack, packed_logits
 
 REWARD = "reward"
 """The key of what `run_step` returns that is no loss."""
+ROWS_A_PASS = 16
+"""Pictures whose captions go through GPT-2 together: in one batch of 48, a third of the positions would be padding."""
 LOWEST_RATE = 0.02
 """Share of the highest rate that a stage does not go below."""
 
@@ -157,9 +159,22 @@ class StageTrainer(ABC):
         return np.sort(np.array([self._order.pop() for _ in range(min(count, total))], np.int64))
 
     def _caption_loss(self, grid: Tensor, captions: list[list[list[int]]], smoothing: float) -> Tensor:
-        packed = pack(captions, self._prefix, self._stop)
-        logits = packed_logits(self.model.gpt, self.model.mapping(grid), packed)
-        return F.cross_entropy(logits, packed.targets, label_smoothing=smoothing)
+        """Mean cross-entropy of a token; captions: token ids by picture, as many pictures as `grid` (B, N, C) has."""
+        prefix: Tensor = self.model.mapping(grid)
+        sums, count = [], 0
+        for rows in passes(captions):
+            packed = pack([captions[row] for row in rows], self._prefix, self._stop)
+            logits = packed_logits(self.model.gpt, prefix[rows], packed)
+            sums.append(F.cross_entropy(logits, packed.targets, label_smoothing=smoothing, reduction="sum"))
+            count += len(packed.targets)
+        return torch.stack(sums).sum() / count
+
+
+def passes(captions: list[list[list[int]]]) -> Iterator[list[int]]:
+    """The pictures of a batch in stretches of `ROWS_A_PASS`, those with as many tokens together: less is padding."""
+    order = sorted(range(len(captions)), key=lambda row: sum(map(len, captions[row])))
+    for start in range(0, len(order), ROWS_A_PASS):
+        yield order[start : start + ROWS_A_PASS]
 
 
 def read_state(path: Path) -> dict[str, Any]:

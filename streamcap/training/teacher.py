@@ -53,8 +53,13 @@ class Teacher:
         with warnings.catch_warnings():
             # Keeping inner tensors is "for debugging": they are what the teacher is for.
             warnings.simplefilter("ignore")
-            self._run = Interpreter(str(path), experimental_preserve_all_tensors=True, num_threads=1)
-        self._run.allocate_tensors()
+            try:
+                self._run = Interpreter(str(path), experimental_preserve_all_tensors=True, num_threads=1)
+                self._run.allocate_tensors()
+            except (ValueError, RuntimeError) as error:
+                raise InputError(
+                    f"{path}: not a network that the runtime takes ({str(error).splitlines()[0]})"
+                ) from None
         self._input: int = self._run.get_input_details()[0]["index"]
         details = {tensor["index"]: tensor for tensor in self._run.get_tensor_details()}
         wanted = {MAP_TENSOR: MAP_CHANNELS, POOLED_TENSOR: POOLED_CHANNELS, LOGITS_TENSOR: CLASSES}

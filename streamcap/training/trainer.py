@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import nn
 
 from streamcap.errors import InputError, StreamcapError
 from streamcap.training.cache import Example, FeatureCache, write_json
 from streamcap.training.checkpoint import save_checkpoint
 from streamcap.training.curves import Curves, draw_curves
+from streamcap.training.evaluation import caption_cache
+from streamcap.training.export import copy_checkpoint
 from streamcap.training.gpt2 import start_from, stored_config
 from streamcap.training.learning import decay_groups, save_state, warm_cosine
 from streamcap.training.mappings import build
@@ -170,7 +172,7 @@ class Trainer:
         tried = self.folder / "tried"
         save_checkpoint(tried, self.model, self.built, self.cache, self.tokenizer, self.settings.max_tokens)
         if not self._dev:
-            _keep(tried, self.folder / "best")
+            copy_checkpoint(tried, self.folder / "best")
             return None
         captions = caption_features(tried, self.cache, "dev", self._dev, self.device)
         scores = score(captions, [example.captions for example in self._dev])
@@ -184,7 +186,7 @@ class Trainer:
         )
         if scores.cider > self.best:
             self.best = scores.cider
-            _keep(tried, self.folder / "best")
+            copy_checkpoint(tried, self.folder / "best")
             write_json(self.folder / "best" / "scores.json", {"epoch": self.epoch, "dev": scores.summary()})
         return scores
 
@@ -242,33 +244,13 @@ def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
 
 
 def caption_features(
-    directory: Path, cache: FeatureCache, split: str, examples: list[Example], device: torch.device, beam_size: int = 1
+    directory: Path, cache: FeatureCache, split: str, examples: list[Example], device: torch.device
 ) -> list[str]:
-    """What the checkpoint in `directory` says of cached features: by the captioner that users run."""
-    return [result.text for result in results_of(directory, cache, split, examples, device, beam_size)]
-
-
-def results_of(
-    directory: Path, cache: FeatureCache, split: str, examples: list[Example], device: torch.device, beam_size: int = 1
-) -> list[Any]:
-    """As `caption_features`, with tokens and log-probabilities (`captioner.Result`)."""
+    """What the checkpoint in `directory` says of cached features: greedily, by the captioner that users run."""
     from streamcap.captioner import load_captioner
 
     captioner = load_captioner(str(directory), device=str(device), precision="fp32")
-    out: list[Any] = []
-    for start in range(0, len(examples), 64):
-        features: Tensor = torch.from_numpy(cache.features(split, examples[start : start + 64]))
-        out += captioner.caption_embeddings(features, beam_size=beam_size)
-    return out
-
-
-def _keep(source: Path, target: Path) -> None:
-    target.mkdir(exist_ok=True)
-    for file in source.iterdir():
-        content = file.read_bytes()
-        part = target / f"{file.name}.part"
-        part.write_bytes(content)
-        part.replace(target / file.name)
+    return [result.text for result in caption_cache(captioner, cache, split, examples)]
 
 
 def _encode(tokenizer: Tokenizer, examples: list[Example], longest: int) -> list[list[list[int]]]:

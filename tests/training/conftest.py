@@ -30,7 +30,7 @@ def sentence_of(number: int) -> str:
     return SENTENCES[number % len(SENTENCES)]
 
 
-def make_cache(folder: Path, shape: tuple[int, ...], *, frames: int | None = None) -> FeatureCache:
+def make_cache(folder: Path, shape: tuple[int, ...], *, frames: int | None = None, scale: float = 1.0) -> FeatureCache:
     """64 train and 8 dev items; an item's features tell its sentence."""
     splits = {
         split: [Item(f"{split}{i}", (sentence_of(i), f"{sentence_of(i)} today")) for i in range(count)]
@@ -42,7 +42,7 @@ def make_cache(folder: Path, shape: tuple[int, ...], *, frames: int | None = Non
     for split, number, items in list(writer.missing()):
         noise = 0.1 * rng.normal(size=(len(items), *shape))
         features = np.stack([directions[i % len(SENTENCES)] for i in range(len(items))]) + noise
-        writer.write(split, number, [item.name for item in items], features.astype(np.float16), [])
+        writer.write(split, number, [item.name for item in items], (scale * features).astype(np.float16), [])
     writer.finish([])
     return FeatureCache(folder)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from streamcap.training.cache import write_bytes, write_json
+from streamcap.training.cache import write_json
 from streamcap.training.curves import Curves
-from streamcap.training.export import export_native
+from streamcap.training.export import copy_checkpoint, export_native
 from streamcap.training.recipes.pictures import Data
 from streamcap.training.scores import score
 from streamcap.training.stage import StageTrainer
@@ -51,9 +51,7 @@ def judge(
     best = run / "best" / "scores.json"
     before = json.loads(best.read_text(encoding="utf-8")) if best.is_file() else None
     if before is None or rank(found) > rank(before):
-        best.parent.mkdir(exist_ok=True)
-        for file in tried.iterdir():
-            write_bytes(best.parent / file.name, file.read_bytes())
+        copy_checkpoint(tried, best.parent)
         write_json(best, {"stage": stage, "step": trainer.step, "dev_beam": DEV_BEAM, **found})
     return found
 

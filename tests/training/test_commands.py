@@ -1,0 +1,235 @@
+"""`streamcap dataset`, `train` and `evaluate` as a user runs them, on files made here, by the packaged model."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from streamcap.captioner import load_captioner
+from streamcap.cli import main
+from streamcap.media.scenes import draw, random_scene
+from streamcap.training.curves import read_curves
+from tests.cli.conftest import logging_as_it_was  # noqa: F401
+from tests.training.conftest import make_cache
+
+Run = Callable[..., tuple[int, str, str]]
+SPLITS = {"train": range(8), "dev": range(8, 11), "test": range(11, 14)}
+SHAPE = "--preset small --prefix 2 --mapper-layers 1 --mapper-heads 2 --width 64 --layers 1 --vocabulary 320"
+PACE = "--batch 4 --epochs 2 --learning-rate 0.003 --warmup 2"
+TRAIN = (*SHAPE.split(), *PACE.split(), "--device", "cpu")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["streamcap", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def flickr(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fourteen drawn pictures in Flickr8k's layout; number 3 is broken, one more is listed and not there."""
+    folder = tmp_path_factory.mktemp("flickr")
+    (folder / "images").mkdir()
+    rng = np.random.default_rng(2)
+    lines = ["image_name| comment_number| comment"]
+    for number in range(14):
+        scene = random_scene(rng)
+        Image.fromarray(draw(scene, 1.0, 160, 120)).save(folder / "images" / f"{number}.jpg")
+        lines += [f"{number}.jpg| 0| {scene.sentence.capitalize()} .", f"{number}.jpg| 1| this is {scene.sentence}"]
+    (folder / "images" / "3.jpg").write_bytes(b"not a picture")
+    (folder / "results.csv").write_text("\n".join([*lines, "gone.jpg| 0| a ghost"]))
+    for split, numbers in SPLITS.items():
+        (folder / f"{split}.txt").write_text("".join(f"{number}.jpg\n" for number in numbers))
+    with (folder / "train.txt").open("a") as listed:
+        listed.write("gone.jpg\n")
+    return folder
+
+
+def dataset_arguments(flickr: Path, out: Path) -> list[object]:
+    splits = [part for split in SPLITS for part in ("--split", f"{split}={flickr / split}.txt")]
+    media = ["--media", flickr / "images", "--encoder", "mini", "--device", "cpu"]
+    return ["dataset", flickr / "results.csv", *media, *splits, "--out", out]
+
+
+@pytest.fixture(scope="module")
+def cache(flickr: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("made") / "cache"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["streamcap", *map(str, dataset_arguments(flickr, out))])
+        main()
+    assert not ended.value.code
+    return out
+
+
+def error_of(result: tuple[int, str, str], status: int) -> str:
+    """The one line that a failed command ends with."""
+    found, out, err = result
+    assert found == status, err
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.startswith("streamcap: ")]
+    assert len(lines) == 1 and err.rstrip().endswith(lines[0]), err
+    assert "Traceback" not in err
+    return lines[0]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_from_pictures_to_scores_by_three_commands(run: Run, flickr: Path, tmp_path: Path) -> None:
+    cache, trained, scores = tmp_path / "cache", tmp_path / "run", tmp_path / "scores"
+    status, out, err = run(*dataset_arguments(flickr, cache))
+    assert status == 0
+    assert "train 7, dev 3, test 3; left out: 1 missing, 1 broken" in out
+    assert "left out: gone.jpg: missing" in err
+    status, out, err = run("train", cache, "--out", trained, *TRAIN)
+    assert status == 0 and str(trained / "best") in out
+    assert err.count("dev CIDEr") == 2
+    rows = read_curves(trained / "curves.csv")
+    assert [row["epoch"] for row in rows if row["dev_cider"]] == ["1", "2"]
+    assert load_captioner(str(trained / "best"), device="cpu").info["family"] == "streamcap"
+    media = ["--media", flickr / "images"]
+    status, out, _ = run("evaluate", trained / "best", "--cache", cache, *media, "--out", scores, "--device", "cpu")
+    assert status == 0 and "bleu4" in out and "calibration error" in out
+    told = json.loads((scores / "scores.json").read_text())
+    assert told["captions"] == 3 and told["beam"] == 3
+    assert len(json.loads((scores / "captions.json").read_text())) == 3
+    with Image.open(scores / "sheet.png") as sheet:
+        assert sheet.width > 1000
+    # By the pictures themselves, whose features are those of the cache but for the rounding to halves.
+    listed = ["--captions", flickr / "results.csv", "--list", flickr / "test.txt"]
+    status, out, _ = run("evaluate", trained / "best", *listed, *media, "--json", "--device", "cpu")
+    assert status == 0
+    assert json.loads(out)["bleu1"] == pytest.approx(told["bleu1"], abs=0.2)
+
+
+def test_from_clips_to_scores_by_the_same_commands(run: Run, tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    rng = np.random.default_rng(4)
+    videos, sentences = [], []
+    for number, split in enumerate(["train"] * 4 + ["validate"] * 2 + ["test"] * 2):
+        scene = random_scene(rng)
+        with av.open(str(clips / f"video{number}.mp4"), "w") as out:
+            stream = out.add_stream("libx264", rate=5)
+            stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+            stream.time_base = Fraction(1, 5)
+            for i in range(4):
+                frame = av.VideoFrame.from_ndarray(draw(scene, 1 + i / 5, 160, 96), format="rgb24")
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode())
+        videos.append({"video_id": f"video{number}", "split": split})
+        sentences.append({"video_id": f"video{number}", "caption": scene.sentence})
+    (tmp_path / "msrvtt.json").write_text(json.dumps({"videos": videos, "sentences": sentences}))
+    cache, trained = tmp_path / "cache", tmp_path / "run"
+    how = ["--format", "msrvtt", "--frames", 3, "--encoder", "mini", "--take", "pooled", "--device", "cpu"]
+    status, text, _ = run("dataset", tmp_path / "msrvtt.json", *how, "--json", "--media", clips, "--out", cache)
+    manifest = json.loads(text)
+    assert status == 0 and manifest["counts"] == {"train": 4, "dev": 2, "test": 2} and manifest["frames"] == 3
+    assert run("train", cache, "--out", trained, "--mapping", "video-transformer", *TRAIN)[0] == 0
+    status, text, _ = run("evaluate", trained / "best", "--cache", cache, "--media", clips, "--json", "--device", "cpu")
+    assert status == 0 and json.loads(text)["captions"] == 2
+    assert load_captioner(str(trained / "best"), device="cpu").clip_length == 3
+
+
+def test_two_runs_with_one_seed_end_with_the_same_weights_and_another_with_others(
+    run: Run, cache: Path, tmp_path: Path
+) -> None:
+    for name, seed in (("one", 5), ("two", 5), ("other", 6)):
+        assert run("train", cache, "--out", tmp_path / name, *TRAIN, "--seed", seed)[0] == 0
+    one, two, other = (
+        (tmp_path / name / "best" / "model.safetensors").read_bytes() for name in ("one", "two", "other")
+    )
+    assert one == two != other
+    assert (tmp_path / "one" / "curves.csv").read_bytes() == (tmp_path / "two" / "curves.csv").read_bytes()
+
+
+def test_dataset_tells_what_is_wrong_in_one_line(run: Run, flickr: Path, tmp_path: Path) -> None:
+    arguments = dataset_arguments(flickr, tmp_path / "cache")
+    (tmp_path / "none.txt").write_text("gone.jpg\n")
+    line = error_of(run(*arguments[:-2], "--split", f"dev={tmp_path / 'none.txt'}", *arguments[-2:]), 2)
+    assert "the split dev is empty" in line and "missing" in line
+    assert "NAME=FILE" in error_of(run(*arguments[:-2], "--split", "nope", *arguments[-2:]), 2)
+    assert "no such folder" in error_of(run("dataset", "x.csv", "--media", tmp_path / "no", "--out", tmp_path / "o"), 2)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_of_another_encoder_stays_as_it_is(run: Run, flickr: Path, cache: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "cache"
+    shutil.copytree(cache, mine)
+    before = files_of(mine)
+    line = error_of(run(*dataset_arguments(flickr, mine), "--take", "pooled"), 2)
+    assert "other encoder" in line and "nothing was overwritten" in line
+    assert files_of(mine) == before
+
+
+def test_train_tells_what_is_wrong_and_overwrites_nothing(run: Run, cache: Path, tmp_path: Path) -> None:
+    trained = tmp_path / "run"
+    assert run("train", cache, "--out", trained, *TRAIN)[0] == 0
+    before = files_of(trained)
+    assert "--resume" in error_of(run("train", cache, "--out", trained, *TRAIN), 2)
+    line = error_of(run("train", cache, "--out", trained, *TRAIN, "--batch", 8, "--resume"), 2)
+    assert "other settings: batch 4 there, 8 here" in line and "nothing was overwritten" in line
+    other = make_cache(tmp_path / "features", (16, 256)).folder
+    line = error_of(run("train", other, "--out", trained, *TRAIN, "--resume"), 2)
+    assert "another encoder" in line
+    assert files_of(trained) == before
+    assert "no such folder" in error_of(run("train", tmp_path / "no", "--out", tmp_path / "x", *TRAIN), 2)
+    assert "manifest.json is missing" in error_of(run("train", trained, "--out", tmp_path / "x", *TRAIN), 2)
+    assert "preset 'huge'" in error_of(run("train", cache, "--out", tmp_path / "x", "--preset", "huge"), 2)
+    line = error_of(run("train", cache, "--out", tmp_path / "x", *TRAIN, "--mapping", "mlp"), 2)
+    assert "one embedding a picture" in line
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_status_1(run: Run, cache: Path, tmp_path: Path) -> None:
+    hot = [*TRAIN, "--learning-rate", "0.99", "--warmup", "0", "--epochs", "60"]
+    spoilt = make_cache(tmp_path / "features", (16, 256), scale=float("inf")).folder
+    line = error_of(run("train", spoilt, "--out", tmp_path / "run", *hot), 1)
+    assert "the loss is nan at step 1" in line and str(tmp_path / "run") in line
+    assert not (tmp_path / "run" / "best").exists()
+
+
+def test_a_full_disk_ends_the_run_with_status_1_and_the_last_epoch_stays(run: Run, cache: Path, tmp_path: Path) -> None:
+    trained = tmp_path / "run"
+    assert run("train", cache, "--out", trained, *TRAIN, "--epochs", 1)[0] == 0
+    settings = json.loads((trained / "settings.json").read_text())
+    settings["train"]["epochs"] = 2
+    (trained / "settings.json").write_text(json.dumps(settings))
+    kept = (trained / "last.pt").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, hard))
+    try:
+        line = error_of(run("train", cache, "--out", trained, *TRAIN, "--resume"), 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "cannot be written" in line
+    assert (trained / "last.pt").read_bytes() == kept
+    assert not list(trained.rglob("*.part"))
+    # With room again the same command goes on.
+    assert run("train", cache, "--out", trained, *TRAIN, "--resume")[0] == 0
+
+
+def test_evaluate_tells_what_is_wrong_in_one_line(run: Run, flickr: Path, cache: Path, tmp_path: Path) -> None:
+    assert "either --cache" in error_of(run("evaluate", "mini"), 2)
+    assert "--media" in error_of(run("evaluate", "mini", "--captions", flickr / "results.csv", "--device", "cpu"), 2)
+    assert "no split 'all'" in error_of(run("evaluate", "mini", "--cache", cache, "--split", "all"), 2)
+    clips = make_cache(tmp_path / "features", (3, 24), frames=3).folder
+    line = error_of(run("evaluate", "mini", "--cache", clips, "--split", "dev", "--device", "cpu"), 2)
+    assert "embeddings have shape" in line

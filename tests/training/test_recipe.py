@@ -1,0 +1,121 @@
+"""The recipe of `mini` on a model of a few thousand weights: its stages in order, stopped and gone on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamcap.captioner import load_captioner
+from streamcap.errors import InputError
+from streamcap.training.critic import CriticSettings
+from streamcap.training.curves import read_curves
+from streamcap.training.joint import JointSettings
+from streamcap.training.recipes import mini
+from streamcap.training.recipes.mini import Plan, Stage, plan, train
+from streamcap.training.wording import WordingSettings
+from tests.training.made import CONFIG, PICTURE, make_data
+
+STAGES = (
+    Stage("taught", JointSettings(steps=2, real=2, scenes=2, captions=0, warmup=1), 2),
+    Stage("words", WordingSettings(steps=4, real=2, scenes=2, warmup=1, dropout=0.1), 2),
+    Stage("critic", CriticSettings(steps=2, real=2, scenes=2, warmup=1, longest=6), 2),
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_data()
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mini, "CONFIG", CONFIG)
+    monkeypatch.setattr(mini, "PICTURE", PICTURE)
+    monkeypatch.setattr(mini, "CURVE_STEPS", 2)
+
+
+def chosen(*names: str) -> Plan:
+    return Plan(STAGES, frozenset(names or [stage.name for stage in STAGES]), views_kept=2)
+
+
+def after(calls: int) -> Callable[[], bool]:
+    """A user who asks for the end before the question was put `calls` times."""
+    asked = iter(range(1_000_000))
+    return lambda: next(asked) >= calls
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["mean"]
+    return state
+
+
+def test_a_run_stopped_in_any_stage_goes_on_to_the_same_curves_and_weights(data, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for run in (whole, parts):
+        run.mkdir()
+    train(data, whole, chosen(), lambda: False)
+    calls = 0
+    while not (parts / "critic.done").is_file():
+        calls += 1
+        assert calls < 40
+        train(data, parts, chosen(), after(3))
+    assert calls > 3
+    for stage in STAGES:
+        assert read_curves(parts / f"{stage.name}.csv") == read_curves(whole / f"{stage.name}.csv")
+        one, other = weights(parts / f"{stage.name}.pt"), weights(whole / f"{stage.name}.pt")
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        assert (whole / f"{stage.name}.png").stat().st_size > 0
+    row = read_curves(whole / "critic.csv")[-1]
+    assert row["dev_beam"] == "3" and row["dev_bleu4"] and row["exact"]
+    assert any(row["reward"] for row in read_curves(whole / "critic.csv"))
+
+
+def test_the_best_is_a_checkpoint_that_captions(data, tmp_path: Path) -> None:
+    train(data, tmp_path, chosen("taught"), lambda: False)
+    told = json.loads((tmp_path / "best" / "scores.json").read_text())
+    assert told["stage"] == "taught" and told["dev_beam"] == 3
+    captioner = load_captioner(str(tmp_path / "best"), device="cpu")
+    assert len(captioner.caption(list(data.dev_pixels))) == 4
+
+
+def test_chosen_stages_take_the_weights_of_the_last_one_that_is_there(data, tmp_path: Path) -> None:
+    train(data, tmp_path, chosen("taught"), lambda: False)
+    train(data, tmp_path, chosen("critic"), lambda: False)
+    assert not (tmp_path / "words.pt").exists()
+    before, now = weights(tmp_path / "taught.pt"), weights(tmp_path / "critic.pt")
+    vision = [name for name in now if name.startswith("vision.")]
+    assert vision and all(torch.equal(before[name], now[name]) for name in vision)
+
+
+def test_words_without_an_encoder_are_told(data, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="words needs an encoder"):
+        train(data, tmp_path, chosen("words"), lambda: False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_plans_are_told() -> None:
+    assert plan("taught", 0.5, 4).stages[0].settings.steps == round(mini.STAGES[0].settings.steps / 2)
+    with pytest.raises(InputError, match="--stages 'tought'"):
+        plan("tought", 1.0, 4)
+    with pytest.raises(InputError, match="--scale"):
+        plan(None, 0.0, 4)
+
+
+def test_the_recipes_own_settings_build_its_stages(data, monkeypatch: pytest.MonkeyPatch) -> None:
+    for stage in mini.STAGES:
+        assert mini._trainer(stage, data).settings == stage.settings
+
+
+def test_the_command_line_ends_with_one_line_where_the_folder_is_wrong(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mini.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(mini.torch, "set_flush_denormal", lambda _: None)
+    assert mini.main([str(tmp_path / "nowhere"), str(tmp_path / "run")]) == 2
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
+        f"{tmp_path / 'nowhere' / 'images'}: no such folder or tar file of pictures"
+    ]
