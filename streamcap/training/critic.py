@@ -26,6 +26,9 @@ from streamcap.training.sampling import Sample, fast_copy, sample
 from streamcap.training.stage import REWARD, passes, some
 from streamcap.training.wording import WordingSettings, WordingTrainer
 
+LEAST_DEVIATION = 0.02
+"""Of advantages, in CIDEr-D: where all captions of a batch are as good, none is to be learned from."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CriticSettings(WordingSettings):
@@ -68,7 +71,10 @@ class CriticTrainer(WordingTrainer):
         )
         told[REWARD] = rewards.mean().item()
         captions = [some(self._tokens[row], settings.captions) for row in rows]
-        parts = self._drawn_loss(grid, drawn, advantages(rewards), captions)
+        better = advantages(rewards)
+        # In units of its own deviation: a weak model's rewards lie close together, and beside the cross-entropy, whose
+        # weight is fixed, they would have no say.
+        parts = self._drawn_loss(grid, drawn, better / better.std().clamp(min=LEAST_DEVIATION), captions)
         return parts | self._sentence_loss()
 
     def reward(self, row: int, caption: Sample) -> float:
