@@ -154,10 +154,11 @@ async def _listen(websocket: WebSocket, pipe: PushProtocol) -> None:
         message = await websocket.receive()
         if message["type"] == "websocket.disconnect":
             return
-        pipe.end(*_objection(message))
+        pipe.end(*objection(message))
 
 
-def _objection(message: Any) -> tuple[int, str]:
+def objection(message: Any) -> tuple[int, str]:
+    """The close code and the reason that answer a client's message (of ASGI's `websocket.receive`)."""
     text = message.get("text")
     if text is None:
         return 1003, "binary frames are not taken here"

@@ -24,6 +24,8 @@ BACKLOG = 4096
 GRACE_SECONDS = 2
 # A peer that acknowledges nothing or reads nothing for so long is cut off by the kernel, whatever is in its buffers.
 DEAD_PEER_MS = 30_000
+# Between two equal warnings of the HTTP server.
+QUIET_SECONDS = 60.0
 
 
 def listen(options: ServerOptions) -> socket.socket:
@@ -59,9 +61,20 @@ class _Server(uvicorn.Server):
 
 
 class _Redacting(logging.Filter):
-    """Tokens in URLs stay out of uvicorn's lines."""
+    """Tokens in URLs stay out of uvicorn's lines, and a line that comes again within `QUIET_SECONDS` is not printed:
+    who connects a thousand times a second and speaks no HTTP must not fill the disk.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: tuple[str, float] = ("", 0.0)
 
     def filter(self, record: logging.LogRecord) -> bool:
+        text, at = self._last
+        if record.levelno >= logging.WARNING and record.exc_info is None:
+            if record.getMessage() == text and record.created - at < QUIET_SECONDS:
+                return False
+            self._last = (record.getMessage(), record.created)
         if isinstance(record.args, tuple):
             record.args = tuple(redact(value) if isinstance(value, str) else value for value in record.args)
         record.msg = redact(record.msg)

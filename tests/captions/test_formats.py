@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamcap.captions.cue import Cue
@@ -49,6 +50,23 @@ def test_jsonl_gives_back_what_the_feed_sent() -> None:
 @given(st.text())
 def test_a_broken_line_is_passed_over(line: str) -> None:
     assert jsonl.parse(line) is None
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.lists(st.integers(), max_size=2)
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from([*json.loads(encode(41, caption()).text), "x"]), VALUES))
+def test_a_line_of_other_values_is_passed_over_or_can_be_sent_again(values: dict[str, object]) -> None:
+    event = jsonl.parse(json.dumps(json.loads(encode(41, caption()).text) | values))
+    if event is not None:
+        encode(event.seq, event.payload)
+
+
+def test_a_line_too_deep_to_read_is_passed_over() -> None:
+    assert jsonl.parse("[" * 100_000) is None
 
 
 @given(st.integers(0, 400))

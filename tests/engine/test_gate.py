@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamcap.engine.gate import VIEWS, Gate, GateOptions, Judgement, Verdict, content
@@ -122,6 +122,7 @@ PICTURES = st.sampled_from([A, NEAR_A, MOVED, unit(1, 0, 0.33), unit(1, 0.7, 0),
 TEXTS = st.sampled_from([SAID, "a man closes a door", "a cat", "a dog"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(PICTURES, TEXTS), min_size=1, max_size=60), st.sampled_from([0.5, 1.0]))
 def test_no_other_sentence_goes_unsaid_for_two_samples(seen: list[tuple[np.ndarray, str]], every: float) -> None:
     """Whatever comes: of two neighbouring samples that were decoded, the later one's sentence is on screen."""

@@ -16,7 +16,7 @@ from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamcap.server.peer import check_offer
+from streamcap.server.peer import Peer, check_offer
 from streamcap.server.refusal import RefusalError
 from tests.server.conftest import Server, Start, until
 
@@ -242,6 +242,38 @@ async def test_only_so_many_watch_at_a_time(start: Start) -> None:
     await server.streams.add("door", "rtsp://door")
     refused = await server.http.post("/whep/door", content="v=0", headers=SDP)
     assert refused.status_code == 503
+
+
+FRAGMENT_LINES = [
+    *("a=mid:0", "a=mid:", "a=ice-ufrag:x", "a=ice-ufrag:other", "a=candidate:", "a=candidate:1 1 udp x 127.0.0.1 9"),
+    *("a=candidate:1 1 udp 2130706431 127.0.0.1 5000 typ host", "a=candidate:1 1 tcp 1 ::1 9 typ host tcptype"),
+    *("a=candidate:1 1 udp 1 127.0.0.1 5000 typ relay raddr", "a=candidate:² ١ udp 1 127.0.0.1 9 typ x"),
+]
+
+
+FRAGMENTS = st.one_of(
+    st.text(max_size=60),
+    st.text(max_size=30).map("a=candidate:".__add__),
+    st.lists(st.sampled_from(FRAGMENT_LINES), max_size=4).map("\r\n".join),
+)
+
+
+@settings(deadline=None, derandomize=True, max_examples=10)
+@given(st.lists(FRAGMENTS, min_size=5, max_size=10))
+def test_no_fragment_of_candidates_fails_otherwise_than_by_refusal(fragments: list[str]) -> None:
+    async def trickle() -> None:
+        async with connection() as other:
+            other.addTrack(Colour())
+            peer = Peer(())
+            try:
+                await peer.answer(await offer(other), directions=("sendonly", "sendrecv"))
+                for fragment in fragments:
+                    with contextlib.suppress(RefusalError):
+                        await peer.add_candidates(fragment)
+            finally:
+                await peer.close()
+
+    asyncio.run(trickle())
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)

@@ -17,8 +17,9 @@ from starlette.datastructures import QueryParams
 from streamcap.captions.hub import Wish
 from streamcap.errors import InputError
 from streamcap.server.app import create_app
+from streamcap.server.audience import objection
 from streamcap.server.options import ServerOptions
-from streamcap.server.wish import read_query
+from streamcap.server.wish import event_number, read_query
 from tests.server.conftest import HandStreams
 
 KEYS = st.sampled_from(["stream", "since", "interim", "min_interval", "token", "mpegts", "x"])
@@ -66,6 +67,21 @@ def test_a_query_says_what_is_wished(query: str, wish: Wish, since: object) -> N
 def test_any_query_is_read_or_refused(pairs: list[tuple[str, str]]) -> None:
     with contextlib.suppress(InputError):
         read_query(QueryParams(pairs))
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(VALUES)
+def test_any_event_number_is_read_or_refused(text: str) -> None:
+    with contextlib.suppress(InputError):
+        assert event_number(text, "Last-Event-ID") >= 0
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.one_of(st.text(max_size=40), st.binary(max_size=40), st.sampled_from(["{}", "1", "null", "[" * 4000])))
+def test_whatever_a_client_says_has_a_close_code_and_a_reason_that_fits(said: str | bytes) -> None:
+    code, reason = objection({"text": said} if isinstance(said, str) else {"bytes": said})
+    assert code in (1003, 1007, 1008)
+    assert 0 < len(reason.encode()) <= 123
 
 
 @pytest.fixture(scope="module")

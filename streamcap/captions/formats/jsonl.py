@@ -25,13 +25,13 @@ def parse(line: str) -> Event | None:
             start=float(message["start"]),
             end=float(message["end"]),
             text=str(message["text"]),
-            logprob=message["logprob"],
+            logprob=None if message["logprob"] is None else float(message["logprob"]),
             captured_at=utc_seconds(message["captured_at"]),
             captured_at_source="rtcp" if message["captured_at_source"] == "rtcp" else "arrival",
             latency=Latency(**{part: float(latency[part]) for part in Latency.__slots__}),
         )
         return Event(int(message["seq"]), caption, line.strip())
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 

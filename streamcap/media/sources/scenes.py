@@ -52,7 +52,8 @@ class SceneOptions:
                     width, height = value.lower().split("x")
                     given["width"], given["height"] = int(width), int(height)
                 elif key == "rate":
-                    given["rate"] = Fraction(value)
+                    # Exact, and so without an exponent: 1e9999999 would be written out.
+                    given["rate"] = Fraction(value.lower().replace("e", "?")[:32])
                 elif key == "seconds":
                     given["seconds"] = float(value)
                 else:

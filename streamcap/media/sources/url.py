@@ -36,7 +36,7 @@ def check_url(url: str, allow_local: bool = True) -> str:
         raise InputError(f"URL {redact(url)!r} holds a control character")
     match = _SCHEME.fullmatch(url)
     scheme = scheme_of(url)
-    if scheme == "file" and match and match["scheme"].lower() != "file" and not Path(url).exists():
+    if scheme == "file" and match and match["scheme"].lower() != "file" and not _exists(url):
         raise InputError(f"{redact(url)}: no source has the scheme {match['scheme']!r}; use {_KNOWN}")
     if scheme in LOCAL and not allow_local:
         raise InputError(f"{redact(url)}: files, webcams and scenes are not taken from here; give a network address")
@@ -59,7 +59,10 @@ def file_path(url: str) -> Path:
     if url.lower().startswith("file:"):
         rest = url[len("file:") :]
         return Path(rest[2:] if rest.startswith("//") else rest)
-    return Path(url).expanduser()
+    try:
+        return Path(url).expanduser()
+    except RuntimeError:  # `~name` of nobody: then it is a file's name
+        return Path(url)
 
 
 def webcam_device(url: str) -> str:
@@ -69,7 +72,7 @@ def webcam_device(url: str) -> str:
         device = f"/dev/video{device}"
     if not device.startswith("/dev/"):
         raise InputError(f"{url}: name a device, as in webcam:/dev/video0")
-    if not Path(device).exists():
+    if not _exists(device):
         raise InputError(f"{url}: there is no device {device}; is the camera plugged in?")
     return device
 
@@ -86,8 +89,8 @@ def _check_network(url: str, scheme: str) -> None:
 
 
 def _check_file(url: str) -> None:
-    path = file_path(url)
     try:
+        path = file_path(url)
         if path.is_dir():
             raise InputError(f"{url}: is a directory; name a video file")
         if not path.exists():
@@ -96,3 +99,12 @@ def _check_file(url: str) -> None:
             pass
     except OSError as error:
         raise InputError(f"{url}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RuntimeError) as error:  # a name no file can have; a ~user whom nobody knows
+        raise InputError(f"{url}: cannot be a file: {error}") from None
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # a name no file can have
+        return False

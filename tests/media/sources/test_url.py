@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from streamcap.errors import InputError
 from streamcap.media.sources import SourceOptions, check_url, open_source
 from streamcap.media.sources.libav import LibavSource
 from streamcap.media.sources.scenes import ScenesSource
+from streamcap.media.sources.url import LOCAL, NETWORK
 from streamcap.media.sources.webrtc import PushSource
 
 
@@ -92,3 +95,31 @@ def test_every_url_has_its_source() -> None:
 def test_timeouts_must_be_above_zero(timeouts: tuple[float, float]) -> None:
     with pytest.raises(InputError, match="above 0"):
         SourceOptions(open_timeout=timeouts[0], read_timeout=timeouts[1])
+
+
+QUERIES = st.lists(
+    st.tuples(
+        st.sampled_from(["seed", "size", "rate", "seconds", "x"]),
+        st.one_of(st.text(max_size=12), st.sampled_from(["1e99999999", "nan", "1/0", "-1", "9" * 5000, "1x1", "²"])),
+    ).map("=".join),
+    max_size=3,
+).map(lambda parts: "scenes:?" + "&".join(parts))
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(
+    st.one_of(
+        st.text(max_size=60),
+        st.builds("{}:{}".format, st.sampled_from([*NETWORK, *LOCAL, "whip", "x"]), st.text(max_size=40)),
+        QUERIES,
+        st.sampled_from(
+            ["~nobody-of-that-name/x", "a" * 5000, "zz:" + "a" * 5000, "file:" + "a" * 5000, "rtsp://[::1"]
+        ),
+    ),
+    st.booleans(),
+)
+def test_any_text_is_a_source_or_is_refused_in_one_line(url: str, local: bool) -> None:
+    try:
+        check_url(url, allow_local=local)
+    except InputError as error:
+        assert "\n" not in str(error)
