@@ -31,12 +31,19 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=None)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=0, help="0: torch's own choice")
+    parser.add_argument("--leave-out", nargs="+", default=[], help='beginnings of contenders, such as "loop"')
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = find_device(arguments.device)
     precisions = arguments.precisions or [name for name in PRECISIONS[device.type] if name != "bf16"]
-    result = measure_decode(device, frames=arguments.frames, precisions=precisions, rounds=arguments.rounds)
+    result = measure_decode(
+        device,
+        frames=arguments.frames,
+        precisions=precisions,
+        rounds=arguments.rounds,
+        leave_out=arguments.leave_out,
+    )
     print(table(result))
     rows = {(row["contender"], row["frames"]): row for row in result["rows"]}
     one, four = rows.get(("streamcap int8", 1)), rows.get(("streamcap int8", 4))

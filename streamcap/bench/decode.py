@@ -15,10 +15,11 @@ from streamcap.bench.machine import Reader, launch_seconds, quiet
 from streamcap.bench.timing import Timing, in_turn, ratio
 from streamcap.captioner.batch import Limits, RunningBatch
 from streamcap.captioner.checkpoints.decoder import load_gpt2
+from streamcap.captioner.coded import CodedLinear
 from streamcap.captioner.gpt2 import GPT2
 from streamcap.captioner.precision import convert
 from streamcap.captioner.prompt import Prompt
-from streamcap.captioner.quantized import Int8Linear
+from streamcap.captioner.quantized import Int8Linear, quantize
 from streamcap.captioner.selection import Greedy
 from streamcap.captioner.slots import SlotBatch
 
@@ -59,7 +60,7 @@ class Row:
 
 def weight_bytes(gpt2: GPT2, precision: str) -> int:
     """Bytes of weights that one token reads: all layers and the head, with int8's scales and the biases in float32."""
-    products = [module for module in gpt2.modules() if isinstance(module, nn.Linear | Int8Linear)]
+    products = [module for module in gpt2.modules() if isinstance(module, nn.Linear | Int8Linear | CodedLinear)]
     weights = sum(module.in_features * module.out_features for module in products)
     beside = sum(module.out_features for module in products)
     return weights * _BYTES[precision] + (8 if precision == "int8" else 0) * beside
@@ -79,6 +80,15 @@ def ours(theirs: Any, precision: str, device: torch.device) -> GPT2:
     """Our decoder with the weights of transformers' model."""
     state = {name: tensor.detach().clone() for name, tensor in theirs.state_dict().items()}
     return convert(load_gpt2(state, theirs.config.to_dict(), "random weights", prefix=""), precision, device)
+
+
+def with_torchs_products(theirs: Any) -> GPT2:
+    """Our decoder in int8 as it is where there is no C compiler."""
+    state = {name: tensor.detach().clone() for name, tensor in theirs.state_dict().items()}
+    gpt2 = load_gpt2(state, theirs.config.to_dict(), "random weights", prefix="")
+    quantize(gpt2)
+    gpt2.compile()
+    return gpt2
 
 
 def generate(model: Any, prefixes: Tensor, **more: Any) -> list[list[int]]:
@@ -165,13 +175,25 @@ def parts(gpt2: GPT2, frames: int, device: torch.device, rounds: int) -> dict[st
 
 
 def measure_decode(
-    device: torch.device, *, frames: Iterable[int] = (1, 4), precisions: Iterable[str], rounds: int = 7
+    device: torch.device,
+    *,
+    frames: Iterable[int] = (1, 4),
+    precisions: Iterable[str],
+    rounds: int = 7,
+    leave_out: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Everything beside everything, in turn: rows, floors and parts, as JSON."""
+    """Everything beside everything, in turn: rows, floors and parts, as JSON.
+
+    leave_out: beginnings of contenders' names; `transformers fp32` (on a GPU `fp16`) is always measured.
+    """
+    omitted = tuple(leave_out)
     precisions = list(precisions)
     base = "fp32" if device.type == "cpu" else "fp16"
     model = random_gpt2()
     decoders = {precision: ours(model, precision, device) for precision in precisions}
+    others: dict[str, GPT2] = {}
+    if any(isinstance(module, CodedLinear) for gpt2 in decoders.values() for module in gpt2.modules()):
+        others["streamcap, torch's products int8"] = with_torchs_products(model)
     theirs = copy.deepcopy(model).to(device, _FLOATS[base])
     readers = {name: Reader(weight_bytes(gpt2, name), device) for name, gpt2 in decoders.items()}
     rows: list[Row] = []
@@ -181,7 +203,12 @@ def measure_decode(
     for count in frames:
         prefixes = 0.1 * torch.randn(count, PREFIX, model.config.n_embd)
         said: dict[str, list[list[int]]] = {}
-        contenders = _contenders(theirs, decoders, prefixes.to(device, theirs.dtype), said)
+        contenders = _contenders(theirs, decoders, others, prefixes.to(device, theirs.dtype), said)
+        contenders = {
+            name: call
+            for name, call in contenders.items()
+            if name == f"transformers {base}" or not (omitted and name.startswith(omitted))
+        }
         for name, reader in readers.items():
             contenders[f"floor {name}"] = _reading(reader)
         timings = in_turn(contenders, device, rounds=rounds)
@@ -220,7 +247,11 @@ def _reading(reader: Reader) -> Callable[[], None]:
 
 
 def _contenders(
-    theirs: Any, decoders: dict[str, GPT2], prefixes: Tensor, said: dict[str, list[list[int]]]
+    theirs: Any,
+    decoders: dict[str, GPT2],
+    others: dict[str, GPT2],
+    prefixes: Tensor,
+    said: dict[str, list[list[int]]],
 ) -> dict[str, Callable[[], object]]:
     base = "fp32" if theirs.dtype == torch.float32 else "fp16"
     calls: dict[str, Callable[[], list[list[int]]]] = {
@@ -236,6 +267,9 @@ def _contenders(
         else:
             calls[f"streamcap, each kernel launched {precision}"] = partial(decode, gpt2, prefixes)
             calls[f"streamcap {precision}"] = partial(Decoder(gpt2, len(prefixes)), prefixes)
+
+    for name, gpt2 in others.items():
+        calls[name] = partial(decode, gpt2, prefixes)
 
     def keeping(name: str, call: Callable[[], list[list[int]]]) -> Callable[[], object]:
         def run() -> None:

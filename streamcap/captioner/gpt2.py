@@ -278,6 +278,10 @@ class GPT2(nn.Module):
         x = (self.wte(tokens) + self.token_position_weight * position).unsqueeze(1)
         return self._pass(x, cache, span)[:, 0]
 
+    def run_with(self, layers: Pass, head: Pass) -> None:
+        """Run these from now on: one called as `Blocks.forward`, one as `Head.forward`."""
+        self._blocks_pass, self._head_pass = (layers,), head
+
     def compile(self) -> None:
         """Run the layers as TorchScript from now on, where torch can."""
         self._blocks_pass = (script(Blocks(self.blocks)),)

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from streamcap.captioner import quantized
+from streamcap.captioner import coded, quantized
 from streamcap.captioner.gpt2 import GPT2
 from streamcap.errors import InputError
 
@@ -72,11 +72,15 @@ def convert(module: Module, precision: str, device: torch.device) -> Module:
     Raises InputError where the device has no room for it.
     """
     try:
-        if precision == "int8":
+        whole = precision == "int8" and isinstance(module, GPT2) and coded.fits(module)
+        if precision == "int8" and not whole:
             quantized.quantize(module)
         converted = module.to(device, _FLOATS.get(precision))
     except torch.OutOfMemoryError:
         raise InputError(f"{device} has no memory left for the model; use another device or precision") from None
     if isinstance(converted, GPT2) and device.type == "cpu":
-        converted.compile()
+        if whole:
+            coded.encode(converted)
+        else:
+            converted.compile()
     return converted
