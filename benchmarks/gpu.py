@@ -10,8 +10,10 @@ for every token, first interim text within 2 ms; 256 frames ≥ half of the bind
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
+import math
 import statistics
 import sys
 import time
@@ -36,6 +38,10 @@ from streamcap.captioner.slots import SlotBatch
 RESULTS = Path(__file__).parent / "results"
 BUDGET_SECONDS = 500.0
 FRAMES = [1, 4, 16, 64, 256]
+OURS = "streamcap fp16"
+ROUNDS = 9
+LARGE = 2**28
+"""Numbers of 8 bytes that bandwidth is measured on, and the square of twice the side of the product of arithmetic."""
 
 
 def same_tokens(device: torch.device) -> dict[str, Any]:
@@ -52,13 +58,13 @@ def same_tokens(device: torch.device) -> dict[str, Any]:
 
 
 def decoding(device: torch.device) -> dict[str, Any]:
-    result = decode.measure_decode(device, frames=FRAMES, precisions=["fp16"], rounds=7)
+    result = decode.measure_decode(device, frames=FRAMES, precisions=["fp16"], rounds=ROUNDS)
     print(decode.table(result))
     return result
 
 
 def encoding(device: torch.device) -> dict[str, Any]:
-    result = encode.measure_encode(device, frames=FRAMES, precisions=["fp16"], rounds=9)
+    result = encode.measure_encode(device, frames=FRAMES, precisions=["fp16"], rounds=ROUNDS)
     print(encode.table(result))
     return result
 
@@ -67,9 +73,13 @@ def one_frame(device: torch.device) -> dict[str, Any]:
     """Pixels in host memory to 20 tokens on the host, and to the first token."""
     tower = encode.tower(encode.random_clip(), "fp16", device)
     gpt2 = decode.ours(decode.random_gpt2(), "fp16", device)
-    mapping = torch.nn.Sequential(torch.nn.Linear(512, 3840), torch.nn.Tanh(), torch.nn.Linear(3840, 7680))
-    mapping = mapping.to(device, torch.float16)
-    pixels = torch.randint(0, 256, (1, 224, 224, 3), dtype=torch.uint8).pin_memory()
+    whole = decode.PREFIX * gpt2.config.n_embd
+    mapping = torch.nn.Sequential(
+        torch.nn.Linear(tower.width, whole // 2), torch.nn.Tanh(), torch.nn.Linear(whole // 2, whole)
+    ).to(device, torch.float16)
+    pixels = torch.randint(0, 256, (1, 224, 224, 3), dtype=torch.uint8)
+    if device.type == "cuda":
+        pixels = pixels.pin_memory()
 
     def look(given: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return (mapping(tower.encode(given)).view(1, decode.PREFIX, -1),)
@@ -78,7 +88,7 @@ def one_frame(device: torch.device) -> dict[str, Any]:
     with torch.inference_mode():
         replay = Replay(look, [pixels.to(device)], device)
     first, last = [], []
-    for _ in range(60):
+    for _ in range(10 + 5 * ROUNDS):
         synchronise(device)
         began = time.perf_counter()
         with torch.inference_mode():
@@ -90,7 +100,7 @@ def one_frame(device: torch.device) -> dict[str, Any]:
             batch.step()
         last.append(1000 * (time.perf_counter() - began))
     reader = Reader(decode.weight_bytes(gpt2, "fp16"), device)
-    floor = in_turn({"floor": lambda: [reader() for _ in range(decode.TOKENS)]}, device, rounds=9)["floor"]
+    floor = in_turn({"floor": lambda: [reader() for _ in range(decode.TOKENS)]}, device, rounds=ROUNDS)["floor"]
     result = {
         "first_token_ms": round(statistics.median(first[10:]), 3),
         "last_token_ms": round(statistics.median(last[10:]), 3),
@@ -103,15 +113,66 @@ def one_frame(device: torch.device) -> dict[str, Any]:
 
 def arithmetic(device: torch.device) -> dict[str, Any]:
     """fp16 products a second on a large matrix: the other floor, for large batches."""
-    side = 8192
+    side = math.isqrt(LARGE) // 2
     one = torch.randn(side, side, device=device, dtype=torch.float16)
-    timing = in_turn({"product": lambda: one @ one}, device, rounds=9)["product"]
+    timing = in_turn({"product": lambda: one @ one}, device, rounds=ROUNDS)["product"]
     teraflops = 2 * side**3 / timing.median / 1e12
-    weights = decode.weight_bytes(decode.ours(decode.random_gpt2(), "fp16", device), "fp16") // 2
-    floor = FRAMES[-1] * (decode.TOKENS + decode.PREFIX - 1) * 2 * weights / (teraflops * 1e12)
-    result = {"teraflops_fp16": round(teraflops, 1), f"arithmetic_floor_{FRAMES[-1]}_frames_ms": round(1000 * floor, 3)}
+    gpt2 = decode.ours(decode.random_gpt2(), "fp16", device)
+    head = gpt2.config.n_embd * gpt2.config.vocab_size
+    layers = decode.weight_bytes(gpt2, "fp16") // 2 - head
+    products = layers * (decode.PREFIX + decode.TOKENS - 1) + head * decode.TOKENS
+    floors = {str(frames): round(2000 * frames * products / (teraflops * 1e12), 3) for frames in FRAMES}
+    result = {"teraflops_fp16": round(teraflops, 1), "floor_ms": floors}
     print(result)
     return result
+
+
+def bandwidth(device: torch.device) -> dict[str, Any]:
+    """GB/s of this GPU's memory: reading alone, as the floor is measured, and a copy, read and write counted.
+
+    And the milliseconds that reading weights and cache for all tokens takes at the better of the two.
+    """
+    one = torch.ones(LARGE, device=device, dtype=torch.int64)
+    other = torch.empty_like(one)
+    ways: dict[str, Callable[[], object]] = {
+        "sum of int64": one.sum,
+        "sum of float32": one.view(torch.float32).sum,
+        "copy": lambda: other.copy_(one),
+    }
+    timings = in_turn(ways, device, rounds=ROUNDS)
+    moved = {name: 8 * LARGE * (2 if name == "copy" else 1) / timing.median / 1e9 for name, timing in timings.items()}
+    gpt2 = decode.ours(decode.random_gpt2(), "fp16", device)
+    config = gpt2.config
+    weights = decode.TOKENS * decode.weight_bytes(gpt2, "fp16")
+    looked_at = sum(range(decode.PREFIX + 1, decode.PREFIX + decode.TOKENS))
+    cache = looked_at * 2 * config.n_layer * config.n_embd * 2
+    best = max(moved.values())
+    floors = {str(frames): round((weights + frames * cache) / best / 1e6, 3) for frames in FRAMES}
+    result = {"gb_s": {name: round(each, 1) for name, each in moved.items()}, "floor_ms": floors}
+    print(result)
+    return result
+
+
+def binding_floor(parts: dict[str, Any]) -> dict[str, Any]:
+    """Each batch size beside whichever floor binds it: reading weights and cache, or arithmetic."""
+    try:
+        rows = {row["frames"]: row["median_ms"] for row in parts["decode"]["rows"] if row["contender"] == OURS}
+        floors = {name: parts[name]["floor_ms"] for name in ("bandwidth", "arithmetic")}
+    except KeyError as missing:
+        return {"failed": f"{missing.args[0]} was not measured"}
+    found = {}
+    for frames, median in rows.items():
+        binding = max(floors, key=lambda name: floors[name][str(frames)])
+        floor = floors[binding][str(frames)]
+        found[str(frames)] = {
+            "binding": binding,
+            "floor_ms": floor,
+            "median_ms": median,
+            "share_of_floor": round(floor / median, 3),
+            "captions_per_second": round(1000 * frames / median, 1),
+        }
+        print(f"{frames} frames: {median:.2f} ms, {found[str(frames)]['share_of_floor']:.2f} of the {binding} floor")
+    return found
 
 
 def staggered(device: torch.device) -> dict[str, Any]:
@@ -126,6 +187,7 @@ def staggered(device: torch.device) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[torch.device], dict[str, Any]]] = {
     "same tokens": same_tokens,
+    "bandwidth": bandwidth,
     "one frame": one_frame,
     "decode": decoding,
     "encode": encoding,
@@ -149,6 +211,9 @@ def main() -> None:
             content["parts"][name] = {"left_out": "the time was up"}
             continue
         print(f"== {name}", flush=True)
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
         try:
             content["parts"][name] = part(device)
         except Exception as error:  # noqa: BLE001 - one part that fails must not cost the others their figures
@@ -156,6 +221,7 @@ def main() -> None:
             content["parts"][name] = {"failed": f"{type(error).__name__}: {error}"}
         content["graphs"] = not capture_failed()
         content["seconds"] = round(time.monotonic() - began, 1)
+        content["binding_floor"] = binding_floor(content["parts"])
         (arguments.out / "gpu.json").write_text(json.dumps(content, indent=2) + "\n")
 
 

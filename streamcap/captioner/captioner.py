@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 from collections.abc import Callable, Hashable, Sequence
@@ -261,13 +262,14 @@ class Captioner:
             try:
                 return self._decode(prompts, search, limits, on_text)
             except torch.OutOfMemoryError:
-                self._batch = None
-                torch.cuda.empty_cache()
                 rows = min(self._max_rows, len(prompts))
                 if rows == 1:
                     raise
                 self._max_rows = rows // 2
                 log.warning("out of memory on %s; decoding at most %d captions at once", self._device, self._max_rows)
+            # Not before the exception is gone, which holds the batch that failed; its recorded steps hold each other.
+            gc.collect()
+            torch.cuda.empty_cache()
 
     def _decode(
         self, prompts: list[Prompt], search: SearchOptions, limits: Limits, on_text: OnText | None

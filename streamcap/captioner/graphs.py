@@ -18,6 +18,8 @@ WARM_UP_CALLS = 3
 """Calls before the recording, in which libraries choose their kernels and take their workspaces."""
 
 _failed = False
+_streams: dict[torch.device, torch.cuda.Stream] = {}
+"""One side stream a device for all warming up and recording: each stream that multiplies keeps a workspace."""
 
 
 def capture_failed() -> bool:
@@ -43,24 +45,34 @@ class Replay:
     def _record(self, device: torch.device) -> None:
         global _failed
         try:
-            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream(device))
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP_CALLS):
-                    self._call(*self._inputs)
-            torch.cuda.current_stream(device).wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            # Another thread, which decodes video on the same GPU, may allocate meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._outputs = self._call(*self._inputs)
-            self._graph = graph
+            # The device need not be the current one, and a graph is recorded on a stream of the current one.
+            with torch.cuda.device(device):
+                self._capture(device)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            if isinstance(error.__context__, torch.OutOfMemoryError):
+                # The recording ends with an error of its own when what it recorded has failed.
+                raise error.__context__ from None
             _failed = True
             torch.cuda.synchronize(device)
             reason = str(error).strip().partition("\n")[0]
             log.warning("CUDA graphs are not to be had, decoding launches each kernel: %s", reason)
+
+    def _capture(self, device: torch.device) -> None:
+        stream = _streams.get(device)
+        if stream is None:
+            stream = _streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_CALLS):
+                self._call(*self._inputs)
+        torch.cuda.current_stream(device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Another thread, which decodes video on the same GPU, may allocate meanwhile.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            self._outputs = self._call(*self._inputs)
+        self._graph = graph
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         for own, given in zip(self._inputs, inputs, strict=True):

@@ -8,6 +8,7 @@ and others join.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Hashable
 from typing import Generic, TypeVar
@@ -40,6 +41,7 @@ class Slots:
         self.stop = torch.tensor(sorted(stop), device=device, dtype=torch.int64)
         self.cache = gpt2.new_cache(rows=rows, positions=positions, cross_positions=cross)
         self.columns = torch.arange(positions, device=device)
+        self.open = torch.zeros(positions, device=device, dtype=gpt2.dtype)
         self.token = torch.zeros(rows, dtype=torch.int64, device=device)
         self.length = torch.zeros(rows, dtype=torch.int64, device=device)
         self.limit = torch.ones(rows, dtype=torch.int64, device=device)
@@ -48,7 +50,7 @@ class Slots:
         self.produced = torch.zeros(rows, dtype=torch.int64, device=device)
         self.tokens = torch.zeros(rows, tokens, dtype=torch.int64, device=device)
         self._steps: dict[int, Replay] = {}
-        self._prefills: dict[tuple[int, int], tuple[Replay, _Scratch]] = {}
+        self.prefills: dict[tuple[int, int], tuple[Replay, _Scratch]] = {}
 
     @property
     def rows(self) -> int:
@@ -66,10 +68,15 @@ class Slots:
                 part.copy_(before)
         replay()
 
+    def forget(self) -> None:
+        """Drop the recorded steps, and with them the circle that would keep the cache until the garbage collector."""
+        self._steps.clear()
+
     def _step(self, rows: int) -> tuple[Tensor, ...]:
         gpt2, cache = self.gpt2, self.cache
         length, going = self.length[:rows], self.going[:rows]
-        mask = (self.columns <= length.unsqueeze(1))[:, None, None, :]
+        # Numbers, not booleans, which attention would turn into numbers anew in every layer.
+        mask = self.open.masked_fill(self.columns > length.unsqueeze(1), -math.inf)[:, None, None, :]
         position = gpt2.token_position_weight * gpt2.wpe(length)
         x = (gpt2.wte(self.token[:rows]) + position).unsqueeze(1)
         cross_keys = None if cache.cross_keys is None else cache.cross_keys[:, :rows]
@@ -129,14 +136,14 @@ class Slots:
         """First tokens (J,), their log-probabilities (J,) and the keys and values they left behind."""
         count, width = prefix.shape[:2]
         size = bucket(count, self.rows)
-        found = self._prefills.get((size, width))
+        found = self.prefills.get((size, width))
         inputs = [_padded(prefix, size), _padded(torch.tensor(lengths).to(prefix.device), size, 1)]
         if cross is not None:
             inputs.append(_padded(cross, size))
         if found is None:
             scratch = _Scratch(self.gpt2, size, width, 0 if cross is None else cross.shape[1])
             found = Replay(scratch.prefill, inputs, self.gpt2.device), scratch
-            self._prefills[size, width] = found
+            self.prefills[size, width] = found
         replay, scratch = found
         chosen, score = replay(*inputs)
         return chosen[:count], score[:count], scratch
@@ -146,10 +153,12 @@ class Slots:
 
         Waits for the device: the one synchronisation there is.
         """
-        whole = torch.cat((self.going[:rows, None].long(), self.produced[:rows, None], self.tokens[:rows]), dim=1)
-        numbers, totals = whole.cpu().tolist(), self.total[:rows].cpu().tolist()
-        going = [bool(row[0]) for row in numbers]
-        return going, [row[1] for row in numbers], [row[2:] for row in numbers], totals
+        # The sums travel as the integers that their bits spell: one copy for everything.
+        columns = (self.going[:rows].long(), self.produced[:rows], self.total[:rows].view(torch.int64))
+        found = torch.cat((torch.stack(columns, dim=1), self.tokens[:rows]), dim=1).cpu()
+        totals = found[:, 2].contiguous().view(torch.float64)
+        going = found[:, 0].bool()
+        return going.tolist(), found[:, 1].tolist(), found[:, 3:].tolist(), totals.tolist()
 
 
 class _Scratch:
@@ -287,6 +296,9 @@ class SlotBatch(Generic[Key]):
 
 
 def _take_over(new: Slots, old: Slots) -> None:
+    # What was recorded for prefixes does not know the slots; what was recorded for steps holds the old ones.
+    new.prefills = old.prefills
+    old.forget()
     rows, positions = old.rows, old.positions
     for name in ("token", "length", "limit", "going", "total", "produced"):
         getattr(new, name)[:rows] = getattr(old, name)

@@ -1,0 +1,41 @@
+"""The GPU's measurement, rehearsed on a CPU with small models: every part runs and says what it is asked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from benchmarks import gpu
+from streamcap.bench import decode, encode, joining
+
+from ..captioner.models import gpt2
+
+
+def test_every_part_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vision = CLIPVisionConfig(
+        hidden_size=64, intermediate_size=128, num_attention_heads=1, num_hidden_layers=2, patch_size=32
+    )
+    torch.manual_seed(0)
+    model = CLIPVisionModelWithProjection(vision).eval()
+    monkeypatch.setattr(decode, "random_gpt2", lambda: gpt2(1))
+    monkeypatch.setattr(encode, "random_clip", lambda: model)
+    monkeypatch.setattr(gpu, "FRAMES", [1, 2])
+    monkeypatch.setattr(gpu, "ROUNDS", 1)
+    monkeypatch.setattr(gpu, "LARGE", 2**10)
+    measured = joining.measure_joining
+    monkeypatch.setattr(
+        gpu.joining, "measure_joining", lambda *args, **more: measured(*args, **{**more, "seconds": 0.05, "streams": 2})
+    )
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--out", str(tmp_path)])
+    gpu.main()
+    content = json.loads((tmp_path / "gpu.json").read_text())
+    assert set(content["parts"]) == set(gpu.PARTS)
+    assert not [name for name, part in content["parts"].items() if "failed" in part or "left_out" in part]
+    assert content["parts"]["same tokens"] == {"frames": 8, "same_as_transformers": True, "same_again": True}
+    assert {row["binding"] for row in content["binding_floor"].values()} <= {"bandwidth", "arithmetic"}
+    assert content["parts"]["one frame"]["first_token_ms"] <= content["parts"]["one frame"]["last_token_ms"]
