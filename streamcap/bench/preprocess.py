@@ -10,7 +10,7 @@ import torch
 
 from streamcap.bench.machine import quiet
 from streamcap.bench.timing import in_turn
-from streamcap.captioner.preprocess import fit_pictures
+from streamcap.captioner.preprocess import Pixels, fit_picture, fit_pictures
 from streamcap.captioner.vision import CLIP_MEAN, CLIP_STD
 from streamcap.picture import PictureSpec
 
@@ -46,7 +46,7 @@ def _processor() -> Any:
         return None
 
 
-def _live(frame: np.ndarray[Any, np.dtype[np.uint8]], spec: PictureSpec) -> Callable[[], object] | None:
+def _live(frame: np.ndarray[Any, np.dtype[np.uint8]], spec: PictureSpec) -> Callable[[], Pixels] | None:
     """From a decoder's YUV picture, as the service does it."""
     try:
         from av import VideoFrame
@@ -57,6 +57,11 @@ def _live(frame: np.ndarray[Any, np.dtype[np.uint8]], spec: PictureSpec) -> Call
     picture = VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
     converter = Converter(spec)
     return lambda: converter.convert(picture)
+
+
+def fitting(frame: np.ndarray[Any, np.dtype[np.uint8]], spec: PictureSpec) -> Callable[[], Pixels]:
+    """What brings `frame` to the model's size: from a decoder's picture where PyAV is there, else from the array."""
+    return _live(frame, spec) or (lambda: fit_picture(frame, spec))
 
 
 def table(result: dict[str, Any]) -> str:

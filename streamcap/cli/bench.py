@@ -23,11 +23,11 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Write bench.json and bench.png into this directory.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Measure decoding, encoding and preprocessing; random weights, so nothing is downloaded."""
+    """Measure decoding, encoding, preprocessing and all of it; `mini` and random weights, so nothing is downloaded."""
     counts = sorted(set(frames or [1, 4]))
     if counts[0] < 1:
         raise InputError(f"--frames {counts[0]}: at least 1")
-    from streamcap.bench import chart, decode, encode, preprocess
+    from streamcap.bench import chart, decode, encode, preprocess, whole
     from streamcap.bench.machine import describe_machine
     from streamcap.captioner.precision import PRECISIONS, find_device, find_precision
 
@@ -37,12 +37,14 @@ def bench(
     result["decode"] = decode.measure_decode(where, frames=counts, precisions=formats, rounds=rounds)
     result["encode"] = encode.measure_encode(where, frames=counts, precisions=formats, rounds=rounds)
     result["preprocess"] = preprocess.measure_preprocess(rounds=max(rounds, 20))
+    result["whole"] = whole.measure_whole(where, precisions=formats, rounds=max(rounds, 9))
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
         machine = result["machine"]
         typer.echo(f"{machine['processor']}, {machine['cores']} cores, device {machine['device']}")
-        for part, table in (("decode", decode.table), ("encode", encode.table), ("preprocess", preprocess.table)):
+        tables = {"decode": decode.table, "encode": encode.table, "preprocess": preprocess.table, "whole": whole.table}
+        for part, table in tables.items():
             typer.echo(f"\n{result[part]['question']}\n{table(result[part])}")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from streamcap.bench import chart, decode, encode, joining, preprocess
+from streamcap.bench import chart, decode, encode, joining, preprocess, whole
 from streamcap.bench.machine import Reader, describe_machine
 from streamcap.bench.timing import in_turn, ratio
 from streamcap.captioner.quantized import engine
@@ -77,3 +77,15 @@ def test_ratios_are_taken_round_by_round() -> None:
     timings = in_turn({"one": Reader(800, CPU), "other": Reader(800, CPU)}, CPU, rounds=3)
     assert len(timings["one"].seconds) == 3
     assert ratio(timings["one"], timings["one"]) == 1
+
+
+@pytest.mark.usefixtures("small")
+def test_the_whole_way_shows_its_stages() -> None:
+    result = whole.measure_whole(CPU, precisions=PRECISIONS, rounds=1)
+    rows = {(row["model"], row["precision"]): row for row in result["rows"]}
+    assert {model for model, _ in rows} == {"mini", whole.BIG}
+    for row in rows.values():
+        assert all(row[f"{name}_ms"] > 0 for name in whole.STAGES) and row["best_ms"] <= row["total_ms"]
+        assert row["tokens"] > 0
+    assert rows[whole.BIG, "fp32"]["tokens"] == decode.TOKENS
+    assert "mini" in whole.table(result)
