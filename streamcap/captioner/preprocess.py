@@ -34,6 +34,10 @@ def to_pixels(picture: Picture, name: str = "image") -> Pixels:
             raise InputError(
                 f"{name}: a uint8 array (H, W, 3) or a PIL image is expected, not a {type(picture).__name__}"
             )
+        if str(getattr(picture, "mode", "")).startswith("I;16"):
+            # PIL would clip 16-bit grey to 8 bits, and all of it to white, instead of scaling it.
+            grey = (np.asarray(picture) >> 8).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
         picture = np.asarray(convert("RGB"))
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
         raise InputError(

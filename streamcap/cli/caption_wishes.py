@@ -38,6 +38,8 @@ def sort_files(names: Sequence[str], *, of_video: bool) -> Files:
 
     files = Files(alone=len(names) == 1 and not Path(names[0]).is_dir())
     for name in names:
+        if not name.strip():
+            raise InputError("an empty PATH names no file")
         path = Path(name)
         if "://" in name:
             raise InputError(f"{name}: a file is needed here; streams are for `streamcap serve`")

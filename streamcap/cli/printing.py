@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import queue
 import sys
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -19,25 +24,55 @@ _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 async def print_captions(hub: Hub) -> None:
     """Print `TIME NAME caption` for every final, and states in dim letters, until cancelled."""
     console = Console(highlight=False, soft_wrap=True)
-    woken = asyncio.Event()
+    woken, printed = asyncio.Event(), asyncio.Event()
     subscription = hub.subscribe(Wish(interim=False), woken.set)
+    writer = _Writer(printed.set)
     colours: dict[str, str] = {}
     try:
-        while subscription.closed is None:
+        while subscription.closed is None and writer.works:
             await woken.wait()
             woken.clear()
             for text in subscription.take():
                 line = _line(json.loads(text), colours)
                 if line is not None:
-                    # A terminal that is held with Ctrl-S must hold up its thread, not the loop.
-                    await asyncio.to_thread(_put, console, line)
+                    with console.capture() as captured:
+                        console.print(line)
+                    # Meanwhile others wait in the subscription, under its drop policy.
+                    printed.clear()
+                    writer.put(captured.get())
+                    await printed.wait()
     finally:
         hub.unsubscribe(subscription)
 
 
-def _put(console: Console, line: Text) -> None:
-    console.print(line)
-    sys.stdout.flush()
+class _Writer:
+    """Writes texts to standard output on a thread of its own, one at a time.
+
+    A terminal that is held with Ctrl-S, or a pipe that nobody reads, holds up that thread alone: neither the loop nor
+    the end of the program, which would wait for an executor's threads and for the lock of `sys.stdout`'s buffer.
+    """
+
+    def __init__(self, on_written: Callable[[], object]) -> None:
+        self.works = True
+        self._loop = asyncio.get_running_loop()
+        self._on_written = on_written
+        self._texts: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="print", daemon=True).start()
+
+    def put(self, text: str) -> None:
+        self._texts.put(text)
+
+    def _run(self) -> None:
+        sys.stdout.flush()
+        while True:
+            data = self._texts.get().encode(sys.stdout.encoding or "utf-8", "replace")
+            try:
+                while data:
+                    data = data[os.write(sys.stdout.fileno(), data) :]
+            except OSError:  # whoever read it has gone: nothing is wrong
+                self.works = False
+            with contextlib.suppress(RuntimeError):  # the loop is over
+                self._loop.call_soon_threadsafe(self._on_written)
 
 
 def _line(message: dict[str, Any], colours: dict[str, str]) -> Text | None:

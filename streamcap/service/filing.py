@@ -60,12 +60,13 @@ class Filing:
         self._stale = False
         self._wake = asyncio.Event()
         self._closing = False
+        self._ended = False
         self._reserve_at = 0
         self._trouble = ""
 
     def publish(self, payload: Payload, *, live: bool) -> None:
         """In order: a final once it is filed, all else at once unless a final is before it."""
-        if self._held or _is_final(payload):
+        if not self._ended and (self._held or _is_final(payload)):
             self._held.append((payload, live))
             self.touch()
             if len(self._held) > HELD_EVENTS:
@@ -87,6 +88,16 @@ class Filing:
 
     async def run(self) -> None:
         """Until `close`. Do not cancel it: a write on its thread cannot be called back."""
+        try:
+            await self._keep_up()
+        except Exception:  # whatever becomes of the files, viewers are not to wait for them
+            log.exception("%s is written no more", self._files.jsonl)
+        finally:
+            self._ended = True
+            while self._held:
+                self._let_go()
+
+    async def _keep_up(self) -> None:
         loop = asyncio.get_running_loop()
         rewrite_at = loop.time()
         while not self._closing:

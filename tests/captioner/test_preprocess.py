@@ -63,6 +63,12 @@ def test_pad_keeps_the_whole_picture() -> None:
     assert (ours[:16] == 128).all() and (ours[48:] == 128).all() and not (ours[16:48] == 128).all()
 
 
+def test_sixteen_bits_of_grey_are_scaled_not_clipped() -> None:
+    levels = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    pixels = to_pixels(Image.fromarray(levels * 257))
+    assert (pixels == levels[..., None]).all()
+
+
 def test_pil_and_read_only_and_flipped_arrays() -> None:
     raw = picture(80, 60)
     locked = raw.copy()

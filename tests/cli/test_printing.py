@@ -1,0 +1,66 @@
+"""Captions on standard output while a service runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from streamcap.captions.event import Status, StreamState
+from streamcap.captions.feed import Feed
+from streamcap.captions.hub import Hub
+from streamcap.cli.printing import print_captions
+from tests.captions.made import caption
+
+
+async def print_until(done: Callable[[], bool], captions: int) -> None:
+    hub = Hub(time.monotonic, time.time)
+    hub.add(Feed("door"))
+    printing = asyncio.create_task(print_captions(hub))
+    await asyncio.sleep(0)
+    hub.publish(Status("door", StreamState.STALLED, "no frame for 3 s"))
+    for number in range(captions):
+        hub.publish(caption(number=number))
+    async with asyncio.timeout(20):
+        while not done():
+            await asyncio.sleep(0.01)
+    printing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await printing
+
+
+def test_a_line_for_every_final_and_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    with os.fdopen(read, "rb", 0) as reader, os.fdopen(write, "w") as writer:
+        monkeypatch.setattr(sys, "stdout", writer)
+        os.set_blocking(read, False)
+        printed = bytearray()
+
+        def done() -> bool:
+            printed.extend(reader.read() or b"")
+            return printed.count(b"\n") == 3
+
+        asyncio.run(print_until(done, captions=2))
+    state, first, _ = printed.decode().splitlines()
+    assert state.split() == ["door", "stalled", "(no", "frame", "for", "3", "s)"]
+    assert "door" in first and "a man opens a door" in first
+
+
+def test_a_pipe_that_nobody_reads_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(write, b" " * 512):
+            pass
+    os.set_blocking(write, True)
+    with os.fdopen(write, "w") as writer:
+        monkeypatch.setattr(sys, "stdout", writer)
+        began = time.monotonic()
+        # The loop's end waits for the threads of its executor; the writer must be none of them.
+        asyncio.run(print_until(lambda: time.monotonic() > began + 0.2, captions=50))
+        os.close(read)
