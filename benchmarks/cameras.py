@@ -33,6 +33,8 @@ from tests.servers.camera import Clip, RtspServer
 GOAL_P50_MS = 150.0
 GOAL_P99_MS = 400.0
 GOAL_GROWTH_MB_PER_HOUR = 1.0
+# Events and cues of each stream in memory.
+KEPT = 100
 # The first captions wait for keyframes, first sender reports and lazy initialisation.
 WARM_UP_SECONDS = 20.0
 
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=30, help="frames a second of each camera")
     parser.add_argument("--model", default="mini")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--threads", type=int, help="of the model; as `streamcap serve` chooses unless given")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/cameras.json"))
     arguments = parser.parse_args()
     paths = tuple(f"cam{number}" for number in range(arguments.cameras))
@@ -59,6 +62,10 @@ def main() -> None:
 async def measure(server: RtspServer, paths: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
     options = [*(f"{path}={server.url(path)}" for path in paths), "--every", str(arguments.every), "--gate", "0"]
     options += ["--interim-rate", "0", "--model", arguments.model, "--precision", arguments.precision]
+    # What a stream keeps is bounded; small bounds are reached within minutes, and what grows on after that is a leak.
+    options += ["--replay", str(KEPT), "--keep", str(KEPT * arguments.every)]
+    if arguments.threads is not None:
+        options += ["--threads", str(arguments.threads)]
     async with serving(options) as service:
         return await _watch(service.base, server, psutil.Process(service.pid), arguments)
 
@@ -107,6 +114,7 @@ async def _watch(
             for name in after
         },
         "cpu_cores": round(cpu / seconds, 3),
+        "kept_of_a_stream": KEPT,
         "memory_mb": {"start": round(memory[0][1], 2), "end": round(memory[-1][1], 2)},
         "memory_growth_mb_per_hour": round(_slope_per_hour(memory), 2),
         "memory_samples_mb": [[round(at), round(mb, 2)] for at, mb in memory],

@@ -77,24 +77,22 @@ STAGES = (
     # The encoder stays; on its stored features the words are learned in many more, cheaper steps.
     Stage(
         "words",
-        WordingSettings(steps=900, real=48, scenes=32, captions=5, learning_rate=1e-3, warmup=50, dropout=0.15),
-        450,
+        WordingSettings(steps=300, real=48, scenes=24, captions=5, learning_rate=1e-3, warmup=50),
+        300,
     ),
     # Everything, to the captions.
     Stage(
         "captions",
-        JointSettings(
-            steps=1000, real=24, scenes=12, captions=5, learning_rate=4e-4, warmup=50, dropout=0.15, teach=0.5
-        ),
-        500,
+        JointSettings(steps=1500, real=24, scenes=10, captions=4, learning_rate=8e-4, warmup=30, teach=0.5),
+        750,
     ),
     # The words again, by what they are judged by.
     Stage(
         "critic",
         CriticSettings(
-            steps=600, real=32, scenes=32, captions=2, learning_rate=2e-4, warmup=30, dropout=0.0, weight_decay=0.0
+            steps=300, real=32, scenes=64, captions=1, sentences=1.0, learning_rate=3e-4, warmup=20, weight_decay=0.0
         ),
-        200,
+        150,
     ),
 )
 
