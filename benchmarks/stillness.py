@@ -6,7 +6,8 @@ Four streams in one service. Two are cameras of a real RTSP server that look at 
 the encoder's own noise, and the same with a sensor's noise in every picture. The third is a drawn scene that stays
 while what is in it moves. The fourth changes its scene every 3 s. Wanted: one caption per refresh for the first three,
 the decode skipped for what has not moved; every change captioned for the fourth, with the delay from the change to the
-caption.
+caption. On a machine that others use, samples are replaced by newer ones before the device is free: *looked at* says
+how many were not.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ def _staying(finals: list[dict[str, Any]], view: dict[str, Any], arguments: argp
     seconds = (view["sampled"] - 1) * arguments.every
     return {
         "samples": view["sampled"],
+        "looked_at": view["captions"] + view["extended"],
         "captions": len(finals),
         "captions_wanted": int(seconds // arguments.refresh) + 1,
         "extended": view["extended"],
@@ -120,6 +122,7 @@ def _changing(finals: list[dict[str, Any]], view: dict[str, Any]) -> dict[str, A
         "captioned": len(captioned & set(range(last))),
         "captioned_truly": len([number for number in first_true if number < last]),
         "samples": view["sampled"],
+        "looked_at": view["captions"] + view["extended"],
         "captions": len(finals),
         "extended": view["extended"],
         "decode_skipped": view["decode_skipped"],
@@ -129,13 +132,17 @@ def _changing(finals: list[dict[str, Any]], view: dict[str, Any]) -> dict[str, A
 
 def show(result: dict[str, Any]) -> None:
     table = Table(title=f"change gate, {result['minutes']:g} min, sampled every {result['every_s']:g} s")
-    for column in ("stream", "samples", "captions", "wanted", "decode skipped"):
+    for column in ("stream", "samples", "looked at", "captions", "wanted", "decode skipped"):
         table.add_column(column, justify="left" if column == "stream" else "right")
     for name in STAYING:
         row = result[name]
-        table.add_row(name, *(str(row[key]) for key in ("samples", "captions", "captions_wanted", "decode_skipped")))
+        table.add_row(
+            name, *(str(row[key]) for key in ("samples", "looked_at", "captions", "captions_wanted", "decode_skipped"))
+        )
     changing = result["changing"]
-    table.add_row("changing", *(str(changing[key]) for key in ("samples", "captions", "changes", "decode_skipped")))
+    table.add_row(
+        "changing", *(str(changing[key]) for key in ("samples", "looked_at", "captions", "changes", "decode_skipped"))
+    )
     console = Console()
     console.print(table)
     console.print(

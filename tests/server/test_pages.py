@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from PIL import Image
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Page
 
 from streamcap.captions.event import StreamState
 from tests.conftest import require_program
@@ -61,19 +61,82 @@ async def test_captions_arrive_in_place_and_the_video_plays(browser: Browser, se
     await until(lambda: len(server.app.state.watchers) == 0)
 
 
+FOCUSED = """((one) => (one === document.body ? "" : (one.ariaLabel ?? one.innerText)))(document.activeElement)"""
+
+
+async def tab_to(page: Page, name: str) -> None:
+    """Press Tab until what is called `name` has the focus."""
+    for _ in range(40):
+        await page.keyboard.press("Tab")
+        if name in await page.evaluate(FOCUSED):
+            return
+    raise AssertionError(f"{name} cannot be reached by Tab")
+
+
+@pytest.mark.parametrize("width", [400, 1300])
+async def test_nothing_on_the_page_moves_when_captions_and_troubles_come(
+    browser: Browser, server: Server, width: int
+) -> None:
+    door = server.streams.get("door")
+    door.status(StreamState.LIVE)
+    page = await page_without_errors(browser, server.url, viewport={"width": width, "height": 800})
+    card = page.locator("article")
+    await card.locator(".state", has_text="live").wait_for()
+    await card.locator(".counts", has_text="captions").wait_for()
+
+    async def places() -> list[list[float]]:
+        """Left and top of everything that stays."""
+        return await page.evaluate(
+            """[..."header > *, article, .screen, h2, .bar, .facts, .counts, .past, .acts > *".split(", ")]
+            .flatMap((those) => [...document.querySelectorAll(those)])
+            .map((one) => one.getBoundingClientRect()).map(({ x, y, bottom }) => [x, y, bottom])"""
+        )
+
+    before = await places()
+    door.interim("a")
+    door.final("a man opens a door")
+    long = "a very long sentence about three men in red shirts who run over the wide green grass beside a truck"
+    door.final(long)
+    await card.locator(".past li", has_text="three men").wait_for()
+    door.status(StreamState.STALLED, f"no frame for a long time: {long}")
+    await card.locator(".reason", has_text="no frame").wait_for()
+    assert await places() == before
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    # What is cut off can be read all the same.
+    assert await card.locator(".reason").get_attribute("title") == f"no frame for a long time: {long}"
+    assert page.errors == []
+
+
+async def test_announcing_is_switched_and_dialogs_are_left_by_keyboard(browser: Browser, server: Server) -> None:
+    await server.streams.add("yard", "rtsp://yard")
+    page = await page_without_errors(browser, server.url)
+    await page.get_by_role("heading", name="yard").wait_for()
+    await page.keyboard.press("Tab")
+    assert await page.evaluate(FOCUSED) == "Skip to the streams"
+    await page.keyboard.press("Enter")
+    await tab_to(page, "Announce captions of yard")
+    announce = page.get_by_role("button", name="Announce captions of yard")
+    assert await announce.get_attribute("aria-pressed") == "false"
+    await page.keyboard.press("Space")
+    assert await announce.get_attribute("aria-pressed") == "true"
+    server.streams.get("yard").final("a cat sleeps")
+    spoken = page.locator("article", has=page.get_by_role("heading", name="yard")).locator("[aria-live=polite]")
+    await spoken.filter(has_text="a cat sleeps").wait_for(state="attached")
+    await page.reload()
+    await page.get_by_role("heading", name="yard").wait_for()
+    await tab_to(page, "Add a camera")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("dialog").wait_for()
+    await page.keyboard.press("Escape")
+    await page.get_by_role("dialog").wait_for(state="hidden")
+    assert await page.evaluate(FOCUSED) == "Add a camera"
+
+
 async def test_a_camera_is_added_and_removed_by_keyboard_alone(browser: Browser, server: Server) -> None:
     page = await page_without_errors(browser, server.url)
     page.on("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
     await page.get_by_role("heading", name="door").wait_for()
-
-    async def tab_to(name: str) -> None:
-        for _ in range(40):
-            await page.keyboard.press("Tab")
-            if name in await page.evaluate("document.activeElement.ariaLabel ?? document.activeElement.innerText"):
-                return
-        raise AssertionError(f"{name} cannot be reached by Tab")
-
-    await tab_to("Add a camera")
+    await tab_to(page, "Add a camera")
     await page.keyboard.press("Enter")
     await page.get_by_role("dialog").wait_for()
     await page.keyboard.type("/etc/passwd")
@@ -85,7 +148,7 @@ async def test_a_camera_is_added_and_removed_by_keyboard_alone(browser: Browser,
     await page.keyboard.press("Enter")
     await page.get_by_role("heading", name="yard").wait_for()
     assert server.streams.names() == ["door", "yard"]
-    await tab_to("Remove yard")
+    await tab_to(page, "Remove yard")
     await page.keyboard.press("Enter")
     await page.get_by_role("heading", name="yard").wait_for(state="detached")
     assert server.streams.names() == ["door"]
@@ -93,8 +156,11 @@ async def test_a_camera_is_added_and_removed_by_keyboard_alone(browser: Browser,
 
 async def test_this_browser_s_camera_is_published_and_stopped(browser: Browser, server: Server) -> None:
     page = await page_without_errors(browser, server.url)
-    await page.get_by_role("button", name="Use this browser").click()
-    await page.get_by_label("Name of the stream").fill("tab")
+    await tab_to(page, "Use this browser")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("dialog").wait_for()
+    await page.keyboard.press("Control+A")
+    await page.keyboard.type("tab")
     await page.keyboard.press("Enter")
     await page.get_by_role("button", name="Stop camera").wait_for()
     source = server.streams.get("tab").source
@@ -104,14 +170,15 @@ async def test_this_browser_s_camera_is_published_and_stopped(browser: Browser, 
     red, _, blue = frame.picture.to_ndarray(format="rgb24").mean(axis=(0, 1))
     assert blue > 150
     assert red < 80
-    await page.get_by_role("button", name="Stop camera").click()
+    await tab_to(page, "Stop camera")
+    await page.keyboard.press("Enter")
     await until(lambda: source._end is not None)
     assert page.errors == []
 
 
 async def test_the_overlay_is_transparent_and_holds_a_caption_that_is_true(browser: Browser, server: Server) -> None:
     door = server.streams.get("door")
-    query = "stream=door&hold=1&size=40&color=ffff00&background=rgb(0,0,80)&position=top-left&lines=1"
+    query = "stream=door&hold=3&size=40&color=ffff00&background=rgb(0,0,80)&position=top-left&lines=1"
     page = await page_without_errors(browser, f"{server.url}/overlay?{query}", viewport={"width": 640, "height": 360})
     await until(lambda: server.app.state.audience.present == 1)
     door.interim("a very")
@@ -142,6 +209,9 @@ async def test_the_overlay_speaks_finals_and_shortens_when_it_is_behind(browser:
     # Speech that takes as long as the test says.
     await page.add_init_script(
         """window.said = [];
+        window.later = 0;
+        const now = performance.now.bind(performance);
+        performance.now = () => now() + window.later;
         Object.defineProperty(window, "speechSynthesis", { value: { speak(one) { said.push(one); } } });"""
     )
     await page.goto(f"{server.url}/overlay?stream=door&speak=1")
@@ -154,6 +224,20 @@ async def test_the_overlay_speaks_finals_and_shortens_when_it_is_behind(browser:
     await page.evaluate("said[0].onend()")
     assert await page.evaluate("said.map((one) => one.text)") == ["a man opens a door", "brown dog"]
     assert await page.evaluate("said[1].rate > 1")
+    # What waited until it was old is not said any more; after a voice that failed the next is said, in full.
+    door.final("a horse runs on a road")
+    await page.locator(".line", has_text="a horse").wait_for()
+    await page.evaluate("later = 7000; said[1].onend()")
+    door.final("three ducks swim")
+    await becomes_true(page, "said.length === 3")
+    door.final("a bus drives in the snow")
+    await page.locator(".line", has_text="a bus").wait_for()
+    await page.evaluate("said[2].onerror()")
+    assert await page.evaluate("said.map((one) => one.text).slice(2)") == [
+        "three ducks swim",
+        "bus drives in the snow",
+    ]
+    assert await page.evaluate("[said[2].rate, said[2].lang]") == [1, "en"]
 
 
 async def test_a_guarded_page_asks_for_its_token_and_hides_it(browser: Browser, start: Start) -> None:

@@ -39,7 +39,8 @@ class Card {
       state: find(".state"),
       latency: find(".latency"),
       reason: find(".reason"),
-      facts: find(".facts"),
+      address: find(".address"),
+      counts: find(".counts"),
       announced: find(".announced"),
       past: find(".past"),
     };
@@ -111,7 +112,7 @@ class Card {
     this.state = state;
     this.parts.state.textContent = state;
     this.parts.state.dataset.state = state;
-    this.parts.reason.textContent = reason;
+    this.parts.reason.textContent = this.parts.reason.title = reason;
     this.tune();
   }
 
@@ -122,7 +123,8 @@ class Card {
     this.tune();
     const size = view.width ? `${view.width} × ${view.height}` : "";
     const counts = `${view.captions} captions, ${view.extended} unchanged`;
-    this.parts.facts.textContent = [view.url, size, `every ${view.every} s`, counts].filter(Boolean).join(" · ");
+    this.parts.address.textContent = this.parts.address.title = view.url;
+    this.parts.counts.textContent = [size, `every ${view.every} s`, counts].filter(Boolean).join(" · ");
     if (view.last_caption && !this.parts.caption.textContent) this.caption({ ...view.last_caption, is_final: true });
   }
 
