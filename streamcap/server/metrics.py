@@ -66,6 +66,7 @@ class Metrics(Collector):
             "sampled": "Frames converted and handed to the engine.",
             "captions": "Final captions.",
             "extended": "Samples that only extended the caption on screen.",
+            "decode_skipped": "Samples whose picture had not moved; they count as extended too.",
             "reconnections": "Times the source was lost or refused and will be opened again.",
         }
         families = {
@@ -96,6 +97,9 @@ class Metrics(Collector):
         yield _counter("engine_captioned", "Samples decoded to a new caption.", engine.captioned)
         yield _counter("engine_decode_skipped", "Samples whose picture had not moved.", engine.decode_skipped)
         yield _counter("engine_repeated", "Samples decoded to the sentence on screen.", engine.repeated)
+        yield _counter(
+            "engine_doubtful", "Samples decoded to another sentence that the next had to bear out.", engine.doubtful
+        )
         yield _counter("engine_failed", "Samples that failed.", engine.failed)
         yield _counter("engine_busy_seconds", "Seconds the device thread was at work.", engine.busy_seconds)
         replaced = CounterMetricFamily(
