@@ -17,7 +17,7 @@ from streamcap.errors import InputError, StreamcapError
 from streamcap.redact import redact
 from streamcap.service.streams import DuplicateStreamError
 
-_METHODS = ("DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT")
+_METHODS = ("DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT")  # HEAD goes with GET
 _log = logging.getLogger(__name__)
 
 

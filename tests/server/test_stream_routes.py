@@ -73,6 +73,15 @@ async def test_another_method_is_refused_with_those_there_are(server: Server) ->
         assert (refused.status_code, refused.headers["Allow"]) == (405, methods)
 
 
+async def test_head_is_get_without_a_body(server: Server) -> None:
+    for path in ("/", "/healthz", "/streams", "/streams/door/captions.srt", "/metrics"):
+        head, get = await server.http.head(path), await server.http.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-type"] == get.headers["content-type"]
+    assert (await server.http.head("/streams/nobody")).status_code == 404
+    assert (await server.http.head("/captions/door")).status_code == 405
+
+
 async def test_local_sources_may_be_added_when_allowed(start: Start) -> None:
     server = await start(allow_local=True)
     assert (await server.http.post("/streams", json={"name": "demo", "url": "scenes:"})).status_code == 201
