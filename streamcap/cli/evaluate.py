@@ -40,9 +40,9 @@ def evaluate(
 ) -> None:
     """Score a captioner: BLEU-1 to 4, ROUGE-L, CIDEr, variety, lengths, calibration, and a contact sheet."""
     from streamcap.captioner import load_captioner
-    from streamcap.training.cache import write_json
     from streamcap.training.corpus import MediaFolder
     from streamcap.training.evaluation import table
+    from streamcap.training.files import write_json
     from streamcap.training.sheet import draw_sheet
 
     if (cache is None) == (captions is None):

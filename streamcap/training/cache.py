@@ -11,7 +11,6 @@ shard that is missing.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +21,10 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from streamcap.errors import InputError, StreamcapError
+from streamcap.errors import InputError
 from streamcap.training.corpus import Item, Problem
 from streamcap.training.encoders import EncoderId
+from streamcap.training.files import read_json, write_bytes, write_json
 
 VERSION = 1
 SHARD_ITEMS = 1000
@@ -39,27 +39,6 @@ class Example:
     captions: tuple[str, ...]
     shard: int
     row: int
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write whole or not at all. Raises StreamcapError where the disk does not take it."""
-    write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write whole or not at all. Raises StreamcapError where the disk does not take it."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise StreamcapError(
-            f"{path}: cannot be written ({error.strerror or error}); nothing was overwritten"
-        ) from None
 
 
 class CacheWriter:
@@ -155,7 +134,7 @@ class FeatureCache:
         """Every item of a split. Raises InputError for a split it does not hold, and for a damaged shard."""
         if split not in self.splits:
             raise InputError(f"{self.folder}: has no split {split!r}; it has {', '.join(self.splits)}")
-        captions = json.loads((self.folder / f"{split}.json").read_text(encoding="utf-8"))
+        captions = read_json(self.folder / f"{split}.json")
         shards, out = [], []
         for number in range(-(-self.manifest["listed"][split] // SHARD_ITEMS)):
             path = self.folder / f"{split}-{number:05d}.safetensors"
@@ -182,13 +161,10 @@ def _slice(shard: Any) -> Any:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder}: is no feature cache (manifest.json is missing)") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(content, dict) or content.get("version") != VERSION:
+    if not path.is_file():
+        raise InputError(f"{folder}: is no feature cache (manifest.json is missing)")
+    content = read_json(path)
+    if content.get("version") != VERSION:
         raise InputError(f"{path}: is no manifest of a feature cache that this version reads")
     return content
 

@@ -14,7 +14,8 @@ from streamcap.captioner import names
 from streamcap.captioner.checkpoints.native import save_native
 from streamcap.captioner.checkpoints.tensors import read_weights, section
 from streamcap.errors import InputError
-from streamcap.training.cache import FeatureCache, write_bytes, write_json
+from streamcap.training.cache import FeatureCache
+from streamcap.training.files import write_bytes, write_json
 from streamcap.training.gpt2 import stored_config
 from streamcap.training.mappings import Built, stored
 from streamcap.training.model import CaptionModel

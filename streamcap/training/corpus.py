@@ -6,15 +6,15 @@ and `sentences`). What is amiss is listed, not fatal: empty captions, captions s
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 from streamcap.errors import InputError
+from streamcap.training.files import read_json
 from streamcap.training.text import normalise
 
 Why = Literal[
@@ -113,7 +113,7 @@ def read_coco(files: Mapping[str, Path], media: MediaFolder) -> Corpus:
     """COCO captions: one json for each split."""
     corpus = Corpus({})
     for split, path in files.items():
-        content = _json(path)
+        content = read_json(path)
         try:
             names = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
             said: dict[str, list[str]] = {name: [] for name in names.values()}
@@ -131,7 +131,7 @@ def read_coco(files: Mapping[str, Path], media: MediaFolder) -> Corpus:
 
 def read_msrvtt(captions: Path, media: MediaFolder) -> Corpus:
     """MSR-VTT: the json says each clip's split (`train`, `validate`, `test`)."""
-    content = _json(captions)
+    content = read_json(captions)
     corpus = Corpus({})
     try:
         said: dict[str, list[str]] = {}
@@ -196,13 +196,3 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not readable as json ({error})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: a json object is expected, not a {type(content).__name__}")
-    return content

@@ -13,7 +13,7 @@ from PIL import Image
 
 from streamcap.media.scenes import Scene, draw, every_scene, random_scene
 from streamcap.training.arrays import read_array, write_array
-from streamcap.training.cache import write_json
+from streamcap.training.files import write_json
 
 SIDE = 160
 """Pixels of a side of a stored picture; training crops and squashes from there."""

@@ -12,7 +12,7 @@ from streamcap.captioner.checkpoints.native import save_native
 from streamcap.captioner.compact import fold
 from streamcap.errors import InputError
 from streamcap.picture import PictureSpec
-from streamcap.training.cache import write_bytes
+from streamcap.training.files import write_bytes
 from streamcap.training.model import CaptionModel
 
 MAX_TOKENS = 40

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from streamcap.picture import PictureSpec
 from streamcap.training.arrays import read_array, write_array
-from streamcap.training.cache import write_json
 from streamcap.training.encoders import fingerprint
+from streamcap.training.files import write_json
 from streamcap.training.teacher import random_boxes
 from streamcap.training.views import crop, disturb, normalise, small_shifts
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from streamcap.errors import StreamcapError
+from streamcap.errors import InputError, StreamcapError
 
 _FLAT = ("wte", "wpe", "prefix", "positions")
 
@@ -57,3 +57,15 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     except (OSError, RuntimeError) as error:
         part.unlink(missing_ok=True)
         raise StreamcapError(f"{path}: cannot be written ({error}); the last state is as it was") from None
+
+
+def load_state(path: Path, *keys: str) -> dict[str, Any]:
+    """What `save_state` wrote, on the CPU. Raises InputError for a file that is damaged or lacks one of `keys`."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - torch.load raises whatever the damaged part happens to break
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{path}: cannot be read ({why}); delete it to start anew") from None
+    if not isinstance(state, dict) or not set(keys) <= set(state):
+        raise InputError(f"{path}: is no state of this kind of training; name another folder")
+    return state

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from streamcap.training.cache import write_bytes
 from streamcap.training.evaluation import Judged
+from streamcap.training.files import write_bytes
 
 CELL_PIXELS = 200
 TEXT_PIXELS = 120

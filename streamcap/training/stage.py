@@ -25,7 +25,7 @@ from streamcap.errors import InputError, StreamcapError
 from streamcap.picture import PictureSpec
 from streamcap.training.gpt2 import build_gpt2
 from streamcap.training.heads import Heads
-from streamcap.training.learning import average, decay_groups, save_state, warm_cosine
+from streamcap.training.learning import average, decay_groups, load_state, save_state, warm_cosine
 from streamcap.training.model import CaptionModel, pack, packed_logits
 
 REWARD = "reward"
@@ -179,13 +179,7 @@ def passes(captions: list[list[list[int]]]) -> Iterator[list[int]]:
 
 def read_state(path: Path) -> dict[str, Any]:
     """What `StageTrainer.save` wrote. Raises InputError for a file that is none."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - torch.load raises what the damaged part happens to break
-        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); delete it to start anew") from None
-    if not isinstance(state, dict) or not {"model", "mean", "heads", "step"} <= set(state):
-        raise InputError(f"{path}: is no state of a stage of training; name another folder")
-    return state
+    return load_state(path, "model", "mean", "heads", "step")
 
 
 def some(captions: list[list[int]], count: int) -> list[list[int]]:

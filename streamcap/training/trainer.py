@@ -15,13 +15,14 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from streamcap.errors import InputError, StreamcapError
-from streamcap.training.cache import Example, FeatureCache, write_json
+from streamcap.training.cache import Example, FeatureCache
 from streamcap.training.checkpoint import save_checkpoint
 from streamcap.training.curves import Curves, draw_curves
 from streamcap.training.evaluation import caption_cache
 from streamcap.training.export import copy_checkpoint
+from streamcap.training.files import read_json, write_json
 from streamcap.training.gpt2 import start_from, stored_config
-from streamcap.training.learning import decay_groups, save_state, warm_cosine
+from streamcap.training.learning import decay_groups, load_state, save_state, warm_cosine
 from streamcap.training.mappings import build
 from streamcap.training.model import CaptionModel, pack
 from streamcap.training.scores import Scores, score
@@ -194,18 +195,16 @@ class Trainer:
         stored = self.folder / "settings.json"
         wanted = {"train": self.settings.to_json(), "encoder": self.cache.manifest["encoder"]}
         if stored.is_file():
-            import json
-
-            found = json.loads(stored.read_text(encoding="utf-8"))
+            found = read_json(stored)
             if not resume:
                 raise InputError(
                     f"{self.folder}: holds a run already; go on with it by --resume, or name another folder"
                 )
-            if found["encoder"] != wanted["encoder"]:
+            if found.get("encoder") != wanted["encoder"]:
                 raise InputError(
                     f"{self.folder}: was trained on a cache made by another encoder; nothing was overwritten"
                 )
-            if (difference := self.settings.difference(found["train"])) is not None:
+            if (difference := self.settings.difference(found.get("train", {}))) is not None:
                 raise InputError(
                     f"{self.folder}: was started with other settings: {difference}; nothing was overwritten"
                 )
@@ -229,7 +228,7 @@ class Trainer:
         save_state(self.folder / "last.pt", state)
 
     def _restore(self) -> None:
-        state: dict[str, Any] = torch.load(self.folder / "last.pt", map_location="cpu", weights_only=True)
+        state = load_state(self.folder / "last.pt", "model", "optimizer", "draw")
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])

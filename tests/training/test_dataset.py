@@ -105,5 +105,16 @@ def test_what_is_no_cache_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"manifest\.json is missing"):
         FeatureCache(tmp_path)
     (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(InputError, match="json object is expected"):
+        FeatureCache(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"version": 0}')
     with pytest.raises(InputError, match="no manifest"):
         FeatureCache(tmp_path)
+
+
+def test_captions_that_are_damaged_are_told(pictures, tmp_path: Path) -> None:
+    corpus, media = pictures
+    build_cache(tmp_path / "cache", corpus, media, encoder())
+    (tmp_path / "cache" / "train.json").write_text("{")
+    with pytest.raises(InputError, match=r"train\.json: cannot be read"):
+        FeatureCache(tmp_path / "cache").examples("train")

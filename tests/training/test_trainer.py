@@ -112,6 +112,18 @@ def test_bad_runs_are_told_in_one_line_and_overwrite_nothing(cache_of, tmp_path:
     assert (run / "last.pt").read_bytes() == kept
 
 
+def test_a_damaged_run_is_told_and_left_as_it_is(cache_of, tmp_path: Path) -> None:
+    cache, run = cache_of((24,)), tmp_path / "run"
+    Trainer(TINY.changed(epochs=1), cache, run, CPU).run()
+    (run / "last.pt").write_bytes(b"PK nonsense")
+    with pytest.raises(InputError, match=r"last\.pt: cannot be read"):
+        Trainer(TINY.changed(epochs=1), cache, run, CPU, resume=True)
+    (run / "settings.json").write_text("[")
+    with pytest.raises(InputError, match=r"settings\.json: cannot be read"):
+        Trainer(TINY.changed(epochs=1), cache, run, CPU, resume=True)
+    assert (run / "last.pt").read_bytes() == b"PK nonsense"
+
+
 def test_a_loss_that_is_no_number_ends_the_run(cache_of, tmp_path: Path) -> None:
     trainer = Trainer(TINY, cache_of((24,)), tmp_path / "run", CPU)
     with torch.no_grad():

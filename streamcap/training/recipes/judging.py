@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from streamcap.training.cache import write_json
 from streamcap.training.curves import Curves
 from streamcap.training.export import copy_checkpoint, export_native
+from streamcap.training.files import write_json
 from streamcap.training.recipes.pictures import Data
 from streamcap.training.scores import score
 from streamcap.training.stage import StageTrainer

@@ -16,9 +16,9 @@ from streamcap.media.scenes import every_scene
 from streamcap.picture import PictureSpec
 from streamcap.training import drawn
 from streamcap.training.arrays import read_array, write_array
-from streamcap.training.cache import write_bytes
 from streamcap.training.clips import UnreadableError, read_picture
 from streamcap.training.corpus import Item, MediaFolder, read_flickr
+from streamcap.training.files import write_bytes
 from streamcap.training.joint import RealPictures
 from streamcap.training.teacher import Lesson, Teacher, read_lesson, write_lesson
 from streamcap.training.text import make_tokenizer, normalise
