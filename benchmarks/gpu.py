@@ -73,10 +73,7 @@ def one_frame(device: torch.device) -> dict[str, Any]:
     """Pixels in host memory to 20 tokens on the host, and to the first token."""
     tower = encode.tower(encode.random_clip(), "fp16", device)
     gpt2 = decode.ours(decode.random_gpt2(), "fp16", device)
-    whole = decode.PREFIX * gpt2.config.n_embd
-    mapping = torch.nn.Sequential(
-        torch.nn.Linear(tower.width, whole // 2), torch.nn.Tanh(), torch.nn.Linear(whole // 2, whole)
-    ).to(device, torch.float16)
+    mapping = encode.mapping(tower.width, gpt2, decode.PREFIX)
     pixels = torch.randint(0, 256, (1, 224, 224, 3), dtype=torch.uint8)
     if device.type == "cuda":
         pixels = pixels.pin_memory()

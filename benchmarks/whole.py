@@ -32,13 +32,14 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=None)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--one-core", action="store_true", help="one thread, bound to one core")
+    parser.add_argument("--mini-only", action="store_true")
     arguments = parser.parse_args()
     if arguments.one_core:
         torch.set_num_threads(1)
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     device = find_device(arguments.device)
     precisions = arguments.precisions or [name for name in PRECISIONS[device.type] if name != "bf16"]
-    result = measure_whole(device, precisions=precisions, rounds=arguments.rounds)
+    result = measure_whole(device, precisions=precisions, rounds=arguments.rounds, big=not arguments.mini_only)
     print(table(result))
     content = {**result, "machine": describe_machine(device)}
     if device.type == "cpu":

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from streamcap.bench.machine import quiet
 from streamcap.bench.timing import in_turn, ratio
 from streamcap.captioner.checkpoints.towers import clip_tower
+from streamcap.captioner.gpt2 import GPT2
 from streamcap.captioner.graphs import Replay
 from streamcap.captioner.precision import convert
 from streamcap.captioner.vision import Vision
@@ -30,6 +31,13 @@ def random_clip(seed: int = 0) -> Any:
         CLIPVisionConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12, patch_size=32)
     )
     return model.eval()
+
+
+def mapping(width: int, gpt2: GPT2, positions: int) -> nn.Module:
+    """ClipCap's perceptron with random weights: (B, width) → (B, positions × the decoder's width)."""
+    whole = positions * gpt2.config.n_embd
+    layers = nn.Sequential(nn.Linear(width, whole // 2), nn.Tanh(), nn.Linear(whole // 2, whole))
+    return layers.to(gpt2.device, gpt2.dtype)
 
 
 def tower(theirs: Any, precision: str, device: torch.device) -> Vision:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from streamcap.bench import decode, encode
 from streamcap.bench.preprocess import fitting
@@ -39,10 +39,13 @@ def frame(height: int = 720, width: int = 1280) -> Pixels:
     return picture.clip(0, 255).astype(np.uint8)
 
 
-def measure_whole(device: torch.device, *, precisions: Iterable[str], rounds: int = 30) -> dict[str, Any]:
+def measure_whole(
+    device: torch.device, *, precisions: Iterable[str], rounds: int = 30, big: bool = True
+) -> dict[str, Any]:
     """Medians of each stage and of the whole, in milliseconds, as JSON; stages in turn, one frame at a time.
 
-    `mini` in every precision, and random weights of the usual size: 10 positions, 20 tokens, a perceptron between.
+    `mini` in every precision, and, `big`, random weights of the usual size: 10 positions, 20 tokens, a perceptron
+    between.
     """
     picture = frame()
     rows = []
@@ -50,8 +53,9 @@ def measure_whole(device: torch.device, *, precisions: Iterable[str], rounds: in
         mini = _mini(device, precision)
         if mini is not None:
             rows.append({"model": "mini", "precision": precision} | _run(_stages(mini, picture), device, rounds))
-        stages = _big(device, precision, picture)
-        rows.append({"model": BIG, "precision": precision} | _run(stages, device, max(3, rounds // 3)))
+        if big:
+            stages = _big(device, precision, picture)
+            rows.append({"model": BIG, "precision": precision} | _run(stages, device, max(3, rounds // 3)))
     return {"question": "one 720p frame, from the decoder's picture to the caption's last token", "rows": rows}
 
 
@@ -78,9 +82,7 @@ def _stages(captioner: Captioner, picture: Pixels) -> Stages:
 def _big(device: torch.device, precision: str, picture: Pixels) -> Stages:
     tower = encode.tower(encode.random_clip(), precision, device)
     gpt2 = decode.ours(decode.random_gpt2(), precision, device)
-    whole = decode.PREFIX * gpt2.config.n_embd
-    mapping = nn.Sequential(nn.Linear(tower.width, whole // 2), nn.Tanh(), nn.Linear(whole // 2, whole))
-    mapping = mapping.to(device, gpt2.dtype)
+    mapping = encode.mapping(tower.width, gpt2, decode.PREFIX)
     batch = decode.Decoder(gpt2, 1) if device.type == "cuda" else None
 
     @torch.inference_mode()
