@@ -46,7 +46,7 @@ class Service:
             reader.start()
             self._readers.append(reader)
         try:
-            wait_until(lambda: self._listening.is_set() or self._process.poll() is not None, self.describe)
+            wait_until(lambda: self._listening.is_set() or self._process.poll() is not None, self.describe, 240)
             wait_until(lambda: self.get("/readyz")[0] == 200 or self._process.poll() is not None, self.describe)
             assert self._process.poll() is None, self.describe()
         except BaseException:  # an interrupted test, too, must leave no process behind

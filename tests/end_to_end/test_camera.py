@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.end_to_end.service import Service, Viewer, wait_until
 from tests.probe import subtitle_times
 from tests.servers.camera import RtspServer
 
 EVERY = "0.5"
+READS = 100  # of each subtitle file
 
 
 def seconds(caption: dict[str, Any]) -> float:
@@ -107,17 +112,37 @@ def test_a_camera_that_freezes_and_goes_on(cameras: RtspServer, tmp_path: Path) 
 
 
 def test_files_are_whole_at_any_moment_and_after_a_kill(tmp_path: Path) -> None:
-    with Service("scenes:?seconds=0.6&rate=10", "--every", "0.1", "--gate", "0", out=tmp_path) as service:
-        wait_until(lambda: (tmp_path / "scenes.vtt").exists(), service.describe)
-        for _ in range(12):
-            assert subtitle_times(tmp_path / "scenes.srt")
-            assert subtitle_times(tmp_path / "scenes.vtt")
+    srt, vtt = tmp_path / "scenes.srt", tmp_path / "scenes.vtt"
+    with (
+        Service("scenes:?seconds=0.6&rate=10", "--every", "0.1", "--gate", "0", out=tmp_path) as service,
+        Viewer(service, "?stream=scenes&interim=0") as viewer,
+        ThreadPoolExecutor(4) as readers,
+    ):
+        wait_until(vtt.exists, service.describe)
+        # Two hundred reads, and ffprobe says nothing of any; the files roll meanwhile.
+        reads = list(readers.map(subtitle_times, [srt, vtt] * READS))
+        assert all(reads) and len(reads[-1]) > len(reads[1])
+        before = len(viewer.finals())
+        viewer.until(lambda: len(viewer.finals()) > before)
         service.kill()
-    assert subtitle_times(tmp_path / "scenes.srt")
-    assert subtitle_times(tmp_path / "scenes.vtt")
-    lines = (tmp_path / "scenes.jsonl").read_text().splitlines()
-    assert len(lines) > 10
-    assert all(json.loads(line)["type"] == "caption" for line in lines)
+        seen = viewer.finals()
+    assert subtitle_times(srt) and subtitle_times(vtt)
+    filed = [json.loads(line) for line in (tmp_path / "scenes.jsonl").read_text().splitlines()]
+    assert len(filed) > 10
+    assert [caption for caption in seen if caption not in filed] == []
+
+
+@pytest.mark.parametrize("finals", [1, 4])
+def test_a_kill_right_after_a_final_loses_nothing(tmp_path: Path, finals: int) -> None:
+    with (
+        Service("scenes:?seconds=0.6&rate=10", "--every", "0.1", "--gate", "0", out=tmp_path) as service,
+        Viewer(service, "?stream=scenes") as viewer,
+    ):
+        viewer.until(lambda: len(viewer.finals()) >= finals)
+        os.kill(service.pid, signal.SIGKILL)
+        seen = viewer.finals()
+    filed = [json.loads(line) for line in (tmp_path / "scenes.jsonl").read_text().splitlines()]
+    assert [caption for caption in seen if caption not in filed] == []
 
 
 def test_a_restart_brings_what_was_missed(tmp_path: Path) -> None:
