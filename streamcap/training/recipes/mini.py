@@ -83,10 +83,16 @@ STAGES = (
     # Everything, to the captions.
     Stage(
         "captions",
-        JointSettings(steps=1500, real=24, scenes=10, captions=4, learning_rate=8e-4, warmup=30, teach=0.5),
-        750,
+        JointSettings(steps=1150, real=24, scenes=10, captions=4, learning_rate=8e-4, warmup=30, teach=0.5),
+        1150,
     ),
-    # The words again, by what they are judged by.
+    # The words anew for the encoder as it is now, drawn scenes above all: they must be right word for word.
+    Stage(
+        "wording",
+        WordingSettings(steps=500, real=24, scenes=96, captions=4, sentences=1.0, learning_rate=8e-4, warmup=30),
+        250,
+    ),
+    # The words once more, by what they are judged by.
     Stage(
         "critic",
         CriticSettings(
@@ -212,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--views-kept", type=int, default=4, help="views of every picture whose features are stored")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
     parser.add_argument("--scale", type=float, default=1.0, help="times as many steps in every stage")
-    parser.add_argument("--stages", help="run these alone, comma-separated: taught,words,captions,critic")
+    parser.add_argument("--stages", help="run these alone, comma-separated: taught,words,captions,wording,critic")
     parser.add_argument(
         "--other-settings", action="store_true", help="go on with a stage although it was started with other settings"
     )
