@@ -194,11 +194,16 @@ def _load(
     return captioner
 
 
-def _run(main: Coroutine[None, None, None]) -> None:
+def _run(main: Coroutine[None, None, bool]) -> None:
+    """`main` says whether the device thread has ended."""
     import uvloop
 
     with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(main)
+        if not uvloop.run(main):
+            # It is inside torch. The interpreter's end would unwind it there, through C++, which aborts the process.
+            logging.shutdown()
+            sys.stdout.flush()
+            os._exit(0)
 
 
 async def _serve(
@@ -211,7 +216,7 @@ async def _serve(
     listener: socket.socket,
     *,
     quiet: bool,
-) -> None:
+) -> bool:
     from streamcap.captions.hub import Hub
     from streamcap.cli.printing import print_captions
     from streamcap.engine.engine import Engine
@@ -266,11 +271,12 @@ async def _serve(
         stopping.cancel()
         await streams.close()
         server_stop.set()
-        await asyncio.to_thread(engine.stop, ENGINE_STOP_SECONDS)
+        stopped = await asyncio.to_thread(engine.stop, ENGINE_STOP_SECONDS)
         if printing is not None:
             await asyncio.wait((printing,), timeout=1)
             printing.cancel()
         await serving
+    return stopped
 
 
 def _stop(stop: asyncio.Event) -> None:

@@ -1,0 +1,33 @@
+"""The end of `streamcap serve` while the device thread is at work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PROGRAM = """
+import threading
+import torch
+from streamcap.cli.serve import _run
+
+begun = threading.Event()
+
+def work():
+    square = torch.ones(700, 700)
+    while True:
+        torch.mm(square, square)
+        begun.set()
+
+async def main():
+    threading.Thread(target=work, daemon=True).start()
+    begun.wait()
+    print("closed", flush=True)
+    return False
+
+_run(main())
+"""
+
+
+def test_a_device_thread_that_is_still_in_torch_aborts_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=240)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
