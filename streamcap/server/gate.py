@@ -26,7 +26,9 @@ class Gate:
         """Let pass who may see captions, states and video."""
         self._check_origin(connection)
         if not self._options.open and not _matches(_token(connection), self._view):
-            raise RefusalError(401, "a view token is needed: Authorization: Bearer TOKEN, or token=TOKEN in the query", _CHALLENGE)
+            raise RefusalError(
+                401, "a view token is needed: Authorization: Bearer TOKEN, or token=TOKEN in the query", _CHALLENGE
+            )
 
     def publisher(self, connection: HTTPConnection) -> None:
         """Let pass who may add and remove streams and publish video."""
@@ -38,7 +40,9 @@ class Gate:
             return
         if _matches(token, self._view):
             raise RefusalError(403, "a view token cannot do this; a publish token is needed")
-        raise RefusalError(401, "a publish token is needed: Authorization: Bearer TOKEN, or token=TOKEN in the query", _CHALLENGE)
+        raise RefusalError(
+            401, "a publish token is needed: Authorization: Bearer TOKEN, or token=TOKEN in the query", _CHALLENGE
+        )
 
     def _check_origin(self, connection: HTTPConnection) -> None:
         host = connection.headers.get("host", "")
