@@ -43,6 +43,39 @@ class Row(Generic[Key]):
         return self.total_logprob / len(self.tokens) if self.tokens else 0.0
 
 
+class Waiting(Generic[Key]):
+    """Captions that have not begun, first come, first served."""
+
+    def __init__(self, gpt2: GPT2, limits: Limits) -> None:
+        self._positions = gpt2.config.n_positions
+        self._limits = limits
+        self._entries: deque[tuple[Row[Key], Prompt]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, key: Key, prompt: Prompt, draw: random.Random | None = None) -> None:
+        room = self._positions - prompt.length + 1
+        self._entries.append((Row(key, max(1, min(self._limits.max_tokens, room)), draw), prompt))
+
+    def drop(self, key: Key) -> bool:
+        """Forget a caption; false when there is none of this key."""
+        for entry in self._entries:
+            if entry[0].key == key:
+                self._entries.remove(entry)
+                return True
+        return False
+
+    def first(self, count: int) -> list[tuple[Row[Key], Prompt]]:
+        """The first `count`, which stay until `go`."""
+        return [self._entries[number] for number in range(count)]
+
+    def go(self, count: int) -> None:
+        """The first `count` have begun."""
+        for _ in range(count):
+            self._entries.popleft()
+
+
 class RunningBatch(Generic[Key]):
     """Greedy or sampled decoding of captions that come and go.
 
@@ -57,7 +90,7 @@ class RunningBatch(Generic[Key]):
         self._max_rows = max_rows
         self._cache: KVCache | None = None
         self._rows: list[Row[Key]] = []
-        self._waiting: deque[tuple[Row[Key], Prompt]] = deque()
+        self._waiting: Waiting[Key] = Waiting(gpt2, limits)
         self._added = 0
 
     @property
@@ -72,9 +105,7 @@ class RunningBatch(Generic[Key]):
 
     def add(self, key: Key, prompt: Prompt) -> None:
         """Queue one caption; it joins at the next `step`."""
-        room = self._gpt2.config.n_positions - prompt.length + 1
-        limit = max(1, min(self._limits.max_tokens, room))
-        self._waiting.append((Row(key, limit, self._selector.source(self._added)), prompt))
+        self._waiting.add(key, prompt, self._selector.source(self._added))
         self._added += 1
 
     @torch.inference_mode()
@@ -84,11 +115,7 @@ class RunningBatch(Generic[Key]):
             if row.key == key:
                 self._free(number)
                 return True
-        for entry in self._waiting:
-            if entry[0].key == key:
-                self._waiting.remove(entry)
-                return True
-        return False
+        return self._waiting.drop(key)
 
     @torch.inference_mode()
     def step(self) -> list[Row[Key]]:
@@ -104,7 +131,8 @@ class RunningBatch(Generic[Key]):
         count = min(len(self._waiting), self._max_rows - len(self._rows))
         if count < 1:
             return []
-        joining = [self._waiting.popleft() for _ in range(count)]
+        joining = self._waiting.first(count)
+        self._waiting.go(count)
         prompts = [prompt for _, prompt in joining]
         first = len(self._rows)
         self._rows += [row for row, _ in joining]

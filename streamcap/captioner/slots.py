@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from streamcap.captioner.batch import Limits, Row
+from streamcap.captioner.batch import Limits, Row, Waiting
 from streamcap.captioner.gpt2 import GPT2
 from streamcap.captioner.graphs import Replay, bucket
 from streamcap.captioner.prompt import Prompt, stack
@@ -203,7 +202,7 @@ class SlotBatch(Generic[Key]):
         self._steps_per_look = steps_per_look
         self._slots: Slots | None = None
         self._rows: dict[int, Row[Key]] = {}
-        self._waiting: deque[tuple[Row[Key], Prompt]] = deque()
+        self._waiting: Waiting[Key] = Waiting(gpt2, limits)
 
     @property
     def active(self) -> int:
@@ -217,8 +216,7 @@ class SlotBatch(Generic[Key]):
 
     def add(self, key: Key, prompt: Prompt) -> None:
         """Queue one caption; it joins at the next `step`."""
-        room = self._gpt2.config.n_positions - prompt.length + 1
-        self._waiting.append((Row(key, max(1, min(self.limits.max_tokens, room)), None), prompt))
+        self._waiting.add(key, prompt)
 
     @torch.inference_mode()
     def drop(self, key: Key) -> bool:
@@ -229,11 +227,7 @@ class SlotBatch(Generic[Key]):
                 if self._slots is not None:
                     self._slots.going[slot] = False
                 return True
-        for entry in self._waiting:
-            if entry[0].key == key:
-                self._waiting.remove(entry)
-                return True
-        return False
+        return self._waiting.drop(key)
 
     @torch.inference_mode()
     def step(self) -> list[Row[Key]]:
@@ -265,13 +259,13 @@ class SlotBatch(Generic[Key]):
         count = min(len(self._waiting), self._max_rows - len(self._rows))
         if count < 1:
             return False
-        joining = [self._waiting[number] for number in range(count)]
+        joining = self._waiting.first(count)
         slots = self._reserve(joining)
         free = [slot for slot in range(slots.rows) if slot not in self._rows][:count]
         slots.admit(free, [prompt for _, prompt in joining], [row.limit for row, _ in joining])
         for slot, (row, _) in zip(free, joining, strict=True):
             self._rows[slot] = row
-            self._waiting.popleft()
+        self._waiting.go(count)
         return True
 
     def _reserve(self, joining: list[tuple[Row[Key], Prompt]]) -> Slots:
