@@ -324,7 +324,7 @@ class Stream:
 
     def _set_state(self, state: StreamState, reason: str = "") -> None:
         reason = redact(reason) or self._disk_trouble
-        if (state, reason) == (self.state, self.reason) and self._feed.last_seq:
+        if (state, reason) == (self.state, self.reason) and self._feed.status is not None:
             return
         self.state, self.reason = state, reason
         troubled = state in (StreamState.STALLED, StreamState.RECONNECTING, StreamState.FAILED)

@@ -214,6 +214,7 @@ async def test_a_restart_goes_on_with_seq_ids_epoch_and_time(tmp_path: Path) -> 
     second = House(tmp_path, every=1.0)
     await live(second)
     (again,) = second.of("caption")
+    assert second.states("door") == ["connecting", "live"]
     old = first.of("caption")[-1]
     assert last_seq is not None
     assert again["seq"] > max(m["seq"] for m in first.messages if "seq" in m)
