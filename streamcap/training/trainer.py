@@ -57,7 +57,7 @@ class Trainer:
         self, settings: TrainSettings, cache: FeatureCache, folder: Path, device: torch.device, *, resume: bool = False
     ) -> None:
         self.settings, self.cache, self.folder, self.device = settings, cache, folder, device
-        self._claim(resume)
+        self._check(resume)
         torch.manual_seed(settings.seed)
         self._train = cache.examples("train")
         self._dev = cache.examples("dev") if "dev" in cache.splits else []
@@ -81,6 +81,10 @@ class Trainer:
         self.step, self.epoch, self.best = 0, 0, -math.inf
         if resume and (folder / "last.pt").is_file():
             self._restore()
+        # Last: a run that cannot begin leaves no folder behind that looks like one.
+        if not resume:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "settings.json", self._identity)
         self._curves = Curves(folder / "curves.csv", self.step)
 
     @property
@@ -191,9 +195,13 @@ class Trainer:
             write_json(self.folder / "best" / "scores.json", {"epoch": self.epoch, "dev": scores.summary()})
         return scores
 
-    def _claim(self, resume: bool) -> None:
-        stored = self.folder / "settings.json"
-        wanted = {"train": self.settings.to_json(), "encoder": self.cache.manifest["encoder"]}
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What a run is resumed with, and with nothing else."""
+        return {"train": self.settings.to_json(), "encoder": self.cache.manifest["encoder"]}
+
+    def _check(self, resume: bool) -> None:
+        stored, wanted = self.folder / "settings.json", self._identity
         if stored.is_file():
             found = read_json(stored)
             if not resume:
@@ -211,8 +219,6 @@ class Trainer:
             return
         if resume:
             raise InputError(f"{self.folder}: holds no run to go on with")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(stored, wanted)
 
     def _save(self) -> None:
         state = {

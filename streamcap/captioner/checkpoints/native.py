@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ from streamcap.captioner.checkpoints.settings import whole
 from streamcap.captioner.checkpoints.tensors import fill, read_weights, section
 from streamcap.captioner.prompt import MappedPrefix
 from streamcap.captioner.vision import Vision
-from streamcap.errors import InputError
+from streamcap.errors import InputError, StreamcapError
 from streamcap.picture import PictureSpec
 
 FAMILY = "streamcap"
@@ -85,6 +86,7 @@ def save_native(
 
     config: as above, `family` is filled in. vision, mapping: state dicts of `compact`'s modules. gpt2: a state dict of
     transformers' GPT2LMHeadModel; a tied `lm_head.weight` is left out. tokenizer: the json of a `tokenizers.Tokenizer`.
+    Raises StreamcapError where the disk does not take them.
     """
     directory.mkdir(parents=True, exist_ok=True)
     gpt = {key: value for key, value in gpt2.items() if key != "lm_head.weight"}
@@ -96,10 +98,13 @@ def save_native(
         for prefix, part in (("vision.", vision), ("mapping.", mapping), ("gpt.", gpt))
         for key, value in part.items()
     }
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     text = json.dumps({"family": FAMILY, **config}, indent=2, ensure_ascii=False)
-    (directory / "config.json").write_text(text + "\n", encoding="utf-8")
-    (directory / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+    try:
+        save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+        (directory / "config.json").write_text(text + "\n", encoding="utf-8")
+        (directory / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise StreamcapError(f"{directory}: the checkpoint cannot be written ({error})") from None
 
 
 def _built(build: Callable[[Mapping[str, Any]], nn.Module], fields: Mapping[str, Any], where: str) -> nn.Module:
