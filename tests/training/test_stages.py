@@ -172,7 +172,7 @@ def test_a_damaged_state_is_told_in_one_line(data, tmp_path: Path) -> None:
         make(data, "text", tmp_path).restore(tmp_path / "text.pt")
     assert "\n" not in str(raised.value)
     torch.save({"a": 1}, tmp_path / "other.pt")
-    with pytest.raises(InputError, match="no state of a stage"):
+    with pytest.raises(InputError, match="no state of this kind of training"):
         make(data, "text", tmp_path).restore(tmp_path / "other.pt")
 
 
