@@ -60,7 +60,7 @@ def draw_curves(source: Path, target: Path, title: str) -> None:
     loss = [(int(row["step"]), float(row["loss"])) for row in rows if row["loss"]]
     left.plot([step for step, _ in loss], [value for _, value in loss], color="tab:blue", linewidth=1, label="loss")
     left.set_xlabel("step")
-    left.set_ylabel("training loss, nats a token")
+    left.set_ylabel("training loss")
     left.set_title(title)
     right = left.twinx()
     for column, label, colour in _SCORES:
