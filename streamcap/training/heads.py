@@ -1,8 +1,10 @@
-"""Linear heads on the encoder's grid that only training needs: what the teacher says, and what a drawn scene shows."""
+"""Linear heads on the encoder's grid that only training needs: what the teacher says, which words a picture's captions
+have, and what a drawn scene shows."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,18 +19,55 @@ from streamcap.training.teacher import Lesson
 class Heads(nn.Module):
     """Linear heads that only training needs."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, vocabulary: int) -> None:
         super().__init__()
         self.map = nn.Linear(channels, teacher.MAP_CHANNELS)
         self.pooled = nn.Linear(channels, teacher.POOLED_CHANNELS)
         self.logits = nn.Linear(teacher.POOLED_CHANNELS, teacher.CLASSES)
         self.sizes = [len(values) for values in drawn.values()]
         self.shown = nn.Linear(2 * channels, sum(self.sizes))
+        self.words = nn.Linear(2 * channels, vocabulary)
 
     def shown_loss(self, grid: Tensor, attributes: Tensor) -> Tensor:
         """Summed cross-entropy of what a drawn scene shows; attributes: (B, k)."""
-        logits = self.shown(torch.cat((grid.mean(1), grid.amax(1)), 1)).split(self.sizes, 1)
+        logits = self.shown(_summary(grid)).split(self.sizes, 1)
         return torch.stack([F.cross_entropy(one, attributes[:, k]) for k, one in enumerate(logits)]).sum()
+
+    def words_loss(self, grid: Tensor, shares: Tensor) -> Tensor:
+        """Cross-entropy of the words of a picture's captions in no order; shares: (B, vocabulary), from `Words`. One
+        softmax over all of them learns more words than a yes or no for each (Mahajan et al. 2018, section 2.3)."""
+        return F.cross_entropy(self.words(_summary(grid)), shares)
+
+
+class Words:
+    """The share that each token has in the captions of a picture, those aside that say nothing of it.
+
+    tokens: by picture, its captions' token ids.
+    """
+
+    COMMON = 0.4
+    """Tokens in the captions of more pictures than this say nothing: *a*, *in*, *is*."""
+
+    def __init__(self, tokens: Sequence[Sequence[Sequence[int]]], vocabulary: int) -> None:
+        self._tokens, self._vocabulary = tokens, vocabulary
+        pictures = np.zeros(vocabulary)
+        for captions in tokens:
+            pictures[sorted({token for caption in captions for token in caption})] += 1
+        self._telling = pictures <= self.COMMON * len(tokens)
+
+    def shares(self, rows: Any) -> Tensor:
+        """(B, vocabulary) of the pictures `rows`; a row sums to 1, or to 0 where no token is telling."""
+        counts = np.zeros((len(rows), self._vocabulary), np.float32)
+        for i, row in enumerate(rows):
+            for caption in self._tokens[row]:
+                np.add.at(counts[i], caption, 1)
+        counts *= self._telling
+        return torch.from_numpy(counts / np.maximum(counts.sum(1, keepdims=True), 1))
+
+
+def _summary(grid: Tensor) -> Tensor:
+    """Mean and maximum of the cells: (B, N, C) to (B, 2 C)."""
+    return torch.cat((grid.mean(1), grid.amax(1)), 1)
 
 
 class Norms:

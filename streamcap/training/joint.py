@@ -1,8 +1,9 @@
 """Training a whole captioner of ours: vision encoder, mapping and GPT-2 at once, on real and on drawn pictures.
 
 What is minimised, for a batch of both kinds:
-- of real pictures the cross-entropy of their captions, and how far the grid, through linear heads that are not shipped,
-  is from the teacher's map, pooled vector and logits;
+- of real pictures the cross-entropy of their captions, and through linear heads that are not shipped how far the grid
+  is from the teacher's map, pooled vector and logits, and from the words of the captions in no order, which cost
+  nothing next to GPT-2;
 - of drawn scenes the cross-entropy of their sentence and, through another such head, of what they show. The second is
   what makes the encoder tell kinds and actions apart within minutes: the sentence's own gradient is too faint at first.
 """
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from streamcap.picture import PictureSpec
 from streamcap.training import drawn, teacher
-from streamcap.training.heads import Norms
+from streamcap.training.heads import Norms, Words
 from streamcap.training.stage import StageSettings, StageTrainer, some
 from streamcap.training.teacher import Lesson
 from streamcap.training.views import crop, disturb, normalise, small_shifts
@@ -38,6 +39,10 @@ class JointSettings(StageSettings):
     smoothing: float = 0.1
     teach: float = 1.0
     """Weight of the teacher's part of the loss."""
+    words: float = 0.0
+    """Weight of the part for the captions' words in no order."""
+    sentences: float = 0.5
+    """Weight of the drawn scenes' sentences; 0: what the scenes show is learned without GPT-2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ class JointTrainer(StageTrainer):
         super().__init__(config, picture, settings, stop=stop)
         self._real, self._scenes, self._sentences = real, scenes, sentences
         self._norms = Norms(real.lessons[0]) if real is not None and real.lessons else None
+        self._words = Words(real.tokens, int(config["gpt2"]["vocab_size"])) if real is not None else None
 
     def _learning(self) -> Iterable[tuple[str, nn.Parameter]]:
         return [*self.model.named_parameters(), *self.heads.named_parameters()]
@@ -88,12 +94,15 @@ class JointTrainer(StageTrainer):
         real, scene = grid[: len(rows)], grid[len(rows) :]
         if lesson is not None and self._norms is not None and settings.teach:
             parts["teacher"] = settings.teach * self._norms.taught(self.heads, real, lesson, rows, flip)
+        if len(rows) and self._words is not None and settings.words:
+            parts["words"] = settings.words * self.heads.words_loss(real, self._words.shares(rows))
         if len(rows) and settings.captions and self._real is not None:
             captions = [some(self._real.tokens[row], settings.captions) for row in rows]
             parts["captions"] = self._caption_loss(real, captions, settings.smoothing)
         if len(chosen):
-            share = 0.5 if len(rows) else 1.0
-            parts["sentences"] = share * self._caption_loss(scene, [[self._sentences[i]] for i in chosen.tolist()], 0.0)
+            if settings.sentences:
+                said = [[self._sentences[i]] for i in chosen.tolist()]
+                parts["sentences"] = settings.sentences * self._caption_loss(scene, said, 0.0)
             parts["shown"] = 0.3 * self.heads.shown_loss(
                 scene, torch.from_numpy(self._scenes.attributes[chosen.numpy()])
             )

@@ -13,6 +13,7 @@ from streamcap.captioner import load_captioner
 from streamcap.picture import PictureSpec
 from streamcap.training import drawn, teacher
 from streamcap.training.export import export_native
+from streamcap.training.heads import Words
 from streamcap.training.joint import JointSettings, JointTrainer, RealPictures
 from streamcap.training.recipes.judging import rank
 from streamcap.training.teacher import Lesson
@@ -56,6 +57,19 @@ def test_every_part_of_the_loss_has_its_say_and_the_sum_goes_down(data) -> None:
     parts = [trainer.run_step() for _ in range(6)]
     assert set(parts[0]) == {"teacher", "captions", "sentences", "shown"}
     assert sum(parts[-1].values()) < sum(parts[0].values())
+
+
+def test_words_in_no_order_are_learned_where_asked_for_and_sentences_left_out(data) -> None:
+    parts = make(data, words=0.5, sentences=0.0, captions=0).run_step()
+    assert set(parts) == {"teacher", "words", "shown"}
+
+
+def test_the_words_of_a_picture_are_the_shares_of_its_telling_tokens() -> None:
+    told = Words([[[1, 5, 6], [1, 5]], [[1, 7]], [[1]]], 8)
+    shares = told.shares(np.array([0, 2]))
+    # Token 1 is in the captions of every picture and says nothing of any.
+    assert torch.allclose(shares[0], torch.tensor([0, 0, 0, 0, 0, 2 / 3, 1 / 3, 0]))
+    assert not shares[1].any()
 
 
 def test_a_stage_goes_on_exactly_where_it_was_saved(data, tmp_path: Path) -> None:

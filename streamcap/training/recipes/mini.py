@@ -86,6 +86,14 @@ STAGES = (
         JointSettings(steps=1150, real=24, scenes=10, captions=4, learning_rate=8e-4, warmup=30, teach=0.5),
         1150,
     ),
+    # The encoder once more, for longer: by the teacher, and by the words of the captions in no order.
+    Stage(
+        "sight",
+        JointSettings(
+            steps=7000, real=40, scenes=10, captions=0, learning_rate=1.2e-3, warmup=100, words=1.0, sentences=0.0
+        ),
+        7000,
+    ),
     # The words anew for the encoder as it is now, drawn scenes above all: they must be right word for word.
     Stage(
         "wording",
