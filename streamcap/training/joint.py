@@ -98,11 +98,11 @@ class JointTrainer(StageTrainer):
             parts["words"] = settings.words * self.heads.words_loss(real, self._words.shares(rows))
         if len(rows) and settings.captions and self._real is not None:
             captions = [some(self._real.tokens[row], settings.captions) for row in rows]
-            parts["captions"] = self._caption_loss(real, captions, settings.smoothing)
+            parts["captions"] = self._caption_loss(real, captions, settings.smoothing, settings.word_dropout)
         if len(chosen):
             if settings.sentences:
                 said = [[self._sentences[i]] for i in chosen.tolist()]
-                parts["sentences"] = settings.sentences * self._caption_loss(scene, said, 0.0)
+                parts["sentences"] = settings.sentences * self._caption_loss(scene, said)
             parts["shown"] = 0.3 * self.heads.shown_loss(
                 scene, torch.from_numpy(self._scenes.attributes[chosen.numpy()])
             )

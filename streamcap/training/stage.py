@@ -45,6 +45,9 @@ class StageSettings:
     warmup: int = 100
     weight_decay: float = 0.05
     dropout: float = 0.0
+    word_dropout: float = 0.0
+    """Share of the words of real captions that GPT-2 reads as any other (Bowman et al. 2016): it must look at the
+    picture more, and 30,000 captions are soon learned by heart."""
     average: float = 0.995
     """Decay of the running mean of the weights, which is what is kept."""
     seed: int = 0
@@ -158,12 +161,17 @@ class StageTrainer(ABC):
             self._order = torch.randperm(total).tolist()
         return np.sort(np.array([self._order.pop() for _ in range(min(count, total))], np.int64))
 
-    def _caption_loss(self, grid: Tensor, captions: list[list[list[int]]], smoothing: float) -> Tensor:
+    def _caption_loss(
+        self, grid: Tensor, captions: list[list[list[int]]], smoothing: float = 0.0, word_dropout: float = 0.0
+    ) -> Tensor:
         """Mean cross-entropy of a token; captions: token ids by picture, as many pictures as `grid` (B, N, C) has."""
         prefix: Tensor = self.model.mapping(grid)
         sums, count = [], 0
         for rows in passes(captions):
             packed = pack([captions[row] for row in rows], self._prefix, self._stop)
+            if word_dropout:
+                other = torch.rand(packed.tokens.shape) < word_dropout
+                packed.tokens[other] = torch.randint(self.model.gpt.config.vocab_size, (int(other.sum()),))
             logits = packed_logits(self.model.gpt, prefix[rows], packed)
             sums.append(F.cross_entropy(logits, packed.targets, label_smoothing=smoothing, reduction="sum"))
             count += len(packed.targets)

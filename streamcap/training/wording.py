@@ -81,7 +81,8 @@ class WordingTrainer(StageTrainer):
         if settings.real:
             rows = self._next_rows(settings.real, len(self._tokens))
             captions = [some(self._tokens[row], settings.captions) for row in rows]
-            parts["captions"] = self._caption_loss(self._noisy(features.some_views(rows)), captions, settings.smoothing)
+            grid = self._noisy(features.some_views(rows))
+            parts["captions"] = self._caption_loss(grid, captions, settings.smoothing, settings.word_dropout)
         return parts | self._sentence_loss()
 
     def _sentence_loss(self) -> dict[str, Tensor]:
@@ -89,7 +90,7 @@ class WordingTrainer(StageTrainer):
             return {}
         rows = torch.randint(len(self._sentences), (self.settings.scenes,)).sort().values.numpy()
         grid = self._noisy(self._stored().scenes(rows))
-        loss = self._caption_loss(grid, [[self._sentences[row]] for row in rows], 0.0)
+        loss = self._caption_loss(grid, [[self._sentences[row]] for row in rows])
         return {"sentences": self.settings.sentences * loss}
 
     def _noisy(self, grid: Tensor) -> Tensor:

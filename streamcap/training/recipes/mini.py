@@ -94,11 +94,20 @@ STAGES = (
         ),
         7000,
     ),
-    # The words anew for the encoder as it is now, drawn scenes above all: they must be right word for word.
+    # The words anew for the encoder as it is now, of drawn scenes too: they must be right word for word.
     Stage(
         "wording",
-        WordingSettings(steps=500, real=24, scenes=96, captions=4, sentences=1.0, learning_rate=8e-4, warmup=30),
-        250,
+        WordingSettings(
+            steps=1500,
+            real=40,
+            scenes=48,
+            captions=5,
+            sentences=1.0,
+            learning_rate=8e-4,
+            warmup=50,
+            word_dropout=0.08,
+        ),
+        500,
     ),
     # The words once more, by what they are judged by.
     Stage(
