@@ -6,7 +6,8 @@ import heapq
 from collections import deque
 from collections.abc import Iterable
 
-from streamcap.captions.event import Event, Kept, Lost, Payload, Status, StreamState, encode
+from streamcap.captions.caption import Caption
+from streamcap.captions.event import Event, Extend, Kept, Lost, Payload, Status, StreamState, encode
 
 REPLAY_EVENTS = 2048
 """About half an hour of a caption a second, 1 MB a stream; the JSONL has all of them."""
@@ -30,6 +31,7 @@ class Feed:
         self._interims: deque[Kept] = deque(maxlen=REPLAY_INTERIMS)
         self.status: Event | None = None
         """The newest status, kept however long ago it was: what a newcomer is told first."""
+        self._shown: tuple[Event, ...] = ()
         self._keep = keep
         self._forgotten = 0
 
@@ -45,12 +47,16 @@ class Feed:
         oldest = self._kept[0]
         return oldest.last + 1 if isinstance(oldest, Lost) else oldest.seq
 
+    @property
+    def on_screen(self) -> tuple[Event, ...]:
+        """The newest final, and its newest `extend` if there is one, while the stream is live: what it shows now."""
+        return self._shown if self.state is StreamState.LIVE else ()
+
     def number(self, payload: Payload) -> Event:
         """Give `payload` the next number and keep it for replay."""
         event = encode(self._next, payload)
         self._next += 1
-        if isinstance(payload, Status):
-            self.state, self.status = payload.state, event
+        self._show(event)
         kept = Kept(event.seq, event.text)
         if event.is_interim:
             self._interims.append(kept)
@@ -94,6 +100,17 @@ class Feed:
                 events.append(event)
             seq = event.seq
         return events
+
+    def _show(self, event: Event) -> None:
+        match event.payload:
+            case Status(state=state):
+                self.state, self.status = state, event
+                if state not in (StreamState.LIVE, StreamState.STALLED):
+                    self._shown = ()  # the camera was away: what it shows when it is back is another matter
+            case Caption(is_final=True):
+                self._shown = (event,)
+            case Extend():
+                self._shown = (*self._shown[:1], event) if self._shown else ()
 
     def _remember(self, event: Kept | Lost) -> None:
         self._kept.append(event)

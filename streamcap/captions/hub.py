@@ -257,7 +257,7 @@ class Hub:
             subscription.offer(event, now)
             if subscription.closed is not None:
                 self._subscriptions.pop(id(subscription), None)
-                self.statistics.closed_slow += 1
+                self.statistics.closed_slow += subscription.cause is Cause.SLOW
         return event
 
     def subscribe(
@@ -265,8 +265,8 @@ class Hub:
     ) -> Subscription:
         """A new subscriber: `hello` first, then what came after `since`, then all that comes.
 
-        `since`: the last `seq` seen, of each stream or of every one; None: only what comes, and each stream's
-        present state. Raises InputError for an unknown stream or a `since` that lies in the future.
+        `since`: the last `seq` seen, of each stream or of every one; None: each stream's present state and the caption
+        on screen, then what comes. Raises InputError for an unknown stream or a `since` that lies in the future.
         """
         names = self._names(wish)
         seen = dict.fromkeys(names, since) if isinstance(since, int) else dict(since or {})
@@ -314,13 +314,18 @@ class Hub:
     def _catch_up(self, subscription: Subscription, name: str, seq: int | None) -> None:
         feed, wish = self.feeds[name], subscription.wish
         if seq is None:
+            shown = feed.on_screen
             if feed.status is not None:
-                # Told under the newest number, from which the live events go on and `since` takes up.
-                status = encode(feed.last_seq, feed.status.payload)
+                # Told under the newest number, or the one before what is shown: numbers rise, and go on from there.
+                status = encode(shown[0].seq - 1 if shown else feed.last_seq, feed.status.payload)
                 subscription.put(Note(status.text, status.seq))
-            return
-        for event in feed.since(seq, interim=wish.interim and not wish.min_interval):
-            if isinstance(event, Lost):
-                subscription.put(Note(gap_text(name, event.first, event.last)))
-            else:
+            if not shown:
+                return
+            for event in shown:
                 subscription.put(Note(event.text, event.seq))
+            seq = shown[-1].seq
+        for missed in feed.since(seq, interim=wish.interim and not wish.min_interval):
+            if isinstance(missed, Lost):
+                subscription.put(Note(gap_text(name, missed.first, missed.last)))
+            else:
+                subscription.put(Note(missed.text, missed.seq))

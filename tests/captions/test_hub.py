@@ -54,15 +54,45 @@ def test_every_event_of_any_type_takes_the_next_number(hub: Hub) -> None:
     assert [event["type"] for event in events] == ["status", "caption", "caption", "extend"]
 
 
-def test_a_newcomer_learns_the_present_state(hub: Hub) -> None:
+def test_a_newcomer_learns_the_present_state_and_what_is_on_screen(hub: Hub) -> None:
+    hub.publish(Status("door", StreamState.LIVE))
+    hub.publish(caption("a cat sleeps", number=1))
+    hub.publish(Extend("door", "door-1", 14.0))
+    hub.publish(caption("a man opens a door", number=2))
+    newcomer = listen(hub)
+    hub.publish(caption("a dog runs", number=3))
+    _, status, shown, live = texts(newcomer)
+    assert (status["type"], status["state"]) == ("status", "live")
+    assert (shown["text"], live["text"]) == ("a man opens a door", "a dog runs")
+    # From the first message on, numbers grow by one; and the last is where to take up.
+    assert [m["seq"] for m in (status, shown, live)] == [3, 4, 5]
+
+
+def test_a_newcomer_to_a_still_scene_gets_its_caption_until_when_it_was_true_and_what_came_since(hub: Hub) -> None:
     hub.publish(Status("door", StreamState.LIVE))
     hub.publish(caption())
-    newcomer = listen(hub)
+    for end in (14.0, 15.0, 16.0):
+        hub.publish(Extend("door", "door-37", end))
+    hub.publish(caption("a dog", number=38, is_final=False))
+    _, status, shown, extend, interim = texts(listen(hub))
+    assert (shown["id"], shown["is_final"], extend["id"], extend["end"]) == ("door-37", True, "door-37", 16.0)
+    assert [m["seq"] for m in (status, shown, extend, interim)] == [1, 2, 5, 6]
+    _, *without = texts(listen(hub, Wish(interim=False)))
+    assert [m["seq"] for m in without] == [1, 2, 5]
+
+
+@pytest.mark.parametrize("state", [s for s in StreamState if s is not StreamState.LIVE])
+def test_what_was_on_screen_before_the_camera_went_is_shown_to_no_newcomer(hub: Hub, state: StreamState) -> None:
+    hub.publish(Status("door", StreamState.LIVE))
     hub.publish(caption())
-    _, status, live = texts(newcomer)
-    assert (status["type"], status["state"]) == ("status", "live")
-    # From the first message on, numbers grow by one; and the first is where to take up.
-    assert (status["seq"], live["seq"]) == (2, 3)
+    hub.publish(Status("door", state))
+    _, *told = texts(listen(hub))
+    assert [(m["type"], m["seq"]) for m in told] == [("status", 3)]
+    hub.publish(Status("door", StreamState.LIVE))
+    _, *told = texts(listen(hub))
+    # A stall ends in the same scene, and is told of again; a camera that was away is looked at anew.
+    stalled = ["status", "caption", "status", "status"]
+    assert [m["type"] for m in told] == (stalled if state is StreamState.STALLED else ["status"])
 
 
 def test_since_brings_exactly_what_was_missed(hub: Hub) -> None:
@@ -164,6 +194,9 @@ def test_removing_a_stream_closes_those_who_wished_for_it_alone(hub: Hub) -> Non
     alone, all_streams = listen(hub, Wish(streams=frozenset({"door"}))), listen(hub)
     hub.remove("door")
     assert alone.closed is not None and all_streams.closed is None
+    hub.add(Feed("yard"))
+    hub.publish(caption(stream="yard"))
+    assert (hub.subscribers, hub.statistics.closed_slow) == (1, 0)
 
 
 def test_a_refilled_feed_goes_on_where_the_earlier_run_stopped(clock: Clock) -> None:
