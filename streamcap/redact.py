@@ -2,8 +2,11 @@
 
 import re
 
-# scheme://user:password@host — the password ends at the last @ before the path begins.
-_USERINFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<user>[^/\s:@]*)(?::[^/\s]*)?@")
+# scheme://user:password@host — the password ends at the last @ before the path begins. People also write passwords with
+# a slash in them: where what follows the colon is no port, it goes on to the last @ of all.
+_USERINFO = re.compile(
+    r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<user>[^/\s:@\[]*)(?::(?:[^/\s]*|(?!\d*(?:[/?#\s]|$))\S*))?@"
+)
 _SECRET_QUERY = re.compile(
     r"(?P<key>[?&;](?:token|access_token|auth|key|api_?key|passphrase|pass|password|passwd|pwd|secret|sig|signature)=)[^&;#\s'\"]*",
     re.IGNORECASE,

@@ -9,6 +9,11 @@ import subprocess
 from typing import NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine must not fail a property.
+settings.register_profile("streamcap", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("streamcap")
 
 # Read by the hub library when it is imported: no test may ever ask a hub for anything.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -16,6 +16,8 @@ from streamcap.redact import redact
 
 _LOOK_SECONDS = 0.2
 _END_SECONDS = 1.0
+# What the program says is kept to tell why nothing comes. On a bad line it may say something for every packet.
+MOST_SAID_BYTES = 65_536
 
 
 class SilentError(Exception):
@@ -53,14 +55,23 @@ class SrtPipe:
         assert self._process.stdout is not None  # noqa: S101 - it was opened as a pipe
         descriptor = self._process.stdout.fileno()
         until = time.monotonic() + self._patience
+        poll = select.poll()  # not select(), which knows no descriptor above 1,023
+        poll.register(descriptor, select.POLLIN)
         while not self._stopping.is_set():
-            ready, _, _ = select.select([descriptor], [], [], _LOOK_SECONDS)
-            if ready:
+            if poll.poll(1000 * _LOOK_SECONDS):
                 self._patience = self._read_timeout
+                self._bound_said()
                 return os.read(descriptor, size)
             if time.monotonic() > until:
                 raise SilentError
         return b""
+
+    def _bound_said(self) -> None:
+        said = self._said.fileno()
+        if os.fstat(said).st_size > MOST_SAID_BYTES:
+            # The program writes through the same open file: it goes on from the beginning.
+            os.ftruncate(said, 0)
+            os.lseek(said, 0, os.SEEK_SET)
 
     def refusal(self) -> SourceRefused:
         """Why nothing came, in ffmpeg's words."""

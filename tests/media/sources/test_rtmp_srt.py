@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRefused, open_source
+from streamcap.media.sources.srt import MOST_SAID_BYTES, SrtPipe
 from tests.conftest import require_program
 from tests.media.made import write_video
 
@@ -96,6 +99,21 @@ def test_nobody_sends() -> None:
         assert refused.value.retry
         assert "hunter2" not in str(refused.value)
         assert "\n" not in str(refused.value)
+
+
+def test_a_program_that_never_stops_complaining_fills_no_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program, goes_on = tmp_path / "ffmpeg", tmp_path / "goes-on"
+    complains = f"head -c {2 * MOST_SAID_BYTES} /dev/zero >&2; echo x"
+    waits = f"while [ ! -e {goes_on} ]; do sleep 0.05; done"
+    program.write_text(f"#!/bin/sh\n{complains}; {waits}; echo the last word >&2; echo y\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    pipe = SrtPipe("srt://x", open_timeout=20, read_timeout=20, stopping=threading.Event())
+    assert pipe.read(9) == b"x\n"
+    goes_on.touch()
+    assert pipe.read(9) == b"y\n"
+    assert str(pipe.refusal()) == "srt://x: it could not be received: the last word"
+    pipe.close()
 
 
 def test_srt_without_the_program_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,8 @@ def test_network_addresses_pass_for_everyone(url: str) -> None:
         ("rtsp:camera", "no host"),
         ("rtsp:///stream", "no host"),
         ("http://host:port/x", "[Pp]ort"),
-        ("rtsp://user:hunter2@host:99999/x", "[Pp]ort"),
+        ("rtsp://user:hunter2@host:99999/x", "port"),
+        ("rtsp://user:hunter2/x@host/x", "%2F"),
         ("/no/such/film.mp4", "there is no such file"),
         ("concat:/etc/passwd|/etc/hosts", "scheme 'concat'"),
         ("rtsp://camera/\nx", "control character"),
@@ -76,6 +78,11 @@ def test_local_sources_only_where_they_are_allowed(tmp_path: Path) -> None:
             check_url(url, allow_local=False)
     with pytest.raises(InputError, match="is a directory"):
         check_url(str(tmp_path))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert check_url(str(tmp_path / "pipe")) == str(tmp_path / "pipe")
 
 
 def test_a_file_may_have_a_colon_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
