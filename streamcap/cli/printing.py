@@ -16,33 +16,44 @@ from rich.console import Console
 from rich.text import Text
 
 from streamcap.captions.formats.vtt import timestamp
-from streamcap.captions.hub import Hub, Wish
+from streamcap.captions.hub import Cause, Hub, Subscription, Wish
 
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 
 
 async def print_captions(hub: Hub) -> None:
     """Print `TIME NAME caption` for every final, and states in dim letters, until cancelled."""
-    console = Console(highlight=False, soft_wrap=True)
     woken, printed = asyncio.Event(), asyncio.Event()
-    subscription = hub.subscribe(Wish(interim=False), woken.set)
     writer = _Writer(printed.set)
     colours: dict[str, str] = {}
-    try:
-        while subscription.closed is None and writer.works:
-            await woken.wait()
-            woken.clear()
-            for text in subscription.take():
-                line = _line(json.loads(text), colours)
-                if line is not None:
-                    with console.capture() as captured:
-                        console.print(line)
-                    # Meanwhile others wait in the subscription, under its drop policy.
-                    printed.clear()
-                    writer.put(captured.get())
-                    await printed.wait()
-    finally:
-        hub.unsubscribe(subscription)
+    while True:
+        subscription = hub.subscribe(Wish(interim=False), woken.set)
+        try:
+            await _print(subscription, writer, woken, printed, colours)
+        finally:
+            hub.unsubscribe(subscription)
+        if subscription.cause is not Cause.SLOW or not writer.works:
+            return
+        # The terminal was held for very long: it goes on with what is on screen now.
+
+
+async def _print(
+    subscription: Subscription, writer: _Writer, woken: asyncio.Event, printed: asyncio.Event, colours: dict[str, str]
+) -> None:
+    """Until the subscription is closed or nobody reads any more."""
+    console = Console(highlight=False, soft_wrap=True)
+    while subscription.closed is None and writer.works:
+        await woken.wait()
+        woken.clear()
+        for text in subscription.take():
+            line = _line(json.loads(text), colours)
+            if line is not None:
+                with console.capture() as captured:
+                    console.print(line)
+                # Meanwhile others wait in the subscription, under its drop policy.
+                printed.clear()
+                writer.put(captured.get())
+                await printed.wait()
 
 
 class _Writer:

@@ -51,6 +51,43 @@ def test_a_line_for_every_final_and_state(monkeypatch: pytest.MonkeyPatch) -> No
     assert "door" in first and "a man opens a door" in first
 
 
+async def hold_for_long_then_read(read: int) -> bytes:
+    """What is printed after the terminal was held through more finals than any subscriber may miss."""
+    hub = Hub(time.monotonic, time.time)
+    hub.add(Feed("door"))
+    hub.publish(Status("door", StreamState.LIVE))
+    printing = asyncio.create_task(print_captions(hub))
+    await asyncio.sleep(0)
+    while not hub.statistics.closed_slow:
+        hub.publish(caption("missed"))
+        await asyncio.sleep(0)
+    hub.publish(caption("on screen now", number=38))
+    printed = bytearray()
+    async with asyncio.timeout(20):
+        while b"on screen now" not in printed:
+            with contextlib.suppress(BlockingIOError):
+                printed += os.read(read, 1 << 16)
+            await asyncio.sleep(0.01)
+    printing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await printing
+    return bytes(printed)
+
+
+def test_a_terminal_that_was_held_for_long_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(write, b" " * 512):
+            pass
+    os.set_blocking(write, True)
+    os.set_blocking(read, False)
+    with os.fdopen(write, "w") as writer:
+        monkeypatch.setattr(sys, "stdout", writer)
+        assert b"on screen now" in asyncio.run(hold_for_long_then_read(read))
+    os.close(read)
+
+
 def test_a_pipe_that_nobody_reads_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
