@@ -1,10 +1,13 @@
 #!/bin/sh
 # Server-sent events with curl: every final of one stream, as JSON lines. Goes on where it broke off.
 # Usage: finals.sh http://127.0.0.1:8642 door
-since=""
+seen=$(mktemp) || exit
+trap 'rm -f "$seen"' EXIT
+trap exit HUP INT TERM
 while :; do
-  curl -sN "$1/captions/$2?interim=0${since:+&since=$since}" | while IFS= read -r line; do
-    case $line in id:*) echo "${line#id: }" >"${TMPDIR:-/tmp}/since.$$" ;; data:*\"caption\"*) echo "${line#data: }" ;; esac
+  since=$(cat "$seen")
+  curl -sN ${since:+-H "Last-Event-ID: $since"} "$1/captions/$2?interim=0" | while IFS= read -r line; do
+    case $line in id:*) echo "${line#id: }" >"$seen" ;; data:*\"caption\"*) echo "${line#data: }" ;; esac
   done
-  since=$(cat "${TMPDIR:-/tmp}/since.$$" 2>/dev/null); sleep 2
+  sleep 2
 done

@@ -63,8 +63,19 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def take(feed: AsyncIterator[Event], count: int) -> list[Event]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return [await anext(feed) for _ in range(count)]
+
+
+@pytest.mark.parametrize("url", ["", "http://", "ftp://host", "http://host:port", "host:99999", "http://:8642"])
+def test_an_address_that_is_none_is_told_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match="no address of a service"):
+        Feed(url)
+
+
+def test_an_address_needs_no_scheme() -> None:
+    assert Feed("localhost:8642", streams=["door"]).address() == "ws://localhost:8642/captions?stream=door"
+    assert Feed("https://host/cams/").address() == "wss://host/cams/captions"
 
 
 async def test_events_are_typed(server: Server) -> None:
@@ -133,7 +144,7 @@ async def test_finals_are_the_files_lines_through_random_disconnections(server: 
         said = await talk(streams, cutter, cuts=60)
         await until(lambda: len(received) >= len(said))
         await feed.close()
-        await asyncio.wait_for(reader, 10)
+        await asyncio.wait_for(reader, 60)
     for stream in streams:
         lines = [json.loads(text) for text in said if json.loads(text)["stream"] == stream.name]
         mine = [caption for caption in received if caption.stream == stream.name]
@@ -202,6 +213,14 @@ async def test_a_slow_reader_is_slow_to_the_service_and_told_of_what_it_missed(s
     assert feed.reconnections == 0
 
 
+async def test_a_close_while_it_connects_ends_the_iteration(server: Server) -> None:
+    feed = Feed(server.url)
+    ended = asyncio.create_task(anext(aiter(feed), None))
+    await asyncio.sleep(0)
+    await feed.close()
+    assert await asyncio.wait_for(ended, 60) is None
+
+
 async def test_close_ends_the_iteration_twice_over(server: Server) -> None:
     feed = Feed(server.url)
     events = aiter(feed)
@@ -210,4 +229,4 @@ async def test_close_ends_the_iteration_twice_over(server: Server) -> None:
     await asyncio.sleep(0)
     await feed.close()
     await feed.close()
-    assert await asyncio.wait_for(ended, 10) is None
+    assert await asyncio.wait_for(ended, 60) is None

@@ -41,7 +41,7 @@ class Feed:
     """Events of a service's streams, each once, in order. Iterate it in one task.
 
     Parameters:
-        url: of the service, `http://host:8642` (`ws://` and `https://` do as well).
+        url: of the service, `http://host:8642` (`ws://`, `https://` and `host:8642` do as well).
         streams: names; none: all, those to come included.
         interim: whether captions come while they are being written, not only when they are done.
         min_interval: seconds between two interim captions of one stream.
@@ -49,8 +49,9 @@ class Feed:
         since: the last `seq` already had, of each stream (`Feed.seen` of an earlier run).
         first_pause, longest_pause: seconds before a reconnection; they grow from one to the other, jittered.
 
-    Iterating raises RefusedError when the service refuses, and ends after `close`. Nothing is read ahead of the
-    iteration but a few messages, so a slow reader is slow to the service too, which then drops by its own policy.
+    Raises ValueError for an address that is none. Iterating raises RefusedError when the service refuses, and ends
+    after `close`. Nothing is read ahead of the iteration but a few messages, so a slow reader is slow to the service
+    too, which then drops by its own policy.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Feed:
         self.seen: dict[str, int] = dict(since or {})
         """The last `seq` given out, by stream."""
         self.reconnections = 0
-        self._url = url
+        self._url = _checked(url)
         self._streams = tuple(streams)
         self._interim = interim
         self._min_interval = min_interval
@@ -117,6 +118,8 @@ class Feed:
             try:
                 async with self._connect() as connection:
                     self._connection = connection
+                    if self._closed.is_set():  # `close` came while we were connecting
+                        return
                     async for message in connection:
                         pause = self._first_pause
                         event = parse(message)
@@ -171,6 +174,20 @@ class Feed:
             self.seen.clear()
         elif response.status_code < 500:
             raise RefusedError(response.status_code, detail) from error
+
+
+def _checked(url: str) -> str:
+    """`url` with its scheme, http where it has none. Raises ValueError."""
+    whole = url if "://" in url else f"http://{url}"
+    try:
+        parts = urlsplit(whole)
+        # A port that is no number is found when it is asked for.
+        sound = parts.scheme in ("http", "https", "ws", "wss") and parts.hostname and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ValueError(f"{url!r} is no address of a service: write it as http://host:8642")
+    return whole
 
 
 def _raise_if_final(code: int | None, reason: str | None) -> None:

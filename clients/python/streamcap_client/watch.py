@@ -55,12 +55,15 @@ def main() -> None:
     parser.add_argument("--token", default=os.environ.get("STREAMCAP_TOKEN"), help="or STREAMCAP_TOKEN")
     arguments = parser.parse_args()
     terminal = sys.stdout.isatty()
-    feed = Feed(
-        arguments.url,
-        streams=arguments.stream,
-        interim=terminal and not arguments.finals,
-        token=arguments.token,
-    )
+    try:
+        feed = Feed(
+            arguments.url,
+            streams=arguments.stream,
+            interim=terminal and not arguments.finals,
+            token=arguments.token,
+        )
+    except ValueError as error:
+        parser.error(str(error))
     try:
         asyncio.run(watch(feed, Screen(shutil.get_terminal_size().columns if terminal else 0)))
     except RefusedError as error:
