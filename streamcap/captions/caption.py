@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -65,7 +66,8 @@ class Caption:
             "start": round(self.start, 3),
             "end": round(self.end, 3),
             "text": self.text,
-            "logprob": None if self.logprob is None else round(self.logprob, 4),
+            # JSON knows no NaN, which a model in half precision may come to.
+            "logprob": None if self.logprob is None or not math.isfinite(self.logprob) else round(self.logprob, 4),
             "captured_at": utc_text(self.captured_at),
             "captured_at_source": self.captured_at_source,
             "latency_ms": self.latency.as_json(),

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import functools
 import logging
 import os
-import signal
-import socket
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from streamcap.errors import InputError
+from streamcap.redact import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
 
     from streamcap.captioner import Captioner
-    from streamcap.engine.engine import EngineOptions
-    from streamcap.media.sources.contract import Source
-    from streamcap.picture import PictureSpec
-    from streamcap.server.options import ServerOptions
-    from streamcap.service.settings import Settings
 
 log = logging.getLogger(__name__)
-
-ENGINE_STOP_SECONDS = 1.0
 
 
 def serve(
@@ -99,12 +90,13 @@ def serve(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Caption live streams: websocket, web page and rolling subtitle files."""
+    from streamcap.cli.serving import ServeOptions, serve_streams
     from streamcap.engine.engine import EngineOptions
     from streamcap.engine.gate import DEFAULT_THRESHOLD, GateOptions
     from streamcap.media.sources import check_url
     from streamcap.picture import Fit
     from streamcap.server.options import ServerOptions
-    from streamcap.server.run import listen
+    from streamcap.server.run import allow_connections, listen
     from streamcap.service.settings import Settings, check_name
 
     _configure_logging(verbose=verbose)
@@ -154,13 +146,20 @@ def serve(
         seen.add(name or "")
     # Before the model is loaded: a port that is taken should be told at once.
     with listen(options) as listener:
-        captioner = _load(model, device, precision, threads, vision=vision, tokenizer=tokenizer)
-        picture = captioner.picture if fit is None else replace(captioner.picture, fit=cast("Fit", fit))
-        engine_options = EngineOptions(
-            GateOptions(threshold=DEFAULT_THRESHOLD if gate is None else gate, refresh=refresh),
-            interim_interval=1 / interim_rate if interim_rate > 0 else 0.0,
+        allow_connections()
+        told = ServeOptions(
+            wanted=wanted,
+            settings=settings,
+            server=options,
+            engine=EngineOptions(
+                GateOptions(threshold=DEFAULT_THRESHOLD if gate is None else gate, refresh=refresh),
+                interim_interval=1 / interim_rate if interim_rate > 0 else 0.0,
+            ),
+            fit=cast("Fit | None", fit),
+            quiet=quiet,
         )
-        _run(_serve(wanted, captioner, picture, engine_options, settings, options, listener, quiet=quiet))
+        load = functools.partial(_load, model, device, precision, threads, vision=vision, tokenizer=tokenizer)
+        _run(serve_streams(told, load, listener))
 
 
 def split_name(source: str) -> tuple[str | None, str]:
@@ -195,111 +194,28 @@ def _load(
 
 
 def _run(main: Coroutine[None, None, bool]) -> None:
-    """`main` says whether the device thread has ended."""
+    """`main` says whether the threads that may be inside torch have ended."""
     import uvloop
 
     with contextlib.suppress(KeyboardInterrupt):
         if not uvloop.run(main):
-            # It is inside torch. The interpreter's end would unwind it there, through C++, which aborts the process.
+            # One is inside torch. The interpreter's end would unwind it there, through C++, which aborts the process.
             logging.shutdown()
             sys.stdout.flush()
             os._exit(0)
 
 
-async def _serve(
-    wanted: list[tuple[str | None, str]],
-    captioner: Captioner,
-    picture: PictureSpec,
-    engine_options: EngineOptions,
-    settings: Settings,
-    options: ServerOptions,
-    listener: socket.socket,
-    *,
-    quiet: bool,
-) -> bool:
-    from streamcap.captions.hub import Hub
-    from streamcap.cli.printing import print_captions
-    from streamcap.engine.engine import Engine
-    from streamcap.engine.live import LiveModel
-    from streamcap.engine.outcome import Outcome
-    from streamcap.media.picture import Converter
-    from streamcap.server import run
-    from streamcap.server.app import create_app
-    from streamcap.service.stream import Parts
-    from streamcap.service.streams import Streams
+class RedactingFormatter(logging.Formatter):
+    """Lines without secrets, tracebacks included: libav's exceptions name the URL with its password."""
 
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, _stop, stop)
-
-    def deliver(outcomes: list[Outcome]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-            loop.call_soon_threadsafe(streams.dispatch, outcomes)
-
-    live = LiveModel(captioner)
-    await asyncio.to_thread(live.warm_up)
-    engine = Engine(live, engine_options, deliver)
-    streams = Streams(
-        Parts(
-            settings=settings,
-            hub=Hub(time.monotonic, time.time),
-            open_source=_opener(settings),
-            convert=Converter(picture, captioner.clip_length),
-            submit=engine.submit,
-            clip_length=captioner.clip_length,
-        ),
-        forget=engine.forget,
-        engine=engine.statistics,
-    )
-    engine.start()
-    printing = None if quiet else asyncio.create_task(print_captions(streams.hub), name="print")
-    server_stop = asyncio.Event()
-    serving = asyncio.create_task(
-        run.serve(create_app(streams, options), options, server_stop, listener), name="server"
-    )
-    stopping = asyncio.create_task(stop.wait(), name="stop")
-    try:
-        for name, url in wanted:
-            await streams.add(name, url)
-        streams.ready = True
-        port = listener.getsockname()[1]
-        log.info("listening on http://%s:%d/", f"[{options.host}]" if ":" in options.host else options.host, port)
-        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        # Sources first, so that viewers still hear of their last captions; then the server, then the device.
-        stopping.cancel()
-        await streams.close()
-        server_stop.set()
-        stopped = await asyncio.to_thread(engine.stop, ENGINE_STOP_SECONDS)
-        if printing is not None:
-            await asyncio.wait((printing,), timeout=1)
-            printing.cancel()
-        await serving
-    return stopped
-
-
-def _stop(stop: asyncio.Event) -> None:
-    if stop.is_set():
-        # Asked twice: whatever still holds us up, go. Files are whole at any moment.
-        os._exit(130)
-    stop.set()
-
-
-def _opener(settings: Settings) -> Callable[[str], Source]:
-    from streamcap.media.sources import SourceOptions, open_source
-
-    options = SourceOptions(open_timeout=settings.open_timeout, read_timeout=settings.read_timeout)
-    return lambda url: open_source(url, options=options)
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
 
 def _configure_logging(*, verbose: bool) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
     logging.captureWarnings(capture=True)
     for noisy in ("libav", "aioice", "aiortc", "asyncio", "httpx", "uvicorn", "websockets"):
         logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.WARNING)

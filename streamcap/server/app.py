@@ -17,6 +17,7 @@ from streamcap.server.gate import Gate
 from streamcap.server.metrics import Metrics
 from streamcap.server.options import ServerOptions
 from streamcap.server.publishers import Publishers
+from streamcap.server.readiness import Readiness
 from streamcap.server.watchers import Watchers
 from streamcap.service.streams import Streams
 
@@ -51,6 +52,7 @@ def create_app(streams: Streams, options: ServerOptions) -> FastAPI:
     app.include_router(webrtc_routes.routes(publishers, watchers, gate, options))
     app.include_router(health_routes.routes(streams, metrics, gate))
     app.include_router(page_routes.routes())
+    app.add_middleware(Readiness, streams=streams)
     app.add_middleware(Bounds, most_bytes=options.most_body_bytes)
     if options.origins:
         app.add_middleware(

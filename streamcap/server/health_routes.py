@@ -8,6 +8,7 @@ from starlette.responses import PlainTextResponse
 
 from streamcap.server.gate import Gate
 from streamcap.server.metrics import Metrics
+from streamcap.server.readiness import NOT_READY
 from streamcap.service.streams import Streams
 
 
@@ -16,13 +17,13 @@ def routes(streams: Streams, metrics: Metrics, gate: Gate) -> APIRouter:
 
     @router.get("/healthz", response_class=PlainTextResponse)
     async def healthz() -> str:
-        """The event loop answers."""
+        """The event loop answers; so it does while the model loads."""
         return "ok\n"
 
     @router.get("/readyz")
     async def readyz() -> PlainTextResponse:
-        """The model is loaded and the engine runs; 503 until then."""
-        return PlainTextResponse("ready\n") if streams.ready else PlainTextResponse("the model is loading\n", 503)
+        """The model is loaded and its streams are there; 503 before, and while the service ends."""
+        return PlainTextResponse("ready\n") if streams.ready else PlainTextResponse(f"{NOT_READY}\n", 503)
 
     @router.get("/metrics", dependencies=[Depends(gate.viewer)], response_class=PlainTextResponse)
     async def prometheus() -> Response:

@@ -9,8 +9,10 @@ import os
 import socket
 from collections.abc import Iterator
 
+import h11
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from streamcap.errors import InputError
 from streamcap.redact import redact
@@ -26,14 +28,18 @@ GRACE_SECONDS = 2
 DEAD_PEER_MS = 30_000
 # Between two equal warnings of the HTTP server.
 QUIET_SECONDS = 60.0
+# From the connection, or the first byte of its next request, to the end of the request's head.
+HEAD_SECONDS = 20.0
+OPEN_FILES = 65_536
 
 
 def listen(options: ServerOptions) -> socket.socket:
     """The bound, listening socket; its port is `.getsockname()[1]`. Raises InputError with what to do."""
     try:
         found = socket.getaddrinfo(options.host or None, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise InputError(f"host {options.host!r} cannot be resolved: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:  # the latter for a name that no host can have
+        why = getattr(error, "strerror", None) or "it is no host's name"
+        raise InputError(f"host {options.host[:80]!r} cannot be resolved: {why}") from error
     family, kind, protocol, _, address = found[0]
     listener = socket.socket(family, kind, protocol)
     try:
@@ -51,6 +57,55 @@ def listen(options: ServerOptions) -> socket.socket:
         ) from error
     listener.setblocking(False)
     return listener
+
+
+def allow_connections() -> None:
+    """Let this process open as many files as the system lets it, up to OPEN_FILES. A connection is a file, and the
+    usual 1,024 are fewer than the viewers the service takes."""
+    try:
+        import resource
+    except ImportError:  # a system without such limits
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class _PatientHttp(H11Protocol):
+    """uvicorn's HTTP, but a peer that does not finish the head of a request within HEAD_SECONDS is cut off: each holds
+    a file, and whoever sends nothing needs no token for that."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]  # of a stream, as uvicorn declares
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_watching()
+
+    def _watch_head(self) -> None:
+        if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
+            self._stop_watching()
+        elif self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self._cut)
+
+    def _stop_watching(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _cut(self) -> None:
+        self._late = None
+        if self.conn.their_state is h11.IDLE:
+            self.transport.abort()
 
 
 class _Server(uvicorn.Server):
@@ -91,7 +146,7 @@ async def serve(
     listener = listener if listener is not None else listen(options)
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=_PatientHttp,
         ws=PushProtocol,
         ws_max_size=options.most_message_bytes,
         ws_per_message_deflate=False,

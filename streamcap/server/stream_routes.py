@@ -13,8 +13,8 @@ from streamcap.errors import InputError
 from streamcap.server.gate import Gate
 from streamcap.server.options import ServerOptions
 from streamcap.server.refusal import RefusalError
-from streamcap.service.stream import StreamView
 from streamcap.service.streams import Streams
+from streamcap.service.view import StreamView
 
 NETWORK_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "srt", "http", "https", "whip"})
 LOCAL_SCHEMES = frozenset({"file", "webcam", "scenes"})

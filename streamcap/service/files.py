@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from streamcap.captions.cue import Cue
 from streamcap.captions.event import Event
 from streamcap.captions.formats import jsonl, srt, vtt
+from streamcap.errors import InputError
 
 # Sequence numbers are reserved on disk in blocks of this many, so that a number once sent is never sent again for
 # another event, even after a crash that lost count.
 RESERVE = 1000
 # A tail of this size holds thousands of captions; older ones are beyond replay anyway.
 TAIL_BYTES = 2_000_000
+# The newest cue, however long its text, is within so much of the end of the WebVTT file.
+LAST_CUE_BYTES = 16_384
+_CUE_END = re.compile(rb" --> (\d+):(\d\d):(\d\d)\.(\d{3})\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +30,8 @@ class Past:
 
     finals: list[Event]
     next_seq: int
+    end: float = 0.0
+    """Seconds: where the newest cue ended, which an `extend` may have moved beyond what its final says; 0: unknown."""
 
 
 class CaptionFiles:
@@ -34,7 +42,37 @@ class CaptionFiles:
         self.vtt = directory / f"{stream}.vtt"
         self.jsonl = directory / f"{stream}.jsonl"
         self._seq = directory / f".{stream}.seq"
+        self._claim = directory / f".{stream}.lock"
+        self._claimed: BinaryIO | None = None
         self._reserved = 0
+
+    def claim(self) -> None:
+        """Be the only one who writes these files, until `leave` or the end of the process, however it ends.
+
+        Raises InputError where another has them. Where the system or the file system knows no locks, nothing is done.
+        """
+        if os.name != "posix":
+            return
+        import fcntl
+
+        file = self._claim.open("wb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise InputError(
+                f"{self.jsonl} is being written by another stream or process; choose another name, or another --out"
+            ) from None
+        except OSError:
+            file.close()
+            return
+        self._claimed = file
+
+    def leave(self) -> None:
+        """Let another have the files. Idempotent."""
+        file, self._claimed = self._claimed, None
+        if file is not None:
+            file.close()
 
     def past(self, most: int) -> Past:
         """Read back up to `most` finals, and mend a last line that a crash cut short."""
@@ -55,7 +93,7 @@ class CaptionFiles:
             # Without the count, leave room for what was sent but not filed.
             next_seq += RESERVE if finals else 0
         self._reserved = 0
-        return Past(finals, next_seq)
+        return Past(finals, next_seq, self._last_end())
 
     def reserve(self, seq: int) -> int:
         """Make sure that a later run begins beyond `seq`; returns the number from which to reserve again."""
@@ -88,6 +126,18 @@ class CaptionFiles:
         if cues:
             _replace(self.srt, srt.render(cues))
             _replace(self.vtt, vtt.render(cues))
+
+    def _last_end(self) -> float:
+        try:
+            with self.vtt.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_CUE_BYTES))
+                ends = _CUE_END.findall(file.read())
+        except FileNotFoundError:
+            return 0.0
+        if not ends:
+            return 0.0
+        hours, minutes, seconds, ms = map(int, ends[-1])
+        return hours * 3600 + minutes * 60 + seconds + ms / 1000
 
 
 def _replace(path: Path, text: str) -> None:

@@ -168,6 +168,18 @@ class Filing:
             self._on_trouble(trouble)
 
 
+async def finished(task: asyncio.Task[None]) -> None:
+    """Until `Filing.run`'s `task` is done, through cancellations of the caller's own, which then take effect."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
 def _is_final(payload: Payload) -> bool:
     return isinstance(payload, Caption) and payload.is_final
 

@@ -7,11 +7,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from streamcap.captions.caption import Caption, Latency
-from streamcap.captions.event import Event, Payload, Status, StreamState
+from streamcap.captions.event import Payload, Status, StreamState
 from streamcap.captions.feed import Feed
 from streamcap.captions.hub import Hub
 from streamcap.captions.timeline import Timeline
@@ -25,46 +25,22 @@ from streamcap.media.sources.contract import Source, SourceEnded, SourceInfo, So
 from streamcap.media.sources.webrtc import PushSource
 from streamcap.redact import redact
 from streamcap.service.backoff import Backoff
-from streamcap.service.files import CaptionFiles
-from streamcap.service.filing import Filing
+from streamcap.service.files import CaptionFiles, Past
+from streamcap.service.filing import Filing, finished
 from streamcap.service.reader import Convert, Reader, ReaderStatistics
 from streamcap.service.settings import Settings
+from streamcap.service.view import StreamView
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 WATCH_SECONDS = 0.25
-# A connection that lived so long was a good one: the next pause is short again.
+# A connection that gave frames and lived so long was a good one: the next pause is short again.
 GOOD_SECONDS = 10.0
 # How long a removed stream's reader may take; after that its daemon thread is left to its own read timeout.
 LEAVE_SECONDS = 1.5
 # How long a source that has ended waits for the caption of its last sample.
 LAST_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class StreamView:
-    """What `GET /streams` and the page say of a stream."""
-
-    name: str
-    url: str
-    every: float
-    state: str
-    reason: str
-    width: int
-    height: int
-    frames_per_second: float
-    codec: str
-    epoch: int
-    frames: int
-    sampled: int
-    captions: int
-    extended: int
-    reconnections: int
-    source: dict[str, int]
-    last_caption: dict[str, object] | None
-    decode_skipped: int = 0
-    """Samples whose picture had not moved, so that the decoder was not asked; they count as extended too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +91,10 @@ class Stream:
         self._timeline = Timeline()
         self._ring = _ring(parts)
         self._reader: Reader | None = None
+        self._files: CaptionFiles | None = None
         self._filing: Filing | None = None
+        self._why = ""
+        self._model_trouble = ""
         self._disk_trouble = ""
         self._over = False
         self._submitted: Sample | None = None
@@ -123,16 +102,25 @@ class Stream:
         self._heard = asyncio.Event()
 
     async def prepare(self) -> None:
-        """Take up what an earlier run filed under this name, and enter the hub. Raises InputError, OSError."""
+        """Take up what an earlier run filed under this name. Raises OSError; InputError where it is another's."""
         out = self._parts.settings.out
         if out is not None:
-            files = CaptionFiles(out, self.name)
+            files = self._files = CaptionFiles(out, self.name)
+            await asyncio.to_thread(files.claim)
             past = await asyncio.to_thread(files.past, self._parts.settings.replay)
             await asyncio.to_thread(files.reserve, past.next_seq)
-            self._refill(past.finals, past.next_seq)
+            self._refill(past)
             self._filing = Filing(
                 files, lambda: self.track.cues, lambda: self._feed.last_seq, self._release, self._on_disk
             )
+
+    def leave(self) -> None:
+        """Let go of its files: it never began, or is over. Idempotent."""
+        if self._files is not None:
+            self._files.leave()
+
+    def enter(self) -> None:
+        """Be there for viewers."""
         self._parts.hub.add(self._feed)
 
     async def run(self) -> None:
@@ -147,9 +135,12 @@ class Stream:
             self._close_cue()
             # What is still being captioned would be neither filed nor within the closed cue.
             self._over = True
-            if self._filing is not None and filing is not None:
-                self._filing.close()
-                await asyncio.shield(filing)
+            try:
+                if self._filing is not None and filing is not None:
+                    self._filing.close()
+                    await finished(filing)
+            finally:
+                self.leave()
 
     def view(self) -> StreamView:
         """A snapshot."""
@@ -193,6 +184,7 @@ class Stream:
         if not isinstance(outcome, Interim):
             self._answered = sample
             self._heard.set()
+            self._on_model(f"captioning failed: {redact(outcome.reason)}" if isinstance(outcome, Failed) else "")
         match outcome:
             case Interim():
                 latency = self._latency(sample, outcome.times)
@@ -205,7 +197,7 @@ class Stream:
             case Doubtful():
                 pass  # the next sample brings a caption that begins here, or extends the last one over it
             case Failed():
-                self._set_state(self.state, f"captioning failed: {outcome.reason}")
+                pass  # told above
 
     def _on_captioned(self, outcome: Captioned) -> None:
         sample, first = outcome.sample, outcome.first
@@ -231,7 +223,7 @@ class Stream:
         opening = 0
         self._set_state(StreamState.CONNECTING)
         while True:
-            began = time.monotonic()
+            began, frames = time.monotonic(), self.reader_statistics.frames
             end = await self._read(opening)
             opening += 1
             if isinstance(end, SourceEnded):
@@ -241,7 +233,7 @@ class Stream:
             if isinstance(end, SourceRefused) and not end.retry:
                 self._set_state(StreamState.FAILED, str(end))
                 return
-            if self.reader_statistics.frames and time.monotonic() - began >= GOOD_SECONDS:
+            if self.reader_statistics.frames > frames and time.monotonic() - began >= GOOD_SECONDS:
                 backoff.reset()
             self.reconnections += 1
             self._set_state(StreamState.RECONNECTING, str(end))
@@ -323,7 +315,12 @@ class Stream:
         self._set_state(StreamState.LIVE)
 
     def _set_state(self, state: StreamState, reason: str = "") -> None:
-        reason = redact(reason) or self._disk_trouble
+        self._why = redact(reason)
+        self._tell(state)
+
+    def _tell(self, state: StreamState) -> None:
+        """The state, with all that is wrong now: with the source, the model and the disk."""
+        reason = "; ".join(filter(None, (self._why, self._model_trouble, self._disk_trouble)))
         if (state, reason) == (self.state, self.reason) and self._feed.status is not None:
             return
         self.state, self.reason = state, reason
@@ -334,7 +331,12 @@ class Stream:
 
     def _on_disk(self, trouble: str) -> None:
         self._disk_trouble = trouble
-        self._set_state(self.state, trouble)
+        self._tell(self.state)
+
+    def _on_model(self, trouble: str) -> None:
+        if trouble != self._model_trouble:
+            self._model_trouble = trouble
+            self._tell(self.state)
 
     def _publish_caption(self, caption: Caption) -> None:
         age = caption.latency.total / 1000
@@ -347,7 +349,10 @@ class Stream:
             self._release(payload, live)
 
     def _release(self, payload: Payload, live: bool) -> None:
-        self._parts.hub.publish(payload, live=live)
+        hub = self._parts.hub
+        # Not so where a disk that hung held events up until the stream was removed: the name may be another's by now.
+        if hub.feeds.get(self.name) is self._feed:
+            hub.publish(payload, live=live)
 
     def _latency(self, sample: Sample, times: Times, first: Sample | None = None) -> Latency:
         """Of `sample`; the total from the arrival of `first`, if a second sample was waited for."""
@@ -367,13 +372,14 @@ class Stream:
             if self._filing is not None:
                 self._filing.touch()
 
-    def _refill(self, finals: list[Event], next_seq: int) -> None:
+    def _refill(self, past: Past) -> None:
         """Go on where an earlier run stopped: numbers, ids, cues and the timeline."""
-        self._feed.refill(finals, next_seq)
-        captions = [event.payload for event in finals if isinstance(event.payload, Caption)]
+        self._feed.refill(past.finals, past.next_seq)
+        captions = [event.payload for event in past.finals if isinstance(event.payload, Caption)]
         if not captions:
             return
-        last = captions[-1]
+        # Extensions are not filed by themselves: the subtitle file alone knows how long the last one was on screen.
+        last = captions[-1] = replace(captions[-1], end=max(captions[-1].end, past.end))
         number = last.id.rpartition("-")[2]
         self.track = Track(
             self.name,

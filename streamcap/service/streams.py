@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from streamcap.captions.hub import Hub, UnknownStreamError
 from streamcap.engine.engine import EngineStatistics
 from streamcap.engine.outcome import Outcome
-from streamcap.errors import InputError
+from streamcap.errors import InputError, StreamcapError
 from streamcap.media.sources import check_url
 from streamcap.service.settings import Settings, check_every, check_name
 from streamcap.service.stream import Parts, Stream
@@ -26,20 +26,28 @@ class DuplicateStreamError(InputError):
     """There is a stream of that name already."""
 
 
+class NotReadyError(StreamcapError):
+    """There is no model yet to caption with."""
+
+
 class Streams:
     """Add, find and remove streams on a running service. All calls on the event loop."""
 
-    def __init__(self, parts: Parts, *, forget: Callable[[str], None], engine: EngineStatistics) -> None:
-        self.hub: Hub = parts.hub
-        self.settings: Settings = parts.settings
+    def __init__(self, settings: Settings, hub: Hub) -> None:
+        self.hub = hub
+        self.settings = settings
         self.ready = False
-        """Whether the model is loaded and the engine runs."""
-        self.engine = engine
+        """Whether the model is loaded, the engine runs, and the streams wanted from the start are there."""
+        self.engine = EngineStatistics()
         """The engine's counters."""
-        self._parts = parts
-        self._forget = forget
+        self._parts: Parts | None = None
+        self._forget: Callable[[str], None] = lambda name: None
         self._streams: dict[str, Stream] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def begin(self, parts: Parts, *, forget: Callable[[str], None], engine: EngineStatistics) -> None:
+        """The model is there: from now on streams can be added."""
+        self._parts, self._forget, self.engine = parts, forget, engine
 
     def names(self) -> list[str]:
         return list(self._streams)
@@ -56,7 +64,9 @@ class Streams:
             raise UnknownStreamError(f"no stream is named {name[:80]!r}; there are: {known}") from None
 
     async def add(self, name: str | None, url: str, every: float | None = None) -> Stream:
-        """Start captioning `url`; `name` None: one is made from the URL. Raises InputError."""
+        """Start captioning `url`; `name` None: one is made from the URL. Raises InputError, NotReadyError."""
+        if self._parts is None:
+            raise NotReadyError("the model is loading; try again in a moment")
         url = check_url(url)
         name = self._free_name(url) if name is None else check_name(name)
         if name in self._streams:
@@ -69,14 +79,17 @@ class Streams:
         try:
             await stream.prepare()
         except OSError as error:
-            self._streams.pop(name, None)
+            self._unclaim(stream)
+            stream.leave()
             raise InputError(f"cannot use the files of stream {name}: {error}") from error
         except BaseException:  # cancelled, too: the name is free again
-            self._streams.pop(name, None)
+            self._unclaim(stream)
+            stream.leave()
             raise
         if self._streams.get(name) is not stream:
-            self.hub.remove(name)
+            stream.leave()
             raise InputError(f"stream {name} was removed before it began")
+        stream.enter()
         task = asyncio.create_task(stream.run(), name=f"stream-{name}")
         task.add_done_callback(_say_failure)
         self._tasks[name] = task
@@ -84,10 +97,11 @@ class Streams:
 
     async def remove(self, name: str) -> None:
         """Stop a stream, close its last cue and files, and forget it; its files stay. Raises UnknownStreamError."""
-        self.get(name)
+        stream = self.get(name)
         await _end([self._tasks[name]] if name in self._tasks else [])
-        if self._streams.pop(name, None) is None:
-            return
+        if self._streams.get(name) is not stream:
+            return  # removed by another, and perhaps begun anew
+        self._unclaim(stream)
         self._tasks.pop(name, None)
         self._forget(name)
         self.hub.remove(name)
@@ -102,8 +116,16 @@ class Streams:
         """Hand each outcome to its stream; one of a stream that is gone is dropped."""
         for outcome in outcomes:
             stream = self._streams.get(outcome.sample.stream)
-            if stream is not None:
+            if stream is None:
+                continue
+            try:
                 stream.on_outcome(outcome)
+            except Exception:  # one stream's trouble is no other's: theirs are in the same list
+                log.exception("stream %s: what the engine said of a sample was lost", stream.name)
+
+    def _unclaim(self, stream: Stream) -> None:
+        if self._streams.get(stream.name) is stream:
+            del self._streams[stream.name]
 
     def _free_name(self, url: str) -> str:
         stem = _name_of(url)
@@ -126,7 +148,9 @@ def _name_of(url: str) -> str:
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
-        task.cancel()
+        # Asked once: a second time would cut short what it does to end well.
+        if not task.cancelling():
+            task.cancel()
     if tasks:
         _, late = await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
         for task in late:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 from collections.abc import Callable
@@ -80,6 +81,17 @@ def test_without_a_command_the_help_and_one_line(run: Run) -> None:
 def test_a_password_in_a_wrong_url_is_not_shown(run: Run) -> None:
     _, _, err = run("serve", "gopher://admin:hunter2@cam/x")
     assert "gopher" in err and "hunter2" not in err
+
+
+def test_no_password_is_in_a_traceback_that_is_logged() -> None:
+    from streamcap.cli.serve import RedactingFormatter
+
+    try:
+        raise OSError("Input/output error: 'rtsp://admin:hunter2@cam/live'")
+    except OSError:
+        record = logging.LogRecord("x", logging.ERROR, __file__, 1, "the source failed", None, sys.exc_info())
+    shown = RedactingFormatter("%(message)s").format(record)
+    assert "Traceback" in shown and "rtsp://admin:***@cam/live" in shown and "hunter2" not in shown
 
 
 def test_a_port_that_is_taken_is_told_before_the_model_loads(run: Run) -> None:

@@ -106,7 +106,10 @@ async def test_health_and_readiness(server: Server) -> None:
     assert (await server.http.get("/healthz")).status_code == 200
     assert (await server.http.get("/readyz")).status_code == 200
     server.streams.ready = False
+    assert (await server.http.get("/healthz")).status_code == 200
     assert (await server.http.get("/readyz")).status_code == 503
+    for answer in (await server.http.get("/streams"), await server.http.get("/captions/nobody")):
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
 async def test_the_page_is_served_with_its_script(server: Server) -> None:

@@ -88,9 +88,11 @@ class House:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         settings = {"retry_first": 0.01, "retry_most": 0.02, **settings}
-        self.streams = Streams(
+        checked = Settings(out=out, **settings)  # type: ignore[arg-type]
+        self.streams = Streams(checked, self.hub)
+        self.streams.begin(
             Parts(
-                settings=Settings(out=out, **settings),  # type: ignore[arg-type]
+                settings=checked,
                 hub=self.hub,
                 open_source=self._open,
                 convert=lambda frames: self._pixels(frames, clip_length),
@@ -124,7 +126,7 @@ class House:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a state of the messages, or of anything that changes with them."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 await self._changed.wait()
                 self._changed.clear()

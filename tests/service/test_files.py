@@ -10,6 +10,7 @@ import pytest
 
 from streamcap.captions.cue import Cue
 from streamcap.captions.event import encode
+from streamcap.errors import InputError
 from streamcap.service.files import RESERVE, CaptionFiles
 from tests.captions.made import caption
 
@@ -21,6 +22,30 @@ def final(seq: int) -> str:
 def test_nothing_of_the_past_at_first(tmp_path: Path) -> None:
     past = CaptionFiles(tmp_path, "door").past(10)
     assert past.finals == [] and past.next_seq == 1
+
+
+def test_two_cannot_write_the_same_files(tmp_path: Path) -> None:
+    first, second = CaptionFiles(tmp_path, "door"), CaptionFiles(tmp_path, "door")
+    first.claim()
+    with pytest.raises(InputError, match=r"door\.jsonl is being written by another"):
+        second.claim()
+    other = CaptionFiles(tmp_path, "yard")
+    other.claim()
+    other.leave()
+    first.leave()
+    first.leave()
+    second.claim()
+    second.leave()
+
+
+def test_where_the_newest_cue_ended_is_read_back(tmp_path: Path) -> None:
+    files = CaptionFiles(tmp_path, "door")
+    files.append([final(3)])
+    assert files.past(10).end == 0.0
+    files.write_cues([Cue(n, n + 1, "a dog") for n in range(1000)] + [Cue(3_000, 400_123_456, "a long sentence " * 60)])
+    assert files.past(10).end == pytest.approx(400_123.456)
+    files.vtt.write_text("WEBVTT\n\n")
+    assert files.past(10).end == 0.0
 
 
 def test_a_clean_end_goes_on_with_the_next_number(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from streamcap.engine.outcome import Captioned, Doubtful, Times, Unchanged
+from streamcap.engine.outcome import Captioned, Doubtful, Failed, Times, Unchanged
 from streamcap.media.frame import Sample
 from tests.service.made import House, frame
 
@@ -24,7 +25,7 @@ async def house() -> AsyncIterator[House]:
 async def first_sample(house: House) -> Sample:
     """The stream `door`, live, with one caption at 0 s."""
     await house.streams.add("door", "rtsp://camera/1")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not house.sources:
             await asyncio.sleep(0.005)
     house.sources[0].put(frame(0.0))
@@ -52,3 +53,39 @@ async def test_samples_whose_decode_was_skipped_are_counted(house: House) -> Non
         house.streams.dispatch([Unchanged(replace(seen, start=second), decoded=decoded)])
     view = house.streams.get("door").view()
     assert (view.extended, view.decode_skipped) == (3, 2)
+
+
+async def test_a_model_that_fails_is_told_until_it_works_again(house: House) -> None:
+    seen = await first_sample(house)
+    failed = Failed(replace(seen, start=1.0), "RuntimeError: at rtsp://a:hunter2@cam")
+    house.streams.dispatch([failed, failed])
+    await house.until(lambda: house.of("status")[-1]["reason"] != "")
+    assert house.of("status")[-1]["reason"] == "captioning failed: RuntimeError: at rtsp://a:***@cam"
+    house.streams.dispatch([Unchanged(replace(seen, start=2.0), decoded=True)])
+    await house.until(lambda: house.of("status")[-1]["reason"] == "")
+    assert house.states("door") == ["connecting", "live", "live", "live"]
+
+
+async def test_one_streams_broken_outcome_is_no_loss_to_the_others(house: House) -> None:
+    seen = await first_sample(house)
+    now = time.monotonic()
+    # A moment that no calendar has.
+    broken = Captioned(replace(seen, start=1.0, captured_at=1e30), "lost", -0.1, Times(now, now, now))
+    whole = Captioned(replace(seen, start=2.0), "kept", -0.1, Times(now, now, now))
+    house.streams.dispatch([broken, whole])
+    await house.until(lambda: len(house.of("caption")) == 2)
+    assert house.of("caption")[-1]["text"] == "kept"
+
+
+async def test_time_goes_on_after_a_restart_from_where_a_still_picture_was_last_seen(tmp_path: Path) -> None:
+    first = House(tmp_path, every=1.0)
+    seen = await first_sample(first)
+    first.streams.dispatch([Unchanged(replace(seen, start=40.0), decoded=False)])
+    await first.until(lambda: len(first.of("extend")) == 1)
+    await first.streams.close()
+    second = House(tmp_path, every=1.0)
+    await first_sample(second)
+    await second.streams.close()
+    assert second.of("caption")[0]["start"] == first.of("extend")[0]["end"] == 41.0
+    # The same sentence again: one cue with the long one of before.
+    assert "00:00:00.000 --> 00:00:42.000" in (tmp_path / "door.vtt").read_text()

@@ -1,0 +1,140 @@
+"""`serve_streams`: the service from its first answer to its end. The model loads while it answers already."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from streamcap.captions.hub import Hub
+from streamcap.cli.printing import print_captions
+from streamcap.engine.engine import Engine, EngineOptions
+from streamcap.engine.live import LiveModel
+from streamcap.engine.outcome import Outcome
+from streamcap.media.picture import Converter
+from streamcap.media.sources import SourceOptions, open_source
+from streamcap.media.sources.contract import Source
+from streamcap.server import run
+from streamcap.server.app import create_app
+from streamcap.server.options import ServerOptions
+from streamcap.service.settings import Settings
+from streamcap.service.stream import Parts
+from streamcap.service.streams import Streams
+
+if TYPE_CHECKING:
+    from streamcap.captioner import Captioner
+    from streamcap.picture import Fit
+
+log = logging.getLogger(__name__)
+
+ENGINE_STOP_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What `streamcap serve` was told."""
+
+    wanted: Sequence[tuple[str | None, str]]
+    """Name, or None, and URL of each stream."""
+    settings: Settings
+    server: ServerOptions
+    engine: EngineOptions
+    fit: Fit | None
+    """None: the model's own."""
+    quiet: bool
+
+
+async def serve_streams(options: ServeOptions, load: Callable[[], Captioner], listener: socket.socket) -> bool:
+    """Serve until SIGINT or SIGTERM.
+
+    `load` runs on a thread of its own: meanwhile `/healthz` answers 200 and `/readyz` 503, and a signal ends it all.
+    Returns whether all threads that may be inside torch have ended. Raises StreamcapError: what `load` raised, or a
+    stream that cannot be added.
+    """
+    loop = asyncio.get_running_loop()
+    stop, server_stop = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, _stop, stop)
+    streams = Streams(options.settings, Hub(time.monotonic, time.time))
+    app = create_app(streams, options.server)
+    serving = asyncio.create_task(run.serve(app, options.server, server_stop, listener), name="server")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    loading = loop.run_in_executor(ThreadPoolExecutor(1, "model"), _load, load)
+    printing = None if options.quiet else asyncio.create_task(print_captions(streams.hub), name="print")
+    engine: Engine | None = None
+    try:
+        first: tuple[asyncio.Future[Any], ...] = (loading, serving, stopping)
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            engine = _begin(streams, *loading.result(), options)
+            for name, url in options.wanted:
+                await streams.add(name, url)
+            streams.ready = True
+            log.info("listening on %s", _address(options.server.host, listener))
+            await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        # Sources first, so that viewers still hear of their last captions; then the server, then the device.
+        stopping.cancel()
+        await streams.close()
+        server_stop.set()
+        ended = loading.done() if engine is None else await asyncio.to_thread(engine.stop, ENGINE_STOP_SECONDS)
+        if printing is not None:
+            await asyncio.wait((printing,), timeout=1)
+            printing.cancel()
+        await serving
+    return ended
+
+
+def _load(load: Callable[[], Captioner]) -> tuple[Captioner, LiveModel]:
+    """The model, and its first run, which would make the first caption late."""
+    captioner = load()
+    live = LiveModel(captioner)
+    live.warm_up()
+    return captioner, live
+
+
+def _begin(streams: Streams, captioner: Captioner, live: LiveModel, options: ServeOptions) -> Engine:
+    """Start the engine and let streams be added."""
+    loop = asyncio.get_running_loop()
+
+    def deliver(outcomes: list[Outcome]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+            loop.call_soon_threadsafe(streams.dispatch, outcomes)
+
+    engine = Engine(live, options.engine, deliver)
+    picture = captioner.picture if options.fit is None else replace(captioner.picture, fit=options.fit)
+    parts = Parts(
+        settings=options.settings,
+        hub=streams.hub,
+        open_source=_opener(options.settings),
+        convert=Converter(picture, captioner.clip_length),
+        submit=engine.submit,
+        clip_length=captioner.clip_length,
+    )
+    streams.begin(parts, forget=engine.forget, engine=engine.statistics)
+    engine.start()
+    return engine
+
+
+def _stop(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        # Asked twice: whatever still holds us up, go. Files are whole at any moment.
+        os._exit(130)
+    stop.set()
+
+
+def _opener(settings: Settings) -> Callable[[str], Source]:
+    options = SourceOptions(open_timeout=settings.open_timeout, read_timeout=settings.read_timeout)
+    return lambda url: open_source(url, options=options)
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"

@@ -1,0 +1,30 @@
+"""`StreamView`: a stream as those outside see it, at one moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StreamView:
+    """What `GET /streams` and the page say of a stream."""
+
+    name: str
+    url: str
+    every: float
+    state: str
+    reason: str
+    width: int
+    height: int
+    frames_per_second: float
+    codec: str
+    epoch: int
+    frames: int
+    sampled: int
+    captions: int
+    extended: int
+    reconnections: int
+    source: dict[str, int]
+    last_caption: dict[str, object] | None
+    decode_skipped: int = 0
+    """Samples whose picture had not moved, so that the decoder was not asked; they count as extended too."""

@@ -1,0 +1,70 @@
+"""The service while its model loads: alive, not ready, and not deaf to signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from streamcap.cli.serving import ServeOptions, serve_streams
+from streamcap.engine.engine import EngineOptions
+from streamcap.engine.gate import GateOptions
+from streamcap.errors import InputError
+from streamcap.server.options import ServerOptions
+from streamcap.server.run import listen
+from streamcap.service.settings import Settings
+
+if TYPE_CHECKING:
+    from streamcap.captioner import Captioner
+
+OPTIONS = ServeOptions(
+    wanted=[("door", "scenes:")],
+    settings=Settings(),
+    server=ServerOptions(port=0),
+    engine=EngineOptions(GateOptions(threshold=0.02)),
+    fit=None,
+    quiet=True,
+)
+
+
+async def test_while_the_model_loads_it_is_alive_but_not_ready_and_ends_at_a_signal() -> None:
+    loaded = threading.Event()
+
+    def load() -> Captioner:
+        loaded.wait(60)
+        raise InputError("nobody waits for it any more")
+
+    with listen(OPTIONS.server) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        serving = asyncio.create_task(serve_streams(OPTIONS, load, listener))
+        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=30) as http:
+            assert (await http.get("/healthz")).status_code == 200
+            assert (await http.get("/")).status_code == 200
+            early = [await http.get(path) for path in ("/readyz", "/captions/door", "/streams")]
+            early.append(await http.post("/streams", json={"name": "yard", "url": "rtsp://yard/1"}))
+            assert [answer.status_code for answer in early] == [503] * 4
+            assert [answer.headers.get("retry-after") for answer in early[1:]] == ["1"] * 3
+            assert "loading" in early[1].json()["detail"]
+            assert "streamcap_ready 0.0" in (await http.get("/metrics")).text
+            # A client that gives up where a stream is unknown must not be told so.
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(f"ws://{address}/captions?stream=door").__aenter__()
+            assert refused.value.response.status_code == 503
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await asyncio.wait_for(serving, 30) is False
+    loaded.set()
+
+
+async def test_a_model_that_cannot_be_loaded_ends_the_service_with_the_reason() -> None:
+    def load() -> Captioner:
+        raise InputError("no such model")
+
+    with listen(OPTIONS.server) as listener, pytest.raises(InputError, match="no such model"):
+        await asyncio.wait_for(serve_streams(OPTIONS, load, listener), 30)
