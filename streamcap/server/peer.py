@@ -20,6 +20,8 @@ from aiortc import sdp as session_description
 from starlette.requests import Request
 
 from streamcap.server.refusal import RefusalError
+from streamcap.service.stream import Stream
+from streamcap.service.streams import Streams
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,11 @@ def check_offer(text: str, *, directions: Sequence[str]) -> session_description.
     if not any((media.direction or "sendrecv") in directions for media in videos):
         raise RefusalError(406, f"no video section that is {' or '.join(directions)} is offered")
     return offer
+
+
+def is_there(streams: Streams, stream: Stream) -> bool:
+    """Whether `stream` has not been removed. Another may have its name by now."""
+    return stream.name in streams.names() and streams.get(stream.name) is stream
 
 
 class Peer:

@@ -121,7 +121,7 @@ class Preview:
     """One stream's encoder and its viewers; its task runs while there are any."""
 
     def __init__(self, stream: Stream, executor: ThreadPoolExecutor) -> None:
-        self._stream = stream
+        self.stream = stream
         self._executor = executor
         self._tracks: set[PreviewTrack] = set()
         self._newcomer = False
@@ -138,7 +138,7 @@ class Preview:
         self._tracks.add(track)
         self._newcomer = True
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name=f"preview-{self._stream.name}")
+            self._task = asyncio.create_task(self._run(), name=f"preview-{self.stream.name}")
         return track
 
     def leave(self, track: PreviewTrack) -> None:
@@ -159,7 +159,7 @@ class Preview:
         sent_at = keyframe_at = began - KEYFRAME_SECONDS
         while self._tracks:
             now = time.monotonic()
-            frame = self._stream.newest_frame()
+            frame = self.stream.newest_frame()
             if frame is not None and (frame.picture is not shown or self._newcomer or now - sent_at >= REPEAT_SECONDS):
                 keyframe = self._newcomer or now - keyframe_at >= KEYFRAME_SECONDS
                 self._newcomer = False
@@ -175,7 +175,7 @@ class Preview:
         try:
             packet = await loop.run_in_executor(self._executor, _encode, encoder, picture, pts, keyframe)
         except (av.FFmpegError, ValueError) as error:
-            log.warning("preview of %s: %s", self._stream.name, error)
+            log.warning("preview of %s: %s", self.stream.name, error)
             return False
         if packet is not None:
             self.encoded += 1

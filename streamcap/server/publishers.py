@@ -11,7 +11,7 @@ from aiortc.mediastreams import MediaStreamError
 from av import VideoFrame
 
 from streamcap.server.options import ServerOptions
-from streamcap.server.peer import Peer
+from streamcap.server.peer import Peer, is_there
 from streamcap.server.refusal import RefusalError
 from streamcap.service.stream import Stream
 from streamcap.service.streams import Streams
@@ -94,7 +94,7 @@ class Publishers:
         """Hand on frames until the publisher goes, falls silent, or the stream is removed."""
         patience = FIRST_FRAME_SECONDS
         try:
-            while publisher.name in self._streams.names():
+            while is_there(self._streams, stream):
                 async with asyncio.timeout(patience):
                     picture = await track.recv()
                 patience = self._options.publisher_timeout

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from streamcap.server.options import ServerOptions
-from streamcap.server.peer import Peer
+from streamcap.server.peer import Peer, is_there
 from streamcap.server.preview import CODEC, Preview, PreviewTrack
 from streamcap.server.refusal import RefusalError
+from streamcap.service.stream import Stream
 from streamcap.service.streams import Streams
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Watchers:
             track.stop()
             await watcher.peer.close()
             raise
-        watcher.task = asyncio.create_task(self._attend(watcher), name=f"whep-{name}")
+        watcher.task = asyncio.create_task(self._attend(watcher, preview.stream), name=f"whep-{name}")
         return watcher, answer
 
     def find(self, name: str, session: str) -> Watcher:
@@ -92,12 +93,12 @@ class Watchers:
             known = self._previews[name] = (stream, Preview(stream, self._executor))
         return known[1]
 
-    async def _attend(self, watcher: Watcher) -> None:
+    async def _attend(self, watcher: Watcher, stream: Stream) -> None:
         """Until the connection is over, never comes about, or the stream is removed."""
         began = asyncio.get_running_loop().time()
         peer = watcher.peer
         try:
-            while watcher.name in self._streams.names() and not peer.over.is_set():
+            while is_there(self._streams, stream) and not peer.over.is_set():
                 late = asyncio.get_running_loop().time() - began > CONNECT_SECONDS
                 if late and peer.connection.connectionState != "connected":
                     break

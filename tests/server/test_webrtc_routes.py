@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from fractions import Fraction
 from types import SimpleNamespace
+from typing import Any
 
 import av
 import httpx
@@ -16,9 +17,9 @@ from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamcap.server.peer import Peer, check_offer
+from streamcap.server.peer import Peer, check_offer, is_there
 from streamcap.server.refusal import RefusalError
-from tests.server.conftest import Server, Start, until
+from tests.server.conftest import HandStreams, Server, Start, until
 
 SDP = {"Content-Type": "application/sdp"}
 OFFER_LINES = [
@@ -116,6 +117,16 @@ async def test_a_publisher_that_vanishes_is_noticed_and_the_name_is_free_again(s
     async with connection() as peer:
         peer.addTrack(Colour())
         assert (await publish(server, peer, "tab")).status_code == 201
+
+
+async def test_a_stream_that_was_removed_and_added_again_is_another() -> None:
+    streams: Any = HandStreams()
+    first = await streams.add("door", "whip:")
+    assert is_there(streams, first)
+    await streams.remove("door")
+    assert not is_there(streams, first)
+    again = await streams.add("door", "whip:")
+    assert is_there(streams, again) and not is_there(streams, first)
 
 
 async def test_a_stream_that_is_removed_ends_its_publisher(server: Server) -> None:
