@@ -135,7 +135,6 @@ def serve(
         max_age=max_age,
         clip_seconds=window,
         ring_seconds=max(10.0, 1.5 * window),
-        allow_local=allow_local,
     )
     wanted = [split_name(source) for source in sources or ["scenes:"]]
     seen: set[str] = set()

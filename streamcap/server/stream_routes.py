@@ -10,14 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from streamcap.captions.formats import srt, vtt
 from streamcap.errors import InputError
+from streamcap.media.sources.url import LOCAL, NETWORK, PUSHED
 from streamcap.server.gate import Gate
 from streamcap.server.options import ServerOptions
 from streamcap.server.refusal import RefusalError
 from streamcap.service.streams import Streams
 from streamcap.service.view import StreamView
 
-NETWORK_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "srt", "http", "https", "whip"})
-LOCAL_SCHEMES = frozenset({"file", "webcam", "scenes"})
+NETWORK_SCHEMES = frozenset((*NETWORK, *PUSHED))
+LOCAL_SCHEMES = frozenset(LOCAL)
 _NO_STORE = {"Cache-Control": "no-store"}
 
 

@@ -57,8 +57,6 @@ class Settings:
     """What a clip model sees at a time: the sliding window's length."""
     ring_seconds: float = 10.0
     ring_frames: int = 300
-    allow_local: bool = False
-    """Whether streams added over HTTP may be files, devices and built-in scenes."""
     max_streams: int = 256
 
     def __post_init__(self) -> None:
