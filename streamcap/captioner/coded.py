@@ -17,6 +17,8 @@ from streamcap.captioner import compiled
 from streamcap.captioner.gpt2 import GPT2
 
 _SMALLEST = 1e-12
+_PANEL = 32
+"""Outputs that lie side by side; PANEL in decoder.c."""
 _LANES = 64
 """Widths are whole multiples of this, so that no vector is cut."""
 _ACTIVATIONS = {"gelu": 1, "relu": 2}
@@ -24,25 +26,39 @@ _ACTIVATIONS = {"gelu": 1, "relu": 2}
 
 
 class CodedLinear(nn.Module):
-    """y = W x + b with W as int8 codes (out, in) and one scale for each output; what `decoder.c` reads."""
+    """y = W x + b with W as int8 codes and one scale for each output.
+
+    As `decoder.c` reads them: panels of 32 outputs, and in a panel, for each pair of inputs, all outputs side by side:
+    codes (panels, in / 2, 32, 2), scales and bias (panels × 32). The last panel is filled up with zeros.
+    """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         weight = linear.weight.detach().float()
         scales = (weight.abs().amax(1) / 127).clamp_min(_SMALLEST)
-        codes = (weight / scales[:, None]).round_().to(torch.int8).contiguous()
-        bias = torch.zeros(self.out_features) if linear.bias is None else linear.bias.detach().float().clone()
-        self.register_buffer("codes", codes)
-        self.register_buffer("scales", scales)
-        self.register_buffer("bias", bias)
+        codes = (weight / scales[:, None]).round_().to(torch.int8)
+        bias = torch.zeros(self.out_features) if linear.bias is None else linear.bias.detach().float()
+        missing = -self.out_features % _PANEL
+        self.register_buffer("codes", _in_panels(F.pad(codes, (0, 0, 0, missing))))
+        self.register_buffer("scales", F.pad(scales, (0, missing)))
+        self.register_buffer("bias", F.pad(bias, (0, missing)))
         self.codes: Tensor
         self.scales: Tensor
         self.bias: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) → (…, out) in float32, slowly: what the compiled product is, but for the rounding of x."""
-        return F.linear(x, self.codes * self.scales[:, None], self.bias)
+        rows = self.codes.transpose(1, 2).reshape(-1, self.in_features)
+        return F.linear(x, rows * self.scales[:, None], self.bias)[..., : self.out_features]
+
+
+def _in_panels(codes: Tensor) -> Tensor:
+    """int8 (out, in) → (panels, in / 2, 32, 2)."""
+    outputs, inputs = codes.shape
+    # Each pair is moved as one number of 16 bits.
+    pairs = codes.contiguous().view(torch.int16).view(outputs // _PANEL, _PANEL, inputs // 2)
+    return pairs.transpose(1, 2).contiguous().view(torch.int8).view(outputs // _PANEL, inputs // 2, _PANEL, 2)
 
 
 def fits(gpt2: GPT2) -> bool:

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("decoder.c")
 # No -ffast-math as such: linking with it would change how all of the process rounds denormal numbers.
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffinite-math-only",
-         "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math", "-fopenmp", "-fPIC", "-shared")  # fmt: skip
+         "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math", "-mprefer-vector-width=512", "-fopenmp",
+         "-fPIC", "-shared")  # fmt: skip
 KEPT = 4
 """Libraries in the cache; older ones go."""
 _SECONDS = 120.0

@@ -1,8 +1,11 @@
 /* The layers of a GPT-2, and its head, with int8 weights: one call for all layers, one for the head.
 
-   Weights are int8 by output channel, (out, in), row by row. Activations are brought to integers row by row, of at most
-   `limit`, the largest for which no sum of `in` products leaves 32 bits: 12 bits and more, and every sum exact.
-   A product of 16-bit pairs (vpmaddwd, or VNNI's vpdpwssd) cannot saturate, unlike that of 8-bit ones without VNNI.
+   Weights are int8 by output channel. Activations are brought to integers row by row, of at most `limit`, the largest
+   for which no sum of `in` products leaves 32 bits: 12 bits and more, and every sum exact. A product of 16-bit pairs
+   (vpmaddwd, or VNNI's vpdpwssd) cannot saturate, unlike that of 8-bit ones without VNNI.
+
+   Weights lie in the order in which they are read, PANEL output channels side by side, pair of inputs after pair: one
+   stream from memory, every weight widened once for up to TILE rows, and no sum across a vector.
 
    Compiled on the machine it runs on, by streamcap.captioner.compiled. */
 #include <math.h>
@@ -14,16 +17,15 @@
 #endif
 #include <immintrin.h>
 
-#define CHANNELS 4  /* output channels of one tile */
-#define TILE 4      /* rows of one tile */
-#define BLOCK 64    /* output channels that a thread takes at once */
-#define AHEAD 2048  /* bytes by which weights are fetched ahead */
+#define PANEL 32    /* output channels that lie side by side: a pair of inputs for all of them is 64 bytes */
+#define AHEAD 4096  /* bytes by which weights are fetched ahead */
+#define LINE 16     /* floats of a cache line */
 #define FEW 4       /* rows up to which each thread prepares them for itself */
 
 typedef struct {
-    const int8_t *codes;  /* (out, in) */
-    const float *scales;  /* (out) */
-    const float *bias;    /* (out) */
+    const int8_t *codes;  /* (panels, in / 2, PANEL, 2) */
+    const float *scales;  /* (panels, PANEL), as bias */
+    const float *bias;
     int32_t in, out, limit, unused;
 } Linear;
 
@@ -94,10 +96,11 @@ static float integers(const float *x, int count, int limit, int16_t *out) {
 }
 
 #if defined(__AVX512BW__)
-#define LANES 32
+#define GROUP 16 /* output channels of one vector */
+#define TILE 12  /* rows of one tile, so that its sums stay in registers */
 typedef __m512i Vector;
-static inline Vector load(const int16_t *p) { return _mm512_loadu_si512(p); }
 static inline Vector widened(const int8_t *p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p)); }
+static inline Vector repeated(int32_t pair) { return _mm512_set1_epi32(pair); }
 static inline Vector zero(void) { return _mm512_setzero_si512(); }
 static inline Vector add_products(Vector sum, Vector a, Vector b) {
 #if defined(__AVX512VNNI__)
@@ -106,72 +109,98 @@ static inline Vector add_products(Vector sum, Vector a, Vector b) {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
 #endif
 }
-static inline int32_t total(Vector v) { return _mm512_reduce_add_epi32(v); }
+/* sum x by x scales + bias */
+static inline void scaled(Vector sum, float by, const float *scales, const float *bias, float *out) {
+    __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(_mm512_set1_ps(by), _mm512_loadu_ps(scales)));
+    _mm512_storeu_ps(out, _mm512_add_ps(y, _mm512_loadu_ps(bias)));
+}
 #else
-#define LANES 16
+#define GROUP 8
+#define TILE 2
 typedef __m256i Vector;
-static inline Vector load(const int16_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
 static inline Vector widened(const int8_t *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)); }
+static inline Vector repeated(int32_t pair) { return _mm256_set1_epi32(pair); }
 static inline Vector zero(void) { return _mm256_setzero_si256(); }
 static inline Vector add_products(Vector sum, Vector a, Vector b) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
 }
-static inline int32_t total(Vector v) {
-    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+static inline void scaled(Vector sum, float by, const float *scales, const float *bias, float *out) {
+    __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(_mm256_set1_ps(by), _mm256_loadu_ps(scales)));
+    _mm256_storeu_ps(out, _mm256_add_ps(y, _mm256_loadu_ps(bias)));
 }
 #endif
+#define VECTORS (PANEL / GROUP)
 
-/* CHANNELS channels times `rows` (1 to TILE, known to the compiler) rows of x. */
-static inline __attribute__((always_inline)) void tile(
-    const int8_t *codes, const int16_t *x, int in, const int rows, int32_t sums[TILE][CHANNELS]) {
-    Vector sum[TILE][CHANNELS];
-#pragma GCC unroll 4
+/* One panel times `rows` (1 to TILE, known to the compiler) rows of x, scaled: out (rows, PANEL). Fetches what comes
+   AHEAD bytes later, first of this panel, then of `next`. */
+static inline __attribute__((always_inline)) void tile(const int8_t *codes, const int8_t *next, const int16_t *x,
+                                                       int in, const int rows, const float *x_scales,
+                                                       const float *scales, const float *bias, float *out) {
+    Vector sum[TILE][VECTORS];
+#pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int c = 0; c < CHANNELS; c++) sum[r][c] = zero();
-    for (int k = 0; k < in; k += LANES) {
-        Vector weight[CHANNELS];
+        for (int v = 0; v < VECTORS; v++) sum[r][v] = zero();
+    const int split = in * PANEL > AHEAD ? in - AHEAD / PANEL : 0;
+    for (int part = 0; part < 2; part++) {
+        const char *ahead = part ? (const char *)next - (int64_t)split * PANEL : (const char *)codes + AHEAD;
+        const int stop = part ? in : split;
+        for (int k = part ? split : 0; k < stop; k += 2) {
+            _mm_prefetch(ahead + (int64_t)k * PANEL, _MM_HINT_T0);
+            Vector weight[VECTORS];
 #pragma GCC unroll 4
-        for (int c = 0; c < CHANNELS; c++) {
-            weight[c] = widened(codes + (int64_t)c * in + k);
-            _mm_prefetch((const char *)codes + (int64_t)c * in + k + AHEAD, _MM_HINT_T0);
-        }
+            for (int v = 0; v < VECTORS; v++) weight[v] = widened(codes + (int64_t)k * PANEL + v * 2 * GROUP);
+#pragma GCC unroll 16
+            for (int r = 0; r < rows; r++) {
+                int32_t pair;
+                memcpy(&pair, x + (int64_t)r * in + k, sizeof pair);
+                Vector value = repeated(pair);
 #pragma GCC unroll 4
-        for (int r = 0; r < rows; r++) {
-            Vector value = load(x + (int64_t)r * in + k);
-#pragma GCC unroll 4
-            for (int c = 0; c < CHANNELS; c++) sum[r][c] = add_products(sum[r][c], value, weight[c]);
+                for (int v = 0; v < VECTORS; v++) sum[r][v] = add_products(sum[r][v], value, weight[v]);
+            }
         }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int c = 0; c < CHANNELS; c++) sums[r][c] = total(sum[r][c]);
+        for (int v = 0; v < VECTORS; v++)
+            scaled(sum[r][v], x_scales[r], scales + v * GROUP, bias + v * GROUP, out + r * PANEL + v * GROUP);
 }
 
-/* Channels [first, last) of `linear` for `rows` rows; `out` (rows, linear->out), added to where `residual`. */
-static void product(const Linear *linear, const int16_t *x, const float *x_scales, int rows, int first, int last,
-                    int residual, float *out) {
-    int in = linear->in, width = linear->out;
-    for (int c = first; c < last; c += CHANNELS) {
-        int base = c + CHANNELS <= width ? c : width - CHANNELS; /* the last few are done twice */
-        const int8_t *codes = linear->codes + (int64_t)base * in;
-        for (int r = 0; r < rows; r += TILE) {
-            int32_t sums[TILE][CHANNELS];
-            const int16_t *from = x + (int64_t)r * in;
-            int count = rows - r < TILE ? rows - r : TILE;
-            if (count == 4) tile(codes, from, in, 4, sums);
-            else if (count == 3) tile(codes, from, in, 3, sums);
-            else if (count == 2) tile(codes, from, in, 2, sums);
-            else tile(codes, from, in, 1, sums);
-            for (int i = 0; i < count; i++)
-                for (int j = c - base; j < CHANNELS; j++) {
-                    float y = sums[i][j] * x_scales[r + i] * linear->scales[base + j] + linear->bias[base + j];
-                    float *to = out + (int64_t)(r + i) * width + base + j;
-                    *to = residual ? *to + y : y;
-                }
+#define CASE(n) \
+    case n: \
+        tile(codes, next, x, in, n, x_scales, scales, bias, out); \
+        break;
+
+static void tiles(const int8_t *codes, const int8_t *next, const int16_t *x, int in, int rows, const float *x_scales,
+                  const float *scales, const float *bias, float *out) {
+    switch (rows) {
+        CASE(1) CASE(2)
+#if TILE > 2
+        CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+#endif
+    }
+}
+
+/* One panel of `linear` for `rows` rows; `out` (rows, linear->out), added to where `residual`. */
+static void product(const Linear *linear, const int16_t *x, const float *x_scales, int rows, int panel,
+                    const int8_t *next, int residual, float *out) {
+    int in = linear->in, width = linear->out, first = panel * PANEL;
+    int wide = width - first < PANEL ? width - first : PANEL;
+    int size = (rows + TILE - 1) / TILE; /* so many tiles, as equal as can be */
+    size = (rows + size - 1) / size;
+    float found[TILE * PANEL];
+    for (int r = 0; r < rows; r += size) {
+        int count = rows - r < size ? rows - r : size;
+        tiles(linear->codes + (int64_t)first * in, next, x + (int64_t)r * in, in, count, x_scales + r,
+              linear->scales + first, linear->bias + first, found);
+        for (int i = 0; i < count; i++) {
+            float *to = out + (int64_t)(r + i) * width + first;
+            const float *from = found + i * PANEL;
+            if (residual)
+                for (int j = 0; j < wide; j++) to[j] += from[j];
+            else
+                memcpy(to, from, wide * sizeof(float));
         }
     }
 }
@@ -180,6 +209,7 @@ static void product(const Linear *linear, const int16_t *x, const float *x_scale
 static void attend(const float *qkv, float *keys, float *values, int first, int steps, int width, int depth,
                    float *weights, float *out) {
     float factor = 1.0f / sqrtf((float)depth);
+    for (int i = 0; i < first * depth; i += LINE) _mm_prefetch((const char *)(values + i), _MM_HINT_T0);
     for (int s = 0; s < steps; s++) {
         const float *from = qkv + (int64_t)s * 3 * width;
         memcpy(keys + (int64_t)(first + s) * depth, from + width, depth * sizeof(float));
@@ -206,20 +236,23 @@ static void attend(const float *qkv, float *keys, float *values, int first, int 
     }
 }
 
-/* The whole of `linear`, shared out among the threads; activated where `activation` is not below zero. */
-static void products(const Linear *linear, const int16_t *x, const float *x_scales, int rows, int residual,
-                     int activation, float *out) {
-    int blocks = (linear->out + BLOCK - 1) / BLOCK;
-#pragma omp for schedule(dynamic)
-    for (int b = 0; b < blocks; b++) {
-        int first = b * BLOCK, last = first + BLOCK < linear->out ? first + BLOCK : linear->out;
-        product(linear, x, x_scales, rows, first, last, residual, out);
+/* The whole of `linear`, activated where `activation` is not below zero. Threads take panel after panel; each knows its
+   next one while it works, and fetches it, at the end the first of `following`, which is read after this. */
+static void products(const Linear *linear, const Linear *following, const int16_t *x, const float *x_scales, int rows,
+                     int residual, int activation, int32_t *taken, float *out) {
+    int panels = (linear->out + PANEL - 1) / PANEL, me = omp_get_thread_num(), threads = omp_get_num_threads();
+    for (int p = me, after; p < panels; p = after) {
+        after = threads + __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED);
+        const int8_t *next = after < panels ? linear->codes + (int64_t)after * PANEL * linear->in
+                                            : following->codes + (int64_t)me * PANEL * following->in;
+        product(linear, x, x_scales, rows, p, next, residual, out);
+        int first = p * PANEL, last = first + PANEL < linear->out ? first + PANEL : linear->out;
         if (activation >= 0)
             for (int r = 0; r < rows; r++)
                 activate(out + (int64_t)r * linear->out + first, last - first, activation);
     }
+#pragma omp barrier
 }
-
 
 static float prepare_row(const float *x, int width, const float *norm, const float *shift, float epsilon, int limit,
                          int16_t *whole) {
@@ -254,6 +287,8 @@ void streamcap_layers(const Model *model, const Place *place, float *x, float *f
     float *wide = floats, *mixed = wide + (int64_t)count * 3 * width;
     float *all_scales = wide + (int64_t)count * (3 * width + inner);
     float *all_weights = all_scales + (int64_t)threads * count;
+    int32_t taken[4 * model->count];
+    memset(taken, 0, sizeof taken);
 #pragma omp parallel num_threads(threads)
     {
         int me = omp_get_thread_num(), own = count <= FEW ? me : 0;
@@ -262,23 +297,28 @@ void streamcap_layers(const Model *model, const Place *place, float *x, float *f
         for (int l = 0; l < model->count; l++) {
             const Layer *layer = model->layers + l;
             prepare(x, count, width, layer->norm_1, layer->shift_1, model->epsilon, layer->qkv.limit, whole, scales);
-            products(&layer->qkv, whole, scales, count, 0, -1, wide);
+            products(&layer->qkv, &layer->mix, whole, scales, count, 0, -1, taken + 4 * l, wide);
 #pragma omp for schedule(static)
             for (int i = 0; i < rows * model->heads; i++) {
                 int row = i / model->heads, head = i % model->heads;
                 int64_t at = l * place->layer + row * place->row + head * place->head;
                 int first = place->positions ? (int)place->positions[row] : place->start;
+                /* The next head's keys come while this one's are looked at. */
+                for (int d = 0; head + 1 < model->heads && d < first * depth; d += LINE)
+                    _mm_prefetch((const char *)(place->keys + at + place->head + d), _MM_HINT_T0);
                 attend(wide + (int64_t)row * steps * 3 * width + head * depth, place->keys + at, place->values + at,
                        first, steps, width, depth, weights,
                        mixed + (int64_t)row * steps * width + head * depth);
             }
             prepare(mixed, count, width, 0, 0, 0, layer->mix.limit, whole, scales);
-            products(&layer->mix, whole, scales, count, 1, -1, x);
+            products(&layer->mix, &layer->widen, whole, scales, count, 1, -1, taken + 4 * l + 1, x);
             prepare(x, count, width, layer->norm_2, layer->shift_2, model->epsilon, layer->widen.limit, whole,
                     scales);
-            products(&layer->widen, whole, scales, count, 0, model->activation, wide);
+            products(&layer->widen, &layer->narrow, whole, scales, count, 0, model->activation, taken + 4 * l + 2,
+                     wide);
             prepare(wide, count, inner, 0, 0, 0, layer->narrow.limit, whole, scales);
-            products(&layer->narrow, whole, scales, count, 1, -1, x);
+            products(&layer->narrow, l + 1 < model->count ? &layer[1].qkv : &model->head, whole, scales, count, 1, -1,
+                     taken + 4 * l + 3, x);
         }
     }
 }
@@ -288,12 +328,13 @@ void streamcap_layers(const Model *model, const Place *place, float *x, float *f
 void streamcap_head(const Model *model, const float *hidden, int rows, float *floats, int16_t *shorts, int threads,
                     float *logits) {
     int width = model->head.in;
+    int32_t taken = 0;
 #pragma omp parallel num_threads(threads)
     {
         int own = rows <= FEW ? omp_get_thread_num() : 0;
         float *scales = floats + (int64_t)own * rows;
         int16_t *whole = shorts + (int64_t)own * rows * width;
         prepare(hidden, rows, width, model->norm, model->shift, model->epsilon, model->head.limit, whole, scales);
-        products(&model->head, whole, scales, rows, 0, -1, logits);
+        products(&model->head, &model->layers->qkv, whole, scales, rows, 0, -1, &taken, logits);
     }
 }
