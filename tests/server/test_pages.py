@@ -257,3 +257,38 @@ async def test_the_api_page_shows_every_path(browser: Browser, server: Server) -
     page = await page_without_errors(browser, f"{server.url}/docs")
     await page.get_by_text("/whip/{name}", exact=True).wait_for()
     assert page.errors == []
+
+
+async def test_the_feed_asks_for_what_it_missed_until_a_service_that_is_there_refuses_it(
+    browser: Browser, server: Server
+) -> None:
+    page = await page_without_errors(browser, f"{server.url}/docs")
+    asked = await page.evaluate(
+        """async () => {
+          const later = window.setTimeout;
+          window.setTimeout = (act, milliseconds) => later(act, Math.min(milliseconds, 10));
+          const sockets = [];
+          let ready = false;
+          window.WebSocket = class {
+            constructor(url) { this.url = url; sockets.push(this); }
+            close() {}
+          };
+          window.fetch = async () => ({ ok: ready });
+          const { Feed } = await import("/pages/feed.js");
+          const feed = new Feed({ on: () => {} });
+          const tried = async (times) => { while (sockets.length < times) await new Promise((go) => later(go, 10)); };
+          sockets[0].onopen();
+          sockets[0].onmessage({ data: '{"stream":"door","seq":7}' });
+          sockets[0].onclose({ code: 1006 });
+          for (let times = 2; times <= 4; times += 1) {
+            await tried(times);
+            ready = times > 2;
+            sockets[times - 1].onclose({ code: 1006 });
+          }
+          await tried(5);
+          feed.close();
+          return sockets.map((one) => one.url.searchParams.get("since"));
+        }"""
+    )
+    # Away, then there and refusing twice: only then what it asks for must be wrong.
+    assert asked == [None, "door:7", "door:7", "door:7", None]

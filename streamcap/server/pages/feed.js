@@ -2,6 +2,8 @@
 
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 15_000;
+// One may have met a service that was just coming up.
+const REFUSALS_TO_BEGIN_ANEW = 2;
 
 // The page's token: taken out of the address, so that it is not shared with a copied link, and kept for this tab.
 export function takeToken() {
@@ -26,6 +28,7 @@ export class Feed {
     this.seen = new Map();
     this.pause = FIRST_PAUSE_MS;
     this.closed = false;
+    this.refusals = 0;
     this.connect();
   }
 
@@ -48,6 +51,7 @@ export class Feed {
     socket.onopen = () => {
       opened = true;
       this.pause = FIRST_PAUSE_MS;
+      this.refusals = 0;
       this.onState("open");
     };
     socket.onmessage = ({ data }) => {
@@ -57,12 +61,23 @@ export class Feed {
     };
     socket.onclose = ({ code, reason }) => {
       if (this.closed) return;
-      // Refused before it opened: what was seen may be of streams that are gone, or of an earlier run. Begin anew.
-      if (!opened || code === 4404) this.seen.clear();
+      if (code === 4404) this.seen.clear();
+      if (!opened) this.judge();
       this.onState(reason || "reconnecting");
       this.pause = Math.min(LONGEST_PAUSE_MS, this.pause * 1.8);
       setTimeout(() => this.closed || this.connect(), this.pause * (0.5 + Math.random()));
     };
+  }
+
+  // Not opened. A service that is there and ready refuses what was asked for: streams that are gone, or numbers of an
+  // earlier run; then begin anew. One that is away, or not ready yet, is asked for the same when it is back.
+  async judge() {
+    const ready = await fetch("/readyz", { cache: "no-store" }).then(
+      (answer) => answer.ok,
+      () => false,
+    );
+    this.refusals = ready ? this.refusals + 1 : 0;
+    if (this.refusals >= REFUSALS_TO_BEGIN_ANEW) this.seen.clear();
   }
 
   close() {
