@@ -49,8 +49,8 @@ class Feed:
 
     @property
     def on_screen(self) -> tuple[Event, ...]:
-        """The newest final, and its newest `extend` if there is one, while the stream is live: what it shows now."""
-        return self._shown if self.state is StreamState.LIVE else ()
+        """The newest final, and its newest `extend` if there is one; nothing while the camera is away or has ended."""
+        return self._shown
 
     def number(self, payload: Payload) -> Event:
         """Give `payload` the next number and keep it for replay."""

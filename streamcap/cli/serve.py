@@ -90,7 +90,7 @@ def serve(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Caption live streams: websocket, web page and rolling subtitle files."""
-    from streamcap.cli.serving import ServeOptions, serve_streams
+    from streamcap.cli.printing import print_captions
     from streamcap.engine.engine import EngineOptions
     from streamcap.engine.gate import DEFAULT_THRESHOLD, GateOptions
     from streamcap.media.sources import check_url
@@ -98,6 +98,7 @@ def serve(
     from streamcap.server.options import ServerOptions
     from streamcap.server.run import allow_connections, listen
     from streamcap.service.settings import Settings, check_name
+    from streamcap.serving import ServeOptions, serve_streams
 
     _configure_logging(verbose=verbose)
     for option, value in (
@@ -155,7 +156,7 @@ def serve(
                 interim_interval=1 / interim_rate if interim_rate > 0 else 0.0,
             ),
             fit=cast("Fit | None", fit),
-            quiet=quiet,
+            show=None if quiet else print_captions,
         )
         load = functools.partial(_load, model, device, precision, threads, vision=vision, tokenizer=tokenizer)
         _run(serve_streams(told, load, listener))

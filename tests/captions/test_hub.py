@@ -81,18 +81,32 @@ def test_a_newcomer_to_a_still_scene_gets_its_caption_until_when_it_was_true_and
     assert [m["seq"] for m in without] == [1, 2, 5]
 
 
-@pytest.mark.parametrize("state", [s for s in StreamState if s is not StreamState.LIVE])
+AWAY = [s for s in StreamState if s not in (StreamState.LIVE, StreamState.STALLED)]
+
+
+@pytest.mark.parametrize("state", AWAY)
 def test_what_was_on_screen_before_the_camera_went_is_shown_to_no_newcomer(hub: Hub, state: StreamState) -> None:
     hub.publish(Status("door", StreamState.LIVE))
     hub.publish(caption())
     hub.publish(Status("door", state))
     _, *told = texts(listen(hub))
     assert [(m["type"], m["seq"]) for m in told] == [("status", 3)]
+    # When it is back it is looked at anew.
     hub.publish(Status("door", StreamState.LIVE))
     _, *told = texts(listen(hub))
-    # A stall ends in the same scene, and is told of again; a camera that was away is looked at anew.
-    stalled = ["status", "caption", "status", "status"]
-    assert [m["type"] for m in told] == (stalled if state is StreamState.STALLED else ["status"])
+    assert [(m["type"], m["seq"]) for m in told] == [("status", 4)]
+
+
+def test_a_newcomer_to_a_stalled_stream_gets_its_caption_which_may_be_extended_any_moment(hub: Hub) -> None:
+    hub.publish(Status("door", StreamState.LIVE))
+    hub.publish(caption())
+    hub.publish(Status("door", StreamState.STALLED))
+    _, *told = texts(listen(hub))
+    assert [(m["type"], m["seq"], m.get("state")) for m in told] == [
+        ("status", 1, "stalled"),
+        ("caption", 2, None),
+        ("status", 3, "stalled"),
+    ]
 
 
 def test_since_brings_exactly_what_was_missed(hub: Hub) -> None:

@@ -13,13 +13,13 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from streamcap.cli.serving import ServeOptions, serve_streams
 from streamcap.engine.engine import EngineOptions
 from streamcap.engine.gate import GateOptions
 from streamcap.errors import InputError
 from streamcap.server.options import ServerOptions
 from streamcap.server.run import listen
 from streamcap.service.settings import Settings
+from streamcap.serving import ServeOptions, serve_streams
 
 if TYPE_CHECKING:
     from streamcap.captioner import Captioner
@@ -30,7 +30,6 @@ OPTIONS = ServeOptions(
     server=ServerOptions(port=0),
     engine=EngineOptions(GateOptions(threshold=0.02)),
     fit=None,
-    quiet=True,
 )
 
 

@@ -1,4 +1,4 @@
-"""`serve_streams`: the service from its first answer to its end. The model loads while it answers already."""
+"""`serve_streams`: the rooms put together, from first answer to end. While the model loads it answers already."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from streamcap.captions.hub import Hub
-from streamcap.cli.printing import print_captions
 from streamcap.engine.engine import Engine, EngineOptions
 from streamcap.engine.live import LiveModel
 from streamcap.engine.outcome import Outcome
@@ -49,7 +48,8 @@ class ServeOptions:
     engine: EngineOptions
     fit: Fit | None
     """None: the model's own."""
-    quiet: bool
+    show: Callable[[Hub], Coroutine[None, None, None]] | None = None
+    """Runs beside, as one more viewer: the terminal's."""
 
 
 async def serve_streams(options: ServeOptions, load: Callable[[], Captioner], listener: socket.socket) -> bool:
@@ -68,7 +68,7 @@ async def serve_streams(options: ServeOptions, load: Callable[[], Captioner], li
     serving = asyncio.create_task(run.serve(app, options.server, server_stop, listener), name="server")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     loading = loop.run_in_executor(ThreadPoolExecutor(1, "model"), _load, load)
-    printing = None if options.quiet else asyncio.create_task(print_captions(streams.hub), name="print")
+    showing = None if options.show is None else asyncio.create_task(options.show(streams.hub), name="show")
     engine: Engine | None = None
     try:
         first: tuple[asyncio.Future[Any], ...] = (loading, serving, stopping)
@@ -86,9 +86,9 @@ async def serve_streams(options: ServeOptions, load: Callable[[], Captioner], li
         await streams.close()
         server_stop.set()
         ended = loading.done() if engine is None else await asyncio.to_thread(engine.stop, ENGINE_STOP_SECONDS)
-        if printing is not None:
-            await asyncio.wait((printing,), timeout=1)
-            printing.cancel()
+        if showing is not None:
+            await asyncio.wait((showing,), timeout=1)
+            showing.cancel()
         await serving
     return ended
 
