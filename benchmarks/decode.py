@@ -2,8 +2,9 @@
 
     python benchmarks/decode.py --frames 1 4 --precisions fp32 int8
 
-Needs torch, transformers and numpy. Limits: fp32 ≤ 0.80 × transformers with its tokens; int8 ≤ 0.35 × and ≤ 1.5 × its
-floor at 1 frame; int8 at 4 frames ≤ 1.3 × 1 frame.
+Needs torch, transformers and numpy; where onnxruntime (with onnx and onnxscript) or OpenVINO is installed, it runs too,
+and its tokens in fp32 must be transformers'. Limits: fp32 ≤ 0.80 × transformers with its tokens; int8 ≤ 0.35 × and
+≤ 1.5 × its floor at 1 frame; int8 at 4 frames ≤ 1.3 × 1 frame.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     name = f"decode-{device.type}{'' if not arguments.threads else f'-{arguments.threads}-threads'}.json"
     (RESULTS / name).write_text(json.dumps({**result, "machine": describe_machine(device)}, indent=2) + "\n")
+    different = result["peers"]["other_tokens_in_fp32"]
+    assert not different, f"not the tokens of transformers: {'; '.join(different)}"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/encode.py --frames 1 4
 
-Needs torch, transformers and numpy.
+Needs torch, transformers and numpy; where onnxruntime (with onnx and onnxscript) or OpenVINO is installed, it runs too.
 """
 
 from __future__ import annotations
@@ -26,10 +26,17 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--frames", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--leave-out", nargs="+", default=[], help='such as "onnxruntime" or "OpenVINO int8"')
     arguments = parser.parse_args()
     device = find_device(arguments.device)
     precisions = [name for name in PRECISIONS[device.type] if name != "bf16"]
-    result = measure_encode(device, frames=arguments.frames, precisions=precisions, rounds=arguments.rounds)
+    result = measure_encode(
+        device,
+        frames=arguments.frames,
+        precisions=precisions,
+        rounds=arguments.rounds,
+        leave_out=arguments.leave_out,
+    )
     print(table(result))
     RESULTS.mkdir(exist_ok=True)
     content = {**result, "machine": describe_machine(device)}

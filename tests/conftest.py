@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -25,6 +26,13 @@ def require_program(name: str, why: str = "") -> str:
     if path is None:
         _missing(f"needs the program {name}{f' ({why})' if why else ''}")
     return path
+
+
+def require_package(*names: str) -> None:
+    """The Python packages `names`; without one the test skips, or fails where nothing may be missing."""
+    absent = [name for name in names if importlib.util.find_spec(name) is None]
+    if absent:
+        _missing(f"needs the Python package {', '.join(absent)}")
 
 
 @functools.cache

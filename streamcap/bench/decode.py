@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from streamcap.bench.graph import Step
 from streamcap.bench.machine import Reader, launch_seconds, quiet
+from streamcap.bench.peers import GreedyLoop, peers
 from streamcap.bench.timing import Timing, in_turn, ratio
 from streamcap.captioner.batch import Limits, RunningBatch
 from streamcap.captioner.checkpoints.decoder import load_gpt2
@@ -27,6 +29,8 @@ PREFIX = 10
 TOKENS = 20
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 _FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Decode = Callable[[Tensor], list[list[int]]]
+"""Prefixes (B, P, width) to each caption's tokens."""
 NEVER = -1
 """A stop token that does not come: every caption has all its tokens."""
 
@@ -184,6 +188,9 @@ def measure_decode(
 ) -> dict[str, Any]:
     """Everything beside everything, in turn: rows, floors and parts, as JSON.
 
+    onnxruntime and OpenVINO are measured on a CPU where they are installed; `peers` says why one is not, and which of
+    them gives other tokens than transformers in fp32.
+
     leave_out: beginnings of contenders' names; `transformers fp32` (on a GPU `fp16`) is always measured.
     """
     omitted = tuple(leave_out)
@@ -191,51 +198,69 @@ def measure_decode(
     base = "fp32" if device.type == "cpu" else "fp16"
     model = random_gpt2()
     decoders = {precision: ours(model, precision, device) for precision in precisions}
-    others: dict[str, GPT2] = {}
+    others: dict[str, Decode] = {}
     if any(isinstance(module, CodedLinear) for gpt2 in decoders.values() for module in gpt2.modules()):
-        others["streamcap, torch's products int8"] = with_torchs_products(model)
+        others["streamcap, torch's products int8"] = partial(decode, with_torchs_products(model))
     theirs = copy.deepcopy(model).to(device, _FLOATS[base])
     readers = {name: Reader(weight_bytes(gpt2, name), device) for name, gpt2 in decoders.items()}
     rows: list[Row] = []
     detail: dict[str, Any] = {}
-    bandwidth: dict[str, float] = {}
     torch.manual_seed(1)
-    for count in frames:
-        prefixes = 0.1 * torch.randn(count, PREFIX, model.config.n_embd)
-        said: dict[str, list[list[int]]] = {}
-        contenders = _contenders(theirs, decoders, others, prefixes.to(device, theirs.dtype), said)
-        contenders = {
-            name: call
-            for name, call in contenders.items()
-            if name == f"transformers {base}" or not (omitted and name.startswith(omitted))
-        }
-        for name, reader in readers.items():
-            contenders[f"floor {name}"] = _reading(reader)
-        timings = in_turn(contenders, device, rounds=rounds)
-        for name, timing in timings.items():
-            precision = name.rpartition(" ")[2]
-            floor = timings.get(f"floor {precision if precision in readers else base}")
-            rows.append(
-                Row(
-                    name,
-                    count,
-                    timing,
-                    ratio(timing, timings[f"transformers {base}"]),
-                    None if floor is None or name.startswith("floor") else ratio(timing, floor),
-                    said[name] == said[f"transformers {base}"] if name in said else None,
-                )
-            )
-            if name.startswith("floor"):
-                bandwidth[precision] = round(TOKENS * readers[precision].size / timing.best / 1e9, 2)
-        detail[str(count)] = {name: parts(gpt2, count, device, rounds) for name, gpt2 in decoders.items()}
+    with peers(lambda: Step(model), device, precisions, omitted) as found:
+        others |= {name: GreedyLoop(session, model, TOKENS) for name, session in found.sessions.items()}
+        for count in frames:
+            prefixes = 0.1 * torch.randn(count, PREFIX, model.config.n_embd)
+            said: dict[str, list[list[int]]] = {}
+            contenders = _contenders(theirs, decoders, others, prefixes.to(device, theirs.dtype), said)
+            contenders = {
+                name: call
+                for name, call in contenders.items()
+                if name == f"transformers {base}" or not name.startswith(omitted)
+            }
+            for name, reader in readers.items():
+                contenders[f"floor {name}"] = _reading(reader)
+            timings = in_turn(contenders, device, rounds=rounds)
+            rows += _rows(count, timings, said, base)
+            detail[str(count)] = {name: parts(gpt2, count, device, rounds) for name, gpt2 in decoders.items()}
+    best = {row.name: row.timing.best for row in rows}
     return {
         "question": f"decoding {TOKENS} tokens from a prefix of {PREFIX} with GPT-2 124M, greedy",
         "rows": [row.to_json() for row in rows],
+        "peers": {
+            "threads": torch.get_num_threads(),
+            "left_out": found.left_out,
+            "other_tokens_in_fp32": [
+                f"{row.name}, {row.frames} frames"
+                for row in rows
+                if row.name in found.sessions and row.name.endswith("fp32") and not row.same_tokens
+            ],
+        },
         "bytes_per_token": {name: reader.size for name, reader in readers.items()},
-        "bandwidth_gb_s": bandwidth,
+        "bandwidth_gb_s": {
+            name: round(TOKENS * reader.size / best[f"floor {name}"] / 1e9, 2) for name, reader in readers.items()
+        },
         "launch_us": round(1e6 * launch_seconds(device), 2),
         "parts_ms": detail,
     }
+
+
+def _rows(count: int, timings: dict[str, Timing], said: dict[str, list[list[int]]], base: str) -> list[Row]:
+    """What `count` frames at once took, beside transformers and the floor of the contender's precision."""
+    usual = f"transformers {base}"
+    rows = []
+    for name, timing in timings.items():
+        floor = timings.get(f"floor {name.rpartition(' ')[2]}") or timings.get(f"floor {base}")
+        rows.append(
+            Row(
+                name,
+                count,
+                timing,
+                ratio(timing, timings[usual]),
+                None if floor is None or name.startswith("floor") else ratio(timing, floor),
+                said[name] == said[usual] if name in said else None,
+            )
+        )
+    return rows
 
 
 def _reading(reader: Reader) -> Callable[[], None]:
@@ -249,7 +274,7 @@ def _reading(reader: Reader) -> Callable[[], None]:
 def _contenders(
     theirs: Any,
     decoders: dict[str, GPT2],
-    others: dict[str, GPT2],
+    others: dict[str, Decode],
     prefixes: Tensor,
     said: dict[str, list[list[int]]],
 ) -> dict[str, Callable[[], object]]:
@@ -268,8 +293,8 @@ def _contenders(
             calls[f"streamcap, each kernel launched {precision}"] = partial(decode, gpt2, prefixes)
             calls[f"streamcap {precision}"] = partial(Decoder(gpt2, len(prefixes)), prefixes)
 
-    for name, gpt2 in others.items():
-        calls[name] = partial(decode, gpt2, prefixes)
+    for name, call in others.items():
+        calls[name] = partial(call, prefixes)
 
     def keeping(name: str, call: Callable[[], list[list[int]]]) -> Callable[[], object]:
         def run() -> None:
@@ -296,4 +321,5 @@ def table(result: dict[str, Any]) -> str:
         for name, each in found.items():
             spent = ", ".join(f"{part} {taken:.2f}" for part, taken in each.items())
             lines.append(f"parts in ms, {name}, {frames} frame(s): {spent}")
+    lines += [f"{name} is left out: {reason}" for name, reason in result["peers"]["left_out"].items()]
     return "\n".join(lines)

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from streamcap.bench.graph import Tower
 from streamcap.bench.machine import quiet
+from streamcap.bench.peers import encoder, peers
 from streamcap.bench.timing import in_turn, ratio
 from streamcap.captioner.checkpoints.towers import clip_tower
 from streamcap.captioner.gpt2 import GPT2
@@ -53,40 +55,64 @@ def tower(theirs: Any, precision: str, device: torch.device) -> Vision:
 
 
 def measure_encode(
-    device: torch.device, *, frames: Iterable[int] = (1, 4), precisions: Iterable[str], rounds: int = 7
+    device: torch.device,
+    *,
+    frames: Iterable[int] = (1, 4),
+    precisions: Iterable[str],
+    rounds: int = 7,
+    leave_out: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Rows for every batch size, as JSON; `cosine` is the least cosine to transformers' embedding."""
+    """Rows for every batch size, as JSON; `cosine` is the least cosine to transformers' embedding.
+
+    onnxruntime and OpenVINO are measured on a CPU where they are installed, else `peers` says why not. leave_out:
+    beginnings of their contenders' names.
+    """
     base = "fp32" if device.type == "cpu" else "fp16"
+    precisions = list(precisions)
     model = random_clip()
     towers = {precision: tower(model, precision, device) for precision in precisions}
-    theirs = model.to(device, _FLOATS[base])
     rows: list[dict[str, Any]] = []
-    for count in frames:
-        torch.manual_seed(count)
-        pixels = torch.randint(0, 256, (count, 224, 224, 3), dtype=torch.uint8, device=device)
-        normalised = next(iter(towers.values())).normalise(pixels).to(theirs.dtype)
-        contenders: dict[str, Callable[[], Tensor]] = {f"transformers {base}": partial(_theirs, theirs, normalised)}
-        for precision, own in towers.items():
-            if device.type == "cpu":
-                contenders[f"streamcap {precision}"] = partial(own.encode, pixels)
-            else:
-                contenders[f"streamcap, each kernel launched {precision}"] = partial(own.encode, pixels)
-                contenders[f"streamcap {precision}"] = _replayed(own, pixels, device)
-        with torch.inference_mode():
-            timings = in_turn(contenders, device, rounds=rounds)
-            wanted = contenders[f"transformers {base}"]().float()
-            for name, timing in timings.items():
-                rows.append(
-                    {
-                        "contender": name,
-                        "frames": count,
-                        "median_ms": round(1000 * timing.median, 3),
-                        "best_ms": round(1000 * timing.best, 3),
-                        "to_transformers": round(ratio(timing, timings[f"transformers {base}"]), 3),
-                        "cosine": round(float(_cosine(contenders[name](), wanted)), 5),
-                    }
-                )
-    return {"question": "encoding 224 × 224 pictures with CLIP ViT-B/32", "rows": rows}
+    with peers(lambda: Tower(model), device, precisions, leave_out) as found:
+        theirs = model.to(device, _FLOATS[base])
+        for count in frames:
+            torch.manual_seed(count)
+            pixels = torch.randint(0, 256, (count, 224, 224, 3), dtype=torch.uint8, device=device)
+            normalised = next(iter(towers.values())).normalise(pixels).to(theirs.dtype)
+            contenders = _contenders(theirs, towers, pixels, normalised)
+            contenders |= {name: encoder(session, normalised) for name, session in found.sessions.items()}
+            with torch.inference_mode():
+                timings = in_turn(contenders, device, rounds=rounds)
+                wanted = contenders[f"transformers {base}"]().float()
+                for name, timing in timings.items():
+                    rows.append(
+                        {
+                            "contender": name,
+                            "frames": count,
+                            "median_ms": round(1000 * timing.median, 3),
+                            "best_ms": round(1000 * timing.best, 3),
+                            "to_transformers": round(ratio(timing, timings[f"transformers {base}"]), 3),
+                            "cosine": round(float(_cosine(contenders[name](), wanted)), 5),
+                        }
+                    )
+    return {
+        "question": "encoding 224 × 224 pictures with CLIP ViT-B/32",
+        "rows": rows,
+        "peers": {"threads": torch.get_num_threads(), "left_out": found.left_out},
+    }
+
+
+def _contenders(
+    theirs: Any, towers: dict[str, Vision], pixels: Tensor, normalised: Tensor
+) -> dict[str, Callable[[], Tensor]]:
+    base = "fp32" if theirs.dtype == torch.float32 else "fp16"
+    contenders: dict[str, Callable[[], Tensor]] = {f"transformers {base}": partial(_theirs, theirs, normalised)}
+    for precision, own in towers.items():
+        if pixels.device.type == "cpu":
+            contenders[f"streamcap {precision}"] = partial(own.encode, pixels)
+        else:
+            contenders[f"streamcap, each kernel launched {precision}"] = partial(own.encode, pixels)
+            contenders[f"streamcap {precision}"] = _replayed(own, pixels, pixels.device)
+    return contenders
 
 
 def _theirs(model: Any, normalised: Tensor) -> Tensor:
@@ -112,4 +138,5 @@ def table(result: dict[str, Any]) -> str:
         f"{row['to_transformers']:>11.2f}{row['cosine']:>10.5f}"
         for row in result["rows"]
     ]
+    lines += [f"{name} is left out: {reason}" for name, reason in result["peers"]["left_out"].items()]
     return "\n".join(lines)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from streamcap.bench import chart, decode, encode, joining, preprocess, whole
+from streamcap.bench import chart, decode, encode, joining, peers, preprocess, whole
 from streamcap.bench.machine import Reader, describe_machine
 from streamcap.bench.timing import in_turn, ratio
 from streamcap.captioner.quantized import engine
@@ -22,6 +22,8 @@ PRECISIONS = ["fp32"] if engine() is None else ["fp32", "int8"]
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small models; what it takes to convert them for other runtimes is seen to in test_peers.py."""
+    monkeypatch.setattr(peers, "NEEDED", {peers.ONNXRUNTIME: ("no_such_package",), peers.OPENVINO: ("nor_this",)})
     monkeypatch.setattr(decode, "random_gpt2", lambda: gpt2(1))
     vision = CLIPVisionConfig(
         hidden_size=64, intermediate_size=128, num_attention_heads=1, num_hidden_layers=2, patch_size=32
@@ -43,6 +45,7 @@ def test_decode_says_whose_tokens_are_those_of_transformers(tmp_path: Path) -> N
     # 2 layers of 12 width² weights and biases aside, and the head.
     assert result["bytes_per_token"]["fp32"] == 4 * (2 * 12 * 64 * 64 + 120 * 64)
     assert "streamcap fp32" in decode.table(result)
+    assert "OpenVINO is left out: nor_this not installed" in decode.table(result)
     drawn = tmp_path / "bench.png"
     chart.draw({"decode": result, "machine": describe_machine(CPU)}, drawn)
     assert drawn.read_bytes().startswith(b"\x89PNG")
@@ -55,6 +58,7 @@ def test_encode_gives_the_embedding_of_transformers() -> None:
     assert cosines["streamcap fp32"] == pytest.approx(1, abs=1e-4)
     assert all(cosine > 0.98 for cosine in cosines.values())
     assert "streamcap fp32" in encode.table(result)
+    assert "onnxruntime is left out: no_such_package not installed" in encode.table(result)
 
 
 @pytest.mark.usefixtures("small")

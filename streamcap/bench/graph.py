@@ -1,0 +1,158 @@
+"""GPT-2 and CLIP's vision tower as graphs that other runtimes take: transformers' weights, past keys and values as
+inputs and outputs.
+
+Needs torch alone. Products are held as (inputs, outputs), which onnxruntime's quantisation and its GEMM want.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Product(nn.Module):
+    """y = x W + b; W is (inputs, outputs)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.contiguous())
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x @ self.weight
+        return y if self.bias is None else y + self.bias
+
+
+class CodedProduct(nn.Module):
+    """y = x (C s) + b; C is (inputs, outputs) in int8, s one scale for each output: what OpenVINO knows as compressed
+    weights (https://docs.openvino.ai/2025/openvino-workflow/model-optimization-guide/weight-compression.html)."""
+
+    codes: Tensor
+    scale: Tensor
+
+    def __init__(self, product: Product) -> None:
+        super().__init__()
+        weight = product.weight.detach()
+        scale = weight.abs().amax(dim=0, keepdim=True).clamp_min(1e-12) / 127
+        self.register_buffer("codes", (weight / scale).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.bias = product.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x @ (self.codes.to(torch.float32) * self.scale)
+        return y if self.bias is None else y + self.bias
+
+
+def with_products(model: Module) -> Module:
+    """A copy of transformers' `model` whose linear layers are `Product`."""
+    from transformers.pytorch_utils import Conv1D
+
+    def product(module: nn.Module) -> nn.Module | None:
+        if isinstance(module, Conv1D):
+            return Product(module.weight.detach(), module.bias)
+        if isinstance(module, nn.Linear):
+            return Product(module.weight.detach().t(), module.bias)
+        return None
+
+    return _replaced(copy.deepcopy(model).eval(), product)
+
+
+def with_codes(graph: Module) -> Module:
+    """A copy of `graph` with weights of 8 bits."""
+    return _replaced(copy.deepcopy(graph), lambda each: CodedProduct(each) if isinstance(each, Product) else None)
+
+
+def _replaced(module: Module, replacement: Callable[[nn.Module], nn.Module | None]) -> Module:
+    for name, child in module.named_children():
+        other = replacement(child)
+        if other is None:
+            _replaced(child, replacement)
+        else:
+            setattr(module, name, other)
+    return module
+
+
+class Step(nn.Module):
+    """GPT-2 from embeddings to the last position's logits, over what has been read before.
+
+    forward(embeddings (B, P, width), positions (P,) int64, mask (P, past + P), keys, values) gives logits
+    (B, vocabulary) and the grown keys and values; each of `keys` and `values` is one (B, heads, past, width / heads)
+    a layer. The mask is added to the scores: 0 where a position may look, -inf elsewhere.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        model = with_products(model)
+        self.positions = model.transformer.wpe
+        self.blocks = model.transformer.h
+        self.norm = model.transformer.ln_f
+        self.head = model.lm_head
+        self.heads: int = model.config.n_head
+        self.width: int = model.config.n_embd
+
+    def forward(
+        self, embeddings: Tensor, positions: Tensor, mask: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        x = embeddings + self.positions(positions)
+        grown: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for block, past_keys, past_values in zip(self.blocks, keys, values, strict=True):
+            query, key, value = (self._by_head(each) for each in block.attn.c_attn(block.ln_1(x)).chunk(3, dim=-1))
+            key, value = torch.cat((past_keys, key), dim=2), torch.cat((past_values, value), dim=2)
+            seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            x = x + block.attn.c_proj(seen.transpose(1, 2).flatten(2))
+            x = x + block.mlp.c_proj(F.gelu(block.mlp.c_fc(block.ln_2(x)), approximate="tanh"))
+            grown[0].append(key)
+            grown[1].append(value)
+        logits: Tensor = self.head(self.norm(x[:, -1]))
+        return logits, *grown
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, self.width // self.heads)).transpose(1, 2)
+
+    def example(self) -> tuple[Any, ...]:
+        """Inputs of no dimension that is 0 or 1, which torch.export would take as fixed."""
+        rows, new, past = 2, 3, 4
+        # No tensor twice: torch.export would take the two inputs for one.
+        keys, values = (
+            [torch.zeros(rows, self.heads, past, self.width // self.heads) for _ in self.blocks] for _ in range(2)
+        )
+        mask = torch.zeros(new, past + new)
+        return torch.zeros(rows, new, self.width), torch.arange(past, past + new), mask, keys, values
+
+    def dynamic(self) -> tuple[Any, ...]:
+        """Which dimensions of the inputs vary."""
+        cache = [{0: Dim.AUTO, 2: Dim.AUTO} for _ in self.blocks]
+        return {0: Dim.AUTO, 1: Dim.AUTO}, {0: Dim.AUTO}, {0: Dim.AUTO, 1: Dim.AUTO}, cache, cache
+
+
+class Tower(nn.Module):
+    """CLIP's vision tower: normalised pixels (B, 3, side, side) to projected embeddings (B, C)."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.side: int = model.config.image_size
+        self.model = with_products(model)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        embeddings: Tensor = self.model(pixel_values=pixels).image_embeds
+        return embeddings
+
+    def example(self) -> tuple[Any, ...]:
+        return (torch.zeros(2, 3, self.side, self.side),)
+
+    def dynamic(self) -> tuple[Any, ...]:
+        return ({0: Dim.AUTO},)
+
+
+def export(graph: Step | Tower) -> ExportedProgram:
+    """`graph` as torch.export gives it, which both runtimes' converters take."""
+    with torch.no_grad():
+        return torch.export.export(graph, graph.example(), dynamic_shapes=graph.dynamic(), strict=False)
