@@ -16,6 +16,7 @@ from PIL import Image
 from playwright.async_api import Browser, Page
 
 from streamcap.captions.event import StreamState
+from streamcap.captions.hub import Cause
 from tests.conftest import require_program
 from tests.server.browser import becomes_true, chromium, page_without_errors
 from tests.server.conftest import Server, Start, until
@@ -257,6 +258,29 @@ async def test_the_api_page_shows_every_path(browser: Browser, server: Server) -
     page = await page_without_errors(browser, f"{server.url}/docs")
     await page.get_by_text("/whip/{name}", exact=True).wait_for()
     assert page.errors == []
+
+
+async def test_a_browser_s_own_event_source_takes_up_where_it_broke_off(browser: Browser, server: Server) -> None:
+    door = server.streams.get("door")
+    page = await page_without_errors(browser, f"{server.url}/docs")
+    await page.evaluate(
+        """() => {
+          window.got = [];
+          const source = new EventSource("/captions/door");
+          source.onmessage = ({ data, lastEventId }) => got.push([JSON.parse(data).text ?? "", lastEventId]);
+        }"""
+    )
+    await until(lambda: server.app.state.audience.present == 1)
+    door.final("one")
+    await becomes_true(page, "got.length === 2")
+    (subscription,) = server.app.state.audience.hub._subscriptions.values()
+    subscription.close(Cause.STOPPING, "as if the line were cut")
+    door.final("two")
+    await becomes_true(page, "got.length === 4")
+    door.final("three")
+    await becomes_true(page, "got.length === 5")
+    # Each greeting has no number of its own: the last one stays.
+    assert await page.evaluate("got") == [["", ""], ["one", "1"], ["", "1"], ["two", "2"], ["three", "3"]]
 
 
 async def test_the_feed_asks_for_what_it_missed_until_a_service_that_is_there_refuses_it(
