@@ -6,11 +6,12 @@ import threading
 from typing import cast
 
 import numpy as np
-from av import VideoFrame
+from av import FFmpegError, VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from streamcap.media.frame import Frame, Pixels
-from streamcap.picture import PictureSpec
+from streamcap.media.window import Window, worth
+from streamcap.picture import PictureSpec, Placement
 
 _INTERPOLATIONS = {
     "bicubic": Interpolation.BICUBIC,
@@ -22,8 +23,8 @@ _INTERPOLATIONS = {
 class Converter:
     """Frames → uint8 RGB of `spec`: (H, W, 3), or (T, H, W, 3) for a clip model. Any thread may call it.
 
-    libav scales and converts in one go and without Python's lock. Each thread has a context of its own; it is made
-    again when the size or format of the frames changes.
+    libav scales and converts in one go and without Python's lock, what a crop cuts away left out. Each thread has a
+    context of its own; it is made again when the size or format of the frames changes.
     """
 
     def __init__(self, spec: PictureSpec, clip_length: int | None = None) -> None:
@@ -50,6 +51,10 @@ class Converter:
         if turns % 2:
             width, height = height, width
         placed = spec.place(width, height)
+        if turns == 0 and worth(picture, placed, *spec.size):
+            window = self._window(picture, placed)
+            if window is not None:
+                return window
         scaled = placed.scaled_width, placed.scaled_height
         upright = np.rot90(self._scale(picture, *(reversed(scaled) if turns % 2 else scaled)), turns)
         if (placed.left, placed.top, *scaled) == (0, 0, spec.width, spec.height):
@@ -62,6 +67,20 @@ class Converter:
         seen = upright[cut_top : cut_top + spec.height - top, cut_left : cut_left + spec.width - left]
         out[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
         return out
+
+    def _window(self, picture: VideoFrame, placed: Placement) -> Pixels | None:
+        """The pixels by a `Window`; None where libav does not take such frames in a filter."""
+        key = picture.width, picture.height, picture.format.name, picture.colorspace, picture.color_range
+        kept_key, window = getattr(self._own, "window", (None, None))
+        try:
+            if kept_key != key:
+                flags = self.spec.interpolation
+                window = Window(picture, placed, *self.spec.size, flags)
+            pixels = None if window is None else window.scale(picture).copy()
+        except FFmpegError:
+            window = pixels = None
+        self._own.window = key, window
+        return pixels
 
     def _scale(self, picture: VideoFrame, width: int, height: int) -> Pixels:
         """A view of the scaled picture's memory."""
