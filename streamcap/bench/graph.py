@@ -115,7 +115,8 @@ class Step(nn.Module):
         return logits, *grown
 
     def _by_head(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, self.width // self.heads)).transpose(1, 2)
+        rows, positions, width = x.shape
+        return x.view(rows, positions, self.heads, width // self.heads).transpose(1, 2)
 
     def example(self) -> tuple[Any, ...]:
         """Inputs of no dimension that is 0 or 1, which torch.export would take as fixed."""
