@@ -1,0 +1,345 @@
+"""The bridge to OBS, against a websocket server that speaks obs-websocket 5 as its protocol document says."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from streamcap_client import Feed, RefusedError
+from streamcap_client.caption_slot import CaptionSlot, fitted
+from streamcap_client.obs import Bridge, obs_url
+from streamcap_client.obs_session import ObsRefusedError, authentication
+from websockets.asyncio.server import Server as WebSocketServer
+from websockets.asyncio.server import ServerConnection, serve
+
+from tests.clients.conftest import CLIENTS
+from tests.server.conftest import Server, until
+
+SALT, CHALLENGE = "lM1GncleQOaCu9lT1yeUZhFYnqhsLLP1G5lAGo3ixaI=", "+IxH4CnCiqpX1rM9scsNynZzbOe4KhDeYcTNS3PDaeY="
+
+
+class Obs:
+    """OBS as docs/generated/protocol.md of obs-websocket describes it; `captions` is what its stream carries."""
+
+    def __init__(self, password: str | None = None, *, streaming: bool = True) -> None:
+        self.password, self.streaming = password, streaming
+        self.captions: list[str] = []
+        self.refused = 0
+        self.connections = 0
+        self.port = 0
+        self._server: WebSocketServer | None = None
+        self._guests: set[ServerConnection] = set()
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    async def begin(self) -> None:
+        self._server = await serve(
+            self._guest, "127.0.0.1", self.port, subprotocols=["obswebsocket.json", "obswebsocket.msgpack"]
+        )  # type: ignore[arg-type]
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def end(self, code: int = 1001) -> None:
+        if self._server is not None:
+            for guest in list(self._guests):
+                await guest.close(code)
+            self._server.close()
+            await self._server.wait_closed()
+            self._server = None
+
+    async def _guest(self, guest: ServerConnection) -> None:
+        self._guests.add(guest)
+        try:
+            hello: dict[str, Any] = {"obsWebSocketVersion": "5.1.0", "rpcVersion": 1}
+            if self.password is not None:
+                hello["authentication"] = {"challenge": CHALLENGE, "salt": SALT}
+            await guest.send(json.dumps({"op": 0, "d": hello}))
+            identify = json.loads(await guest.recv())
+            assert identify["op"] == 1
+            if self.password is not None and identify["d"].get("authentication") != self._expected():
+                await guest.close(4009, "Authentication failed.")
+                return
+            if identify["d"]["rpcVersion"] != 1:
+                await guest.close(4010)
+                return
+            await guest.send(json.dumps({"op": 2, "d": {"negotiatedRpcVersion": 1}}))
+            self.connections += 1
+            async for text in guest:
+                await self._answer(guest, json.loads(text))
+        finally:
+            self._guests.discard(guest)
+
+    async def _answer(self, guest: ServerConnection, message: dict[str, Any]) -> None:
+        assert message["op"] == 6
+        asked = message["d"]
+        assert asked["requestType"] == "SendStreamCaption"
+        if self.streaming:
+            self.captions.append(asked["requestData"]["captionText"])
+            status: dict[str, Any] = {"result": True, "code": 100}
+        else:
+            self.refused += 1
+            status = {"result": False, "code": 501}
+        answer = {"requestType": asked["requestType"], "requestId": asked["requestId"], "requestStatus": status}
+        # An event nobody asked for must not be taken for the answer.
+        event = {"eventType": "StudioModeStateChanged", "eventIntent": 1, "eventData": {"studioModeEnabled": True}}
+        await guest.send(json.dumps({"op": 5, "d": event}))
+        await guest.send(json.dumps({"op": 7, "d": answer}))
+
+    def _expected(self) -> str:
+        """By the steps of "Creating an authentication string"."""
+        hashed = sha256(f"{self.password}{SALT}".encode()).digest()
+        base64_secret = base64.standard_b64encode(hashed)
+        return base64.standard_b64encode(sha256(base64_secret + CHALLENGE.encode("ascii")).digest()).decode("ascii")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def obs() -> AsyncIterator[Obs]:
+    obs = Obs()
+    await obs.begin()
+    yield obs
+    await obs.end()
+
+
+@contextlib.asynccontextmanager
+async def bridge(
+    server: Server, url: str, password: str | None = None, *, every: float = 0.001, hold: float = 60.0
+) -> AsyncIterator[tuple[Bridge, list[str], asyncio.Task[None]]]:
+    said: list[str] = []
+    feed = Feed(server.url, streams=["door"], interim=False, first_pause=0.01, longest_pause=0.05)
+    one = Bridge(feed, url, password, said.append, every=every, hold=hold, first_pause=0.01, longest_pause=0.05)
+    task = asyncio.create_task(one.run())
+    try:
+        yield one, said, task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_newest_waits_and_the_others_are_counted() -> None:
+    clock = Clock()
+    slot = CaptionSlot(2.0, 10.0, clock)
+    for number in range(3):
+        slot.put(f"door-{number}", f"caption {number}")
+    assert slot.pause() == 0.0
+    first = slot.take()
+    assert first is not None and first.text == "caption 2"
+    assert slot.statistics.replaced == 2
+    assert slot.take() is None
+    clock.now += 0.5
+    slot.put("door-3", "caption 3")
+    assert slot.pause() == 1.5
+    slot.give_back(first)
+    assert slot.statistics.replaced == 3
+
+
+def test_what_nothing_bears_out_any_more_is_not_sent() -> None:
+    clock = Clock()
+    slot = CaptionSlot(2.0, 10.0, clock)
+    slot.put("door-1", "a man")
+    clock.now += 9.0
+    slot.extend("door-1")
+    slot.extend("door-0")
+    clock.now += 9.0
+    line = slot.take()
+    assert line is not None
+    slot.give_back(line)
+    clock.now += 1.0
+    assert slot.take() is None
+    assert slot.statistics.stale == 1
+
+
+def test_a_caption_is_cut_to_four_rows_of_whole_words() -> None:
+    assert fitted("a man\nopens  a well-known door") == "a man opens a well-known door"
+    long = fitted("a man with a dog " * 20)
+    assert len(long) <= 4 * 33 and long.endswith(("man", "with", "a", "dog"))
+    assert fitted("x" * 40) == "x" * 40
+
+
+def test_the_answer_to_the_challenge_is_what_openssl_computes() -> None:
+    assert authentication("supersecretpassword", SALT, CHALLENGE) == "1Ct943GAT+6YQUUX47Ia/ncufilbe6+oD6lY+5kaCu4="
+
+
+@pytest.mark.parametrize("text", ["", "http://host", "ws://", "ws://me:secret@host", "ws://host/secret", "host:x"])
+def test_an_address_that_is_none_is_told_without_what_might_be_a_password(text: str) -> None:
+    with pytest.raises(ValueError, match="no address of OBS") as caught:
+        obs_url(text)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_address_needs_neither_scheme_nor_port() -> None:
+    assert obs_url("studio") == "ws://studio:4455"
+    assert obs_url("wss://studio:1/") == "wss://studio:1"
+    assert obs_url("[::1]") == "ws://[::1]:4455"
+
+
+async def test_finals_alone_reach_obs(server: Server, obs: Obs) -> None:
+    door = server.streams.get("door")
+    async with bridge(server, obs.url) as (one, said, _):
+        await until(lambda: server.app.state.audience.present == 1 and obs.connections == 1)
+        for number in range(3):
+            door.interim("a man")
+            door.final(f"a man opens door {number}")
+            await until(lambda n=number: len(obs.captions) == n + 1)
+        await until(lambda: one.slot.statistics.sent == 3)
+    assert obs.captions == [f"a man opens door {number}" for number in range(3)]
+    assert said == [
+        f"connected to OBS at {obs.url} (obs-websocket 5.1.0)",
+        f"OBS takes captions at {obs.url}",
+    ]
+
+
+async def test_captions_that_come_too_fast_give_way_to_the_newest(server: Server, obs: Obs) -> None:
+    door = server.streams.get("door")
+    async with bridge(server, obs.url, every=3600.0) as (one, _, _):
+        await until(lambda: server.app.state.audience.present == 1)
+        door.final("first")
+        await until(lambda: obs.captions == ["first"])
+        for number in range(10):
+            door.final(f"number {number}")
+        await until(lambda: one.slot.statistics.replaced == 9)
+        line = one.slot.take()
+        assert line is not None and line.text == "number 9"
+    assert obs.captions == ["first"]
+
+
+async def test_the_password_is_answered_and_never_said(server: Server, obs: Obs) -> None:
+    obs.password = "correct horse"
+    async with bridge(server, obs.url, "correct horse") as (_, said, _):
+        await until(lambda: server.app.state.audience.present == 1)
+        server.streams.get("door").final("a man")
+        await until(lambda: obs.captions == ["a man"])
+    assert not any("horse" in line for line in said)
+
+
+@pytest.mark.parametrize(("password", "reason"), [("wrong horse", "wrong password"), (None, "STREAMCAP_OBS_PASSWORD")])
+async def test_a_wrong_password_ends_it(server: Server, obs: Obs, password: str | None, reason: str) -> None:
+    obs.password = "correct horse"
+    async with bridge(server, obs.url, password) as (_, _, task):
+        with pytest.raises(ObsRefusedError, match=reason) as caught:
+            await asyncio.wait_for(asyncio.shield(task), 60)
+    assert "horse" not in str(caught.value)
+    assert obs.connections == 0
+
+
+async def test_obs_that_is_not_streaming_is_told_once_and_gets_the_newest_when_it_does(
+    server: Server, obs: Obs
+) -> None:
+    obs.streaming = False
+    door = server.streams.get("door")
+    async with bridge(server, obs.url) as (one, said, _):
+        await until(lambda: server.app.state.audience.present == 1)
+        door.final("a man")
+        await until(lambda: obs.refused >= 3)
+        door.final("a dog")
+        await until(lambda: one.slot.statistics.replaced == 1)
+        obs.streaming = True
+        await until(lambda: obs.captions == ["a dog"])
+    assert sum("not streaming" in line for line in said) == 1
+
+
+async def test_obs_may_come_late_and_go_and_come_back(server: Server, obs: Obs) -> None:
+    await obs.end()
+    door = server.streams.get("door")
+    async with bridge(server, obs.url) as (one, said, _):
+        await until(lambda: one.reconnections >= 3 and server.app.state.audience.present == 1)
+        assert len(said) == 1 and "no OBS at" in said[0]
+        door.final("said before OBS came")
+        await until(lambda: one.slot._line is not None)
+        await obs.begin()
+        await until(lambda: obs.captions == ["said before OBS came"])
+        await obs.end()
+        await until(lambda: "no OBS at" in said[-1])
+        await obs.begin()
+        await until(lambda: obs.connections == 2)
+        door.final("said after it came back")
+        await until(lambda: obs.captions[1:] == ["said after it came back"])
+
+
+async def test_who_is_kicked_does_not_come_back(server: Server, obs: Obs) -> None:
+    async with bridge(server, obs.url) as (_, _, task):
+        await until(lambda: obs.connections == 1)
+        await obs.end(4011)
+        with pytest.raises(ObsRefusedError, match="Kick"):
+            await asyncio.wait_for(asyncio.shield(task), 60)
+
+
+async def test_the_captions_own_websocket_is_not_taken_for_obs(server: Server) -> None:
+    async with bridge(server, server.url.replace("http", "ws")) as (_, _, task):
+        with pytest.raises(ObsRefusedError, match="not OBS's websocket"):
+            await asyncio.wait_for(asyncio.shield(task), 60)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "hello", '{"op": 0, "d": {}}', '{"op": 5, "d": {"rpcVersion": 1}}'])
+async def test_another_websocket_is_not_taken_for_obs(server: Server, text: str) -> None:
+    async def talk(guest: ServerConnection) -> None:
+        await guest.send(text)
+        await guest.wait_closed()
+
+    async with serve(talk, "127.0.0.1", 0) as other:
+        url = f"ws://127.0.0.1:{other.sockets[0].getsockname()[1]}"
+        async with bridge(server, url) as (_, _, task):
+            with pytest.raises(ObsRefusedError, match="obs-websocket 5"):
+                await asyncio.wait_for(asyncio.shield(task), 60)
+
+
+async def test_a_feed_that_is_refused_ends_it(server: Server, obs: Obs) -> None:
+    said: list[str] = []
+    with pytest.raises(RefusedError, match="nobody"):
+        await asyncio.wait_for(Bridge(Feed(server.url, streams=["nobody"]), obs.url, None, said.append).run(), 60)
+
+
+async def command(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "streamcap_client.obs", *arguments),
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(CLIENTS / "python"), **environment},
+    )
+
+
+async def test_the_command_brings_captions_and_counts_them(server: Server, obs: Obs) -> None:
+    obs.password = "correct horse"
+    process = await command(server.url, "--obs", obs.url, STREAMCAP_OBS_PASSWORD="correct horse")
+    try:
+        await until(lambda: server.app.state.audience.present == 1 and obs.connections == 1)
+        server.streams.get("door").final("a man opens a door")
+        await until(lambda: obs.captions == ["a man opens a door"])
+        assert process.stderr is not None
+        async with asyncio.timeout(60):
+            while b"takes captions" not in (line := await process.stderr.readline()):
+                assert line, "it ended"
+        process.send_signal(signal.SIGINT)
+        _, errors = await asyncio.wait_for(process.communicate(), 60)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0
+    assert errors.decode() == "streamcap-obs: 1 captions sent; 0 left out for newer ones, 0 grown old\n"
+
+
+async def test_a_wrong_password_is_one_line_and_status_2(server: Server, obs: Obs) -> None:
+    obs.password = "correct horse"
+    process = await command(server.url, "--obs", obs.url, "--password", "wrong horse")
+    _, errors = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 2
+    assert errors.decode().startswith("streamcap-obs: wrong password") and errors.decode().count("\n") == 1
+    assert "horse" not in errors.decode()
