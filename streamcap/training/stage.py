@@ -190,6 +190,17 @@ def read_state(path: Path) -> dict[str, Any]:
     return load_state(path, "model", "mean", "heads", "step")
 
 
+def halfway(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last of the states with the mean of all their weights in place of its own (Wortsman et al. 2022)."""
+    if len(states) == 1:
+        return states[0]
+    mean = {
+        name: torch.stack([state["mean"][name].double() for state in states]).mean(0).to(last.dtype)
+        for name, last in states[-1]["mean"].items()
+    }
+    return {**states[-1], "model": mean, "mean": mean}
+
+
 def some(captions: list[list[int]], count: int) -> list[list[int]]:
     """`count` of a picture's captions, or all where it has fewer, in any order."""
     return [captions[i] for i in torch.randperm(len(captions))[:count].tolist()]

@@ -12,7 +12,7 @@ import torch
 from streamcap.errors import InputError, StreamcapError
 from streamcap.training.critic import CriticSettings, CriticTrainer, advantages
 from streamcap.training.features import StoppedError, store_features
-from streamcap.training.stage import REWARD
+from streamcap.training.stage import REWARD, halfway, read_state
 from streamcap.training.wording import WordingSettings, WordingTrainer
 from tests.training.made import CONFIG, PICTURE, make_data
 
@@ -40,6 +40,22 @@ def make(data, kind: str, folder: Path, **settings) -> WordingTrainer:
 def learn(trainer: WordingTrainer, data, folder: Path) -> WordingTrainer:
     trainer.learn_from(store_features(folder, trainer.vision, PICTURE, data.train.pixels, data.scenes.pixels, 2))
     return trainer
+
+
+def test_a_stage_can_start_halfway_between_two_others(data, tmp_path: Path) -> None:
+    states = []
+    for kind, steps in zip(KINDS, (1, 2), strict=True):
+        trainer = make(data, kind, tmp_path)
+        for _ in range(steps):
+            trainer.run_step()
+        trainer.save(tmp_path / f"{kind}.pt")
+        states.append(read_state(tmp_path / f"{kind}.pt"))
+    between = make(data, "text", tmp_path)
+    between.start_from(halfway(states))
+    for name, weight in between.mean.state_dict().items():
+        one, other = (state["mean"][name] for state in states)
+        assert torch.allclose(weight.double(), (one.double() + other.double()) / 2)
+    assert halfway(states[:1]) is states[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)

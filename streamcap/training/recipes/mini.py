@@ -30,7 +30,7 @@ from streamcap.training.features import StoppedError, store_features
 from streamcap.training.joint import JointSettings, JointTrainer
 from streamcap.training.recipes.judging import judge
 from streamcap.training.recipes.pictures import Data, prepare
-from streamcap.training.stage import REWARD, StageTrainer, read_state
+from streamcap.training.stage import REWARD, StageTrainer, halfway, read_state
 from streamcap.training.wording import WordingSettings, WordingTrainer
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,8 @@ class Stage:
     name: str
     settings: JointSettings | WordingSettings
     judge_every: int
+    after: tuple[str, ...] = ()
+    """Start from the mean of these stages' weights; none: from the last stage before it."""
 
 
 STAGES = (
@@ -98,7 +100,7 @@ STAGES = (
     Stage(
         "wording",
         WordingSettings(
-            steps=1500,
+            steps=900,
             real=40,
             scenes=48,
             captions=5,
@@ -107,15 +109,25 @@ STAGES = (
             warmup=50,
             word_dropout=0.08,
         ),
-        500,
+        450,
     ),
     # The words once more, by what they are judged by.
     Stage(
         "critic",
         CriticSettings(
-            steps=300, real=32, scenes=64, captions=1, sentences=1.0, learning_rate=3e-4, warmup=20, weight_decay=0.0
+            steps=450, real=24, scenes=96, captions=1, sentences=1.0, learning_rate=3e-4, warmup=20, weight_decay=0.0
         ),
-        150,
+        225,
+    ),
+    # Halfway between both is better on real pictures than either (dev BLEU-4 0.128; 0.116 and 0.111). From there the
+    # drawn scenes: the encoder tells them apart, the words lag behind.
+    Stage(
+        "sentences",
+        WordingSettings(
+            steps=350, real=16, scenes=128, captions=4, sentences=1.0, learning_rate=6e-4, warmup=20, weight_decay=0.0
+        ),
+        175,
+        after=("wording", "critic"),
     ),
 )
 
@@ -151,20 +163,20 @@ def plan(names: str | None, scale: float, views_kept: int, *, other_settings: bo
 def train(data: Data, run: Path, planned: Plan, stopped: Callable[[], bool]) -> None:
     """Run the chosen stages that are not done yet, each from the weights of the last one before it that there is; the
     best model by the dev split is in RUN/best."""
-    previous: Path | None = None
+    previous: list[Path] = []
     for stage in planned.stages:
         state, done = run / f"{stage.name}.pt", run / f"{stage.name}.done"
         if stage.name in planned.chosen and not done.is_file():
-            _run_stage(stage, data, run, previous, planned, stopped)
+            _run_stage(stage, data, run, [run / f"{name}.pt" for name in stage.after] or previous, planned, stopped)
             if stopped():
                 return
             done.touch()
         if state.is_file():
-            previous = state
+            previous = [state]
 
 
 def _run_stage(
-    stage: Stage, data: Data, run: Path, previous: Path | None, planned: Plan, stopped: Callable[[], bool]
+    stage: Stage, data: Data, run: Path, previous: list[Path], planned: Plan, stopped: Callable[[], bool]
 ) -> None:
     trainer = _trainer(stage, data)
     state = run / f"{stage.name}.pt"
@@ -173,10 +185,10 @@ def _run_stage(
     if state.is_file():
         found = trainer.restore(state, other_settings=planned.other_settings)
         recent, rewards = found.get("recent", []), found.get("rewards", [])
-    elif previous is not None:
-        trainer.start_from(read_state(previous))
+    elif previous:
+        trainer.start_from(halfway([read_state(path) for path in previous]))
     if isinstance(trainer, WordingTrainer):
-        if previous is None:
+        if not previous:
             raise InputError(f"{run}: the stage {stage.name} needs an encoder, and no stage before it has been run")
         log.info("%s: features of the frozen encoder", stage.name)
         try:
