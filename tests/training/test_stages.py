@@ -95,7 +95,7 @@ def test_the_words_are_learned_and_then_the_reward_grows(data, tmp_path: Path) -
     critic = make(data, "critic", tmp_path, **pace | {"learning_rate": 1e-3})
     critic.start_from(torch.load(tmp_path / "text.pt", weights_only=True))
     rewards = [critic.run_step()[REWARD] for _ in range(40)]
-    assert np.mean(rewards[-10:]) > np.mean(rewards[:10]) + 0.3
+    assert np.mean(rewards[-10:]) > np.mean(rewards[:10]) + 0.15
 
 
 def test_a_samples_baseline_is_the_mean_of_the_others() -> None:
