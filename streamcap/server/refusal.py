@@ -15,9 +15,17 @@ from starlette.routing import Match
 from streamcap.captions.hub import UnknownStreamError
 from streamcap.errors import InputError, StreamcapError
 from streamcap.redact import redact
-from streamcap.service.streams import DuplicateStreamError
+from streamcap.service.files import FilesInUseError
+from streamcap.service.streams import DuplicateStreamError, TooManyStreamsError
 
 _METHODS = ("DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT")  # HEAD goes with GET
+_STATUS: dict[type[InputError], int] = {
+    UnknownStreamError: 404,
+    DuplicateStreamError: 409,
+    FilesInUseError: 409,
+    TooManyStreamsError: 503,
+}
+"""Of what is wrong in another way than its form, which is 400."""
 _log = logging.getLogger(__name__)
 
 
@@ -50,9 +58,8 @@ def install(app: FastAPI) -> None:
         return answer(error.status, str(error), error.headers)
 
     async def wrong_input(_: HTTPConnection, error: Exception) -> Response:
-        if isinstance(error, UnknownStreamError):
-            return answer(404, str(error))
-        return answer(409 if isinstance(error, DuplicateStreamError) else 400, str(error))
+        status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 400)
+        return answer(status, str(error), {"Retry-After": "5"} if status == 503 else None)
 
     async def invalid(_: HTTPConnection, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type alone

@@ -24,6 +24,10 @@ LAST_CUE_BYTES = 16_384
 _CUE_END = re.compile(rb" --> (\d+):(\d\d):(\d\d)\.(\d{3})\n")
 
 
+class FilesInUseError(InputError):
+    """Another stream or process writes these files."""
+
+
 @dataclass(frozen=True, slots=True)
 class Past:
     """What an earlier run left: its newest finals, and the first sequence number that it surely never used."""
@@ -49,7 +53,8 @@ class CaptionFiles:
     def claim(self) -> None:
         """Be the only one who writes these files, until `leave` or the end of the process, however it ends.
 
-        Raises InputError where another has them. Where the system or the file system knows no locks, nothing is done.
+        Raises FilesInUseError where another has them. Where the system or the file system knows no locks, nothing is
+        done.
         """
         if os.name != "posix":
             return
@@ -60,7 +65,7 @@ class CaptionFiles:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise InputError(
+            raise FilesInUseError(
                 f"{self.jsonl} is being written by another stream or process; choose another name, or another --out"
             ) from None
         except OSError:

@@ -26,6 +26,10 @@ class DuplicateStreamError(InputError):
     """There is a stream of that name already."""
 
 
+class TooManyStreamsError(InputError):
+    """There are as many streams as the service takes."""
+
+
 class NotReadyError(StreamcapError):
     """There is no model yet to caption with."""
 
@@ -72,7 +76,7 @@ class Streams:
         if name in self._streams:
             raise DuplicateStreamError(f"there is a stream named {name} already; choose another name")
         if len(self._streams) >= self.settings.max_streams:
-            raise InputError(f"there are {len(self._streams)} streams already, the most this service takes")
+            raise TooManyStreamsError(f"there are {len(self._streams)} streams already, the most this service takes")
         stream = Stream(name, url, check_every(self.settings.every if every is None else every), self._parts)
         # Claimed before the first await, so that two requests cannot both have it.
         self._streams[name] = stream

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from streamcap.captions.event import StreamState
+from streamcap.service.files import FilesInUseError
+from streamcap.service.streams import TooManyStreamsError
 from tests.server.conftest import Server, Start
 
 
@@ -48,6 +50,22 @@ async def test_what_cannot_be_added_is_refused_with_the_reason(
     assert refused.status_code == status
     assert says in refused.json()["detail"]
     assert server.streams.names() == ["door"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(FilesInUseError("door.jsonl is being written"), 409), (TooManyStreamsError("256 streams"), 503)],
+)
+async def test_what_the_service_has_no_room_for_is_told_from_a_wrong_request(
+    server: Server, error: Exception, status: int
+) -> None:
+    def refuse(stream: object) -> None:
+        raise error
+
+    server.streams.on_add = refuse
+    refused = await server.http.post("/streams", json={"name": "yard", "url": "rtsp://yard/1"})
+    assert (refused.status_code, refused.json()) == (status, {"detail": str(error)})
+    assert ("retry-after" in refused.headers) == (status == 503)
 
 
 async def test_broken_json_and_too_much_of_it_are_refused(server: Server) -> None:

@@ -10,8 +10,7 @@ import pytest
 
 from streamcap.captions.cue import Cue
 from streamcap.captions.event import encode
-from streamcap.errors import InputError
-from streamcap.service.files import RESERVE, CaptionFiles
+from streamcap.service.files import RESERVE, CaptionFiles, FilesInUseError
 from tests.captions.made import caption
 
 
@@ -27,7 +26,7 @@ def test_nothing_of_the_past_at_first(tmp_path: Path) -> None:
 def test_two_cannot_write_the_same_files(tmp_path: Path) -> None:
     first, second = CaptionFiles(tmp_path, "door"), CaptionFiles(tmp_path, "door")
     first.claim()
-    with pytest.raises(InputError, match=r"door\.jsonl is being written by another"):
+    with pytest.raises(FilesInUseError, match=r"door\.jsonl is being written by another"):
         second.claim()
     other = CaptionFiles(tmp_path, "yard")
     other.claim()

@@ -19,8 +19,8 @@ from streamcap.errors import InputError
 from streamcap.media.sources.contract import SourceEnded, SourceLost, SourceRefused
 from streamcap.service import streams
 from streamcap.service.backoff import Backoff
-from streamcap.service.files import CaptionFiles, Past
-from streamcap.service.streams import DuplicateStreamError
+from streamcap.service.files import CaptionFiles, FilesInUseError, Past
+from streamcap.service.streams import DuplicateStreamError, TooManyStreamsError
 from tests.service.made import House, frame
 
 URL = "rtsp://admin:hunter2@cam/live"
@@ -287,6 +287,16 @@ async def test_names_are_checked_and_found(house: House) -> None:
         await house.streams.remove("garden")
 
 
+async def test_more_streams_than_the_service_takes_are_refused_until_one_goes() -> None:
+    house = House(max_streams=1)
+    await house.streams.add("door", URL)
+    with pytest.raises(TooManyStreamsError, match="1 streams already, the most"):
+        await house.streams.add("yard", URL)
+    await house.streams.remove("door")
+    await house.streams.add("yard", URL)
+    await house.streams.close()
+
+
 async def test_a_stream_without_a_name_gets_one_from_its_url(house: House) -> None:
     names = [(await house.streams.add(None, url)).name for url in (URL, URL, "rtsp://yard.example:8554", "scenes:")]
     assert names == ["live", "live-2", "yard.example", "scenes"]
@@ -340,7 +350,7 @@ async def test_a_stream_removed_while_its_past_is_read_leaves_its_name_to_anothe
     await asyncio.to_thread(reading.wait, 10)
     await house.streams.remove("door")
     # Its files are still in use; a moment later they are free.
-    with pytest.raises(InputError, match="being written by another"):
+    with pytest.raises(FilesInUseError, match="being written by another"):
         await house.streams.add("door", URL)
     goes_on.set()
     with pytest.raises(InputError, match="removed before it began"):
