@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,7 @@ def train(
         bool, typer.Option("--resume", help="Go on with the run in --out, with the same settings.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was kept as one line of JSON.")] = False,
 ) -> None:
     """Train a captioner on a feature cache; the best by CIDEr on the dev split is kept."""
     from streamcap.captioner.precision import find_device
@@ -87,4 +89,8 @@ def train(
                 bar.update(task, completed=progress.step, description=f"loss {progress.loss:.3f}")
 
         trainer.run(tell)
-    typer.echo(f"{out / 'best'}: load it by load_captioner({str(out / 'best')!r})")
+    best = out / "best"
+    if as_json:
+        typer.echo(json.dumps({"checkpoint": str(best), "steps": trainer.steps, **trainer.kept()}))
+    else:
+        typer.echo(f"{best}: load it by load_captioner({str(best)!r})")

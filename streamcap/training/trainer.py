@@ -106,6 +106,14 @@ class Trainer:
             self._save()
         draw_curves(self.folder / "curves.csv", self.folder / "curves.png", self.folder.name)
 
+    def kept(self) -> dict[str, Any]:
+        """What best/ holds: `step` and `epoch` it is of, and `dev`, its scores; None where nothing was scored."""
+        scores = self.folder / "best" / "scores.json"
+        if not scores.is_file():
+            return {"step": self.step, "epoch": self.epoch, "dev": None}
+        told = read_json(scores)
+        return {"step": told["epoch"] * self._epoch_steps, "epoch": told["epoch"], "dev": told["dev"]}
+
     # Inside -----------------------------------------------------------------------------------------------------
 
     def _run_epoch(self, told: Callable[[Progress], None]) -> None:

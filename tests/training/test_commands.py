@@ -119,6 +119,35 @@ def test_from_pictures_to_scores_by_three_commands(run: Run, flickr: Path, tmp_p
     assert json.loads(out)["bleu1"] == pytest.approx(told["bleu1"], abs=0.2)
 
 
+def test_what_was_kept_is_one_line_of_json(run: Run, cache: Path, tmp_path: Path) -> None:
+    trained = tmp_path / "run"
+    status, out, _ = run("train", cache, "--out", trained, *TRAIN, "--json")
+    assert status == 0 and out.count("\n") == 1
+    told = json.loads(out)
+    assert load_captioner(told["checkpoint"], device="cpu").info["family"] == "streamcap"
+    judged = {row["step"]: row for row in read_curves(trained / "curves.csv") if row["dev_cider"]}
+    best = max(judged.values(), key=lambda row: float(row["dev_cider"]))
+    # Seven pictures, four a batch: two steps an epoch, two epochs.
+    assert told["steps"] == 4 and list(judged) == ["2", "4"]
+    assert told["epoch"] == int(best["epoch"]) and str(told["step"]) in judged
+    assert judged[str(told["step"])]["epoch"] == best["epoch"]
+    assert told["dev"]["cider"] == pytest.approx(float(best["dev_cider"]), abs=1e-4)
+    assert told["dev"]["bleu4"] == pytest.approx(float(best["dev_bleu4"]), abs=1e-4)
+    # A run that is over says the same again.
+    status, out, _ = run("train", cache, "--out", trained, *TRAIN, "--json", "--resume")
+    assert status == 0 and json.loads(out) == told
+
+
+def test_where_nothing_is_scored_the_last_is_kept_and_has_no_scores(run: Run, flickr: Path, tmp_path: Path) -> None:
+    media = ["--media", flickr / "images", "--encoder", "mini", "--device", "cpu"]
+    split = ["--split", f"train={flickr / 'dev.txt'}"]
+    assert run("dataset", flickr / "results.csv", *media, *split, "--out", tmp_path / "cache")[0] == 0
+    status, out, _ = run("train", tmp_path / "cache", "--out", tmp_path / "run", *TRAIN, "--json")
+    assert status == 0
+    told = json.loads(out)
+    assert told == {"checkpoint": str(tmp_path / "run" / "best"), "steps": 2, "step": 2, "epoch": 2, "dev": None}
+
+
 def test_from_clips_to_scores_by_the_same_commands(run: Run, tmp_path: Path) -> None:
     clips = tmp_path / "clips"
     clips.mkdir()
