@@ -23,6 +23,7 @@ STAGES = (
     Stage("taught", JointSettings(steps=2, real=2, scenes=2, captions=0, warmup=1), 2),
     Stage("words", WordingSettings(steps=4, real=2, scenes=2, warmup=1, dropout=0.1), 2),
     Stage("critic", CriticSettings(steps=2, real=2, scenes=2, warmup=1, longest=6), 2),
+    Stage("halfway", WordingSettings(steps=0, real=2, scenes=2), 1, after=("words", "critic")),
 )
 
 
@@ -59,7 +60,7 @@ def test_a_run_stopped_in_any_stage_goes_on_to_the_same_curves_and_weights(data,
         run.mkdir()
     train(data, whole, chosen(), lambda: False)
     calls = 0
-    while not (parts / "critic.done").is_file():
+    while not (parts / "halfway.done").is_file():
         calls += 1
         assert calls < 40
         train(data, parts, chosen(), after(3))

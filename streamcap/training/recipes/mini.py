@@ -129,6 +129,8 @@ STAGES = (
         175,
         after=("wording", "critic"),
     ),
+    # What is shipped: `critic` is better at real pictures' rarer words, `sentences` at the common ones.
+    Stage("halfway", WordingSettings(steps=0, real=16, scenes=128, captions=4), 1, after=("critic", "sentences")),
 )
 
 
@@ -154,10 +156,13 @@ def plan(names: str | None, scale: float, views_kept: int, *, other_settings: bo
     if scale <= 0 or views_kept < 1:
         raise InputError("--scale is above 0, --views-kept at least 1")
     stages = tuple(
-        replace(stage, settings=replace(stage.settings, steps=max(1, round(stage.settings.steps * scale))))
-        for stage in STAGES
+        replace(stage, settings=replace(stage.settings, steps=_scaled(stage.settings.steps, scale))) for stage in STAGES
     )
     return Plan(stages, frozenset(chosen), views_kept, other_settings)
+
+
+def _scaled(steps: int, scale: float) -> int:
+    return max(1, round(steps * scale)) if steps else 0
 
 
 def train(data: Data, run: Path, planned: Plan, stopped: Callable[[], bool]) -> None:
@@ -199,6 +204,8 @@ def _run_stage(
         except StoppedError:
             return
     curves = Curves(run / f"{stage.name}.csv", trainer.step)
+    if not stage.settings.steps:
+        judge(trainer, CONFIG, data, run, stage.name, curves)
     began, first = time.monotonic(), trainer.step
     while trainer.step < stage.settings.steps and not stopped():
         parts = trainer.run_step()
@@ -247,7 +254,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--views-kept", type=int, default=4, help="views of every picture whose features are stored")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
     parser.add_argument("--scale", type=float, default=1.0, help="times as many steps in every stage")
-    parser.add_argument("--stages", help="run these alone, comma-separated: taught,words,captions,wording,critic")
+    parser.add_argument("--stages", help="run these alone, comma-separated, such as taught,words")
     parser.add_argument(
         "--other-settings", action="store_true", help="go on with a stage although it was started with other settings"
     )
