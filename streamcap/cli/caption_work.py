@@ -100,8 +100,9 @@ class CaptionWork:
         captions: list[tuple[float, str]] = []
         for moment, result in self._captioner.video(video, windows, keep=keep):
             text = " ".join(result.text.split())
+            again = self._wishes.merge and bool(captions) and captions[-1][1] == text
             captions.append((moment.seconds, text))
-            if not self._apart:
+            if not self._apart and not again:
                 self._say(video.path, f"{timestamp(milliseconds(moment.seconds))}  {text}")
             self._keep_frames(video.path, len(captions), moment, text)
             self._progress.advance(task)

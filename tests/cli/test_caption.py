@@ -243,6 +243,7 @@ def test_formats_on_standard_output(run: Run, reader: Reader, film: Path) -> Non
 def test_equal_neighbours_can_be_one_cue(run: Run, reader: Reader, film: Path) -> None:
     reader.encode = lambda pixels: torch.tensor([[7]] * len(pixels))  # type: ignore[method-assign]
     assert run(film, "-n", 9, "--format", "srt", "--merge")[1] == "1\n00:00:00,000 --> 00:00:02,400\nnumber 7\n\n"
+    assert run(film, "-n", 9, "--merge")[1] == "00:00:00.000  number 7\n"
 
 
 def test_captioned_frames_are_kept(run: Run, reader: Reader, film: Path, tmp_path: Path) -> None:
