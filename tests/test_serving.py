@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -33,7 +36,19 @@ OPTIONS = ServeOptions(
 )
 
 
-async def test_while_the_model_loads_it_is_alive_but_not_ready_and_ends_at_a_signal() -> None:
+def test_while_the_model_loads_it_is_alive_but_not_ready_and_ends_at_a_signal() -> None:
+    # In a process of its own: the signal is for the service, not for what other tests have left running.
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-m", "tests.test_serving"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+async def alive_while_loading() -> None:
     loaded = threading.Event()
 
     def load() -> Captioner:
@@ -67,3 +82,7 @@ async def test_a_model_that_cannot_be_loaded_ends_the_service_with_the_reason() 
 
     with listen(OPTIONS.server) as listener, pytest.raises(InputError, match="no such model"):
         await asyncio.wait_for(serve_streams(OPTIONS, load, listener), 30)
+
+
+if __name__ == "__main__":
+    asyncio.run(alive_while_loading())
