@@ -47,7 +47,7 @@ class StageSettings:
     dropout: float = 0.0
     word_dropout: float = 0.0
     """Share of the words of real captions that GPT-2 reads as any other (Bowman et al. 2016): it must look at the
-    picture more, and 30,000 captions are soon learned by heart."""
+    picture more, and 30,000 captions are soon learned by heart. The stage `critic` takes no notice of it."""
     average: float = 0.995
     """Decay of the running mean of the weights, which is what is kept."""
     seed: int = 0

@@ -74,13 +74,19 @@ async def hold_for_long_then_read(read: int) -> bytes:
     return bytes(printed)
 
 
-def test_a_terminal_that_was_held_for_long_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def full_pipe() -> tuple[int, int]:
+    """Its two ends; a write to it waits until somebody reads."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     with contextlib.suppress(BlockingIOError):
         while os.write(write, b" " * 512):
             pass
     os.set_blocking(write, True)
+    return read, write
+
+
+def test_a_terminal_that_was_held_for_long_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = full_pipe()
     os.set_blocking(read, False)
     with os.fdopen(write, "w") as writer:
         monkeypatch.setattr(sys, "stdout", writer)
@@ -89,12 +95,7 @@ def test_a_terminal_that_was_held_for_long_goes_on(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_pipe_that_nobody_reads_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    with contextlib.suppress(BlockingIOError):
-        while os.write(write, b" " * 512):
-            pass
-    os.set_blocking(write, True)
+    read, write = full_pipe()
     with os.fdopen(write, "w") as writer:
         monkeypatch.setattr(sys, "stdout", writer)
         began = time.monotonic()

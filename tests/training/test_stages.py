@@ -76,6 +76,21 @@ def test_a_stage_goes_on_exactly_where_it_was_saved(kind: str, data, tmp_path: P
         assert torch.equal(one, other)
 
 
+def test_words_that_are_misread_are_learned_all_the_same(data, tmp_path: Path) -> None:
+    heard, misread = (
+        make(data, "text", tmp_path, scenes=0, dropout=0.0, noise=0.0, word_dropout=share) for share in (0.0, 1.0)
+    )
+    rows = torch.arange(4).numpy()
+    grid = misread._stored().some_views(rows)
+    misread.model.load_state_dict(heard.model.state_dict())
+    captions = [[caption] for caption in (several[0] for several in data.train.tokens[:4])]
+    with torch.no_grad():
+        plain = heard._caption_loss(grid, captions)
+        assert torch.equal(plain, misread._caption_loss(grid, captions, word_dropout=0.0))
+        first, second = (misread._caption_loss(grid, captions, word_dropout=1.0) for _ in range(2))
+    assert len({plain.item(), first.item(), second.item()}) == 3
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_encoder_stays_as_it_is(kind: str, data, tmp_path: Path) -> None:
     trainer = make(data, kind, tmp_path)
