@@ -91,8 +91,13 @@ def play(source, clip, ended):
             return
         base = source.get_base_time()
         ahead = clock.get_time() - time.monotonic_ns()
+        running = int(clip.due(number) * 1e9) + ahead - base
+        if running < 0:
+            # On a busy machine the pipeline may begin after this was due, and there is no time before its beginning.
+            number = clip.next_key()
+            continue
         buffer = Gst.Buffer.new_wrapped(clip.unit(number, rng))
-        buffer.pts = buffer.dts = max(0, int(clip.due(number) * 1e9) + ahead - base)
+        buffer.pts = buffer.dts = running
         buffer.duration = int(1e9 / clip.rate)
         if source.emit("push-buffer", buffer) != Gst.FlowReturn.OK:
             return
