@@ -6,10 +6,11 @@ positions, E the width of GPT-2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamcap.errors import InputError
@@ -19,15 +20,21 @@ STRIDE = 32
 
 
 class ConvNorm(nn.Module):
-    """Convolution and batch norm; `folded` has the norm's factors already in the convolution (see `fold`)."""
+    """Convolution and batch norm; `folded` has the norm's factors already in the convolution (see `fold`).
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, folded: bool) -> None:
+    late: of a stride of 2 the right and the lower edge are padded, as TensorFlow does (its SAME); else all four.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int, folded: bool, *, late: bool = False
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=folded)
+        self._late = late and stride == 2
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, 0 if self._late else kernel // 2, bias=folded)
         self.norm = nn.Identity() if folded else nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.norm(self.conv(x))
+        y: Tensor = self.norm(self.conv(F.pad(x, (0, 1, 0, 1)) if self._late else x))
         return y
 
 
@@ -70,6 +77,58 @@ class GridEncoder(nn.Module):
         return rows
 
 
+class Leg(nn.Module):
+    """One leg of a `RelayEncoder`: into a wide map, residual blocks there, and out of it by a linear product."""
+
+    def __init__(self, inputs: int, width: int, depth: int, stride: int, outputs: int, folded: bool) -> None:
+        super().__init__()
+        self.inward = ConvNorm(inputs, width, 3, stride, folded, late=True)
+        self.blocks = nn.Sequential(*(Residual(width, width, 1, folded) for _ in range(depth)))
+        self.outward = ConvNorm(width, outputs, 1, 1, folded)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.outward(self.blocks(torch.relu(self.inward(x))))
+        return y
+
+
+class RelayEncoder(nn.Module):
+    """Legs that hand a narrow, linear map to one another; the last one's is the grid.
+
+    A teacher whose maps are linear and narrow too (MobileNetV2's bottlenecks, Sandler et al. 2018) can be followed leg
+    by leg, each a shallow function that generalises from few pictures, where the whole is a deep one that does not.
+    Strided convolutions pad as the teacher's do, so that both grids lie on the same pixels.
+    """
+
+    def __init__(
+        self,
+        stem: int,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        strides: Sequence[int],
+        outputs: Sequence[int],
+        folded: bool,
+    ) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, stem, 3, 2, folded, late=True)
+        inputs = [stem, *outputs[:-1]]
+        self.legs = nn.ModuleList(
+            Leg(*leg, folded) for leg in zip(inputs, widths, depths, strides, outputs, strict=True)
+        )
+        self.channels = outputs[-1]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """`pixels`: normalised float, (B, 3, H, W). Returns the grid row by row, (B, N, C)."""
+        grid = self.before(pixels)
+        for leg in self.legs:
+            grid = leg(grid)
+        rows: Tensor = grid.flatten(2).transpose(1, 2)
+        return rows
+
+    def before(self, pixels: Tensor) -> Tensor:
+        """What the first leg is given: (B, S, H / 2, W / 2)."""
+        return torch.relu(self.stem(pixels.contiguous(memory_format=torch.channels_last)))
+
+
 class GridMapping(nn.Module):
     """Learned prefix positions read the grid, its mean and its maximum, through a small pre-norm transformer."""
 
@@ -97,12 +156,21 @@ class GridMapping(nn.Module):
 
 def build_vision(config: Mapping[str, Any]) -> nn.Module:
     """The encoder a config's `vision` describes. Raises InputError where it names another architecture."""
-    if config.get("architecture") != "resnet":
-        raise InputError(f"vision architecture {config.get('architecture')!r} is unknown; known: 'resnet'")
-    widths, depths = tuple(config["widths"]), tuple(config["depths"])
-    if len(widths) != 4 or len(depths) != 4:
-        raise InputError(f"a resnet has four widths and four depths, not {widths} and {depths}")
-    return GridEncoder(int(config["stem"]), widths, depths, bool(config.get("folded", False)))
+    folded = bool(config.get("folded", False))
+    match config.get("architecture"):
+        case "resnet":
+            widths, depths = tuple(config["widths"]), tuple(config["depths"])
+            if len(widths) != 4 or len(depths) != 4:
+                raise InputError(f"a resnet has four widths and four depths, not {widths} and {depths}")
+            return GridEncoder(int(config["stem"]), widths, depths, folded)
+        case "relay":
+            legs = [tuple(config[name]) for name in ("widths", "depths", "strides", "outputs")]
+            if len({len(several) for several in legs}) != 1 or not legs[0]:
+                raise InputError(f"a relay has as many widths as depths, strides and outputs, not {legs}")
+            widths, depths, strides, outputs = legs
+            return RelayEncoder(int(config["stem"]), widths, depths, strides, outputs, folded)
+        case other:
+            raise InputError(f"vision architecture {other!r} is unknown; known: 'resnet', 'relay'")
 
 
 def build_mapping(config: Mapping[str, Any]) -> nn.Module:

@@ -70,7 +70,7 @@ class StageTrainer(ABC):
         self.model = CaptionModel(build_vision(config["vision"]), mapping, gpt)
         # Convolutions on a CPU are quicker with the channels last.
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.heads = Heads(int(config["mapping"]["channels"]), int(config["gpt2"]["vocab_size"]))
+        self.heads = Heads(int(config["mapping"]["channels"]))
         self.mean = copy.deepcopy(self.model).eval()
         self._optimizer = torch.optim.AdamW(
             decay_groups(self._learning(), settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.98)

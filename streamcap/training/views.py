@@ -54,3 +54,18 @@ def small_shifts(count: int, most: float) -> Tensor:
     cut = torch.rand(count, 1) * most
     corner = torch.rand(count, 2) * cut
     return torch.cat((corner, corner + 1 - cut), 1)
+
+
+def random_boxes(count: int, least: float) -> Tensor:
+    """Boxes (count, 4) of `least` to all of the picture's area, whose sides' ratio varies by up to a third: left, top,
+    right, bottom, in units of the picture's sides."""
+    area = torch.empty(count).uniform_(least, 1)
+    aspect = torch.empty(count).uniform_(-0.28, 0.28).exp()
+    sides = torch.stack(((area * aspect).sqrt(), (area / aspect).sqrt()), 1).clamp(max=1)
+    corner = torch.rand(count, 2) * (1 - sides)
+    return torch.cat((corner, corner + sides), 1)
+
+
+def whole(count: int) -> Tensor:
+    """Boxes (count, 4) of all of the picture."""
+    return torch.tensor([0.0, 0, 1, 1]).expand(count, 4)

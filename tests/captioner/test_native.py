@@ -113,6 +113,8 @@ def test_a_wrong_config_is_one_line(directory: Path, tmp_path: Path) -> None:
 
     assert "picture is missing" in loading(picture=None)
     assert "'transformer' is unknown" in loading(vision={"architecture": "transformer"})
+    relay = {"architecture": "relay", "stem": 4, "widths": [8], "depths": [1], "strides": [2], "outputs": [4, 4]}
+    assert "a relay has as many widths as depths, strides and outputs" in loading(vision=relay)
     assert "cells" in loading(mapping={"architecture": "grid"})
     assert "vision.blocks" in loading(vision=CONFIG["vision"] | {"widths": [8, 8, 8, 16]})
     assert "picture fit 'stretch'" in loading(picture={"width": 64, "height": 64, "fit": "stretch"})

@@ -10,66 +10,101 @@ import torch
 from PIL import Image
 
 from streamcap.captioner import load_captioner
-from streamcap.picture import PictureSpec
-from streamcap.training import drawn, teacher
+from streamcap.errors import InputError
+from streamcap.training import drawn, joint
 from streamcap.training.export import export_native
-from streamcap.training.heads import Words
 from streamcap.training.joint import JointSettings, JointTrainer, RealPictures
 from streamcap.training.recipes.judging import rank
-from streamcap.training.teacher import Lesson
 from streamcap.training.text import make_tokenizer
-from streamcap.training.views import crop
-
-PICTURE = PictureSpec(64, 64, "squash", "area", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CONFIG = {
-    "vision": {"architecture": "resnet", "stem": 4, "widths": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
-    "mapping": {"architecture": "grid", "cells": 4, "channels": 16, "width": 64, "prefix": 2, "layers": 1, "heads": 2},
-    "gpt2": {"vocab_size": 320, "n_positions": 40, "n_embd": 64, "n_layer": 1, "n_head": 1}
-    | {"bos_token_id": 0, "eos_token_id": 0},
-}
+from streamcap.training.views import crop, random_boxes
+from tests.training.made import CONFIG, PICTURE, Colours
 
 
 @pytest.fixture(scope="module")
 def data():
     """Eight pictures and eight drawn scenes."""
-    rng = np.random.default_rng(0)
     scenes = drawn.draw_pictures(8, seed=3)
     tokenizer = make_tokenizer(scenes.sentences, 320)
-    lesson = Lesson(
-        teacher.random_boxes(8, 1),
-        rng.integers(-128, 128, (8, teacher.MAP_CHANNELS, 7, 7), np.int8),
-        rng.integers(-128, 128, (8, teacher.POOLED_CHANNELS), np.int8),
-        rng.normal(size=(8, teacher.CLASSES)).astype(np.float16),
-    )
-    real = RealPictures(rng.integers(0, 256, (8, 96, 96, 3), np.uint8), [[[5, 6], [7]]] * 8, [lesson])
+    real = RealPictures(drawn.draw_pictures(8, seed=4).pixels, [[[5, 6], [7]]] * 8)
     return real, scenes, tokenizer
 
 
-def make(data, **settings) -> JointTrainer:
+def make(data, teacher=None, **settings) -> JointTrainer:
     real, scenes, tokenizer = data
     sentences = [encoded.ids for encoded in tokenizer.encode_batch(scenes.sentences)]
     chosen = JointSettings(**{"steps": 6, "real": 4, "scenes": 4, "captions": 2, "warmup": 2} | settings)
-    return JointTrainer(CONFIG, PICTURE, chosen, real, scenes, sentences, stop=0)
+    return JointTrainer(CONFIG, PICTURE, chosen, real, scenes, sentences, 0, teacher or Colours())
+
+
+LEGS = {"leg1", "leg2", "leg3", "leg4", "logits"}
 
 
 def test_every_part_of_the_loss_has_its_say_and_the_sum_goes_down(data) -> None:
     trainer = make(data, steps=6, learning_rate=3e-3, warmup=1)
     parts = [trainer.run_step() for _ in range(6)]
-    assert set(parts[0]) == {"teacher", "captions", "sentences", "shown"}
+    assert set(parts[0]) == LEGS | {"captions", "sentences", "shown"}
     assert sum(parts[-1].values()) < sum(parts[0].values())
 
 
-def test_words_in_no_order_are_learned_where_asked_for_and_sentences_left_out(data) -> None:
-    parts = make(data, words=0.5, sentences=0.0, captions=0).run_step()
-    assert set(parts) == {"teacher", "words", "shown"}
+def test_what_is_not_asked_for_is_left_out(data) -> None:
+    assert set(make(data, sentences=0.0, captions=0).run_step()) == LEGS | {"shown"}
+    assert set(make(data, teach=0.0).run_step()) == {"captions", "sentences", "shown"}
+    assert set(make(data, real=0, captions=0, sentences=0.0).run_step()) == LEGS | {"shown"}
 
 
-def test_the_words_of_a_picture_are_the_shares_of_its_telling_tokens() -> None:
-    told = Words([[[1, 5, 6], [1, 5]], [[1, 7]], [[1]]], 8)
-    shares = told.shares(np.array([0, 2]))
-    # Token 1 is in the captions of every picture and says nothing of any.
-    assert torch.allclose(shares[0], torch.tensor([0, 0, 0, 0, 0, 2 / 3, 1 / 3, 0]))
-    assert not shares[1].any()
+def test_the_legs_learn_what_the_teacher_makes_of_the_view_and_then_follow_one_another(data) -> None:
+    trainer = make(data, steps=24, scenes=2, captions=0, sentences=0.0, learning_rate=1e-2, mixed=0.5, forced=0.5)
+    parts = [trainer.run_step() for _ in range(24)]
+    for name in ("leg1", "leg2", "leg3", "leg4"):
+        assert np.mean([part[name] for part in parts[-4:]]) < 0.8 * parts[0][name], name
+
+
+def test_at_first_every_leg_is_given_the_teachers_map_and_in_the_end_none(data) -> None:
+    trainer = make(data, steps=10, forced=0.5)
+    planes = torch.rand(2, 3, 64, 64)
+    maps = [torch.full((2, 3, side, side), 50.0) for side in (16, 8, 4, 2)]
+    given: list[torch.Tensor] = []
+    for leg in trainer.model.vision.legs:
+        leg.register_forward_pre_hook(lambda _leg, told: given.append(told[0]))
+    for step, forced in ((0, True), (5, False)):
+        given.clear()
+        trainer.step = step
+        trainer._run_legs(planes, maps)
+        assert [bool((grid[:, :3] == 50).all()) for grid in given] == [False, forced, forced, forced]
+        # The encoder's own channels come from the leg before, always.
+        assert all(not (grid[:, 3:] == 50).any() for grid in given)
+
+
+def test_teacher_and_encoder_are_shown_the_same(data, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[np.ndarray] = []
+    taken: list[torch.Tensor] = []
+
+    class Watched(Colours):
+        def look(self, pictures: np.ndarray):
+            shown.append(pictures)
+            return super().look(pictures)
+
+    trainer = make(data, Watched(), mixed=1.0)
+    monkeypatch.setattr(joint, "normalise", lambda planes, _picture: taken.append(planes) or planes)
+    trainer.run_step()
+    assert np.abs(shown[-1] / 255 - taken[-1].permute(0, 2, 3, 1).numpy()).max() < 0.002
+
+
+def test_a_teacher_of_another_depth_is_told(data) -> None:
+    class Flat(Colours):
+        def look(self, pictures: np.ndarray):
+            look = super().look(pictures)
+            return type(look)(look.maps[:2], look.pooled, look.logits)
+
+    with pytest.raises(InputError, match="the teacher has 2 maps to follow and the encoder 4 legs"):
+        make(data, Flat())
+
+
+def test_boxes_lie_in_the_picture_and_are_as_large_as_asked() -> None:
+    left, top, right, bottom = random_boxes(500, 0.3).T
+    assert left.min() >= 0 and top.min() >= 0 and right.max() <= 1 + 1e-6 and bottom.max() <= 1 + 1e-6
+    areas = (right - left) * (bottom - top)
+    assert 0.25 < areas.min() < 0.4 and areas.max() > 0.9
 
 
 def test_a_stage_goes_on_exactly_where_it_was_saved(data, tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from streamcap.training.joint import JointSettings
 from streamcap.training.recipes import mini
 from streamcap.training.recipes.mini import Plan, Stage, plan, train
 from streamcap.training.wording import WordingSettings
-from tests.training.made import CONFIG, PICTURE, make_data
+from tests.training.made import CONFIG, PICTURE, Colours, make_data
 
 STAGES = (
-    Stage("taught", JointSettings(steps=2, real=2, scenes=2, captions=0, warmup=1), 2),
+    Stage("sight", JointSettings(steps=2, real=2, scenes=2, captions=0, sentences=0.0, warmup=1), 0),
     Stage("words", WordingSettings(steps=4, real=2, scenes=2, warmup=1, dropout=0.1), 2),
     Stage("critic", CriticSettings(steps=2, real=2, scenes=2, warmup=1, longest=6), 2),
     Stage("halfway", WordingSettings(steps=0, real=2, scenes=2), 1, after=("words", "critic")),
@@ -40,7 +40,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def chosen(*names: str) -> Plan:
-    return Plan(STAGES, frozenset(names or [stage.name for stage in STAGES]), views_kept=2)
+    return Plan(STAGES, frozenset(names or [stage.name for stage in STAGES]), views_kept=2, open_teacher=Colours)
 
 
 def after(calls: int) -> Callable[[], bool]:
@@ -76,18 +76,21 @@ def test_a_run_stopped_in_any_stage_goes_on_to_the_same_curves_and_weights(data,
 
 
 def test_the_best_is_a_checkpoint_that_captions(data, tmp_path: Path) -> None:
-    train(data, tmp_path, chosen("taught"), lambda: False)
+    train(data, tmp_path, chosen("sight"), lambda: False)
+    # It has learned no words, so nobody has listened.
+    assert not (tmp_path / "best").exists()
+    train(data, tmp_path, chosen("words"), lambda: False)
     told = json.loads((tmp_path / "best" / "scores.json").read_text())
-    assert told["stage"] == "taught" and told["dev_beam"] == 3
+    assert told["stage"] == "words" and told["dev_beam"] == 3
     captioner = load_captioner(str(tmp_path / "best"), device="cpu")
     assert len(captioner.caption(list(data.dev_pixels))) == 4
 
 
 def test_chosen_stages_take_the_weights_of_the_last_one_that_is_there(data, tmp_path: Path) -> None:
-    train(data, tmp_path, chosen("taught"), lambda: False)
+    train(data, tmp_path, chosen("sight"), lambda: False)
     train(data, tmp_path, chosen("critic"), lambda: False)
     assert not (tmp_path / "words.pt").exists()
-    before, now = weights(tmp_path / "taught.pt"), weights(tmp_path / "critic.pt")
+    before, now = weights(tmp_path / "sight.pt"), weights(tmp_path / "critic.pt")
     vision = [name for name in now if name.startswith("vision.")]
     assert vision and all(torch.equal(before[name], now[name]) for name in vision)
 
@@ -99,16 +102,16 @@ def test_words_without_an_encoder_are_told(data, tmp_path: Path) -> None:
 
 
 def test_wrong_plans_are_told() -> None:
-    assert plan("taught", 0.5, 4).stages[0].settings.steps == round(mini.STAGES[0].settings.steps / 2)
-    with pytest.raises(InputError, match="--stages 'tought'"):
-        plan("tought", 1.0, 4)
+    assert plan("sight", 0.5, 4).stages[0].settings.steps == round(mini.STAGES[0].settings.steps / 2)
+    with pytest.raises(InputError, match="--stages 'site'"):
+        plan("site", 1.0, 4)
     with pytest.raises(InputError, match="--scale"):
         plan(None, 0.0, 4)
 
 
 def test_the_recipes_own_settings_build_its_stages(data, monkeypatch: pytest.MonkeyPatch) -> None:
     for stage in mini.STAGES:
-        assert mini._trainer(stage, data).settings == stage.settings
+        assert mini._trainer(stage, data, lambda: None).settings == stage.settings
 
 
 def test_the_command_line_ends_with_one_line_where_the_folder_is_wrong(

@@ -31,17 +31,26 @@ from streamcap.training.joint import JointSettings, JointTrainer
 from streamcap.training.recipes.judging import judge
 from streamcap.training.recipes.pictures import Data, prepare
 from streamcap.training.stage import REWARD, StageTrainer, halfway, read_state
+from streamcap.training.teacher import LooksAtPictures, Teacher
 from streamcap.training.wording import WordingSettings, WordingTrainer
 
 log = logging.getLogger(__name__)
 
-PICTURE = PictureSpec(128, 128, "squash", "area", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PICTURE = PictureSpec(160, 160, "squash", "area", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CONFIG: dict[str, Any] = {
-    "vision": {"architecture": "resnet", "stem": 16, "widths": [32, 64, 128, 256], "depths": [1, 1, 2, 1]},
+    "vision": {
+        "architecture": "relay",
+        "stem": 16,
+        "widths": [32, 64, 128, 128, 256, 256],
+        "depths": [1, 1, 1, 1, 1, 1],
+        "strides": [2, 2, 2, 1, 2, 1],
+        # The teacher's channels and some of the encoder's own, for what only drawn scenes ask.
+        "outputs": [24 + 8, 32 + 16, 64 + 32, 96 + 32, 160 + 64, 320 + 64],
+    },
     "mapping": {
         "architecture": "grid",
-        "cells": 16,
-        "channels": 256,
+        "cells": 25,
+        "channels": 384,
         "width": 256,
         "prefix": 10,
         "layers": 2,
@@ -60,6 +69,8 @@ CONFIG: dict[str, Any] = {
 }
 CURVE_STEPS = 50
 """Steps whose mean loss makes one row of the curves."""
+SAVE_STEPS = 250
+"""Steps after which a stage is saved where it is not judged: a crash costs minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,39 +80,32 @@ class Stage:
     name: str
     settings: JointSettings | WordingSettings
     judge_every: int
+    """Steps; 0: it is not judged, having learned no words."""
     after: tuple[str, ...] = ()
     """Start from the mean of these stages' weights; none: from the last stage before it."""
 
 
 STAGES = (
-    # Cheap steps that make the encoder see: the teacher's features of real pictures, and what drawn scenes show.
-    Stage("taught", JointSettings(steps=3600, real=36, scenes=12, captions=0, learning_rate=1.5e-3), 3600),
-    # The encoder stays; on its stored features the words are learned in many more, cheaper steps.
-    Stage(
-        "words",
-        WordingSettings(steps=300, real=48, scenes=24, captions=5, learning_rate=1e-3, warmup=50),
-        300,
-    ),
-    # Everything, to the captions.
-    Stage(
-        "captions",
-        JointSettings(steps=1150, real=24, scenes=10, captions=4, learning_rate=8e-4, warmup=30, teach=0.5),
-        1150,
-    ),
-    # The encoder once more, for longer: by the teacher, and by the words of the captions in no order. The second was
-    # learned by heart (docs/mini): leave it out of the next run.
+    # The encoder alone: what the teacher makes of real and drawn pictures, leg by leg, and what drawn scenes show.
     Stage(
         "sight",
         JointSettings(
-            steps=7000, real=40, scenes=10, captions=0, learning_rate=1.2e-3, warmup=100, words=1.0, sentences=0.0
+            steps=3200,
+            real=40,
+            scenes=10,
+            captions=0,
+            sentences=0.0,
+            mixed=0.3,
+            learning_rate=2e-3,
+            weight_decay=0.02,
         ),
-        7000,
+        0,
     ),
-    # The words anew for the encoder as it is now, of drawn scenes too: they must be right word for word.
+    # The words, on the features of the encoder as it is now.
     Stage(
         "wording",
         WordingSettings(
-            steps=900,
+            steps=1100,
             real=40,
             scenes=48,
             captions=5,
@@ -110,28 +114,18 @@ STAGES = (
             warmup=50,
             word_dropout=0.08,
         ),
-        450,
+        550,
     ),
     # The words once more, by what they are judged by.
     Stage(
         "critic",
         CriticSettings(
-            steps=450, real=24, scenes=96, captions=1, sentences=1.0, learning_rate=3e-4, warmup=20, weight_decay=0.0
+            steps=225, real=24, scenes=96, captions=1, sentences=1.0, learning_rate=3e-4, warmup=20, weight_decay=0.0
         ),
         225,
     ),
-    # Halfway between both is better on real pictures than either (dev BLEU-4 0.128; 0.116 and 0.111). From there the
-    # drawn scenes: the encoder tells them apart, the words lag behind.
-    Stage(
-        "sentences",
-        WordingSettings(
-            steps=350, real=16, scenes=128, captions=4, sentences=1.0, learning_rate=6e-4, warmup=20, weight_decay=0.0
-        ),
-        175,
-        after=("wording", "critic"),
-    ),
-    # Both again, by the mean of their weights: dev BLEU-4 0.123; 0.111 and 0.116.
-    Stage("halfway", WordingSettings(steps=0, real=16, scenes=128, captions=4), 1, after=("critic", "sentences")),
+    # The mean of both is better on real pictures than either.
+    Stage("halfway", WordingSettings(steps=0, real=16, scenes=128, captions=4), 1, after=("wording", "critic")),
 )
 
 
@@ -146,6 +140,7 @@ class Plan:
     """Views of each real picture whose features are stored."""
     other_settings: bool = False
     """Go on with a stage that was started with other settings."""
+    open_teacher: Callable[[], LooksAtPictures | None] = lambda: None
 
 
 def plan(names: str | None, scale: float, views_kept: int, *, other_settings: bool = False) -> Plan:
@@ -184,7 +179,7 @@ def train(data: Data, run: Path, planned: Plan, stopped: Callable[[], bool]) -> 
 def _run_stage(
     stage: Stage, data: Data, run: Path, previous: list[Path], planned: Plan, stopped: Callable[[], bool]
 ) -> None:
-    trainer = _trainer(stage, data)
+    trainer = _trainer(stage, data, planned.open_teacher)
     state = run / f"{stage.name}.pt"
     recent: list[float] = []
     rewards: list[float] = []
@@ -226,21 +221,23 @@ def _run_stage(
             speed = (trainer.step - first) / (time.monotonic() - began)
             told = ", ".join(f"{name} {value:.3f}" for name, value in parts.items())
             log.info("%s %d/%d, %.2f steps/s: %s", stage.name, trainer.step, stage.settings.steps, speed, told)
-        if trainer.step % stage.judge_every == 0 or trainer.step == stage.settings.steps:
+        if stage.judge_every and (trainer.step % stage.judge_every == 0 or trainer.step == stage.settings.steps):
             judge(trainer, CONFIG, data, run, stage.name, curves)
+            trainer.save(state, recent=recent, rewards=rewards)
+        elif trainer.step % SAVE_STEPS == 0:
             trainer.save(state, recent=recent, rewards=rewards)
     trainer.save(state, recent=recent, rewards=rewards)
     draw_curves(run / f"{stage.name}.csv", run / f"{stage.name}.png", f"mini, {stage.name}")
 
 
-def _trainer(stage: Stage, data: Data) -> StageTrainer:
+def _trainer(stage: Stage, data: Data, open_teacher: Callable[[], LooksAtPictures | None]) -> StageTrainer:
     settings, sentences = stage.settings, data.sentences()
     if isinstance(settings, CriticSettings):
         return CriticTrainer(CONFIG, PICTURE, settings, data.train.tokens, sentences, 0, data.tokenizer)
     if isinstance(settings, WordingSettings):
         return WordingTrainer(CONFIG, PICTURE, settings, data.train.tokens, sentences, stop=0)
-    real = data.train if settings.real else None
-    return JointTrainer(CONFIG, PICTURE, settings, real, data.scenes, sentences, stop=0)
+    teacher = open_teacher() if settings.teach else None
+    return JointTrainer(CONFIG, PICTURE, settings, data.train, data.scenes, sentences, 0, teacher)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -251,7 +248,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--teacher", type=Path, help="the tflite file; without it the encoder learns from captions alone"
     )
-    parser.add_argument("--views", type=int, default=8, help="crops of every picture that the teacher looks at")
     parser.add_argument("--views-kept", type=int, default=4, help="views of every picture whose features are stored")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
     parser.add_argument("--scale", type=float, default=1.0, help="times as many steps in every stage")
@@ -269,7 +265,9 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signum, lambda number, _frame: asked.append(number))
     try:
         planned = plan(given.stages, given.scale, given.views_kept, other_settings=given.other_settings)
-        data = prepare(given.source, given.run, given.teacher, given.views, CONFIG["gpt2"]["vocab_size"])
+        if given.teacher is not None:
+            planned = replace(planned, open_teacher=lambda: Teacher(given.teacher, PICTURE.width))
+        data = prepare(given.source, given.run, CONFIG["gpt2"]["vocab_size"])
         train(data, given.run, planned, lambda: bool(asked))
     except StreamcapError as error:
         log.error("%s", error)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,7 @@ from streamcap.training.clips import UnreadableError, read_picture
 from streamcap.training.corpus import Item, MediaFolder, read_flickr
 from streamcap.training.files import write_bytes
 from streamcap.training.joint import RealPictures
-from streamcap.training.teacher import Lesson, Teacher, read_lesson, write_lesson
 from streamcap.training.text import make_tokenizer, normalise
-
-log = logging.getLogger(__name__)
 
 STORED = PictureSpec(192, 192, "squash", "bicubic")
 """How the real pictures are kept: training crops from there."""
@@ -49,7 +44,7 @@ class Data:
         return [encoded.ids for encoded in self.tokenizer.encode_batch(self.scenes.sentences)]
 
 
-def prepare(source: Path, run: Path, teacher: Path | None, views: int, vocabulary: int) -> Data:
+def prepare(source: Path, run: Path, vocabulary: int) -> Data:
     """Everything the stages need, from RUN where an earlier call has left it. Raises InputError."""
     run.mkdir(parents=True, exist_ok=True)
     tar = source / "images-192.tar"
@@ -59,11 +54,10 @@ def prepare(source: Path, run: Path, teacher: Path | None, views: int, vocabular
     pixels = {split: _pixels(run / f"{split}.npy", corpus.splits[split], media) for split in ("train", "dev")}
     captions = [[normalise(caption) for caption in item.captions] for item in train]
     tokenizer = _tokenizer(run / "tokenizer.json", captions, vocabulary)
-    lessons = _lessons(run, teacher, pixels["train"], views)
     tokens = [[encoded.ids for encoded in tokenizer.encode_batch(several)] for several in captions]
     return Data(
         tokenizer,
-        RealPictures(pixels["train"], tokens, lessons),
+        RealPictures(pixels["train"], tokens),
         pixels["dev"],
         [item.captions for item in dev],
         drawn.cached_pictures(run, "drawn-train", DRAWN_TRAIN, TRAIN_SEED),
@@ -96,20 +90,3 @@ def _tokenizer(path: Path, captions: list[list[str]], vocabulary: int) -> Tokeni
         flat = [caption for several in captions for caption in several] + sentences
         write_bytes(path, make_tokenizer(flat, vocabulary).to_str().encode())
     return Tokenizer.from_file(str(path))
-
-
-def _lessons(run: Path, path: Path | None, pixels: Pixels, views: int) -> list[Lesson] | None:
-    if path is None:
-        return None
-    return list(_each_lesson(run, path, pixels, views))
-
-
-def _each_lesson(run: Path, path: Path, pixels: Pixels, views: int) -> Iterator[Lesson]:
-    teacher: Teacher | None = None
-    for view in range(views):
-        lesson = read_lesson(run, view)
-        if lesson is None:
-            teacher = teacher or Teacher(path)
-            log.info("the teacher looks at view %d of %d", view + 1, views)
-            lesson = write_lesson(run, teacher, pixels, view)
-        yield lesson
