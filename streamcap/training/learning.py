@@ -21,9 +21,13 @@ def decay_groups(parameters: Iterable[tuple[str, nn.Parameter]], decay: float) -
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in parameters:
-        plain = parameter.ndim < 2 or any(part in name for part in _FLAT)
-        (rest if plain else matrices).append(parameter)
+        (matrices if decays(name, parameter) else rest).append(parameter)
     return [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether it is a matrix or a convolution: no embedding, norm or bias."""
+    return parameter.ndim >= 2 and not any(part in name for part in _FLAT)
 
 
 def warm_cosine(step: int, steps: int, warmup: int, floor: float = 0.0) -> float:

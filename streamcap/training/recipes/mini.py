@@ -98,6 +98,7 @@ STAGES = (
             mixed=0.3,
             learning_rate=2e-3,
             weight_decay=0.02,
+            orthogonal=True,
         ),
         0,
     ),
@@ -105,7 +106,7 @@ STAGES = (
     Stage(
         "wording",
         WordingSettings(
-            steps=1100,
+            steps=900,
             real=40,
             scenes=48,
             captions=5,
@@ -113,8 +114,9 @@ STAGES = (
             learning_rate=8e-4,
             warmup=50,
             word_dropout=0.08,
+            orthogonal=True,
         ),
-        550,
+        450,
     ),
     # The words once more, by what they are judged by.
     Stage(
