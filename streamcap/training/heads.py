@@ -27,11 +27,11 @@ class Heads(nn.Module):
         logits = self.shown(_summary(grid)).split(self.sizes, 1)
         return torch.stack([F.cross_entropy(one, attributes[:, k]) for k, one in enumerate(logits)]).sum()
 
-    def followed(self, legs: Sequence[Tensor], look: Look) -> dict[str, Tensor]:
+    def followed(self, legs: Sequence[Tensor], look: Look, inner: float) -> dict[str, Tensor]:
         """How far each leg (B, C, h, w) is from the teacher's normalised map, which is that of its first channels, and
-        the last from what the teacher makes of it."""
+        the last from what the teacher makes of it. inner: the weight of the legs before the last."""
         parts = {
-            f"leg{k}": F.mse_loss(leg[:, : said.shape[1]], said)
+            f"leg{k}": (1.0 if k == len(legs) else inner) * F.mse_loss(leg[:, : said.shape[1]], said)
             for k, (leg, said) in enumerate(zip(legs, look.maps, strict=True), 1)
         }
         cells = legs[-1].flatten(2).transpose(1, 2)

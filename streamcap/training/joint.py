@@ -32,6 +32,8 @@ from streamcap.training.views import crop, disturb, normalise, random_boxes, sma
 
 NORM_PICTURES = 300
 """Real pictures over which the teacher's channels are brought to one scale."""
+INNER = 0.2
+"""Weight of the legs before the last once they are led by one another: the last one's map is what is wanted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +118,8 @@ class JointTrainer(StageTrainer):
         if self._teacher is not None:
             look = self._norms(self._teacher.look(_bytes(planes)))
             legs = self._run_legs(normalise(planes, self.picture), look.maps)
-            parts |= {name: settings.teach * part for name, part in self.heads.followed(legs, look).items()}
+            inner = max(INNER, self._forced())
+            parts |= {name: settings.teach * part for name, part in self.heads.followed(legs, look, inner).items()}
             grid = legs[-1].flatten(2).transpose(1, 2)
         else:
             grid = self._encoder(normalise(planes, self.picture))
@@ -149,12 +152,15 @@ class JointTrainer(StageTrainer):
         boxes, mirrored = small_shifts(len(chosen), 0.06), torch.rand(len(chosen)) < 0.5
         return chosen, disturb(crop(np.asarray(self._scenes.pixels[chosen]), boxes, mirrored, self._side), 0.35)
 
+    def _forced(self) -> float:
+        """The share of the pictures of which a leg is given the teacher's map."""
+        return max(0.0, 1 - self.step / max(1, self.settings.forced * self.settings.steps))
+
     def _run_legs(self, planes: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
         """What each leg makes of the one before it, or, of the pictures whose turn it is, of the teacher's map."""
         encoder = self._encoder
         assert isinstance(encoder, RelayEncoder)  # noqa: S101  asked when it was built
-        share = max(0.0, 1 - self.step / max(1, self.settings.forced * self.settings.steps))
-        grid, legs = encoder.before(planes), []
+        share, grid, legs = self._forced(), encoder.before(planes), []
         for leg, said in zip(encoder.legs, maps, strict=True):
             made = leg(grid)
             legs.append(made)

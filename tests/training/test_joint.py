@@ -52,7 +52,11 @@ def test_what_is_not_asked_for_is_left_out(data) -> None:
     assert set(make(data, real=0, captions=0, sentences=0.0).run_step()) == LEGS | {"shown"}
 
 
-def test_the_legs_learn_what_the_teacher_makes_of_the_view_and_then_follow_one_another(data) -> None:
+def test_the_legs_learn_what_the_teacher_makes_of_the_view_and_then_follow_one_another(
+    data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Or the lighter weight of the inner legs would pass for learning.
+    monkeypatch.setattr(joint, "INNER", 1.0)
     trainer = make(data, steps=24, scenes=2, captions=0, sentences=0.0, learning_rate=1e-2, mixed=0.5, forced=0.5)
     parts = [trainer.run_step() for _ in range(24)]
     for name in ("leg1", "leg2", "leg3", "leg4"):

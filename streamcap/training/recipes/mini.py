@@ -106,7 +106,7 @@ STAGES = (
     Stage(
         "wording",
         WordingSettings(
-            steps=900,
+            steps=800,
             real=40,
             scenes=48,
             captions=5,
@@ -116,7 +116,7 @@ STAGES = (
             word_dropout=0.08,
             orthogonal=True,
         ),
-        450,
+        400,
     ),
     # The words once more, by what they are judged by.
     Stage(
