@@ -24,11 +24,10 @@ def scheme_of(url: str) -> str:
     return scheme if scheme in (*NETWORK, *LOCAL, *PUSHED) else "file"
 
 
-def check_url(url: str, allow_local: bool = True) -> str:
+def check_url(url: str) -> str:
     """`url` without surrounding blanks, if it names something that can be opened here.
 
-    With `allow_local=False` (what comes from a client over HTTP) files, webcams and built-in scenes are not taken.
-    Raises InputError: one line, secrets redacted.
+    Raises InputError: one line, secrets redacted. What may not be named over HTTP is the server's to say.
     """
     url = url.strip()
     if not url:
@@ -39,8 +38,6 @@ def check_url(url: str, allow_local: bool = True) -> str:
     scheme = scheme_of(url)
     if scheme == "file" and match and match["scheme"].lower() != "file" and not _exists(url):
         raise InputError(f"{redact(url)}: no source has the scheme {match['scheme']!r}; use {_KNOWN}")
-    if scheme in LOCAL and not allow_local:
-        raise InputError(f"{redact(url)}: files, webcams and scenes are not taken from here; give a network address")
     if scheme in NETWORK:
         _check_network(url, scheme)
     elif scheme == "file":
