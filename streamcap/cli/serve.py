@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from streamcap.captioner import Captioner
 
 log = logging.getLogger(__name__)
+
+HUNG_SECONDS = 2.0
+"""For writes that are on their way when everything else has ended."""
 
 
 def serve(
@@ -197,12 +201,26 @@ def _run(main: Coroutine[None, None, bool]) -> None:
     """`main` says whether the threads that may be inside torch have ended."""
     import uvloop
 
+    async def bounded() -> bool:
+        ended = await main
+        # The loop's own end waits up to five minutes for threads, such as one that writes to a disk that hangs.
+        waited = threading.Timer(HUNG_SECONDS, _leave)
+        waited.daemon = True
+        waited.start()
+        return ended
+
     with contextlib.suppress(KeyboardInterrupt):
-        if not uvloop.run(main):
+        if not uvloop.run(bounded()):
             # One is inside torch. The interpreter's end would unwind it there, through C++, which aborts the process.
             logging.shutdown()
             sys.stdout.flush()
             os._exit(0)
+
+
+def _leave() -> None:
+    log.error("a file is still being written, its disk does not answer: leaving it as it is")
+    logging.shutdown()
+    os._exit(1)
 
 
 class RedactingFormatter(logging.Formatter):

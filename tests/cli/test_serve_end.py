@@ -1,4 +1,4 @@
-"""The end of `streamcap serve` while the device thread is at work."""
+"""The end of `streamcap serve` while the device thread is at work, or a disk does not answer."""
 
 from __future__ import annotations
 
@@ -31,3 +31,22 @@ _run(main())
 def test_a_device_thread_that_is_still_in_torch_aborts_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=240)
     assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
+
+
+HUNG = """
+import asyncio, time
+from streamcap.cli.serve import _run
+
+async def main():
+    asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
+    return True
+
+_run(main())
+print("never reached")
+"""
+
+
+def test_a_write_that_does_not_come_back_is_left_and_told() -> None:
+    done = subprocess.run([sys.executable, "-c", HUNG], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "a file is still being written, its disk does not answer: leaving it as it is\n"
