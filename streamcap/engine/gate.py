@@ -35,7 +35,7 @@ class GateOptions:
     sample becomes a caption."""
     refresh: float = 60.0
     """Seconds after which a final is decoded anew, whatever the picture did."""
-    near: float = 10.0
+    near: float = 5.0
     """In thresholds: a picture nearer than that is likelier the same scene in motion than another one."""
     patience: float = 2.0
     """Seconds: the longest wait for a second sample to bear out another sentence about a near picture. Where samples

@@ -145,7 +145,7 @@ def test_the_words_on_screen_are_not_begun_again_for_a_picture_that_moved_far() 
 
 
 def test_another_sentence_about_a_near_picture_waits_for_the_next_sample() -> None:
-    # From red 250 to 20 it is a cosine distance of 0.0019: moved, but less than ten thresholds.
+    # From red 250 to 20 it is a cosine distance of 0.0019: moved, but less than five thresholds.
     running = Running(threshold=0.001, interim_interval=0.1)
     darker = (20, 0, 0)
     seen = [RED, darker, RED, darker, darker]
