@@ -59,5 +59,5 @@ def judge(
 
 def rank(scores: Mapping[str, float]) -> tuple[float, float]:
     """Drawn scenes first, by whole per cents, until enough are right; then CIDEr on real pictures."""
-    # 500 drawn pictures cannot tell half a per cent.
+    # 400 drawn pictures cannot tell half a per cent.
     return math.floor(100 * min(scores["scenes_exact"], EXACT_ENOUGH)), scores["dev_cider"]

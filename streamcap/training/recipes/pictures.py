@@ -22,7 +22,7 @@ from streamcap.training.text import make_tokenizer, normalise
 
 STORED = PictureSpec(192, 192, "squash", "bicubic")
 """How the real pictures are kept: training crops from there."""
-DRAWN_TRAIN, DRAWN_DEV = 30_000, 500
+DRAWN_TRAIN, DRAWN_DEV = 18_000, 400
 TRAIN_SEED, DEV_SEED = 1, 999
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
