@@ -68,7 +68,6 @@ class GridEncoder(nn.Module):
                 blocks.append(Residual(channels, width, 2 if stage and not i else 1, folded))
                 channels = width
         self.blocks = nn.Sequential(*blocks)
-        self.channels = channels
 
     def forward(self, pixels: Tensor) -> Tensor:
         """`pixels`: normalised float, (B, 3, H, W). Returns the grid row by row, (B, N, C)."""
@@ -114,7 +113,6 @@ class RelayEncoder(nn.Module):
         self.legs = nn.ModuleList(
             Leg(*leg, folded) for leg in zip(inputs, widths, depths, strides, outputs, strict=True)
         )
-        self.channels = outputs[-1]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """`pixels`: normalised float, (B, 3, H, W). Returns the grid row by row, (B, N, C)."""

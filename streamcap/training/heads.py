@@ -56,11 +56,8 @@ class Norms:
 
     def __init__(self, look: Look) -> None:
         self._maps = [(maps.mean((0, 2, 3), keepdim=True), maps.std((0, 2, 3), keepdim=True)) for maps in look.maps]
-        self._pooled_mean = look.pooled.mean(0)
-        # A channel that is hardly ever on would be blown up to noise.
-        self._pooled_std = look.pooled.std(0) + 0.05
 
     def __call__(self, look: Look) -> Look:
         """The same in units of the channels' own deviation; logits as they are."""
         maps = [(one - mean) / std.clamp(min=1e-3) for one, (mean, std) in zip(look.maps, self._maps, strict=True)]
-        return Look(maps, (look.pooled - self._pooled_mean) / self._pooled_std, look.logits)
+        return Look(maps, look.logits)

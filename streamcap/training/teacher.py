@@ -24,8 +24,9 @@ MAP_TENSORS = (119, 130, 145, 156, 167, 170)
 """Tensors of google-coral's mobilenet_v2_1.0_224_ptq.tflite: the linear maps behind its blocks 3, 6, 10, 13, 16, 17, at
 1/4, 1/8, 1/16, 1/16, 1/32 and 1/32 of the picture's sides."""
 MAP_CHANNELS = (24, 32, 64, 96, 160, 320)
-POOLED_TENSOR, POOLED_CHANNELS = 172, 1280
 LOGITS_TENSOR, CLASSES = 173, 1001
+POOLED_CHANNELS = 1280
+"""Of the vector that the logits are a linear product of."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -36,8 +37,6 @@ class Look:
 
     maps: Sequence[Tensor]
     """(B, C, h, w) each, in its own order of depth."""
-    pooled: Tensor
-    """(B, POOLED_CHANNELS)."""
     logits: Tensor
     """(B, CLASSES)."""
 
@@ -65,7 +64,7 @@ class Teacher:
         self._input: int = self._runs[0].get_input_details()[0]["index"]
         details = {tensor["index"]: tensor for tensor in self._runs[0].get_tensor_details()}
         wanted = dict(zip(MAP_TENSORS, MAP_CHANNELS, strict=True))
-        wanted |= {POOLED_TENSOR: POOLED_CHANNELS, LOGITS_TENSOR: CLASSES}
+        wanted[LOGITS_TENSOR] = CLASSES
         for index, channels in wanted.items():
             if index not in details or int(details[index]["shape"][-1]) != channels:
                 raise InputError(f"{path}: tensor {index} has not {channels} channels; this is another network")
@@ -85,7 +84,6 @@ class Teacher:
         return Look(
             # From the channels last, which it is in memory, and stays.
             [gathered(index).permute(0, 3, 1, 2) for index in MAP_TENSORS],
-            gathered(POOLED_TENSOR).flatten(1),
             gathered(LOGITS_TENSOR).flatten(1),
         )
 

@@ -39,7 +39,7 @@ class Colours:
         planes = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
         maps = [F.avg_pool2d(planes, cell) for cell in (4, 8, 16, 32)]
         mean = planes.mean((1, 2, 3))[:, None]
-        return Look(maps, mean.expand(-1, teacher.POOLED_CHANNELS), mean.expand(-1, teacher.CLASSES))
+        return Look(maps, mean.expand(-1, teacher.CLASSES))
 
 
 def make_data() -> Data:

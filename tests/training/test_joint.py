@@ -98,7 +98,7 @@ def test_a_teacher_of_another_depth_is_told(data) -> None:
     class Flat(Colours):
         def look(self, pictures: np.ndarray):
             look = super().look(pictures)
-            return type(look)(look.maps[:2], look.pooled, look.logits)
+            return type(look)(look.maps[:2], look.logits)
 
     with pytest.raises(InputError, match="the teacher has 2 maps to follow and the encoder 4 legs"):
         make(data, Flat())

@@ -19,7 +19,7 @@ SIDE = 64
 SHAPES = {
     index: (1, SIDE // cell, SIDE // cell, channels)
     for index, cell, channels in zip(teacher.MAP_TENSORS, (4, 8, 16, 16, 32, 32), teacher.MAP_CHANNELS, strict=True)
-} | {teacher.POOLED_TENSOR: (1, 1, 1, teacher.POOLED_CHANNELS), teacher.LOGITS_TENSOR: (1, 1, 1, teacher.CLASSES)}
+} | {teacher.LOGITS_TENSOR: (1, 1, 1, teacher.CLASSES)}
 
 
 class Interpreter:
@@ -82,7 +82,6 @@ def test_every_picture_is_looked_at_in_its_place_and_a_map_lies_as_the_picture_d
     for maps in look.maps:
         assert maps[:, 7, 0, -1].tolist() == [(20 * i - 2) * 0.5 for i in range(5)]
         assert (maps[:, :, -1] == -1).all() and (maps[:, :, 0, 0] == -1).all()
-    assert look.pooled.shape == (5, teacher.POOLED_CHANNELS) and look.pooled[4, 0] == (20 - 2) * 0.5
     assert look.logits[2, :3].tolist() == [0.5, 1.0, 1.5] and look.logits.shape == (5, teacher.CLASSES)
     # More threads than pictures.
     assert torch.equal(Teacher(network, SIDE, threads=3).look(pictures[2:4]).maps[0], look.maps[0][2:4])
@@ -93,7 +92,7 @@ def test_another_network_is_told(network: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(InputError, match="tensor 170 has not 320 channels"):
         Teacher(network, SIDE)
     monkeypatch.setattr(Interpreter, "shapes", {index: SHAPES[index] for index in teacher.MAP_TENSORS})
-    with pytest.raises(InputError, match="tensor 172"):
+    with pytest.raises(InputError, match=f"tensor {teacher.LOGITS_TENSOR}"):
         Teacher(network, SIDE)
 
 

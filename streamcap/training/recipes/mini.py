@@ -1,4 +1,4 @@
-"""The recipe of `mini`, the model in the package. From Flickr8k's folder to files that could be shipped:
+"""The recipe of `mini`, the model in the package. From Flickr8k's folder to the shipped files:
 
     python -m streamcap.training.recipes.mini FLICKR8K RUN --teacher mobilenet_v2_1.0_224_ptq.tflite
 
@@ -248,7 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("source", type=Path, help="Flickr8k's folder")
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument(
-        "--teacher", type=Path, help="the tflite file; without it the encoder learns from captions alone"
+        "--teacher", type=Path, help="the tflite file; without it the encoder learns from drawn scenes alone"
     )
     parser.add_argument("--views-kept", type=int, default=4, help="views of every picture whose features are stored")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
