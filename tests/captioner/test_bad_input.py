@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from streamcap import load_captioner
-from streamcap.errors import InputError
+from streamcap.errors import InputError, StreamcapError
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -144,6 +144,25 @@ def test_resnet_prefixes_work_as_embeddings(tmp_path: Path, weights: dict[str, t
     assert captioner.caption_embeddings(torch.randn(1, 640))[0].tokens
     with pytest.raises(InputError, match=r"ResNet RN50x4.*not available here; caption_embeddings works"):
         captioner.caption([np.zeros((9, 9, 3), np.uint8)])
+
+
+@pytest.mark.parametrize("key", ["clip_project.model.0.weight", "gpt.transformer.h.0.attn.c_attn.weight"])
+@pytest.mark.parametrize("number", ["nan", "-inf"])
+def test_weights_that_are_no_numbers(tmp_path: Path, weights: dict[str, torch.Tensor], key: str, number: str) -> None:
+    """One of them among thousands gives captions that look like any others."""
+    weights[key] = weights[key].clone()
+    weights[key].view(-1)[7] = float(number)
+    torch.save(weights, tmp_path / "damaged.pt")
+    assert f"{key} holds numbers that are not finite; the checkpoint is damaged" in refusal(tmp_path / "damaged.pt")
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_weights_too_large_to_reckon_with(tmp_path: Path, weights: dict[str, torch.Tensor], beams: int) -> None:
+    weights["gpt.transformer.ln_f.weight"] = torch.full_like(weights["gpt.transformer.ln_f.weight"], 3e38)
+    torch.save(weights, tmp_path / "large.pt")
+    captioner = load_captioner(tmp_path / "large.pt", device="cpu", precision="fp32")
+    with pytest.raises(StreamcapError, match=r"decoding in fp32 gave numbers that are not finite; the checkpoint may"):
+        captioner.caption_embeddings(torch.randn(2, 32), beams)
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,8 @@ def account(
     prefix: str = "",
     optional: Iterable[str] = (),
 ) -> None:
-    """Raise InputError that names the first key missing, unexpected, or of another shape than `expected`.
+    """Raise InputError that names the first key missing, unexpected, of another shape than `expected`, or with numbers
+    that are not finite, from which wrong captions would come that look like any others.
 
     `where` (a path) and `prefix` make the message; keys in `optional` may be missing.
     """
@@ -122,6 +123,13 @@ def account(
             raise InputError(f"{where}: {prefix}{key} has shape {tuple(tensor.shape)}, expected {tuple(expected[key])}")
         if not (tensor.is_floating_point() or tensor.dtype is torch.int64):
             raise InputError(f"{where}: {prefix}{key} holds {tensor.dtype}, expected floating-point numbers")
+        if tensor.is_floating_point() and not _finite(tensor):
+            raise InputError(f"{where}: {prefix}{key} holds numbers that are not finite; the checkpoint is damaged")
+
+
+def _finite(tensor: Tensor) -> bool:
+    """In one pass, without a copy: a NaN is its tensor's lowest and highest number."""
+    return tensor.is_meta or not tensor.numel() or bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], where: str, *, prefix: str = "") -> None:
