@@ -66,6 +66,8 @@ def fits(gpt2: GPT2) -> bool:
     config = gpt2.config
     widths = (config.n_embd, config.n_inner)
     whole = all(width % _LANES == 0 for width in widths) and config.vocab_size >= _LANES
+    # Its room is laid out by the inner width.
+    whole = whole and config.n_inner >= config.n_embd
     return whole and not config.cross_width and compiled.library() is not None
 
 

@@ -56,6 +56,14 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @needs_compiler
+def test_a_model_narrower_inside_is_left_to_torch() -> None:
+    theirs = gpt2(1, n_inner=32)
+    narrow = load_gpt2(theirs.state_dict(), theirs.config.to_dict(), "test", prefix="")
+    assert coded.fits(ours()) and not coded.fits(narrow)
+    assert isinstance(convert(narrow, "int8", CPU).head, Int8Linear)
+
+
+@needs_compiler
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu", "relu"])
 @pytest.mark.parametrize("lengths", [[6], [6, 6], [3, 7, 5, 1, 4, 2, 6]])
 @torch.inference_mode()
