@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 from collections.abc import Callable, Hashable, Sequence
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from streamcap.captioner import names
 from streamcap.captioner.batch import Limits, Row, RunningBatch
-from streamcap.captioner.beam import beam_search
+from streamcap.captioner.beam import Hypothesis, beam_search
 from streamcap.captioner.checkpoints import Checkpoint, open_checkpoint
 from streamcap.captioner.checkpoints.towers import clip_directory
 from streamcap.captioner.gpt2 import GPT2
@@ -26,6 +25,7 @@ from streamcap.captioner.precision import convert, find_device, find_precision
 from streamcap.captioner.preprocess import fit_pictures
 from streamcap.captioner.prompt import Prompt, Prompter
 from streamcap.captioner.result import Result
+from streamcap.captioner.room import Room
 from streamcap.captioner.selection import make_selector
 from streamcap.captioner.slots import SlotBatch
 from streamcap.captioner.tokens import TextDecoder, read_tokenizer
@@ -75,7 +75,9 @@ class Captioner:
         if checkpoint.vision is not None and vision is None:
             self._parameters += sum(p.numel() for p in checkpoint.vision.parameters())
             self._vision = convert(checkpoint.vision, precision, device)
-        self._max_rows = MAX_ROWS[device.type]
+        self._pictures = Room(MAX_PICTURES[device.type], "pictures", device)
+        self._rows = Room(MAX_ROWS[device.type], "captions", device)
+        self._beams = Room(MAX_BEAM_ROWS[device.type], "beams", device)
         self._batch: SlotBatch[Any] | None = None
         self._encoders: dict[tuple[int, ...], Replay] = {}
         self._text: TextDecoder | None = None
@@ -201,12 +203,10 @@ class Captioner:
     @torch.inference_mode()
     def encode(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         """uint8 (B, H, W, 3), or (B, T, H, W, 3) for a clip model, of `picture`'s size → embeddings of B rows."""
-        tower = self._tower()
         clips = pixels.ndim == 5
-        flat = np.ascontiguousarray(pixels.reshape(-1, *pixels.shape[2:]) if clips else pixels)
-        step = MAX_PICTURES[self._device.type]
-        encode = self._replay_encoder if self._device.type == "cuda" else tower.encode
-        parts = [encode(torch.from_numpy(flat[start : start + step])) for start in range(0, len(flat), step)]
+        flat = torch.from_numpy(np.ascontiguousarray(pixels.reshape(-1, *pixels.shape[2:]) if clips else pixels))
+        encode = self._replay_encoder if self._device.type == "cuda" else self._tower().encode
+        parts = self._pictures.run(len(flat), lambda most: [encode(some) for some in torch.split(flat, most)])
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         return out.view(pixels.shape[0], pixels.shape[1], -1) if clips else out
 
@@ -252,38 +252,31 @@ class Captioner:
         prompts = self._prompts(embeddings)
         limits = self._limits(search, max(prompt.length for prompt in prompts))
         if search.beam_size > 1:
-            results: list[Result] = []
-            step = max(1, MAX_BEAM_ROWS[self._device.type] // search.beam_size)
-            for start in range(0, len(prompts), step):
-                found = beam_search(self._gpt2, prompts[start : start + step], limits, search.beam_size)
-                results += [Result(self.text(best.tokens), best.tokens, best.logprob) for best in found]
-            return results
-        while True:
-            try:
-                return self._decode(prompts, search, limits, on_text)
-            except torch.OutOfMemoryError:
-                rows = min(self._max_rows, len(prompts))
-                if rows == 1:
-                    raise
-                self._max_rows = rows // 2
-                log.warning("out of memory on %s; decoding at most %d captions at once", self._device, self._max_rows)
-            # Not before the exception is gone, which holds the batch that failed; its recorded steps hold each other.
-            gc.collect()
-            torch.cuda.empty_cache()
+            size = search.beam_size
+            return self._beams.run(
+                len(prompts) * size, lambda most: self._search(prompts, size, limits, max(1, most // size)), least=size
+            )
+        return self._rows.run(len(prompts), lambda most: self._decode(prompts, search, limits, on_text, most))
+
+    def _search(self, prompts: list[Prompt], size: int, limits: Limits, step: int) -> list[Result]:
+        found: list[Hypothesis] = []
+        for start in range(0, len(prompts), step):
+            found += beam_search(self._gpt2, prompts[start : start + step], limits, size)
+        return [self._result(best.tokens, best.logprob) for best in found]
 
     def _decode(
-        self, prompts: list[Prompt], search: SearchOptions, limits: Limits, on_text: OnText | None
+        self, prompts: list[Prompt], search: SearchOptions, limits: Limits, on_text: OnText | None, most: int
     ) -> list[Result]:
         # Slots and what was recorded for them serve call after call; after a failure they start anew.
         kept, self._batch = self._batch, None
         reusable = kept is not None and search.temperature == 0 and kept.limits == limits
-        batch = kept if kept is not None and reusable else self._new_batch(search, limits, self._max_rows)
+        batch = kept if kept is not None and reusable else self._new_batch(search, limits, most)
         for number, prompt in enumerate(prompts):
             batch.add(number, prompt)
         finished: dict[int, Result] = {}
         while batch.active:
             for row in batch.step():
-                finished[row.key] = self._result(row)
+                finished[row.key] = self._result(row.tokens, row.logprob)
             if on_text is not None:
                 for row in batch.rows:
                     on_text(row.key, row.tokens)
@@ -296,13 +289,13 @@ class Captioner:
             return SlotBatch(self._gpt2, limits, max_rows=rows)
         return RunningBatch(self._gpt2, make_selector(search), limits, max_rows=rows)
 
-    def _result(self, row: Row[Any]) -> Result:
-        if not math.isfinite(row.logprob):
+    def _result(self, tokens: list[int], logprob: float) -> Result:
+        if not math.isfinite(logprob):
+            advice = "use precision fp32" if self._precision != "fp32" else "the checkpoint may be damaged"
             raise StreamcapError(
-                f"{self._checkpoint.path}: decoding in {self._precision} gave numbers that are not finite; "
-                "use precision fp32"
+                f"{self._checkpoint.path}: decoding in {self._precision} gave numbers that are not finite; {advice}"
             )
-        return Result(self.text(row.tokens), row.tokens, row.logprob)
+        return Result(self.text(tokens), tokens, logprob)
 
     def decoder(self, search: SearchOptions | None = None, *, max_rows: int | None = None) -> JoiningDecoder[Any]:
         """A running batch that captions may join at any step. Raises InputError for a search with beams."""
@@ -380,41 +373,59 @@ class Captioner:
 
 
 class JoiningDecoder(Generic[Key]):
-    """Captions that join a running batch at any step and leave it when they are finished."""
+    """Captions that join a running batch at any step and leave it when they are finished. Where memory runs out, all
+    that are not finished begin anew, fewer side by side."""
 
     def __init__(self, captioner: Captioner, search: SearchOptions, max_rows: int) -> None:
         self._captioner = captioner
         self._search = search
-        self._max_rows = max_rows
+        self._room = Room(max_rows, "captions", captioner._device)
+        self._unfinished: dict[Key, Prompt] = {}
         self._batch: RunningBatch[Key] | SlotBatch[Key] | None = None
 
     @property
     def active(self) -> int:
         """Captions not finished, waiting ones included."""
-        return 0 if self._batch is None else self._batch.active
+        return len(self._unfinished)
 
     def add(self, key: Key, embedding: Tensor) -> None:
         """One caption, of one row of what `encode` gives; it joins at the next `step`."""
         with torch.inference_mode():
             (prompt,) = self._captioner._prompts(embedding.unsqueeze(0))
         if self._batch is None:
-            limits = self._captioner._limits(self._search, prompt.length)
-            self._batch = self._captioner._new_batch(self._search, limits, self._max_rows)
+            self._batch = self._new_batch(prompt, self._room.most)
         self._batch.add(key, prompt)
+        self._unfinished[key] = prompt
 
     def drop(self, key: Key) -> bool:
         """Forget an unfinished caption; false when there is none of this key."""
+        self._unfinished.pop(key, None)
         return self._batch is not None and self._batch.drop(key)
 
     def step(self) -> list[tuple[Key, Result]]:
         """Decode one more token of every caption; those that are finished with it, in no particular order."""
-        if self._batch is None:
-            return []
-        return [(row.key, self._captioner._result(row)) for row in self._batch.step()]
+        done = self._room.run(self.active, self._step) if self._unfinished else []
+        for row in done:
+            del self._unfinished[row.key]
+        return [(row.key, self._captioner._result(row.tokens, row.logprob)) for row in done]
 
     def tokens(self) -> dict[Key, list[int]]:
         """The tokens so far of every caption that is being decoded."""
         return {} if self._batch is None else {row.key: list(row.tokens) for row in self._batch.rows}
+
+    def _step(self, most: int) -> list[Row[Key]]:
+        batch, self._batch = self._batch, None
+        if batch is None:
+            batch = self._new_batch(next(iter(self._unfinished.values())), most)
+            for key, prompt in self._unfinished.items():
+                batch.add(key, prompt)
+        done = batch.step()
+        # Kept only now: after a failure the next step begins anew.
+        self._batch = batch
+        return done
+
+    def _new_batch(self, prompt: Prompt, most: int) -> RunningBatch[Key] | SlotBatch[Key]:
+        return self._captioner._new_batch(self._search, self._captioner._limits(self._search, prompt.length), most)
 
 
 def load_captioner(

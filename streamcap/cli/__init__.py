@@ -68,6 +68,11 @@ def main() -> None:
         _fail(error, 1)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
+    except RuntimeError as error:
+        # torch's own, by its name: most commands never import torch.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        _fail(f"out of memory; take a smaller model or another --device ({str(error).splitlines()[0]})", 1)
     except BrokenPipeError:
         # Whoever read our output has gone, as `| head` does: nothing is wrong.
         sys.stderr.close()

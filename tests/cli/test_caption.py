@@ -372,6 +372,16 @@ def test_a_run_that_fails_leaves_the_old_output(run: Run, reader: Reader, film: 
     assert (tmp_path / "film.srt").read_text() == "old"
 
 
+def test_a_device_without_memory_gets_one_line(run: Run, reader: Reader, pictures: Path) -> None:
+    def full(pixels: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation")
+
+    reader.encode = full  # type: ignore[method-assign]
+    status, _, err = run(pictures / "a.jpg")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "out of memory" in err and "2.00 GiB" in err and "smaller model" in err
+
+
 # The bar
 
 

@@ -1,0 +1,109 @@
+"""A device whose memory runs out takes fewer rows at once, and the captions stay the same."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from streamcap import load_captioner
+from streamcap.captioner.gpt2 import GPT2
+from streamcap.captioner.options import SearchOptions
+from streamcap.captioner.room import Room
+from streamcap.captioner.vision import Vision
+
+GOLDEN = Path(__file__).parent / "golden"
+NO_ROOM = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.fixture
+def room_for(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets GPT-2's passes and the vision encoder take so many rows and no more."""
+
+    def limit(rows: int) -> None:
+        step, encode = GPT2.step, Vision.encode
+
+        def narrow_step(self: GPT2, tokens: torch.Tensor, *more: Any) -> torch.Tensor:
+            if len(tokens) > rows:
+                raise NO_ROOM
+            return step(self, tokens, *more)
+
+        def narrow_encode(self: Vision, pixels: torch.Tensor) -> torch.Tensor:
+            if len(pixels) > rows:
+                raise NO_ROOM
+            return encode(self, pixels)
+
+        monkeypatch.setattr(GPT2, "step", narrow_step)
+        monkeypatch.setattr(Vision, "encode", narrow_encode)
+
+    return limit
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_decoding_takes_fewer_rows_at_once(room_for: Any, caplog: pytest.LogCaptureFixture, beams: int) -> None:
+    embeddings = torch.randn(7, 32, generator=torch.Generator().manual_seed(3))
+    wanted = load_captioner(GOLDEN / "clipcap_mlp.pt", device="cpu").caption_embeddings(embeddings, beams)
+    captioner = load_captioner(GOLDEN / "clipcap_mlp.pt", device="cpu")
+    room_for(3)
+    with caplog.at_level(logging.WARNING):
+        found = captioner.caption_embeddings(embeddings, beams)
+    assert [one.tokens for one in found] == [one.tokens for one in wanted]
+    told = [message for message in caplog.messages if "out of memory on cpu; at most " in message]
+    assert told
+    caplog.clear()
+    captioner.caption_embeddings(embeddings, beams)
+    assert not caplog.messages, "what fitted once is kept"
+    room_for(0)
+    with pytest.raises(torch.OutOfMemoryError):
+        captioner.caption_embeddings(embeddings, beams)
+
+
+def test_a_joining_decoder_begins_unfinished_captions_anew(room_for: Any) -> None:
+    embeddings = torch.randn(5, 32, generator=torch.Generator().manual_seed(3))
+    captioner = load_captioner(GOLDEN / "clipcap_mlp.pt", device="cpu")
+    wanted = [one.tokens for one in captioner.caption_embeddings(embeddings)]
+    room_for(2)
+    decoder = captioner.decoder(SearchOptions())
+    found: dict[int, list[int]] = {}
+
+    def step() -> None:
+        found.update({key: result.tokens for key, result in decoder.step()})
+
+    for number in range(2):
+        decoder.add(number, embeddings[number])
+    for _ in range(3):
+        step()
+    for number in range(2, 5):
+        decoder.add(number, embeddings[number])
+    decoder.drop(3)
+    while decoder.active:
+        step()
+    assert found == {number: wanted[number] for number in (0, 1, 2, 4)}
+
+
+def test_encoding_takes_fewer_pictures_at_once(room_for: Any) -> None:
+    captioner = load_captioner("mini", device="cpu")
+    spec = captioner.picture
+    pixels = np.random.default_rng(0).integers(0, 255, (5, spec.height, spec.width, 3), np.uint8)
+    wanted = captioner.encode(pixels)
+    room_for(2)
+    assert torch.allclose(captioner.encode(pixels), wanted, atol=1e-4)
+    room_for(0)
+    with pytest.raises(torch.OutOfMemoryError):
+        captioner.encode(pixels)
+
+
+def test_least_rows() -> None:
+    tried: list[int] = []
+
+    def never(most: int) -> None:
+        tried.append(most)
+        raise NO_ROOM
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Room(64, "beams", torch.device("cpu")).run(40, never, least=3)
+    assert tried == [64, 20, 10, 5, 3]
