@@ -37,7 +37,7 @@ def routes(streams: Streams, gate: Gate) -> APIRouter:
     async def segment(
         name: str, number: Annotated[int, Path(ge=0, lt=2**40)], mpegts: _Mpegts = hls.FFMPEG_MPEGTS
     ) -> Response:
-        """One segment: the cues on screen during its six seconds."""
+        """One segment: what was on screen during its six seconds."""
         window = _window(streams, name)
         if not window.first <= number < window.stop:
             raise RefusalError(404, f"segment {number} is not in the window, {window.first} to {window.stop - 1}")

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from streamcap.captions.cue import Cue
 from streamcap.captions.formats import hls
+from streamcap.captions.track import Track
+from tests.captions.made import LATENCY, moment
 from tests.conftest import require_program
 
 CUES = [Cue(1000, 4000, "a man opens a door"), Cue(5000, 13_000, "a dog <runs> & jumps"), Cue(25_000, 26_000, "a cat")]
@@ -20,7 +22,24 @@ def test_a_cue_over_a_boundary_is_in_every_segment_it_touches_and_empty_segments
     texts = [hls.segment(CUES, number) for number in range(5)]
     assert all(text.startswith("WEBVTT\nX-TIMESTAMP-MAP=LOCAL:00:00:00.000,MPEGTS:126000\n\n") for text in texts)
     assert [text.count("-->") for text in texts] == [2, 1, 1, 0, 1]
-    assert texts[0].count("00:00:05.000 --> 00:00:13.000") == texts[2].count("00:00:05.000 --> 00:00:13.000") == 1
+    assert "00:00:05.000 --> 00:00:06.000\n" in texts[0]
+    assert "00:00:06.000 --> 00:00:12.000\n" in texts[1]
+    assert "00:00:12.000 --> 00:00:13.000\n" in texts[2]
+
+
+def test_a_caption_extended_every_second_changes_no_segment_that_was_published() -> None:
+    track = Track("door", every=1.0)
+    track.final(moment(0.0), "a dog sleeps", -0.4, LATENCY)
+    published: dict[int, str] = {}
+    for second in range(1, 40):
+        track.extend(moment(float(second)))
+        segments = hls.window(track.cues, 1000 * second, ended=False)
+        for number in range(segments.first, segments.stop):
+            text = hls.segment(track.cues, number)
+            assert published.setdefault(number, text) == text
+    times = [line for text in published.values() for line in re.findall(r"^\S+ --> \S+$", text, re.MULTILINE)]
+    # One after the other, so that no player has two of them on screen.
+    assert times == [f"00:00:{6 * n:02}.000 --> 00:00:{6 * n + 6:02}.000" for n in range(6)]
 
 
 def test_segments_are_read_by_ffprobe(tmp_path: Path) -> None:
@@ -29,7 +48,7 @@ def test_segments_are_read_by_ffprobe(tmp_path: Path) -> None:
     path.write_text(hls.segment(CUES, 1))
     asked = (ffprobe, "-v", "error", "-show_entries", "packet=pts_time,duration_time", "-of", "csv=p=0", str(path))
     done = subprocess.run(asked, capture_output=True, text=True, check=True)
-    assert [float(part) for part in done.stdout.strip().split(",")[:2]] == [5.0, 8.0]
+    assert [float(part) for part in done.stdout.strip().split(",")[:2]] == [6.0, 6.0]
 
 
 def test_a_segment_is_published_once_it_can_change_no_more() -> None:
@@ -62,7 +81,15 @@ def test_the_playlist_says_what_the_rfc_asks() -> None:
 def test_all_segments_together_hold_every_cue(raw: list[tuple[int, int, str]]) -> None:
     cues = [Cue(start, start + length, text) for start, length, text in sorted(raw)]
     stop = max((cue.end_ms for cue in cues), default=0) // hls.SEGMENT_MS + 1
-    found = set()
+    shown = 0
     for number in range(stop):
-        found.update(re.findall(r"^(\S+ --> \S+)$", hls.segment(cues, number), re.MULTILINE))
-    assert len(found) == len({(cue.start_ms, cue.end_ms) for cue in cues})
+        for times in re.findall(r"^(\S+) --> (\S+)$", hls.segment(cues, number), re.MULTILINE):
+            start, end = map(_ms, times)
+            assert number * hls.SEGMENT_MS <= start < end <= (number + 1) * hls.SEGMENT_MS
+            shown += end - start
+    assert shown == sum(cue.end_ms - cue.start_ms for cue in cues)
+
+
+def _ms(timestamp: str) -> int:
+    hours, minutes, seconds = timestamp.replace(".", "").split(":")
+    return 3_600_000 * int(hours) + 60_000 * int(minutes) + int(seconds)

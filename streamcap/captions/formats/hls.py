@@ -53,10 +53,14 @@ def playlist(segments: Window, query: str = "") -> str:
 
 
 def segment(cues: Iterable[Cue], number: int, mpegts: int = FFMPEG_MPEGTS) -> str:
-    """Segment `number`: every cue on screen during it, with its own true times; one without cues is legal.
+    """Segment `number`: the part of every cue that lies in it; one without cues is legal.
+
+    A cue's end may move for as long as its picture stays the same: written whole, it would differ from segment to
+    segment, and a player would show each version.
 
     `mpegts`: 90 kHz timestamp, in the video's transport stream, of this stream's time zero.
     """
     start, end = number * SEGMENT_MS, (number + 1) * SEGMENT_MS
     header = f"WEBVTT\nX-TIMESTAMP-MAP=LOCAL:00:00:00.000,MPEGTS:{mpegts}\n\n"
-    return vtt.render((cue for cue in cues if cue.start_ms < end and cue.end_ms > start), header)
+    inside = (cue for cue in cues if cue.start_ms < end and cue.end_ms > start)
+    return vtt.render((Cue(max(cue.start_ms, start), min(cue.end_ms, end), cue.text) for cue in inside), header)
