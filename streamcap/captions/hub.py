@@ -233,11 +233,12 @@ class Hub:
         self.feeds[feed.stream] = feed
 
     def remove(self, stream: str) -> None:
-        """Forget a stream; subscribers who wished for it alone are closed."""
+        """Forget a stream; subscribers are closed when it was the last of those they named."""
         if self.feeds.pop(stream, None) is None:
             return
         for subscription in list(self._subscriptions.values()):
-            if subscription.wish.streams == frozenset((stream,)):
+            named = subscription.wish.streams
+            if named is not None and stream in named and named.isdisjoint(self.feeds):
                 subscription.close(Cause.REMOVED, f"stream {stream} was removed")
 
     def publish(self, payload: Payload, *, live: bool = True) -> Event:

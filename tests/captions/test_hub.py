@@ -213,6 +213,17 @@ def test_removing_a_stream_closes_those_who_wished_for_it_alone(hub: Hub) -> Non
     assert (hub.subscribers, hub.statistics.closed_slow) == (1, 0)
 
 
+def test_who_named_several_streams_is_closed_when_the_last_of_them_is_removed(hub: Hub) -> None:
+    hub.add(Feed("yard"))
+    hub.add(Feed("gate"))
+    both = listen(hub, Wish(streams=frozenset({"door", "yard"})))
+    hub.remove("door")
+    hub.remove("gate")
+    assert both.closed is None
+    hub.remove("yard")
+    assert both.closed == "stream yard was removed"
+
+
 def test_a_refilled_feed_goes_on_where_the_earlier_run_stopped(clock: Clock) -> None:
     first = Hub(clock, clock)
     first.add(Feed("door"))
