@@ -54,6 +54,11 @@ class Track:
         return self._end
 
     @property
+    def next_number(self) -> int:
+        """Of the next id that nobody has seen, be it as an interim."""
+        return self._number + bool(self._revision)
+
+    @property
     def cues(self) -> list[Cue]:
         """The window's cues as they were on screen, oldest first."""
         return list(on_screen(self._finals))

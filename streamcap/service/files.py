@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from streamcap.captions.cue import Cue
+from streamcap.captions.caption import Caption
+from streamcap.captions.cue import Cue, milliseconds
 from streamcap.captions.event import Event
 from streamcap.captions.formats import jsonl, srt, vtt
 from streamcap.errors import InputError
@@ -17,11 +19,9 @@ from streamcap.errors import InputError
 # Sequence numbers are reserved on disk in blocks of this many, so that a number once sent is never sent again for
 # another event, even after a crash that lost count.
 RESERVE = 1000
-# A tail of this size holds thousands of captions; older ones are beyond replay anyway.
+# A tail of this size holds thousands of captions; more is read where the window of the subtitle files asks for it.
 TAIL_BYTES = 2_000_000
-# The newest cue, however long its text, is within so much of the end of the WebVTT file.
-LAST_CUE_BYTES = 16_384
-_CUE_END = re.compile(rb" --> (\d+):(\d\d):(\d\d)\.(\d{3})\n")
+_TIMES = re.compile(r"^(\d+):(\d\d):(\d\d)\.(\d{3}) --> (\d+):(\d\d):(\d\d)\.(\d{3})$", re.MULTILINE)
 
 
 class FilesInUseError(InputError):
@@ -33,9 +33,9 @@ class Past:
     """What an earlier run left: its newest finals, and the first sequence number that it surely never used."""
 
     finals: list[Event]
+    shown: list[Caption]
+    """What each final said, until it left the screen: an `extend`, which is not filed, may have moved that."""
     next_seq: int
-    end: float = 0.0
-    """Seconds: where the newest cue ended, which an `extend` may have moved beyond what its final says; 0: unknown."""
 
 
 class CaptionFiles:
@@ -79,18 +79,26 @@ class CaptionFiles:
         if file is not None:
             file.close()
 
-    def past(self, most: int) -> Past:
-        """Read back up to `most` finals, and mend a last line that a crash cut short."""
+    def past(self, window: float) -> Past:
+        """Read back the finals of the newest `window` seconds at least, and mend a last line that a crash cut short."""
+        cues = self._cue_times()
         finals: list[Event] = []
+        shown: list[Caption] = []
         if self.jsonl.exists():
             with self.jsonl.open("rb+") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - TAIL_BYTES))
-                data = file.read()
+                size, tail = file.seek(0, os.SEEK_END), TAIL_BYTES
+                while True:
+                    file.seek(max(0, size - tail))
+                    data = file.read()
+                    read = jsonl.finals(data.decode("utf-8", "replace").splitlines())
+                    finals = [event for event, _ in read]
+                    shown = _until_gone([caption for _, caption in read], cues)
+                    if tail >= size or (shown and shown[0].start <= shown[-1].end - window):
+                        break
+                    tail *= 2
                 if data and not data.endswith(b"\n"):
                     # The broken line stays, closed: a reader may want it, and the next line must not run on.
                     file.write(b"\n")
-            finals = jsonl.tail(data.decode("utf-8", "replace").splitlines(), most)
         next_seq = finals[-1].seq + 1 if finals else 1
         try:
             next_seq = max(next_seq, int(self._seq.read_text()))
@@ -98,7 +106,7 @@ class CaptionFiles:
             # Without the count, leave room for what was sent but not filed.
             next_seq += RESERVE if finals else 0
         self._reserved = 0
-        return Past(finals, next_seq, self._last_end())
+        return Past(finals, shown, next_seq)
 
     def reserve(self, seq: int) -> int:
         """Make sure that a later run begins beyond `seq`; returns the number from which to reserve again."""
@@ -132,17 +140,34 @@ class CaptionFiles:
             _replace(self.srt, srt.render(cues))
             _replace(self.vtt, vtt.render(cues))
 
-    def _last_end(self) -> float:
+    def _cue_times(self) -> list[tuple[int, int]]:
+        """Start and end of every cue of the WebVTT file, in ms."""
         try:
-            with self.vtt.open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_CUE_BYTES))
-                ends = _CUE_END.findall(file.read())
+            text = self.vtt.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
-            return 0.0
-        if not ends:
-            return 0.0
-        hours, minutes, seconds, ms = map(int, ends[-1])
-        return hours * 3600 + minutes * 60 + seconds + ms / 1000
+            return []
+        return [(_ms(*times[:4]), _ms(*times[4:])) for times in _TIMES.findall(text)]
+
+
+def _ms(hours: str, minutes: str, seconds: str, ms: str) -> int:
+    return 3_600_000 * int(hours) + 60_000 * int(minutes) + 1000 * int(seconds) + int(ms)
+
+
+def _until_gone(captions: list[Caption], cues: list[tuple[int, int]]) -> list[Caption]:
+    """`captions`, in order, each until the end of the cue that it began in, or the next caption's start."""
+    starts = [start for start, _ in cues]
+    shown = []
+    for number, caption in enumerate(captions):
+        begin = milliseconds(caption.start)
+        # The line's start was rounded on its way; it may be a millisecond off.
+        place = bisect_right(starts, begin + 1) - 1
+        if place >= 0 and cues[place][1] > begin:
+            end = cues[place][1] / 1000
+            if number + 1 < len(captions):
+                end = min(end, captions[number + 1].start)
+            caption = replace(caption, end=end)
+        shown.append(caption)
+    return shown
 
 
 def _replace(path: Path, text: str) -> None:

@@ -55,6 +55,14 @@ class Parts:
     clip_length: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The lowest sequence number and the lowest number of an id that no stream of this name has used in this run."""
+
+    seq: int = 1
+    caption: int = 1
+
+
 def _ring(parts: Parts) -> FrameRing:
     """What a sample looks back at: a few frames for each of a clip model's, for any other model the newest alone."""
     settings, clip_length = parts.settings, parts.clip_length
@@ -71,7 +79,7 @@ def _moment(sample: Sample) -> Moment:
 class Stream:
     """All methods on the event loop. `run` is its one task; the set of streams owns it."""
 
-    def __init__(self, name: str, url: str, every: float, parts: Parts) -> None:
+    def __init__(self, name: str, url: str, every: float, parts: Parts, numbers: Numbers | None = None) -> None:
         self.name = name
         self.url = redact(url)
         self.every = every
@@ -85,6 +93,7 @@ class Stream:
         self.reconnections = 0
         self._secret_url = url
         self._parts = parts
+        self._first = numbers or Numbers()
         self._created = time.monotonic()
         self._feed = Feed(name, keep=parts.settings.replay)
         self.track = Track(name, every=every, window=parts.settings.window)
@@ -102,12 +111,18 @@ class Stream:
         self._heard = asyncio.Event()
 
     async def prepare(self) -> None:
-        """Take up what an earlier run filed under this name. Raises OSError; InputError where it is another's."""
+        """Go on with the numbers of an earlier stream of this name, and take up what one filed.
+
+        Raises OSError; InputError where the files are another's.
+        """
         out = self._parts.settings.out
-        if out is not None:
+        if out is None:
+            self._refill(Past([], [], self._first.seq))
+        else:
             files = self._files = CaptionFiles(out, self.name)
             await asyncio.to_thread(files.claim)
-            past = await asyncio.to_thread(files.past, self._parts.settings.replay)
+            past = await asyncio.to_thread(files.past, self._parts.settings.window)
+            past = replace(past, next_seq=max(past.next_seq, self._first.seq))
             await asyncio.to_thread(files.reserve, past.next_seq)
             self._refill(past)
             self._filing = Filing(
@@ -118,6 +133,11 @@ class Stream:
         """Let go of its files: it never began, or is over. Idempotent."""
         if self._files is not None:
             self._files.leave()
+
+    def numbers(self) -> Numbers:
+        """Where another stream of this name may go on."""
+        first = self._first
+        return Numbers(max(first.seq, self._feed.last_seq + 1), max(first.caption, self.track.next_number))
 
     def enter(self) -> None:
         """Be there for viewers."""
@@ -375,19 +395,15 @@ class Stream:
     def _refill(self, past: Past) -> None:
         """Go on where an earlier run stopped: numbers, ids, cues and the timeline."""
         self._feed.refill(past.finals, past.next_seq)
-        captions = [event.payload for event in past.finals if isinstance(event.payload, Caption)]
-        if not captions:
-            return
-        # Extensions are not filed by themselves: the subtitle file alone knows how long the last one was on screen.
-        last = captions[-1] = replace(captions[-1], end=max(captions[-1].end, past.end))
-        number = last.id.rpartition("-")[2]
-        self.track = Track(
-            self.name,
-            every=self.every,
-            window=self._parts.settings.window,
-            next_number=int(number) + 1 if number.isdigit() else 1,
-        )
-        for caption in captions:
+        number = self._first.caption
+        if past.finals:
+            final = past.finals[-1]
+            _, _, filed = past.shown[-1].id.rpartition("-")
+            # Each number shown since, and not filed, took an event at least.
+            number = max(number, (int(filed) if filed.isdecimal() else 0) + past.next_seq - final.seq)
+        self.track = Track(self.name, every=self.every, window=self._parts.settings.window, next_number=number)
+        for caption in past.shown:
             self.track.restore(caption)
-        self._timeline = Timeline(begin=last.end)
-        self._timeline.epoch = last.epoch
+        if past.shown:
+            self._timeline = Timeline(begin=past.shown[-1].end)
+            self._timeline.epoch = past.shown[-1].epoch

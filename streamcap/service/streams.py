@@ -15,11 +15,13 @@ from streamcap.engine.outcome import Outcome
 from streamcap.errors import InputError, StreamcapError
 from streamcap.media.sources import check_url
 from streamcap.service.settings import Settings, check_every, check_name
-from streamcap.service.stream import Parts, Stream
+from streamcap.service.stream import Numbers, Parts, Stream
 
 log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 3.0
+# Names that are remembered after their stream was removed. Policy when full: the one removed first is forgotten.
+NAMES_KEPT = 1024
 
 
 class DuplicateStreamError(InputError):
@@ -48,6 +50,7 @@ class Streams:
         self._forget: Callable[[str], None] = lambda name: None
         self._streams: dict[str, Stream] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._numbers: dict[str, Numbers] = {}
 
     def begin(self, parts: Parts, *, forget: Callable[[str], None], engine: EngineStatistics) -> None:
         """The model is there: from now on streams can be added."""
@@ -77,7 +80,8 @@ class Streams:
             raise DuplicateStreamError(f"there is a stream named {name} already; choose another name")
         if len(self._streams) >= self.settings.max_streams:
             raise TooManyStreamsError(f"there are {len(self._streams)} streams already, the most this service takes")
-        stream = Stream(name, url, check_every(self.settings.every if every is None else every), self._parts)
+        every = check_every(self.settings.every if every is None else every)
+        stream = Stream(name, url, every, self._parts, self._numbers.get(name))
         # Claimed before the first await, so that two requests cannot both have it.
         self._streams[name] = stream
         try:
@@ -109,6 +113,10 @@ class Streams:
         self._tasks.pop(name, None)
         self._forget(name)
         self.hub.remove(name)
+        self._numbers.pop(name, None)
+        self._numbers[name] = stream.numbers()
+        while len(self._numbers) > NAMES_KEPT:
+            del self._numbers[next(iter(self._numbers))]
 
     async def close(self) -> None:
         """End all streams within CLOSE_SECONDS; idempotent."""

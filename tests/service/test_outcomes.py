@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streamcap.engine.outcome import Captioned, Doubtful, Failed, Times, Unchanged
+from streamcap.engine.outcome import Captioned, Doubtful, Failed, Interim, Times, Unchanged
 from streamcap.media.frame import Sample
 from tests.service.made import House, frame
 
@@ -89,3 +90,38 @@ async def test_time_goes_on_after_a_restart_from_where_a_still_picture_was_last_
     assert second.of("caption")[0]["start"] == first.of("extend")[0]["end"] == 41.0
     # The same sentence again: one cue with the long one of before.
     assert "00:00:00.000 --> 00:00:42.000" in (tmp_path / "door.vtt").read_text()
+
+
+async def test_a_restart_leaves_every_cue_of_the_subtitle_files_as_it_was(tmp_path: Path) -> None:
+    first = House(tmp_path, every=1.0)
+    seen = await first_sample(first)
+    now = time.monotonic()
+    for second in range(1, 40):
+        sample = replace(seen, start=float(second))
+        new = Captioned(sample, f"{second} dogs", -0.5, Times(now, now, now))
+        first.streams.dispatch([new if second % 10 == 0 else Unchanged(sample, decoded=False)])
+    await first.until(lambda: len(first.of("extend")) == 36)
+    await first.streams.close()
+    before = (tmp_path / "door.vtt").read_text()
+    assert before.count("-->") == 4
+    second_run = House(tmp_path, every=1.0, replay=1)
+    await first_sample(second_run)
+    await second_run.streams.close()
+    after = (tmp_path / "door.vtt").read_text()
+    assert after.startswith(before) and after.count("-->") == 5
+
+
+async def test_an_id_that_was_shown_before_a_crash_is_not_used_again(tmp_path: Path) -> None:
+    first = House(tmp_path / "first", every=1.0)
+    seen = await first_sample(first)
+    for second in (1.0, 2.0):
+        sample = replace(seen, start=second)
+        first.streams.dispatch([Interim(sample, "a man", Times(0.0, 0.0, 0.0)), Unchanged(sample, decoded=True)])
+    await first.until(lambda: len(first.of("extend")) == 2)
+    # As they lie on the disk when the process is killed now.
+    shutil.copytree(tmp_path / "first", tmp_path / "left")
+    second_run = House(tmp_path / "left", every=1.0)
+    await first_sample(second_run)
+    assert second_run.of("caption")[0]["id"] not in {m["id"] for m in first.of("caption")}
+    for house in (first, second_run):
+        await house.streams.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,11 +34,7 @@ def parse(line: str) -> Event | None:
         return None
 
 
-def tail(file_lines: Iterable[str], most: int) -> list[Event]:
-    """The last `most` finals, oldest first; broken lines are passed over."""
-    kept: deque[Event] = deque(maxlen=most)
-    for line in file_lines:
-        event = parse(line)
-        if event is not None and event.is_final:
-            kept.append(event)
-    return list(kept)
+def finals(file_lines: Iterable[str]) -> list[tuple[Event, Caption]]:
+    """The finals, in order, each with what it says; broken lines are passed over."""
+    events = (event for line in file_lines if (event := parse(line)) is not None)
+    return [(event, event.payload) for event in events if isinstance(event.payload, Caption) and event.is_final]
