@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 LINE_CHARACTERS = 42
 LINES = 2
 # A cue shorter than this cannot be read; a gap shorter than this flickers.
 SHORTEST_MS = 1000
 FLICKER_MS = 500
+# Texts whose lines are remembered: rolling files are written whole, in two formats, again and again. Four full windows.
+LINES_KEPT = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,8 @@ def _readable_end(cue: Cue, limit_ms: int | None) -> int:
     return end if limit_ms is None else min(end, limit_ms)
 
 
-def lines(text: str, width: int = LINE_CHARACTERS, most: int = LINES) -> list[str]:
+@lru_cache(maxsize=LINES_KEPT)
+def lines(text: str, width: int = LINE_CHARACTERS, most: int = LINES) -> tuple[str, ...]:
     """`text` broken between words into lines of about `width` characters, evenly: at most `most` of them.
 
     A text that cannot fit gets wider lines rather than lose words; a word is never cut.
@@ -66,7 +70,7 @@ def lines(text: str, width: int = LINE_CHARACTERS, most: int = LINES) -> list[st
     words = text.split()
     total = len(" ".join(words))
     if total <= width or most < 2 or len(words) < 2:
-        return [" ".join(words)]
+        return (" ".join(words),)
     count = min(most, -(-total // width))
     broken: list[str] = []
     while count > 1 and len(words) > 1:
@@ -75,4 +79,4 @@ def lines(text: str, width: int = LINE_CHARACTERS, most: int = LINES) -> list[st
         broken.append(" ".join(words[:cut]))
         words = words[cut:]
         count -= 1
-    return [*broken, " ".join(words)]
+    return (*broken, " ".join(words))

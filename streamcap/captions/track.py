@@ -59,6 +59,11 @@ class Track:
         return self._number + bool(self._revision)
 
     @property
+    def finals(self) -> tuple[Cue, ...]:
+        """The window's finals as cues, oldest first: quickly had, and `on_screen` of them is `cues`."""
+        return tuple(self._finals)
+
+    @property
     def cues(self) -> list[Cue]:
         """The window's cues as they were on screen, oldest first."""
         return list(on_screen(self._finals))

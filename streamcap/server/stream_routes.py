@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from streamcap.captions.cue import Cue, on_screen
 from streamcap.captions.formats import srt, vtt
 from streamcap.errors import InputError
 from streamcap.media.sources.url import LOCAL, NETWORK, PUSHED
@@ -54,6 +57,11 @@ def _unicode(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
+def _render(render: Callable[[Iterable[Cue]], str], finals: tuple[Cue, ...]) -> str:
+    """A subtitle file; a full window of a caption a second takes too long for the loop."""
+    return render(on_screen(finals))
+
+
 def routes(streams: Streams, gate: Gate, options: ServerOptions) -> APIRouter:
     router = APIRouter(prefix="/streams", tags=["streams"])
 
@@ -83,11 +91,13 @@ def routes(streams: Streams, gate: Gate, options: ServerOptions) -> APIRouter:
     @router.get("/{name}/captions.srt", dependencies=[Depends(gate.viewer)])
     async def captions_srt(name: str) -> Response:
         """The rolling window as SubRip."""
-        return Response(srt.render(streams.get(name).track.cues), headers=_NO_STORE, media_type="application/x-subrip")
+        text = await asyncio.to_thread(_render, srt.render, streams.get(name).track.finals)
+        return Response(text, headers=_NO_STORE, media_type="application/x-subrip")
 
     @router.get("/{name}/captions.vtt", dependencies=[Depends(gate.viewer)])
     async def captions_vtt(name: str) -> Response:
         """The rolling window as WebVTT."""
-        return Response(vtt.render(streams.get(name).track.cues), headers=_NO_STORE, media_type="text/vtt")
+        text = await asyncio.to_thread(_render, vtt.render, streams.get(name).track.finals)
+        return Response(text, headers=_NO_STORE, media_type="text/vtt")
 
     return router

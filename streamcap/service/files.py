@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -134,11 +134,12 @@ class CaptionFiles:
                 file.truncate(begin)
                 raise
 
-    def write_cues(self, cues: Sequence[Cue]) -> None:
+    def write_cues(self, cues: Iterable[Cue]) -> None:
         """Replace the two subtitle files. Without a cue there is none: an empty SubRip file is not one to ffprobe."""
-        if cues:
-            _replace(self.srt, srt.render(cues))
-            _replace(self.vtt, vtt.render(cues))
+        shown = list(cues)
+        if shown:
+            _replace(self.srt, srt.render(shown))
+            _replace(self.vtt, vtt.render(shown))
 
     def _cue_times(self) -> list[tuple[int, int]]:
         """Start and end of every cue of the WebVTT file, in ms."""

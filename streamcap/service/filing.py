@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from streamcap.captions.caption import Caption
 from streamcap.captions.cue import Cue
@@ -17,21 +17,24 @@ log = logging.getLogger(__name__)
 
 # Finals kept for a disk that is full at the moment. Policy when full: DROP_OLDEST, counted.
 PENDING_FINALS = 10_000
-# The subtitle files are rewritten whole; once a second is as live as a player reloads them.
+# The subtitle files are rewritten whole; once a second is as live as a player reloads them. A long window on a busy
+# machine, or a slow disk, makes it rarer: so many times what one rewrite takes, within bounds.
 REWRITE_SECONDS = 1.0
+REWRITE_SHARE = 20
+REWRITE_MOST_SECONDS = 10.0
 RETRY_SECONDS = 2.0
 # Events that wait for a disk which hangs. Policy when full: the oldest is published before it is filed.
 HELD_EVENTS = 64
 
 
 class Filing:
-    """Finals are appended at once, subtitle files rewritten at most every REWRITE_SECONDS.
+    """Finals are appended at once, subtitle files rewritten at most every REWRITE_SECONDS, rarer if that takes long.
 
     A final is filed before it is published, so that no crash can lose what a viewer has seen; what follows it waits
     its turn. A disk that refuses holds nothing up: the final is published, and filed when the disk takes it.
 
     Parameters:
-        cues: gives the present window of the subtitle files.
+        cues: gives the present window of the subtitle files; it is gone through on a worker thread.
         last_seq: gives the newest sequence number sent.
         release: publishes a payload, live or not, under the next number. Nobody else publishes for this stream.
         on_trouble: hears one line when writing begins to fail, and an empty one when it works again. Finals are
@@ -43,7 +46,7 @@ class Filing:
     def __init__(
         self,
         files: CaptionFiles,
-        cues: Callable[[], list[Cue]],
+        cues: Callable[[], Iterable[Cue]],
         last_seq: Callable[[], int],
         release: Callable[[Payload, bool], object],
         on_trouble: Callable[[str], None],
@@ -62,6 +65,7 @@ class Filing:
         self._closing = False
         self._ended = False
         self._reserve_at = 0
+        self._rewrite_at = 0.0
         self._trouble = ""
 
     def publish(self, payload: Payload, *, live: bool) -> None:
@@ -99,13 +103,12 @@ class Filing:
 
     async def _keep_up(self) -> None:
         loop = asyncio.get_running_loop()
-        rewrite_at = loop.time()
         while not self._closing:
             if not self._held:
-                await self._wait(max(0.0, rewrite_at - loop.time()) if self._stale else None)
-            due = self._stale and loop.time() >= rewrite_at
+                await self._wait(max(0.0, self._rewrite_at - loop.time()) if self._stale else None)
+            due = self._stale and loop.time() >= self._rewrite_at
             if due:
-                rewrite_at = loop.time() + REWRITE_SECONDS
+                self._rewrite_at = loop.time() + REWRITE_SECONDS
             if not await self._write(due) and not self._held:
                 await self._wait(RETRY_SECONDS)
         await self._write(due=True)
@@ -136,7 +139,10 @@ class Filing:
         try:
             if due and trouble is None:
                 self._stale = False
+                time = asyncio.get_running_loop().time
+                began = time()
                 await asyncio.to_thread(self._files.write_cues, self._cues())
+                self._rewrite_at = began + pause(time() - began)
         except OSError as error:
             self._stale = True
             trouble = error
@@ -166,6 +172,11 @@ class Filing:
         if trouble != self._trouble:
             self._trouble = trouble
             self._on_trouble(trouble)
+
+
+def pause(cost: float) -> float:
+    """Seconds from the beginning of a rewrite of the subtitle files, which took `cost` seconds, to that of the next."""
+    return max(REWRITE_SECONDS, min(REWRITE_SHARE * cost, REWRITE_MOST_SECONDS))
 
 
 async def finished(task: asyncio.Task[None]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from streamcap.captions.caption import Caption, Latency
+from streamcap.captions.cue import on_screen
 from streamcap.captions.event import Payload, Status, StreamState
 from streamcap.captions.feed import Feed
 from streamcap.captions.hub import Hub
@@ -126,7 +127,7 @@ class Stream:
             await asyncio.to_thread(files.reserve, past.next_seq)
             self._refill(past)
             self._filing = Filing(
-                files, lambda: self.track.cues, lambda: self._feed.last_seq, self._release, self._on_disk
+                files, lambda: on_screen(self.track.finals), lambda: self._feed.last_seq, self._release, self._on_disk
             )
 
     def leave(self) -> None:

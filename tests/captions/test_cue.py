@@ -40,9 +40,16 @@ def test_a_short_cue_lasts_until_it_can_be_read_unless_the_next_comes() -> None:
 
 def test_a_long_caption_breaks_evenly_between_words() -> None:
     text = "two white dogs run on the grass beside a red car in the snow"
-    assert lines(text) == ["two white dogs run on the grass", "beside a red car in the snow"]
-    assert lines("a dog") == ["a dog"]
-    assert lines("") == [""]
+    assert lines(text) == ("two white dogs run on the grass", "beside a red car in the snow")
+    assert lines("a dog") == ("a dog",)
+    assert lines("") == ("",)
+
+
+def test_the_lines_of_texts_that_are_written_again_and_again_are_found_once() -> None:
+    text = "a dog that nobody has seen before runs over the grass"
+    again = lines.cache_info().hits
+    assert lines(text) is lines(text)
+    assert lines.cache_info().hits == again + 1
 
 
 @given(st.text(min_size=0, max_size=300))

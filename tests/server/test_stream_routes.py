@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable
+
 import pytest
 
+from streamcap.captions.cue import Cue
 from streamcap.captions.event import StreamState
+from streamcap.captions.formats import srt, vtt
 from streamcap.service.files import FilesInUseError
 from streamcap.service.streams import TooManyStreamsError
 from tests.server.conftest import Server, Start
@@ -118,6 +123,20 @@ async def test_subtitles_roll_as_srt_and_vtt(server: Server) -> None:
     assert vtt.headers["content-type"].startswith("text/vtt")
     assert vtt.text.startswith("WEBVTT\n\n00:00:00.000 --> 00:00:01.000\na man opens a door\n")
     assert (await server.http.get("/streams/nobody/captions.srt")).status_code == 404
+
+
+async def test_subtitles_are_written_beside_the_loop(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.streams.get("door").final("a man")
+    threads = []
+
+    def render(cues: Iterable[Cue]) -> str:
+        threads.append(threading.current_thread())
+        return str(len(list(cues)))
+
+    for module in (srt, vtt):
+        monkeypatch.setattr(module, "render", render)
+    assert [(await server.http.get(f"/streams/door/captions.{kind}")).text for kind in ("srt", "vtt")] == ["1", "1"]
+    assert len(threads) == 2 and threading.current_thread() not in threads
 
 
 async def test_health_and_readiness(server: Server) -> None:

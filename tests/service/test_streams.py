@@ -22,6 +22,7 @@ from streamcap.media.sources.contract import SourceEnded, SourceLost, SourceRefu
 from streamcap.service import streams
 from streamcap.service.backoff import Backoff
 from streamcap.service.files import CaptionFiles, FilesInUseError, Past
+from streamcap.service.filing import pause
 from streamcap.service.streams import DuplicateStreamError, TooManyStreamsError
 from tests.service.made import House, frame
 
@@ -199,6 +200,10 @@ async def test_a_disk_that_hangs_holds_few_events_up(
     await house.streams.close()
     filed = [json.loads(line) for line in (tmp_path / "out" / "door.jsonl").read_text().splitlines()]
     assert filed == house.of("caption")
+
+
+def test_subtitle_files_that_take_long_to_write_are_written_less_often() -> None:
+    assert [pause(cost) for cost in (0.0, 0.04, 0.2, 60.0)] == [1.0, 1.0, 4.0, 10.0]
 
 
 async def test_the_last_caption_of_a_file_comes_before_its_end(tmp_path: Path) -> None:
