@@ -77,7 +77,6 @@ class Wish:
 
 @dataclass(slots=True)
 class SubscriptionStatistics:
-    delivered: int = 0
     interim_dropped: int = 0
     finals_dropped: int = 0
 
@@ -103,18 +102,22 @@ class Subscription:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def take(self) -> list[str]:
-        """All waiting messages as JSON texts, oldest first."""
-        return [message.text for message in self.take_messages()]
+    def take(self, most: int | None = None) -> list[str]:
+        """Waiting messages as JSON texts, oldest first: all, or at most so many."""
+        return [message.text for message in self.take_messages(most)]
 
-    def take_messages(self) -> list[Message]:
-        """All waiting messages, oldest first."""
-        taken: list[Message] = list(self._queue)
-        self._queue.clear()
-        self._events = 0
+    def take_messages(self, most: int | None = None) -> list[Message]:
+        """Waiting messages, oldest first: all, or at most so many."""
         self._drops = 0
-        self.statistics.delivered += len(taken)
-        return taken
+        taken: list[Event | _Gap | Note]
+        if most is None or most >= len(self._queue):
+            taken = list(self._queue)
+            self._queue.clear()
+            self._events = 0
+        else:
+            taken = [self._queue.popleft() for _ in range(most)]
+            self._events -= sum(isinstance(message, Event) for message in taken)
+        return [*taken]
 
     def put(self, message: Note) -> None:
         """Queue a message whatever the bound: hello, and what is replayed when the subscription begins."""

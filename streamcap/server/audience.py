@@ -18,6 +18,8 @@ from streamcap.server.wish import Request
 
 # Viewers written to in one turn of the loop: a few milliseconds, so that nothing else waits long behind a caption.
 VIEWERS_PER_TURN = 256
+# Messages of one viewer in one turn; a replay has thousands, and goes out no faster than its viewer reads.
+MESSAGES_PER_TURN = 32
 FRAMES_KEPT = 128
 
 _CODES = {Cause.SLOW: 1013, Cause.REMOVED: 4404, Cause.STOPPING: 1001}
@@ -40,7 +42,7 @@ class AudienceStatistics:
 
 
 class Audience:
-    """Counts viewers, and writes what waits for them, a bounded number in each turn of the loop."""
+    """Counts viewers, and writes what waits for them, a bounded number of viewers and messages in each turn."""
 
     def __init__(self, hub: Hub, most: int) -> None:
         self.hub = hub
@@ -136,14 +138,17 @@ class _Seat:
             self._audience.pend(self)
 
     def flush(self) -> None:
-        """Write all that waits, if the peer keeps up; if not, it waits in the subscription under its drop policy."""
+        """Write of what waits, while the peer keeps up; the rest waits in the subscription under its drop policy."""
         self._pending = False
         subscription = self.subscription
         if self.seated and self._pipe.is_writable and len(subscription):
-            texts = subscription.take()
+            texts = subscription.take(MESSAGES_PER_TURN)
             self._audience.statistics.messages += len(texts)
             frame = self._audience.frame
             self._pipe.push(frame(texts[0]) if len(texts) == 1 else b"".join([frame(text) for text in texts]))
+            if len(subscription) and self._pipe.is_writable:
+                self.wake()
+                return
         if subscription.cause is not None and self.seated:
             self._pipe.end(_CODES[subscription.cause], _short(subscription.closed or ""))
 

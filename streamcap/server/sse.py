@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from streamcap.captions.hub import Cause, Message, Subscription
-from streamcap.server.audience import Audience
+from streamcap.server.audience import MESSAGES_PER_TURN, Audience
 from streamcap.server.push import CLOSE_GRACE
 from streamcap.server.wish import Request
 
@@ -62,10 +62,12 @@ class EventStream(Response):
         await self._send(send, f"retry: {RETRY_MS}\n\n")
         while subscription.closed is None or len(subscription):
             self._woken.clear()
-            messages = subscription.take_messages()
+            messages = subscription.take_messages(MESSAGES_PER_TURN)
             if messages:
                 self._audience.statistics.messages += len(messages)
                 await self._send(send, "".join([event_text(message) for message in messages]))
+                if len(subscription):
+                    await asyncio.sleep(0)  # `send` need not let others have their turn
                 continue
             try:
                 async with asyncio.timeout(self._heartbeat):

@@ -242,6 +242,20 @@ def test_a_refilled_feed_goes_on_where_the_earlier_run_stopped(clock: Clock) -> 
     assert [(m["type"], m.get("from"), m.get("to")) for m in kept] == [("gap", 8, 8), ("caption", None, None)]
 
 
+def test_who_takes_a_part_finds_the_rest_in_order_and_room_for_as_much_as_was_taken(hub: Hub) -> None:
+    for number in range(1, 4):
+        hub.publish(caption(number=number))
+    reader = listen(hub, Wish(limit=2), since=0)
+    hub.publish(caption(number=4))
+    hub.publish(caption(number=5))
+    taken = [json.loads(text) for text in reader.take(5)]
+    hub.publish(caption(number=6))
+    assert len(reader) == 2
+    taken += texts(reader)
+    assert [message.get("seq") for message in taken] == [None, 1, 2, 3, 4, 5, 6]
+    assert reader.statistics.finals_dropped == 0
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(["final", "interim", "extend", "drop", "return"]), max_size=120))
 def test_disconnecting_at_any_moment_loses_and_repeats_no_final(actions: list[str]) -> None:
@@ -274,7 +288,7 @@ def test_disconnecting_at_any_moment_loses_and_repeats_no_final(actions: list[st
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.sampled_from(["final", "interim", "extend", "stale", "read", "return"]), max_size=150),
+    st.lists(st.sampled_from(["final", "interim", "extend", "stale", "read", "read a part", "return"]), max_size=150),
     st.integers(1, 5),
     st.integers(1, 8),
 )
@@ -295,8 +309,9 @@ def test_every_number_comes_once_or_lies_in_a_gap(actions: list[str], limit: int
             case "return":
                 hub.unsubscribe(subscription)
                 subscription = hub.subscribe(wish, lambda: None, seen)
-            case "read":
-                for message in texts(subscription):
+            case "read" | "read a part":
+                for text in subscription.take(2 if action == "read a part" else None):
+                    message = json.loads(text)
                     if message["type"] == "hello":
                         continue
                     first, last = message.get("seq", message.get("from")), message.get("seq", message.get("to"))

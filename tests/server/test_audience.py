@@ -6,12 +6,18 @@ import asyncio
 import base64
 import json
 import socket
+import time
+from typing import Any
 
 import pytest
 import pytest_asyncio
 import uvicorn
 
+from streamcap.captions.feed import Feed
+from streamcap.captions.hub import Hub, Wish
 from streamcap.server import run
+from streamcap.server.audience import MESSAGES_PER_TURN, Audience, _Seat
+from tests.captions.made import caption
 from tests.server.conftest import Server, Start, receive, until
 
 HANDSHAKE = (
@@ -102,6 +108,50 @@ async def test_a_viewer_that_falls_behind_is_told_what_it_missed_and_goes_on(pat
             seen.append(int(str(message["seq"])))
     assert seen == list(range(1, door.feed.last_seq + 1))
     assert [message["type"] for message in messages].count("gap") == 1
+
+
+class Pipe:
+    """A connection whose buffer has room for so many pushes."""
+
+    def __init__(self) -> None:
+        self.room = 0
+        self.pushed: list[list[dict[str, object]]] = []
+        self.ended: list[int] = []
+
+    @property
+    def is_writable(self) -> bool:
+        return self.room > 0
+
+    def push(self, data: bytes) -> None:
+        self.room -= 1
+        self.pushed.append(frames(bytearray(data)))
+
+    def end(self, code: int, reason: str) -> None:
+        self.ended.append(code)
+
+
+async def test_a_replay_goes_out_in_parts_no_faster_than_its_viewer_reads() -> None:
+    hub = Hub(time.monotonic, time.time)
+    hub.add(Feed("door"))
+    for number in range(1, 201):
+        hub.publish(caption(number=number))
+    pipe: Any = Pipe()
+    seat = _Seat(Audience(hub, 1), pipe)
+    seat.subscription = hub.subscribe(Wish(streams=frozenset({"door"})), seat.wake, 0)
+    seat.seated = True
+    for room, parts in ((2, 2), (1, 3), (9, 7)):
+        pipe.room = room
+        seat.wake()
+        for _ in range(10):  # turns of the loop
+            await asyncio.sleep(0)
+            assert max(map(len, pipe.pushed), default=0) <= MESSAGES_PER_TURN
+        assert len(pipe.pushed) == parts
+        if room == 1:
+            # What comes meanwhile stands behind it; and who is sent away has what waits first.
+            hub.publish(caption(number=201))
+            hub.remove("door")
+    assert [message.get("seq") for part in pipe.pushed for message in part] == [None, *range(1, 202)]
+    assert pipe.ended == [4404]
 
 
 def frames(data: bytearray) -> list[dict[str, object]]:

@@ -8,6 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from streamcap.captions.hub import Wish
+from streamcap.server.sse import EventStream
+from streamcap.server.wish import Request
 from tests.server.conftest import Server, Start, until
 
 
@@ -46,6 +49,26 @@ async def test_events_come_with_their_seq_as_id(server: Server) -> None:
         interim, final = await events(lines, 2)
     assert (interim[0], final[0]) == (1, 2)
     assert final[1]["text"] == "a man opens a door with » care"
+
+
+async def test_a_replay_goes_out_in_parts_each_as_the_viewer_takes_it(server: Server) -> None:
+    for number in range(100):
+        server.streams.get("door").final(f"caption {number}")
+    audience, sent, over = server.app.state.audience, [], asyncio.Event()
+
+    async def receive() -> dict[str, str]:
+        await over.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b"").count(b"data: "))
+        if sum(sent) == 101:
+            over.set()
+
+    stream = EventStream(audience, Request(Wish(streams=frozenset({"door"})), 0), heartbeat=60.0)
+    async with asyncio.timeout(60):
+        await stream({"type": "http"}, receive, send)
+    assert [count for count in sent if count] == [32, 32, 32, 5]
 
 
 async def test_last_event_id_brings_what_was_missed(server: Server) -> None:
