@@ -88,15 +88,6 @@ class PictureSpec:
             scaled_width, scaled_height, (self.width - scaled_width) // 2, (self.height - scaled_height) // 2
         )
 
-    def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """The part of a source of `width` × `height` that is seen: (left, top, right, bottom) in source pixels."""
-        placed = self.place(width, height)
-        across, down = width / placed.scaled_width, height / placed.scaled_height
-        left, top = max(0, -placed.left), max(0, -placed.top)
-        right = min(placed.scaled_width, left + self.width)
-        bottom = min(placed.scaled_height, top + self.height)
-        return left * across, top * down, right * across, bottom * down
-
     def to_json(self) -> dict[str, Any]:
         """As it stands in a checkpoint's config."""
         return {

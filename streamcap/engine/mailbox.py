@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from streamcap.media.frame import Sample
 
 
@@ -27,8 +25,8 @@ class Mailbox:
             self.replaced[sample.stream] = self.replaced.get(sample.stream, 0) + 1
         self._waiting[sample.stream] = sample
 
-    def take(self, most: int, busy: Collection[str] = ()) -> list[Sample]:
-        """Up to `most` samples, those that wait longest first; none of a stream in `busy`.
+    def take(self, most: int) -> list[Sample]:
+        """Up to `most` samples, those that wait longest first.
 
         All of one shape, since they become one batch: others wait for the next.
         """
@@ -36,7 +34,7 @@ class Mailbox:
         for sample in list(self._waiting.values()):
             if len(taken) == most:
                 break
-            if sample.stream in busy or (taken and sample.pixels.shape != taken[0].pixels.shape):
+            if taken and sample.pixels.shape != taken[0].pixels.shape:
                 continue
             taken.append(self._waiting.pop(sample.stream))
         return taken

@@ -5,21 +5,9 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import deque
-from dataclasses import dataclass
 
 from streamcap.errors import InputError
 from streamcap.media.frame import Frame
-
-
-@dataclass(frozen=True, slots=True)
-class RingStatistics:
-    """`seconds` of media time lie between the oldest and the newest of `frames` held; the rest are counts so far."""
-
-    frames: int
-    seconds: float
-    pushed: int
-    dropped: int
-    """Fell out at the old end (drop policy: oldest first), or were nearer to their neighbours than `spacing`."""
 
 
 class FrameRing:
@@ -41,29 +29,17 @@ class FrameRing:
         self._most = frames
         self._held: deque[Frame] = deque()
         self._lock = threading.Lock()
-        self._pushed = 0
-        self._dropped = 0
 
     def push(self, frame: Frame) -> None:
         """Take the next frame in; a new epoch, or an earlier time, empties the ring first."""
         with self._lock:
-            self._pushed += 1
             if self._held and (frame.epoch != self._held[-1].epoch or frame.time < self._held[-1].time):
-                self._dropped += len(self._held)
                 self._held.clear()
             elif len(self._held) > 1 and self._held[-1].time - self._held[-2].time < self._spacing:
                 self._held.pop()
-                self._dropped += 1
             self._held.append(frame)
             while len(self._held) > self._most or frame.time - self._held[0].time > self._seconds:
                 self._held.popleft()
-                self._dropped += 1
-
-    def clear(self) -> None:
-        """Let go of all frames."""
-        with self._lock:
-            self._dropped += len(self._held)
-            self._held.clear()
 
     def newest(self) -> Frame | None:
         """The last one pushed."""
@@ -87,12 +63,6 @@ class FrameRing:
         newest = times[-1]
         first = max(times[0], newest - seconds)
         return [held[_nearest(times, first + (newest - first) * i / (count - 1))] for i in range(count)]
-
-    def statistics(self) -> RingStatistics:
-        """A snapshot."""
-        with self._lock:
-            spread = self._held[-1].time - self._held[0].time if self._held else 0.0
-            return RingStatistics(len(self._held), spread, self._pushed, self._dropped)
 
 
 def _nearest(times: list[float], wanted: float) -> int:

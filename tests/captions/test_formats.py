@@ -29,6 +29,13 @@ def test_ffprobe_reads_the_times_to_the_millisecond(tmp_path: Path, render) -> N
     assert subtitle_times(path) == [(cue.start_ms, cue.end_ms) for cue in CUES]
 
 
+def test_an_empty_caption_is_a_cue_too(tmp_path: Path) -> None:
+    path = tmp_path / "x.srt"
+    path.write_text(srt.render([Cue(0, 1000, ""), Cue(1000, 2000, "a dog")]), encoding="utf-8")
+    assert subtitle_times(path) == [(0, 1000), (1000, 2000)]
+    assert [block.count("\n") for block in path.read_text().strip().split("\n\n")] == [2, 2]
+
+
 def test_hours_do_not_wrap() -> None:
     assert srt.timestamp(3_600_000 * 101 + 61_001) == "101:01:01,001"
     assert vtt.timestamp(3_600_000 * 101 + 61_001) == "101:01:01.001"
