@@ -67,6 +67,9 @@ class Metrics(Collector):
             "captions": "Final captions.",
             "extended": "Samples that only extended the caption on screen.",
             "decode_skipped": "Samples whose picture had not moved; they count as extended too.",
+            "missed": "Moments for which no frame came in time.",
+            "convert_failed": "Sampled frames lost since they could not be converted.",
+            "files_dropped": "Finals missing in the files, since the disk refused them for too long.",
             "reconnections": "Times the source was lost or refused and will be opened again.",
         }
         families = {

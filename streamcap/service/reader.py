@@ -30,6 +30,8 @@ class ReaderStatistics:
     frames: int = 0
     sampled: int = 0
     convert_failed: int = 0
+    missed: int = 0
+    """Moments for which no frame was taken."""
 
 
 class Reader:
@@ -75,6 +77,7 @@ class Reader:
         self._clip_length = clip_length
         self._clip_seconds = clip_seconds
         self._statistics = statistics
+        self._missed_before = statistics.missed
         self._on_open = on_open
         self._on_first = on_first
         self._on_end = on_end
@@ -117,6 +120,7 @@ class Reader:
         start = self._timeline.place(self._opening, frame.epoch, frame.time, frame.arrived)
         if not self._schedule.due(frame):
             return
+        self._statistics.missed = self._missed_before + self._schedule.missed
         frames = [frame] if self._clip_length is None else self._ring.window(self._clip_seconds, self._clip_length)
         try:
             pixels = self._convert(frames)

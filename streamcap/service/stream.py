@@ -66,11 +66,13 @@ class Numbers:
 
 def _ring(parts: Parts) -> FrameRing:
     """What a sample looks back at: a few frames for each of a clip model's, for any other model the newest alone."""
-    settings, clip_length = parts.settings, parts.clip_length
+    seconds, clip_length = parts.settings.clip_seconds, parts.clip_length
     if clip_length is None:
-        return FrameRing(seconds=settings.ring_seconds, frames=1)
-    spacing = settings.clip_seconds / (4 * clip_length)
-    return FrameRing(seconds=settings.ring_seconds, frames=settings.ring_frames, spacing=spacing)
+        return FrameRing(seconds=seconds, frames=1)
+    steps = 4 * clip_length
+    spacing = seconds / steps
+    # One spacing more, since frames do not fall on the window's edge; both ends count, and so does the newest.
+    return FrameRing(seconds=seconds + spacing, frames=steps + 3, spacing=spacing)
 
 
 def _moment(sample: Sample) -> Moment:
@@ -186,6 +188,9 @@ class Stream:
             source=dict(self._reader.source.statistics()) if self._reader is not None else {},
             last_caption=None if last is None else last.as_json(),
             decode_skipped=self.skipped,
+            missed=self.reader_statistics.missed,
+            convert_failed=self.reader_statistics.convert_failed,
+            files_dropped=self._filing.dropped if self._filing is not None else 0,
         )
 
     def newest_frame(self) -> Frame | None:

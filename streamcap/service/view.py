@@ -28,3 +28,9 @@ class StreamView:
     last_caption: dict[str, object] | None
     decode_skipped: int = 0
     """Samples whose picture had not moved, so that the decoder was not asked; they count as extended too."""
+    missed: int = 0
+    """Moments for which no frame came in time."""
+    convert_failed: int = 0
+    """Sampled frames lost since they could not be converted."""
+    files_dropped: int = 0
+    """Finals missing in the files, since the disk refused them for too long; viewers had them."""

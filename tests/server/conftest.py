@@ -108,6 +108,9 @@ class HandStream:
             reconnections=0,
             source={"decode_errors": 2},
             last_caption=None if last is None else last.as_json(),
+            missed=4,
+            convert_failed=3,
+            files_dropped=2,
         )
 
 

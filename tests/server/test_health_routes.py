@@ -28,6 +28,8 @@ async def test_metrics_tell_what_happened(server: Server) -> None:
     server.streams.engine.replaced["door"] = 2
     values = await scrape(server)
     assert values["streamcap_frames_total", "stream=door"] == 100
+    lost = [values[f"streamcap_{what}_total", "stream=door"] for what in ("missed", "convert_failed", "files_dropped")]
+    assert lost == [4, 3, 2]
     assert values["streamcap_stream_state", "state=live,stream=door"] == 1
     assert values["streamcap_stream_state", "state=failed,stream=door"] == 0
     assert values["streamcap_source_events_total", "kind=decode_errors,stream=door"] == 2

@@ -75,6 +75,9 @@ async def test_a_clip_model_gets_a_sliding_window_ending_with_the_newest_frame()
     for window in windows[3:]:
         assert window[0] == pytest.approx(window[-1] - 50, abs=4)
         assert [b - a for a, b in itertools.pairwise(window)] == pytest.approx([50 / 3] * 3, abs=5)
+    # No more than that is held.
+    held = {f.time for f in house.streams.get("door")._ring.window(1000.0, 1000)}
+    assert min(held) >= 4.0 - 2.0 - 2.0 / 16 and len(held) <= 4 * 4 + 3
     await house.streams.close()
 
 
@@ -280,6 +283,33 @@ async def test_a_disk_that_refuses_is_told_and_made_up_for(
     await house.until(lambda: house.of("status")[-1]["reason"] == "")
     await house.streams.close()
     assert len((out / "door.jsonl").read_text().splitlines()) == 3
+
+
+async def test_what_is_lost_is_counted(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamcap.service.filing.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("streamcap.service.filing.PENDING_FINALS", 1)
+    await live(house)
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(CaptionFiles, "append", refuse)
+    house.sources[0].put(frame(5.0))
+    await house.until(lambda: len(house.of("caption")) == 2)
+    house.sources[0].put(frame(6.0))
+    await house.until(lambda: len(house.of("caption")) == 3)
+    # Moments 1 to 4 had no frame, in an opening of the source as in the one before.
+    house.sources[0].put(SourceLost("gone"))
+    await wait_sources(house, 2)
+    monkeypatch.setattr(House, "_pixels", staticmethod(lambda *_: (_ for _ in ()).throw(ValueError("no picture"))))
+    house.sources[1].put(frame(0.0))
+    house.sources[1].put(frame(3.0))
+    door = house.streams.get("door")
+    async with asyncio.timeout(60):
+        while door.view().convert_failed < 2 or not door.view().files_dropped:
+            await asyncio.sleep(0.005)
+    view = door.view()
+    assert (view.missed, view.convert_failed, view.files_dropped) == (6, 2, 1)
 
 
 async def test_names_are_checked_and_found(house: House) -> None:
