@@ -132,7 +132,11 @@ def _stop(stop: asyncio.Event) -> None:
 
 
 def _opener(settings: Settings) -> Callable[[str], Source]:
-    options = SourceOptions(open_timeout=settings.open_timeout, read_timeout=settings.read_timeout)
+    options = SourceOptions(
+        open_timeout=settings.open_timeout,
+        read_timeout=settings.read_timeout,
+        keyframes_only=settings.keyframes_only,
+    )
     return lambda url: open_source(url, options=options)
 
 

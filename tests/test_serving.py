@@ -19,10 +19,12 @@ from websockets.exceptions import InvalidStatus
 from streamcap.engine.engine import EngineOptions
 from streamcap.engine.gate import GateOptions
 from streamcap.errors import InputError
+from streamcap.media.sources import SourceEnded
 from streamcap.server.options import ServerOptions
 from streamcap.server.run import listen
 from streamcap.service.settings import Settings
-from streamcap.serving import ServeOptions, serve_streams
+from streamcap.serving import ServeOptions, _opener, serve_streams
+from tests.media.made import write_video
 
 if TYPE_CHECKING:
     from streamcap.captioner import Captioner
@@ -34,6 +36,18 @@ OPTIONS = ServeOptions(
     engine=EngineOptions(GateOptions(threshold=0.02)),
     fit=None,
 )
+
+
+def test_keyframes_alone_are_decoded_where_that_is_set(tmp_path: Path) -> None:
+    path = str(write_video(tmp_path / "film.mp4", seconds=1.2, rate=10))
+    for keyframes_only, times in ((True, [0.0, 1.0]), (False, [number / 10 for number in range(12)])):
+        source = _opener(Settings(keyframes_only=keyframes_only))(path)
+        source.open()
+        frames = []
+        with pytest.raises(SourceEnded):
+            frames.extend(frame.time for frame in source.frames())
+        source.close()
+        assert frames == pytest.approx(times)
 
 
 def test_while_the_model_loads_it_is_alive_but_not_ready_and_ends_at_a_signal() -> None:

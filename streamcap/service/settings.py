@@ -48,6 +48,8 @@ class Settings:
     read_timeout: float = 5.0
     """Without data for so long a source is lost."""
     open_timeout: float = 10.0
+    keyframes_only: bool = False
+    """Decode keyframes alone: about an eighth of the cost, and as many frames as the camera sends keyframes."""
     retry_first: float = 1.0
     retry_most: float = 30.0
     """Pauses between reconnections grow from the one to the other, jittered."""
@@ -55,8 +57,6 @@ class Settings:
     """A caption that comes later than this after its frame is filed, but not pushed as live."""
     clip_seconds: float = 4.0
     """What a clip model sees at a time: the sliding window's length."""
-    ring_seconds: float = 10.0
-    ring_frames: int = 300
     max_streams: int = 256
 
     def __post_init__(self) -> None:

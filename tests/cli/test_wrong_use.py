@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import socket
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from streamcap.cli import main
+from streamcap.cli.serve import serve
+from streamcap.engine.gate import DEFAULT_THRESHOLD
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -104,6 +107,11 @@ def test_help_and_version(run: Run) -> None:
     assert run("--version")[:2] == (0, f"streamcap {__import__('streamcap').__version__}\n")
     status, out, _ = run("serve", "--help")
     assert status == 0 and "--every" in out
+
+
+def test_help_says_where_the_gate_stands() -> None:
+    parameters = inspect.signature(serve, eval_str=True).parameters
+    assert parameters["gate"].annotation.__metadata__[0].show_default == f"{DEFAULT_THRESHOLD:g}"
 
 
 def test_a_file_whose_name_has_an_equals_sign_is_a_file(tmp_path: Path) -> None:
