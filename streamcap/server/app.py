@@ -28,7 +28,9 @@ def create_app(streams: Streams, options: ServerOptions) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(publishers.keep_swept(), name="sweep")
         yield
+        sweeping.cancel()
         await asyncio.gather(publishers.close(), watchers.close())
 
     app = FastAPI(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiortc import MediaStreamTrack
@@ -20,6 +22,9 @@ log = logging.getLogger(__name__)
 
 # From the answer to the first frame: ICE, DTLS and the first keyframe.
 FIRST_FRAME_SECONDS = 10.0
+# How long a stream that a publisher made by coming outlives its leaving: time to come back after a break.
+ABANDONED_SECONDS = 300.0
+SWEEP_SECONDS = 15.0
 
 
 @dataclass(slots=True)
@@ -32,13 +37,26 @@ class Publisher:
     reason: str = "the publisher left"
 
 
+@dataclass(slots=True)
+class _Made:
+    """A stream that a publisher made by coming."""
+
+    stream: Stream
+    left: float | None = None
+    """Monotonic seconds when its last publisher left; None while one is there."""
+
+
 class Publishers:
     """Starts, finds and ends publishers. All calls on the event loop."""
 
-    def __init__(self, streams: Streams, options: ServerOptions) -> None:
+    def __init__(
+        self, streams: Streams, options: ServerOptions, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._streams = streams
         self._options = options
+        self._monotonic = monotonic
         self._publishers: dict[str, Publisher] = {}
+        self._made: dict[str, _Made] = {}
 
     def __len__(self) -> int:
         return len(self._publishers)
@@ -82,12 +100,32 @@ class Publishers:
         """End all."""
         await asyncio.gather(*(self.end(one, "the service is stopping") for one in list(self._publishers.values())))
 
+    async def keep_swept(self) -> None:
+        """Sweep now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            await self.sweep()
+
+    async def sweep(self) -> None:
+        """Remove the streams that publishers made by coming, and left ABANDONED_SECONDS ago; no others."""
+        for name, made in list(self._made.items()):
+            if not is_there(self._streams, made.stream):
+                del self._made[name]
+            elif made.left is not None and self._monotonic() - made.left >= ABANDONED_SECONDS:
+                del self._made[name]
+                log.info("stream %s is removed: nobody has published to it for %g s", name, ABANDONED_SECONDS)
+                await self._streams.remove(name)
+
     async def _stream(self, name: str) -> Stream:
         if name not in self._streams.names():
-            return await self._streams.add(name, "whip:")
+            stream = await self._streams.add(name, "whip:")
+            self._made[name] = _Made(stream)
+            return stream
         stream = self._streams.get(name)
         if not stream.url.startswith("whip:"):
             raise RefusalError(409, f"stream {name} is fed by {stream.url}; publish under another name")
+        if name in self._made:
+            self._made[name].left = None
         return stream
 
     async def _receive(self, publisher: Publisher, stream: Stream, track: MediaStreamTrack) -> None:
@@ -113,3 +151,6 @@ class Publishers:
             # Cancelled or not, the connection is closed before the name is free again.
             await asyncio.shield(publisher.peer.close())
             self._publishers.pop(publisher.name, None)
+            made = self._made.get(publisher.name)
+            if made is not None:
+                made.left = self._monotonic()

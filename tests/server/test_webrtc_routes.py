@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamcap.server.peer import Peer, check_offer, is_there
+from streamcap.server.publishers import ABANDONED_SECONDS
 from streamcap.server.refusal import RefusalError
 from tests.server.conftest import HandStreams, Server, Start, until
 
@@ -117,6 +118,33 @@ async def test_a_publisher_that_vanishes_is_noticed_and_the_name_is_free_again(s
     async with connection() as peer:
         peer.addTrack(Colour())
         assert (await publish(server, peer, "tab")).status_code == 201
+
+
+async def test_a_stream_that_a_publisher_made_goes_some_minutes_after_it_left(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publishers, now = server.app.state.publishers, [1000.0]
+    monkeypatch.setattr(publishers, "_monotonic", lambda: now[0])
+    await server.streams.add("studio", "whip:")
+
+    async def visit(name: str, seconds: float) -> None:
+        async with connection() as peer:
+            peer.addTrack(Colour())
+            session = (await publish(server, peer, name)).headers["location"]
+            now[0] += seconds
+            await publishers.sweep()
+            assert (await server.http.delete(session)).status_code == 200
+
+    await visit("tab", 2 * ABANDONED_SECONDS)
+    await visit("studio", 1)
+    now[0] += ABANDONED_SECONDS / 2
+    await visit("tab", ABANDONED_SECONDS)
+    now[0] += ABANDONED_SECONDS - 1
+    await publishers.sweep()
+    assert server.streams.names() == ["door", "studio", "tab"]
+    now[0] += 1
+    await publishers.sweep()
+    assert server.streams.names() == ["door", "studio"]
 
 
 async def test_a_stream_that_was_removed_and_added_again_is_another() -> None:
