@@ -57,7 +57,10 @@ def serve(
     ] = None,
     ice_server: Annotated[
         list[str] | None,
-        typer.Option(help="stun: or turn: URL for browsers on other networks; none is asked unless given."),
+        typer.Option(
+            help="stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT for browsers on other networks; none is asked unless "
+            "given."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, or a reduced one: see `streamcap models`.")] = "auto",
@@ -102,6 +105,7 @@ def serve(
     from streamcap.engine.gate import DEFAULT_THRESHOLD, GateOptions
     from streamcap.media.sources import check_url
     from streamcap.picture import Fit
+    from streamcap.server.ice import IceServer
     from streamcap.server.options import ServerOptions
     from streamcap.server.run import allow_connections, listen
     from streamcap.service.settings import Settings, check_name
@@ -131,7 +135,7 @@ def serve(
         view_tokens=frozenset((view_token,)) if view_token is not None else frozenset(),
         origins=frozenset(origin or ()),
         allow_local=allow_local,
-        ice_servers=tuple(ice_server or ()),
+        ice_servers=tuple(map(IceServer.parse, ice_server or ())),
     )
     settings = Settings(
         every=every,

@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 
 from streamcap.errors import InputError
+from streamcap.server.ice import IceServer
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 
@@ -35,8 +36,8 @@ class ServerOptions:
     """Origins of pages of other hosts that may read the feed and the API (`https://example.org`); `*` is any."""
     allow_local: bool = False
     """Whether `POST /streams` may open files, devices and built-in scenes, not only network addresses."""
-    ice_servers: tuple[str, ...] = ()
-    """`stun:` or `turn:` URLs for WebRTC; none means no host outside is ever asked."""
+    ice_servers: tuple[IceServer, ...] = ()
+    """For WebRTC, the first of each kind; none means no host outside is ever asked."""
     most_viewers: int = 10_000
     """Websocket and SSE subscribers at a time."""
     most_watchers: int = 16
@@ -58,9 +59,6 @@ class ServerOptions:
         for origin in self.origins:
             if origin not in ("*", "null") and ("://" not in origin or origin.endswith("/")):
                 raise InputError(f"origin {origin!r}: write it as a browser sends it, such as https://example.org")
-        for url in self.ice_servers:
-            if not url.startswith(("stun:", "stuns:", "turn:", "turns:")):
-                raise InputError(f"ICE server {url!r}: use a stun: or turn: URL")
         if not is_loopback(self.host) and self.open:
             raise InputError(
                 f"host {self.host or '(all)'} can be reached from other machines: set a token, or listen on 127.0.0.1"

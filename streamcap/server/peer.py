@@ -19,6 +19,7 @@ from aiortc import (
 from aiortc import sdp as session_description
 from starlette.requests import Request
 
+from streamcap.server.ice import IceServer
 from streamcap.server.refusal import RefusalError
 from streamcap.service.stream import Stream
 from streamcap.service.streams import Streams
@@ -75,11 +76,11 @@ def is_there(streams: Streams, stream: Stream) -> bool:
 class Peer:
     """One peer connection. `id` is a secret: it is all that is needed to end the session."""
 
-    def __init__(self, ice_servers: Sequence[str]) -> None:
+    def __init__(self, ice_servers: Sequence[IceServer]) -> None:
         self.id = secrets.token_urlsafe(16)
+        self.ice_servers = [RTCIceServer(one.url, one.username, one.credential) for one in ice_servers]
         # An empty list, not None: None would mean a public STUN server.
-        configuration = RTCConfiguration(iceServers=[RTCIceServer(urls=url) for url in ice_servers])
-        self.connection = RTCPeerConnection(configuration)
+        self.connection = RTCPeerConnection(RTCConfiguration(iceServers=self.ice_servers))
         self.over = asyncio.Event()
         """Set when the connection has failed or was closed."""
         self._offer: session_description.SessionDescription | None = None

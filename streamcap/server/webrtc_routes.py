@@ -27,8 +27,8 @@ def routes(publishers: Publishers, watchers: Watchers, gate: Gate, options: Serv
     def created(kind: str, name: str, peer: Peer, answer: str) -> Response:
         headers = {"Location": f"/{kind}/{name}/{peer.id}", "ETag": f'"{peer.id}"', "Cache-Control": "no-store"}
         response = Response(answer, 201, headers, SDP)
-        for url in options.ice_servers:
-            response.headers.append("Link", f'<{url}>; rel="ice-server"')
+        for server in options.ice_servers:
+            response.headers.append("Link", server.link)
         return response
 
     def session_routes(

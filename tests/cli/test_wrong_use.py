@@ -65,6 +65,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         (["serve", "--out", "/proc/streamcap"], "--out"),
         (["serve", "--token", ""], "token"),
         (["serve", "--origin", "example.org"], "origin"),
+        (["serve", "--ice-server", "turn:turn.example.org"], "turn:USER:PASSWORD@HOST"),
     ],
 )
 def test_one_line_that_says_what(run: Run, arguments: list[str], says: str) -> None:

@@ -123,7 +123,6 @@ def test_other_machines_are_served_with_a_token_alone(host: str) -> None:
         ({"view_tokens": frozenset({""})}, "token"),
         ({"publish_tokens": frozenset({"a b"})}, "token"),
         ({"origins": frozenset({"example.org"})}, "origin"),
-        ({"ice_servers": ("http://stun",)}, "ICE"),
     ],
 )
 def test_options_that_cannot_work_are_told_at_once(options: dict[str, object], says: str) -> None:

@@ -1,0 +1,60 @@
+"""What `--ice-server` takes, and what aiortc makes of it."""
+
+from __future__ import annotations
+
+import pytest
+from aiortc.rtcicetransport import connection_kwargs
+
+from streamcap.errors import InputError
+from streamcap.server.ice import IceServer
+from streamcap.server.peer import Peer
+from tests.server.conftest import Start
+from tests.server.test_webrtc_routes import Colour, connection, publish
+
+
+async def test_what_is_named_is_what_is_asked() -> None:
+    stun = IceServer.parse("stun:stun.example.org:3479")
+    assert (stun.url, stun.link) == ("stun:stun.example.org:3479", '<stun:stun.example.org:3479>; rel="ice-server"')
+    turn = IceServer.parse("turn:door:p%40ss%22w@turn.example.org?transport=tcp")
+    assert turn.url == "turn:turn.example.org?transport=tcp"
+    assert turn.link.endswith('; username="door"; credential="p@ss\\"w"; credential-type="password"')
+    assert "p@ss" not in repr(turn)
+    peer = Peer((stun, turn))
+    asked = connection_kwargs(peer.ice_servers)
+    assert asked["stun_server"] == ("stun.example.org", 3479)
+    assert (asked["turn_server"], asked["turn_transport"]) == (("turn.example.org", 3478), "tcp")
+    assert (asked["turn_username"], asked["turn_password"]) == ("door", 'p@ss"w')
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("stun.example.org", "write it as stun:HOST:PORT"),
+        ("stun:", "write it as"),
+        ("stun:host:99999", "write it as"),
+        ("stun:host:port", "write it as"),
+        ("stun://host", "write it as"),
+        ("stun:host?transport=udp", "takes no password and no transport"),
+        ("turn:host", "needs turn:USER:PASSWORD@HOST"),
+        ("turn:door:hunter2@", "write it as"),
+        ("turn:door:hunter2@x@host", "write it as"),
+        ("turn:door:hunter2\n@host", "write it as"),
+        ("turn:door:hunter2%0A@host", "printable"),
+        ("turns:door:hunter2@host?transport=udp", "TCP alone"),
+    ],
+)
+def test_what_cannot_work_is_told_at_the_start_without_the_password(text: str, says: str) -> None:
+    with pytest.raises(InputError, match=says) as refused:
+        IceServer.parse(text)
+    assert "hunter2" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+async def test_a_publisher_is_told_of_the_servers(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamcap.server.publishers.Peer", lambda servers: Peer(()))  # none is asked here
+    servers = (IceServer.parse("stun:stun.example.org"), IceServer.parse("turns:a:b@turn.example.org"))
+    server = await start(ice_servers=servers)
+    async with connection() as peer:
+        peer.addTrack(Colour())
+        links = (await publish(server, peer, "tab")).headers.get_list("link")
+    assert links == [one.link for one in servers]
