@@ -19,8 +19,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from streamcap.bench.decode import measure_decode, table
-from streamcap.bench.machine import describe_machine
-from streamcap.captioner.precision import PRECISIONS, find_device
+from streamcap.bench.machine import describe_machine, usual_precisions
+from streamcap.captioner.precision import find_device
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -37,7 +37,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = find_device(arguments.device)
-    precisions = arguments.precisions or [name for name in PRECISIONS[device.type] if name != "bf16"]
+    precisions = arguments.precisions or usual_precisions(device)
     result = measure_decode(
         device,
         frames=arguments.frames,

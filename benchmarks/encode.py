@@ -15,8 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from streamcap.bench.encode import measure_encode, table
-from streamcap.bench.machine import describe_machine
-from streamcap.captioner.precision import PRECISIONS, find_device
+from streamcap.bench.machine import describe_machine, usual_precisions
+from streamcap.captioner.precision import find_device
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--leave-out", nargs="+", default=[], help='such as "onnxruntime" or "OpenVINO int8"')
     arguments = parser.parse_args()
     device = find_device(arguments.device)
-    precisions = [name for name in PRECISIONS[device.type] if name != "bf16"]
+    precisions = usual_precisions(device)
     result = measure_encode(
         device,
         frames=arguments.frames,

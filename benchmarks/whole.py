@@ -17,11 +17,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from streamcap.bench.machine import describe_machine
+from streamcap.bench.machine import describe_machine, usual_precisions
 from streamcap.bench.preprocess import measure_preprocess
 from streamcap.bench.preprocess import table as preprocess_table
 from streamcap.bench.whole import measure_whole, table
-from streamcap.captioner.precision import PRECISIONS, find_device
+from streamcap.captioner.precision import find_device
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -38,7 +38,7 @@ def main() -> None:
         torch.set_num_threads(1)
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     device = find_device(arguments.device)
-    precisions = arguments.precisions or [name for name in PRECISIONS[device.type] if name != "bf16"]
+    precisions = arguments.precisions or usual_precisions(device)
     result = measure_whole(device, precisions=precisions, rounds=arguments.rounds, big=not arguments.mini_only)
     print(table(result))
     content = {**result, "machine": describe_machine(device)}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 from streamcap.errors import InputError
+from streamcap.files.whole import write_whole
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Write a PNG of `result["decode"]`. Raises InputError where matplotlib is not installed."""
+    """Write a PNG of `result["decode"]`. Raises InputError where matplotlib is not installed or `path` cannot be
+    written."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise InputError("a chart needs matplotlib; install streamcap[bench]") from None
+        raise InputError("a chart needs matplotlib; pip install 'streamcap[bench]'") from None
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, points in _lines(result["decode"]["rows"]).items():
@@ -27,7 +30,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axes.set_title(f"GPT-2 124M on {result['machine']['processor']}", fontsize=9)
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    write_whole(path, content.getvalue())
 
 
 def _lines(rows: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from streamcap.bench.timing import synchronise
+from streamcap.captioner import quantized
+from streamcap.captioner.precision import PRECISIONS
 
 _PACKAGES = ("torch", "transformers", "numpy", "av", "onnxruntime", "openvino")
 
@@ -29,6 +31,12 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
     }
+
+
+def usual_precisions(device: torch.device) -> list[str]:
+    """The number formats that are measured unless told otherwise: int8 only where torch has its products."""
+    unusual = {"bf16"} if quantized.engine() is not None else {"bf16", "int8"}
+    return [name for name in PRECISIONS[device.type] if name not in unusual]
 
 
 def _version(package: str) -> str | None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from streamcap.cli.extra import require_extra
 from streamcap.errors import InputError
 
 
@@ -28,11 +29,15 @@ def bench(
     if counts[0] < 1:
         raise InputError(f"--frames {counts[0]}: at least 1")
     from streamcap.bench import chart, decode, encode, preprocess, whole
-    from streamcap.bench.machine import describe_machine
-    from streamcap.captioner.precision import PRECISIONS, find_device, find_precision
+    from streamcap.bench.machine import describe_machine, usual_precisions
+    from streamcap.captioner.precision import find_device, find_precision
+    from streamcap.files.whole import make_directory, write_whole
 
     where = find_device(device)
-    formats = [find_precision(name, where) for name in precision or _usual(PRECISIONS[where.type])]
+    formats = [find_precision(name, where) for name in precision or usual_precisions(where)]
+    if out is not None:
+        require_extra("bench", "matplotlib")
+        make_directory(out)
     result: dict[str, Any] = {"machine": describe_machine(where)}
     result["decode"] = decode.measure_decode(where, frames=counts, precisions=formats, rounds=rounds)
     result["encode"] = encode.measure_encode(where, frames=counts, precisions=formats, rounds=rounds)
@@ -47,10 +52,5 @@ def bench(
         for part, table in tables.items():
             typer.echo(f"\n{result[part]['question']}\n{table(result[part])}")
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "bench.json").write_text(json.dumps(result, indent=2) + "\n")
+        write_whole(out / "bench.json", json.dumps(result, indent=2) + "\n")
         chart.draw(result, out / "bench.png")
-
-
-def _usual(names: tuple[str, ...]) -> list[str]:
-    return [name for name in names if name != "bf16"]

@@ -11,7 +11,7 @@ import typer
 
 from streamcap.cli.caption_wishes import PILLOW_NAMES, SUFFIXES, Files, Wishes
 from streamcap.errors import InputError
-from streamcap.files.whole import write_whole
+from streamcap.files.whole import make_directory, write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -182,11 +182,3 @@ def write_picture(path: Path, image: Image) -> None:
     content = io.BytesIO()
     image.save(content, PILLOW_NAMES[path.suffix.lower()], quality=_JPEG_QUALITY)
     write_whole(path, content.getvalue())
-
-
-def make_directory(path: Path) -> None:
-    """Raises InputError where it cannot be made."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: this directory cannot be made: {error.strerror}") from None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from streamcap.cli.extra import require_extra
 
 from streamcap.errors import InputError
 
@@ -39,6 +40,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Score a captioner: BLEU-1 to 4, ROUGE-L, CIDEr, variety, lengths, calibration, and a contact sheet."""
+    from streamcap.files.whole import make_directory
     from streamcap.captioner import load_captioner
     from streamcap.training.corpus import MediaFolder
     from streamcap.training.evaluation import table
@@ -46,7 +48,11 @@ def evaluate(
     from streamcap.training.sheet import draw_sheet
 
     if (cache is None) == (captions is None):
+    require_extra("train", "pycocoevalcap")
         raise InputError("give either --cache, or --captions with --media")
+    captioner.require_text()
+    if out is not None:
+        make_directory(out)
     captioner = load_captioner(model, device=device, precision="fp32")
     folder = MediaFolder(media) if media is not None else None
     if cache is not None:
@@ -57,7 +63,6 @@ def evaluate(
         raise InputError("--captions needs --media, the folder or tar file of the pictures")
     report = judged.report()
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         write_json(out / "scores.json", {"model": model, "beam": beam, **report})
         write_json(
             out / "captions.json",

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from streamcap.cli.extra import require_extra
 from streamcap.errors import InputError
 
 
@@ -74,6 +75,7 @@ def train(
     )
     if not cache.is_dir():
         raise InputError(f"{cache}: no such folder; `streamcap dataset` makes feature caches")
+    require_extra("train", "matplotlib", "pycocoevalcap")
     trainer = Trainer(settings, FeatureCache(cache), out, find_device(device), resume=resume)
     with progress_bar() as bar:
         task = bar.add_task("training", total=trainer.steps, completed=trainer.step)

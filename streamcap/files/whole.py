@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and the directories they are in."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import os
 from pathlib import Path
 
 from streamcap.errors import InputError
+
+
+def make_directory(path: Path) -> None:
+    """Raises InputError where it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: this directory cannot be made: {error.strerror}") from None
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

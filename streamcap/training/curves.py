@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 from streamcap.errors import StreamcapError
+from streamcap.training.files import write_bytes
 
 COLUMNS = ("step", "epoch", "learning_rate", "loss", "reward", "dev_cider", "dev_bleu4", "dev_beam", "exact")
 """`reward`: mean CIDEr-D of captions drawn from the model, where they are trained by it. `dev_beam`: beams of the dev
@@ -21,15 +23,19 @@ _SCORES = (
 
 
 class Curves:
-    """`curves.csv` of a run. Rows after `step` are dropped when the run goes on from there."""
+    """`curves.csv` of a run. Rows after `step` are dropped when the run goes on from there.
+
+    Raises StreamcapError where the disk does not take it; what was there stays.
+    """
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         kept = [row for row in read_curves(path) if int(row["step"]) <= step] if path.is_file() else []
-        with path.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, COLUMNS)
-            writer.writeheader()
-            writer.writerows(kept)
+        content = io.StringIO(newline="")
+        writer = csv.DictWriter(content, COLUMNS)
+        writer.writeheader()
+        writer.writerows(kept)
+        write_bytes(path, content.getvalue().encode())
 
     def add(self, **row: float | int | None) -> None:
         """Append one row; columns not given stay empty. Raises StreamcapError where the disk is full."""
@@ -49,7 +55,7 @@ def read_curves(path: Path) -> list[dict[str, str]]:
 
 
 def draw_curves(source: Path, target: Path, title: str) -> None:
-    """Loss over steps, and the scores on a second axis."""
+    """Loss over steps, and the scores on a second axis. Raises StreamcapError where the disk does not take it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -70,4 +76,6 @@ def draw_curves(source: Path, target: Path, title: str) -> None:
     right.set_ylabel("scores")
     right.set_ylim(bottom=0)
     figure.legend(loc="outside lower center", ncols=5)
-    figure.savefig(target, dpi=110)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    write_bytes(target, content.getvalue())
