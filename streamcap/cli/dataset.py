@@ -11,7 +11,7 @@ import typer
 from streamcap.errors import InputError
 
 if TYPE_CHECKING:
-    from streamcap.training.corpus import Corpus, MediaFolder
+    from streamcap.training.corpus import Corpus, MediaFolder, Problem
 
 SHOWN_PROBLEMS = 20
 
@@ -52,23 +52,33 @@ def dataset(
     folder = MediaFolder(media)
     corpus = _read(layout, captions, split or [], folder)
     for problem in corpus.problems[:SHOWN_PROBLEMS]:
-        typer.echo(f"left out: {problem.name}: {problem.why} {problem.detail}".rstrip(), err=True)
+        _tell(problem)
+    broken: list[Problem] = []
     opened = open_encoder(encoder, take, find_device(device))  # type: ignore[arg-type]  # checked above
     total = sum(map(len, corpus.splits.values()))
-    with progress_bar() as progress:
-        task = progress.add_task("encoding", total=total)
-        manifest = build_cache(
-            out,
-            corpus,
-            folder,
-            opened,
-            frames=frames if layout == "msrvtt" else None,
-            advance=lambda count: progress.advance(task, count),
-        )
+    try:
+        with progress_bar() as progress:
+            task = progress.add_task("encoding", total=total)
+            manifest = build_cache(
+                out,
+                corpus,
+                folder,
+                opened,
+                frames=frames if layout == "msrvtt" else None,
+                advance=lambda count: progress.advance(task, count),
+                told=broken.append,
+            )
+    finally:
+        for problem in broken[:SHOWN_PROBLEMS]:
+            _tell(problem)
     if as_json:
         typer.echo(json.dumps(manifest))
     else:
         typer.echo(_summary(out, manifest))
+
+
+def _tell(problem: Problem) -> None:
+    typer.echo(f"left out: {problem.name}: {problem.why} {problem.detail}".rstrip(), err=True)
 
 
 def _read(layout: str, captions: list[str], split: list[str], media: MediaFolder) -> Corpus:

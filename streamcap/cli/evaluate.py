@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -113,6 +112,7 @@ def _pictures(media: MediaFolder | None) -> Callable[[str], Image | None]:
     from PIL import Image as Pictures
 
     from streamcap.picture import PictureSpec
+    from streamcap.media.pictures import decode_picture
     from streamcap.training.clips import UnreadableError, read_clip
 
     def find(name: str) -> Image | None:
@@ -120,10 +120,10 @@ def _pictures(media: MediaFolder | None) -> Callable[[str], Image | None]:
             return None
         try:
             if name in media:
-                return Pictures.open(io.BytesIO(media.read(name)))
+                return decode_picture(media.read(name))
             clip = media.clip(name)
             return None if clip is None else Pictures.fromarray(read_clip(clip, 1, PictureSpec(320, 180, "pad"))[0])
-        except (OSError, UnreadableError):
+        except (OSError, InputError, UnreadableError):
             return None
 
     return find

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -36,6 +37,10 @@ def find_pictures(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+"""What Pillow raises for a damaged file."""
+
+
 def check_picture(path: Path) -> None:
     """Read the header of a picture file. Raises InputError where it is none."""
     with _open(path):
@@ -50,8 +55,19 @@ def open_picture(path: Path) -> Image.Image:
     with _open(path) as image:
         try:
             return _rgb(ImageOps.exif_transpose(image))
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        except _DAMAGE as error:
             raise InputError(f"{path}: the picture is damaged: {error}") from None
+
+
+def decode_picture(content: bytes) -> Image.Image:
+    """The content of a picture file as `open_picture` gives it. Raises InputError that says what is wrong with it."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return _rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError:
+        raise InputError("not a picture that can be read" if content else "the file is empty") from None
+    except _DAMAGE as error:
+        raise InputError(f"the picture is damaged: {error}") from None
 
 
 def upright(frame: VideoFrame) -> Image.Image:

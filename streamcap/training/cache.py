@@ -10,8 +10,9 @@ shard that is missing.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from streamcap.errors import InputError
+from streamcap.files.whole import make_directory
 from streamcap.training.corpus import Item, Problem
 from streamcap.training.encoders import EncoderId
 from streamcap.training.files import read_json, write_bytes, write_json
@@ -44,7 +46,8 @@ class Example:
 class CacheWriter:
     """Writes one cache, or goes on with one that was stopped.
 
-    Raises InputError where the folder holds a cache of another encoder, frame count or corpus; it is left as it is.
+    Raises InputError where the folder holds a cache of another encoder, frame count or corpus, which is left as it is,
+    and where it cannot be made.
     """
 
     def __init__(self, folder: Path, encoder: EncoderId, frames: int | None, splits: dict[str, list[Item]]) -> None:
@@ -56,46 +59,71 @@ class CacheWriter:
             "encoder": asdict(encoder),
             "frames": frames,
             "listed": {split: len(items) for split, items in splits.items()},
+            "names": {split: digest([item.name for item in items]) for split, items in splits.items()},
         }
         if (folder / "manifest.json").is_file():
             _same(folder, _manifest(folder), self._identity)
         elif folder.is_dir() and any(folder.iterdir()):
             raise InputError(f"{folder}: is not empty and holds no feature cache; name another folder")
         else:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_directory(folder)
             self._write_manifest(complete=False, problems=[])
 
-    def missing(self) -> Iterator[tuple[str, int, list[Item]]]:
-        """(split, number, its items) of every shard that is still to be made."""
+    def missing(self, readable: Callable[[Item], bool] = lambda item: False) -> Iterator[tuple[str, int, list[Item]]]:
+        """(split, number, its items) of every shard that is still to be made: that is not there, is damaged, or was
+        made without an item that is `readable` by now."""
         for split, items in self._splits.items():
             for number, start in enumerate(range(0, len(items), SHARD_ITEMS)):
-                if not self._shard(split, number).is_file():
-                    yield split, number, items[start : start + SHARD_ITEMS]
+                some = items[start : start + SHARD_ITEMS]
+                try:
+                    skipped = {problem.name for problem in self._skipped(split, number)}
+                except (OSError, SafetensorError):
+                    yield split, number, some
+                    continue
+                if any(item.name in skipped and readable(item) for item in some):
+                    yield split, number, some
+
+    def reopen(self) -> None:
+        """Say that the cache is not complete, before a shard of one that was is written anew."""
+        self._write_manifest(complete=False, problems=[])
 
     def write(self, split: str, number: int, names: list[str], features: Features, skipped: list[Problem]) -> None:
         """One shard: features (n, ...) of the n items named, and what of its stretch was skipped."""
         metadata = {"names": json.dumps(names), "skipped": json.dumps([asdict(problem) for problem in skipped])}
         write_bytes(self._shard(split, number), save({"features": np.ascontiguousarray(features)}, metadata))
 
-    def finish(self, problems: list[Problem]) -> dict[str, Any]:
-        """Write the captions and the manifest of a complete cache; returns the manifest. Raises InputError where
-        nothing of a split could be read."""
+    def finish(self, problems: list[Problem], told: Callable[[Problem], None] = lambda problem: None) -> dict[str, Any]:
+        """Write the captions and the manifest of a complete cache; returns the manifest.
+
+        told: called with everything that was skipped. Raises InputError where nothing of a split could be read.
+        """
         counts = {}
         for split, items in self._splits.items():
             kept: set[str] = set()
             for number in range(-(-len(items) // SHARD_ITEMS)):
-                with safe_open(self._shard(split, number), "np") as shard:
-                    metadata = shard.metadata()
-                kept.update(json.loads(metadata["names"]))
-                problems += [Problem(**problem) for problem in json.loads(metadata["skipped"])]
+                kept.update(json.loads(self._metadata(split, number)["names"]))
+                for problem in self._skipped(split, number):
+                    told(problem)
+                    problems.append(problem)
             if not kept:
-                raise InputError(f"{self.folder}: nothing of the split {split} could be read; see what is listed above")
+                raise InputError(
+                    f"{self.folder}: nothing of the split {split} could be read; mend what is told above, and run this "
+                    "again"
+                )
             counts[split] = len(kept)
             write_json(self.folder / f"{split}.json", {item.name: item.captions for item in items if item.name in kept})
         return self._write_manifest(complete=True, problems=problems, counts=counts)
 
     def _shard(self, split: str, number: int) -> Path:
         return self.folder / f"{split}-{number:05d}.safetensors"
+
+    def _metadata(self, split: str, number: int) -> dict[str, str]:
+        with safe_open(self._shard(split, number), "np") as shard:
+            metadata: dict[str, str] = shard.metadata()
+        return metadata
+
+    def _skipped(self, split: str, number: int) -> list[Problem]:
+        return [Problem(**problem) for problem in json.loads(self._metadata(split, number)["skipped"])]
 
     def _write_manifest(self, *, complete: bool, problems: list[Problem], **more: Any) -> dict[str, Any]:
         tally: dict[str, int] = {}
@@ -155,6 +183,11 @@ class FeatureCache:
         return np.stack([shards[e.shard][e.row : e.row + 1][0] for e in examples]).astype(np.float32)
 
 
+def digest(content: object) -> str:
+    """SHA-256, in hexadecimal, of names or captions in their order."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
 def _slice(shard: Any) -> Any:
     return shard.get_slice("features")
 
@@ -177,3 +210,9 @@ def _same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
                 f"{folder}: holds a cache made with other {told} ({found.get(key)}, not {wanted[key]}); "
                 "name another folder, nothing was overwritten"
             )
+    other = [split for split, names in wanted["names"].items() if found.get("names", {}).get(split) != names]
+    if other:
+        raise InputError(
+            f"{folder}: is not known to hold these pictures or clips in the split {', '.join(other)}; name another "
+            "folder, nothing was overwritten"
+        )

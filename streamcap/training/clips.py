@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import av
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from streamcap.captioner.preprocess import fit_pictures
+from streamcap.errors import InputError
+from streamcap.media.pictures import decode_picture
 from streamcap.picture import PictureSpec
 
 Pixels = npt.NDArray[np.uint8]
@@ -21,12 +21,11 @@ class UnreadableError(Exception):
 
 
 def read_picture(content: bytes, spec: PictureSpec) -> Pixels:
-    """(H, W, 3) of the spec's size. Raises UnreadableError."""
+    """(H, W, 3) of the spec's size, of the picture as `streamcap caption` sees it. Raises UnreadableError."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            picture = image.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+        picture = decode_picture(content)
+    except InputError as error:
+        raise UnreadableError(str(error).splitlines()[0]) from None
     fitted: Pixels = fit_pictures([picture], spec)[0]
     return fitted
 

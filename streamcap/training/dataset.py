@@ -25,15 +25,27 @@ def build_cache(
     *,
     frames: int | None = None,
     advance: Callable[[int], None] = lambda count: None,
+    told: Callable[[Problem], None] = lambda problem: None,
 ) -> dict[str, Any]:
     """Encode every item into `folder`; returns the manifest.
 
     frames: how many of each clip, spread evenly; None: the items are pictures. advance: called with the number of
-    items done, those of earlier runs included. Raises InputError for a folder that holds another cache, and
+    items done, those of earlier runs included. told: called at the end with every item that could not be read. Those of
+    an earlier run are tried again. Raises InputError for a folder that holds another cache or cannot be made, and
     StreamcapError where the disk is full.
     """
     writer = CacheWriter(folder, encoder.id, frames, corpus.splits)
-    todo = list(writer.missing())
+
+    def readable(item: Item) -> bool:
+        try:
+            _pixels(item, media, encoder, frames)
+        except (UnreadableError, OSError):
+            return False
+        return True
+
+    todo = list(writer.missing(readable))
+    if todo:
+        writer.reopen()
     advance(sum(map(len, corpus.splits.values())) - sum(len(items) for _, _, items in todo))
     for split, number, items in todo:
         names: list[str] = []
@@ -56,7 +68,7 @@ def build_cache(
             writer.write(split, number, names, np.concatenate(parts), skipped)
         else:
             writer.write(split, number, [], np.zeros((0,), np.float16), skipped)
-    return writer.finish(list(corpus.problems))
+    return writer.finish(list(corpus.problems), told)
 
 
 def _pixels(item: Item, media: MediaFolder, encoder: FeatureEncoder, frames: int | None) -> Pixels:

@@ -16,7 +16,8 @@ from streamcap.errors import InputError
 from streamcap.picture import PictureSpec
 from streamcap.training import cache as caches
 from streamcap.training.cache import FeatureCache
-from streamcap.training.corpus import MediaFolder, read_flickr
+from streamcap.training.clips import read_picture
+from streamcap.training.corpus import MediaFolder, Problem, read_flickr
 from streamcap.training.dataset import build_cache
 from streamcap.training.encoders import FeatureEncoder
 
@@ -99,6 +100,62 @@ def test_another_encoder_does_not_touch_the_cache(pictures, tmp_path: Path) -> N
     with pytest.raises(InputError, match="holds no feature cache"):
         build_cache(tmp_path / "images", corpus, media, encoder())
     assert json.loads((tmp_path / "cache" / "manifest.json").read_text()) == before
+
+
+def test_another_split_of_as_many_pictures_does_not_touch_the_cache(pictures, tmp_path: Path) -> None:
+    _, media = pictures
+    for split, listed in (("one", "0.png\n1.png\n"), ("other", "3.png\n4.png\n")):
+        (tmp_path / split).write_text(listed)
+    one, other = (read_flickr(tmp_path / "results.csv", media, {"train": tmp_path / s}) for s in ("one", "other"))
+    build_cache(tmp_path / "cache", one, media, encoder())
+    before = {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()}
+    with pytest.raises(InputError, match=r"not known to hold these pictures or clips in the split train; .* nothing"):
+        build_cache(tmp_path / "cache", other, media, encoder())
+    assert {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()} == before
+
+
+def test_a_broken_picture_is_told_and_is_taken_once_it_is_mended(pictures, tmp_path: Path) -> None:
+    corpus, media = pictures
+    told: list[Problem] = []
+    build_cache(tmp_path / "cache", corpus, media, encoder(), told=told.append)
+    assert [(one.name, one.why, one.detail) for one in told] == [("2.png", "broken", "not a picture that can be read")]
+    shard = tmp_path / "cache" / "train-00000.safetensors"
+    made = shard.stat().st_mtime_ns
+    assert build_cache(tmp_path / "cache", corpus, media, encoder())["skipped"] == {"broken": 1}
+    assert shard.stat().st_mtime_ns == made
+    Image.new("RGB", (20, 10)).save(tmp_path / "images" / "2.png")
+    manifest = build_cache(tmp_path / "cache", corpus, media, encoder())
+    assert manifest["counts"] == {"train": 5} and manifest["skipped"] == {}
+    assert len(FeatureCache(tmp_path / "cache").examples("train")) == 5
+
+
+def test_a_png_that_breaks_off_between_its_chunks_is_listed(pictures, tmp_path: Path) -> None:
+    corpus, media = pictures
+    path = tmp_path / "images" / "4.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)).save(path)
+    content = path.read_bytes()
+    second = content.index(b"IDAT", content.index(b"IDAT") + 4)
+    path.write_bytes(content[:second] + b"\0\1\2\3" + content[second + 4 :])
+    with pytest.raises(SyntaxError), Image.open(path) as image:
+        image.load()
+    assert build_cache(tmp_path / "cache", corpus, media, encoder())["skipped"] == {"broken": 2}
+
+
+def test_pictures_are_encoded_as_people_see_them(tmp_path: Path) -> None:
+    """Turned as their EXIF says, on white where they are transparent, 16-bit grey scaled: as `streamcap caption`."""
+    spec = PictureSpec(4, 4, "squash", "area")
+    halves = Image.fromarray(np.repeat(np.array([[0], [255]], np.uint8), 4, 0).repeat(8, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    halves.save(tmp_path / "turned.png", exif=exif)
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.fromarray(np.full((8, 8), 0x4000, np.uint16)).save(tmp_path / "grey.png")
+    turned, clear, grey = (
+        read_picture((tmp_path / f"{name}.png").read_bytes(), spec) for name in ("turned", "clear", "grey")
+    )
+    assert turned[0, 0, 0] == 255 and turned[3, 0, 0] == 0
+    assert (clear == 255).all()
+    assert (grey == 0x40).all()
 
 
 def test_what_is_no_cache_is_told(tmp_path: Path) -> None:
