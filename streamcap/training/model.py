@@ -29,7 +29,7 @@ class Packed:
     sources: Tensor
     """(M,) index into the flattened B * S hidden states which predict."""
     targets: Tensor
-    """(M,) the token each source must predict; every caption ends with the stop token."""
+    """(M,) the token each source must predict; every caption that was not cut ends with the stop token."""
     owners: Tensor
     """(M,) which caption, counted through the whole batch, a target belongs to."""
 
@@ -37,9 +37,13 @@ class Packed:
         return Packed(*(getattr(self, name).to(device) for name in self.__slots__))
 
 
-def pack(captions: Sequence[Sequence[Sequence[int]]], prefix: int, stop: int) -> Packed:
-    """Lay each picture's captions (token ids without the stop token) behind a prefix of `prefix` positions."""
-    length = prefix + max(sum(map(len, several)) for several in captions)
+def pack(captions: Sequence[Sequence[Sequence[int]]], prefix: int, stop: int, longest: int | None = None) -> Packed:
+    """Lay each picture's captions (token ids without the stop token) behind a prefix of `prefix` positions.
+
+    longest: a caption of so many tokens was cut there: nothing says that it ends, so no stop token is to be predicted.
+    """
+    laid = [[_read(caption, stop, longest) for caption in several] for several in captions]
+    length = prefix + max(sum(len(read) for read, _ in several) for several in laid)
     rows = len(captions)
     tokens = torch.zeros(rows, length - prefix, dtype=torch.long)
     positions = torch.zeros(rows, length, dtype=torch.long)
@@ -50,16 +54,16 @@ def pack(captions: Sequence[Sequence[Sequence[int]]], prefix: int, stop: int) ->
     targets: list[int] = []
     owners: list[int] = []
     count = 0
-    for row, several in enumerate(captions):
+    for row, several in enumerate(laid):
         at = prefix
-        for number, caption in enumerate(several):
+        for number, (caption, last) in enumerate(several):
             end = at + len(caption)
             tokens[row, at - prefix : end - prefix] = torch.tensor(caption, dtype=torch.long)
             positions[row, at:end] = torch.arange(prefix, prefix + len(caption))
             segment[row, at:end] = number + 1
             base = row * length
             sources += [base + prefix - 1, *range(base + at, base + end)]
-            targets += [*caption, stop]
+            targets += [*caption, last]
             owners += [count] * (len(caption) + 1)
             count += 1
             at = end
@@ -70,6 +74,11 @@ def pack(captions: Sequence[Sequence[Sequence[int]]], prefix: int, stop: int) ->
     return Packed(
         tokens, positions, visible[:, None], torch.tensor(sources), torch.tensor(targets), torch.tensor(owners)
     )
+
+
+def _read(caption: Sequence[int], stop: int, longest: int | None) -> tuple[Sequence[int], int]:
+    """What GPT-2 reads of a caption, and the last token it must predict."""
+    return (caption[:-1], caption[-1]) if longest is not None and len(caption) >= longest else (caption, stop)
 
 
 def packed_logits(gpt: GPT2LMHeadModel, prefix: Tensor, packed: Packed, *, twofold: bool = False) -> Tensor:

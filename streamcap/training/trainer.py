@@ -144,7 +144,8 @@ class Trainer:
         total = 0.0
         for batch in batches:
             features = torch.from_numpy(self.cache.features("train", [self._train[i] for i in batch])).to(self.device)
-            packed = pack([self._some_captions(i) for i in batch], self._prefix_positions, self._stop).to(self.device)
+            captions = [self._some_captions(i) for i in batch]
+            packed = pack(captions, self._prefix_positions, self._stop, self.settings.max_tokens).to(self.device)
             with self._half():
                 loss = self.model(features, packed, self.settings.smoothing) / len(batches)
             self._scaler.scale(loss).backward()
@@ -269,4 +270,4 @@ def caption_features(
 def _encode(tokenizer: Tokenizer, examples: list[Example], longest: int) -> list[list[list[int]]]:
     flat = [normalise(caption) for example in examples for caption in example.captions]
     encoded = iter(tokenizer.encode_batch(flat))
-    return [[next(encoded).ids[: longest - 1] for _ in example.captions] for example in examples]
+    return [[next(encoded).ids[:longest] for _ in example.captions] for example in examples]

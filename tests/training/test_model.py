@@ -32,6 +32,17 @@ def test_packed_captions_get_the_logits_that_each_gets_alone(gpt) -> None:
     assert at == len(logits)
 
 
+def test_a_caption_that_was_cut_has_no_stop_token_to_predict(gpt) -> None:
+    prefix = torch.randn(1, 4, 32)
+    packed = pack([[[5, 6, 7], [9, 8]]], 4, stop=0, longest=3)
+    assert packed.targets.tolist() == [5, 6, 7, 9, 8, 0]
+    assert packed.owners.tolist() == [0, 0, 0, 1, 1, 1]
+    whole = pack([[[5, 6, 7], [9, 8]]], 4, stop=0)
+    with torch.no_grad():
+        cut, logits = packed_logits(gpt, prefix, packed), packed_logits(gpt, prefix, whole)
+    assert torch.allclose(cut, logits[[0, 1, 2, 4, 5, 6]], atol=1e-5)
+
+
 def test_padding_has_no_say_in_the_loss(gpt) -> None:
     model = CaptionModel(None, nn.Identity(), gpt)
     prefix = torch.randn(2, 4, 32)
