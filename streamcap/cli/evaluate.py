@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from streamcap.cli.extra import require_extra
 
+from streamcap.cli.extra import require_extra
 from streamcap.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,20 +39,20 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Score a captioner: BLEU-1 to 4, ROUGE-L, CIDEr, variety, lengths, calibration, and a contact sheet."""
-    from streamcap.files.whole import make_directory
     from streamcap.captioner import load_captioner
+    from streamcap.files.whole import make_directory
     from streamcap.training.corpus import MediaFolder
     from streamcap.training.evaluation import table
     from streamcap.training.files import write_json
     from streamcap.training.sheet import draw_sheet
 
     if (cache is None) == (captions is None):
-    require_extra("train", "pycocoevalcap")
         raise InputError("give either --cache, or --captions with --media")
+    require_extra("train", "pycocoevalcap")
+    captioner = load_captioner(model, device=device, precision="fp32")
     captioner.require_text()
     if out is not None:
         make_directory(out)
-    captioner = load_captioner(model, device=device, precision="fp32")
     folder = MediaFolder(media) if media is not None else None
     if cache is not None:
         judged = _on_cache(captioner, cache, split, beam)
@@ -73,9 +73,10 @@ def evaluate(
 
 def _on_cache(captioner: Captioner, folder: Path, split: str, beam: int) -> Evaluation:
     from streamcap.training.cache import FeatureCache
-    from streamcap.training.evaluation import caption_cache, evaluate_results
+    from streamcap.training.evaluation import caption_cache, check_encoder, evaluate_results
 
     cache = FeatureCache(folder)
+    check_encoder(captioner, cache)
     examples = cache.examples(split)
     results = caption_cache(captioner, cache, split, examples, beam)
     return evaluate_results([e.name for e in examples], results, [e.captions for e in examples])
@@ -111,8 +112,8 @@ def _pictures(media: MediaFolder | None) -> Callable[[str], Image | None]:
     """An item's picture by name; of a clip its middle frame."""
     from PIL import Image as Pictures
 
-    from streamcap.picture import PictureSpec
     from streamcap.media.pictures import decode_picture
+    from streamcap.picture import PictureSpec
     from streamcap.training.clips import UnreadableError, read_clip
 
     def find(name: str) -> Image | None:

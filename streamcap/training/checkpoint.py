@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -10,11 +11,12 @@ from safetensors.torch import save
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from streamcap.captioner import names
+from streamcap.captioner.checkpoints import open_checkpoint
 from streamcap.captioner.checkpoints.native import save_native
-from streamcap.captioner.checkpoints.tensors import read_weights, section
+from streamcap.captioner.vision import Vision
 from streamcap.errors import InputError
 from streamcap.training.cache import FeatureCache
+from streamcap.training.encoders import encoder_directory, fingerprint
 from streamcap.training.files import write_bytes, write_json
 from streamcap.training.gpt2 import stored_config
 from streamcap.training.mappings import Built, stored
@@ -27,7 +29,7 @@ def save_checkpoint(
     directory: Path, model: CaptionModel, built: Built, cache: FeatureCache, tokenizer: Tokenizer, max_tokens: int
 ) -> None:
     """Write model.safetensors, config.json and tokenizer.json in the mapping's layout; a grid mapping goes into a
-    checkpoint of ours together with the vision encoder that made the cache."""
+    checkpoint of ours together with the vision encoder that made the cache. Raises InputError as `bundled` does."""
     directory.mkdir(parents=True, exist_ok=True)
     gpt2 = stored_config(model.gpt)
     stop = int(gpt2["eos_token_id"])
@@ -41,18 +43,37 @@ def save_checkpoint(
     write_bytes(directory / "model.safetensors", content)
     write_json(
         directory / "config.json",
-        {"gpt2": gpt2, "stop_token_id": stop, "max_tokens": max_tokens, "encoder": cache.encoder.name, **built.config},
+        {
+            "gpt2": gpt2,
+            "stop_token_id": stop,
+            "max_tokens": max_tokens,
+            "encoder": asdict(cache.encoder),
+            **built.config,
+        },
     )
     write_bytes(directory / "tokenizer.json", tokenizer.to_str().encode())
+
+
+def bundled(cache: FeatureCache) -> Vision:
+    """The vision encoder that goes into a checkpoint of ours. Raises InputError where it is not there any more, and
+    where it is no longer the one that made the cache."""
+    source = encoder_directory(cache.encoder.name)
+    if not (source / "config.json").is_file():
+        raise InputError(f"{cache.encoder.name}: the encoder that made {cache.folder} is not there any more")
+    vision = open_checkpoint(source).vision
+    if vision is None or fingerprint(vision) != cache.encoder.fingerprint:
+        raise InputError(
+            f"{cache.folder}: was made by another {cache.encoder.name} than is there now; make the features anew with "
+            "`streamcap dataset`, in another folder"
+        )
+    return vision
 
 
 def _save_ours(
     directory: Path, model: CaptionModel, built: Built, cache: FeatureCache, tokenizer: Tokenizer, max_tokens: int
 ) -> None:
-    source = names.mini_directory() if cache.encoder.name == "mini" else Path(cache.encoder.name).expanduser()
-    if not (source / "config.json").is_file():
-        raise InputError(f"{cache.encoder.name}: the encoder that made {cache.folder} is not there any more")
-    theirs = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    vision = bundled(cache)
+    theirs = json.loads((encoder_directory(cache.encoder.name) / "config.json").read_text(encoding="utf-8"))
     gpt2 = stored_config(model.gpt)
     save_native(
         directory,
@@ -65,7 +86,7 @@ def _save_ours(
             "eos_token_id": gpt2["eos_token_id"],
             "max_tokens": max_tokens,
         },
-        vision=section(read_weights(source / "model.safetensors"), "vision."),
+        vision=vision.encoder.state_dict(),
         mapping=model.mapping.state_dict(),
         gpt2=model.gpt.state_dict(),
         tokenizer=tokenizer.to_str(),

@@ -64,7 +64,7 @@ def open_encoder(name: str, take: Take = "auto", device: torch.device | None = N
     `auto` takes the grid of ours and the projected embedding of CLIP. Raises InputError.
     """
     device = device or torch.device("cpu")
-    directory = names.mini_directory() if name == "mini" else Path(name).expanduser()
+    directory = encoder_directory(name)
     if (directory / "config.json").is_file() and _is_ours(directory):
         if take == "projected":
             raise InputError(f"{name}: has a grid and no projected embedding; take `grid` or `pooled`")
@@ -76,6 +76,11 @@ def open_encoder(name: str, take: Take = "auto", device: torch.device | None = N
         raise InputError(f"{name}: CLIP has no grid here; take `projected` or `pooled`")
     output: Literal["projected", "pooled"] = "pooled" if take == "pooled" else "projected"
     return FeatureEncoder(name, clip_directory(names.find_vision(name), output), output, device)
+
+
+def encoder_directory(name: str) -> Path:
+    """Where the encoder `name` lies, if it is `mini` or on this machine."""
+    return names.mini_directory() if name == "mini" else Path(name).expanduser()
 
 
 def fingerprint(vision: torch.nn.Module) -> str:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from streamcap.captioner.checkpoints import open_checkpoint
+from streamcap.captioner.checkpoints.settings import settings_beside
 from streamcap.captioner.result import Result
+from streamcap.errors import InputError
 from streamcap.training.cache import Example, FeatureCache
+from streamcap.training.encoders import fingerprint
 from streamcap.training.scores import Scores, score
 from streamcap.training.text import normalise
 
@@ -55,6 +60,21 @@ class Evaluation:
             "words_max": max(lengths),
             "calibration": calibration(self.judged),
         }
+
+
+def check_encoder(captioner: Captioner, cache: FeatureCache) -> None:
+    """Raises InputError where the cache was made by another vision encoder than the captioner holds or was taught on;
+    a checkpoint that says nothing of its encoder is taken on trust."""
+    path = Path(captioner.info["path"])
+    # Opened anew only where it holds an encoder: its weights as they were before any conversion.
+    vision = None if captioner.info["picture"] is None else open_checkpoint(path).vision
+    told = settings_beside(path).encoder
+    mine = fingerprint(vision) if vision is not None else told and told.fingerprint
+    if mine is not None and mine != cache.encoder.fingerprint:
+        raise InputError(
+            f"{cache.folder}: was made by another vision encoder ({cache.encoder.name}) than {path} was taught on; "
+            "make a cache with that one"
+        )
 
 
 def caption_cache(

@@ -15,8 +15,9 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from streamcap.errors import InputError, StreamcapError
-from streamcap.training.cache import Example, FeatureCache
-from streamcap.training.checkpoint import save_checkpoint
+from streamcap.files.whole import make_directory
+from streamcap.training.cache import Example, FeatureCache, digest
+from streamcap.training.checkpoint import bundled, save_checkpoint
 from streamcap.training.curves import Curves, draw_curves
 from streamcap.training.evaluation import caption_cache
 from streamcap.training.export import copy_checkpoint
@@ -57,13 +58,15 @@ class Trainer:
         self, settings: TrainSettings, cache: FeatureCache, folder: Path, device: torch.device, *, resume: bool = False
     ) -> None:
         self.settings, self.cache, self.folder, self.device = settings, cache, folder, device
-        self._check(resume)
-        torch.manual_seed(settings.seed)
         self._train = cache.examples("train")
         self._dev = cache.examples("dev") if "dev" in cache.splits else []
+        self._check(resume)
+        torch.manual_seed(settings.seed)
         gpt, self.tokenizer = start_from(settings, (c for example in self._train for c in example.captions))
         shape = cache.features("train", self._train[:1]).shape[1:]
         self.built = build(settings, shape, gpt.config.n_embd)
+        if self.built.layout == "streamcap":
+            bundled(cache)  # said now, not after the first epoch
         self.model = CaptionModel(None, self.built.module, gpt, twofold=self.built.layout == "videocaptioner")
         self.model.to(device)
         if not settings.train_gpt2:
@@ -83,7 +86,7 @@ class Trainer:
             self._restore()
         # Last: a run that cannot begin leaves no folder behind that looks like one.
         if not resume:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_directory(folder)
             write_json(folder / "settings.json", self._identity)
         self._curves = Curves(folder / "curves.csv", self.step)
 
@@ -207,7 +210,13 @@ class Trainer:
     @property
     def _identity(self) -> dict[str, Any]:
         """What a run is resumed with, and with nothing else."""
-        return {"train": self.settings.to_json(), "encoder": self.cache.manifest["encoder"]}
+        splits = {"train": self._train, "dev": self._dev}
+        cache = {
+            "frames": self.cache.frames,
+            "counts": {split: len(examples) for split, examples in splits.items()},
+            "captions": digest([[(one.name, one.captions) for one in examples] for examples in splits.values()]),
+        }
+        return {"train": self.settings.to_json(), "encoder": self.cache.manifest["encoder"], "cache": cache}
 
     def _check(self, resume: bool) -> None:
         stored, wanted = self.folder / "settings.json", self._identity
@@ -220,6 +229,13 @@ class Trainer:
             if found.get("encoder") != wanted["encoder"]:
                 raise InputError(
                     f"{self.folder}: was trained on a cache made by another encoder; nothing was overwritten"
+                )
+            # Runs of before this was written down have none.
+            theirs = found.get("cache", wanted["cache"])
+            if other := [key for key, value in wanted["cache"].items() if theirs.get(key) != value]:
+                raise InputError(
+                    f"{self.folder}: was trained on another cache than {self.cache.folder} (its {other[0]} differ); "
+                    "nothing was overwritten"
                 )
             if (difference := self.settings.difference(found.get("train", {}))) is not None:
                 raise InputError(

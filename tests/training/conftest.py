@@ -30,13 +30,21 @@ def sentence_of(number: int) -> str:
     return SENTENCES[number % len(SENTENCES)]
 
 
-def make_cache(folder: Path, shape: tuple[int, ...], *, frames: int | None = None, scale: float = 1.0) -> FeatureCache:
-    """64 train and 8 dev items; an item's features tell its sentence."""
+def make_cache(
+    folder: Path,
+    shape: tuple[int, ...],
+    *,
+    frames: int | None = None,
+    scale: float = 1.0,
+    encoder: EncoderId = ENCODER,
+    when: str = "today",
+) -> FeatureCache:
+    """64 train and 8 dev items; an item's features tell its sentence, which is said once more with `when` behind it."""
     splits = {
-        split: [Item(f"{split}{i}", (sentence_of(i), f"{sentence_of(i)} today")) for i in range(count)]
+        split: [Item(f"{split}{i}", (sentence_of(i), f"{sentence_of(i)} {when}")) for i in range(count)]
         for split, count in (("train", 64), ("dev", 8))
     }
-    writer = CacheWriter(folder, ENCODER, frames, splits)
+    writer = CacheWriter(folder, encoder, frames, splits)
     rng = np.random.default_rng(0)
     directions = rng.normal(size=(len(SENTENCES), *shape))
     for split, number, items in list(writer.missing()):

@@ -16,9 +16,11 @@ import pytest
 from PIL import Image
 
 from streamcap.captioner import load_captioner
+from streamcap.captioner.names import mini_directory
 from streamcap.cli import main
 from streamcap.media.scenes import draw, random_scene
 from streamcap.training.curves import read_curves
+from streamcap.training.encoders import open_encoder
 from tests.cli.conftest import logging_as_it_was  # noqa: F401
 from tests.training.conftest import make_cache
 
@@ -229,7 +231,7 @@ def test_train_tells_what_is_wrong_and_overwrites_nothing(run: Run, cache: Path,
 
 def test_a_loss_that_is_no_number_ends_the_run_with_status_1(run: Run, cache: Path, tmp_path: Path) -> None:
     hot = [*TRAIN, "--learning-rate", "0.99", "--warmup", "0", "--epochs", "60"]
-    spoilt = make_cache(tmp_path / "features", (16, 256), scale=float("inf")).folder
+    spoilt = make_cache(tmp_path / "features", (16, 256), scale=float("inf"), encoder=open_encoder("mini").id).folder
     line = error_of(run("train", spoilt, "--out", tmp_path / "run", *hot), 1)
     assert "the loss is nan at step 1" in line and str(tmp_path / "run") in line
     assert not (tmp_path / "run" / "best").exists()
@@ -259,6 +261,54 @@ def test_evaluate_tells_what_is_wrong_in_one_line(run: Run, flickr: Path, cache:
     assert "either --cache" in error_of(run("evaluate", "mini"), 2)
     assert "--media" in error_of(run("evaluate", "mini", "--captions", flickr / "results.csv", "--device", "cpu"), 2)
     assert "no split 'all'" in error_of(run("evaluate", "mini", "--cache", cache, "--split", "all"), 2)
-    clips = make_cache(tmp_path / "features", (3, 24), frames=3).folder
+    clips = make_cache(tmp_path / "features", (3, 24), frames=3, encoder=open_encoder("mini").id).folder
     line = error_of(run("evaluate", "mini", "--cache", clips, "--split", "dev", "--device", "cpu"), 2)
     assert "embeddings have shape" in line
+    other = make_cache(tmp_path / "other", (16, 256)).folder
+    line = error_of(run("evaluate", "mini", "--cache", other, "--split", "dev", "--device", "cpu"), 2)
+    assert "made by another vision encoder (made-up)" in line
+
+
+def test_evaluate_without_a_tokenizer_scores_no_empty_captions(run: Run, cache: Path, tmp_path: Path) -> None:
+    shutil.copytree(mini_directory(), tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    line = error_of(run("evaluate", tmp_path / "model", "--cache", cache, "--device", "cpu"), 2)
+    assert "tokenizer" in line and str(tmp_path / "model") in line
+
+
+def test_a_split_whose_pictures_are_all_broken_is_told_and_tried_again(run: Run, flickr: Path, tmp_path: Path) -> None:
+    shutil.copytree(flickr / "images", tmp_path / "images")
+    whole = (tmp_path / "images" / "8.jpg").read_bytes()
+    (tmp_path / "images" / "8.jpg").write_bytes(whole[:300])
+    (tmp_path / "one.txt").write_text("8.jpg\n")
+    media = ["--media", tmp_path / "images", "--encoder", "mini", "--device", "cpu"]
+    arguments = ["dataset", flickr / "results.csv", *media, "--split", f"dev={tmp_path / 'one.txt'}"]
+    for _ in range(2):
+        result = run(*arguments, "--out", tmp_path / "cache")
+        assert "nothing of the split dev could be read" in error_of(result, 2)
+        assert "left out: 8.jpg: broken the picture is damaged" in result[2]
+    (tmp_path / "images" / "8.jpg").write_bytes(whole)
+    status, out, _ = run(*arguments, "--out", tmp_path / "cache")
+    assert status == 0 and "dev 1; left out: nothing" in out
+
+
+def test_packages_that_are_not_there_are_told_before_the_work(
+    run: Run, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
+    for arguments in (["train", cache, *TRAIN], ["evaluate", "mini", "--cache", cache]):
+        line = error_of(run(*arguments, "--out", tmp_path / "out"), 2)
+        assert "pycocoevalcap" in line and "pip install 'streamcap[train]'" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_work(
+    run: Run, flickr: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "out"
+    for work in ("dataset.PIXELS_A_PASS", "trainer.pack", "evaluation.caption_cache"):
+        monkeypatch.setattr(f"streamcap.training.{work}", None)
+    evaluate = ["evaluate", "mini", "--cache", cache, "--device", "cpu", "--out", out]
+    for arguments in (dataset_arguments(flickr, out), ["train", cache, *TRAIN, "--out", out], evaluate):
+        assert f"{out}: this directory cannot be made" in error_of(run(*arguments), 2)

@@ -1,16 +1,20 @@
 import json
 import math
+import resource
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from streamcap.captioner import load_captioner
+from streamcap.captioner.checkpoints.convert import convert_checkpoint
 from streamcap.errors import InputError, StreamcapError
-from streamcap.training.curves import read_curves
+from streamcap.training.curves import Curves, read_curves
+from streamcap.training.encoders import EncoderId
 from streamcap.training.settings import PRESETS, TrainSettings
 from streamcap.training.trainer import Trainer, caption_features, learning_rate
-from tests.training.conftest import sentence_of
+from tests.training.conftest import make_cache, sentence_of
 
 CPU = torch.device("cpu")
 TINY = TrainSettings(
@@ -110,6 +114,71 @@ def test_bad_runs_are_told_in_one_line_and_overwrite_nothing(cache_of, tmp_path:
     with pytest.raises(InputError, match="one embedding a picture"):
         Trainer(TINY, cache_of((3, 24), 3), tmp_path / "shape", CPU)
     assert (run / "last.pt").read_bytes() == kept
+
+
+def test_a_run_does_not_go_on_with_another_cache(cache_of, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = TINY.changed(epochs=2)
+    Trainer(settings, cache_of((24,)), run, CPU).run(until=1)
+    for name, cache in (
+        ("captions", make_cache(tmp_path / "captions", (24,), when="at night")),
+        ("frames", make_cache(tmp_path / "frames", (24,), frames=3)),
+    ):
+        with pytest.raises(InputError, match=f"another cache than .*{name} .its {name} differ.; nothing was"):
+            Trainer(settings, cache, run, CPU, resume=True)
+    # A run of before this was written down goes on.
+    stored = json.loads((run / "settings.json").read_text())
+    del stored["cache"]
+    (run / "settings.json").write_text(json.dumps(stored))
+    assert Trainer(settings, cache_of((24,)), run, CPU, resume=True).epoch == 1
+
+
+def test_a_cache_by_another_encoder_of_that_name_is_told_before_anything_is_learned(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path / "cache", (16, 256), encoder=EncoderId("mini", "grid", "0" * 64))
+    with pytest.raises(InputError, match="made by another mini than is there now"):
+        Trainer(TINY.changed(mapping="grid"), cache, tmp_path / "run", CPU)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("mapping", "shape", "frames"), [("mlp", (24,), None), ("pooled", (64,), None)])
+def test_the_encoder_that_is_looked_for_is_the_one_that_made_the_cache(
+    mapping: str, shape: tuple[int, ...], frames: int | None, cache_of, tmp_path: Path
+) -> None:
+    settings = TINY.changed(mapping=mapping, epochs=1)
+    Trainer(settings, cache_of(shape, frames), tmp_path / "run", CPU).run()
+    of_mini = make_cache(tmp_path / "cache", shape, frames=frames, encoder=EncoderId("mini", "pooled", "0" * 64))
+    Trainer(settings, of_mini, tmp_path / "mini", CPU).run()
+    convert_checkpoint(tmp_path / "run" / "best" / "model.safetensors", tmp_path / "converted")
+    picture = np.zeros((8, 8, 3), np.uint8)
+    for model in ("run/best", "converted"):
+        with pytest.raises(InputError, match="made-up: no such vision tower"):
+            load_captioner(tmp_path / model, device="cpu").caption([picture])
+    with pytest.raises(InputError, match="taught on the features of mini"):
+        load_captioner(tmp_path / "mini" / "best", device="cpu").caption([picture])
+
+
+def test_captions_that_were_cut_do_not_teach_an_end(cache_of, tmp_path: Path) -> None:
+    cache = cache_of((64,))
+    settings = TINY.changed(max_tokens=3, epochs=4, captions=1, dropout=0.0, learning_rate=5e-3)
+    Trainer(settings, cache, tmp_path / "run", CPU).run()
+    captioner = load_captioner(tmp_path / "run" / "best", device="cpu")
+    results = captioner.caption_embeddings(cache.features("dev", cache.examples("dev")))
+    stop = json.loads((tmp_path / "run" / "best" / "config.json").read_text())["stop_token_id"]
+    assert all(len(result.tokens) == 3 and stop not in result.tokens for result in results)
+
+
+def test_curves_that_cannot_be_written_stay_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "curves.csv"
+    Curves(path, 0).add(step=20, loss=1.0)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))
+    try:
+        with pytest.raises(StreamcapError, match=r"curves\.csv: cannot be written"):
+            Curves(path, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
 
 
 def test_a_damaged_run_is_told_and_left_as_it_is(cache_of, tmp_path: Path) -> None:

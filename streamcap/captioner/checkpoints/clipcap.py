@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from streamcap.captioner.checkpoints import native
 from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape, VisionNeed
 from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
-from streamcap.captioner.checkpoints.settings import Settings
+from streamcap.captioner.checkpoints.settings import Encoder, Settings, read_json
 from streamcap.captioner.checkpoints.tensors import Weights, fill, layer_count, matrix, section
 from streamcap.captioner.mapping import LinearMapping, MLPMapping, TransformerMapping
 from streamcap.captioner.prompt import MappedPrefix
@@ -51,8 +52,23 @@ def load(path: Path, weights: Weights, settings: Settings) -> Checkpoint:
         embedding=EmbeddingShape(width),
         stop_tokens=check_stop(stop, gpt2, where),
         max_tokens=settings.max_tokens or MAX_TOKENS,
-        vision_need=projected_tower(width),
+        vision_need=taught_by(settings.encoder) or projected_tower(width),
     )
+
+
+def taught_by(encoder: Encoder | None) -> VisionNeed | None:
+    """The tower that the json beside the checkpoint names; None where it names none, and the width must tell."""
+    if encoder is None:
+        return None
+    config = Path(encoder.name).expanduser() / "config.json"
+    ours = encoder.name == "mini" or (config.is_file() and native.claims(read_json(config)))
+    if ours or encoder.take not in ("projected", "pooled"):
+        reason = (
+            f"it was taught on the features of {encoder.name} ({encoder.take}), which no vision tower gives here; "
+            "caption_embeddings works"
+        )
+        return VisionNeed("pooled", None, reason)
+    return VisionNeed("pooled" if encoder.take == "pooled" else "projected", encoder.name)
 
 
 def projected_tower(width: int) -> VisionNeed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -105,5 +106,6 @@ def _configuration(checkpoint: Checkpoint) -> dict[str, Any]:
         "max_tokens": checkpoint.max_tokens,
         "stop_token_id": stop,
         "clip_vision": dict(settings.clip_vision) or None,
+        "encoder": asdict(settings.encoder) if settings.encoder is not None else None,
     }
     return {key: value for key, value in told.items() if value is not None}

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape
-from streamcap.captioner.checkpoints.clipcap import STOP_TOKEN, projected_tower, transformer_of
+from streamcap.captioner.checkpoints.clipcap import STOP_TOKEN, projected_tower, taught_by, transformer_of
 from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
 from streamcap.captioner.checkpoints.settings import Settings
 from streamcap.captioner.checkpoints.tensors import Weights, fill, matrix, section
@@ -62,5 +62,5 @@ def load(path: Path, weights: Weights, settings: Settings) -> Checkpoint:
         stop_tokens=check_stop(stop, gpt2, where),
         max_tokens=settings.max_tokens or MAX_TOKENS,
         clip_length=settings.clip_length or CLIP_LENGTH,
-        vision_need=projected_tower(width),
+        vision_need=taught_by(settings.encoder) or projected_tower(width),
     )

@@ -28,6 +28,26 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
+class Encoder:
+    """The vision encoder whose features a mapping of ours was taught on."""
+
+    name: str
+    """`mini`, a directory, or a CLIP's name on the hub."""
+    take: str
+    """`projected`, `pooled` or `grid`."""
+    fingerprint: str
+    """SHA-256 over its weights."""
+
+    @classmethod
+    def from_json(cls, content: object) -> Encoder | None:
+        """None for what this package did not write: other trainers may use the key for something else."""
+        if not isinstance(content, Mapping):
+            return None
+        told = [content.get(key) for key in ("name", "take", "fingerprint")]
+        return cls(*map(str, told)) if all(isinstance(one, str) for one in told) else None
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The known keys of the json; all others are ignored. Absent: None, and the family's own default holds."""
 
@@ -44,6 +64,7 @@ class Settings:
     stop_token_id: int | None = None
     clip_vision: Mapping[str, Any] = field(default_factory=dict)
     """A CLIPVisionConfig for the vision model inside the file, which has heads that no shape tells."""
+    encoder: Encoder | None = None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str) -> Settings:
@@ -68,6 +89,7 @@ class Settings:
             max_tokens=whole(content, longest, where, least=1),
             max_len=whole(content, "max_len", where, least=1),
             stop_token_id=whole(content, "stop_token_id", where, least=0),
+            encoder=Encoder.from_json(content.get("encoder")),
         )
 
 

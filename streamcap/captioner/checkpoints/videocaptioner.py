@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape, VisionNeed
+from streamcap.captioner.checkpoints.clipcap import taught_by
 from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
 from streamcap.captioner.checkpoints.settings import Settings
 from streamcap.captioner.checkpoints.tensors import Weights, account, fill, layer_count, matrix, section
@@ -64,7 +65,7 @@ def load(path: Path, weights: Weights, settings: Settings) -> Checkpoint:
         stop_tokens=check_stop(stop, gpt2, where),
         max_tokens=settings.max_tokens or settings.max_len or MAX_TOKENS,
         vision=vision,
-        vision_need=VisionNeed("pooled", name, reason),
+        vision_need=taught_by(settings.encoder) or VisionNeed("pooled", name, reason),
         tokenizer_name="openai-community/gpt2-medium" if width == 1024 else "openai-community/gpt2",
     )
 
