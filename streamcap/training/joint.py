@@ -57,6 +57,8 @@ class JointSettings(StageSettings):
     """Share of the views that have another laid over them (Zhang et al. 2018), which no caption is true of."""
     sentences: float = 0.5
     """Weight of the drawn scenes' sentences; 0: what the scenes show is learned without GPT-2."""
+    speaker_learns: bool = True
+    """False: GPT-2 stays as it is, and what captions ask is asked of the mapping and the encoder alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class JointTrainer(StageTrainer):
         teacher: LooksAtPictures | None,
     ) -> None:
         super().__init__(config, picture, settings, stop=stop)
+        self.model.gpt.requires_grad_(settings.speaker_learns)
         self._real, self._scenes, self._sentences = real, scenes, sentences
         self._teacher = teacher if settings.teach else None
         if self._teacher is None:
@@ -107,7 +110,8 @@ class JointTrainer(StageTrainer):
         return self.model.vision
 
     def _learning(self) -> Iterable[tuple[str, nn.Parameter]]:
-        return [*self.model.named_parameters(), *self.heads.named_parameters()]
+        learning = [*self.model.named_parameters(), *self.heads.named_parameters()]
+        return learning if self.settings.speaker_learns else [one for one in learning if not one[0].startswith("gpt.")]
 
     def _losses(self, told: dict[str, float]) -> dict[str, Tensor]:
         settings = self.settings

@@ -52,6 +52,18 @@ def test_what_is_not_asked_for_is_left_out(data) -> None:
     assert set(make(data, real=0, captions=0, sentences=0.0).run_step()) == LEGS | {"shown"}
 
 
+@pytest.mark.parametrize("speaker_learns", [True, False])
+def test_what_captions_ask_can_be_asked_of_the_encoder_alone(data, speaker_learns: bool) -> None:
+    trainer = make(data, teach=0.0, speaker_learns=speaker_learns)
+    before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
+    for _ in range(2):
+        trainer.run_step()
+    changed = {
+        name.split(".")[0] for name, now in trainer.model.named_parameters() if not torch.equal(now, before[name])
+    }
+    assert changed == {"vision", "mapping"} | ({"gpt"} if speaker_learns else set())
+
+
 def test_the_legs_learn_what_the_teacher_makes_of_the_view_and_then_follow_one_another(
     data, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,41 @@ STAGES = (
         ),
         400,
     ),
+    # Encoder and mapping by captions and teacher at once: what the teacher sees is not all that captions are about.
+    Stage(
+        "together",
+        JointSettings(
+            steps=1600,
+            real=40,
+            scenes=10,
+            captions=1,
+            sentences=0.5,
+            forced=0.0,
+            teach=2.0,
+            learning_rate=1e-3,
+            warmup=50,
+            weight_decay=0.02,
+            orthogonal=True,
+            speaker_learns=False,
+        ),
+        400,
+    ),
+    # The words, on what the encoder has become.
+    Stage(
+        "rewording",
+        WordingSettings(
+            steps=400,
+            real=40,
+            scenes=48,
+            captions=5,
+            sentences=1.0,
+            learning_rate=4e-4,
+            warmup=25,
+            word_dropout=0.08,
+            orthogonal=True,
+        ),
+        400,
+    ),
     # The words once more, by what they are judged by.
     Stage(
         "critic",
@@ -127,7 +162,7 @@ STAGES = (
         225,
     ),
     # The mean of both is better on real pictures than either.
-    Stage("halfway", WordingSettings(steps=0, real=16, scenes=128, captions=4), 1, after=("wording", "critic")),
+    Stage("halfway", WordingSettings(steps=0, real=16, scenes=128, captions=4), 1, after=("rewording", "critic")),
 )
 
 
