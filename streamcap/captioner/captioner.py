@@ -399,8 +399,9 @@ class JoiningDecoder(Generic[Key]):
 
     def drop(self, key: Key) -> bool:
         """Forget an unfinished caption; false when there is none of this key."""
-        self._unfinished.pop(key, None)
-        return self._batch is not None and self._batch.drop(key)
+        if self._batch is not None:
+            self._batch.drop(key)
+        return self._unfinished.pop(key, None) is not None
 
     def step(self) -> list[tuple[Key, Result]]:
         """Decode one more token of every caption; those that are finished with it, in no particular order."""

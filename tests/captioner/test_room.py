@@ -83,6 +83,13 @@ def test_a_joining_decoder_begins_unfinished_captions_anew(room_for: Any) -> Non
     while decoder.active:
         step()
     assert found == {number: wanted[number] for number in (0, 1, 2, 4)}
+    decoder.add(5, embeddings[0])
+    room_for(0)
+    with pytest.raises(torch.OutOfMemoryError):
+        while decoder.active:
+            step()
+    # What has failed can still be given up.
+    assert (decoder.drop(5), decoder.drop(5), decoder.active) == (True, False, 0)
 
 
 def test_encoding_takes_fewer_pictures_at_once(room_for: Any) -> None:

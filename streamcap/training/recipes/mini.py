@@ -85,6 +85,17 @@ class Stage:
     """Start from the mean of these stages' weights; none: from the last stage before it."""
 
 
+WORDING = WordingSettings(
+    steps=800,
+    real=40,
+    scenes=48,
+    captions=5,
+    sentences=1.0,
+    learning_rate=8e-4,
+    warmup=50,
+    word_dropout=0.08,
+    orthogonal=True,
+)
 STAGES = (
     # The encoder alone: what the teacher makes of real and drawn pictures, leg by leg, and what drawn scenes show.
     Stage(
@@ -103,21 +114,7 @@ STAGES = (
         0,
     ),
     # The words, on the features of the encoder as it is now.
-    Stage(
-        "wording",
-        WordingSettings(
-            steps=800,
-            real=40,
-            scenes=48,
-            captions=5,
-            sentences=1.0,
-            learning_rate=8e-4,
-            warmup=50,
-            word_dropout=0.08,
-            orthogonal=True,
-        ),
-        400,
-    ),
+    Stage("wording", WORDING, 400),
     # Encoder and mapping by captions and teacher at once: what the teacher sees is not all that captions are about.
     Stage(
         "together",
@@ -138,21 +135,7 @@ STAGES = (
         400,
     ),
     # The words, on what the encoder has become.
-    Stage(
-        "rewording",
-        WordingSettings(
-            steps=400,
-            real=40,
-            scenes=48,
-            captions=5,
-            sentences=1.0,
-            learning_rate=4e-4,
-            warmup=25,
-            word_dropout=0.08,
-            orthogonal=True,
-        ),
-        400,
-    ),
+    Stage("rewording", replace(WORDING, steps=400, learning_rate=4e-4, warmup=25), 400),
     # The words once more, by what they are judged by.
     Stage(
         "critic",
