@@ -33,7 +33,7 @@ async def test_the_browser_s_camera_is_captioned_truly_on_the_page_until_it_is_k
             page = await page_without_errors(browser, service.base)
             # Seen in the page: what went up over WHIP comes back over WHEP, and its captions over the feed.
             await publish_camera(page, "tab")
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(150):
                 while await page.locator(".past li").count() < WANTED:
                     await asyncio.sleep(0.2)
             shown: list[tuple[float, str]] = [(start, text) for start, text in await page.evaluate(CAPTIONS_SHOWN)]

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import numpy as np
 
 from streamcap.media.scenes import SceneScript, draw
 
-PHASE_STEP = 0.05
+STEP = 0.05
+"""Seconds, of the phases that are tried."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,31 @@ class Film:
         return path
 
     def right(self, captions: list[tuple[float, str]]) -> list[bool]:
-        """Which of the captions (start, text) are true, at the one phase between the two clocks that fits best."""
+        """Which of the captions (start, text), in any order, are true, on the course of the film that fits best.
 
-        def at(offset: float) -> list[bool]:
-            return [self.script.sentence_at((start + offset) % self.cycle) == text for start, text in captions]
+        It may begin at any phase, and fall behind by one scene in all: on a busy machine Chromium plays a file late and
+        never makes up for it.
+        """
+        order = sorted(range(len(captions)), key=lambda number: captions[number][0])
+        count, behind = round(self.cycle / STEP), np.arange(round(self.seconds / STEP) + 1)
+        truth = np.array([self.script.sentence_at(step * STEP) for step in range(count)])
 
-        phases = (step * PHASE_STEP for step in range(round(self.cycle / PHASE_STEP)))
-        return max((at(phase) for phase in phases), key=sum)
+        def hits(phase: int) -> np.ndarray:
+            """`(captions in order of time, steps behind)`."""
+            starts = np.array([round(captions[number][0] / STEP) for number in order])
+            texts = np.array([captions[number][1] for number in order])
+            return np.asarray(truth[(starts[:, None] + phase - behind) % count] == texts[:, None])
+
+        def totals(hit: np.ndarray) -> list[np.ndarray]:
+            """After each caption, how many are true at best, by the steps behind at it."""
+            rows: list[np.ndarray] = []
+            for row in hit:
+                rows.append((np.maximum.accumulate(rows[-1]) if rows else 0) + row.astype(int))
+            return rows
+
+        best = max((hits(phase) for phase in range(count)), key=lambda hit: totals(hit)[-1].max())
+        right, at = [False] * len(captions), len(behind) - 1
+        for number, hit, row in reversed(list(zip(order, best, totals(best), strict=True))):
+            at = int(np.argmax(row[: at + 1]))
+            right[number] = bool(hit[at])
+        return right
