@@ -96,6 +96,21 @@ WORDING = WordingSettings(
     word_dropout=0.08,
     orthogonal=True,
 )
+REWORDING = replace(WORDING, steps=400, learning_rate=4e-4, warmup=25)
+TOGETHER = JointSettings(
+    steps=1600,
+    real=40,
+    scenes=10,
+    captions=1,
+    sentences=0.5,
+    forced=0.0,
+    teach=2.0,
+    learning_rate=1e-3,
+    warmup=50,
+    weight_decay=0.02,
+    orthogonal=True,
+    speaker_learns=False,
+)
 STAGES = (
     # The encoder alone: what the teacher makes of real and drawn pictures, leg by leg, and what drawn scenes show.
     Stage(
@@ -116,26 +131,12 @@ STAGES = (
     # The words, on the features of the encoder as it is now.
     Stage("wording", WORDING, 400),
     # Encoder and mapping by captions and teacher at once: what the teacher sees is not all that captions are about.
-    Stage(
-        "together",
-        JointSettings(
-            steps=1600,
-            real=40,
-            scenes=10,
-            captions=1,
-            sentences=0.5,
-            forced=0.0,
-            teach=2.0,
-            learning_rate=1e-3,
-            warmup=50,
-            weight_decay=0.02,
-            orthogonal=True,
-            speaker_learns=False,
-        ),
-        400,
-    ),
+    Stage("together", TOGETHER, 400),
     # The words, on what the encoder has become.
-    Stage("rewording", replace(WORDING, steps=400, learning_rate=4e-4, warmup=25), 400),
+    Stage("rewording", REWORDING, 400),
+    # Both once more: what is won comes as the rate falls.
+    Stage("again", replace(TOGETHER, steps=1200, learning_rate=7e-4), 400),
+    Stage("retelling", replace(REWORDING, steps=300), 300),
     # The words once more, by what they are judged by.
     Stage(
         "critic",
@@ -145,7 +146,7 @@ STAGES = (
         225,
     ),
     # The mean of both is better on real pictures than either.
-    Stage("halfway", WordingSettings(steps=0, real=16, scenes=128, captions=4), 1, after=("rewording", "critic")),
+    Stage("halfway", WordingSettings(steps=0, real=16, scenes=128, captions=4), 1, after=("retelling", "critic")),
 )
 
 
