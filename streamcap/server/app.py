@@ -31,7 +31,7 @@ def create_app(streams: Streams, options: ServerOptions) -> FastAPI:
         sweeping = asyncio.create_task(publishers.keep_swept(), name="sweep")
         yield
         sweeping.cancel()
-        await asyncio.gather(publishers.close(), watchers.close())
+        await asyncio.gather(asyncio.wait((sweeping,)), publishers.close(), watchers.close())
 
     app = FastAPI(
         title="streamcap",

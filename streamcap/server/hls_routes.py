@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from streamcap.captions.cue import milliseconds
+from streamcap.captions.cue import Cue, milliseconds, on_screen
 from streamcap.captions.event import StreamState
 from streamcap.captions.formats import hls
 from streamcap.server.gate import Gate
@@ -27,8 +28,9 @@ def routes(streams: Streams, gate: Gate) -> APIRouter:
     @router.get("/captions.m3u8")
     async def playlist(name: str, request: Request, mpegts: _Mpegts = hls.FFMPEG_MPEGTS) -> Response:
         """The rolling playlist. What stands in its query is handed on to the segments."""
+        _, window = await _on_screen(streams, name)
         return Response(
-            hls.playlist(_window(streams, name), urlencode(request.query_params.multi_items())),
+            hls.playlist(window, urlencode(request.query_params.multi_items())),
             headers={"Cache-Control": "no-store"},
             media_type="application/vnd.apple.mpegurl",
         )
@@ -38,11 +40,11 @@ def routes(streams: Streams, gate: Gate) -> APIRouter:
         name: str, number: Annotated[int, Path(ge=0, lt=2**40)], mpegts: _Mpegts = hls.FFMPEG_MPEGTS
     ) -> Response:
         """One segment: what was on screen during its six seconds."""
-        window = _window(streams, name)
+        cues, window = await _on_screen(streams, name)
         if not window.first <= number < window.stop:
             raise RefusalError(404, f"segment {number} is not in the window, {window.first} to {window.stop - 1}")
         return Response(
-            hls.segment(streams.get(name).track.cues, number, mpegts),
+            hls.segment(cues, number, mpegts),
             headers={"Cache-Control": "max-age=3600"},
             media_type="text/vtt",
         )
@@ -50,9 +52,12 @@ def routes(streams: Streams, gate: Gate) -> APIRouter:
     return router
 
 
-def _window(streams: Streams, name: str) -> hls.Window:
+async def _on_screen(streams: Streams, name: str) -> tuple[list[Cue], hls.Window]:
+    """The stream's cues and the window they fill; gathered in a thread: a full one takes too long for the loop."""
     stream = streams.get(name)
     track = stream.track
     # The newest moment that was captioned or found unchanged.
     seen = milliseconds(track.end - track.every) if track.last is not None else 0
-    return hls.window(track.cues, seen, ended=stream.state in (StreamState.ENDED, StreamState.FAILED))
+    ended = stream.state in (StreamState.ENDED, StreamState.FAILED)
+    cues = await asyncio.to_thread(lambda finals: list(on_screen(finals)), track.finals)
+    return cues, hls.window(cues, seen, ended=ended)

@@ -104,7 +104,10 @@ class Publishers:
         """Sweep now and then, until cancelled."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            await self.sweep()
+            try:
+                await self.sweep()
+            except Exception:
+                log.exception("streams that nobody publishes to were not removed; this is tried again")
 
     async def sweep(self) -> None:
         """Remove the streams that publishers made by coming, and left ABANDONED_SECONDS ago; no others."""
