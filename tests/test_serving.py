@@ -25,6 +25,7 @@ from streamcap.server.run import listen
 from streamcap.service.settings import Settings
 from streamcap.serving import ServeOptions, _opener, serve_streams
 from tests.media.made import write_video
+from tests.patience import PATIENCE
 
 if TYPE_CHECKING:
     from streamcap.captioner import Captioner
@@ -57,7 +58,7 @@ def test_while_the_model_loads_it_is_alive_but_not_ready_and_ends_at_a_signal() 
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
 
@@ -66,13 +67,13 @@ async def alive_while_loading() -> None:
     loaded = threading.Event()
 
     def load() -> Captioner:
-        loaded.wait(60)
+        loaded.wait(PATIENCE)
         raise InputError("nobody waits for it any more")
 
     with listen(OPTIONS.server) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         serving = asyncio.create_task(serve_streams(OPTIONS, load, listener))
-        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=30) as http:
+        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=PATIENCE) as http:
             assert (await http.get("/healthz")).status_code == 200
             assert (await http.get("/")).status_code == 200
             early = [await http.get(path) for path in ("/readyz", "/captions/door", "/streams")]
@@ -86,7 +87,7 @@ async def alive_while_loading() -> None:
                 await connect(f"ws://{address}/captions?stream=door").__aenter__()
             assert refused.value.response.status_code == 503
         os.kill(os.getpid(), signal.SIGTERM)
-        assert await asyncio.wait_for(serving, 30) is False
+        assert await asyncio.wait_for(serving, PATIENCE) is False
     loaded.set()
 
 
@@ -95,7 +96,7 @@ async def test_a_model_that_cannot_be_loaded_ends_the_service_with_the_reason() 
         raise InputError("no such model")
 
     with listen(OPTIONS.server) as listener, pytest.raises(InputError, match="no such model"):
-        await asyncio.wait_for(serve_streams(OPTIONS, load, listener), 30)
+        await asyncio.wait_for(serve_streams(OPTIONS, load, listener), PATIENCE)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from streamcap.service.streams import Streams
 log = logging.getLogger(__name__)
 
 # From the answer to the first frame: ICE, DTLS and the first keyframe.
-FIRST_FRAME_SECONDS = 10.0
+FIRST_FRAME_SECONDS = 20.0
 # How long a stream that a publisher made by coming outlives its leaving: time to come back after a break.
 ABANDONED_SECONDS = 300.0
 SWEEP_SECONDS = 15.0

@@ -16,6 +16,7 @@ from streamcap.captions.feed import Feed
 from streamcap.captions.hub import Hub
 from streamcap.cli.printing import print_captions
 from tests.captions.made import caption
+from tests.patience import PATIENCE
 
 
 async def print_until(done: Callable[[], bool], captions: int) -> None:
@@ -26,7 +27,7 @@ async def print_until(done: Callable[[], bool], captions: int) -> None:
     hub.publish(Status("door", StreamState.STALLED, "no frame for 3 s"))
     for number in range(captions):
         hub.publish(caption(number=number))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not done():
             await asyncio.sleep(0.01)
     printing.cancel()
@@ -63,7 +64,7 @@ async def hold_for_long_then_read(read: int) -> bytes:
         await asyncio.sleep(0)
     hub.publish(caption("on screen now", number=38))
     printed = bytearray()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while b"on screen now" not in printed:
             with contextlib.suppress(BlockingIOError):
                 printed += os.read(read, 1 << 16)

@@ -12,6 +12,7 @@ import pytest
 from streamcap_client import Caption, Event, Extend, Feed, Gap, Hello, RefusedError, Status
 
 from streamcap.captions.event import StreamState
+from tests.patience import PATIENCE
 from tests.server.conftest import HandStream, Server, Start, until
 
 
@@ -63,7 +64,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def take(feed: AsyncIterator[Event], count: int) -> list[Event]:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         return [await anext(feed) for _ in range(count)]
 
 
@@ -111,7 +112,7 @@ async def talk(streams: list[HandStream], cutter: Cutter, cuts: int) -> list[str
     """Say finals, with interims between, while connections are cut at random; the JSON texts of the finals."""
     dice = random.Random(7)
     said: list[str] = []
-    async with asyncio.timeout(100):
+    async with asyncio.timeout(PATIENCE):
         while cutter.cuts < cuts:
             stream = dice.choice(streams)
             for _ in range(dice.randrange(3)):
@@ -144,7 +145,7 @@ async def test_finals_are_the_files_lines_through_random_disconnections(server: 
         said = await talk(streams, cutter, cuts=60)
         await until(lambda: len(received) >= len(said))
         await feed.close()
-        await asyncio.wait_for(reader, 60)
+        await asyncio.wait_for(reader, PATIENCE)
     for stream in streams:
         lines = [json.loads(text) for text in said if json.loads(text)["stream"] == stream.name]
         mine = [caption for caption in received if caption.stream == stream.name]
@@ -196,14 +197,14 @@ async def test_a_slow_reader_is_slow_to_the_service_and_told_of_what_it_missed(s
         await take(events, 1)
         (subscription,) = server.app.state.audience.hub._subscriptions.values()
         text = "a long sentence about a man with a dog " * 1000
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while not subscription.statistics.finals_dropped:
                 for _ in range(20):
                     door.final(text)
                 await asyncio.sleep(0)
         door.final("the newest")
         gaps = []
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             async for event in events:
                 if isinstance(event, Gap):
                     gaps.append(event)
@@ -218,7 +219,7 @@ async def test_a_close_while_it_connects_ends_the_iteration(server: Server) -> N
     ended = asyncio.create_task(anext(aiter(feed), None))
     await asyncio.sleep(0)
     await feed.close()
-    assert await asyncio.wait_for(ended, 60) is None
+    assert await asyncio.wait_for(ended, PATIENCE) is None
 
 
 async def test_close_ends_the_iteration_twice_over(server: Server) -> None:
@@ -229,4 +230,4 @@ async def test_close_ends_the_iteration_twice_over(server: Server) -> None:
     await asyncio.sleep(0)
     await feed.close()
     await feed.close()
-    assert await asyncio.wait_for(ended, 60) is None
+    assert await asyncio.wait_for(ended, PATIENCE) is None

@@ -11,6 +11,7 @@ import numpy as np
 
 from streamcap.engine.outcome import Outcome
 from streamcap.media.frame import Sample
+from tests.patience import PATIENCE
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ColourModel:
     def encode(self, pixels: Any) -> np.ndarray:
         self.batches.append(len(pixels))
         self.entered.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(PATIENCE)
         if (message := self.fail_when(pixels)) is not None:
             raise RuntimeError(message)
         return pixels.reshape(len(pixels), -1, 3).mean(1)
@@ -68,7 +69,7 @@ class Outcomes:
 
     def wait(self, count: int) -> list[Outcome]:
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.all) >= count, timeout=10), self.all
+            assert self._changed.wait_for(lambda: len(self.all) >= count, timeout=PATIENCE), self.all
             return list(self.all)
 
 

@@ -8,6 +8,7 @@ from streamcap.engine.engine import Engine, EngineOptions
 from streamcap.engine.gate import GateOptions
 from streamcap.engine.outcome import Captioned, Doubtful, Failed, Interim, Unchanged
 from tests.engine.made import ColourModel, Outcomes, sample
+from tests.patience import PATIENCE
 
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
 
@@ -36,7 +37,7 @@ def hold(running: Running) -> None:
     """Let the device be busy with a first sample."""
     running.model.gate.clear()
     running.engine.submit(sample("first", RED))
-    assert running.model.entered.wait(5)
+    assert running.model.entered.wait(PATIENCE)
 
 
 def test_streams_that_wait_together_are_one_batch(running: Running) -> None:

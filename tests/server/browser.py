@@ -12,6 +12,7 @@ import psutil
 from playwright.async_api import Browser, Page, async_playwright
 
 from tests.conftest import require_program
+from tests.patience import PATIENCE
 
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -54,7 +55,7 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
-async def becomes_true(page: Page, expression: str, seconds: float = 20) -> None:
+async def becomes_true(page: Page, expression: str, seconds: float = PATIENCE) -> None:
     """Wait until `expression` is true on the page (Playwright's own waiting is forbidden by the pages' policy)."""
     async with asyncio.timeout(seconds):
         while not await page.evaluate(expression):
@@ -66,7 +67,7 @@ async def publish_camera(page: Page, name: str) -> None:
     await page.get_by_role("button", name="Use this browser").click()
     await page.get_by_label("Name of the stream").fill(name)
     await page.keyboard.press("Enter")
-    await becomes_true(page, "document.querySelector('video').videoWidth > 0", 60)
+    await becomes_true(page, "document.querySelector('video').videoWidth > 0")
 
 
 async def page_without_errors(browser: Browser, url: str, **context: Any) -> Any:

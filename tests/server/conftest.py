@@ -29,6 +29,7 @@ from streamcap.server.run import listen, serve
 from streamcap.service.settings import Settings, check_name
 from streamcap.service.streams import DuplicateStreamError
 from streamcap.service.view import StreamView
+from tests.patience import PATIENCE
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -175,13 +176,13 @@ class Server:
 
 async def receive(viewer: ClientConnection, count: int) -> list[dict[str, Any]]:
     """The next `count` messages."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         return [json.loads(await viewer.recv()) for _ in range(count)]
 
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for a state."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -202,16 +203,18 @@ async def start() -> AsyncIterator[Start]:
             port = listener.getsockname()[1]
             stop = asyncio.Event()
             task = asyncio.create_task(serve(app, checked, stop, listener))
-            http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60))
+            http = await stack.enter_async_context(
+                httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE)
+            )
             server = Server(port, streams, app, stop, task, http)
 
             async def end() -> None:
                 stop.set()
-                await asyncio.wait_for(task, 60)
+                await asyncio.wait_for(task, PATIENCE)
 
             stack.push_async_callback(end)
             await stack.enter_async_context(server.sockets)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE):
                 await http.get("/healthz")
             return server
 

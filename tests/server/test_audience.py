@@ -18,16 +18,13 @@ from streamcap.captions.hub import Hub, Wish
 from streamcap.server import run
 from streamcap.server.audience import MESSAGES_PER_TURN, Audience, _Seat
 from tests.captions.made import caption
+from tests.patience import PATIENCE
 from tests.server.conftest import Server, Start, receive, until
 
 HANDSHAKE = (
     "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-
-
-# Seconds for what takes one on an idle machine.
-PATIENCE = 240
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import require_gstreamer
 from tests.end_to_end.service import Service, Viewer
+from tests.patience import PATIENCE
 from tests.server.browser import (
     CAPTIONS_SHOWN,
     becomes_true,
@@ -33,14 +34,14 @@ async def test_the_browser_s_camera_is_captioned_truly_on_the_page_until_it_is_k
             page = await page_without_errors(browser, service.base)
             # Seen in the page: what went up over WHIP comes back over WHEP, and its captions over the feed.
             await publish_camera(page, "tab")
-            async with asyncio.timeout(150):
+            async with asyncio.timeout(PATIENCE):
                 while await page.locator(".past li").count() < WANTED:
                     await asyncio.sleep(0.2)
             shown: list[tuple[float, str]] = [(start, text) for start, text in await page.evaluate(CAPTIONS_SHOWN)]
             assert page.errors == []
             # The browser is gone without a word; the service notices by itself and waits for the next.
             kill_chromium(camera)
-            await asyncio.to_thread(viewer.until, lambda: viewer.states("tab")[-1] == "reconnecting", 20)
+            await asyncio.to_thread(viewer.until, lambda: viewer.states("tab")[-1] == "reconnecting")
             assert viewer.states("tab")[-3:] == ["live", "stalled", "reconnecting"]
     right = film.right(shown)
     assert sum(right) >= 0.9 * len(right), [one for one, true in zip(shown, right, strict=True) if not true]

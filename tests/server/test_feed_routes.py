@@ -9,6 +9,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from streamcap.captions.event import StreamState
+from tests.patience import PATIENCE
 from tests.server.conftest import Server, Start, receive, until
 
 
@@ -117,7 +118,7 @@ async def test_whatever_a_client_says_ends_its_connection_with_a_code_and_a_reas
     with pytest.raises(ConnectionClosed) as closed:
         await viewer.send(message)
         while True:
-            await asyncio.wait_for(viewer.recv(), 10)
+            await asyncio.wait_for(viewer.recv(), PATIENCE)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == code
     assert says in closed.value.rcvd.reason
@@ -131,7 +132,7 @@ async def test_a_removed_stream_closes_those_who_watched_it_alone(server: Server
     await receive(viewer, 1)
     await server.streams.remove("door")
     with pytest.raises(ConnectionClosed) as closed:
-        await asyncio.wait_for(viewer.recv(), 10)
+        await asyncio.wait_for(viewer.recv(), PATIENCE)
     assert closed.value.rcvd is not None
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4404, "stream door was removed")
 
@@ -141,10 +142,10 @@ async def test_stopping_closes_every_viewer_with_the_reason(server: Server) -> N
     await receive(viewer, 1)
     server.stop.set()
     with pytest.raises(ConnectionClosed) as closed:
-        await asyncio.wait_for(viewer.recv(), 10)
+        await asyncio.wait_for(viewer.recv(), PATIENCE)
     assert closed.value.rcvd is not None
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "the service is stopping")
-    await asyncio.wait_for(server.task, 10)
+    await asyncio.wait_for(server.task, PATIENCE)
 
 
 async def test_more_viewers_than_there_is_room_for_are_asked_to_come_later(start: Start) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from streamcap.captions.hub import Wish
 from streamcap.server.sse import EventStream
 from streamcap.server.wish import Request
+from tests.patience import PATIENCE
 from tests.server.conftest import Server, Start, until
 
 
@@ -26,7 +27,7 @@ async def events(lines: AsyncIterator[str], count: int) -> list[tuple[int | None
     """The next events with their ids."""
     found: list[tuple[int | None, dict[str, Any]]] = []
     number: int | None = None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         async for line in lines:
             if line.startswith("id: "):
                 number = int(line[4:])
@@ -66,7 +67,7 @@ async def test_a_replay_goes_out_in_parts_each_as_the_viewer_takes_it(server: Se
             over.set()
 
     stream = EventStream(audience, Request(Wish(streams=frozenset({"door"})), 0), heartbeat=60.0)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         await stream({"type": "http"}, receive, send)
     assert [count for count in sent if count] == [32, 32, 32, 5]
 
@@ -116,7 +117,7 @@ async def test_it_ends_when_the_stream_is_removed(server: Server) -> None:
     async with event_source(server, "/captions/door") as lines:
         await events(lines, 1)
         await server.streams.remove("door")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             rest = [line async for line in lines]
     assert ": closed, stream door was removed" in rest
 
@@ -125,7 +126,7 @@ async def test_it_ends_when_the_service_stops(server: Server) -> None:
     async with event_source(server, "/captions/door") as lines:
         await events(lines, 1)
         server.stop.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             rest = [line async for line in lines]
     assert ": closed, the service is stopping" in rest
-    await asyncio.wait_for(server.task, 10)
+    await asyncio.wait_for(server.task, PATIENCE)

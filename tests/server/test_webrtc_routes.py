@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from streamcap.server.peer import Peer, check_offer, is_there
 from streamcap.server.publishers import ABANDONED_SECONDS
 from streamcap.server.refusal import RefusalError
+from tests.patience import PATIENCE
 from tests.server.conftest import HandStreams, Server, Start, until
 
 SDP = {"Content-Type": "application/sdp"}
@@ -85,7 +86,7 @@ async def test_a_publisher_feeds_a_stream_until_it_ends_its_session(server: Serv
         # Its size may change: both reach the source.
         frames = source.frames()
         sizes = set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while len(sizes) < 2:
                 sizes.add((await asyncio.to_thread(next, frames)).size)
         assert sizes == {(320, 240), (240, 180)}
@@ -261,7 +262,7 @@ async def test_whoever_watches_gets_the_stream_s_picture_and_nobody_costs_nothin
             await peer.setRemoteDescription(RTCSessionDescription(answer.text, "answer"))
             received.append((transceiver.receiver.track, answer.headers["location"]))
         for track, _ in received:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 frame = await track.recv()
             assert (frame.width, frame.height) == (640, 360)
             red, green, blue = frame.to_ndarray(format="rgb24").mean(axis=(0, 1))

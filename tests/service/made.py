@@ -23,6 +23,7 @@ from streamcap.media.sources.contract import Source, SourceInfo
 from streamcap.service.settings import Settings
 from streamcap.service.stream import Parts
 from streamcap.service.streams import Streams
+from tests.patience import PATIENCE
 
 TIME_BASE = Fraction(1, 1000)
 
@@ -59,7 +60,7 @@ class MadeSource(Source):
         return SourceInfo(16, 16, 25.0, "made", live=True)
 
     def frames(self) -> Iterator[Frame]:
-        while (item := self._items.get(timeout=20)) is not None:
+        while (item := self._items.get(timeout=PATIENCE)) is not None:
             if isinstance(item, Exception):
                 raise item
             yield item
@@ -126,7 +127,7 @@ class House:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a state of the messages, or of anything that changes with them."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while not condition():
                 await self._changed.wait()
                 self._changed.clear()

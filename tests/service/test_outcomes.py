@@ -13,6 +13,7 @@ import pytest
 
 from streamcap.engine.outcome import Captioned, Doubtful, Failed, Interim, Times, Unchanged
 from streamcap.media.frame import Sample
+from tests.patience import PATIENCE
 from tests.service.made import House, frame
 
 
@@ -26,7 +27,7 @@ async def house() -> AsyncIterator[House]:
 async def first_sample(house: House) -> Sample:
     """The stream `door`, live, with one caption at 0 s."""
     await house.streams.add("door", "rtsp://camera/1")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while not house.sources:
             await asyncio.sleep(0.005)
     house.sources[0].put(frame(0.0))

@@ -24,6 +24,7 @@ from streamcap.service.backoff import Backoff
 from streamcap.service.files import CaptionFiles, FilesInUseError, Past
 from streamcap.service.filing import pause
 from streamcap.service.streams import DuplicateStreamError, TooManyStreamsError
+from tests.patience import PATIENCE
 from tests.service.made import House, frame
 
 URL = "rtsp://admin:hunter2@cam/live"
@@ -45,7 +46,7 @@ async def live(house: House, name: str = "door", url: str = URL) -> None:
 
 
 async def wait_sources(house: House, count: int) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while len(house.sources) < count:
             await asyncio.sleep(0.005)
 
@@ -191,7 +192,7 @@ async def test_a_disk_that_hangs_holds_few_events_up(
     goes_on, append = threading.Event(), CaptionFiles.append
 
     def hang(files: CaptionFiles, lines: list[str]) -> None:
-        goes_on.wait(10)
+        goes_on.wait(PATIENCE)
         append(files, lines)
 
     monkeypatch.setattr(CaptionFiles, "append", hang)
@@ -226,7 +227,7 @@ async def test_a_stop_closes_the_last_cue(tmp_path: Path) -> None:
     await live(house)
     house.sources[0].put(frame(2.5))
     await asyncio.sleep(0)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while house.streams.get("door").view().frames < 2:
             await asyncio.sleep(0.005)
     await house.streams.close()
@@ -259,7 +260,7 @@ async def test_a_late_caption_is_filed_but_not_pushed(tmp_path: Path) -> None:
     await house.streams.add("door", URL)
     await wait_sources(house, 1)
     house.sources[0].put(frame(0.0))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while house.hub.statistics.stale == 0:
             await asyncio.sleep(0.005)
     await house.streams.close()
@@ -305,7 +306,7 @@ async def test_what_is_lost_is_counted(house: House, monkeypatch: pytest.MonkeyP
     house.sources[1].put(frame(0.0))
     house.sources[1].put(frame(3.0))
     door = house.streams.get("door")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while door.view().convert_failed < 2 or not door.view().files_dropped:
             await asyncio.sleep(0.005)
     view = door.view()
@@ -413,7 +414,7 @@ async def test_a_stream_removed_while_its_past_is_read_leaves_its_name_to_anothe
 
     def slowly(files: CaptionFiles, window: float) -> Past:
         reading.set()
-        goes_on.wait(10)
+        goes_on.wait(PATIENCE)
         return past(files, window)
 
     monkeypatch.setattr(CaptionFiles, "past", slowly)

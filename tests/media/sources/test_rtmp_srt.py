@@ -18,9 +18,9 @@ from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRef
 from streamcap.media.sources.srt import MOST_SAID_BYTES, SrtPipe
 from tests.conftest import require_program
 from tests.media.made import write_video
+from tests.patience import PATIENCE
 
-OPTIONS = SourceOptions(open_timeout=5, read_timeout=3)
-PATIENCE_SECONDS = 30
+OPTIONS = SourceOptions(open_timeout=20, read_timeout=5)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def sending(film: Path, *output: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def opened(url: str) -> Source:
     """The source once the sender listens."""
-    until = time.monotonic() + PATIENCE_SECONDS
+    until = time.monotonic() + PATIENCE
     while True:
         source = open_source(url, options=OPTIONS)
         try:
@@ -108,7 +108,7 @@ def test_a_program_that_never_stops_complaining_fills_no_disk(monkeypatch: pytes
     program.write_text(f"#!/bin/sh\n{complains}; {waits}; echo the last word >&2; echo y\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    pipe = SrtPipe("srt://x", open_timeout=20, read_timeout=20, stopping=threading.Event())
+    pipe = SrtPipe("srt://x", open_timeout=PATIENCE, read_timeout=PATIENCE, stopping=threading.Event())
     assert pipe.read(9) == b"x\n"
     goes_on.touch()
     assert pipe.read(9) == b"y\n"

@@ -14,10 +14,11 @@ import pytest
 from streamcap.media.frame import Frame
 from streamcap.media.scenes import draw
 from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRefused, open_source
+from tests.patience import PATIENCE
 from tests.servers.camera import Clip, RtspServer, require_rtsp_server
 
 CLIP = Clip(scenes=4, seconds=1.0, width=320, height=180, rate=15)
-OPTIONS = SourceOptions(open_timeout=10, read_timeout=5)
+OPTIONS = SourceOptions(open_timeout=60, read_timeout=30)
 PATIENT_FRAMES = 400
 REPORTS = 3
 
@@ -174,7 +175,7 @@ def test_a_server_that_never_answers_is_given_up_after_the_timeout() -> None:
 
 def test_a_server_that_speaks_something_else_is_refused() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
-        other.settimeout(10)
+        other.settimeout(PATIENCE)
         source = open_source(f"rtsp://127.0.0.1:{other.getsockname()[1]}/door", options=OPTIONS)
 
         def greet() -> None:
@@ -206,11 +207,11 @@ def test_a_killed_camera_is_lost_and_can_be_opened_again(own_server: RtspServer)
 
 
 def test_a_stopped_camera_is_lost_after_the_read_timeout(own_server: RtspServer) -> None:
-    source = opened(own_server.url(), SourceOptions(open_timeout=10, read_timeout=0.5))
+    source = opened(own_server.url(), SourceOptions(open_timeout=60, read_timeout=2))
     frames = source.frames()
     next(frames)
     own_server.pause()
-    with pytest.raises(SourceLost, match=r"no data for 0\.5 s|closed"):
+    with pytest.raises(SourceLost, match=r"no data for 2 s|closed"):
         for _ in frames:
             pass
     source.close()

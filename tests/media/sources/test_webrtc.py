@@ -9,6 +9,7 @@ import pytest
 from streamcap.media.sources import SourceEnded, SourceLost, SourceRefused
 from streamcap.media.sources.webrtc import PushSource
 from tests.media.made import drawn
+from tests.patience import PATIENCE
 
 
 def test_the_queue_is_bounded_and_drops_the_oldest() -> None:
@@ -41,7 +42,7 @@ def test_opening_waits_for_the_first_frame() -> None:
     reader = threading.Thread(target=lambda: opened.append(source.open().width))
     reader.start()
     source.offer(drawn(64, 36))
-    reader.join(timeout=10)
+    reader.join(timeout=PATIENCE)
     assert opened == [64]
 
 
