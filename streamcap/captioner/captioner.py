@@ -29,7 +29,7 @@ from streamcap.captioner.room import Room
 from streamcap.captioner.selection import make_selector
 from streamcap.captioner.slots import SlotBatch
 from streamcap.captioner.tokens import TextDecoder, read_tokenizer
-from streamcap.captioner.vision import Vision
+from streamcap.captioner.vision import Vision, fingerprint
 from streamcap.errors import InputError, StreamcapError
 from streamcap.picture import PictureSpec
 
@@ -348,11 +348,16 @@ class Captioner:
         need = self._checkpoint.vision_need
         if need is None:
             raise InputError(f"{self._checkpoint.path}: has a vision encoder of its own; vision= does not apply")
-        if self._vision_name is not None:
-            return clip_directory(names.find_vision(str(self._vision_name)), need.output)
-        if need.name is None:
+        name = need.name if self._vision_name is None else str(self._vision_name)
+        if name is None:
             raise InputError(f"{self._checkpoint.path}: {need.reason or 'no vision tower is known for it'}")
-        return clip_directory(names.find_vision(need.name), need.output)
+        tower = clip_directory(names.find_vision(name), need.output)
+        if need.fingerprint is not None and fingerprint(tower) != need.fingerprint:
+            other = f"{self._checkpoint.path}: was taught with other weights than {name} has"
+            if self._vision_name is None:
+                raise InputError(f"{other}; its captions would mean little. Name the right encoder with vision=")
+            log.warning("%s; its captions may mean little", other)
+        return tower
 
     def _find_tokenizer(self) -> TextDecoder:
         if self._tokenizer_name is not None:

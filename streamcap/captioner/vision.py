@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal
 
 import numpy as np
@@ -54,3 +55,12 @@ class Vision(nn.Module):
         """(B, 3, H, W) normalised → (B, C) or (B, N, C)."""
         out: Tensor = self.encoder(normalised)
         return out
+
+
+def fingerprint(vision: nn.Module) -> str:
+    """SHA-256, in hexadecimal, over names, shapes and values of the weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(vision.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()

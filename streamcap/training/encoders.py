@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +14,7 @@ from torch import Tensor
 from streamcap.captioner import names
 from streamcap.captioner.checkpoints import open_checkpoint
 from streamcap.captioner.checkpoints.towers import clip_directory
-from streamcap.captioner.vision import Vision
+from streamcap.captioner.vision import Vision, fingerprint
 from streamcap.errors import InputError
 from streamcap.picture import PictureSpec
 
@@ -81,15 +80,6 @@ def open_encoder(name: str, take: Take = "auto", device: torch.device | None = N
 def encoder_directory(name: str) -> Path:
     """Where the encoder `name` lies, if it is `mini` or on this machine."""
     return names.mini_directory() if name == "mini" else Path(name).expanduser()
-
-
-def fingerprint(vision: torch.nn.Module) -> str:
-    """SHA-256, in hexadecimal, over names, shapes and values of the weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(vision.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _is_ours(directory: Path) -> bool:

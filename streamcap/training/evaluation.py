@@ -13,9 +13,9 @@ import numpy as np
 from streamcap.captioner.checkpoints import open_checkpoint
 from streamcap.captioner.checkpoints.settings import settings_beside
 from streamcap.captioner.result import Result
+from streamcap.captioner.vision import fingerprint
 from streamcap.errors import InputError
 from streamcap.training.cache import Example, FeatureCache
-from streamcap.training.encoders import fingerprint
 from streamcap.training.scores import Scores, score
 from streamcap.training.text import normalise
 

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from streamcap.captioner.vision import fingerprint
 from streamcap.picture import PictureSpec
 from streamcap.training.arrays import read_array, write_array
-from streamcap.training.encoders import fingerprint
 from streamcap.training.files import write_json
 from streamcap.training.views import crop, disturb, normalise, random_boxes, small_shifts, whole
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from streamcap.captioner import load_captioner
 from streamcap.captioner.checkpoints.convert import convert_checkpoint
 from streamcap.errors import InputError, StreamcapError
 from streamcap.training.curves import Curves, read_curves
-from streamcap.training.encoders import EncoderId
+from streamcap.training.encoders import EncoderId, open_encoder
 from streamcap.training.settings import PRESETS, TrainSettings
 from streamcap.training.trainer import Trainer, caption_features, learning_rate
 from tests.training.conftest import make_cache, sentence_of
@@ -155,6 +156,34 @@ def test_the_encoder_that_is_looked_for_is_the_one_that_made_the_cache(
             load_captioner(tmp_path / model, device="cpu").caption([picture])
     with pytest.raises(InputError, match="taught on the features of mini"):
         load_captioner(tmp_path / "mini" / "best", device="cpu").caption([picture])
+
+
+def test_another_encoder_under_the_name_of_the_one_that_taught_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vision = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        image_size=32,
+        patch_size=16,
+        projection_dim=24,
+    )
+    towers = tmp_path / "towers"
+    CLIPVisionModelWithProjection(vision).save_pretrained(towers)
+    made_by = open_encoder(str(towers), "projected").id
+    cache = make_cache(tmp_path / "cache", (24,), encoder=made_by)
+    Trainer(TINY.changed(epochs=1), cache, tmp_path / "run", CPU).run()
+    best, picture = tmp_path / "run" / "best", np.zeros((8, 8, 3), np.uint8)
+    assert len(load_captioner(best, device="cpu").caption([picture])) == 1
+
+    CLIPVisionModelWithProjection(vision).save_pretrained(towers)
+    with pytest.raises(InputError, match=f"taught with other weights than {towers} has"):
+        load_captioner(best, device="cpu").caption([picture])
+    caplog.clear()
+    assert len(load_captioner(best, device="cpu", vision=towers).caption([picture])) == 1
+    assert "its captions may mean little" in caplog.text
 
 
 def test_captions_that_were_cut_do_not_teach_an_end(cache_of, tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ class VisionNeed:
     """Where it is found; None: it cannot be."""
     reason: str = ""
     """Why there is none, in a line."""
+    fingerprint: str | None = None
+    """`vision.fingerprint` of it, where that is known."""
 
 
 @dataclass(slots=True)

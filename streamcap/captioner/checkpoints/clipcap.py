@@ -19,6 +19,7 @@ from streamcap.captioner.checkpoints.settings import Encoder, Settings, read_jso
 from streamcap.captioner.checkpoints.tensors import Weights, fill, layer_count, matrix, section
 from streamcap.captioner.mapping import LinearMapping, MLPMapping, TransformerMapping
 from streamcap.captioner.prompt import MappedPrefix
+from streamcap.captioner.vision import Output
 from streamcap.errors import InputError
 
 STOP_TOKEN = 13
@@ -68,7 +69,8 @@ def taught_by(encoder: Encoder | None) -> VisionNeed | None:
             "caption_embeddings works"
         )
         return VisionNeed("pooled", None, reason)
-    return VisionNeed("pooled" if encoder.take == "pooled" else "projected", encoder.name)
+    output: Output = "pooled" if encoder.take == "pooled" else "projected"
+    return VisionNeed(output, encoder.name, fingerprint=encoder.fingerprint)
 
 
 def projected_tower(width: int) -> VisionNeed:
