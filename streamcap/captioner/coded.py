@@ -1,7 +1,8 @@
-"""GPT-2 with int8 weights through `decoder.c`: all layers in one call, without torch or Python in between.
+"""GPT-2 through `decoder.c`, in int8 or float32: all layers in one call, without torch or Python in between.
 
 torch's own int8 products cost about 50 µs each beside their bytes, 49 times a token; and without VNNI they keep 7 bits
-of an activation where these keep 12 and more.
+of an activation where these keep 12 and more. Its float32 products of few rows take twice as long as the reading of
+their weights.
 """
 
 from __future__ import annotations
@@ -26,18 +27,22 @@ _ACTIVATIONS = {"gelu": 1, "relu": 2}
 
 
 class CodedLinear(nn.Module):
-    """y = W x + b with W as int8 codes and one scale for each output.
+    """y = W x + b with W as int8 codes and one scale for each output, or as float32 and scales of 1.
 
-    As `decoder.c` reads them: panels of 32 outputs, and in a panel, for each pair of inputs, all outputs side by side:
-    codes (panels, in / 2, 32, 2), scales and bias (panels × 32). The last panel is filled up with zeros.
+    As `decoder.c` reads them: panels of 32 outputs, and in a panel, for each pair of inputs (float32: for each input),
+    all outputs side by side: codes (panels, in / 2, 32, 2), or (panels, in, 32, 1); scales and bias (panels × 32). The
+    last panel is filled up with zeros.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, precision: str = "int8") -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         weight = linear.weight.detach().float()
-        scales = (weight.abs().amax(1) / 127).clamp_min(_SMALLEST)
-        codes = (weight / scales[:, None]).round_().to(torch.int8)
+        if precision == "int8":
+            scales = (weight.abs().amax(1) / 127).clamp_min(_SMALLEST)
+            codes = (weight / scales[:, None]).round_().to(torch.int8)
+        else:
+            scales, codes = torch.ones(len(weight)), weight
         bias = torch.zeros(self.out_features) if linear.bias is None else linear.bias.detach().float()
         missing = -self.out_features % _PANEL
         self.register_buffer("codes", _in_panels(F.pad(codes, (0, 0, 0, missing))))
@@ -54,30 +59,49 @@ class CodedLinear(nn.Module):
 
 
 def _in_panels(codes: Tensor) -> Tensor:
-    """int8 (out, in) → (panels, in / 2, 32, 2)."""
+    """int8 (out, in) → (panels, in / 2, 32, 2); float32 (out, in) → (panels, in, 32, 1)."""
     outputs, inputs = codes.shape
+    if codes.dtype == torch.float32:
+        return codes.view(outputs // _PANEL, _PANEL, inputs).transpose(1, 2).contiguous().unsqueeze(-1)
     # Each pair is moved as one number of 16 bits.
     pairs = codes.contiguous().view(torch.int16).view(outputs // _PANEL, _PANEL, inputs // 2)
     return pairs.transpose(1, 2).contiguous().view(torch.int8).view(outputs // _PANEL, inputs // 2, _PANEL, 2)
 
 
-def fits(gpt2: GPT2) -> bool:
-    """Whether `decoder.c` can run this model here."""
+class CodedEmbedding(nn.Module):
+    """Word embeddings out of the weights of the head they are tied to, which so lie in memory once."""
+
+    def __init__(self, head: CodedLinear) -> None:
+        super().__init__()
+        self._head = (head,)  # in a tuple, so that it is no second owner of the weights
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """int64 (…) → float32 (…, width)."""
+        rows: Tensor = self._head[0].codes[tokens // _PANEL, :, tokens % _PANEL, 0]
+        return rows
+
+
+def fits(gpt2: GPT2, precision: str) -> bool:
+    """Whether `decoder.c` can run this model here, in `int8` or `fp32`."""
     config = gpt2.config
     widths = (config.n_embd, config.n_inner)
     whole = all(width % _LANES == 0 for width in widths) and config.vocab_size >= _LANES
     # Its room is laid out by the inner width.
     whole = whole and config.n_inner >= config.n_embd
-    return whole and not config.cross_width and compiled.library() is not None
+    return whole and not config.cross_width and compiled.library(precision) is not None
 
 
-def encode(gpt2: GPT2) -> None:
+def encode(gpt2: GPT2, precision: str) -> None:
     """Every linear layer becomes a CodedLinear, in place, and the passes those of `decoder.c`."""
+    tied = gpt2.head.weight is gpt2.wte.weight
     for module in [*gpt2.modules()]:
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
-                setattr(module, name, CodedLinear(child))
-    passes = Passes(gpt2)
+                setattr(module, name, CodedLinear(child, precision))
+    head: nn.Module = gpt2.head
+    if tied and precision == "fp32" and isinstance(head, CodedLinear):
+        gpt2.wte = CodedEmbedding(head)
+    passes = Passes(gpt2, precision)
     gpt2.run_with(passes.layers, passes.head)
 
 
@@ -130,11 +154,12 @@ class _Place(ctypes.Structure):
 class Passes:
     """`GPT2.run_blocks` and `GPT2.logits` of one encoded model."""
 
-    def __init__(self, gpt2: GPT2, library: ctypes.CDLL | None = None) -> None:
-        found = library or compiled.library()
+    def __init__(self, gpt2: GPT2, precision: str, library: ctypes.CDLL | None = None) -> None:
+        found = library or compiled.library(precision)
         if found is None:
             raise RuntimeError("the compiled decoder is not to be had; ask fits() first")
         self._library = found
+        self._activations = torch.int16 if precision == "int8" else torch.float32
         self._config = gpt2.config
         self._kept: list[Tensor] = []
         """What the C side points at."""
@@ -194,17 +219,17 @@ class Passes:
         if steps > 1 and not bool(torch.isfinite(x.sum())):
             # Integers know no NaN. Of a single step it stays in the sum that the head looks at.
             return x.fill_(torch.nan)
-        count, threads, room = rows * steps, torch.get_num_threads(), keys.shape[3]
+        count, threads, longest = rows * steps, torch.get_num_threads(), keys.shape[3]
         inner = self._config.n_inner
-        floats = torch.empty(count * (3 * width + inner + threads) + threads * room)
-        shorts = torch.empty(threads * count * max(width, inner), dtype=torch.int16)
+        floats = torch.empty(count * (3 * width + inner + threads) + threads * longest)
+        room = torch.empty(threads * count * max(width, inner), dtype=self._activations)
         strides = keys.stride()
         place = _Place(
             keys.data_ptr(), values.data_ptr(), *strides[:3], None if positions is None else positions.data_ptr(),
             rows, steps, start,
         )  # fmt: skip
         self._library.streamcap_layers(
-            ctypes.byref(self._model), ctypes.byref(place), _at(x), _at(floats), _at(shorts), threads, room
+            ctypes.byref(self._model), ctypes.byref(place), _at(x), _at(floats), _at(room), threads, longest
         )
         return x
 
@@ -217,9 +242,9 @@ class Passes:
             return logits.fill_(torch.nan)
         threads = torch.get_num_threads()
         floats = torch.empty(threads * rows)
-        shorts = torch.empty(threads * rows * width, dtype=torch.int16)
+        room = torch.empty(threads * rows * width, dtype=self._activations)
         self._library.streamcap_head(
-            ctypes.byref(self._model), _at(hidden), rows, _at(floats), _at(shorts), threads, _at(logits)
+            ctypes.byref(self._model), _at(hidden), rows, _at(floats), _at(room), threads, _at(logits)
         )
         return logits
 

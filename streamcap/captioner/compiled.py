@@ -27,26 +27,28 @@ SOURCE = Path(__file__).with_name("decoder.c")
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffinite-math-only",
          "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math", "-mprefer-vector-width=512", "-fopenmp",
          "-fPIC", "-shared")  # fmt: skip
-KEPT = 4
+FLOATS = "-DFLOATS"
+"""What makes it a library of float32 instead of int8."""
+KEPT = 8
 """Libraries in the cache; older ones go."""
 _SECONDS = 120.0
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """The compiled decoder; None, with the reason in the log, where it is not to be had."""
+def library(precision: str = "int8") -> ctypes.CDLL | None:
+    """The compiled decoder, `int8` or `fp32`; None, with the reason in the log, where it is not to be had."""
     if os.environ.get("STREAMCAP_COMPILE", "1") == "0":
         return None
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return None
     compiler = shutil.which(os.environ.get("CC") or "cc")
     if compiler is None:
-        log.info("no C compiler is installed; int8 decoding uses torch's products, which are slower")
+        log.info("no C compiler is installed; decoding uses torch's products, which are slower")
         return None
     try:
-        return ctypes.CDLL(str(_cached(compiler)))
+        return ctypes.CDLL(str(_cached(compiler, [FLOATS] if precision == "fp32" else [])))
     except (OSError, subprocess.SubprocessError) as error:
-        log.warning("the decoder was not compiled, int8 decoding uses torch's products: %s", _reason(error))
+        log.warning("the decoder was not compiled, decoding uses torch's products: %s", _reason(error))
         return None
 
 
@@ -62,26 +64,26 @@ def build(compiler: str, target: Path, *more: str) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def _cached(compiler: str) -> Path:
+def _cached(compiler: str, more: list[str]) -> Path:
     directory = cache_directory() / "compiled"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     owner = directory.stat()
     if owner.st_uid != os.getuid() or owner.st_mode & 0o022:
         raise OSError(f"{directory} can be written by others")
-    target = directory / f"decoder-{_key(compiler)}.so"
+    target = directory / f"decoder-{_key(compiler, more)}.so"
     if not target.is_file():
-        build(compiler, target)
+        build(compiler, target, *more)
         found = sorted(directory.glob("decoder-*.so"), key=lambda file: file.stat().st_mtime, reverse=True)
         for old in found[KEPT:]:
             old.unlink(missing_ok=True)
     return target
 
 
-def _key(compiler: str) -> str:
+def _key(compiler: str, more: list[str]) -> str:
     """Of everything that makes a library another one: source, options, compiler and processor."""
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True, timeout=_SECONDS)
     whole = hashlib.sha256(SOURCE.read_bytes())
-    whole.update("\n".join((*FLAGS, version.stdout, _processor())).encode())
+    whole.update("\n".join((*FLAGS, *more, version.stdout, _processor())).encode())
     return whole.hexdigest()[:16]
 
 

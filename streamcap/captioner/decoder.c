@@ -1,11 +1,12 @@
-/* The layers of a GPT-2, and its head, with int8 weights: one call for all layers, one for the head.
+/* The layers of a GPT-2, and its head: one call for all layers, one for the head. Built twice: with FLOATS, weights and
+   activations are float32; without, int8 and 16 bits.
 
-   Weights are int8 by output channel. Activations are brought to integers row by row, of at most `limit`, the largest
+   int8: weights by output channel. Activations are brought to integers row by row, of at most `limit`, the largest
    for which no sum of `in` products leaves 32 bits: 12 bits and more, and every sum exact. A product of 16-bit pairs
    (vpmaddwd, or VNNI's vpdpwssd) cannot saturate, unlike that of 8-bit ones without VNNI.
 
-   Weights lie in the order in which they are read, PANEL output channels side by side, pair of inputs after pair: one
-   stream from memory, every weight widened once for up to TILE rows, and no sum across a vector.
+   Weights lie in the order in which they are read, PANEL output channels side by side, STEP inputs after STEP inputs:
+   one stream from memory, every weight read once for up to TILE rows, and no sum across a vector.
 
    Compiled on the machine it runs on, by streamcap.captioner.compiled. */
 #include <math.h>
@@ -17,14 +18,23 @@
 #endif
 #include <immintrin.h>
 
-#define PANEL 32    /* output channels that lie side by side: a pair of inputs for all of them is 64 bytes */
+#if defined(FLOATS)
+typedef float Code, Value; /* of a weight, of an activation */
+#define STEP 1             /* inputs that are multiplied at once */
+#else
+typedef int8_t Code;
+typedef int16_t Value;
+#define STEP 2
+#endif
+
+#define PANEL 32    /* output channels that lie side by side */
 #define AHEAD 4096  /* bytes by which weights are fetched ahead */
 #define LINE 16     /* floats of a cache line */
 #define FEW 4       /* rows up to which each thread prepares them for itself */
 
 typedef struct {
-    const int8_t *codes;  /* (panels, in / 2, PANEL, 2) */
-    const float *scales;  /* (panels, PANEL), as bias */
+    const Code *codes;    /* (panels, in / STEP, PANEL, STEP) */
+    const float *scales;  /* (panels, PANEL), as bias; floats have none */
     const float *bias;
     int32_t in, out, limit, unused;
 } Linear;
@@ -84,23 +94,59 @@ static void normalise(const float *x, const float *weight, const float *shift, f
     for (int i = 0; i < width; i++) out[i] = (x[i] - mean) * factor * weight[i] + shift[i];
 }
 
-static float integers(const float *x, int count, int limit, int16_t *out) {
-    float top = 1e-12f;
-    for (int i = 0; i < count; i++) top = fabsf(x[i]) > top ? fabsf(x[i]) : top;
-    float factor = limit / top;
-    for (int i = 0; i < count; i++) {
-        float y = x[i] * factor;
-        out[i] = (int16_t)(int32_t)(y + (y < 0 ? -0.5f : 0.5f));
-    }
-    return top / limit;
+#if defined(FLOATS)
+
+#if defined(__AVX512F__)
+#define GROUP 16 /* output channels of one vector */
+#define TILE 12  /* rows of one tile, so that its sums stay in registers */
+#define SUMS 24
+typedef __m512 Vector;
+static inline Vector loaded(const Code *p) { return _mm512_loadu_ps(p); }
+static inline Vector repeated(const Value *p) { return _mm512_set1_ps(*p); }
+static inline Vector zero(void) { return _mm512_setzero_ps(); }
+static inline Vector add_products(Vector sum, Vector a, Vector b) { return _mm512_fmadd_ps(a, b, sum); }
+static inline Vector added(Vector a, Vector b) { return _mm512_add_ps(a, b); }
+static inline void scaled(Vector sum, float by, const float *scales, const float *bias, float *out) {
+    (void)by, (void)scales;
+    _mm512_storeu_ps(out, _mm512_add_ps(sum, _mm512_loadu_ps(bias)));
 }
+#else
+#define GROUP 8
+#define TILE 2
+#define SUMS 8
+typedef __m256 Vector;
+static inline Vector loaded(const Code *p) { return _mm256_loadu_ps(p); }
+static inline Vector repeated(const Value *p) { return _mm256_set1_ps(*p); }
+static inline Vector zero(void) { return _mm256_setzero_ps(); }
+static inline Vector add_products(Vector sum, Vector a, Vector b) { return _mm256_fmadd_ps(a, b, sum); }
+static inline Vector added(Vector a, Vector b) { return _mm256_add_ps(a, b); }
+static inline void scaled(Vector sum, float by, const float *scales, const float *bias, float *out) {
+    (void)by, (void)scales;
+    _mm256_storeu_ps(out, _mm256_add_ps(sum, _mm256_loadu_ps(bias)));
+}
+#endif
+
+/* What a product reads of a row, and what its sums are to be multiplied with. */
+static float coded(const float *x, int count, int limit, Value *out) {
+    (void)limit;
+    memcpy(out, x, count * sizeof *x);
+    return 1.0f;
+}
+
+#else
 
 #if defined(__AVX512BW__)
 #define GROUP 16 /* output channels of one vector */
 #define TILE 12  /* rows of one tile, so that its sums stay in registers */
+#define SUMS 24
 typedef __m512i Vector;
-static inline Vector widened(const int8_t *p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p)); }
-static inline Vector repeated(int32_t pair) { return _mm512_set1_epi32(pair); }
+static inline Vector loaded(const Code *p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p)); }
+static inline Vector repeated(const Value *p) {
+    int32_t pair;
+    memcpy(&pair, p, sizeof pair);
+    return _mm512_set1_epi32(pair);
+}
+static inline Vector added(Vector a, Vector b) { return _mm512_add_epi32(a, b); }
 static inline Vector zero(void) { return _mm512_setzero_si512(); }
 static inline Vector add_products(Vector sum, Vector a, Vector b) {
 #if defined(__AVX512VNNI__)
@@ -117,9 +163,15 @@ static inline void scaled(Vector sum, float by, const float *scales, const float
 #else
 #define GROUP 8
 #define TILE 2
+#define SUMS 8
 typedef __m256i Vector;
-static inline Vector widened(const int8_t *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)); }
-static inline Vector repeated(int32_t pair) { return _mm256_set1_epi32(pair); }
+static inline Vector loaded(const Code *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)); }
+static inline Vector repeated(const Value *p) {
+    int32_t pair;
+    memcpy(&pair, p, sizeof pair);
+    return _mm256_set1_epi32(pair);
+}
+static inline Vector added(Vector a, Vector b) { return _mm256_add_epi32(a, b); }
 static inline Vector zero(void) { return _mm256_setzero_si256(); }
 static inline Vector add_products(Vector sum, Vector a, Vector b) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
@@ -129,42 +181,68 @@ static inline void scaled(Vector sum, float by, const float *scales, const float
     _mm256_storeu_ps(out, _mm256_add_ps(y, _mm256_loadu_ps(bias)));
 }
 #endif
+
+/* What a product reads of a row, and what its sums are to be multiplied with. */
+static float coded(const float *x, int count, int limit, Value *out) {
+    float top = 1e-12f;
+    for (int i = 0; i < count; i++) top = fabsf(x[i]) > top ? fabsf(x[i]) : top;
+    float factor = limit / top;
+    for (int i = 0; i < count; i++) {
+        float y = x[i] * factor;
+        out[i] = (int16_t)(int32_t)(y + (y < 0 ? -0.5f : 0.5f));
+    }
+    return top / limit;
+}
+
+#endif
 #define VECTORS (PANEL / GROUP)
 
 /* One panel times `rows` (1 to TILE, known to the compiler) rows of x, scaled: out (rows, PANEL). Fetches what comes
-   AHEAD bytes later, first of this panel, then of `next`. */
-static inline __attribute__((always_inline)) void tile(const int8_t *codes, const int8_t *next, const int16_t *x,
-                                                       int in, const int rows, const float *x_scales,
-                                                       const float *scales, const float *bias, float *out) {
-    Vector sum[TILE][VECTORS];
+   AHEAD bytes later, first of this panel, then of `next`. With few rows each sum is made in parts, so that none waits
+   for the one before it. */
+static inline __attribute__((always_inline)) void tile(const Code *codes, const Code *next, const Value *x, int in,
+                                                       const int rows, const float *x_scales, const float *scales,
+                                                       const float *bias, float *out) {
+    const int parts = rows * VECTORS * 4 <= SUMS ? 4 : rows * VECTORS * 2 <= SUMS ? 2 : 1;
+    Vector sum[TILE][VECTORS][4];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) sum[r][v] = zero();
-    const int split = in * PANEL > AHEAD ? in - AHEAD / PANEL : 0;
-    for (int part = 0; part < 2; part++) {
-        const char *ahead = part ? (const char *)next - (int64_t)split * PANEL : (const char *)codes + AHEAD;
-        const int stop = part ? in : split;
-        for (int k = part ? split : 0; k < stop; k += 2) {
-            _mm_prefetch(ahead + (int64_t)k * PANEL, _MM_HINT_T0);
-            Vector weight[VECTORS];
+        for (int v = 0; v < VECTORS; v++)
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) weight[v] = widened(codes + (int64_t)k * PANEL + v * 2 * GROUP);
+            for (int p = 0; p < parts; p++) sum[r][v][p] = zero();
+    const int size = PANEL * sizeof(Code), split = in * size > AHEAD ? in - AHEAD / size : 0;
+    for (int half = 0; half < 2; half++) {
+        const char *ahead = half ? (const char *)next - (int64_t)split * size : (const char *)codes + AHEAD;
+        const int stop = half ? in : split;
+        for (int k = half ? split : 0; k < stop; k += parts * STEP) {
+#pragma GCC unroll 4
+            for (int p = 0; p < parts; p++) {
+                const int at = k + p * STEP;
+#pragma GCC unroll 4
+                for (int line = 0; line < STEP * size / 64; line++)
+                    _mm_prefetch(ahead + (int64_t)at * size + 64 * line, _MM_HINT_T0);
+                Vector weight[VECTORS];
+#pragma GCC unroll 4
+                for (int v = 0; v < VECTORS; v++) weight[v] = loaded(codes + (int64_t)at * PANEL + v * STEP * GROUP);
 #pragma GCC unroll 16
-            for (int r = 0; r < rows; r++) {
-                int32_t pair;
-                memcpy(&pair, x + (int64_t)r * in + k, sizeof pair);
-                Vector value = repeated(pair);
+                for (int r = 0; r < rows; r++) {
+                    Vector value = repeated(x + (int64_t)r * in + at);
 #pragma GCC unroll 4
-                for (int v = 0; v < VECTORS; v++) sum[r][v] = add_products(sum[r][v], value, weight[v]);
+                    for (int v = 0; v < VECTORS; v++) sum[r][v][p] = add_products(sum[r][v][p], value, weight[v]);
+                }
             }
         }
     }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++)
-            scaled(sum[r][v], x_scales[r], scales + v * GROUP, bias + v * GROUP, out + r * PANEL + v * GROUP);
+        for (int v = 0; v < VECTORS; v++) {
+            Vector all = sum[r][v][0];
+#pragma GCC unroll 4
+            for (int p = 1; p < parts; p++) all = added(all, sum[r][v][p]);
+            scaled(all, x_scales[r], scales + v * GROUP, bias + v * GROUP, out + r * PANEL + v * GROUP);
+        }
 }
 
 #define CASE(n) \
@@ -172,7 +250,7 @@ static inline __attribute__((always_inline)) void tile(const int8_t *codes, cons
         tile(codes, next, x, in, n, x_scales, scales, bias, out); \
         break;
 
-static void tiles(const int8_t *codes, const int8_t *next, const int16_t *x, int in, int rows, const float *x_scales,
+static void tiles(const Code *codes, const Code *next, const Value *x, int in, int rows, const float *x_scales,
                   const float *scales, const float *bias, float *out) {
     switch (rows) {
         CASE(1) CASE(2)
@@ -183,8 +261,8 @@ static void tiles(const int8_t *codes, const int8_t *next, const int16_t *x, int
 }
 
 /* One panel of `linear` for `rows` rows; `out` (rows, linear->out), added to where `residual`. */
-static void product(const Linear *linear, const int16_t *x, const float *x_scales, int rows, int panel,
-                    const int8_t *next, int residual, float *out) {
+static void product(const Linear *linear, const Value *x, const float *x_scales, int rows, int panel,
+                    const Code *next, int residual, float *out) {
     int in = linear->in, width = linear->out, first = panel * PANEL;
     int wide = width - first < PANEL ? width - first : PANEL;
     int size = (rows + TILE - 1) / TILE; /* so many tiles, as equal as can be */
@@ -238,12 +316,12 @@ static void attend(const float *qkv, float *keys, float *values, int first, int 
 
 /* The whole of `linear`, activated where `activation` is not below zero. Threads take panel after panel; each knows its
    next one while it works, and fetches it, at the end the first of `following`, which is read after this. */
-static void products(const Linear *linear, const Linear *following, const int16_t *x, const float *x_scales, int rows,
+static void products(const Linear *linear, const Linear *following, const Value *x, const float *x_scales, int rows,
                      int residual, int activation, int32_t *taken, float *out) {
     int panels = (linear->out + PANEL - 1) / PANEL, me = omp_get_thread_num(), threads = omp_get_num_threads();
     for (int p = me, after; p < panels; p = after) {
         after = threads + __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED);
-        const int8_t *next = after < panels ? linear->codes + (int64_t)after * PANEL * linear->in
+        const Code *next = after < panels ? linear->codes + (int64_t)after * PANEL * linear->in
                                             : following->codes + (int64_t)me * PANEL * following->in;
         product(linear, x, x_scales, rows, p, next, residual, out);
         int first = p * PANEL, last = first + PANEL < linear->out ? first + PANEL : linear->out;
@@ -255,17 +333,17 @@ static void products(const Linear *linear, const Linear *following, const int16_
 }
 
 static float prepare_row(const float *x, int width, const float *norm, const float *shift, float epsilon, int limit,
-                         int16_t *whole) {
-    if (norm == NULL) return integers(x, width, limit, whole);
+                         Value *whole) {
+    if (norm == NULL) return coded(x, width, limit, whole);
     float row[width];
     normalise(x, norm, shift, epsilon, width, row);
-    return integers(row, width, limit, whole);
+    return coded(row, width, limit, whole);
 }
 
 /* What a product reads: rows of x, normed where there is a `norm`, as integers. With few rows every thread makes them
    for itself, which costs less than waiting for each other. */
 static void prepare(const float *x, int count, int width, const float *norm, const float *shift, float epsilon,
-                    int limit, int16_t *whole, float *scales) {
+                    int limit, Value *whole, float *scales) {
     if (count <= FEW) {
         for (int m = 0; m < count; m++)
             scales[m] = prepare_row(x + (int64_t)m * width, width, norm, shift, epsilon, limit,
@@ -279,8 +357,8 @@ static void prepare(const float *x, int count, int width, const float *norm, con
 }
 
 /* x: (rows x steps, width), in and out. positions: what a row of the cache has room for. Room in floats: rows x steps x
-   (3 width + inner + threads) + threads x positions; in shorts: threads x rows x steps x inner. */
-void streamcap_layers(const Model *model, const Place *place, float *x, float *floats, int16_t *shorts, int threads,
+   (3 width + inner + threads) + threads x positions; in values: threads x rows x steps x inner. */
+void streamcap_layers(const Model *model, const Place *place, float *x, float *floats, Value *values, int threads,
                       int positions) {
     int rows = place->rows, steps = place->steps, count = rows * steps;
     int width = model->layers[0].mix.out, inner = model->layers[0].widen.out, depth = width / model->heads;
@@ -293,7 +371,7 @@ void streamcap_layers(const Model *model, const Place *place, float *x, float *f
     {
         int me = omp_get_thread_num(), own = count <= FEW ? me : 0;
         float *scales = all_scales + (int64_t)own * count, *weights = all_weights + (int64_t)me * positions;
-        int16_t *whole = shorts + (int64_t)own * count * inner;
+        Value *whole = values + (int64_t)own * count * inner;
         for (int l = 0; l < model->count; l++) {
             const Layer *layer = model->layers + l;
             prepare(x, count, width, layer->norm_1, layer->shift_1, model->epsilon, layer->qkv.limit, whole, scales);
@@ -323,9 +401,9 @@ void streamcap_layers(const Model *model, const Place *place, float *x, float *f
     }
 }
 
-/* hidden: (rows, width) -> logits (rows, vocabulary). Room in floats: threads x rows; in shorts: threads x rows x
+/* hidden: (rows, width) -> logits (rows, vocabulary). Room in floats: threads x rows; in values: threads x rows x
    width. */
-void streamcap_head(const Model *model, const float *hidden, int rows, float *floats, int16_t *shorts, int threads,
+void streamcap_head(const Model *model, const float *hidden, int rows, float *floats, Value *values, int threads,
                     float *logits) {
     int width = model->head.in;
     int32_t taken = 0;
@@ -333,7 +411,7 @@ void streamcap_head(const Model *model, const float *hidden, int rows, float *fl
     {
         int own = rows <= FEW ? omp_get_thread_num() : 0;
         float *scales = floats + (int64_t)own * rows;
-        int16_t *whole = shorts + (int64_t)own * rows * width;
+        Value *whole = values + (int64_t)own * rows * width;
         prepare(hidden, rows, width, model->norm, model->shift, model->epsilon, model->head.limit, whole, scales);
         products(&model->head, &model->layers->qkv, whole, scales, rows, 0, -1, &taken, logits);
     }

@@ -212,7 +212,7 @@ class GPT2(nn.Module):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wte: nn.Module = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layer)])
         self.norm = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
@@ -225,11 +225,16 @@ class GPT2(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.wte.weight.device
+        return self.wpe.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.wte.weight.dtype
+        return self.wpe.weight.dtype
+
+    def word(self, token: int) -> Tensor:
+        """The embedding of one token, (width,)."""
+        found: Tensor = self.wte(torch.tensor(token, device=self.device))
+        return found
 
     def new_cache(self, *, rows: int, positions: int, cross_positions: int = 0) -> KVCache:
         """An empty cache of this model's shape."""
@@ -404,5 +409,5 @@ def from_transformers(config: GPT2Config, weights: Mapping[str, Tensor]) -> GPT2
                 own[f"blocks.{layer}.{ours}.{kind}"] = tensor.t().contiguous() if tensor.dim() == 2 else tensor
     model.load_state_dict(own, assign=True)
     if not untied:
-        model.head.weight = model.wte.weight
+        model.head.weight = model.get_parameter("wte.weight")
     return model.eval().requires_grad_(False)

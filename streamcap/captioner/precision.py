@@ -72,7 +72,12 @@ def convert(module: Module, precision: str, device: torch.device) -> Module:
     Raises InputError where the device has no room for it.
     """
     try:
-        whole = precision == "int8" and isinstance(module, GPT2) and coded.fits(module)
+        whole = (
+            precision in ("int8", "fp32")
+            and device.type == "cpu"
+            and isinstance(module, GPT2)
+            and coded.fits(module, precision)
+        )
         if precision == "int8" and not whole:
             quantized.quantize(module)
         converted = module.to(device, _FLOATS.get(precision))
@@ -80,7 +85,7 @@ def convert(module: Module, precision: str, device: torch.device) -> Module:
         raise InputError(f"{device} has no memory left for the model; use another device or precision") from None
     if isinstance(converted, GPT2) and device.type == "cpu":
         if whole:
-            coded.encode(converted)
+            coded.encode(converted, precision)
         else:
             converted.compile()
     return converted

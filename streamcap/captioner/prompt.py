@@ -68,7 +68,7 @@ class TwofoldPrefix(Prompter):
 
     def prompts(self, embeddings: Tensor, gpt2: GPT2) -> list[Prompt]:
         mapped: Tensor = self.mapping(embeddings)
-        start = gpt2.wte.weight[self.bos_token].expand(len(mapped), 1, -1)
+        start = gpt2.word(self.bos_token).expand(len(mapped), 1, -1)
         prefixes = torch.cat((start, mapped.to(start.dtype)), dim=1)
         positions = gpt2.wpe.weight[: prefixes.shape[1]]
         first = prefixes + positions
@@ -85,5 +85,5 @@ class StartToken(Prompter):
 
     def prompts(self, embeddings: Tensor, gpt2: GPT2) -> list[Prompt]:
         states = embeddings if self.projection is None else self.projection(embeddings)
-        start = gpt2.wte.weight[self.start_token].unsqueeze(0)
+        start = gpt2.word(self.start_token).unsqueeze(0)
         return [Prompt(start, cross=row) for row in states]

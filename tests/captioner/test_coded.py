@@ -1,4 +1,4 @@
-"""The compiled int8 decoder against the same codes in float32, against `transformers`, and without a compiler."""
+"""The compiled decoder against torch on the same weights, against `transformers`, and without a compiler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 from streamcap.captioner import coded, compiled, load_captioner
 from streamcap.captioner.batch import Limits, RunningBatch
 from streamcap.captioner.checkpoints.decoder import load_gpt2
-from streamcap.captioner.coded import CodedLinear, Passes
+from streamcap.captioner.coded import CodedEmbedding, CodedLinear, Passes
 from streamcap.captioner.gpt2 import GPT2
 from streamcap.captioner.precision import convert
 from streamcap.captioner.prompt import Prompt
@@ -33,25 +33,31 @@ def ours(activation: str = "gelu_new") -> GPT2:
     return load_gpt2(theirs.state_dict(), theirs.config.to_dict(), "test", prefix="")
 
 
-def with_codes(plain: GPT2) -> GPT2:
+def with_codes(plain: GPT2, precision: str) -> GPT2:
     """The weights that the codes stand for, in float32 through torch: what the compiled passes should give."""
     for module in list(plain.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
-                setattr(module, name, CodedLinear(child))
+                setattr(module, name, CodedLinear(child, precision))
     return plain
 
 
+@pytest.fixture(scope="module", params=["int8", "fp32"])
+def precision(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module", params=["this CPU's vectors", "AVX2"])
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def library(request: pytest.FixtureRequest, precision: str, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     if request.param != "AVX2":
-        found = compiled.library()
+        found = compiled.library(precision)
         assert found is not None
         return found
     target = tmp_path_factory.mktemp("library") / "decoder.so"
     compiler = shutil.which("cc")
     assert compiler is not None
-    compiled.build(compiler, target, "-mno-avx512f", "-Wall", "-Werror")
+    floats = [compiled.FLOATS] if precision == "fp32" else []
+    compiled.build(compiler, target, *floats, "-mno-avx512f", "-Wall", "-Wextra", "-Werror")
     return ctypes.CDLL(str(target))
 
 
@@ -59,7 +65,7 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_a_model_narrower_inside_is_left_to_torch() -> None:
     theirs = gpt2(1, n_inner=32)
     narrow = load_gpt2(theirs.state_dict(), theirs.config.to_dict(), "test", prefix="")
-    assert coded.fits(ours()) and not coded.fits(narrow)
+    assert coded.fits(ours(), "int8") and not coded.fits(narrow, "int8")
     assert isinstance(convert(narrow, "int8", CPU).head, Int8Linear)
 
 
@@ -67,10 +73,12 @@ def test_a_model_narrower_inside_is_left_to_torch() -> None:
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu", "relu"])
 @pytest.mark.parametrize("lengths", [[6], [6, 6], [3, 7, 5, 1, 4, 2, 6]])
 @torch.inference_mode()
-def test_passes_are_those_of_torch_on_the_same_codes(library: ctypes.CDLL, lengths: list[int], activation: str) -> None:
-    plain = with_codes(ours(activation))
-    fast = with_codes(ours(activation))
-    passes = Passes(fast, library)
+def test_passes_are_those_of_torch_on_the_same_weights(
+    library: ctypes.CDLL, precision: str, lengths: list[int], activation: str
+) -> None:
+    plain = with_codes(ours(activation), precision) if precision == "int8" else ours(activation)
+    fast = with_codes(ours(activation), precision)
+    passes = Passes(fast, precision, library)
     fast.run_with(passes.layers, passes.head)
     torch.manual_seed(2)
     prefix = 0.3 * torch.randn(len(lengths), max(lengths), 64)
@@ -80,13 +88,25 @@ def test_passes_are_those_of_torch_on_the_same_codes(library: ctypes.CDLL, lengt
         hidden, _ = decoder.prefill(prefix, lengths, cache)
         steps = [decoder.step(torch.full((len(lengths),), token), cache) for token in (5, 9, 11)]
         found.append(torch.stack([decoder.logits(each) for each in (hidden, *steps)]))
-    torch.testing.assert_close(found[1], found[0], rtol=2e-3, atol=2e-3)
+    near = 2e-3 if precision == "int8" else 2e-5
+    torch.testing.assert_close(found[1], found[0], rtol=near, atol=near)
 
 
 @needs_compiler
 @torch.inference_mode()
-def test_rows_decode_as_they_do_alone() -> None:
-    decoder = convert(ours(), "int8", CPU)
+def test_tied_words_lie_in_memory_once_and_stay_what_they_were() -> None:
+    plain, decoder = ours(), convert(ours(), "fp32", CPU)
+    assert isinstance(decoder.wte, CodedEmbedding)
+    assert not list(decoder.wte.parameters()) and not list(decoder.wte.buffers())
+    tokens = torch.arange(57)
+    assert torch.equal(decoder.wte(tokens), plain.wte(tokens))
+    assert torch.equal(decoder.word(40), plain.word(40))
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_rows_decode_as_they_do_alone(precision: str) -> None:
+    decoder = convert(ours(), precision, CPU)
     assert isinstance(decoder.head, CodedLinear)
     torch.manual_seed(3)
     prompts = [Prompt(torch.randn(length, 64)) for length in (3, 9, 1, 5, 7, 2)]
@@ -109,9 +129,9 @@ def test_rows_decode_as_they_do_alone() -> None:
 
 
 @needs_compiler
-def test_tokens_stay_those_of_transformers_where_one_token_is_clearly_best() -> None:
+def test_tokens_stay_those_of_transformers_where_one_token_is_clearly_best(precision: str) -> None:
     theirs = gpt2(1)
-    decoder = convert(ours(), "int8", CPU)
+    decoder = convert(ours(), precision, CPU)
     torch.manual_seed(2)
     prefix = torch.randn(10, 64)
     batch: RunningBatch[int] = RunningBatch(decoder, Greedy(), Limits(8, frozenset({56})), max_rows=1)
@@ -124,8 +144,8 @@ def test_tokens_stay_those_of_transformers_where_one_token_is_clearly_best() -> 
 
 @needs_compiler
 @torch.inference_mode()
-def test_what_is_not_finite_stays_visible() -> None:
-    decoder = convert(ours(), "int8", CPU)
+def test_what_is_not_finite_stays_visible(precision: str) -> None:
+    decoder = convert(ours(), precision, CPU)
     prefix = torch.zeros(1, 4, 64)
     prefix[0, 1, 7] = torch.nan
     cache = decoder.new_cache(rows=1, positions=8)
@@ -134,8 +154,8 @@ def test_what_is_not_finite_stays_visible() -> None:
 
 
 @needs_compiler
-def test_the_embedded_captioner_is_compiled_in_int8() -> None:
-    captioner = load_captioner("mini", device="cpu", precision="int8")
+def test_the_embedded_captioner_is_compiled(precision: str) -> None:
+    captioner = load_captioner("mini", device="cpu", precision=precision)
     assert isinstance(captioner._gpt2.head, CodedLinear)
     width, height = captioner.picture.size
     (result,) = captioner.caption([torch.zeros(height, width, 3, dtype=torch.uint8).numpy()])
@@ -180,9 +200,10 @@ def test_without_the_library_torchs_products_are_used(
     try:
         with caplog.at_level(logging.INFO, logger="streamcap"):
             assert compiled.library() is None
-        assert not coded.fits(ours())
+        assert not coded.fits(ours(), "int8") and not coded.fits(ours(), "fp32")
         decoder = convert(ours(), "int8", CPU)
         assert isinstance(decoder.head, Int8Linear)
+        assert type(convert(ours(), "fp32", CPU).head) is nn.Linear
         if reason == "a compiler that fails":
             assert "error: no AVX2" in caplog.text
             assert not list((tmp_path / "compiled").iterdir())

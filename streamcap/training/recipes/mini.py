@@ -135,8 +135,8 @@ STAGES = (
     # The words, on what the encoder has become.
     Stage("rewording", REWORDING, 400),
     # Both once more: what is won comes as the rate falls.
-    Stage("again", replace(TOGETHER, steps=1200, learning_rate=7e-4), 400),
-    Stage("retelling", replace(REWORDING, steps=300), 300),
+    Stage("again", replace(TOGETHER, steps=700, learning_rate=7e-4), 350),
+    Stage("retelling", replace(REWORDING, steps=200), 200),
     # The words once more, by what they are judged by.
     Stage(
         "critic",
