@@ -99,7 +99,7 @@ static void normalise(const float *x, const float *weight, const float *shift, f
 #if defined(__AVX512F__)
 #define GROUP 16 /* output channels of one vector */
 #define TILE 12  /* rows of one tile, so that its sums stay in registers */
-#define SUMS 24
+#define SUMS 24  /* vectors of sums that registers have room for */
 typedef __m512 Vector;
 static inline Vector loaded(const Code *p) { return _mm512_loadu_ps(p); }
 static inline Vector repeated(const Value *p) { return _mm512_set1_ps(*p); }
@@ -340,7 +340,7 @@ static float prepare_row(const float *x, int width, const float *norm, const flo
     return coded(row, width, limit, whole);
 }
 
-/* What a product reads: rows of x, normed where there is a `norm`, as integers. With few rows every thread makes them
+/* What a product reads: rows of x, normed where there is a `norm`, coded. With few rows every thread makes them
    for itself, which costs less than waiting for each other. */
 static void prepare(const float *x, int count, int width, const float *norm, const float *shift, float epsilon,
                     int limit, Value *whole, float *scales) {
