@@ -96,21 +96,6 @@ WORDING = WordingSettings(
     word_dropout=0.08,
     orthogonal=True,
 )
-REWORDING = replace(WORDING, steps=400, learning_rate=4e-4, warmup=25)
-TOGETHER = JointSettings(
-    steps=1600,
-    real=40,
-    scenes=10,
-    captions=1,
-    sentences=0.5,
-    forced=0.0,
-    teach=2.0,
-    learning_rate=1e-3,
-    warmup=50,
-    weight_decay=0.02,
-    orthogonal=True,
-    speaker_learns=False,
-)
 STAGES = (
     # The encoder alone: what the teacher makes of real and drawn pictures, leg by leg, and what drawn scenes show.
     Stage(
@@ -131,12 +116,26 @@ STAGES = (
     # The words, on the features of the encoder as it is now.
     Stage("wording", WORDING, 400),
     # Encoder and mapping by captions and teacher at once: what the teacher sees is not all that captions are about.
-    Stage("together", TOGETHER, 400),
+    Stage(
+        "together",
+        JointSettings(
+            steps=1600,
+            real=40,
+            scenes=10,
+            captions=1,
+            sentences=0.5,
+            forced=0.0,
+            teach=2.0,
+            learning_rate=1e-3,
+            warmup=50,
+            weight_decay=0.02,
+            orthogonal=True,
+            speaker_learns=False,
+        ),
+        400,
+    ),
     # The words, on what the encoder has become.
-    Stage("rewording", REWORDING, 400),
-    # Both once more: what is won comes as the rate falls.
-    Stage("again", replace(TOGETHER, steps=700, learning_rate=7e-4), 350),
-    Stage("retelling", replace(REWORDING, steps=200), 200),
+    Stage("rewording", replace(WORDING, steps=400, learning_rate=4e-4, warmup=25), 400),
     # The words once more, by what they are judged by.
     Stage(
         "critic",
@@ -146,7 +145,7 @@ STAGES = (
         225,
     ),
     # The mean of both is better on real pictures than either.
-    Stage("halfway", WordingSettings(steps=0, real=16, scenes=128, captions=4), 1, after=("retelling", "critic")),
+    Stage("halfway", WordingSettings(steps=0, real=16, scenes=128, captions=4), 1, after=("rewording", "critic")),
 )
 
 
@@ -209,9 +208,9 @@ def _run_stage(
         recent, rewards = found.get("recent", []), found.get("rewards", [])
     elif previous:
         trainer.start_from(halfway([read_state(path) for path in previous]))
-    if isinstance(trainer, WordingTrainer):
-        if not previous:
-            raise InputError(f"{run}: the stage {stage.name} needs an encoder, and no stage before it has been run")
+    if isinstance(trainer, WordingTrainer) and not previous:
+        raise InputError(f"{run}: the stage {stage.name} needs an encoder, and no stage before it has been run")
+    if isinstance(trainer, WordingTrainer) and stage.settings.steps:
         log.info("%s: features of the frozen encoder", stage.name)
         try:
             real, scenes = data.train.pixels, data.scenes.pixels
