@@ -35,7 +35,7 @@ _SECONDS = 120.0
 
 
 @cache
-def library(precision: str = "int8") -> ctypes.CDLL | None:
+def library(precision: str) -> ctypes.CDLL | None:
     """The compiled decoder, `int8` or `fp32`; None, with the reason in the log, where it is not to be had."""
     if os.environ.get("STREAMCAP_COMPILE", "1") == "0":
         return None

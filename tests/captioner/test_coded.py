@@ -25,7 +25,7 @@ from streamcap.captioner.slots import SlotBatch
 from .models import generate, gpt2
 
 CPU = torch.device("cpu")
-needs_compiler = pytest.mark.skipif(compiled.library() is None, reason="no C compiler, or not Linux on AVX2")
+needs_compiler = pytest.mark.skipif(compiled.library("int8") is None, reason="no C compiler, or not Linux on AVX2")
 
 
 def ours(activation: str = "gelu_new") -> GPT2:
@@ -167,11 +167,11 @@ def test_the_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("STREAMCAP_CACHE", str(tmp_path / "cache"))
     compiled.library.cache_clear()
     try:
-        assert compiled.library() is not None
+        assert compiled.library("int8") is not None
         (file,) = (tmp_path / "cache" / "compiled").iterdir()
         compiled.library.cache_clear()
         monkeypatch.setattr(compiled, "build", lambda *_: pytest.fail("compiled again"))
-        assert compiled.library() is not None
+        assert compiled.library("int8") is not None
         assert [file] == list((tmp_path / "cache" / "compiled").iterdir())
     finally:
         compiled.library.cache_clear()
@@ -199,7 +199,7 @@ def test_without_the_library_torchs_products_are_used(
     compiled.library.cache_clear()
     try:
         with caplog.at_level(logging.INFO, logger="streamcap"):
-            assert compiled.library() is None
+            assert compiled.library("int8") is None
         assert not coded.fits(ours(), "int8") and not coded.fits(ours(), "fp32")
         decoder = convert(ours(), "int8", CPU)
         assert isinstance(decoder.head, Int8Linear)
