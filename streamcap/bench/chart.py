@@ -17,19 +17,22 @@ def draw(result: dict[str, Any], path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise InputError("a chart needs matplotlib; pip install 'streamcap[bench]'") from None
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
-    for name, points in _lines(result["decode"]["rows"]).items():
+    lines = _lines(result["decode"]["rows"])
+    for name, points in lines.items():
         floor = name.startswith("floor")
         style: dict[str, Any] = {"linestyle": "--", "color": "grey"} if floor else {"marker": "o"}
         axes.plot([frames for frames, _ in points], [taken for _, taken in points], label=name, **style)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    ticks = sorted({frames for points in lines.values() for frames, _ in points})
+    axes.set_xticks(ticks, labels=[str(frames) for frames in ticks])
     axes.set_xlabel("frames at once")
     axes.set_ylabel("milliseconds for 20 tokens each")
     axes.set_title(f"GPT-2 124M on {result['machine']['processor']}", fontsize=9)
     axes.grid(visible=True, which="both", alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))  # beside the lines, not over them
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=120)
     write_whole(path, content.getvalue())
