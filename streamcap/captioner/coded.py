@@ -1,8 +1,8 @@
 """GPT-2 through `decoder.c`, in int8 or float32: all layers in one call, without torch or Python in between.
 
 torch's own int8 products cost about 50 µs each beside their bytes, 49 times a token; and without VNNI they keep 7 bits
-of an activation where these keep 12 and more. Its float32 products of few rows take twice as long as the reading of
-their weights.
+of an activation where these keep 12 and more. Its float32 products of four rows take more than twice as long as the
+reading of their weights.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class CodedLinear(nn.Module):
     last panel is filled up with zeros.
     """
 
-    def __init__(self, linear: nn.Linear, precision: str = "int8") -> None:
+    def __init__(self, linear: nn.Linear, precision: str) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         weight = linear.weight.detach().float()

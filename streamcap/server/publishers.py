@@ -106,7 +106,7 @@ class Publishers:
             await asyncio.sleep(SWEEP_SECONDS)
             try:
                 await self.sweep()
-            except Exception:
+            except Exception:  # one stream's trouble must not leave all others standing for ever
                 log.exception("streams that nobody publishes to were not removed; this is tried again")
 
     async def sweep(self) -> None:
@@ -115,8 +115,8 @@ class Publishers:
             if not is_there(self._streams, made.stream):
                 del self._made[name]
             elif made.left is not None and self._monotonic() - made.left >= ABANDONED_SECONDS:
-                del self._made[name]
                 log.info("stream %s is removed: nobody has published to it for %g s", name, ABANDONED_SECONDS)
+                # Forgotten once it is gone, by the next sweep: what fails is tried again.
                 await self._streams.remove(name)
 
     async def _stream(self, name: str) -> Stream:

@@ -17,6 +17,7 @@ from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamcap.server import publishers as publishing
 from streamcap.server.peer import Peer, check_offer, is_there
 from streamcap.server.publishers import ABANDONED_SECONDS
 from streamcap.server.refusal import RefusalError
@@ -146,6 +147,30 @@ async def test_a_stream_that_a_publisher_made_goes_some_minutes_after_it_left(
     now[0] += 1
     await publishers.sweep()
     assert server.streams.names() == ["door", "studio"]
+
+
+async def test_a_sweep_that_fails_is_said_and_tried_again(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(publishing, "SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr(publishing, "ABANDONED_SECONDS", 0.0)
+    server = await start()
+    remove, failed = server.streams.remove, []
+
+    async def fail_once(name: str) -> None:
+        if not failed:
+            failed.append(name)
+            raise OSError("the disk is full")
+        await remove(name)
+
+    monkeypatch.setattr(server.streams, "remove", fail_once)
+    async with connection() as peer:
+        peer.addTrack(Colour())
+        session = (await publish(server, peer, "tab")).headers["location"]
+        assert (await server.http.delete(session)).status_code == 200
+    await until(lambda: "tab" not in server.streams.names())
+    assert failed == ["tab"]
+    assert "this is tried again" in caplog.text and "the disk is full" in caplog.text
 
 
 async def test_a_stream_that_was_removed_and_added_again_is_another() -> None:
