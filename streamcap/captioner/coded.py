@@ -1,35 +1,37 @@
-"""GPT-2 through `decoder.c`, in int8 or float32: all layers in one call, without torch or Python in between.
+"""Linear layers and stacks of transformer layers through `layers.c`, in int8 or float32.
 
-torch's own int8 products cost about 50 µs each beside their bytes, 49 times a token; and without VNNI they keep 7 bits
-of an activation where these keep 12 and more. Its float32 products of four rows take more than twice as long as the
-reading of their weights.
+A stack is one call, without torch or Python in between: torch's own int8 products cost about 50 µs each beside their
+bytes, 49 times a token, and without VNNI they keep 7 bits of an activation where these keep 12 and more; its float32
+products of some rows take two to three times as long.
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamcap.captioner import compiled
-from streamcap.captioner.gpt2 import GPT2
 
 _SMALLEST = 1e-12
 _PANEL = 32
-"""Outputs that lie side by side; PANEL in decoder.c."""
+"""Outputs that lie side by side; PANEL in layers.c."""
 _LANES = 64
-"""Widths are whole multiples of this, so that no vector is cut."""
-_ACTIVATIONS = {"gelu": 1, "relu": 2}
-"""As in decoder.c; all others are the tanh form, 0."""
+"""Inputs come in whole multiples of this, so that no vector is cut; LANES in layers.c."""
+_APART = 32
+"""Values between two rows, the most that APART in layers.c is."""
+_ACTIVATIONS = {"gelu": 1, "quick_gelu": 2, "relu": 3}
+"""As in layers.c; all others are the tanh form, 0."""
 
 
 class CodedLinear(nn.Module):
     """y = W x + b with W as int8 codes and one scale for each output, or as float32 and scales of 1.
 
-    As `decoder.c` reads them: panels of 32 outputs, and in a panel, for each pair of inputs (float32: for each input),
+    As `layers.c` reads them: panels of 32 outputs, and in a panel, for each pair of inputs (float32: for each input),
     all outputs side by side: codes (panels, in / 2, 32, 2), or (panels, in, 32, 1); scales and bias (panels × 32). The
     last panel is filled up with zeros.
     """
@@ -37,6 +39,7 @@ class CodedLinear(nn.Module):
     def __init__(self, linear: nn.Linear, precision: str) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.precision = precision
         weight = linear.weight.detach().float()
         if precision == "int8":
             scales = (weight.abs().amax(1) / 127).clamp_min(_SMALLEST)
@@ -52,10 +55,15 @@ class CodedLinear(nn.Module):
         self.scales: Tensor
         self.bias: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, in) → (…, out) in float32, slowly: what the compiled product is, but for the rounding of x."""
+    def weight(self) -> Tensor:
+        """What the codes stand for: float32 (out, in)."""
         rows = self.codes.transpose(1, 2).reshape(-1, self.in_features)
-        return F.linear(x, rows * self.scales[:, None], self.bias)[..., : self.out_features]
+        return (rows * self.scales[:, None])[: self.out_features]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) → (…, out) in float32; NaN throughout where x is not finite."""
+        rows = x.reshape(-1, self.in_features)
+        return product(self, rows).view(*x.shape[:-1], self.out_features)
 
 
 def _in_panels(codes: Tensor) -> Tensor:
@@ -81,28 +89,9 @@ class CodedEmbedding(nn.Module):
         return rows
 
 
-def fits(gpt2: GPT2, precision: str) -> bool:
-    """Whether `decoder.c` can run this model here, in `int8` or `fp32`."""
-    config = gpt2.config
-    widths = (config.n_embd, config.n_inner)
-    whole = all(width % _LANES == 0 for width in widths) and config.vocab_size >= _LANES
-    # Its room is laid out by the inner width.
-    whole = whole and config.n_inner >= config.n_embd
-    return whole and not config.cross_width and compiled.library(precision) is not None
-
-
-def encode(gpt2: GPT2, precision: str) -> None:
-    """Every linear layer becomes a CodedLinear, in place, and the passes those of `decoder.c`."""
-    tied = gpt2.head.weight is gpt2.wte.weight
-    for module in [*gpt2.modules()]:
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Linear:
-                setattr(module, name, CodedLinear(child, precision))
-    head: nn.Module = gpt2.head
-    if tied and precision == "fp32" and isinstance(head, CodedLinear):
-        gpt2.wte = CodedEmbedding(head)
-    passes = Passes(gpt2, precision)
-    gpt2.run_with(passes.layers, passes.head)
+def fits(linear: nn.Linear) -> bool:
+    """Whether `layers.c` can multiply by this layer."""
+    return linear.in_features % _LANES == 0
 
 
 class _Linear(ctypes.Structure):
@@ -124,12 +113,10 @@ class _Layer(ctypes.Structure):
     ]
 
 
-class _Model(ctypes.Structure):
+class _Stack(ctypes.Structure):
     _fields_ = [
         ("layers", ctypes.POINTER(_Layer)),
-        ("norm", ctypes.c_void_p),
-        ("shift", ctypes.c_void_p),
-        ("head", _Linear),
+        ("after", ctypes.POINTER(_Linear)),
         ("epsilon", ctypes.c_float),
         ("count", ctypes.c_int32),
         ("heads", ctypes.c_int32),
@@ -151,103 +138,179 @@ class _Place(ctypes.Structure):
     ]
 
 
-class Passes:
-    """`GPT2.run_blocks` and `GPT2.logits` of one encoded model."""
+def _library(precision: str) -> ctypes.CDLL:
+    found = compiled.library(precision)
+    if found is None:
+        raise RuntimeError("the compiled layers are not to be had; ask compiled.library() first")
+    return found
 
-    def __init__(self, gpt2: GPT2, precision: str, library: ctypes.CDLL | None = None) -> None:
-        found = library or compiled.library(precision)
-        if found is None:
-            raise RuntimeError("the compiled decoder is not to be had; ask fits() first")
-        self._library = found
-        self._activations = torch.int16 if precision == "int8" else torch.float32
-        self._config = gpt2.config
-        self._kept: list[Tensor] = []
-        """What the C side points at."""
-        blocks: list[Any] = list(gpt2.blocks)
-        layers = [
-            _Layer(
-                *self._norm(block.norm_1),
-                self._linear(block.attention.qkv),
-                self._linear(block.attention.out),
-                *self._norm(block.norm_2),
-                self._linear(block.widen),
-                self._linear(block.narrow),
-            )
-            for block in blocks
-        ]
-        self._layers = (_Layer * len(layers))(*layers)
-        config = gpt2.config
-        activation = _ACTIVATIONS.get(config.activation_function, 0)
-        self._model = _Model(
-            self._layers, *self._norm(gpt2.norm), self._linear(gpt2.head),
-            config.layer_norm_epsilon, len(layers), config.n_head, activation,
-        )  # fmt: skip
 
-    def _pointer(self, tensor: Tensor) -> int:
-        kept = tensor.detach().contiguous()
-        self._kept.append(kept)
-        return kept.data_ptr()
+def _values(precision: str) -> torch.dtype:
+    """Of an activation."""
+    return torch.int16 if precision == "int8" else torch.float32
 
-    def _norm(self, norm: nn.Module) -> tuple[int, int]:
-        weight, bias = norm.weight, norm.bias
-        assert isinstance(weight, Tensor) and isinstance(bias, Tensor)  # noqa: S101 - GPT-2's norms have both
-        return self._pointer(weight.float()), self._pointer(bias.float())
 
-    def _linear(self, linear: nn.Module) -> _Linear:
-        assert isinstance(linear, CodedLinear)  # noqa: S101 - encode has made them
-        inputs, outputs = linear.in_features, linear.out_features
-        limit = min(32767, (2**31 - 1) // (127 * inputs))
-        pointers = [self._pointer(tensor) for tensor in (linear.codes, linear.scales, linear.bias)]
-        return _Linear(*pointers, inputs, outputs, limit, 0)
+def _linear(linear: CodedLinear) -> _Linear:
+    """Valid as long as the layer's tensors stay where they are."""
+    limit = min(32767, (2**31 - 1) // (127 * linear.in_features))
+    pointers = [tensor.data_ptr() for tensor in (linear.codes, linear.scales, linear.bias)]
+    return _Linear(*pointers, linear.in_features, linear.out_features, limit, 0)
 
-    def layers(
+
+def _at(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def product(
+    linear: CodedLinear,
+    x: Tensor,
+    *,
+    norm: nn.LayerNorm | None = None,
+    following: CodedLinear | None = None,
+    library: ctypes.CDLL | None = None,
+) -> Tensor:
+    """(rows, in), normed first where there is a `norm` → (rows, out), float32; NaN throughout where x is not finite.
+
+    following: what is multiplied by next, so that its weights may come.
+    """
+    x = x.float().contiguous()
+    rows, width = x.shape
+    out = torch.empty(rows, linear.out_features)
+    if not bool(torch.isfinite(x.sum())):
+        return out.fill_(torch.nan)  # integers know no NaN
+    threads = torch.get_num_threads()
+    floats = torch.empty(threads * rows)
+    room = torch.empty(threads * rows * (width + _APART), dtype=_values(linear.precision))
+    weight, shift = (None, None) if norm is None else (_at(norm.weight), _at(norm.bias))
+    (library or _library(linear.precision)).streamcap_product(
+        ctypes.byref(_linear(linear)),
+        None if following is None else ctypes.byref(_linear(following)),
+        weight,
+        shift,
+        ctypes.c_float(0.0 if norm is None else norm.eps),
+        _at(x),
+        rows,
+        _at(floats),
+        _at(room),
+        threads,
+        _at(out),
+    )
+    return out
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One pre-norm layer: x + mix(attention(qkv(norm_1(x)))), then x + narrow(activation(widen(norm_2(x)))).
+
+    qkv: (width → 3 width), all heads' queries, then their keys, then their values. Norms are float32 with a bias.
+    """
+
+    norm_1: nn.LayerNorm
+    qkv: nn.Linear
+    mix: nn.Linear
+    norm_2: nn.LayerNorm
+    widen: nn.Linear
+    narrow: nn.Linear
+
+    @property
+    def linears(self) -> tuple[nn.Linear, ...]:
+        return self.qkv, self.mix, self.widen, self.narrow
+
+
+def stacks(layers: Sequence[Parts]) -> bool:
+    """Whether `layers.c` can run these layers as one stack."""
+    first = layers[0]
+    width, inner = first.mix.out_features, first.widen.out_features
+    # Its room is laid out by the inner width, and by the first layer's.
+    return width <= inner and all(
+        all(fits(linear) for linear in layer.linears)
+        and (layer.mix.out_features, layer.widen.out_features) == (width, inner)
+        and layer.norm_1.eps == layer.norm_2.eps == first.norm_1.eps
+        for layer in layers
+    )
+
+
+class Stack:
+    """Pre-norm layers of one shape, coded; see `stacks`. Holds what the C side points at."""
+
+    def __init__(
         self,
-        x: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        cross_keys: Tensor | None,
-        cross_values: Tensor | None,
-        start: int,
-        stop: int,
-        causal: bool,
-        positions: Tensor | None,
-        mask: Tensor | None,
-    ) -> Tensor:
-        """As `Blocks.forward`. Each row looks as far as it writes, which is what `causal` and `mask` mean there."""
+        layers: Sequence[Parts],
+        *,
+        heads: int,
+        activation: str,
+        precision: str,
+        after: CodedLinear | None = None,
+        library: ctypes.CDLL | None = None,
+    ) -> None:
+        self.precision, self.heads = precision, heads
+        self.width, self.inner = layers[0].mix.out_features, layers[0].widen.out_features
+        self._library = library or _library(precision)
+        self.linears = [[CodedLinear(linear, precision) for linear in layer.linears] for layer in layers]
+        self._norms = [
+            [tensor.detach().float().contiguous() for norm in (layer.norm_1, layer.norm_2)
+             for tensor in (norm.weight, norm.bias)] for layer in layers
+        ]  # fmt: skip
+        found = [
+            _Layer(
+                *(tensor.data_ptr() for tensor in norms[:2]), *map(_linear, linears[:2]),
+                *(tensor.data_ptr() for tensor in norms[2:]), *map(_linear, linears[2:]),
+            )
+            for norms, linears in zip(self._norms, self.linears, strict=True)
+        ]  # fmt: skip
+        self._layers = (_Layer * len(found))(*found)
+        self._after = after  # as what `stack` points at must live
+        last = None if after is None else ctypes.pointer(_linear(after))
+        self._stack = _Stack(
+            self._layers, last, layers[0].norm_1.eps, len(found), heads, _ACTIVATIONS.get(activation, 0)
+        )
+
+    def run(
+        self, x: Tensor, keys: Tensor | None = None, values: Tensor | None = None, *, start: int = 0,
+        positions: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """x: (rows, S, width) → the same shape, float32; NaN throughout where it is not finite and S is above 1.
+
+        keys, values: (layers, rows, heads, positions, head width), float32, of one stride; written from `start` on, or
+        at `positions`, one for each row, and each position sees itself and those before it. Without them, each
+        position sees all.
+        """
         x = x.float().clone(memory_format=torch.contiguous_format)
         rows, steps, width = x.shape
         if steps > 1 and not bool(torch.isfinite(x.sum())):
             # Integers know no NaN. Of a single step it stays in the sum that the head looks at.
             return x.fill_(torch.nan)
-        count, threads, longest = rows * steps, torch.get_num_threads(), keys.shape[3]
-        inner = self._config.n_inner
-        floats = torch.empty(count * (3 * width + inner + threads) + threads * longest)
-        room = torch.empty(threads * count * max(width, inner), dtype=self._activations)
-        strides = keys.stride()
-        place = _Place(
-            keys.data_ptr(), values.data_ptr(), *strides[:3], None if positions is None else positions.data_ptr(),
-            rows, steps, start,
-        )  # fmt: skip
+        count, threads = rows * steps, torch.get_num_threads()
+        if keys is None or values is None:
+            place = _Place(rows=rows, steps=steps)
+            own = self._encoder_room(steps)
+        else:
+            place = _Place(
+                keys.data_ptr(), values.data_ptr(), *keys.stride()[:3],
+                None if positions is None else positions.data_ptr(), rows, steps, start,
+            )  # fmt: skip
+            own = keys.shape[3]
+        floats = torch.empty(count * (3 * width + self.inner + threads) + threads * own)
+        room = torch.empty(threads * count * (self.inner + _APART), dtype=_values(self.precision))
         self._library.streamcap_layers(
-            ctypes.byref(self._model), ctypes.byref(place), _at(x), _at(floats), _at(room), threads, longest
+            ctypes.byref(self._stack), ctypes.byref(place), _at(x), _at(floats), _at(room), threads, ctypes.c_int64(own)
         )
         return x
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """(rows, width) → (rows, vocabulary), float32."""
-        hidden = hidden.float().contiguous()
-        rows, width = hidden.shape
-        logits = torch.empty(rows, self._config.vocab_size)
-        if not bool(torch.isfinite(hidden.sum())):
-            return logits.fill_(torch.nan)
-        threads = torch.get_num_threads()
-        floats = torch.empty(threads * rows)
-        room = torch.empty(threads * rows * width, dtype=self._activations)
-        self._library.streamcap_head(
-            ctypes.byref(self._model), _at(hidden), rows, _at(floats), _at(room), threads, _at(logits)
-        )
-        return logits
+    def _encoder_room(self, steps: int) -> int:
+        """Floats that a thread wants for `attend_all`."""
+        depth = self.width // self.heads
+        across, deep = (-(-count // _LANES) * _LANES for count in (steps, depth))
+        return (depth + 1) * across + (steps + 1) * deep
 
 
-def _at(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
+class CodedLayers(nn.Module):
+    """An encoder's layers: all positions see each other, nothing is kept."""
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__()
+        self._stack = stack
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, width) → the same shape, float32."""
+        return self._stack.run(x)

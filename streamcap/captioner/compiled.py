@@ -1,4 +1,4 @@
-"""The one part of streamcap that is not Python: `decoder.c`, compiled where it runs by the C compiler that is there.
+"""The one part of streamcap that is not Python: `layers.c`, compiled where it runs by the C compiler that is there.
 
 Compiled once for each processor and compiler, and kept in the cache directory. Where there is no compiler, no AVX2 or
 another system than Linux, or with STREAMCAP_COMPILE=0, callers do without.
@@ -22,7 +22,7 @@ from streamcap.captioner.names import cache_directory
 
 log = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("decoder.c")
+SOURCE = Path(__file__).with_name("layers.c")
 # No -ffast-math as such: linking with it would change how all of the process rounds denormal numbers.
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffinite-math-only",
          "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math", "-mprefer-vector-width=512", "-fopenmp",
@@ -36,19 +36,19 @@ _SECONDS = 120.0
 
 @cache
 def library(precision: str) -> ctypes.CDLL | None:
-    """The compiled decoder, `int8` or `fp32`; None, with the reason in the log, where it is not to be had."""
+    """The compiled `layers.c`, `int8` or `fp32`; None, with the reason in the log, where it is not to be had."""
     if os.environ.get("STREAMCAP_COMPILE", "1") == "0":
         return None
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return None
     compiler = shutil.which(os.environ.get("CC") or "cc")
     if compiler is None:
-        log.info("no C compiler is installed; decoding uses torch's products, which are slower")
+        log.info("no C compiler is installed; models run on torch's products, which are slower")
         return None
     try:
         return ctypes.CDLL(str(_cached(compiler, [FLOATS] if precision == "fp32" else [])))
     except (OSError, subprocess.SubprocessError) as error:
-        log.warning("the decoder was not compiled, decoding uses torch's products: %s", _reason(error))
+        log.warning("layers.c was not compiled, models run on torch's products: %s", _reason(error))
         return None
 
 
@@ -70,10 +70,10 @@ def _cached(compiler: str, more: list[str]) -> Path:
     owner = directory.stat()
     if owner.st_uid != os.getuid() or owner.st_mode & 0o022:
         raise OSError(f"{directory} can be written by others")
-    target = directory / f"decoder-{_key(compiler, more)}.so"
+    target = directory / f"layers-{_key(compiler, more)}.so"
     if not target.is_file():
         build(compiler, target, *more)
-        found = sorted(directory.glob("decoder-*.so"), key=lambda file: file.stat().st_mtime, reverse=True)
+        found = sorted(directory.glob("layers-*.so"), key=lambda file: file.stat().st_mtime, reverse=True)
         for old in found[KEPT:]:
             old.unlink(missing_ok=True)
     return target

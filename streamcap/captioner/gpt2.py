@@ -216,7 +216,7 @@ class GPT2(nn.Module):
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layer)])
         self.norm = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.head: nn.Module = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         # In a tuple, so that it is no second owner of the weights.
         self._blocks_pass: tuple[Pass] = (Blocks(self.blocks),)
         self._head_pass: Pass | None = None

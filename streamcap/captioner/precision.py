@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from streamcap.captioner import coded, quantized
+from streamcap.captioner import passes, quantized
 from streamcap.captioner.gpt2 import GPT2
 from streamcap.errors import InputError
 
@@ -72,20 +72,13 @@ def convert(module: Module, precision: str, device: torch.device) -> Module:
     Raises InputError where the device has no room for it.
     """
     try:
-        whole = (
-            precision in ("int8", "fp32")
-            and device.type == "cpu"
-            and isinstance(module, GPT2)
-            and coded.fits(module, precision)
-        )
-        if precision == "int8" and not whole:
-            quantized.quantize(module)
+        if device.type == "cpu" and precision in ("int8", "fp32"):
+            passes.encode(module, precision)
+        if precision == "int8":
+            quantized.quantize(module)  # what is left
         converted = module.to(device, _FLOATS.get(precision))
     except torch.OutOfMemoryError:
         raise InputError(f"{device} has no memory left for the model; use another device or precision") from None
-    if isinstance(converted, GPT2) and device.type == "cpu":
-        if whole:
-            coded.encode(converted, precision)
-        else:
-            converted.compile()
+    if isinstance(converted, GPT2) and device.type == "cpu" and not passes.encoded(converted):
+        converted.compile()
     return converted

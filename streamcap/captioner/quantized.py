@@ -7,6 +7,7 @@ decode step of a small batch costs.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -93,9 +94,14 @@ def quantize(module: nn.Module) -> nn.Module:
     if name is None:
         raise InputError("precision int8 needs a torch with FBGEMM (x86 CPUs); use fp32 here")
     torch.backends.quantized.engine = name
-    for child_name, child in list(module.named_children()):
-        if type(child) is nn.Linear:
-            setattr(module, child_name, Int8Linear(child))
-        elif not isinstance(child, _WHOLE):
-            quantize(child)
+    replace(module, Int8Linear)
     return module
+
+
+def replace(module: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
+    """Every `nn.Linear` in `module` becomes what `make` gives for it, in place."""
+    for name, child in list(module.named_children()):
+        if type(child) is nn.Linear:
+            setattr(module, name, make(child))
+        elif not isinstance(child, _WHOLE):
+            replace(child, make)

@@ -89,7 +89,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
-        self.patches = nn.Conv2d(3, config.width, config.patch, config.patch, bias=config.patch_bias)
+        self.patches: nn.Module = nn.Conv2d(3, config.width, config.patch, config.patch, bias=config.patch_bias)
         self.class_token = nn.Parameter(torch.empty(config.width))
         self.positions = nn.Parameter(torch.empty(config.positions, config.width))
         self.norm_before = nn.LayerNorm(config.width, eps=config.epsilon) if config.pre_norm else None
@@ -122,6 +122,8 @@ class VisionTransformer(nn.Module):
         # What is left over at the right and bottom belongs to no patch.
         whole = pixels[:, :, : down * side, : across * side]
         cut = whole.reshape(batch, channels, down, side, across, side).permute(0, 2, 4, 1, 3, 5)
-        return F.linear(
-            cut.reshape(batch, down * across, channels * side * side), self.patches.weight.flatten(1), self.patches.bias
-        )
+        rows = cut.reshape(batch, down * across, channels * side * side)
+        if isinstance(self.patches, nn.Conv2d):
+            return F.linear(rows, self.patches.weight.flatten(1), self.patches.bias)
+        cells: Tensor = self.patches(rows)  # a product already
+        return cells

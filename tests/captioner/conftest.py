@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import ctypes
+import shutil
+
 import pytest
 import torch
+
+from streamcap.captioner import compiled
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Tiny matrices: a second thread only waits."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", params=["int8", "fp32"])
+def precision(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session", params=["this CPU's vectors", "AVX2"])
+def library(request: pytest.FixtureRequest, precision: str, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """`layers.c` as it is compiled here, and for CPUs without AVX-512."""
+    if request.param != "AVX2":
+        found = compiled.library(precision)
+        assert found is not None
+        return found
+    target = tmp_path_factory.mktemp("library") / "layers.so"
+    compiler = shutil.which("cc")
+    assert compiler is not None
+    floats = [compiled.FLOATS] if precision == "fp32" else []
+    compiled.build(compiler, target, *floats, "-mno-avx512f", "-Wall", "-Wextra", "-Werror")
+    return ctypes.CDLL(str(target))

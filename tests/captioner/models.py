@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from streamcap.captioner.checkpoints.decoder import load_gpt2
+from streamcap.captioner.gpt2 import GPT2
+from streamcap.captioner.vit import VisionTransformer, ViTConfig
+
 
 def gpt2(
     seed: int, *, width: int = 64, heads: int = 4, layers: int = 2, vocabulary: int = 120, **more: object
@@ -23,6 +27,22 @@ def gpt2(
         **more,
     )
     return GPT2LMHeadModel(config).eval()
+
+
+def ours(**more: object) -> GPT2:
+    """Our decoder with the weights of `gpt2(1)`."""
+    theirs = gpt2(1, **more)
+    return load_gpt2(theirs.state_dict(), theirs.config.to_dict(), "test", prefix="")
+
+
+def tower() -> VisionTransformer:
+    """A small vision tower of CLIP's kind: (B, 3, 64, 64) → (B, 48)."""
+    config = ViTConfig(
+        image=64, patch=8, width=64, layers=2, heads=4, inner=128, activation="quick_gelu", epsilon=1e-5,
+        output="projected", pre_norm=True, patch_bias=False, projection=48,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return VisionTransformer(config).eval()
 
 
 def generate(model: GPT2LMHeadModel, prefix: torch.Tensor, stop: int, tokens: int) -> list[int]:

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
 from streamcap import load_captioner
+from streamcap.captioner.checkpoints import open_checkpoint
 from streamcap.captioner.checkpoints.native import save_native
 from streamcap.captioner.compact import build_mapping, build_vision
 from streamcap.errors import InputError
@@ -69,8 +70,10 @@ def test_captions_equal_transformers_on_the_same_prefix(directory: Path) -> None
     model = gpt2(6)
     vision, mapping = build_vision(CONFIG["vision"]).eval(), build_mapping(CONFIG["mapping"]).eval()
     torch.manual_seed(5)
-    vision.load_state_dict(captioner._checkpoint.vision.encoder.state_dict())
-    mapping.load_state_dict(captioner._checkpoint.prompter.mapping.state_dict())
+    plain = open_checkpoint(directory)
+    assert plain.vision is not None
+    vision.load_state_dict(plain.vision.encoder.state_dict())
+    mapping.load_state_dict(plain.prompter.mapping.state_dict())
     for picture, result in zip(pictures, results, strict=True):
         fitted = torch.nn.functional.interpolate(
             torch.from_numpy(picture).permute(2, 0, 1)[None], (64, 64), mode="bilinear", antialias=True

@@ -1,5 +1,5 @@
-/* The layers of a GPT-2, and its head: one call for all layers, one for the head. Built twice: with FLOATS, weights and
-   activations are float32; without, int8 and 16 bits.
+/* Pre-norm transformer layers, GPT-2's and encoders': one call for all of them, and one for any other product. Built
+   twice: with FLOATS, weights and activations are float32; without, int8 and 16 bits.
 
    int8: weights by output channel. Activations are brought to integers row by row, of at most `limit`, the largest
    for which no sum of `in` products leaves 32 bits: 12 bits and more, and every sum exact. A product of 16-bit pairs
@@ -28,9 +28,11 @@ typedef int16_t Value;
 #endif
 
 #define PANEL 32    /* output channels that lie side by side */
+#define APART (64 / (int)sizeof(Value)) /* values between two rows, which else would want the same lines of a cache */
 #define AHEAD 4096  /* bytes by which weights are fetched ahead */
 #define LINE 16     /* floats of a cache line */
 #define FEW 4       /* rows up to which each thread prepares them for itself */
+#define LANES 64    /* floats that are added up side by side in attention */
 
 typedef struct {
     const Code *codes;    /* (panels, in / STEP, PANEL, STEP) */
@@ -48,14 +50,13 @@ typedef struct {
 
 typedef struct {
     const Layer *layers;
-    const float *norm, *shift; /* before the head */
-    Linear head;
+    const Linear *after; /* what is read after the last layer, or NULL */
     float epsilon;
     int32_t count, heads, activation;
-} Model;
+} Stack;
 
 typedef struct {
-    float *keys, *values;                   /* of the first row's first position */
+    float *keys, *values;                   /* of the first row's first position; NULL: all positions see all */
     int64_t layer, row, head;               /* strides, in floats; a position's values lie side by side */
     const int64_t *positions;               /* (rows): where each row writes, or NULL: all from `start` */
     int32_t rows, steps, start;
@@ -73,6 +74,14 @@ static inline float exponential(float x) {
     return y * power.f;
 }
 
+/* Abramowitz and Stegun 7.1.26, its error at most 1.5e-7; unlike libm's it is computed for a whole vector at once. */
+static inline float error_function(float x) {
+    float size = fabsf(x), t = 1.0f / (1.0f + 0.3275911f * size);
+    float y = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+    y = 1.0f - y * exponential(-size * size);
+    return x < 0 ? -y : y;
+}
+
 static void activate(float *x, int count, int kind) {
     if (kind == 0)
         for (int i = 0; i < count; i++) { /* x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) */
@@ -80,7 +89,9 @@ static void activate(float *x, int count, int kind) {
             x[i] = x[i] / (1.0f + exponential(-u));
         }
     else if (kind == 1)
-        for (int i = 0; i < count; i++) x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.707106781f));
+        for (int i = 0; i < count; i++) x[i] = 0.5f * x[i] * (1.0f + error_function(x[i] * 0.707106781f));
+    else if (kind == 2)
+        for (int i = 0; i < count; i++) x[i] = x[i] / (1.0f + exponential(-1.702f * x[i])); /* CLIP's quick GELU */
     else
         for (int i = 0; i < count; i++) x[i] = x[i] > 0 ? x[i] : 0;
 }
@@ -227,7 +238,7 @@ static inline __attribute__((always_inline)) void tile(const Code *codes, const 
                 for (int v = 0; v < VECTORS; v++) weight[v] = loaded(codes + (int64_t)at * PANEL + v * STEP * GROUP);
 #pragma GCC unroll 16
                 for (int r = 0; r < rows; r++) {
-                    Vector value = repeated(x + (int64_t)r * in + at);
+                    Vector value = repeated(x + (int64_t)r * (in + APART) + at);
 #pragma GCC unroll 4
                     for (int v = 0; v < VECTORS; v++) sum[r][v][p] = add_products(sum[r][v][p], value, weight[v]);
                 }
@@ -270,7 +281,7 @@ static void product(const Linear *linear, const Value *x, const float *x_scales,
     float found[TILE * PANEL];
     for (int r = 0; r < rows; r += size) {
         int count = rows - r < size ? rows - r : size;
-        tiles(linear->codes + (int64_t)first * in, next, x + (int64_t)r * in, in, count, x_scales + r,
+        tiles(linear->codes + (int64_t)first * in, next, x + (int64_t)r * (in + APART), in, count, x_scales + r,
               linear->scales + first, linear->bias + first, found);
         for (int i = 0; i < count; i++) {
             float *to = out + (int64_t)(r + i) * width + first;
@@ -314,6 +325,48 @@ static void attend(const float *qkv, float *keys, float *values, int first, int 
     }
 }
 
+typedef float Lanes __attribute__((vector_size(64), aligned(4), may_alias));
+
+/* LANES floats: the sum of `count` rows, `stride` apart, each by its weight. */
+static void weighted(const float *weights, const float *rows, int64_t stride, int count, float *out) {
+    Lanes a = {0}, b = {0}, c = {0}, d = {0};
+    for (int i = 0; i < count; i++) {
+        const Lanes *row = (const Lanes *)(rows + i * stride);
+        a += weights[i] * row[0], b += weights[i] * row[1], c += weights[i] * row[2], d += weights[i] * row[3];
+    }
+    Lanes *to = (Lanes *)out;
+    to[0] = a, to[1] = b, to[2] = c, to[3] = d;
+}
+
+static inline int64_t whole_lanes(int count) { return (count + LANES - 1) / LANES * LANES; }
+
+/* One row's one head where all positions see all. qkv: (steps, 3 width). Room in floats: (depth + 1) x steps and
+   (steps + 1) x depth, steps and depth that follow an x being whole LANES. */
+static void attend_all(const float *qkv, int steps, int width, int depth, float *room, float *out) {
+    float factor = 1.0f / sqrtf((float)depth);
+    int64_t across = whole_lanes(steps), deep = whole_lanes(depth);
+    float *keys = room, *values = keys + depth * across; /* (depth, steps), so that no sum goes across a vector */
+    float *weights = values + steps * deep, *found = weights + across;
+    memset(room, 0, (depth * across + steps * deep) * sizeof *room);
+    for (int j = 0; j < steps; j++) {
+        const float *key = qkv + (int64_t)j * 3 * width + width;
+        for (int d = 0; d < depth; d++) keys[d * across + j] = key[d] * factor;
+        memcpy(values + j * deep, key + width, depth * sizeof(float));
+    }
+    for (int s = 0; s < steps; s++) {
+        float top = -INFINITY, sum = 0;
+        for (int64_t j = 0; j < across; j += LANES)
+            weighted(qkv + (int64_t)s * 3 * width, keys + j, across, depth, weights + j);
+        for (int j = 0; j < steps; j++) top = weights[j] > top ? weights[j] : top;
+        for (int j = 0; j < steps; j++) {
+            weights[j] = exponential(weights[j] - top);
+            sum += weights[j];
+        }
+        for (int64_t d = 0; d < deep; d += LANES) weighted(weights, values + d, deep, steps, found + d);
+        for (int d = 0; d < depth; d++) out[(int64_t)s * width + d] = found[d] / sum;
+    }
+}
+
 /* The whole of `linear`, activated where `activation` is not below zero. Threads take panel after panel; each knows its
    next one while it works, and fetches it, at the end the first of `following`, which is read after this. */
 static void products(const Linear *linear, const Linear *following, const Value *x, const float *x_scales, int rows,
@@ -322,7 +375,8 @@ static void products(const Linear *linear, const Linear *following, const Value 
     for (int p = me, after; p < panels; p = after) {
         after = threads + __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED);
         const Code *next = after < panels ? linear->codes + (int64_t)after * PANEL * linear->in
-                                            : following->codes + (int64_t)me * PANEL * following->in;
+                           : following    ? following->codes + (int64_t)me * PANEL * following->in
+                                          : linear->codes;
         product(linear, x, x_scales, rows, p, next, residual, out);
         int first = p * PANEL, last = first + PANEL < linear->out ? first + PANEL : linear->out;
         if (activation >= 0)
@@ -347,72 +401,77 @@ static void prepare(const float *x, int count, int width, const float *norm, con
     if (count <= FEW) {
         for (int m = 0; m < count; m++)
             scales[m] = prepare_row(x + (int64_t)m * width, width, norm, shift, epsilon, limit,
-                                whole + (int64_t)m * width);
+                                whole + (int64_t)m * (width + APART));
         return;
     }
 #pragma omp for schedule(static)
     for (int m = 0; m < count; m++)
         scales[m] = prepare_row(x + (int64_t)m * width, width, norm, shift, epsilon, limit,
-                                whole + (int64_t)m * width);
+                                whole + (int64_t)m * (width + APART));
 }
 
-/* x: (rows x steps, width), in and out. positions: what a row of the cache has room for. Room in floats: rows x steps x
-   (3 width + inner + threads) + threads x positions; in values: threads x rows x steps x inner. */
-void streamcap_layers(const Model *model, const Place *place, float *x, float *floats, Value *values, int threads,
-                      int positions) {
+/* x: (rows x steps, width), in and out. Room in floats: rows x steps x (3 width + inner + threads) + threads x `own`,
+   where a thread's own is what a row of the cache has positions, or what attend_all wants; in values: threads x rows x
+   steps x (inner + APART). */
+void streamcap_layers(const Stack *stack, const Place *place, float *x, float *floats, Value *values, int threads,
+                      int64_t own) {
     int rows = place->rows, steps = place->steps, count = rows * steps;
-    int width = model->layers[0].mix.out, inner = model->layers[0].widen.out, depth = width / model->heads;
+    int width = stack->layers[0].mix.out, inner = stack->layers[0].widen.out, depth = width / stack->heads;
     float *wide = floats, *mixed = wide + (int64_t)count * 3 * width;
     float *all_scales = wide + (int64_t)count * (3 * width + inner);
     float *all_weights = all_scales + (int64_t)threads * count;
-    int32_t taken[4 * model->count];
+    int32_t taken[4 * stack->count];
     memset(taken, 0, sizeof taken);
 #pragma omp parallel num_threads(threads)
     {
-        int me = omp_get_thread_num(), own = count <= FEW ? me : 0;
-        float *scales = all_scales + (int64_t)own * count, *weights = all_weights + (int64_t)me * positions;
-        Value *whole = values + (int64_t)own * count * inner;
-        for (int l = 0; l < model->count; l++) {
-            const Layer *layer = model->layers + l;
-            prepare(x, count, width, layer->norm_1, layer->shift_1, model->epsilon, layer->qkv.limit, whole, scales);
+        int me = omp_get_thread_num(), copy = count <= FEW ? me : 0;
+        float *scales = all_scales + (int64_t)copy * count, *weights = all_weights + me * own;
+        Value *whole = values + (int64_t)copy * count * (inner + APART);
+        for (int l = 0; l < stack->count; l++) {
+            const Layer *layer = stack->layers + l;
+            prepare(x, count, width, layer->norm_1, layer->shift_1, stack->epsilon, layer->qkv.limit, whole, scales);
             products(&layer->qkv, &layer->mix, whole, scales, count, 0, -1, taken + 4 * l, wide);
 #pragma omp for schedule(static)
-            for (int i = 0; i < rows * model->heads; i++) {
-                int row = i / model->heads, head = i % model->heads;
+            for (int i = 0; i < rows * stack->heads; i++) {
+                int row = i / stack->heads, head = i % stack->heads;
+                const float *qkv = wide + (int64_t)row * steps * 3 * width + head * depth;
+                float *to = mixed + (int64_t)row * steps * width + head * depth;
+                if (place->keys == NULL) {
+                    attend_all(qkv, steps, width, depth, weights, to);
+                    continue;
+                }
                 int64_t at = l * place->layer + row * place->row + head * place->head;
                 int first = place->positions ? (int)place->positions[row] : place->start;
                 /* The next head's keys come while this one's are looked at. */
-                for (int d = 0; head + 1 < model->heads && d < first * depth; d += LINE)
+                for (int d = 0; head + 1 < stack->heads && d < first * depth; d += LINE)
                     _mm_prefetch((const char *)(place->keys + at + place->head + d), _MM_HINT_T0);
-                attend(wide + (int64_t)row * steps * 3 * width + head * depth, place->keys + at, place->values + at,
-                       first, steps, width, depth, weights,
-                       mixed + (int64_t)row * steps * width + head * depth);
+                attend(qkv, place->keys + at, place->values + at, first, steps, width, depth, weights, to);
             }
             prepare(mixed, count, width, 0, 0, 0, layer->mix.limit, whole, scales);
             products(&layer->mix, &layer->widen, whole, scales, count, 1, -1, taken + 4 * l + 1, x);
-            prepare(x, count, width, layer->norm_2, layer->shift_2, model->epsilon, layer->widen.limit, whole,
+            prepare(x, count, width, layer->norm_2, layer->shift_2, stack->epsilon, layer->widen.limit, whole,
                     scales);
-            products(&layer->widen, &layer->narrow, whole, scales, count, 0, model->activation, taken + 4 * l + 2,
+            products(&layer->widen, &layer->narrow, whole, scales, count, 0, stack->activation, taken + 4 * l + 2,
                      wide);
             prepare(wide, count, inner, 0, 0, 0, layer->narrow.limit, whole, scales);
-            products(&layer->narrow, l + 1 < model->count ? &layer[1].qkv : &model->head, whole, scales, count, 1, -1,
+            products(&layer->narrow, l + 1 < stack->count ? &layer[1].qkv : stack->after, whole, scales, count, 1, -1,
                      taken + 4 * l + 3, x);
         }
     }
 }
 
-/* hidden: (rows, width) -> logits (rows, vocabulary). Room in floats: threads x rows; in values: threads x rows x
-   width. */
-void streamcap_head(const Model *model, const float *hidden, int rows, float *floats, Value *values, int threads,
-                    float *logits) {
-    int width = model->head.in;
+/* x: (rows, linear->in), normed first where there is a `norm` -> out (rows, linear->out). `following` is read next, or
+   NULL. Room in floats: threads x rows; in values: threads x rows x (linear->in + APART). */
+void streamcap_product(const Linear *linear, const Linear *following, const float *norm, const float *shift,
+                       float epsilon, const float *x, int rows, float *floats, Value *values, int threads, float *out) {
+    int width = linear->in;
     int32_t taken = 0;
 #pragma omp parallel num_threads(threads)
     {
-        int own = rows <= FEW ? omp_get_thread_num() : 0;
-        float *scales = floats + (int64_t)own * rows;
-        Value *whole = values + (int64_t)own * rows * width;
-        prepare(hidden, rows, width, model->norm, model->shift, model->epsilon, model->head.limit, whole, scales);
-        products(&model->head, &model->layers->qkv, whole, scales, rows, 0, -1, &taken, logits);
+        int copy = rows <= FEW ? omp_get_thread_num() : 0;
+        float *scales = floats + (int64_t)copy * rows;
+        Value *whole = values + (int64_t)copy * rows * (width + APART);
+        prepare(x, rows, width, norm, shift, epsilon, linear->limit, whole, scales);
+        products(linear, following, whole, scales, rows, 0, -1, &taken, out);
     }
 }

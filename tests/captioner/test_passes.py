@@ -1,0 +1,166 @@
+"""Models whose parts go through `layers.c`, against torch and `transformers`, and without a compiler."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from streamcap.captioner import load_captioner
+from streamcap.captioner.batch import Limits, RunningBatch
+from streamcap.captioner.checkpoints.decoder import load_gpt2
+from streamcap.captioner.coded import CodedEmbedding, CodedLayers, CodedLinear
+from streamcap.captioner.compact import GridMapping
+from streamcap.captioner.mapping import MLPMapping, TransformerMapping
+from streamcap.captioner.passes import encode_gpt2
+from streamcap.captioner.precision import convert
+from streamcap.captioner.prompt import Prompt
+from streamcap.captioner.quantized import Int8Linear
+from streamcap.captioner.selection import Greedy
+from streamcap.captioner.slots import SlotBatch
+
+from .layers import needs_compiler, with_codes
+from .models import generate, gpt2, ours, tower
+
+CPU = torch.device("cpu")
+
+
+@needs_compiler
+def test_a_model_narrower_inside_is_left_to_torch() -> None:
+    theirs = gpt2(1, n_inner=32)
+    narrow = load_gpt2(theirs.state_dict(), theirs.config.to_dict(), "test", prefix="")
+    assert type(convert(narrow, "fp32", CPU).head) is nn.Linear
+    assert isinstance(convert(narrow, "int8", CPU).head, Int8Linear)
+
+
+@needs_compiler
+@pytest.mark.parametrize("activation", ["gelu_new", "gelu", "relu"])
+@pytest.mark.parametrize("lengths", [[6], [6, 6], [3, 7, 5, 1, 4, 2, 6]])
+@torch.inference_mode()
+def test_passes_are_those_of_torch_on_the_same_weights(
+    library: ctypes.CDLL, precision: str, lengths: list[int], activation: str
+) -> None:
+    plain, fast = ours(activation_function=activation), ours(activation_function=activation)
+    with_codes(plain, precision)
+    encode_gpt2(fast, precision, library)
+    torch.manual_seed(2)
+    prefix = 0.3 * torch.randn(len(lengths), max(lengths), 64)
+    found = []
+    for decoder in (plain, fast):
+        cache = decoder.new_cache(rows=len(lengths), positions=16)
+        hidden, _ = decoder.prefill(prefix, lengths, cache)
+        steps = [decoder.step(torch.full((len(lengths),), token), cache) for token in (5, 9, 11)]
+        found.append(torch.stack([decoder.logits(each) for each in (hidden, *steps)]))
+    near = 2e-3 if precision == "int8" else 2e-5
+    torch.testing.assert_close(found[1], found[0], rtol=near, atol=near)
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_tied_words_lie_in_memory_once_and_stay_what_they_were() -> None:
+    plain, decoder = ours(), convert(ours(), "fp32", CPU)
+    assert isinstance(decoder.wte, CodedEmbedding)
+    assert not list(decoder.wte.parameters()) and not list(decoder.wte.buffers())
+    tokens = torch.arange(57)
+    assert torch.equal(decoder.wte(tokens), plain.wte(tokens))
+    assert torch.equal(decoder.word(40), plain.word(40))
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_rows_decode_as_they_do_alone(precision: str) -> None:
+    decoder = convert(ours(), precision, CPU)
+    assert isinstance(decoder.head, CodedLinear)
+    torch.manual_seed(3)
+    prompts = [Prompt(torch.randn(length, 64)) for length in (3, 9, 1, 5, 7, 2)]
+    limits = Limits(12, frozenset({56}))
+
+    def run(some: list[Prompt], slots: bool) -> list[list[int]]:
+        batch: RunningBatch[int] | SlotBatch[int] = (
+            SlotBatch(decoder, limits, max_rows=4) if slots else RunningBatch(decoder, Greedy(), limits, max_rows=4)
+        )
+        for number, prompt in enumerate(some):
+            batch.add(number, prompt)
+        rows: dict[int, list[int]] = {}
+        while batch.active:
+            rows |= {row.key: row.tokens for row in batch.step()}
+        return [rows[number] for number in range(len(some))]
+
+    alone = [run([prompt], False)[0] for prompt in prompts]
+    assert run(prompts, False) == alone
+    assert run(prompts, True) == alone
+
+
+@needs_compiler
+def test_tokens_stay_those_of_transformers_where_one_token_is_clearly_best(precision: str) -> None:
+    theirs = gpt2(1)
+    decoder = convert(ours(), precision, CPU)
+    torch.manual_seed(2)
+    prefix = torch.randn(10, 64)
+    batch: RunningBatch[int] = RunningBatch(decoder, Greedy(), Limits(8, frozenset({56})), max_rows=1)
+    batch.add(0, Prompt(prefix))
+    rows: list[list[int]] = []
+    while batch.active:
+        rows += [row.tokens for row in batch.step()]
+    assert rows[0] == generate(theirs, prefix, 56, 8)
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_what_is_not_finite_stays_visible(precision: str) -> None:
+    decoder = convert(ours(), precision, CPU)
+    prefix = torch.zeros(1, 4, 64)
+    prefix[0, 1, 7] = torch.nan
+    cache = decoder.new_cache(rows=1, positions=8)
+    hidden, _ = decoder.prefill(prefix, [4], cache)
+    assert decoder.logits(hidden).isnan().all()
+
+
+@needs_compiler
+def test_the_embedded_captioner_is_compiled(precision: str) -> None:
+    captioner = load_captioner("mini", device="cpu", precision=precision)
+    assert isinstance(captioner._gpt2.head, CodedLinear)
+    width, height = captioner.picture.size
+    (result,) = captioner.caption([torch.zeros(height, width, 3, dtype=torch.uint8).numpy()])
+    assert result.text
+
+
+def mapping(*, cross: bool) -> TransformerMapping:
+    return TransformerMapping(64, 4 * 64, 64, 4, heads=4, hidden=128, layers=2, cross=cross)
+
+
+CODED: dict[str, dict[str, type[nn.Module]]] = {
+    "vision transformer": {"layers.0": CodedLayers, "patches": CodedLinear, "projection": CodedLinear},
+    "transformer mapping": {"transformer": CodedLayers, "linear": CodedLinear},
+    "crossing mapping": {"transformer.layers.0.attn.project": CodedLinear},
+    "grid mapping": {"layers.0": CodedLayers, "inward": CodedLinear},
+    "perceptron": {"model.0": CodedLinear},
+}
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "vision transformer": (tower, (2, 3, 64, 64)),
+    "transformer mapping": (lambda: mapping(cross=False), (3, 64)),
+    "crossing mapping": (lambda: mapping(cross=True), (3, 64)),
+    "grid mapping": (lambda: GridMapping(4, 64, 64, 3, 2, 4, 0.0), (2, 4, 64)),
+    "perceptron": (lambda: MLPMapping(64, 128, 192, 64), (2, 64)),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", MODELS)
+@torch.inference_mode()
+def test_encoders_and_mappings_stay_what_they_were(name: str, precision: str) -> None:
+    make, shape = MODELS[name]
+    torch.manual_seed(4)
+    model = make().eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    x = torch.randn(shape)
+    wanted = model(x)
+    found = convert(model, precision, CPU)
+    for part, kind in CODED[name].items():
+        assert type(found.get_submodule(part)) is kind
+    error = float((found(x) - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
+    assert error < (0.03 if precision == "int8" else 1e-5)
