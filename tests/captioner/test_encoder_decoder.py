@@ -56,7 +56,7 @@ def both(
 ) -> tuple[VisionEncoderDecoderModel, Captioner, Path]:
     directory = tmp_path_factory.mktemp("ved") / "model"
     model = make(directory, vision_width=request.param)
-    return model, load_captioner(directory, device="cpu"), directory
+    return model, load_captioner(directory, device="cpu", precision="fp32"), directory
 
 
 def test_greedy_tokens_equal_generate(both: tuple[VisionEncoderDecoderModel, Captioner, Path]) -> None:
@@ -98,7 +98,7 @@ def test_old_names_load_alike(both: tuple[VisionEncoderDecoderModel, Captioner, 
         json.dumps({"size": 32, "do_resize": True, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3})
     )
     pixels = np.random.default_rng(2).integers(0, 255, (2, 32, 32, 3), np.uint8)
-    old = load_captioner(tmp_path, device="cpu")
+    old = load_captioner(tmp_path, device="cpu", precision="fp32")
     assert [r.tokens for r in old.caption(list(pixels))] == [r.tokens for r in captioner.caption(list(pixels))]
     assert old.picture.fit == "squash" and old.picture.interpolation == "bilinear"
 
@@ -122,12 +122,12 @@ def test_what_is_wrong_is_named(both: tuple[VisionEncoderDecoderModel, Captioner
     config = json.loads((directory / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"holds neither model\.safetensors nor"):
-        load_captioner(tmp_path, device="cpu")
+        load_captioner(tmp_path, device="cpu", precision="fp32")
     config["encoder"]["model_type"] = "swin"
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="encoder is 'swin'; only vit"):
-        load_captioner(tmp_path, device="cpu")
+        load_captioner(tmp_path, device="cpu", precision="fp32")
     with pytest.raises(InputError, match="from its directory"):
         file = tmp_path / "loose.pt"
         torch.save({"decoder.transformer.wte.weight": torch.zeros(2, 2)}, file)
-        load_captioner(file, device="cpu")
+        load_captioner(file, device="cpu", precision="fp32")

@@ -18,9 +18,9 @@ NAMES = sorted(path.stem for path in GOLDEN.glob("*.json"))
 
 @cache
 def golden(name: str) -> tuple[Captioner, list[dict[str, Any]]]:
-    return load_captioner(GOLDEN / f"{name}.pt", device="cpu"), json.loads((GOLDEN / f"{name}.json").read_text())[
-        "cases"
-    ]
+    return load_captioner(GOLDEN / f"{name}.pt", device="cpu", precision="fp32"), json.loads(
+        (GOLDEN / f"{name}.json").read_text()
+    )["cases"]
 
 
 def embedding(case: dict[str, Any]) -> torch.Tensor:

@@ -54,7 +54,7 @@ def test_a_file_put_where_the_message_says_is_found(tmp_path: Path) -> None:
 def test_nyus_json_is_found_for_an_epoch(tmp_path: Path) -> None:
     (tmp_path / "msrvtt_prefix-009.pt").write_bytes((GOLDEN / "nyu_video_cross.pt").read_bytes())
     (tmp_path / "msrvtt_prefix.json").write_bytes((GOLDEN / "nyu_video_cross.json").read_bytes())
-    captioner = load_captioner(tmp_path / "msrvtt_prefix-009.pt", device="cpu")
+    captioner = load_captioner(tmp_path / "msrvtt_prefix-009.pt", device="cpu", precision="fp32")
     case = json.loads((GOLDEN / "nyu_video_cross.json").read_text())["cases"][0]
     assert captioner.caption_embeddings([case["image_embedding"]])[0].tokens == case["greedy"]
 
@@ -69,7 +69,7 @@ def test_without_a_json_the_contracts_defaults_hold(tmp_path: Path) -> None:
         ("videocaptioner_net", "videocaptioner"),
     ):
         (tmp_path / f"{name}.pt").write_bytes((GOLDEN / f"{name}.pt").read_bytes())
-        captioner = load_captioner(tmp_path / f"{name}.pt", device="cpu")
+        captioner = load_captioner(tmp_path / f"{name}.pt", device="cpu", precision="fp32")
         cases = json.loads((GOLDEN / f"{name}.json").read_text())["cases"]
         assert captioner.info["family"] == family
         for case in cases[:3]:
@@ -82,7 +82,7 @@ def test_a_training_checkpoint_is_unwrapped(tmp_path: Path) -> None:
     weights = torch.load(GOLDEN / "videocaptioner_net.pt", weights_only=True)
     torch.save({"epoch": 3, "model_state_dict": weights, "optimizer_state_dict": {"lr": 0.1}}, tmp_path / "wrapped.pt")
     case = json.loads((GOLDEN / "videocaptioner_net.json").read_text())["cases"][1]
-    captioner = load_captioner(tmp_path / "wrapped.pt", device="cpu")
+    captioner = load_captioner(tmp_path / "wrapped.pt", device="cpu", precision="fp32")
     assert captioner.caption_embeddings([case["pooler_output"]])[0].tokens == case["tokens"]
 
 
@@ -92,7 +92,7 @@ def test_a_converted_checkpoint_captions_alike(tmp_path: Path, name: str) -> Non
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["bytes"] > 100_000
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
-    captioner = load_captioner(tmp_path / "out", device="cpu")
+    captioner = load_captioner(tmp_path / "out", device="cpu", precision="fp32")
     for case in json.loads((GOLDEN / f"{name}.json").read_text())["cases"][:2]:
         embedding = case.get("image_embedding") or case["pooler_output"]
         assert captioner.caption_embeddings([embedding])[0].tokens == (case.get("greedy") or case["tokens"])

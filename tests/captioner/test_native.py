@@ -64,7 +64,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_captions_equal_transformers_on_the_same_prefix(directory: Path) -> None:
-    captioner = load_captioner(directory, device="cpu")
+    captioner = load_captioner(directory, device="cpu", precision="fp32")
     pictures = [np.random.default_rng(seed).integers(0, 255, (48, 80, 3), np.uint8) for seed in range(4)]
     results = captioner.caption(pictures)
     model = gpt2(6)
@@ -86,7 +86,7 @@ def test_captions_equal_transformers_on_the_same_prefix(directory: Path) -> None
 
 
 def test_what_a_live_engine_needs(directory: Path) -> None:
-    captioner = load_captioner(directory, device="cpu")
+    captioner = load_captioner(directory, device="cpu", precision="fp32")
     assert captioner.picture.size == (64, 64) and captioner.clip_length is None
     pixels = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), np.uint8)
     embeddings = captioner.encode(pixels)
@@ -110,7 +110,7 @@ def test_a_wrong_config_is_one_line(directory: Path, tmp_path: Path) -> None:
     def loading(**changes: object) -> str:
         (tmp_path / "config.json").write_text(json.dumps(config | changes))
         with pytest.raises(InputError) as error:
-            load_captioner(tmp_path, device="cpu")
+            load_captioner(tmp_path, device="cpu", precision="fp32")
         assert "\n" not in str(error.value)
         return str(error.value)
 
@@ -123,4 +123,4 @@ def test_a_wrong_config_is_one_line(directory: Path, tmp_path: Path) -> None:
     assert "picture fit 'stretch'" in loading(picture={"width": 64, "height": 64, "fit": "stretch"})
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match="not readable as json"):
-        load_captioner(tmp_path, device="cpu")
+        load_captioner(tmp_path, device="cpu", precision="fp32")

@@ -46,8 +46,10 @@ def room_for(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("beams", [1, 3])
 def test_decoding_takes_fewer_rows_at_once(room_for: Any, caplog: pytest.LogCaptureFixture, beams: int) -> None:
     embeddings = torch.randn(7, 32, generator=torch.Generator().manual_seed(3))
-    wanted = load_captioner(GOLDEN / "clipcap_mlp.pt", device="cpu").caption_embeddings(embeddings, beams)
-    captioner = load_captioner(GOLDEN / "clipcap_mlp.pt", device="cpu")
+    wanted = load_captioner(GOLDEN / "clipcap_mlp.pt", device="cpu", precision="fp32").caption_embeddings(
+        embeddings, beams
+    )
+    captioner = load_captioner(GOLDEN / "clipcap_mlp.pt", device="cpu", precision="fp32")
     room_for(3)
     with caplog.at_level(logging.WARNING):
         found = captioner.caption_embeddings(embeddings, beams)
@@ -64,7 +66,7 @@ def test_decoding_takes_fewer_rows_at_once(room_for: Any, caplog: pytest.LogCapt
 
 def test_a_joining_decoder_begins_unfinished_captions_anew(room_for: Any) -> None:
     embeddings = torch.randn(5, 32, generator=torch.Generator().manual_seed(3))
-    captioner = load_captioner(GOLDEN / "clipcap_mlp.pt", device="cpu")
+    captioner = load_captioner(GOLDEN / "clipcap_mlp.pt", device="cpu", precision="fp32")
     wanted = [one.tokens for one in captioner.caption_embeddings(embeddings)]
     room_for(2)
     decoder = captioner.decoder(SearchOptions())
@@ -93,7 +95,7 @@ def test_a_joining_decoder_begins_unfinished_captions_anew(room_for: Any) -> Non
 
 
 def test_encoding_takes_fewer_pictures_at_once(room_for: Any) -> None:
-    captioner = load_captioner("mini", device="cpu")
+    captioner = load_captioner("mini", device="cpu", precision="fp32")
     spec = captioner.picture
     pixels = np.random.default_rng(0).integers(0, 255, (5, spec.height, spec.width, 3), np.uint8)
     wanted = captioner.encode(pixels)

@@ -410,7 +410,7 @@ def test_a_bar_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def mini() -> Iterator[Captioner]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # tiny matrices: a second thread only waits
-    yield load_captioner("mini", device="cpu")
+    yield load_captioner("mini", device="cpu", precision="fp32")
     torch.set_num_threads(threads)
 
 
