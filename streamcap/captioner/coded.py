@@ -132,9 +132,11 @@ class _Place(ctypes.Structure):
         ("row", ctypes.c_int64),
         ("head", ctypes.c_int64),
         ("positions", ctypes.c_void_p),
+        ("wanted", ctypes.c_void_p),
         ("rows", ctypes.c_int32),
         ("steps", ctypes.c_int32),
         ("start", ctypes.c_int32),
+        ("asked", ctypes.c_int32),
     ]
 
 
@@ -268,34 +270,44 @@ class Stack:
     def run(
         self, x: Tensor, keys: Tensor | None = None, values: Tensor | None = None, *, start: int = 0,
         positions: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """x: (rows, S, width) → the same shape, float32; NaN throughout where it is not finite and S is above 1.
 
         keys, values: (layers, rows, heads, positions, head width), float32, of one stride; written from `start` on, or
         at `positions`, one for each row, and each position sees itself and those before it. Without them, each
         position sees all.
+
+        wanted: int64 (rows, W), steps in rising order: of these alone the outcome is given, (rows, W, width), which
+        saves most of the last layer's work.
         """
         x = x.float().clone(memory_format=torch.contiguous_format)
         rows, steps, width = x.shape
         if steps > 1 and not bool(torch.isfinite(x.sum())):
             # Integers know no NaN. Of a single step it stays in the sum that the head looks at.
-            return x.fill_(torch.nan)
+            x.fill_(torch.nan)
+            return x if wanted is None else x[:, : wanted.shape[1]]
         count, threads = rows * steps, torch.get_num_threads()
         if keys is None or values is None:
-            place = _Place(rows=rows, steps=steps)
+            place = _Place()
             own = self._encoder_room(steps)
         else:
-            place = _Place(
-                keys.data_ptr(), values.data_ptr(), *keys.stride()[:3],
-                None if positions is None else positions.data_ptr(), rows, steps, start,
-            )  # fmt: skip
+            place = _Place(keys.data_ptr(), values.data_ptr(), *keys.stride()[:3])
             own = keys.shape[3]
+        place.rows, place.steps, place.start = rows, steps, start
+        if positions is not None:
+            place.positions = positions.data_ptr()
+        if wanted is not None:
+            wanted = wanted.contiguous()
+            place.wanted, place.asked = wanted.data_ptr(), wanted.shape[1]
         floats = torch.empty(count * (3 * width + self.inner + threads) + threads * own)
         room = torch.empty(threads * count * (self.inner + _APART), dtype=_values(self.precision))
         self._library.streamcap_layers(
             ctypes.byref(self._stack), ctypes.byref(place), _at(x), _at(floats), _at(room), threads, ctypes.c_int64(own)
         )
-        return x
+        if wanted is None:
+            return x
+        return x.view(count, width)[: wanted.numel()].view(*wanted.shape, width)
 
     def _encoder_room(self, steps: int) -> int:
         """Floats that a thread wants for `attend_all`."""
@@ -305,12 +317,18 @@ class Stack:
 
 
 class CodedLayers(nn.Module):
-    """An encoder's layers: all positions see each other, nothing is kept."""
+    """An encoder's layers: all positions see each other, nothing is kept. first: of how many positions the outcome is
+    wanted, from the first on, or, where negative, of how many of the last; all by default.
+    """
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, first: int | None = None) -> None:
         super().__init__()
-        self._stack = stack
+        self._stack, self._first = stack, first
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, width) → the same shape, float32."""
-        return self._stack.run(x)
+        """(B, N, width) → the same shape, or (B, wanted, width); float32."""
+        if self._first is None:
+            return self._stack.run(x)
+        steps = torch.arange(x.shape[1])
+        steps = steps[: self._first] if self._first > 0 else steps[self._first :]
+        return self._stack.run(x, wanted=steps.expand(len(x), -1))

@@ -220,6 +220,7 @@ class GPT2(nn.Module):
         # In a tuple, so that it is no second owner of the weights.
         self._blocks_pass: tuple[Pass] = (Blocks(self.blocks),)
         self._head_pass: Pass | None = None
+        self._picks = False
         self.token_position_weight = 1.0
         """How many times a generated token carries its position's embedding (VideoCaptionerWithClip: 2)."""
 
@@ -270,10 +271,13 @@ class GPT2(nn.Module):
             span = cache.append(lengths, width)
         if cross is not None and cache.cross_keys is not None and cache.cross_values is not None:
             self.remember(cross, cache.cross_keys[:, span.rows], cache.cross_values[:, span.rows])
-        x = self._pass(prefix.to(self.dtype) + self.wpe.weight[:width], cache, span)
+        x = prefix.to(self.dtype) + self.wpe.weight[:width]
+        last = torch.tensor(lengths, device=x.device) - 1
+        if self._picks:
+            return self._pass(x, cache, span, last), span
+        x = self._pass(x, cache, span)
         if min(lengths) == width:
             return x[:, -1], span
-        last = torch.tensor(lengths, device=x.device) - 1
         return x[torch.arange(len(lengths), device=x.device), last], span
 
     def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -284,8 +288,11 @@ class GPT2(nn.Module):
         return self._pass(x, cache, span)[:, 0]
 
     def run_with(self, layers: Pass, head: Pass) -> None:
-        """Run these from now on: one called as `Blocks.forward`, one as `Head.forward`."""
-        self._blocks_pass, self._head_pass = (layers,), head
+        """Run these from now on: one called as `Blocks.forward`, one as `Head.forward`.
+
+        `layers` also takes `last`, int64 (rows,), and then gives those positions alone, (rows, width).
+        """
+        self._blocks_pass, self._head_pass, self._picks = (layers,), head, True
 
     def compile(self) -> None:
         """Run the layers as TorchScript from now on, where torch can."""
@@ -293,14 +300,15 @@ class GPT2(nn.Module):
         head = script(Head(self.norm, self.head))
         self._head_pass = None if isinstance(head, nn.Module) else head
 
-    def _pass(self, x: Tensor, cache: KVCache, span: Span) -> Tensor:
+    def _pass(self, x: Tensor, cache: KVCache, span: Span, *last: Tensor) -> Tensor:
         rows = span.rows
         cross_keys = None if cache.cross_keys is None else cache.cross_keys[:, rows]
         cross_values = None if cache.cross_values is None else cache.cross_values[:, rows]
         keys, values = cache.keys[:, rows], cache.values[:, rows]
         return self.run_blocks(
-            x, keys, values, cross_keys, cross_values, span.start, span.stop, span.causal, span.positions, span.mask
-        )
+            x, keys, values, cross_keys, cross_values,
+            span.start, span.stop, span.causal, span.positions, span.mask, *last,
+        )  # fmt: skip
 
     def run_blocks(self, x: Tensor, *where: Any) -> Tensor:
         """`Blocks.forward`, compiled or not."""

@@ -59,7 +59,8 @@ typedef struct {
     float *keys, *values;                   /* of the first row's first position; NULL: all positions see all */
     int64_t layer, row, head;               /* strides, in floats; a position's values lie side by side */
     const int64_t *positions;               /* (rows): where each row writes, or NULL: all from `start` */
-    int32_t rows, steps, start;
+    const int64_t *wanted;                  /* (rows, asked): rising steps of which all is wanted, or NULL: of all */
+    int32_t rows, steps, start, asked;
 } Place;
 
 /* exp as 2^(x / ln 2), a polynomial of degree 6 for the fraction; relative error below 2e-7 for -87 < x < 88. */
@@ -294,9 +295,10 @@ static void product(const Linear *linear, const Value *x, const float *x_scales,
     }
 }
 
-/* One row's one head: writes its keys and values, then looks at what each step may see. qkv: (steps, 3 width). */
-static void attend(const float *qkv, float *keys, float *values, int first, int steps, int width, int depth,
-                   float *weights, float *out) {
+/* One row's one head: writes its keys and values, then looks at what each of the `asked` steps may see; `wanted` names
+   them, or all are. qkv: (steps, 3 width). */
+static void attend(const float *qkv, float *keys, float *values, int first, int steps, const int64_t *wanted, int asked,
+                   int width, int depth, float *weights, float *out) {
     float factor = 1.0f / sqrtf((float)depth);
     for (int i = 0; i < first * depth; i += LINE) _mm_prefetch((const char *)(values + i), _MM_HINT_T0);
     for (int s = 0; s < steps; s++) {
@@ -304,7 +306,8 @@ static void attend(const float *qkv, float *keys, float *values, int first, int 
         memcpy(keys + (int64_t)(first + s) * depth, from + width, depth * sizeof(float));
         memcpy(values + (int64_t)(first + s) * depth, from + 2 * width, depth * sizeof(float));
     }
-    for (int s = 0; s < steps; s++) {
+    for (int i = 0; i < asked; i++) {
+        int s = wanted ? (int)wanted[i] : i;
         const float *query = qkv + (int64_t)s * 3 * width;
         int seen = first + s + 1;
         float top = -INFINITY, sum = 0;
@@ -342,7 +345,8 @@ static inline int64_t whole_lanes(int count) { return (count + LANES - 1) / LANE
 
 /* One row's one head where all positions see all. qkv: (steps, 3 width). Room in floats: (depth + 1) x steps and
    (steps + 1) x depth, steps and depth that follow an x being whole LANES. */
-static void attend_all(const float *qkv, int steps, int width, int depth, float *room, float *out) {
+static void attend_all(const float *qkv, int steps, const int64_t *wanted, int asked, int width, int depth, float *room,
+                       float *out) {
     float factor = 1.0f / sqrtf((float)depth);
     int64_t across = whole_lanes(steps), deep = whole_lanes(depth);
     float *keys = room, *values = keys + depth * across; /* (depth, steps), so that no sum goes across a vector */
@@ -353,7 +357,8 @@ static void attend_all(const float *qkv, int steps, int width, int depth, float 
         for (int d = 0; d < depth; d++) keys[d * across + j] = key[d] * factor;
         memcpy(values + j * deep, key + width, depth * sizeof(float));
     }
-    for (int s = 0; s < steps; s++) {
+    for (int i = 0; i < asked; i++) {
+        int s = wanted ? (int)wanted[i] : i;
         float top = -INFINITY, sum = 0;
         for (int64_t j = 0; j < across; j += LANES)
             weighted(qkv + (int64_t)s * 3 * width, keys + j, across, depth, weights + j);
@@ -410,7 +415,7 @@ static void prepare(const float *x, int count, int width, const float *norm, con
                                 whole + (int64_t)m * (width + APART));
 }
 
-/* x: (rows x steps, width), in and out. Room in floats: rows x steps x (3 width + inner + threads) + threads x `own`,
+/* x: (rows x steps, width), in and out, and of the `wanted` steps alone (rows x asked, width) out. Room in floats: rows x steps x (3 width + inner + threads) + threads x `own`,
    where a thread's own is what a row of the cache has positions, or what attend_all wants; in values: threads x rows x
    steps x (inner + APART). */
 void streamcap_layers(const Stack *stack, const Place *place, float *x, float *floats, Value *values, int threads,
@@ -425,19 +430,23 @@ void streamcap_layers(const Stack *stack, const Place *place, float *x, float *f
 #pragma omp parallel num_threads(threads)
     {
         int me = omp_get_thread_num(), copy = count <= FEW ? me : 0;
+        int here = count; /* rows of this layer's products */
         float *scales = all_scales + (int64_t)copy * count, *weights = all_weights + me * own;
         Value *whole = values + (int64_t)copy * count * (inner + APART);
         for (int l = 0; l < stack->count; l++) {
             const Layer *layer = stack->layers + l;
+            const int64_t *wanted = l + 1 < stack->count ? NULL : place->wanted;
+            int asked = wanted ? place->asked : steps;
             prepare(x, count, width, layer->norm_1, layer->shift_1, stack->epsilon, layer->qkv.limit, whole, scales);
             products(&layer->qkv, &layer->mix, whole, scales, count, 0, -1, taken + 4 * l, wide);
 #pragma omp for schedule(static)
             for (int i = 0; i < rows * stack->heads; i++) {
                 int row = i / stack->heads, head = i % stack->heads;
+                const int64_t *which = wanted ? wanted + (int64_t)row * asked : NULL;
                 const float *qkv = wide + (int64_t)row * steps * 3 * width + head * depth;
                 float *to = mixed + (int64_t)row * steps * width + head * depth;
                 if (place->keys == NULL) {
-                    attend_all(qkv, steps, width, depth, weights, to);
+                    attend_all(qkv, steps, which, asked, width, depth, weights, to);
                     continue;
                 }
                 int64_t at = l * place->layer + row * place->row + head * place->head;
@@ -445,16 +454,28 @@ void streamcap_layers(const Stack *stack, const Place *place, float *x, float *f
                 /* The next head's keys come while this one's are looked at. */
                 for (int d = 0; head + 1 < stack->heads && d < first * depth; d += LINE)
                     _mm_prefetch((const char *)(place->keys + at + place->head + d), _MM_HINT_T0);
-                attend(qkv, place->keys + at, place->values + at, first, steps, width, depth, weights, to);
+                attend(qkv, place->keys + at, place->values + at, first, steps, which, asked, width, depth,
+                       weights, to);
             }
-            prepare(mixed, count, width, 0, 0, 0, layer->mix.limit, whole, scales);
-            products(&layer->mix, &layer->widen, whole, scales, count, 1, -1, taken + 4 * l + 1, x);
-            prepare(x, count, width, layer->norm_2, layer->shift_2, stack->epsilon, layer->widen.limit, whole,
+            if (wanted) { /* the rest of the last layer for these alone */
+#pragma omp single
+                for (int i = 0; i < rows * asked; i++) {
+                    int64_t from = (int64_t)(i / asked) * steps + wanted[i];
+                    memmove(x + (int64_t)i * width, x + from * width, width * sizeof *x);
+                    memmove(mixed + (int64_t)i * width, mixed + from * width, width * sizeof *x);
+                }
+                here = rows * asked, copy = here <= FEW ? me : 0;
+                scales = all_scales + (int64_t)copy * count;
+                whole = values + (int64_t)copy * here * (inner + APART);
+            }
+            prepare(mixed, here, width, 0, 0, 0, layer->mix.limit, whole, scales);
+            products(&layer->mix, &layer->widen, whole, scales, here, 1, -1, taken + 4 * l + 1, x);
+            prepare(x, here, width, layer->norm_2, layer->shift_2, stack->epsilon, layer->widen.limit, whole,
                     scales);
-            products(&layer->widen, &layer->narrow, whole, scales, count, 0, stack->activation, taken + 4 * l + 2,
+            products(&layer->widen, &layer->narrow, whole, scales, here, 0, stack->activation, taken + 4 * l + 2,
                      wide);
-            prepare(wide, count, inner, 0, 0, 0, layer->narrow.limit, whole, scales);
-            products(&layer->narrow, l + 1 < stack->count ? &layer[1].qkv : stack->after, whole, scales, count, 1, -1,
+            prepare(wide, here, inner, 0, 0, 0, layer->narrow.limit, whole, scales);
+            products(&layer->narrow, l + 1 < stack->count ? &layer[1].qkv : stack->after, whole, scales, here, 1, -1,
                      taken + 4 * l + 3, x);
         }
     }

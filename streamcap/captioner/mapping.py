@@ -136,7 +136,7 @@ class TransformerMapping(nn.Module):
             crossed: Tensor = self.transformer(constants, seen)
             return crossed
         out: Tensor = self.transformer(torch.cat((seen, constants), dim=1))
-        return out[:, seen.shape[1] :]
+        return out[:, -len(self.prefix_const) :]
 
 
 class PooledLayer(nn.Module):

@@ -33,7 +33,7 @@ def encode(module: nn.Module, precision: str) -> None:
     if compiled.library(precision) is None:
         return
     if isinstance(module, GPT2):
-        if not module.config.cross_width and stacks(_blocks(module)):
+        if suits(module, precision):
             encode_gpt2(module, precision)
         return
     for child in list(module.modules()):
@@ -80,15 +80,26 @@ def encode_gpt2(gpt2: GPT2, precision: str, library: ctypes.CDLL | None = None) 
         causal: bool,
         positions: Tensor | None,
         mask: Tensor | None,
+        last: Tensor | None = None,
     ) -> Tensor:
-        """As `Blocks.forward`. Each row looks as far as it writes, which is what `causal` and `mask` mean there."""
-        return stack.run(x, keys, values, start=start, positions=positions)
+        """As `Blocks.forward`. Each row looks as far as it writes, which is what `causal` and `mask` mean there.
+
+        last: int64 (rows,), the one position of each row whose outcome is wanted, (rows, width).
+        """
+        wanted = None if last is None else last[:, None]
+        out = stack.run(x, keys, values, start=start, positions=positions, wanted=wanted)
+        return out if last is None else out[:, 0]
 
     def logits(hidden: Tensor) -> Tensor:
         """(rows, width) → (rows, vocabulary), float32."""
         return product(head, hidden, norm=gpt2.norm, following=stack.linears[0][0], library=library)
 
     gpt2.run_with(layers, logits)
+
+
+def suits(gpt2: GPT2, precision: str) -> bool:
+    """Whether this decoder can go through `layers.c` here."""
+    return compiled.library(precision) is not None and not gpt2.config.cross_width and stacks(_blocks(gpt2))
 
 
 def encoded(gpt2: GPT2) -> bool:
@@ -113,7 +124,7 @@ def _encode_vision(vision: VisionTransformer, precision: str) -> None:
     if stacks(parts):
         config = vision.config
         stack = Stack(parts, heads=config.heads, activation=config.activation, precision=precision)
-        vision.layers = nn.ModuleList([CodedLayers(stack)])
+        vision.layers = nn.ModuleList([CodedLayers(stack, None if config.output == "states" else 1)])
     convolution: Any = vision.patches
     patches = _as_linear(convolution.weight.flatten(1), convolution.bias)
     if fits(patches):
@@ -136,7 +147,7 @@ def _encode_grid_mapping(mapping: GridMapping, precision: str) -> None:
     ]
     if stacks(parts):
         stack = Stack(parts, heads=layers[0].self_attn.num_heads, activation="gelu", precision=precision)
-        mapping.add_module("layers", nn.Sequential(CodedLayers(stack), encoder.norm))
+        mapping.add_module("layers", nn.Sequential(CodedLayers(stack, len(mapping.prefix)), encoder.norm))
 
 
 def _encode_mapping(mapping: TransformerMapping, precision: str) -> None:
@@ -154,7 +165,7 @@ def _encode_mapping(mapping: TransformerMapping, precision: str) -> None:
     ]
     if stacks(parts):
         stack = Stack(parts, heads=layers[0].attn.heads, activation="relu", precision=precision)
-        mapping.add_module("transformer", CodedLayers(stack))
+        mapping.add_module("transformer", CodedLayers(stack, -len(mapping.prefix_const)))
 
 
 def _as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

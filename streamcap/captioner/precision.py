@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from streamcap.captioner import passes, quantized
+from streamcap.captioner import compiled, passes, quantized
 from streamcap.captioner.gpt2 import GPT2
 from streamcap.errors import InputError
 
@@ -37,15 +37,20 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def find_precision(name: str, device: torch.device) -> str:
-    """`auto` is what is best on `device`: fp16 on a GPU; int8 on a CPU that multiplies full bytes exactly, else fp32.
+def find_precision(name: str, device: torch.device, gpt2: GPT2 | None = None) -> str:
+    """`auto` is what is best on `device`: fp16 on a GPU; on a CPU int8 where it costs no accuracy worth the name.
 
-    Raises InputError for an unknown name, and for a format that the machine has not got.
+    That is where the CPU multiplies full bytes exactly, or `gpt2`, the decoder it is for, goes through `layers.c`,
+    which needs no full bytes; else fp32. Raises InputError for an unknown name, and for a format that the machine has
+    not got.
     """
     if name == "auto":
         if device.type == "cuda":
             return "fp16"
-        return "int8" if quantized.engine() is not None and not quantized.saturates() else "fp32"
+        if quantized.engine() is None:
+            return "fp32"
+        exact = not quantized.saturates() or (gpt2 is not None and passes.suits(gpt2, "int8"))
+        return "int8" if exact else "fp32"
     known = PRECISIONS[device.type]
     if name not in known:
         everywhere = sorted({precision for names in PRECISIONS.values() for precision in names})
@@ -66,6 +71,16 @@ def _has_bf16(device: torch.device) -> bool:
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
 
 
+def _stays(module: nn.Module) -> bool:
+    """Whether what `layers.c` leaves of `module` in int8 stays float32.
+
+    Where sums of full bytes saturate, torch's products have 7 bits. A decoder gets them where it was asked to be int8
+    and nothing better is to be had; the odd layer of an encoder or a mapping would lose more accuracy than it gains
+    time.
+    """
+    return quantized.saturates() and compiled.library("int8") is not None and not isinstance(module, GPT2)
+
+
 def convert(module: Module, precision: str, device: torch.device) -> Module:
     """`module` (float32, on the CPU) on `device` in `precision`; may change it in place.
 
@@ -74,7 +89,7 @@ def convert(module: Module, precision: str, device: torch.device) -> Module:
     try:
         if device.type == "cpu" and precision in ("int8", "fp32"):
             passes.encode(module, precision)
-        if precision == "int8":
+        if precision == "int8" and not _stays(module):
             quantized.quantize(module)  # what is left
         converted = module.to(device, _FLOATS.get(precision))
     except torch.OutOfMemoryError:

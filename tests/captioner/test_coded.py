@@ -101,6 +101,30 @@ def test_heads_of_any_width(library: ctypes.CDLL, precision: str, width: int, he
     torch.testing.assert_close(coded(x), made(x), rtol=near, atol=near)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("rows", "wanted"), [(1, [0]), (1, [0, 3, 8]), (3, [2, 4, 5, 8]), (5, [8])])
+@torch.inference_mode()
+def test_what_is_not_wanted_of_the_last_layer_is_left_out(
+    library: ctypes.CDLL, precision: str, rows: int, wanted: list[int], threads: int
+) -> None:
+    stack = Stack(parts(layers(2)), heads=4, activation="gelu", precision=precision, library=library)
+    x = torch.randn(rows, 9, 64)
+    torch.set_num_threads(threads)
+    try:
+        found = stack.run(x, wanted=torch.tensor(wanted).expand(rows, -1))
+        whole = stack.run(x)
+        keys, values = torch.zeros(2, 2, rows, 4, 12, 16)
+        causal = stack.run(x, keys, values)
+        kept = keys.clone(), values.clone()
+        last = torch.randint(0, 9, (rows, 1))
+        picked = stack.run(x, keys.zero_(), values.zero_(), wanted=last)
+    finally:
+        torch.set_num_threads(1)
+    torch.testing.assert_close(found, whole[:, wanted], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(picked, causal.take_along_dim(last[..., None], 1), rtol=1e-5, atol=1e-5)
+    assert torch.equal(keys, kept[0]) and torch.equal(values, kept[1])  # of all positions, wanted or not
+
+
 @torch.inference_mode()
 def test_layers_pass_on_what_is_not_finite(precision: str) -> None:
     coded = CodedLayers(Stack(parts(layers(1)), heads=4, activation="gelu", precision=precision))
