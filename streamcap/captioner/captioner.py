@@ -447,7 +447,6 @@ def load_captioner(
     anything that cannot be loaded.
     """
     where = find_device(device)
-    find_precision(precision, where)  # refused before anything is read
+    number_format = find_precision(precision, where)
     checkpoint = open_checkpoint(names.find_checkpoint(str(name)))
-    number_format = find_precision(precision, where, checkpoint.gpt2)
     return Captioner(checkpoint, device=where, precision=number_format, vision=vision, tokenizer=tokenizer)

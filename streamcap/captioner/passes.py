@@ -33,7 +33,7 @@ def encode(module: nn.Module, precision: str) -> None:
     if compiled.library(precision) is None:
         return
     if isinstance(module, GPT2):
-        if suits(module, precision):
+        if not module.config.cross_width and stacks(_blocks(module)):
             encode_gpt2(module, precision)
         return
     for child in list(module.modules()):
@@ -95,11 +95,6 @@ def encode_gpt2(gpt2: GPT2, precision: str, library: ctypes.CDLL | None = None) 
         return product(head, hidden, norm=gpt2.norm, following=stack.linears[0][0], library=library)
 
     gpt2.run_with(layers, logits)
-
-
-def suits(gpt2: GPT2, precision: str) -> bool:
-    """Whether this decoder can go through `layers.c` here."""
-    return compiled.library(precision) is not None and not gpt2.config.cross_width and stacks(_blocks(gpt2))
 
 
 def encoded(gpt2: GPT2) -> bool:

@@ -37,20 +37,15 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def find_precision(name: str, device: torch.device, gpt2: GPT2 | None = None) -> str:
-    """`auto` is what is best on `device`: fp16 on a GPU; on a CPU int8 where it costs no accuracy worth the name.
+def find_precision(name: str, device: torch.device) -> str:
+    """`auto` is what is best on `device`: fp16 on a GPU; int8 on a CPU that multiplies full bytes exactly, else fp32.
 
-    That is where the CPU multiplies full bytes exactly, or `gpt2`, the decoder it is for, goes through `layers.c`,
-    which needs no full bytes; else fp32. Raises InputError for an unknown name, and for a format that the machine has
-    not got.
+    Raises InputError for an unknown name, and for a format that the machine has not got.
     """
     if name == "auto":
         if device.type == "cuda":
             return "fp16"
-        if quantized.engine() is None:
-            return "fp32"
-        exact = not quantized.saturates() or (gpt2 is not None and passes.suits(gpt2, "int8"))
-        return "int8" if exact else "fp32"
+        return "int8" if quantized.engine() is not None and not quantized.saturates() else "fp32"
     known = PRECISIONS[device.type]
     if name not in known:
         everywhere = sorted({precision for names in PRECISIONS.values() for precision in names})

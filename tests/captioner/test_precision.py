@@ -6,14 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from streamcap.captioner import compiled, precision, quantized
+from streamcap.captioner import precision, quantized
 from streamcap.captioner.coded import CodedLinear
 from streamcap.captioner.precision import convert, find_device, find_precision
 from streamcap.captioner.quantized import Int8Linear
 from streamcap.errors import InputError
 
 from .layers import needs_compiler
-from .models import ours
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -28,16 +27,6 @@ def test_auto_on_a_cpu_is_int8_only_where_full_bytes_multiply_exactly(monkeypatc
     assert find_precision("auto", CPU) == "fp32"
     with pytest.raises(InputError, match="int8 needs a torch with FBGEMM"):
         find_precision("int8", CPU)
-
-
-@needs_compiler
-def test_auto_is_int8_for_a_decoder_that_needs_no_full_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantized, "engine", lambda: "x86")
-    monkeypatch.setattr(quantized, "saturates", lambda: True)
-    assert find_precision("auto", CPU, ours()) == "int8"
-    assert find_precision("auto", CPU, ours(n_inner=32)) == "fp32"  # one that layers.c cannot run
-    monkeypatch.setattr(compiled, "library", lambda precision: None)
-    assert find_precision("auto", CPU, ours()) == "fp32"
 
 
 @needs_compiler
