@@ -24,6 +24,12 @@ _LANES = 64
 """Inputs come in whole multiples of this, so that no vector is cut; LANES in layers.c."""
 _APART = 32
 """Values between two rows, the most that APART in layers.c is."""
+_STEPS = 16
+"""Inputs of a convolution are filled up to whole multiples of this."""
+_SEEN = 1 << 16
+"""Floats that the pixels of one block of a convolution may see, so that they stay in a core's cache."""
+_FEWEST = 12
+"""Pixels of one block; TILE in layers.c."""
 _ACTIVATIONS = {"gelu": 1, "quick_gelu": 2, "relu": 3}
 """As in layers.c; all others are the tanh form, 0."""
 
@@ -332,3 +338,57 @@ class CodedLayers(nn.Module):
         steps = torch.arange(x.shape[1])
         steps = steps[: self._first] if self._first > 0 else steps[self._first :]
         return self._stack.run(x, wanted=steps.expand(len(x), -1))
+
+
+class _Grid(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int32)
+        for name in (
+            *("batch", "height", "width", "channels", "down", "across"),
+            *("kernel", "stride", "before", "unused"),
+        )
+    ]
+
+
+class CodedConvolution(nn.Module):
+    """A square convolution in float32, as products; torch on one core takes two to three times as long.
+
+    before, after: zeros above and on the left, and below and on the right.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, before: int, after: int, library: ctypes.CDLL | None = None) -> None:
+        super().__init__()
+        self.kernel, self.stride = convolution.kernel_size[0], convolution.stride[0]
+        self.channels = convolution.in_channels
+        self.before, self.after = before, after
+        weight = convolution.weight.detach().float().permute(0, 2, 3, 1).flatten(1)
+        weight = F.pad(weight, (0, -weight.shape[1] % _STEPS))
+        linear = nn.Linear(weight.shape[1], len(weight), bias=convolution.bias is not None, device="meta")
+        linear.weight = nn.Parameter(weight, requires_grad=False)
+        if convolution.bias is not None:
+            linear.bias = nn.Parameter(convolution.bias.detach().float(), requires_grad=False)
+        self.linear = CodedLinear(linear, "fp32")
+        # Looked up once: a small encoder has dozens of these, of a tenth of a millisecond each.
+        self._weights, self._inputs, self._outputs = _linear(self.linear), linear.in_features, linear.out_features
+        self._convolve = (library or _library("fp32")).streamcap_convolve
+
+    def forward(self, x: Tensor, add: Tensor | None = None, *, relu: bool = False) -> Tensor:
+        """(B, C, H, W) → (B, out, H', W'), float32, all best with the channels last in memory.
+
+        add: of the shape of what comes out, added before ReLU.
+        """
+        pixels = x.float().permute(0, 2, 3, 1).contiguous()
+        batch, height, width, channels = pixels.shape
+        down, across = ((side + self.before + self.after - self.kernel) // self.stride + 1 for side in (height, width))
+        inputs, threads = self._inputs, torch.get_num_threads()
+        block = max(_FEWEST, min(_SEEN // inputs, -(-batch * down * across // threads)))
+        out = torch.empty(batch, down, across, self._outputs)
+        if add is not None:
+            out.copy_(add.permute(0, 2, 3, 1))
+        room = torch.empty(threads * block * (inputs + _APART))
+        grid = _Grid(batch, height, width, channels, down, across, self.kernel, self.stride, self.before, 0)
+        self._convolve(
+            ctypes.byref(self._weights), ctypes.byref(grid), _at(pixels), int(add is not None), int(relu),
+            _at(room), block, threads, _at(out),
+        )  # fmt: skip
+        return out.permute(0, 3, 1, 2)

@@ -23,19 +23,26 @@ class ConvNorm(nn.Module):
     """Convolution and batch norm; `folded` has the norm's factors already in the convolution (see `fold`).
 
     late: of a stride of 2 the right and the lower edge are padded, as TensorFlow does (its SAME); else all four.
+    coded: what does the whole instead, with the same arguments (see `CodedConvolution`).
     """
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int, folded: bool, *, late: bool = False
     ) -> None:
         super().__init__()
-        self._late = late and stride == 2
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, 0 if self._late else kernel // 2, bias=folded)
+        self.late = late and stride == 2
+        self.coded: nn.Module | None = None
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, 0 if self.late else kernel // 2, bias=folded)
         self.norm = nn.Identity() if folded else nn.BatchNorm2d(outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.norm(self.conv(F.pad(x, (0, 1, 0, 1)) if self._late else x))
-        return y
+    def forward(self, x: Tensor, add: Tensor | None = None, *, relu: bool = False) -> Tensor:
+        """(B, C, H, W) → (B, out, H', W'). add: of the shape of what comes out, added before ReLU."""
+        if self.coded is not None:
+            whole: Tensor = self.coded(x, add, relu=relu)
+            return whole
+        y: Tensor = self.norm(self.conv(F.pad(x, (0, 1, 0, 1)) if self.late else x))
+        y = y if add is None else y + add
+        return torch.relu(y) if relu else y
 
 
 class Residual(nn.Module):
@@ -49,7 +56,8 @@ class Residual(nn.Module):
         self.shortcut = nn.Identity() if same else ConvNorm(inputs, outputs, 1, stride, folded)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.second(torch.relu(self.first(x))) + self.shortcut(x))
+        y: Tensor = self.second(self.first(x, relu=True), self.shortcut(x), relu=True)
+        return y
 
 
 class GridEncoder(nn.Module):
@@ -86,7 +94,7 @@ class Leg(nn.Module):
         self.outward = ConvNorm(width, outputs, 1, 1, folded)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.outward(self.blocks(torch.relu(self.inward(x))))
+        y: Tensor = self.outward(self.blocks(self.inward(x, relu=True)))
         return y
 
 
@@ -124,7 +132,8 @@ class RelayEncoder(nn.Module):
 
     def before(self, pixels: Tensor) -> Tensor:
         """What the first leg is given: (B, S, H / 2, W / 2)."""
-        return torch.relu(self.stem(pixels.contiguous(memory_format=torch.channels_last)))
+        y: Tensor = self.stem(pixels.contiguous(memory_format=torch.channels_last), relu=True)
+        return y
 
 
 class GridMapping(nn.Module):

@@ -32,6 +32,7 @@ typedef int16_t Value;
 #define AHEAD 4096  /* bytes by which weights are fetched ahead */
 #define LINE 16     /* floats of a cache line */
 #define FEW 4       /* rows up to which each thread prepares them for itself */
+#define RELU 3      /* of the kinds that `activate` knows */
 #define LANES 64    /* floats that are added up side by side in attention */
 
 typedef struct {
@@ -124,8 +125,8 @@ static inline void scaled(Vector sum, float by, const float *scales, const float
 }
 #else
 #define GROUP 8
-#define TILE 2
-#define SUMS 8
+#define TILE 6
+#define SUMS 12
 typedef __m256 Vector;
 static inline Vector loaded(const Code *p) { return _mm256_loadu_ps(p); }
 static inline Vector repeated(const Value *p) { return _mm256_set1_ps(*p); }
@@ -174,8 +175,8 @@ static inline void scaled(Vector sum, float by, const float *scales, const float
 }
 #else
 #define GROUP 8
-#define TILE 2
-#define SUMS 8
+#define TILE 6
+#define SUMS 12
 typedef __m256i Vector;
 static inline Vector loaded(const Code *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)); }
 static inline Vector repeated(const Value *p) {
@@ -209,18 +210,18 @@ static float coded(const float *x, int count, int limit, Value *out) {
 #endif
 #define VECTORS (PANEL / GROUP)
 
-/* One panel times `rows` (1 to TILE, known to the compiler) rows of x, scaled: out (rows, PANEL). Fetches what comes
-   AHEAD bytes later, first of this panel, then of `next`. With few rows each sum is made in parts, so that none waits
-   for the one before it. */
+/* `vectors` of one panel times `rows` (1 to TILE) rows of x, both known to the compiler, scaled: out (rows, PANEL).
+   Fetches what comes AHEAD bytes later, first of this panel, then of `next`. With few rows each sum is made in parts, so
+   that none waits for the one before it. */
 static inline __attribute__((always_inline)) void tile(const Code *codes, const Code *next, const Value *x, int in,
-                                                       const int rows, const float *x_scales, const float *scales,
-                                                       const float *bias, float *out) {
-    const int parts = rows * VECTORS * 4 <= SUMS ? 4 : rows * VECTORS * 2 <= SUMS ? 2 : 1;
+                                                       const int rows, const int vectors, const float *x_scales,
+                                                       const float *scales, const float *bias, float *out) {
+    const int parts = rows * vectors * 4 <= SUMS ? 4 : rows * vectors * 2 <= SUMS ? 2 : 1;
     Vector sum[TILE][VECTORS][4];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++)
+        for (int v = 0; v < vectors; v++)
 #pragma GCC unroll 4
             for (int p = 0; p < parts; p++) sum[r][v][p] = zero();
     const int size = PANEL * sizeof(Code), split = in * size > AHEAD ? in - AHEAD / size : 0;
@@ -236,12 +237,12 @@ static inline __attribute__((always_inline)) void tile(const Code *codes, const 
                     _mm_prefetch(ahead + (int64_t)at * size + 64 * line, _MM_HINT_T0);
                 Vector weight[VECTORS];
 #pragma GCC unroll 4
-                for (int v = 0; v < VECTORS; v++) weight[v] = loaded(codes + (int64_t)at * PANEL + v * STEP * GROUP);
+                for (int v = 0; v < vectors; v++) weight[v] = loaded(codes + (int64_t)at * PANEL + v * STEP * GROUP);
 #pragma GCC unroll 16
                 for (int r = 0; r < rows; r++) {
                     Vector value = repeated(x + (int64_t)r * (in + APART) + at);
 #pragma GCC unroll 4
-                    for (int v = 0; v < VECTORS; v++) sum[r][v][p] = add_products(sum[r][v][p], value, weight[v]);
+                    for (int v = 0; v < vectors; v++) sum[r][v][p] = add_products(sum[r][v][p], value, weight[v]);
                 }
             }
         }
@@ -249,7 +250,7 @@ static inline __attribute__((always_inline)) void tile(const Code *codes, const 
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) {
+        for (int v = 0; v < vectors; v++) {
             Vector all = sum[r][v][0];
 #pragma GCC unroll 4
             for (int p = 1; p < parts; p++) all = added(all, sum[r][v][p]);
@@ -257,17 +258,21 @@ static inline __attribute__((always_inline)) void tile(const Code *codes, const 
         }
 }
 
+/* As many vectors at once as leave room for the sums of n rows. */
+#define ACROSS(n) (n * VECTORS <= SUMS ? VECTORS : SUMS / TILE)
 #define CASE(n) \
     case n: \
-        tile(codes, next, x, in, n, x_scales, scales, bias, out); \
+        for (int v = 0; v < VECTORS; v += ACROSS(n)) \
+            tile(codes + v * STEP * GROUP, next, x, in, n, ACROSS(n), x_scales, scales + v * GROUP, bias + v * GROUP, \
+                 out + v * GROUP); \
         break;
 
 static void tiles(const Code *codes, const Code *next, const Value *x, int in, int rows, const float *x_scales,
                   const float *scales, const float *bias, float *out) {
     switch (rows) {
-        CASE(1) CASE(2)
-#if TILE > 2
-        CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#if TILE > 6
+        CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 #endif
     }
 }
@@ -496,3 +501,60 @@ void streamcap_product(const Linear *linear, const Linear *following, const floa
         products(linear, following, whole, scales, rows, 0, -1, &taken, out);
     }
 }
+
+#if defined(FLOATS)
+
+typedef struct {
+    int32_t batch, height, width, channels; /* of what comes in: (batch, height, width, channels) */
+    int32_t down, across;                   /* of what goes out: (batch, down, across, linear->out) */
+    int32_t kernel, stride, before, unused; /* before: zeros that lie above and on the left */
+} Grid;
+
+/* What output pixel number `pixel` sees, (kernel, kernel, channels), with zeros up to `in`. */
+static void gather(const Grid *grid, const float *x, int pixel, int in, float *to) {
+    int side = grid->kernel, channels = grid->channels, per = grid->down * grid->across;
+    int top = pixel % per / grid->across * grid->stride - grid->before;
+    int left = pixel % grid->across * grid->stride - grid->before;
+    int from = left < 0 ? -left : 0, until = left + side > grid->width ? grid->width - left : side;
+    memset(to, 0, in * sizeof *to);
+    for (int k = 0; k < side; k++) {
+        if (top + k < 0 || top + k >= grid->height) continue;
+        int64_t row = (int64_t)(pixel / per) * grid->height + top + k;
+        memcpy(to + (k * side + from) * channels, x + (row * grid->width + left + from) * channels,
+               (until - from) * channels * sizeof *to);
+    }
+}
+
+/* A convolution as products of what `block` pixels see, added to `out` where `residual`, at least zero where `relu`.
+   Room: threads x block x (linear->in + APART). */
+void streamcap_convolve(const Linear *linear, const Grid *grid, const float *x, int residual, int relu, float *room,
+                        int block, int threads, float *out) {
+    int in = linear->in, pixels = grid->batch * grid->down * grid->across;
+    int blocks = (pixels + block - 1) / block, panels = (linear->out + PANEL - 1) / PANEL;
+    int shared = blocks < threads; /* then all work on one block's panels, else each on blocks of its own */
+    int32_t taken[blocks];
+    float ones[block];
+    memset(taken, 0, sizeof taken);
+    for (int i = 0; i < block; i++) ones[i] = 1.0f;
+#pragma omp parallel num_threads(threads)
+    {
+        int me = omp_get_thread_num();
+        float *seen = room + (shared ? 0 : (int64_t)me * block * (in + APART));
+        for (int b = shared ? 0 : me; b < blocks; b += shared ? 1 : threads) {
+            int first = b * block, rows = pixels - first < block ? pixels - first : block;
+            float *to = out + (int64_t)first * linear->out;
+            if (shared) {
+#pragma omp for schedule(static)
+                for (int i = 0; i < rows; i++) gather(grid, x, first + i, in, seen + (int64_t)i * (in + APART));
+                products(linear, linear, seen, ones, rows, residual, relu ? RELU : -1, taken + b, to);
+                continue;
+            }
+            for (int i = 0; i < rows; i++) gather(grid, x, first + i, in, seen + (int64_t)i * (in + APART));
+            for (int p = 0; p < panels; p++)
+                product(linear, seen, ones, rows, p, linear->codes + (p + 1 < panels ? (int64_t)(p + 1) * PANEL * in : 0),
+                        residual, to);
+            if (relu) activate(to, rows * linear->out, RELU);
+        }
+    }
+}
+#endif

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from streamcap.captioner import compiled, quantized
 from streamcap.captioner.coded import (
+    CodedConvolution,
     CodedEmbedding,
     CodedLayers,
     CodedLinear,
@@ -22,7 +23,7 @@ from streamcap.captioner.coded import (
     product,
     stacks,
 )
-from streamcap.captioner.compact import GridMapping
+from streamcap.captioner.compact import ConvNorm, GridMapping
 from streamcap.captioner.gpt2 import GPT2
 from streamcap.captioner.mapping import TransformerMapping
 from streamcap.captioner.vit import VisionTransformer
@@ -41,6 +42,8 @@ def encode(module: nn.Module, precision: str) -> None:
             _encode_vision(child, precision)
         elif isinstance(child, GridMapping):
             _encode_grid_mapping(child, precision)
+        elif isinstance(child, ConvNorm):
+            _encode_convolution(child)
         elif isinstance(child, TransformerMapping) and not child.cross:
             _encode_mapping(child, precision)
     quantized.replace(module, lambda linear: CodedLinear(linear, precision) if fits(linear) else linear)
@@ -161,6 +164,13 @@ def _encode_mapping(mapping: TransformerMapping, precision: str) -> None:
     if stacks(parts):
         stack = Stack(parts, heads=layers[0].attn.heads, activation="relu", precision=precision)
         mapping.add_module("transformer", CodedLayers(stack, -len(mapping.prefix_const)))
+
+
+def _encode_convolution(part: ConvNorm) -> None:
+    if isinstance(part.norm, nn.Identity) and compiled.library("fp32") is not None:
+        around = 0 if part.late else part.conv.kernel_size[0] // 2
+        part.coded = CodedConvolution(part.conv, around, 1 if part.late else around)
+        part.add_module("conv", nn.Identity())  # its weights are in `coded`
 
 
 def _as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

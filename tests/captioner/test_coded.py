@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from streamcap.captioner.coded import CodedLayers, CodedLinear, Parts, Stack, fits, product, stacks
+from streamcap.captioner.coded import CodedConvolution, CodedLayers, CodedLinear, Parts, Stack, fits, product, stacks
 from streamcap.captioner.vit import ViTConfig, ViTLayer
 
 from .layers import needs_compiler, with_codes
@@ -140,3 +140,31 @@ def test_what_does_not_suit_is_said_so() -> None:
     assert not stacks(parts(layers(1, width=48, heads=3)))  # vectors would be cut
     uneven = [layers(1), layers(1, inner=192)]
     assert not stacks(list(itertools.chain.from_iterable(map(parts, uneven))))
+
+
+@pytest.mark.parametrize("precision", ["fp32"], scope="session", indirect=True)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("size", [(1, 5, 5), (2, 9, 14), (1, 64, 40)])
+@pytest.mark.parametrize(
+    ("channels", "outputs", "kernel", "stride", "before", "after"),
+    [(3, 16, 3, 2, 0, 1), (16, 33, 3, 1, 1, 1), (20, 64, 1, 1, 0, 0), (8, 70, 3, 2, 1, 1), (4, 5, 5, 3, 2, 0)],
+)
+@torch.inference_mode()
+def test_convolutions_are_those_of_torch(
+    library: ctypes.CDLL, channels: int, outputs: int, kernel: int, stride: int, before: int, after: int,
+    size: tuple[int, int, int], threads: int,
+) -> None:  # fmt: skip
+    torch.manual_seed(0)
+    batch, height, width = size
+    convolution = nn.Conv2d(channels, outputs, kernel, stride, bias=outputs % 2 == 0)
+    coded = CodedConvolution(convolution, before, after, library)
+    x = torch.randn(batch, channels, height, width)
+    wanted = convolution(F.pad(x, (before, after, before, after)))
+    add = torch.randn_like(wanted)
+    torch.set_num_threads(threads)
+    try:
+        found = [coded(x), coded(x.contiguous(memory_format=torch.channels_last), add, relu=True)]
+    finally:
+        torch.set_num_threads(1)
+    torch.testing.assert_close(found[0], wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[1], (wanted + add).relu(), rtol=1e-4, atol=1e-5)

@@ -12,8 +12,8 @@ from torch import nn
 from streamcap.captioner import load_captioner
 from streamcap.captioner.batch import Limits, RunningBatch
 from streamcap.captioner.checkpoints.decoder import load_gpt2
-from streamcap.captioner.coded import CodedEmbedding, CodedLayers, CodedLinear
-from streamcap.captioner.compact import GridMapping
+from streamcap.captioner.coded import CodedConvolution, CodedEmbedding, CodedLayers, CodedLinear
+from streamcap.captioner.compact import GridEncoder, GridMapping, RelayEncoder
 from streamcap.captioner.mapping import MLPMapping, TransformerMapping
 from streamcap.captioner.passes import encode_gpt2
 from streamcap.captioner.precision import convert
@@ -138,6 +138,8 @@ CODED: dict[str, dict[str, type[nn.Module]]] = {
     "crossing mapping": {"transformer.layers.0.attn.project": CodedLinear},
     "grid mapping": {"layers.0": CodedLayers, "inward": CodedLinear},
     "perceptron": {"model.0": CodedLinear},
+    "residual grid": {"stem.0.coded": CodedConvolution, "blocks.1.shortcut.coded": CodedConvolution},
+    "relay": {"stem.coded": CodedConvolution, "legs.0.inward.coded": CodedConvolution},
 }
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "vision transformer": (tower, (2, 3, 64, 64)),
@@ -145,6 +147,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "crossing mapping": (lambda: mapping(cross=True), (3, 64)),
     "grid mapping": (lambda: GridMapping(4, 64, 64, 3, 2, 4, 0.0), (2, 4, 64)),
     "perceptron": (lambda: MLPMapping(64, 128, 192, 64), (2, 64)),
+    "residual grid": (lambda: GridEncoder(8, (8, 16, 16, 24), (1, 1, 1, 1), True), (2, 3, 96, 64)),
+    "relay": (lambda: RelayEncoder(8, (16, 24), (1, 1), (2, 1), (12, 20), True), (2, 3, 33, 64)),
 }
 
 
