@@ -1,4 +1,4 @@
-"""Linear layers and stacks of transformer layers through `layers.c`, in int8 or float32.
+"""Linear layers, stacks of transformer layers and convolutions through `layers.c`, in int8 or float32.
 
 A stack is one call, without torch or Python in between: torch's own int8 products cost about 50 µs each beside their
 bytes, 49 times a token, and without VNNI they keep 7 bits of an activation where these keep 12 and more; its float32
@@ -20,8 +20,12 @@ from streamcap.captioner import compiled
 _SMALLEST = 1e-12
 _PANEL = 32
 """Outputs that lie side by side; PANEL in layers.c."""
+_WHOLE = 64
+"""Inputs of layers come in whole multiples of this, so that no vector is cut."""
 _LANES = 64
-"""Inputs come in whole multiples of this, so that no vector is cut; LANES in layers.c."""
+"""Floats that attention adds up side by side; LANES in layers.c."""
+_FEW = 4
+"""Rows up to which each thread prepares them for itself; FEW in layers.c."""
 _APART = 32
 """Values between two rows, the most that APART in layers.c is."""
 _STEPS = 16
@@ -29,7 +33,7 @@ _STEPS = 16
 _SEEN = 1 << 16
 """Floats that the pixels of one block of a convolution may see, so that they stay in a core's cache."""
 _FEWEST = 12
-"""Pixels of one block; TILE in layers.c."""
+"""Pixels of one block, at least; what one tile has at most in layers.c."""
 _ACTIVATIONS = {"gelu": 1, "quick_gelu": 2, "relu": 3}
 """As in layers.c; all others are the tanh form, 0."""
 
@@ -51,8 +55,8 @@ class CodedLinear(nn.Module):
             scales = (weight.abs().amax(1) / 127).clamp_min(_SMALLEST)
             codes = (weight / scales[:, None]).round_().to(torch.int8)
         else:
-            scales, codes = torch.ones(len(weight)), weight
-        bias = torch.zeros(self.out_features) if linear.bias is None else linear.bias.detach().float()
+            scales, codes = _floats(len(weight)).fill_(1), weight
+        bias = _floats(self.out_features).zero_() if linear.bias is None else linear.bias.detach().float()
         missing = -self.out_features % _PANEL
         self.register_buffer("codes", _in_panels(F.pad(codes, (0, 0, 0, missing))))
         self.register_buffer("scales", F.pad(scales, (0, missing)))
@@ -90,14 +94,16 @@ class CodedEmbedding(nn.Module):
         self._head = (head,)  # in a tuple, so that it is no second owner of the weights
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """int64 (…) → float32 (…, width)."""
+        """int64 (…) → float32 (…, width). Raises IndexError for what is no word."""
+        if bool((tokens < 0).any()) or bool((tokens >= self._head[0].out_features).any()):
+            raise IndexError(f"a token is no word of {self._head[0].out_features}")
         rows: Tensor = self._head[0].codes[tokens // _PANEL, :, tokens % _PANEL, 0]
         return rows
 
 
 def fits(linear: nn.Linear) -> bool:
     """Whether `layers.c` can multiply by this layer."""
-    return linear.in_features % _LANES == 0
+    return linear.in_features % _WHOLE == 0
 
 
 class _Linear(ctypes.Structure):
@@ -158,6 +164,16 @@ def _values(precision: str) -> torch.dtype:
     return torch.int16 if precision == "int8" else torch.float32
 
 
+def _floats(*shape: int) -> Tensor:
+    """Uninitialised float32 on the CPU, whatever others have made the default."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def _copies(rows: int, threads: int) -> int:
+    """Rows of activations that there is room for: where they are few, each thread has its own."""
+    return max(rows, threads * min(rows, _FEW))
+
+
 def _linear(linear: CodedLinear) -> _Linear:
     """Valid as long as the layer's tensors stay where they are."""
     limit = min(32767, (2**31 - 1) // (127 * linear.in_features))
@@ -181,14 +197,14 @@ def product(
 
     following: what is multiplied by next, so that its weights may come.
     """
-    x = x.float().contiguous()
+    x = x.detach().float().contiguous()
     rows, width = x.shape
-    out = torch.empty(rows, linear.out_features)
-    if not bool(torch.isfinite(x.sum())):
-        return out.fill_(torch.nan)  # integers know no NaN
+    out = _floats(rows, linear.out_features)
+    if not rows or not bool(torch.isfinite(x.sum())):
+        return out.fill_(torch.nan)
     threads = torch.get_num_threads()
-    floats = torch.empty(threads * rows)
-    room = torch.empty(threads * rows * (width + _APART), dtype=_values(linear.precision))
+    floats = _floats(threads * rows)
+    room = torch.empty(_copies(rows, threads) * (width + _APART), dtype=_values(linear.precision))
     weight, shift = (None, None) if norm is None else (_at(norm.weight), _at(norm.bias))
     (library or _library(linear.precision)).streamcap_product(
         ctypes.byref(_linear(linear)),
@@ -267,7 +283,9 @@ class Stack:
             for norms, linears in zip(self._norms, self.linears, strict=True)
         ]  # fmt: skip
         self._layers = (_Layer * len(found))(*found)
-        self._after = after  # as what `stack` points at must live
+        # What the C side points at lives as long as this does, also where a module is moved meanwhile.
+        coded = [linear for linears in self.linears for linear in linears] + ([] if after is None else [after])
+        self._held = [tensor for linear in coded for tensor in linear.buffers()]
         last = None if after is None else ctypes.pointer(_linear(after))
         self._stack = _Stack(
             self._layers, last, layers[0].norm_1.eps, len(found), heads, _ACTIVATIONS.get(activation, 0)
@@ -287,10 +305,10 @@ class Stack:
         wanted: int64 (rows, W), steps in rising order: of these alone the outcome is given, (rows, W, width), which
         saves most of the last layer's work.
         """
-        x = x.float().clone(memory_format=torch.contiguous_format)
+        x = x.detach().float().clone(memory_format=torch.contiguous_format)
         rows, steps, width = x.shape
-        if steps > 1 and not bool(torch.isfinite(x.sum())):
-            # Integers know no NaN. Of a single step it stays in the sum that the head looks at.
+        if not x.numel() or (steps > 1 and not bool(torch.isfinite(x.sum()))):
+            # Of a single step it stays in the sum that the head looks at.
             x.fill_(torch.nan)
             return x if wanted is None else x[:, : wanted.shape[1]]
         count, threads = rows * steps, torch.get_num_threads()
@@ -298,6 +316,10 @@ class Stack:
             place = _Place()
             own = self._encoder_room(steps)
         else:
+            if keys.dtype != torch.float32 or len(self.linears) > len(keys) or rows > keys.shape[1]:
+                raise ValueError(f"a cache of {tuple(keys.shape)}, {keys.dtype}, has no room for {rows} rows")
+            if start + steps > keys.shape[3]:
+                raise IndexError(f"{steps} positions from {start} on: the cache has {keys.shape[3]}")
             place = _Place(keys.data_ptr(), values.data_ptr(), *keys.stride()[:3])
             own = keys.shape[3]
         place.rows, place.steps, place.start = rows, steps, start
@@ -306,8 +328,8 @@ class Stack:
         if wanted is not None:
             wanted = wanted.contiguous()
             place.wanted, place.asked = wanted.data_ptr(), wanted.shape[1]
-        floats = torch.empty(count * (3 * width + self.inner + threads) + threads * own)
-        room = torch.empty(threads * count * (self.inner + _APART), dtype=_values(self.precision))
+        floats = _floats(count * (3 * width + self.inner + threads) + threads * own)
+        room = torch.empty(_copies(count, threads) * (self.inner + _APART), dtype=_values(self.precision))
         self._library.streamcap_layers(
             ctypes.byref(self._stack), ctypes.byref(place), _at(x), _at(floats), _at(room), threads, ctypes.c_int64(own)
         )
@@ -370,6 +392,7 @@ class CodedConvolution(nn.Module):
         self.linear = CodedLinear(linear, "fp32")
         # Looked up once: a small encoder has dozens of these, of a tenth of a millisecond each.
         self._weights, self._inputs, self._outputs = _linear(self.linear), linear.in_features, linear.out_features
+        self._held = list(self.linear.buffers())  # what `_weights` points at, also where the module is moved
         self._convolve = (library or _library("fp32")).streamcap_convolve
 
     def forward(self, x: Tensor, add: Tensor | None = None, *, relu: bool = False) -> Tensor:
@@ -377,15 +400,17 @@ class CodedConvolution(nn.Module):
 
         add: of the shape of what comes out, added before ReLU.
         """
-        pixels = x.float().permute(0, 2, 3, 1).contiguous()
+        pixels = x.detach().float().permute(0, 2, 3, 1).contiguous()
         batch, height, width, channels = pixels.shape
+        if channels != self.channels:
+            raise ValueError(f"{channels} channels, where the convolution takes {self.channels}")
         down, across = ((side + self.before + self.after - self.kernel) // self.stride + 1 for side in (height, width))
         inputs, threads = self._inputs, torch.get_num_threads()
         block = max(_FEWEST, min(_SEEN // inputs, -(-batch * down * across // threads)))
-        out = torch.empty(batch, down, across, self._outputs)
+        out = _floats(batch, down, across, self._outputs)
         if add is not None:
             out.copy_(add.permute(0, 2, 3, 1))
-        room = torch.empty(threads * block * (inputs + _APART))
+        room = _floats(threads * block * (inputs + _APART))
         grid = _Grid(batch, height, width, channels, down, across, self.kernel, self.stride, self.before, 0)
         self._convolve(
             ctypes.byref(self._weights), ctypes.byref(grid), _at(pixels), int(add is not None), int(relu),

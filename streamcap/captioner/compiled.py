@@ -1,7 +1,7 @@
 """The one part of streamcap that is not Python: `layers.c`, compiled where it runs by the C compiler that is there.
 
-Compiled once for each processor and compiler, and kept in the cache directory. Where there is no compiler, no AVX2 or
-another system than Linux, or with STREAMCAP_COMPILE=0, callers do without.
+Compiled once for each precision, processor and compiler, and kept in the cache directory. Where there is no compiler,
+no AVX2 or another system than Linux, or with STREAMCAP_COMPILE=0, callers do without.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _cached(compiler: str, more: list[str]) -> Path:
     target = directory / f"layers-{_key(compiler, more)}.so"
     if not target.is_file():
         build(compiler, target, *more)
-        found = sorted(directory.glob("layers-*.so"), key=lambda file: file.stat().st_mtime, reverse=True)
+        found = sorted(directory.glob("*.so"), key=lambda file: file.stat().st_mtime, reverse=True)
         for old in found[KEPT:]:
             old.unlink(missing_ok=True)
     return target

@@ -1,5 +1,8 @@
-/* Pre-norm transformer layers, GPT-2's and encoders': one call for all of them, and one for any other product. Built
-   twice: with FLOATS, weights and activations are float32; without, int8 and 16 bits.
+/* Pre-norm transformer layers, GPT-2's and encoders': one call for all of them, and one for any other product; small
+   convolutions. Built twice: with FLOATS, weights and activations are float32; without, int8 and 16 bits.
+
+   What is not finite is passed on, never hidden: floats are asked by their bits, as the compiler is told that all are
+   finite.
 
    int8: weights by output channel. Activations are brought to integers row by row, of at most `limit`, the largest
    for which no sum of `in` products leaves 32 bits: 12 bits and more, and every sum exact. A product of 16-bit pairs
@@ -64,6 +67,23 @@ typedef struct {
     int32_t rows, steps, start, asked;
 } Place;
 
+static inline int32_t bits(const float *x) {
+    int32_t found;
+    memcpy(&found, x, sizeof found);
+    return found;
+}
+
+static int all_finite(const float *x, int count) {
+    int32_t wrong = 0;
+    for (int i = 0; i < count; i++) wrong |= (bits(x + i) & 0x7f800000) == 0x7f800000;
+    return !wrong;
+}
+
+static void fill_with_nan(float *x, int count) {
+    const int32_t nan = 0x7fc00000;
+    for (int i = 0; i < count; i++) memcpy(x + i, &nan, sizeof nan);
+}
+
 /* exp as 2^(x / ln 2), a polynomial of degree 6 for the fraction; relative error below 2e-7 for -87 < x < 88. */
 static inline float exponential(float x) {
     x = x < -87.0f ? -87.0f : x;
@@ -95,7 +115,7 @@ static void activate(float *x, int count, int kind) {
     else if (kind == 2)
         for (int i = 0; i < count; i++) x[i] = x[i] / (1.0f + exponential(-1.702f * x[i])); /* CLIP's quick GELU */
     else
-        for (int i = 0; i < count; i++) x[i] = x[i] > 0 ? x[i] : 0;
+        for (int i = 0; i < count; i++) x[i] = 0.5f * (x[i] + fabsf(x[i])); /* a choice would lose what is no number */
 }
 
 static void normalise(const float *x, const float *weight, const float *shift, float epsilon, int width, float *out) {
@@ -197,9 +217,12 @@ static inline void scaled(Vector sum, float by, const float *scales, const float
 
 /* What a product reads of a row, and what its sums are to be multiplied with. */
 static float coded(const float *x, int count, int limit, Value *out) {
-    float top = 1e-12f;
-    for (int i = 0; i < count; i++) top = fabsf(x[i]) > top ? fabsf(x[i]) : top;
-    float factor = limit / top;
+    union { float f; int32_t i; } highest = {.f = 1e-12f};
+    for (int i = 0; i < count; i++) {
+        int32_t size = bits(x + i) & 0x7fffffff; /* in the order of sizes, with what is no number above all */
+        highest.i = size > highest.i ? size : highest.i;
+    }
+    float top = highest.f, factor = limit / top;
     for (int i = 0; i < count; i++) {
         float y = x[i] * factor;
         out[i] = (int16_t)(int32_t)(y + (y < 0 ? -0.5f : 0.5f));
@@ -322,11 +345,15 @@ static void attend(const float *qkv, float *keys, float *values, int first, int 
             weights[j] = dot * factor;
             top = weights[j] > top ? weights[j] : top;
         }
+        float *to = out + (int64_t)s * width;
+        if (!all_finite(weights, seen)) {
+            fill_with_nan(to, depth);
+            continue;
+        }
         for (int j = 0; j < seen; j++) {
             weights[j] = exponential(weights[j] - top);
             sum += weights[j];
         }
-        float *to = out + (int64_t)s * width;
         for (int d = 0; d < depth; d++) to[d] = 0;
         for (int j = 0; j < seen; j++)
             for (int d = 0; d < depth; d++) to[d] += weights[j] / sum * values[(int64_t)j * depth + d];
@@ -367,13 +394,18 @@ static void attend_all(const float *qkv, int steps, const int64_t *wanted, int a
         float top = -INFINITY, sum = 0;
         for (int64_t j = 0; j < across; j += LANES)
             weighted(qkv + (int64_t)s * 3 * width, keys + j, across, depth, weights + j);
+        float *to = out + (int64_t)s * width;
+        if (!all_finite(weights, steps)) {
+            fill_with_nan(to, depth);
+            continue;
+        }
         for (int j = 0; j < steps; j++) top = weights[j] > top ? weights[j] : top;
         for (int j = 0; j < steps; j++) {
             weights[j] = exponential(weights[j] - top);
             sum += weights[j];
         }
         for (int64_t d = 0; d < deep; d += LANES) weighted(weights, values + d, deep, steps, found + d);
-        for (int d = 0; d < depth; d++) out[(int64_t)s * width + d] = found[d] / sum;
+        for (int d = 0; d < depth; d++) to[d] = found[d] / sum;
     }
 }
 
@@ -420,9 +452,10 @@ static void prepare(const float *x, int count, int width, const float *norm, con
                                 whole + (int64_t)m * (width + APART));
 }
 
-/* x: (rows x steps, width), in and out, and of the `wanted` steps alone (rows x asked, width) out. Room in floats: rows x steps x (3 width + inner + threads) + threads x `own`,
-   where a thread's own is what a row of the cache has positions, or what attend_all wants; in values: threads x rows x
-   steps x (inner + APART). */
+/* x: (rows x steps, width), in and out, and of the `wanted` steps alone (rows x asked, width) out. Room in floats: rows x
+   steps x (3 width + inner + threads) + threads x `own`, where a thread's own is what a row of the cache has positions,
+   or what attend_all wants; in values: as many rows of inner + APART as there are, or threads x FEW
+   where that is more. */
 void streamcap_layers(const Stack *stack, const Place *place, float *x, float *floats, Value *values, int threads,
                       int64_t own) {
     int rows = place->rows, steps = place->steps, count = rows * steps;
@@ -487,7 +520,8 @@ void streamcap_layers(const Stack *stack, const Place *place, float *x, float *f
 }
 
 /* x: (rows, linear->in), normed first where there is a `norm` -> out (rows, linear->out). `following` is read next, or
-   NULL. Room in floats: threads x rows; in values: threads x rows x (linear->in + APART). */
+   NULL. Room in floats: threads x rows; in values: that of `copies` rows, each
+   linear->in + APART, where copies is rows, or threads x rows where they are FEW. */
 void streamcap_product(const Linear *linear, const Linear *following, const float *norm, const float *shift,
                        float epsilon, const float *x, int rows, float *floats, Value *values, int threads, float *out) {
     int width = linear->in;
@@ -538,9 +572,9 @@ void streamcap_convolve(const Linear *linear, const Grid *grid, const float *x, 
     for (int i = 0; i < block; i++) ones[i] = 1.0f;
 #pragma omp parallel num_threads(threads)
     {
-        int me = omp_get_thread_num();
+        int me = omp_get_thread_num(), team = omp_get_num_threads(); /* which may be fewer than were asked for */
         float *seen = room + (shared ? 0 : (int64_t)me * block * (in + APART));
-        for (int b = shared ? 0 : me; b < blocks; b += shared ? 1 : threads) {
+        for (int b = shared ? 0 : me; b < blocks; b += shared ? 1 : team) {
             int first = b * block, rows = pixels - first < block ? pixels - first : block;
             float *to = out + (int64_t)first * linear->out;
             if (shared) {

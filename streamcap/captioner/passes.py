@@ -1,4 +1,4 @@
-"""What of a model on a CPU goes through `layers.c`: GPT-2, the layers of encoders and mappings, and single products.
+"""What of a model on a CPU goes through `layers.c`: GPT-2, layers of encoders and mappings, convolutions, products.
 
 Where there is no compiled library, or a layer's shape does not suit it, torch's products stay.
 """

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from torch import nn
 
 from streamcap.captioner.coded import CodedConvolution, CodedLayers, CodedLinear, Parts, Stack, fits, product, stacks
 from streamcap.captioner.vit import ViTConfig, ViTLayer
+from tests.patience import PATIENCE
 
 from .layers import needs_compiler, with_codes
 
@@ -133,6 +137,75 @@ def test_layers_pass_on_what_is_not_finite(precision: str) -> None:
     assert coded(x).isnan().all()
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize(("damaged", "by"), [(slice(0, 128), 1e21), (slice(128, 192), 1e38)])
+@torch.inference_mode()
+def test_what_grows_beyond_all_numbers_inside_is_not_hidden(
+    library: ctypes.CDLL, precision: str, damaged: slice, by: float, activation: str
+) -> None:
+    made = layers(2, activation=activation)
+    attention = made[0].get_submodule("qkv")
+    assert isinstance(attention, nn.Linear)
+    attention.weight[damaged] *= by
+    stack = Stack(parts(made), heads=4, activation=activation, precision=precision, library=library)
+    x = torch.randn(1, 7, 64)
+    assert not made(x).isfinite().any()
+    assert not stack.run(x).isfinite().any()
+    cache = torch.zeros(2, 2, 1, 4, 8, 16)
+    assert not stack.run(x, cache[0], cache[1]).isfinite().all()
+
+
+@torch.inference_mode()
+def test_no_rows_no_work(precision: str) -> None:
+    coded = CodedLinear(nn.Linear(64, 32), precision)
+    assert coded(torch.empty(0, 64)).shape == (0, 32)
+    stack = Stack(parts(layers(1)), heads=4, activation="gelu", precision=precision)
+    assert stack.run(torch.empty(0, 5, 64)).shape == (0, 5, 64)
+
+
+@torch.inference_mode()
+def test_another_default_dtype_changes_nothing(precision: str) -> None:
+    coded = CodedLinear(nn.Linear(64, 32), precision)
+    stack = Stack(parts(layers(1)), heads=4, activation="gelu", precision=precision)
+    x = torch.randn(1, 6, 64)
+    wanted = coded(x), stack.run(x)
+    torch.set_default_dtype(torch.float16)
+    try:
+        found = coded(x), stack.run(x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
+
+
+def test_nothing_is_learned_through_codes(precision: str) -> None:
+    x = torch.randn(1, 6, 64, requires_grad=True)
+    stack = Stack(parts(layers(1)), heads=4, activation="gelu", precision=precision)
+    assert not stack.run(x).requires_grad
+    assert not CodedLinear(nn.Linear(64, 32), precision)(x).requires_grad
+
+
+@torch.inference_mode()
+def test_a_stack_outlives_the_moving_of_its_weights(precision: str) -> None:
+    stack = Stack(parts(layers(1)), heads=4, activation="gelu", precision=precision)
+    x = torch.randn(1, 6, 64)
+    wanted = stack.run(x)
+    for linear in stack.linears[0]:
+        linear.to(torch.float64)
+    assert torch.equal(stack.run(x), wanted)
+
+
+@torch.inference_mode()
+def test_a_cache_that_is_too_small_is_refused(precision: str) -> None:
+    stack = Stack(parts(layers(1)), heads=4, activation="gelu", precision=precision)
+    cache = torch.zeros(2, 1, 2, 4, 6, 16)
+    with pytest.raises(IndexError, match="4 positions from 3 on: the cache has 6"):
+        stack.run(torch.randn(2, 4, 64), cache[0], cache[1], start=3)
+    with pytest.raises(ValueError, match="no room for 3 rows"):
+        stack.run(torch.randn(3, 4, 64), cache[0], cache[1])
+    with pytest.raises(ValueError, match="float64"):
+        stack.run(torch.randn(2, 4, 64), cache[0].double(), cache[1])
+
+
 def test_what_does_not_suit_is_said_so() -> None:
     assert fits(nn.Linear(64, 5)) and not fits(nn.Linear(60, 64))
     assert stacks(parts(layers(2)))
@@ -168,3 +241,26 @@ def test_convolutions_are_those_of_torch(
         torch.set_num_threads(1)
     torch.testing.assert_close(found[0], wanted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[1], (wanted + add).relu(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_convolution_takes_its_own_channels_only() -> None:
+    with pytest.raises(ValueError, match="5 channels, where the convolution takes 4"):
+        CodedConvolution(nn.Conv2d(4, 8, 3), 1, 1)(torch.zeros(1, 5, 8, 8))
+
+
+def test_fewer_threads_than_asked_for_do_all_the_work() -> None:
+    """As where a container or another library limits OpenMP."""
+    program = """if True:
+        import torch
+        from torch import nn
+        from streamcap.captioner.coded import CodedConvolution
+        torch.set_num_threads(3)
+        convolution, x = nn.Conv2d(16, 32, 3, padding=1), torch.randn(1, 16, 64, 64)
+        with torch.inference_mode():
+            print(float((CodedConvolution(convolution, 1, 1)(x) - convolution(x)).abs().max()))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "OMP_THREAD_LIMIT": "1"}, capture_output=True, text=True, timeout=PATIENCE, check=True,
+    )  # fmt: skip
+    assert float(done.stdout) < 1e-4

@@ -67,6 +67,9 @@ def test_tied_words_lie_in_memory_once_and_stay_what_they_were() -> None:
     tokens = torch.arange(57)
     assert torch.equal(decoder.wte(tokens), plain.wte(tokens))
     assert torch.equal(decoder.word(40), plain.word(40))
+    for token in (-1, decoder.config.vocab_size):
+        with pytest.raises(IndexError):
+            decoder.word(token)
 
 
 @needs_compiler
