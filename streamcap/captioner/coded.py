@@ -1,4 +1,4 @@
-"""Linear layers, stacks of transformer layers and convolutions through `layers.c`, in int8 or float32.
+"""Linear layers, stacks of transformer layers and convolutions through `kernels/`, in int8 or float32.
 
 A stack is one call, without torch or Python in between: torch's own int8 products cost about 50 µs each beside their
 bytes, 49 times a token, and without VNNI they keep 7 bits of an activation where these keep 12 and more; its float32
@@ -19,29 +19,29 @@ from streamcap.captioner import compiled
 
 _SMALLEST = 1e-12
 _PANEL = 32
-"""Outputs that lie side by side; PANEL in layers.c."""
+"""Outputs that lie side by side; PANEL in products.h."""
 _WHOLE = 64
 """Inputs of layers come in whole multiples of this, so that no vector is cut."""
 _LANES = 64
 """Floats that attention adds up side by side; LANES in layers.c."""
 _FEW = 4
-"""Rows up to which each thread prepares them for itself; FEW in layers.c."""
+"""Rows up to which each thread prepares them for itself; FEW in products.h."""
 _APART = 32
-"""Values between two rows, the most that APART in layers.c is."""
+"""Values between two rows, the most that APART in products.h is."""
 _STEPS = 16
 """Inputs of a convolution are filled up to whole multiples of this."""
 _SEEN = 1 << 16
 """Floats that the pixels of one block of a convolution may see, so that they stay in a core's cache."""
 _FEWEST = 12
-"""Pixels of one block, at least; what one tile has at most in layers.c."""
+"""Pixels of one block, at least; what one tile has at most in products.h."""
 _ACTIVATIONS = {"gelu": 1, "quick_gelu": 2, "relu": 3}
-"""As in layers.c; all others are the tanh form, 0."""
+"""As in products.h; all others are the tanh form, 0."""
 
 
 class CodedLinear(nn.Module):
     """y = W x + b with W as int8 codes and one scale for each output, or as float32 and scales of 1.
 
-    As `layers.c` reads them: panels of 32 outputs, and in a panel, for each pair of inputs (float32: for each input),
+    As `kernels/` read them: panels of 32 outputs, and in a panel, for each pair of inputs (float32: for each input),
     all outputs side by side: codes (panels, in / 2, 32, 2), or (panels, in, 32, 1); scales and bias (panels × 32). The
     last panel is filled up with zeros.
     """
@@ -102,7 +102,7 @@ class CodedEmbedding(nn.Module):
 
 
 def fits(linear: nn.Linear) -> bool:
-    """Whether `layers.c` can multiply by this layer."""
+    """Whether the kernels can multiply by this layer."""
     return linear.in_features % _WHOLE == 0
 
 
@@ -242,7 +242,7 @@ class Parts:
 
 
 def stacks(layers: Sequence[Parts]) -> bool:
-    """Whether `layers.c` can run these layers as one stack."""
+    """Whether the kernels can run these layers as one stack."""
     first = layers[0]
     width, inner = first.mix.out_features, first.widen.out_features
     # Its room is laid out by the inner width, and by the first layer's.

@@ -1,4 +1,4 @@
-"""What of a model on a CPU goes through `layers.c`: GPT-2, layers of encoders and mappings, convolutions, products.
+"""What of a model on a CPU goes through `kernels/`: GPT-2, layers of encoders and mappings, convolutions, products.
 
 Where there is no compiled library, or a layer's shape does not suit it, torch's products stay.
 """
@@ -30,7 +30,7 @@ from streamcap.captioner.vit import VisionTransformer
 
 
 def encode(module: nn.Module, precision: str) -> None:
-    """In place: what `layers.c` can run goes through it, in `int8` or `fp32`; a GPT-2 as a whole or not at all."""
+    """In place: what `kernels/` can run goes through them, in `int8` or `fp32`; a GPT-2 as a whole or not at all."""
     if compiled.library(precision) is None:
         return
     if isinstance(module, GPT2):
@@ -101,7 +101,7 @@ def encode_gpt2(gpt2: GPT2, precision: str, library: ctypes.CDLL | None = None) 
 
 
 def encoded(gpt2: GPT2) -> bool:
-    """Whether it goes through `layers.c`."""
+    """Whether it goes through the kernels."""
     return isinstance(gpt2.head, CodedLinear)
 
 

@@ -67,7 +67,7 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def _stays(module: nn.Module) -> bool:
-    """Whether what `layers.c` leaves of `module` in int8 stays float32.
+    """Whether what `kernels/` leaves of `module` in int8 stays float32.
 
     Where sums of full bytes saturate, torch's products have 7 bits. A decoder gets them where it was asked to be int8
     and nothing better is to be had; the odd layer of an encoder or a mapping would lose more accuracy than it gains

@@ -24,7 +24,7 @@ def precision(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session", params=["this CPU's vectors", "AVX2"])
 def library(request: pytest.FixtureRequest, precision: str, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """`layers.c` as it is compiled here, and for CPUs without AVX-512."""
+    """The kernels as they are compiled here, and for CPUs without AVX-512."""
     if request.param != "AVX2":
         found = compiled.library(precision)
         assert found is not None
@@ -32,6 +32,5 @@ def library(request: pytest.FixtureRequest, precision: str, tmp_path_factory: py
     target = tmp_path_factory.mktemp("library") / "layers.so"
     compiler = shutil.which("cc")
     assert compiler is not None
-    floats = [compiled.FLOATS] if precision == "fp32" else []
-    compiled.build(compiler, target, *floats, "-mno-avx512f", "-Wall", "-Wextra", "-Werror")
+    compiled.build(compiler, target, precision, "-mno-avx512f", "-Wall", "-Wextra", "-Werror")
     return ctypes.CDLL(str(target))

@@ -1,4 +1,4 @@
-"""What tests of `layers.c` share: whether it can be had, and references on the weights that codes stand for."""
+"""What tests of `kernels/` share: whether it can be had, and references on the weights that codes stand for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products and encoders' layers through `layers.c`, against torch on the same weights."""
+"""Products and encoders' layers through `kernels/`, against torch on the same weights."""
 
 from __future__ import annotations
 

@@ -45,7 +45,9 @@ def test_without_the_library_torchs_products_are_used(
         monkeypatch.setenv("CC", "no-such-compiler")
     elif reason == "a compiler that fails":
         failing = tmp_path / "cc"
-        failing.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "layers.c:1: error: no AVX2" >&2\nexit 1\n')
+        failing.write_text(
+            '#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "products.h:1: error: no AVX2" >&2\nexit 1\n'
+        )
         failing.chmod(0o755)
         monkeypatch.setenv("CC", str(failing))
     else:

@@ -1,4 +1,4 @@
-"""Models whose parts go through `layers.c`, against torch and `transformers`, and without a compiler."""
+"""Models whose parts go through `kernels/`, against torch and `transformers`, and without a compiler."""
 
 from __future__ import annotations
 

@@ -1,0 +1,56 @@
+/* Small convolutions in float32, as products of what each output pixel sees. */
+#include "products.h"
+
+typedef struct {
+    int32_t batch, height, width, channels; /* of what comes in: (batch, height, width, channels) */
+    int32_t down, across;                   /* of what goes out: (batch, down, across, linear->out) */
+    int32_t kernel, stride, before, unused; /* before: zeros that lie above and on the left */
+} Grid;
+
+/* What output pixel number `pixel` sees, (kernel, kernel, channels), with zeros up to `in`. */
+static void gather(const Grid *grid, const float *x, int pixel, int in, float *to) {
+    int side = grid->kernel, channels = grid->channels, per = grid->down * grid->across;
+    int top = pixel % per / grid->across * grid->stride - grid->before;
+    int left = pixel % grid->across * grid->stride - grid->before;
+    int from = left < 0 ? -left : 0, until = left + side > grid->width ? grid->width - left : side;
+    memset(to, 0, in * sizeof *to);
+    for (int k = 0; k < side; k++) {
+        if (top + k < 0 || top + k >= grid->height) continue;
+        int64_t row = (int64_t)(pixel / per) * grid->height + top + k;
+        memcpy(to + (k * side + from) * channels, x + (row * grid->width + left + from) * channels,
+               (until - from) * channels * sizeof *to);
+    }
+}
+
+/* A convolution as products of what `block` pixels see, added to `out` where `residual`, at least zero where `relu`.
+   Room: threads x block x (linear->in + APART). */
+void streamcap_convolve(const Linear *linear, const Grid *grid, const float *x, int residual, int relu, float *room,
+                        int block, int threads, float *out) {
+    int in = linear->in, pixels = grid->batch * grid->down * grid->across;
+    int blocks = (pixels + block - 1) / block, panels = (linear->out + PANEL - 1) / PANEL;
+    int shared = blocks < threads; /* then all work on one block's panels, else each on blocks of its own */
+    int32_t taken[blocks];
+    float ones[block];
+    memset(taken, 0, sizeof taken);
+    for (int i = 0; i < block; i++) ones[i] = 1.0f;
+#pragma omp parallel num_threads(threads)
+    {
+        int me = omp_get_thread_num(), team = omp_get_num_threads(); /* which may be fewer than were asked for */
+        float *seen = room + (shared ? 0 : (int64_t)me * block * (in + APART));
+        for (int b = shared ? 0 : me; b < blocks; b += shared ? 1 : team) {
+            int first = b * block, rows = pixels - first < block ? pixels - first : block;
+            float *to = out + (int64_t)first * linear->out;
+            if (shared) {
+#pragma omp for schedule(static)
+                for (int i = 0; i < rows; i++) gather(grid, x, first + i, in, seen + (int64_t)i * (in + APART));
+                products(linear, linear, seen, ones, rows, residual, relu ? RELU : -1, taken + b, to);
+                continue;
+            }
+            for (int i = 0; i < rows; i++) gather(grid, x, first + i, in, seen + (int64_t)i * (in + APART));
+            for (int p = 0; p < panels; p++)
+                product(linear, seen, ones, rows, p, linear->codes + (p + 1 < panels ? (int64_t)(p + 1) * PANEL * in : 0),
+                        residual, to);
+            if (relu) activate(to, rows * linear->out, RELU);
+        }
+    }
+}
