@@ -292,10 +292,15 @@ class Stack:
         )
 
     def run(
-        self, x: Tensor, keys: Tensor | None = None, values: Tensor | None = None, *, start: int = 0,
+        self,
+        x: Tensor,
+        keys: Tensor | None = None,
+        values: Tensor | None = None,
+        *,
+        start: int = 0,
         positions: Tensor | None = None,
         wanted: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """x: (rows, S, width) → the same shape, float32; NaN throughout where it is not finite and S is above 1.
 
         keys, values: (layers, rows, heads, positions, head width), float32, of one stride; written from `start` on, or

@@ -1,4 +1,4 @@
-/* Pre-norm transformer layers, GPT-2's with a cache and encoders', all of them in one call; and one product in another. */
+/* Pre-norm transformer layers, GPT-2's with a cache and encoders', all in one call; and a single product in another. */
 #include "products.h"
 
 #define LINE 16  /* floats of a cache line */
@@ -123,10 +123,9 @@ static void attend_all(const float *qkv, int steps, const int64_t *wanted, int a
     }
 }
 
-/* x: (rows x steps, width), in and out, and of the `wanted` steps alone (rows x asked, width) out. Room in floats: rows x
-   steps x (3 width + inner + threads) + threads x `own`, where a thread's own is what a row of the cache has positions,
-   or what attend_all wants; in values: as many rows of inner + APART as there are, or threads x FEW
-   where that is more. */
+/* x: (rows x steps, width), in and out; of the `wanted` steps alone (rows x asked, width) out. Room in floats: rows x steps
+   x (3 width + inner + threads) + threads x `own`, which is as much as a row of the cache has positions, or what
+   attend_all wants; in values: (inner + APART) x rows x steps, or x threads x FEW where that is more. */
 void streamcap_layers(const Stack *stack, const Place *place, float *x, float *floats, Value *values, int threads,
                       int64_t own) {
     int rows = place->rows, steps = place->steps, count = rows * steps;
@@ -191,8 +190,7 @@ void streamcap_layers(const Stack *stack, const Place *place, float *x, float *f
 }
 
 /* x: (rows, linear->in), normed first where there is a `norm` -> out (rows, linear->out). `following` is read next, or
-   NULL. Room in floats: threads x rows; in values: that of `copies` rows, each
-   linear->in + APART, where copies is rows, or threads x rows where they are FEW. */
+   NULL. Room in floats: threads x rows; in values: (linear->in + APART) x rows, or x threads x FEW where that is more. */
 void streamcap_product(const Linear *linear, const Linear *following, const float *norm, const float *shift,
                        float epsilon, const float *x, int rows, float *floats, Value *values, int threads, float *out) {
     int width = linear->in;

@@ -258,7 +258,7 @@ static inline __attribute__((always_inline)) void tile(const Code *codes, const 
         break;
 
 LOCAL void tiles(const Code *codes, const Code *next, const Value *x, int in, int rows, const float *x_scales,
-                  const float *scales, const float *bias, float *out) {
+                 const float *scales, const float *bias, float *out) {
     switch (rows) {
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #if TILE > 6
@@ -269,7 +269,7 @@ LOCAL void tiles(const Code *codes, const Code *next, const Value *x, int in, in
 
 /* One panel of `linear` for `rows` rows; `out` (rows, linear->out), added to where `residual`. */
 LOCAL void product(const Linear *linear, const Value *x, const float *x_scales, int rows, int panel,
-                    const Code *next, int residual, float *out) {
+                   const Code *next, int residual, float *out) {
     int in = linear->in, width = linear->out, first = panel * PANEL;
     int wide = width - first < PANEL ? width - first : PANEL;
     int size = (rows + TILE - 1) / TILE; /* so many tiles, as equal as can be */
@@ -293,7 +293,7 @@ LOCAL void product(const Linear *linear, const Value *x, const float *x_scales, 
 /* The whole of `linear`, activated where `activation` is not below zero. Threads take panel after panel; each knows its
    next one while it works, and fetches it, at the end the first of `following`, which is read after this. */
 LOCAL void products(const Linear *linear, const Linear *following, const Value *x, const float *x_scales, int rows,
-                     int residual, int activation, int32_t *taken, float *out) {
+                    int residual, int activation, int32_t *taken, float *out) {
     int panels = (linear->out + PANEL - 1) / PANEL, me = omp_get_thread_num(), threads = omp_get_num_threads();
     for (int p = me, after; p < panels; p = after) {
         after = threads + __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED);
@@ -310,7 +310,7 @@ LOCAL void products(const Linear *linear, const Linear *following, const Value *
 }
 
 LOCAL float prepare_row(const float *x, int width, const float *norm, const float *shift, float epsilon, int limit,
-                         Value *whole) {
+                        Value *whole) {
     if (norm == NULL) return coded(x, width, limit, whole);
     float row[width];
     normalise(x, norm, shift, epsilon, width, row);
@@ -320,7 +320,7 @@ LOCAL float prepare_row(const float *x, int width, const float *norm, const floa
 /* What a product reads: rows of x, normed where there is a `norm`, coded. With few rows every thread makes them
    for itself, which costs less than waiting for each other. */
 LOCAL void prepare(const float *x, int count, int width, const float *norm, const float *shift, float epsilon,
-                    int limit, Value *whole, float *scales) {
+                   int limit, Value *whole, float *scales) {
     if (count <= FEW) {
         for (int m = 0; m < count; m++)
             scales[m] = prepare_row(x + (int64_t)m * width, width, norm, shift, epsilon, limit,
