@@ -47,9 +47,10 @@ void streamcap_convolve(const Linear *linear, const Grid *grid, const float *x, 
                 continue;
             }
             for (int i = 0; i < rows; i++) gather(grid, x, first + i, in, seen + (int64_t)i * (in + APART));
-            for (int p = 0; p < panels; p++)
-                product(linear, seen, ones, rows, p, linear->codes + (p + 1 < panels ? (int64_t)(p + 1) * PANEL * in : 0),
-                        residual, to);
+            for (int p = 0; p < panels; p++) {
+                const float *next = linear->codes + (p + 1 < panels ? (int64_t)(p + 1) * PANEL * in : 0);
+                product(linear, seen, ones, rows, p, next, residual, to);
+            }
             if (relu) activate(to, rows * linear->out, RELU);
         }
     }

@@ -123,8 +123,8 @@ static void attend_all(const float *qkv, int steps, const int64_t *wanted, int a
     }
 }
 
-/* x: (rows x steps, width), in and out; of the `wanted` steps alone (rows x asked, width) out. Room in floats: rows x steps
-   x (3 width + inner + threads) + threads x `own`, which is as much as a row of the cache has positions, or what
+/* x: (rows x steps, width), in and out; of the `wanted` steps alone (rows x asked, width) out. Room in floats: rows x
+   steps x (3 width + inner + threads) + threads x `own`, which is as much as a row of the cache has positions, or what
    attend_all wants; in values: (inner + APART) x rows x steps, or x threads x FEW where that is more. */
 void streamcap_layers(const Stack *stack, const Place *place, float *x, float *floats, Value *values, int threads,
                       int64_t own) {
@@ -190,7 +190,8 @@ void streamcap_layers(const Stack *stack, const Place *place, float *x, float *f
 }
 
 /* x: (rows, linear->in), normed first where there is a `norm` -> out (rows, linear->out). `following` is read next, or
-   NULL. Room in floats: threads x rows; in values: (linear->in + APART) x rows, or x threads x FEW where that is more. */
+   NULL. Room in floats: threads x rows; in values: (linear->in + APART) x rows, or x threads x FEW where that is
+   more. */
 void streamcap_product(const Linear *linear, const Linear *following, const float *norm, const float *shift,
                        float epsilon, const float *x, int rows, float *floats, Value *values, int threads, float *out) {
     int width = linear->in;

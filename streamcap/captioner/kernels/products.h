@@ -1,5 +1,5 @@
-/* Products of activations with weights, and what goes with them: norms, activations, the coding of rows. Built twice: with
-   FLOATS, weights and activations are float32; without, int8 and 16 bits.
+/* Products of activations with weights, and what goes with them: norms, activations, the coding of rows. Built twice:
+   with FLOATS, weights and activations are float32; without, int8 and 16 bits.
 
    What is not finite is passed on, never hidden: floats are asked by their bits, as the compiler is told that all are
    finite.
@@ -201,8 +201,8 @@ LOCAL float coded(const float *x, int count, int limit, Value *out) {
 #define VECTORS (PANEL / GROUP)
 
 /* `vectors` of one panel times `rows` (1 to TILE) rows of x, both known to the compiler, scaled: out (rows, PANEL).
-   Fetches what comes AHEAD bytes later, first of this panel, then of `next`. With few rows each sum is made in parts, so
-   that none waits for the one before it. */
+   Fetches what comes AHEAD bytes later, first of this panel, then of `next`. With few rows each sum is made in parts,
+   so that none waits for the one before it. */
 static inline __attribute__((always_inline)) void tile(const Code *codes, const Code *next, const Value *x, int in,
                                                        const int rows, const int vectors, const float *x_scales,
                                                        const float *scales, const float *bias, float *out) {
