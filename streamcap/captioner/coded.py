@@ -372,7 +372,7 @@ class _Grid(ctypes.Structure):
         (name, ctypes.c_int32)
         for name in (
             *("batch", "height", "width", "channels", "down", "across"),
-            *("kernel", "stride", "before", "unused"),
+            *("kernel", "stride", "before"),
         )
     ]
 
@@ -416,7 +416,7 @@ class CodedConvolution(nn.Module):
         if add is not None:
             out.copy_(add.permute(0, 2, 3, 1))
         room = _floats(threads * block * (inputs + _APART))
-        grid = _Grid(batch, height, width, channels, down, across, self.kernel, self.stride, self.before, 0)
+        grid = _Grid(batch, height, width, channels, down, across, self.kernel, self.stride, self.before)
         self._convolve(
             ctypes.byref(self._weights), ctypes.byref(grid), _at(pixels), int(add is not None), int(relu),
             _at(room), block, threads, _at(out),

@@ -4,7 +4,7 @@
 typedef struct {
     int32_t batch, height, width, channels; /* of what comes in: (batch, height, width, channels) */
     int32_t down, across;                   /* of what goes out: (batch, down, across, linear->out) */
-    int32_t kernel, stride, before, unused; /* before: zeros that lie above and on the left */
+    int32_t kernel, stride, before;         /* before: zeros that lie above and on the left */
 } Grid;
 
 /* What output pixel number `pixel` sees, (kernel, kernel, channels), with zeros up to `in`. */
