@@ -60,7 +60,7 @@ async def measure(seed: int, arguments: argparse.Namespace, folder: Path) -> dic
     """One film, one browser, one service."""
     film = Film(seed=seed)
     camera = film.write(folder / f"camera-{seed}.y4m")
-    options = ["tab=whip:", "--every", "0.5", "--gate", "0", "--model", arguments.model]
+    options = ["tab=whip:", "--every", "0.5", "--change-threshold", "0", "--model", arguments.model]
     async with serving(options) as service, connect(service.feed + "?interim=0") as feed, chromium(camera) as browser:
         told: list[tuple[float, str]] = []
         reading = asyncio.create_task(_read(feed, told))

@@ -1,4 +1,4 @@
-"""Glass to caption: how long from a camera's picture to its caption on a websocket, and what that costs.
+"""Glass to caption: how long from a camera's image to its caption on a websocket, and what that costs.
 
     python -m benchmarks.cameras [--cameras 4] [--minutes 10] [--every 1] [--json benchmarks/results/cameras.json]
 
@@ -60,10 +60,16 @@ def main() -> None:
 
 
 async def measure(server: RtspServer, paths: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
-    options = [*(f"{path}={server.url(path)}" for path in paths), "--every", str(arguments.every), "--gate", "0"]
+    options = [
+        *(f"{path}={server.url(path)}" for path in paths),
+        "--every",
+        str(arguments.every),
+        "--change-threshold",
+        "0",
+    ]
     options += ["--interim-rate", "0", "--model", arguments.model, "--precision", arguments.precision]
     # What a stream keeps is bounded; small bounds are reached within minutes, and what grows on after that is a leak.
-    options += ["--replay", str(KEPT), "--keep", str(KEPT * arguments.every)]
+    options += ["--replay-events", str(KEPT), "--subtitle-window", str(KEPT * arguments.every)]
     if arguments.threads is not None:
         options += ["--threads", str(arguments.threads)]
     async with serving(options) as service:

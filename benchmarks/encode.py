@@ -1,4 +1,4 @@
-"""What does encoding a picture with CLIP ViT-B/32 cost, beside transformers?
+"""What does encoding an image with CLIP ViT-B/32 cost, beside transformers?
 
     python benchmarks/encode.py --frames 1 4
 

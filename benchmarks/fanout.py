@@ -35,9 +35,9 @@ from websockets.asyncio.server import ServerConnection, broadcast
 from websockets.asyncio.server import serve as serve_bare
 
 from streamcap.captions.caption import Latency
-from streamcap.captions.feed import Feed
+from streamcap.captions.feed import EventLog
 from streamcap.captions.hub import Hub
-from streamcap.captions.track import Moment, Track
+from streamcap.captions.track import CaptionTrack, SampleTime
 from streamcap.server.app import create_app
 from streamcap.server.options import ServerOptions
 from streamcap.server.run import listen, serve
@@ -99,10 +99,10 @@ async def publish(load: Load, orders: Connection, send: Callable[[str], None]) -
 
 async def run_streamcap(load: Load, orders: Connection) -> None:
     hub = Hub(monotonic=time.monotonic, wall=time.time)
-    hub.add(Feed("door"))
-    track = Track("door", every=1.0)
+    hub.add(EventLog("door"))
+    track = CaptionTrack("door", every=1.0)
     streams: Any = SimpleNamespace(hub=hub, ready=True, names=lambda: ["door"])
-    options = ServerOptions(port=0, most_viewers=100_000)
+    options = ServerOptions(port=0, max_viewers=100_000)
     app = create_app(streams, options)
     listener = listen(options)
     stop = asyncio.Event()
@@ -113,9 +113,9 @@ async def run_streamcap(load: Load, orders: Connection) -> None:
 
     def send(text: str) -> None:
         nonlocal sent
-        moment = Moment(0, float(sent), time.time(), "arrival")
+        at = SampleTime(0, float(sent), time.time(), "arrival")
         sent += 1
-        hub.publish(track.final(moment, text, -0.4, LATENCY))
+        hub.publish(track.final(at, text, -0.4, LATENCY))
 
     await publish(load, orders, send)
     stop.set()
@@ -132,12 +132,12 @@ async def run_bare(load: Load, orders: Connection) -> None:
         finally:
             connections.discard(connection)
 
-    track = Track("door", every=1.0)
+    track = CaptionTrack("door", every=1.0)
     sent = 0
 
     def send(text: str) -> None:
         nonlocal sent
-        caption = track.final(Moment(0, float(sent), time.time(), "arrival"), text, -0.4, LATENCY)
+        caption = track.final(SampleTime(0, float(sent), time.time(), "arrival"), text, -0.4, LATENCY)
         sent += 1
         message = {"type": "caption", "seq": sent, **caption.as_json()}
         broadcast(connections, json.dumps(message, ensure_ascii=False, separators=(",", ":")))

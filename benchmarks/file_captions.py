@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from streamcap.media.images import upright
 from torch import nn
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging as transformers_logging
@@ -34,9 +35,8 @@ from streamcap import load_captioner
 from streamcap.bench.machine import describe_machine
 from streamcap.captioner import SearchOptions
 from streamcap.captions.formats import srt
-from streamcap.files.captions import FileCaptioner, choose, to_cues
-from streamcap.files.whole import write_whole
-from streamcap.media.pictures import upright
+from streamcap.files.captions import FileCaptioner, select_frames, to_cues
+from streamcap.files.whole import atomic_write
 from streamcap.media.video_file import VideoFile
 
 GOAL = 0.1
@@ -104,9 +104,9 @@ def new_way(clip: Path, frames: int, built: Built, tokens: int, directory: Path)
     files = FileCaptioner(captioner, SearchOptions(max_tokens=tokens))
     loaded = time.perf_counter()
     with VideoFile(clip) as video:
-        windows = choose(video.index, None, frames=frames)
-        captions = [(moment.seconds, result.text) for moment, result in files.video(video, windows)]
-        write_whole(directory / "new.srt", srt.render(to_cues(captions, video.index.seconds(video.index.end))))
+        windows = select_frames(video.index, None, frames=frames)
+        captions = [(at.seconds, result.text) for at, result in files.video(video, windows)]
+        atomic_write(directory / "new.srt", srt.render(to_cues(captions, video.index.seconds(video.index.end))))
     ended = time.perf_counter()
     if len(captions) != frames:
         raise SystemExit(f"{clip} has only {len(captions)} frames: give a longer clip or a smaller -n")
@@ -125,8 +125,8 @@ def old_way(clip: Path, seconds: float, built: Built, sizes: Sizes, tokens: int,
     with av.open(str(clip)) as container:
         stream = container.streams.video[0]
         container.seek(round(seconds * av.time_base))
-        picture = next(p for p in container.decode(stream) if p.time is not None and p.time >= seconds - 1e-3)
-        upright(picture).save(directory / "frame.jpg", quality=95)
+        frame = next(p for p in container.decode(stream) if p.time is not None and p.time >= seconds - 1e-3)
+        upright(frame).save(directory / "frame.jpg", quality=95)
     marks.append(time.perf_counter())
     gpt, mapping, tower, processor = old_load(built, sizes)
     marks.append(time.perf_counter())

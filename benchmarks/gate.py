@@ -1,9 +1,9 @@
-"""How far a picture must move to count as another one: the change gate's threshold, calibrated.
+"""How far an image must move to count as another one: the change gate's threshold, calibrated.
 
     python -m benchmarks.gate [--model mini] [--video CLIP ...] [--json benchmarks/results/gate.json]
 
-Drawn scenes know when something changes: the distance of a scene's pictures from its first one is movement within one
-truth, the distance of the next scene's first picture is an arrival. A threshold should pass over the first and never
+Drawn scenes know when something changes: the distance of a scene's images from its first one is movement within one
+truth, the distance of the next scene's first image is an arrival. A threshold should pass over the first and never
 the second. For real videos, whose truth is not known, the table says how many samples each threshold would decode.
 """
 
@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from streamcap.media.image import Converter
 
 from streamcap import load_captioner
 from streamcap.bench.machine import describe_machine
 from streamcap.captioner import Captioner
 from streamcap.engine.gate import DEFAULT_THRESHOLD
-from streamcap.media.picture import Converter
 from streamcap.media.scenes import SceneScript, draw
 
 THRESHOLDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
@@ -66,13 +66,13 @@ def main() -> None:
 def drawn_distances(captioner: Captioner, scenes: int) -> tuple[Any, Any]:
     """Distances within scenes, one sample a second against the scene's first, and across to the next scene's first."""
     script = SceneScript(seed=77, seconds_per_scene=SCENE_SECONDS)
-    convert = Converter(captioner.picture)
-    pictures = []
+    convert = Converter(captioner.image_spec)
+    images = []
     for index in range(scenes):
         for second in (0.2, 1.2, 2.2, 3.2):
             pixels = draw(script.scene(index), second, 640, 360)
-            pictures.append(convert.convert(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-    features = _features(captioner, pictures).reshape(scenes, 4, -1)
+            images.append(convert.convert(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+    features = _features(captioner, images).reshape(scenes, 4, -1)
     moved = 1 - np.einsum("stf,sf->st", features[:, 1:], features[:, 0])
     arrived = 1 - np.einsum("sf,sf->s", features[1:, 0], features[:-1, 3])
     return moved.ravel(), arrived
@@ -97,9 +97,9 @@ def sampled(path: Path, every: float = 1.0) -> list[av.VideoFrame]:
         return frames
 
 
-def _features(captioner: Captioner, pictures: list[Any]) -> Any:
-    convert = Converter(captioner.picture)
-    pixels = [convert.convert(p) if isinstance(p, av.VideoFrame) else p for p in pictures]
+def _features(captioner: Captioner, images: list[Any]) -> Any:
+    convert = Converter(captioner.image_spec)
+    pixels = [convert.convert(p) if isinstance(p, av.VideoFrame) else p for p in images]
     return np.concatenate(
         [
             captioner.features(captioner.encode(np.stack(pixels[start : start + 32])))

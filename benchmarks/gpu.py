@@ -27,13 +27,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from streamcap.bench import decode, encode, joining
-from streamcap.bench.machine import Reader, describe_machine
-from streamcap.bench.timing import in_turn, synchronise
-from streamcap.captioner.batch import Limits
-from streamcap.captioner.graphs import Replay, capture_failed
+from streamcap.bench.machine import BandwidthProbe, describe_machine
+from streamcap.bench.timing import interleaved, synchronize
+from streamcap.captioner.batch import StopCriteria
+from streamcap.captioner.graphs import GraphedCallable, capture_failed
 from streamcap.captioner.precision import find_device
 from streamcap.captioner.prompt import Prompt
-from streamcap.captioner.slots import SlotBatch
+from streamcap.captioner.slots import CudaGraphBatch
 
 RESULTS = Path(__file__).parent / "results"
 BUDGET_SECONDS = 500.0
@@ -81,12 +81,14 @@ def one_frame(device: torch.device) -> dict[str, Any]:
     def look(given: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return (mapping(tower.encode(given)).view(1, decode.PREFIX, -1),)
 
-    batch: SlotBatch[int] = SlotBatch(gpt2, Limits(decode.TOKENS, frozenset({decode.NEVER})), max_rows=1)
+    batch: CudaGraphBatch[int] = CudaGraphBatch(
+        gpt2, StopCriteria(decode.TOKENS, frozenset({decode.NEVER})), max_rows=1
+    )
     with torch.inference_mode():
-        replay = Replay(look, [pixels.to(device)], device)
+        replay = GraphedCallable(look, [pixels.to(device)], device)
     first, last = [], []
     for _ in range(10 + 5 * ROUNDS):
-        synchronise(device)
+        synchronize(device)
         began = time.perf_counter()
         with torch.inference_mode():
             (prefix,) = replay(pixels)
@@ -96,8 +98,8 @@ def one_frame(device: torch.device) -> dict[str, Any]:
         while batch.active:
             batch.step()
         last.append(1000 * (time.perf_counter() - began))
-    reader = Reader(decode.weight_bytes(gpt2, "fp16"), device)
-    floor = in_turn({"floor": lambda: [reader() for _ in range(decode.TOKENS)]}, device, rounds=ROUNDS)["floor"]
+    probe = BandwidthProbe(decode.weight_bytes(gpt2, "fp16"), device)
+    floor = interleaved({"floor": lambda: [probe() for _ in range(decode.TOKENS)]}, device, rounds=ROUNDS)["floor"]
     result = {
         "first_token_ms": round(statistics.median(first[10:]), 3),
         "last_token_ms": round(statistics.median(last[10:]), 3),
@@ -112,7 +114,7 @@ def arithmetic(device: torch.device) -> dict[str, Any]:
     """fp16 products a second on a large matrix: the other floor, for large batches."""
     side = math.isqrt(LARGE) // 2
     one = torch.randn(side, side, device=device, dtype=torch.float16)
-    timing = in_turn({"product": lambda: one @ one}, device, rounds=ROUNDS)["product"]
+    timing = interleaved({"product": lambda: one @ one}, device, rounds=ROUNDS)["product"]
     teraflops = 2 * side**3 / timing.median / 1e12
     gpt2 = decode.ours(decode.random_gpt2(), "fp16", device)
     head = gpt2.config.n_embd * gpt2.config.vocab_size
@@ -136,7 +138,7 @@ def bandwidth(device: torch.device) -> dict[str, Any]:
         "sum of float32": one.view(torch.float32).sum,
         "copy": lambda: other.copy_(one),
     }
-    timings = in_turn(ways, device, rounds=ROUNDS)
+    timings = interleaved(ways, device, rounds=ROUNDS)
     moved = {name: 8 * LARGE * (2 if name == "copy" else 1) / timing.median / 1e9 for name, timing in timings.items()}
     gpt2 = decode.ours(decode.random_gpt2(), "fp16", device)
     config = gpt2.config
@@ -176,7 +178,7 @@ def staggered(device: torch.device) -> dict[str, Any]:
     gpt2 = decode.ours(decode.random_gpt2(), "fp16", device)
     loads = []
     for load in (0.3, 0.5, 0.7):
-        result = joining.measure_joining(gpt2, streams=16, load=load, seconds=8.0, max_rows=16)
+        result = joining.measure_continuous_batching(gpt2, streams=16, load=load, seconds=8.0, max_rows=16)
         print(f"load {load:g}\n{joining.table(result)}")
         loads.append(result)
     return {"loads": loads}

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from streamcap.bench.decode import ours, random_gpt2
-from streamcap.bench.joining import measure_joining, table
+from streamcap.bench.joining import measure_continuous_batching, table
 from streamcap.bench.machine import describe_machine
 from streamcap.captioner.precision import find_device
 
@@ -35,7 +35,7 @@ def main() -> None:
     gpt2 = ours(random_gpt2(), precision, device)
     found = []
     for load in arguments.load:
-        result = measure_joining(gpt2, streams=arguments.streams, load=load, seconds=arguments.seconds)
+        result = measure_continuous_batching(gpt2, streams=arguments.streams, load=load, seconds=arguments.seconds)
         print(f"{arguments.streams} streams, load {load:g} of {result['whole_batches_captions_per_second']} captions/s")
         print(table(result))
         found.append({**result, "precision": precision})

@@ -3,7 +3,7 @@
 Random weights of the published sizes are written as the original code writes them, loaded by name of the file, and
 their captions compared token for token with `transformers` on the same weights: `generate` where the original
 captioner is one that it runs (ClipCap, VisionEncoderDecoderModel), the original loop over `GPT2LMHeadModel.forward` for
-VideoCaptionerWithClip. Captions are made alone and in a batch. Pictures have the encoder's own size, so that no
+VideoCaptionerWithClip. Captions are made alone and in a batch. Images have the encoder's own size, so that no
 resizing filter stands between the two.
 
     python -m benchmarks.parity --frames 4 --tokens 20
@@ -74,7 +74,7 @@ class Built:
 
     path: Path
     reference: Callable[[Tensor, int], list[int]]
-    """One normalised picture (3, H, W), a number of tokens → greedy tokens."""
+    """One normalised image (3, H, W), a number of tokens → greedy tokens."""
     parameters: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -159,8 +159,8 @@ def build_clipcap(sizes: Sizes, directory: Path) -> Built:
     torch.save(state, directory / "clipcap.pt")
     tower.save_pretrained(directory / "clip")
 
-    def reference(picture: Tensor, tokens: int) -> list[int]:
-        embedding = tower(pixel_values=picture[None]).image_embeds
+    def reference(image: Tensor, tokens: int) -> list[int]:
+        embedding = tower(pixel_values=image[None]).image_embeds
         return greedy(gpt, mapping(embedding).view(length, -1), STOP, tokens)
 
     count = sum(p.numel() for part in (gpt, tower, mapping) for p in part.parameters())
@@ -181,8 +181,8 @@ def build_videocaptioner(sizes: Sizes, directory: Path) -> Built:
     torch.save({"epoch": 1, "model_state_dict": state}, directory / "model.pt")
     end = sizes.vocabulary - 1
 
-    def reference(picture: Tensor, tokens: int) -> list[int]:
-        pooled = tower(pixel_values=picture[None]).pooler_output
+    def reference(image: Tensor, tokens: int) -> list[int]:
+        pooled = tower(pixel_values=image[None]).pooler_output
         mapped = mapper(encoder(pooled)).view(length, width)
         start = torch.cat((gpt.transformer.wte.weight[end][None], mapped))
         found: list[int] = []
@@ -216,16 +216,16 @@ def build_encoder_decoder(sizes: Sizes, directory: Path) -> Built:
         fields.decoder_start_token_id, fields.eos_token_id, fields.pad_token_id, fields.bos_token_id = (end,) * 4
     model.save_pretrained(directory / "ved")
 
-    def reference(picture: Tensor, tokens: int) -> list[int]:
-        row: list[int] = model.generate(picture[None], max_new_tokens=tokens, do_sample=False)[0].tolist()
+    def reference(image: Tensor, tokens: int) -> list[int]:
+        row: list[int] = model.generate(image[None], max_new_tokens=tokens, do_sample=False)[0].tolist()
         return row[1:]
 
     count = sum(p.numel() for p in model.parameters())
     return Built(directory / "ved", reference, count, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def pictures(count: int, side: int) -> Pixels:
-    """Pictures that differ: waves of another frequency and colour each."""
+def images(count: int, side: int) -> Pixels:
+    """Images that differ: waves of another frequency and colour each."""
     y, x = np.mgrid[0:side, 0:side]
     waves = [
         [127 + 127 * np.sin(x * (n + 1) / (19 + 9 * c) + y * (c + 1) / (11 + 3 * n)) for c in range(3)]
@@ -239,18 +239,18 @@ def measure(name: str, built: Built, frames: int, tokens: int) -> Row:
     """Load, caption alone and in a batch, compare, time one frame."""
     began = time.perf_counter()
     captioner = load_captioner(built.path, device="cpu", precision="fp32", vision=built.vision)
-    side = captioner.picture.width
+    side = captioner.image_spec.width
     load_s = time.perf_counter() - began
-    raw = pictures(frames, side)
+    raw = images(frames, side)
     mean, std = torch.tensor(built.mean), torch.tensor(built.std)
     normalised = ((torch.from_numpy(raw) / 255 - mean) / std).permute(0, 3, 1, 2)
     batched = [result.tokens for result in captioner.caption(list(raw), max_tokens=tokens)]
     captioner.caption([raw[0]], max_tokens=2)
     built.reference(normalised[0], 2)
     alone, expected, ours_s, theirs_s = [], [], [], []
-    for picture, pixels in zip(raw, normalised, strict=True):
+    for image, pixels in zip(raw, normalised, strict=True):
         began = time.perf_counter()
-        alone.append(captioner.caption([picture], max_tokens=tokens)[0].tokens)
+        alone.append(captioner.caption([image], max_tokens=tokens)[0].tokens)
         ours_s.append(time.perf_counter() - began)
         began = time.perf_counter()
         expected.append(built.reference(pixels, tokens))

@@ -1,8 +1,8 @@
-"""What does reduced precision cost in quality? The embedded captioner in fp32 and int8, on the same pictures.
+"""What does reduced precision cost in quality? The embedded captioner in fp32 and int8, on the same images.
 
     python benchmarks/quality.py IMAGES.tar --list dev.txt --references results.csv
 
-IMAGES.tar holds pictures, `--list` names those to caption, `--references` is Flickr30k's pipe-separated results.csv.
+IMAGES.tar holds images, `--list` names those to caption, `--references` is Flickr30k's pipe-separated results.csv.
 Limit: BLEU-4 and CIDEr drop by less than 1 % of their value. Needs the `train` extra for the scores.
 """
 
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from streamcap.bench.machine import describe_machine
 from streamcap.captioner import Result, load_captioner
-from streamcap.captioner.quantized import saturates
+from streamcap.captioner.quantized import int8_saturates
 from streamcap.training.scores import score
 
 RESULTS = Path(__file__).parent / "results"
@@ -47,35 +47,35 @@ def main() -> None:
     arguments = parser.parse_args()
     truth = references(arguments.references)
     names = [name for name in arguments.list.read_text().split() if name in truth]
-    pictures = []
+    images = []
     with tarfile.open(arguments.images) as archive:
         members = {Path(member.name).name: member for member in archive.getmembers()}
         for name in names:
             file = archive.extractfile(members[name])
             assert file is not None
-            pictures.append(np.asarray(Image.open(io.BytesIO(file.read())).convert("RGB")))
+            images.append(np.asarray(Image.open(io.BytesIO(file.read())).convert("RGB")))
     captions: dict[str, list[str]] = {}
     scores: dict[str, dict[str, float]] = {}
     for precision in ("fp32", "int8"):
         captioner = load_captioner(arguments.model, device="cpu", precision=precision)
         found: list[Result] = []
-        for start in range(0, len(pictures), BATCH):
-            found += captioner.caption(pictures[start : start + BATCH])
+        for start in range(0, len(images), BATCH):
+            found += captioner.caption(images[start : start + BATCH])
         captions[precision] = [result.text for result in found]
         scores[precision] = score(captions[precision], [truth[name] for name in names]).summary()
         print(precision, scores[precision])
     same = float(np.mean([one == other for one, other in zip(captions["fp32"], captions["int8"], strict=True)]))
     change = {key: scores["int8"][key] / value - 1 for key, value in scores["fp32"].items() if value}
-    print(f"{len(names)} pictures, {same:.1%} of the captions the same")
+    print(f"{len(names)} images, {same:.1%} of the captions the same")
     print("change:", ", ".join(f"{key} {value:+.2%}" for key, value in change.items()))
     RESULTS.mkdir(exist_ok=True)
     result = {
         "question": "quality of int8 against fp32 on Flickr8k, greedy",
-        "pictures": len(names),
+        "images": len(names),
         "same_captions": round(same, 4),
         "scores": scores,
         "change": {key: round(value, 5) for key, value in change.items()},
-        "activations_in_7_bits": saturates(),
+        "activations_in_7_bits": int8_saturates(),
         "machine": describe_machine(torch.device("cpu")),
     }
     (RESULTS / "quality-int8.json").write_text(json.dumps(result, indent=2) + "\n")

@@ -28,9 +28,8 @@ from streamcap_client import Feed as ClientFeed
 
 from streamcap.captions.caption import Latency
 from streamcap.captions.event import Status, StreamState
-from streamcap.captions.feed import Feed
 from streamcap.captions.hub import Hub
-from streamcap.captions.track import Moment, Track
+from streamcap.captions.track import CaptionTrack, SampleTime
 from streamcap.server.app import create_app
 from streamcap.server.options import ServerOptions
 from streamcap.server.run import listen, serve
@@ -50,11 +49,11 @@ class Relay:
         self._open: set[asyncio.StreamWriter] = set()
         self.cuts = 0
 
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(self, probe: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ahead, back = await asyncio.open_connection("127.0.0.1", self._port)
         self._open.add(writer)
         try:
-            await asyncio.gather(self._copy(reader, back), self._copy(ahead, writer))
+            await asyncio.gather(self._copy(probe, back), self._copy(ahead, writer))
         finally:
             self._open.discard(writer)
             for one in (writer, back):
@@ -67,9 +66,9 @@ class Relay:
             self.cuts += 1
         self._open.clear()
 
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _copy(self, probe: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
-            while data := await reader.read(self._dice.choice((50, 300, 65536))):
+            while data := await probe.read(self._dice.choice((50, 300, 65536))):
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()
@@ -77,17 +76,17 @@ class Relay:
 
 async def talk(hub: Hub, files: dict[str, Any], relay: Relay, cuts: int, dice: random.Random) -> None:
     """Publish and file captions, and cut, until there were so many cuts."""
-    tracks = {name: Track(name, every=1.0) for name in NAMES}
+    tracks = {name: CaptionTrack(name, every=1.0) for name in NAMES}
     moments = dict.fromkeys(NAMES, 0.0)
     number = 0
     while relay.cuts < cuts:
         name = dice.choice(NAMES)
         moments[name] += 1.0
-        moment = Moment(0, moments[name], time.time(), "arrival")
+        at = SampleTime(0, moments[name], time.time(), "arrival")
         for _ in range(dice.randrange(4)):
-            hub.publish(tracks[name].interim(moment, "a man", LATENCY))
+            hub.publish(tracks[name].interim(at, "a man", LATENCY))
         number += 1
-        event = hub.publish(tracks[name].final(moment, f"caption {number} of {name}", -0.4, LATENCY))
+        event = hub.publish(tracks[name].final(at, f"caption {number} of {name}", -0.4, LATENCY))
         files[name].write(event.text + "\n")
         if dice.random() < 0.4:
             relay.cut()
@@ -104,7 +103,7 @@ async def measure(cuts: int, seed: int, folder: Path) -> dict[str, object]:
     dice = random.Random(seed)
     hub = Hub(monotonic=time.monotonic, wall=time.time)
     for name in NAMES:
-        hub.add(Feed(name))
+        hub.add(EventLog(name))
         hub.publish(Status(name, StreamState.LIVE))
     streams: Any = SimpleNamespace(hub=hub, ready=True, names=lambda: list(NAMES))
     options = ServerOptions(port=0)

@@ -1,8 +1,8 @@
-"""What it brings, and what it costs, to let a second sample bear out another sentence about a near picture.
+"""What it brings, and what it costs, to let a second sample bear out another sentence about a near image.
 
     python -m benchmarks.steadiness [--video CLIP ...] [--json benchmarks/results/steadiness.json]
 
-The engine's own gate is led over pictures that `mini` (or `--model`) has captioned, all of them, once:
+The engine's own gate is led over images that `mini` (or `--model`) has captioned, all of them, once:
 
 - drawn scenes that stay for a minute while what is in them moves (legs walk, a ball rolls): how many captions come for
   the one wanted per refresh, and how many samples are decoded;
@@ -25,34 +25,36 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from streamcap.media.image import Converter
 
 from benchmarks.gate import sampled
 from streamcap import load_captioner
 from streamcap.bench.machine import describe_machine
 from streamcap.captioner import Captioner
-from streamcap.engine.gate import DEFAULT_THRESHOLD, Features, Gate, GateOptions, Verdict, content
+from streamcap.engine.gate import DEFAULT_THRESHOLD, ChangeGate, ChangeGateOptions, Features, Verdict, content
 from streamcap.media.frame import Sample
-from streamcap.media.picture import Converter
 from streamcap.media.scenes import SceneScript, draw
 from streamcap.media.scenes.scene import KINDS, Scene, every_scene
 
 SEED = 77
 STEP = 0.5
-"""Seconds between the pictures looked at; samples are taken of every one or every other."""
+"""Seconds between the images looked at; samples are taken of every one or every other."""
 PERIODS = (0.5, 1.0)
 HOLD_SECONDS = 60.0
 REFRESH = 30.0
 BEFORE = 8
-"""Pictures before a small change, and after it."""
-POLICIES = {"at once": GateOptions(DEFAULT_THRESHOLD, REFRESH, patience=0.0)} | {
-    f"near {near * DEFAULT_THRESHOLD:g}": GateOptions(DEFAULT_THRESHOLD, REFRESH, near=near)
-    for near in (5.0, 10.0, 20.0)
+"""Images before a small change, and after it."""
+POLICIES = {"at once": ChangeGateOptions(DEFAULT_THRESHOLD, REFRESH, confirm_timeout=0.0)} | {
+    f"near {confirm_below * DEFAULT_THRESHOLD:g}": ChangeGateOptions(
+        DEFAULT_THRESHOLD, REFRESH, confirm_below=confirm_below
+    )
+    for confirm_below in (5.0, 10.0, 20.0)
 }
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Pictures `STEP` apart as the model sees them."""
+    """Images `STEP` apart as the model sees them."""
 
     features: Features
     texts: list[str]
@@ -60,7 +62,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Run:
-    """What a gate made of one row of pictures."""
+    """What a gate made of one row of images."""
 
     captions: list[tuple[float, str]]
     """When each came, and its text."""
@@ -86,7 +88,7 @@ def main() -> None:
         {"every_s": every, "policy": name}
         | _held(held, every, options)
         | _changed(changed, every, options)
-        | {"clips": {clip: _clip(lead(seen, every, options)) for clip, seen in clips.items()}}
+        | {"clips": {clip: _clip(lead(last_sample_at, every, options)) for clip, last_sample_at in clips.items()}}
         for every in PERIODS
         for name, options in POLICIES.items()
     ]
@@ -96,7 +98,7 @@ def main() -> None:
         "threshold": DEFAULT_THRESHOLD,
         "refresh_s": REFRESH,
         "held": {"scenes": len(held), "seconds": HOLD_SECONDS},
-        "nearest_change": round(min(_distance(seen) for seen in changed), 4),
+        "nearest_change": round(min(_distance(last_sample_at) for last_sample_at in changed), 4),
         "rows": rows,
         "machine": describe_machine(torch.device("cpu")),
     }
@@ -120,60 +122,58 @@ def drawn(scene: Scene, begin: float, count: int) -> list[av.VideoFrame]:
 def changes(count: int) -> list[list[av.VideoFrame]]:
     """Scenes of which one thing changes halfway: colour, number, action, or the subject; place and look stay."""
     rng = np.random.default_rng(SEED)
-    known = {(s.kind, s.colour, s.count, s.action, s.place) for s in every_scene()}
+    known = {(s.kind, s.color, s.count, s.action, s.place) for s in every_scene()}
     made = []
     for scene in scenes(count):
         others = [
-            *(replace(scene, colour=colour) for colour in KINDS[scene.kind].colours),
+            *(replace(scene, color=color) for color in KINDS[scene.kind].colors),
             *(replace(scene, count=number) for number in (1, 2, 3)),
             *(replace(scene, action=action) for action in KINDS[scene.kind].actions),
             *(
-                replace(scene, kind=kind, colour=grammar.colours[0], action=next(iter(grammar.actions)))
+                replace(scene, kind=kind, color=grammar.colors[0], action=next(iter(grammar.actions)))
                 for kind, grammar in KINDS.items()
             ),
         ]
         allowed = [
-            o
-            for o in others
-            if o.sentence != scene.sentence and (o.kind, o.colour, o.count, o.action, o.place) in known
+            o for o in others if o.sentence != scene.sentence and (o.kind, o.color, o.count, o.action, o.place) in known
         ]
         other = allowed[int(rng.integers(len(allowed)))]
         made.append(drawn(scene, 0.0, BEFORE) + drawn(other, BEFORE * STEP, BEFORE))
     return made
 
 
-def see(captioner: Captioner, pictures: Sequence[av.VideoFrame]) -> Seen:
-    convert = Converter(captioner.picture)
+def see(captioner: Captioner, images: Sequence[av.VideoFrame]) -> Seen:
+    convert = Converter(captioner.image_spec)
     features, texts = [], []
-    for start in range(0, len(pictures), 32):
-        embeddings = captioner.encode(np.stack([convert.convert(one) for one in pictures[start : start + 32]]))
+    for start in range(0, len(images), 32):
+        embeddings = captioner.encode(np.stack([convert.convert(one) for one in images[start : start + 32]]))
         features.append(captioner.features(embeddings))
         texts += [result.text for result in captioner.decode(embeddings)]
     return Seen(np.concatenate(features), texts)
 
 
-def lead(seen: Seen, every: float, options: GateOptions) -> Run:
-    """The engine's gate over `seen`, sampled every `every` seconds."""
-    gate, captions, decoded, waited = Gate(options), [], 0, 0
-    numbers = range(0, len(seen.texts), round(every / STEP))
+def lead(last_sample_at: Seen, every: float, options: ChangeGateOptions) -> Run:
+    """The engine's gate over `last_sample_at`, sampled every `every` seconds."""
+    gate, captions, decoded, waited = ChangeGate(options), [], 0, 0
+    numbers = range(0, len(last_sample_at.texts), round(every / STEP))
     for number in numbers:
-        at, features, text = number * STEP, seen.features[number], seen.texts[number]
+        at, features, text = number * STEP, last_sample_at.features[number], last_sample_at.texts[number]
         sample = Sample("scene", np.empty(0, np.uint8), 0, at, at, "arrival", at, at)
         distance = gate.distance(sample, features)
-        if gate.is_still(distance):
-            gate.stays(sample)
+        if gate.is_unchanged(distance):
+            gate.mark_unchanged(sample)
             continue
         decoded += 1
-        judged = gate.judge(sample, features, distance, text)
-        if judged.verdict is Verdict.NEWS:
-            gate.settle(sample, features, text, first=judged.first)
+        judgement = gate.classify(sample, features, distance, text)
+        if judgement.verdict is Verdict.CHANGED:
+            gate.commit(sample, features, text, first=judgement.first)
             captions.append((at, text))
-            waited += judged.first is not None
+            waited += judgement.first is not None
     return Run(captions, len(numbers), decoded, waited)
 
 
-def _held(held: list[Seen], every: float, options: GateOptions) -> dict[str, Any]:
-    runs = [lead(seen, every, options) for seen in held]
+def _held(held: list[Seen], every: float, options: ChangeGateOptions) -> dict[str, Any]:
+    runs = [lead(last_sample_at, every, options) for last_sample_at in held]
     return {
         "held_captions": sum(len(run.captions) for run in runs),
         "held_wanted": len(runs) * (int(HOLD_SECONDS // REFRESH) + 1),
@@ -181,17 +181,17 @@ def _held(held: list[Seen], every: float, options: GateOptions) -> dict[str, Any
     }
 
 
-def _changed(changed: list[Seen], every: float, options: GateOptions) -> dict[str, Any]:
+def _changed(changed: list[Seen], every: float, options: ChangeGateOptions) -> dict[str, Any]:
     """Of the changes that the model tells by itself: one sentence before, another after."""
     told, hidden, delays = 0, 0, []
     step = round(every / STEP)
-    for seen in changed:
-        before = {content(text) for text in seen.texts[:BEFORE:step]}
-        after = {content(text) for text in seen.texts[BEFORE::step]}
+    for last_sample_at in changed:
+        before = {content(text) for text in last_sample_at.texts[:BEFORE:step]}
+        after = {content(text) for text in last_sample_at.texts[BEFORE::step]}
         if len(before) != 1 or len(after) != 1 or before == after:
             continue
         told += 1
-        came = [at for at, _ in lead(seen, every, options).captions if at >= BEFORE * STEP]
+        came = [at for at, _ in lead(last_sample_at, every, options).captions if at >= BEFORE * STEP]
         hidden += not came
         delays += [came[0] - BEFORE * STEP] if came else []
     return {
@@ -206,9 +206,9 @@ def _clip(run: Run) -> dict[str, Any]:
     return {"captions": len(run.captions), "waited": run.waited, "decoded": round(run.decoded / run.samples, 4)}
 
 
-def _distance(seen: Seen) -> float:
-    """From the first picture after the change to the nearest before it."""
-    return 1.0 - float((seen.features[:BEFORE] @ seen.features[BEFORE]).max())
+def _distance(last_sample_at: Seen) -> float:
+    """From the first image after the change to the nearest before it."""
+    return 1.0 - float((last_sample_at.features[:BEFORE] @ last_sample_at.features[BEFORE]).max())
 
 
 def show(rows: list[dict[str, Any]], clips: list[str]) -> None:

@@ -1,9 +1,9 @@
 """What the change gate saves on a scene that stays, and what it costs on one that changes.
 
-    python -m benchmarks.stillness [--minutes 10] [--refresh 60] [--every 1] [--json benchmarks/results/stillness.json]
+    python -m benchmarks.stillness [--minutes 10] [--refresh-interval 60] [--every 1] [--json benchmarks/results/stillness.json]
 
 Four streams in one service. Two are cameras of a real RTSP server that look at a scene where nothing moves: H.264 with
-the encoder's own noise, and the same with a sensor's noise in every picture. The third is a drawn scene that stays
+the encoder's own noise, and the same with a sensor's noise in every image. The third is a drawn scene that stays
 while what is in it moves. The fourth changes its scene every 3 s. Wanted: one caption per refresh for the first three,
 the decode skipped for what has not moved; every change captioned for the fourth, with the delay from the change to the
 caption. On a machine that others use, samples are replaced by newer ones before the device is free: *looked at* says
@@ -46,7 +46,7 @@ CAMERAS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--refresh", type=float, default=60.0)
+    parser.add_argument("--refresh-interval", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=1.0)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/stillness.json"))
     arguments = parser.parse_args()
@@ -66,7 +66,7 @@ async def measure(cameras: dict[str, str], arguments: argparse.Namespace) -> dic
         f"{name}=scenes:?seed={SEED}&rate={RATE}&seconds={seconds:g}"
         for name, seconds in (("moving", 86400.0), ("changing", SCENE_SECONDS))
     ]
-    options = ["--every", str(arguments.every), "--refresh", str(arguments.refresh)]
+    options = ["--every", str(arguments.every), "--refresh-interval", str(arguments.refresh_interval)]
     finals: dict[str, list[dict[str, Any]]] = {name: [] for name in (*STAYING, "changing")}
     async with serving([*sources, *options]) as service, connect(service.feed + "?interim=0") as socket:
         reading = asyncio.create_task(_read(socket, finals))
@@ -76,7 +76,7 @@ async def measure(cameras: dict[str, str], arguments: argparse.Namespace) -> dic
     return {
         "question": "change gate on scenes that stay and on one that changes",
         "minutes": arguments.minutes,
-        "refresh_s": arguments.refresh,
+        "refresh_s": arguments.refresh_interval,
         "every_s": arguments.every,
         "sensor_noise": SENSOR_NOISE,
         **{name: _staying(finals[name], views[name], arguments) for name in STAYING},
@@ -98,7 +98,7 @@ def _staying(finals: list[dict[str, Any]], view: dict[str, Any], arguments: argp
         "samples": view["sampled"],
         "looked_at": view["captions"] + view["extended"],
         "captions": len(finals),
-        "captions_wanted": int(seconds // arguments.refresh) + 1,
+        "captions_wanted": int(seconds // arguments.refresh_interval) + 1,
         "extended": view["extended"],
         "decode_skipped": view["decode_skipped"],
         "sentences": sorted({c["text"] for c in finals}),

@@ -43,9 +43,9 @@ from rich.table import Table
 
 from benchmarks.fanout import LATENCY, Viewer, handshake, rss_mib, silent_viewer
 from streamcap.bench.machine import describe_machine
-from streamcap.captions.feed import Feed
+from streamcap.captions.feed import EventLog
 from streamcap.captions.hub import Hub
-from streamcap.captions.track import Moment, Track
+from streamcap.captions.track import CaptionTrack, SampleTime
 from streamcap.server.app import create_app
 from streamcap.server.options import ServerOptions
 from streamcap.server.run import listen, serve
@@ -63,8 +63,8 @@ def open_files() -> int:
 async def run_service(orders: Connection) -> None:
     """Publish until told to stop; answer every `census`."""
     hub = Hub(monotonic=time.monotonic, wall=time.time)
-    hub.add(Feed("door"))
-    track = Track("door", every=1.0)
+    hub.add(EventLog("door"))
+    track = CaptionTrack("door", every=1.0)
     streams: Any = SimpleNamespace(hub=hub, ready=True, names=lambda: ["door"])
     options = ServerOptions(port=0)
     app = create_app(streams, options)
@@ -75,7 +75,7 @@ async def run_service(orders: Connection) -> None:
     async def talk() -> None:
         for number in itertools.count():
             text = f"at {time.monotonic():.6f} a man in a red shirt walks across the road with his dog"
-            hub.publish(track.final(Moment(0, float(number), time.time(), "arrival"), text, -0.4, LATENCY))
+            hub.publish(track.final(SampleTime(0, float(number), time.time(), "arrival"), text, -0.4, LATENCY))
             await asyncio.sleep(1 / CAPTIONS_PER_SECOND)
 
     talking = asyncio.create_task(talk())
@@ -86,9 +86,9 @@ async def run_service(orders: Connection) -> None:
             {
                 "open_files": open_files(),
                 "tasks": len(asyncio.all_tasks()),
-                "viewers": app.state.audience.present,
+                "viewers": app.state.broadcaster.present,
                 "rss_mib": round(rss_mib(), 1),
-                "closed_slow": app.state.audience.statistics.closed_slow,
+                "closed_slow": app.state.broadcaster.statistics.closed_slow,
             }
         )
     talking.cancel()
@@ -146,13 +146,13 @@ class Storm:
     async def _visit(self, kind: int) -> None:
         request = NOBODY if kind == 8 else b"\x16\x03\x01 this is no HTTP\r\n\r\n" if kind == 9 else handshake()
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            probe, writer = await asyncio.open_connection("127.0.0.1", self.port)
             try:
                 writer.write(request[:40] if kind in (6, 7) else request)
                 if kind in (6, 7):
                     self.answers["cut by us"] += 1
                     return
-                self.answers[(await reader.readuntil(b"\r\n")).decode().strip().partition(" ")[2]] += 1
+                self.answers[(await probe.readuntil(b"\r\n")).decode().strip().partition(" ")[2]] += 1
             finally:
                 writer.transport.abort()
         except (OSError, asyncio.IncompleteReadError) as error:
@@ -161,24 +161,24 @@ class Storm:
     async def _say(self, what: str, frame: bytes) -> None:
         """Say it after the handshake, and count the close code that answers it."""
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            probe, writer = await asyncio.open_connection("127.0.0.1", self.port)
             try:
                 writer.write(handshake())
-                await reader.readuntil(b"\r\n\r\n")
+                await probe.readuntil(b"\r\n\r\n")
                 writer.write(frame)
-                self.answers[f"{what}: closed with {await _close_code(reader)}"] += 1
+                self.answers[f"{what}: closed with {await _close_code(probe)}"] += 1
             finally:
                 writer.transport.abort()
         except (OSError, asyncio.IncompleteReadError) as error:
             self.answers[f"{what}: {type(error).__name__}"] += 1
 
 
-async def _close_code(reader: asyncio.StreamReader) -> int:
+async def _close_code(probe: asyncio.StreamReader) -> int:
     while True:
-        first, size = await reader.readexactly(2)
+        first, size = await probe.readexactly(2)
         if size == 126:
-            size = int.from_bytes(await reader.readexactly(2), "big")
-        payload = await reader.readexactly(size)
+            size = int.from_bytes(await probe.readexactly(2), "big")
+        payload = await probe.readexactly(size)
         if first & 15 == 8:
             return int.from_bytes(payload[:2], "big")
 

@@ -65,7 +65,7 @@ def main() -> None:
     media = ["--media", str(clips)]
     shape = "--preset small --prefix 8 --mapper-layers 2 --mapper-heads 4 --layers 2 --vocabulary 400 --dropout 0.05"
     pace = f"--learning-rate 0.001 --warmup 50 --batch 16 --epochs {given.epochs}"
-    encoded = "--format msrvtt --frames 4 --encoder mini --take pooled"
+    encoded = "--format msrvtt --frames 4 --encoder mini --features pooled"
     commands = {
         "dataset": [str(captions), *encoded.split(), *media, "--out", str(cache)],
         "train": [str(cache), "--out", str(run), "--mapping", given.mapping, *shape.split(), *pace.split()],

@@ -1,4 +1,4 @@
-"""What does one 720p frame cost from the decoder's picture to the caption? Limit: `mini` ≤ 60 ms on one core.
+"""What does one 720p frame cost from the decoder's image to the caption? Limit: `mini` ≤ 60 ms on one core.
 
     python benchmarks/whole.py --one-core
 
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from streamcap.bench.machine import describe_machine, usual_precisions
 from streamcap.bench.preprocess import measure_preprocess
 from streamcap.bench.preprocess import table as preprocess_table
-from streamcap.bench.whole import measure_whole, table
+from streamcap.bench.whole import measure_end_to_end, table
 from streamcap.captioner.precision import find_device
 
 RESULTS = Path(__file__).parent / "results"
@@ -39,7 +39,7 @@ def main() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     device = find_device(arguments.device)
     precisions = arguments.precisions or usual_precisions(device)
-    result = measure_whole(device, precisions=precisions, rounds=arguments.rounds, big=not arguments.mini_only)
+    result = measure_end_to_end(device, precisions=precisions, rounds=arguments.rounds, big=not arguments.mini_only)
     print(table(result))
     content = {**result, "machine": describe_machine(device)}
     if device.type == "cpu":

@@ -1,4 +1,4 @@
-"""What pixels a model wants, as plain geometry: no torch, no decoder, shared by the rooms that scale pictures."""
+"""What pixels a model wants, as plain geometry: no torch, no decoder, shared by the rooms that scale images."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, Literal, cast, get_args
 from streamcap.errors import InputError
 
 Fit = Literal["crop", "squash", "pad"]
-"""How a picture of another aspect goes into the model's: `crop` scales until it covers and cuts the middle out,
+"""How an image of another aspect goes into the model's: `crop` scales until it covers and cuts the middle out,
 `squash` changes the aspect, `pad` scales until it fits and fills up with the mean colour."""
 Interpolation = Literal["bicubic", "bilinear", "area"]
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How one source picture goes into the model's: scale to (`scaled_width`, `scaled_height`), then place.
+    """How one source image goes into the model's: scale to (`scaled_width`, `scaled_height`), then place.
 
-    `left` and `top` are where the scaled picture's corner comes to lie in the model's picture: negative where it is
+    `left` and `top` are where the scaled image's corner comes to lie in the model's image: negative where it is
     cropped, positive where it is padded, 0 where it fits.
     """
 
@@ -28,7 +28,7 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureSpec:
+class ImageSpec:
     """The pixels a vision encoder wants: RGB, `(height, width, 3)` uint8, then `(value / 255 - mean) / std`."""
 
     width: int
@@ -40,14 +40,14 @@ class PictureSpec:
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
-            raise InputError(f"picture size {self.width}x{self.height}: both must be at least 1")
+            raise InputError(f"image size {self.width}x{self.height}: both must be at least 1")
         if self.fit not in get_args(Fit):
-            raise InputError(f"picture fit {self.fit!r}: it is one of {', '.join(get_args(Fit))}")
+            raise InputError(f"image fit {self.fit!r}: it is one of {', '.join(get_args(Fit))}")
         if self.interpolation not in get_args(Interpolation):
             known = ", ".join(get_args(Interpolation))
-            raise InputError(f"picture interpolation {self.interpolation!r}: it is one of {known}")
+            raise InputError(f"image interpolation {self.interpolation!r}: it is one of {known}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise InputError("picture mean and std: three numbers each, std above 0")
+            raise InputError("image mean and std: three numbers each, std above 0")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -61,14 +61,14 @@ class PictureSpec:
         return red, green, blue
 
     def place(self, width: int, height: int) -> Placement:
-        """Where a source picture of `width` × `height` pixels goes.
+        """Where a source image of `width` × `height` pixels goes.
 
         `crop` follows CLIP's processor (transformers `get_resize_output_image_size` and `center_crop`): the side that
         binds gets the model's size, the other `int(size * long / short)`; the middle is cut out, an odd pixel to the
-        right and bottom. Raises InputError for an empty picture.
+        right and bottom. Raises InputError for an empty image.
         """
         if width < 1 or height < 1:
-            raise InputError(f"a picture of {width}x{height} pixels is empty")
+            raise InputError(f"an image of {width}x{height} pixels is empty")
         if self.fit == "squash":
             return Placement(self.width, self.height, 0, 0)
         # Compared as products of integers, so that no rounding decides which side binds.
@@ -100,11 +100,11 @@ class PictureSpec:
         }
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> PictureSpec:
+    def from_json(cls, fields: dict[str, Any]) -> ImageSpec:
         """The reverse of `to_json`; missing fields take the defaults. Raises InputError for a wrong field."""
         known = {"width", "height", "fit", "interpolation", "mean", "std"}
         if unknown := set(fields) - known:
-            raise InputError(f"picture: unknown field {sorted(unknown)[0]!r}")
+            raise InputError(f"image: unknown field {sorted(unknown)[0]!r}")
         try:
             mean = tuple(float(value) for value in fields.get("mean", (0.5, 0.5, 0.5)))
             std = tuple(float(value) for value in fields.get("std", (0.5, 0.5, 0.5)))
@@ -117,6 +117,6 @@ class PictureSpec:
                 std=cast("tuple[float, float, float]", std),
             )
         except KeyError as missing:
-            raise InputError(f"picture: field {missing} is missing") from None
+            raise InputError(f"image: field {missing} is missing") from None
         except (TypeError, ValueError) as wrong:
-            raise InputError(f"picture: {wrong}") from None
+            raise InputError(f"image: {wrong}") from None

@@ -18,19 +18,19 @@ from streamcap.captions.hub import Hub
 from streamcap.engine.engine import Engine, EngineOptions
 from streamcap.engine.live import LiveModel
 from streamcap.engine.outcome import Outcome
-from streamcap.media.picture import Converter
+from streamcap.media.image import Converter
 from streamcap.media.sources import SourceOptions, open_source
 from streamcap.media.sources.contract import Source
 from streamcap.server import run
 from streamcap.server.app import create_app
 from streamcap.server.options import ServerOptions
-from streamcap.service.settings import Settings
-from streamcap.service.stream import Parts
-from streamcap.service.streams import Streams
+from streamcap.service.settings import StreamOptions
+from streamcap.service.stream import StreamDeps
+from streamcap.service.streams import StreamSet
 
 if TYPE_CHECKING:
     from streamcap.captioner import Captioner
-    from streamcap.picture import Fit
+    from streamcap.image import Fit
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +41,9 @@ ENGINE_STOP_SECONDS = 1.0
 class ServeOptions:
     """What `streamcap serve` was told."""
 
-    wanted: Sequence[tuple[str | None, str]]
+    sources: Sequence[tuple[str | None, str]]
     """Name, or None, and URL of each stream."""
-    settings: Settings
+    stream_options: StreamOptions
     server: ServerOptions
     engine: EngineOptions
     fit: Fit | None
@@ -63,7 +63,7 @@ async def serve_streams(options: ServeOptions, load: Callable[[], Captioner], li
     stop, server_stop = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _stop, stop)
-    streams = Streams(options.settings, Hub(time.monotonic, time.time))
+    streams = StreamSet(options.stream_options, Hub(time.monotonic, time.time))
     app = create_app(streams, options.server)
     serving = asyncio.create_task(run.serve(app, options.server, server_stop, listener), name="server")
     stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -74,8 +74,8 @@ async def serve_streams(options: ServeOptions, load: Callable[[], Captioner], li
         first: tuple[asyncio.Future[Any], ...] = (loading, serving, stopping)
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
-            engine = _begin(streams, *loading.result(), options)
-            for name, url in options.wanted:
+            engine = _start_engine(streams, *loading.result(), options)
+            for name, url in options.sources:
                 await streams.add(name, url)
             streams.ready = True
             log.info("listening on %s", _address(options.server.host, listener))
@@ -101,7 +101,7 @@ def _load(load: Callable[[], Captioner]) -> tuple[Captioner, LiveModel]:
     return captioner, live
 
 
-def _begin(streams: Streams, captioner: Captioner, live: LiveModel, options: ServeOptions) -> Engine:
+def _start_engine(streams: StreamSet, captioner: Captioner, live: LiveModel, options: ServeOptions) -> Engine:
     """Start the engine and let streams be added."""
     loop = asyncio.get_running_loop()
 
@@ -110,16 +110,16 @@ def _begin(streams: Streams, captioner: Captioner, live: LiveModel, options: Ser
             loop.call_soon_threadsafe(streams.dispatch, outcomes)
 
     engine = Engine(live, options.engine, deliver)
-    picture = captioner.picture if options.fit is None else replace(captioner.picture, fit=options.fit)
-    parts = Parts(
-        settings=options.settings,
+    image = captioner.image_spec if options.fit is None else replace(captioner.image_spec, fit=options.fit)
+    deps = StreamDeps(
+        options=options.stream_options,
         hub=streams.hub,
-        open_source=_opener(options.settings),
-        convert=Converter(picture, captioner.clip_length),
+        open_source=_opener(options.stream_options),
+        convert=Converter(image, captioner.clip_length),
         submit=engine.submit,
         clip_length=captioner.clip_length,
     )
-    streams.begin(parts, forget=engine.forget, engine=engine.statistics)
+    streams.begin(deps, forget=engine.forget, engine=engine.statistics)
     engine.start()
     return engine
 
@@ -131,11 +131,11 @@ def _stop(stop: asyncio.Event) -> None:
     stop.set()
 
 
-def _opener(settings: Settings) -> Callable[[str], Source]:
+def _opener(stream_options: StreamOptions) -> Callable[[str], Source]:
     options = SourceOptions(
-        open_timeout=settings.open_timeout,
-        read_timeout=settings.read_timeout,
-        keyframes_only=settings.keyframes_only,
+        open_timeout=stream_options.open_timeout,
+        read_timeout=stream_options.read_timeout,
+        keyframes_only=stream_options.keyframes_only,
     )
     return lambda url: open_source(url, options=options)
 

@@ -1,4 +1,4 @@
 """How long a test waits for a state that must come."""
 
-PATIENCE = 240
+TIMEOUT_FACTOR = 240
 """Seconds. Processors may be lent to others for most of the time: only what fails takes so long."""

@@ -1,15 +1,15 @@
-"""The geometry of fitting a picture, against `transformers`' own and against what must always hold."""
+"""The geometry of fitting an image, against `transformers`' own and against what must always hold."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from streamcap.image import Fit, ImageSpec
 from transformers.image_transforms import get_resize_output_image_size
 from transformers.image_utils import ChannelDimension
 
 from streamcap.errors import InputError
-from streamcap.picture import Fit, PictureSpec
 
 SIDES = st.integers(1, 5000)
 
@@ -22,13 +22,13 @@ def test_crop_scales_as_clips_processor(width: int, height: int) -> None:
     down, across = get_resize_output_image_size(
         empty, size=224, default_to_square=False, input_data_format=ChannelDimension.LAST
     )
-    placed = PictureSpec(224, 224).place(width, height)
+    placed = ImageSpec(224, 224).place(width, height)
     assert (placed.scaled_width, placed.scaled_height) == (across, down)
 
 
 @given(SIDES, SIDES, st.integers(1, 400), st.integers(1, 400), st.sampled_from(["crop", "squash", "pad"]))
 def test_what_always_holds(width: int, height: int, across: int, down: int, fit: Fit) -> None:
-    spec = PictureSpec(across, down, fit)
+    spec = ImageSpec(across, down, fit)
     placed = spec.place(width, height)
     if fit == "crop":
         assert placed.scaled_width >= across and placed.scaled_height >= down
@@ -42,9 +42,9 @@ def test_what_always_holds(width: int, height: int, across: int, down: int, fit:
 
 
 def test_json_and_back() -> None:
-    spec = PictureSpec(160, 96, "pad", "area", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert PictureSpec.from_json(spec.to_json()) == spec
-    assert PictureSpec(10, 10, mean=(0.0, 0.5, 1.0)).fill == (0, 128, 255)
+    spec = ImageSpec(160, 96, "pad", "area", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert ImageSpec.from_json(spec.to_json()) == spec
+    assert ImageSpec(10, 10, mean=(0.0, 0.5, 1.0)).fill == (0, 128, 255)
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_json_and_back() -> None:
 )
 def test_a_wrong_spec_is_named(fields: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        PictureSpec.from_json(fields)
+        ImageSpec.from_json(fields)
 
 
 def test_an_empty_picture_is_refused() -> None:
     with pytest.raises(InputError, match="empty"):
-        PictureSpec(5, 5).place(0, 3)
+        ImageSpec(5, 5).place(0, 3)

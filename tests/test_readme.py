@@ -50,7 +50,7 @@ def test_the_python_example_captions_a_picture() -> None:
     example = next(block for block in blocks("python") if "load_captioner" in block)
     printed: list[tuple[object, ...]] = []
     exec(  # noqa: S102 - it is the README's own text
-        example, {"picture": draw(script.scene_at(1), 1.0, 640, 360), "print": lambda *values: printed.append(values)}
+        example, {"image": draw(script.scene_at(1), 1.0, 640, 360), "print": lambda *values: printed.append(values)}
     )
     ((text, logprob),) = printed
     assert text == script.sentence_at(1)

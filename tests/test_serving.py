@@ -17,24 +17,24 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from streamcap.engine.engine import EngineOptions
-from streamcap.engine.gate import GateOptions
+from streamcap.engine.gate import ChangeGateOptions
 from streamcap.errors import InputError
 from streamcap.media.sources import SourceEnded
 from streamcap.server.options import ServerOptions
 from streamcap.server.run import listen
-from streamcap.service.settings import Settings
+from streamcap.service.settings import StreamOptions
 from streamcap.serving import ServeOptions, _opener, serve_streams
 from tests.media.made import write_video
-from tests.patience import PATIENCE
+from tests.patience import TIMEOUT_FACTOR
 
 if TYPE_CHECKING:
     from streamcap.captioner import Captioner
 
 OPTIONS = ServeOptions(
-    wanted=[("door", "scenes:")],
-    settings=Settings(),
+    sources=[("door", "scenes:")],
+    stream_options=StreamOptions(),
     server=ServerOptions(port=0),
-    engine=EngineOptions(GateOptions(threshold=0.02)),
+    engine=EngineOptions(ChangeGateOptions(threshold=0.02)),
     fit=None,
 )
 
@@ -42,7 +42,7 @@ OPTIONS = ServeOptions(
 def test_keyframes_alone_are_decoded_where_that_is_set(tmp_path: Path) -> None:
     path = str(write_video(tmp_path / "film.mp4", seconds=1.2, rate=10))
     for keyframes_only, times in ((True, [0.0, 1.0]), (False, [number / 10 for number in range(12)])):
-        source = _opener(Settings(keyframes_only=keyframes_only))(path)
+        source = _opener(StreamOptions(keyframes_only=keyframes_only))(path)
         source.open()
         frames = []
         with pytest.raises(SourceEnded):
@@ -58,7 +58,7 @@ def test_while_the_model_loads_it_is_alive_but_not_ready_and_ends_at_a_signal() 
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_FACTOR,
     )
     assert done.returncode == 0, done.stderr
 
@@ -67,13 +67,13 @@ async def alive_while_loading() -> None:
     loaded = threading.Event()
 
     def load() -> Captioner:
-        loaded.wait(PATIENCE)
+        loaded.wait(TIMEOUT_FACTOR)
         raise InputError("nobody waits for it any more")
 
     with listen(OPTIONS.server) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         serving = asyncio.create_task(serve_streams(OPTIONS, load, listener))
-        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=PATIENCE) as http:
+        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=TIMEOUT_FACTOR) as http:
             assert (await http.get("/healthz")).status_code == 200
             assert (await http.get("/")).status_code == 200
             early = [await http.get(path) for path in ("/readyz", "/captions/door", "/streams")]
@@ -87,7 +87,7 @@ async def alive_while_loading() -> None:
                 await connect(f"ws://{address}/captions?stream=door").__aenter__()
             assert refused.value.response.status_code == 503
         os.kill(os.getpid(), signal.SIGTERM)
-        assert await asyncio.wait_for(serving, PATIENCE) is False
+        assert await asyncio.wait_for(serving, TIMEOUT_FACTOR) is False
     loaded.set()
 
 
@@ -96,7 +96,7 @@ async def test_a_model_that_cannot_be_loaded_ends_the_service_with_the_reason() 
         raise InputError("no such model")
 
     with listen(OPTIONS.server) as listener, pytest.raises(InputError, match="no such model"):
-        await asyncio.wait_for(serve_streams(OPTIONS, load, listener), PATIENCE)
+        await asyncio.wait_for(serve_streams(OPTIONS, load, listener), TIMEOUT_FACTOR)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The picture of a measurement: latency by batch size, the floor as a line."""
+"""The image of a measurement: latency by batch size, the floor as a line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from streamcap.errors import InputError
-from streamcap.files.whole import write_whole
+from streamcap.files.whole import atomic_write
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -35,7 +35,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))  # beside the lines, not over them
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=120)
-    write_whole(path, content.getvalue())
+    atomic_write(path, content.getvalue())
 
 
 def _lines(rows: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:

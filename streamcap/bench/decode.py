@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from streamcap.bench.graph import Step
-from streamcap.bench.machine import Reader, launch_seconds, quiet
-from streamcap.bench.peers import GreedyLoop, peers
-from streamcap.bench.timing import Timing, in_turn, ratio
-from streamcap.captioner.batch import Limits, RunningBatch
+from streamcap.bench.machine import BandwidthProbe, launch_seconds, quiet
+from streamcap.bench.peers import GreedyLoop, baselines
+from streamcap.bench.timing import Timing, interleaved, ratio
+from streamcap.captioner.batch import ContinuousBatch, StopCriteria
 from streamcap.captioner.checkpoints.decoder import load_gpt2
-from streamcap.captioner.coded import CodedLinear
+from streamcap.captioner.coded import PackedLinear
 from streamcap.captioner.gpt2 import GPT2
 from streamcap.captioner.precision import convert
 from streamcap.captioner.prompt import Prompt
 from streamcap.captioner.quantized import Int8Linear, quantize
-from streamcap.captioner.selection import Greedy
-from streamcap.captioner.slots import SlotBatch
+from streamcap.captioner.selection import GreedySampler
+from streamcap.captioner.slots import CudaGraphBatch
 
 PREFIX = 10
 TOKENS = 20
@@ -64,7 +64,7 @@ class Row:
 
 def weight_bytes(gpt2: GPT2, precision: str) -> int:
     """Bytes of weights that one token reads: all layers and the head, with int8's scales and the biases in float32."""
-    products = [module for module in gpt2.modules() if isinstance(module, nn.Linear | Int8Linear | CodedLinear)]
+    products = [module for module in gpt2.modules() if isinstance(module, nn.Linear | Int8Linear | PackedLinear)]
     weights = sum(module.in_features * module.out_features for module in products)
     beside = sum(module.out_features for module in products)
     return weights * _BYTES[precision] + (8 if precision == "int8" else 0) * beside
@@ -127,8 +127,8 @@ def without_cache(model: Any, prefixes: Tensor) -> list[list[int]]:
 
 def decode(gpt2: GPT2, prefixes: Tensor) -> list[list[int]]:
     """Our running batch."""
-    limits = Limits(TOKENS, frozenset({NEVER}))
-    batch: RunningBatch[int] = RunningBatch(gpt2, Greedy(), limits, max_rows=len(prefixes))
+    limits = StopCriteria(TOKENS, frozenset({NEVER}))
+    batch: ContinuousBatch[int] = ContinuousBatch(gpt2, GreedySampler(), limits, max_rows=len(prefixes))
     for number, prefix in enumerate(prefixes):
         batch.add(number, Prompt(prefix))
     found: dict[int, list[int]] = {}
@@ -141,7 +141,9 @@ class Decoder:
     """Our batch in the device's slots, kept from call to call as the captioner keeps it."""
 
     def __init__(self, gpt2: GPT2, frames: int) -> None:
-        self._batch: SlotBatch[int] = SlotBatch(gpt2, Limits(TOKENS, frozenset({NEVER})), max_rows=frames)
+        self._batch: CudaGraphBatch[int] = CudaGraphBatch(
+            gpt2, StopCriteria(TOKENS, frozenset({NEVER})), max_rows=frames
+        )
 
     def __call__(self, prefixes: Tensor) -> list[list[int]]:
         for number, prefix in enumerate(prefixes):
@@ -171,10 +173,10 @@ def parts(gpt2: GPT2, frames: int, device: torch.device, rounds: int) -> dict[st
         gpt2.step(tokens, cache)
 
     def select() -> None:
-        Greedy().select(kept["logits"], [None] * frames)
+        GreedySampler().sample(kept["logits"], [None] * frames)
 
     with torch.inference_mode():
-        timings = in_turn({"prefill": prefill, "head": head, "step": step, "select": select}, device, rounds=rounds)
+        timings = interleaved({"prefill": prefill, "head": head, "step": step, "select": select}, device, rounds=rounds)
     return {name: round(1000 * timing.median, 3) for name, timing in timings.items()}
 
 
@@ -188,7 +190,7 @@ def measure_decode(
 ) -> dict[str, Any]:
     """Everything beside everything, in turn: rows, floors and parts, as JSON.
 
-    onnxruntime and OpenVINO are measured on a CPU where they are installed; `peers` says why one is not, and which of
+    onnxruntime and OpenVINO are measured on a CPU where they are installed; `baselines` says why one is not, and which of
     them gives other tokens than transformers in fp32.
 
     leave_out: beginnings of contenders' names; `transformers fp32` (on a GPU `fp16`) is always measured.
@@ -199,14 +201,14 @@ def measure_decode(
     model = random_gpt2()
     decoders = {precision: ours(model, precision, device) for precision in precisions}
     others: dict[str, Decode] = {}
-    if any(isinstance(module, CodedLinear) for gpt2 in decoders.values() for module in gpt2.modules()):
+    if any(isinstance(module, PackedLinear) for gpt2 in decoders.values() for module in gpt2.modules()):
         others["streamcap, torch's products int8"] = partial(decode, with_torchs_products(model))
     theirs = copy.deepcopy(model).to(device, _FLOATS[base])
-    readers = {name: Reader(weight_bytes(gpt2, name), device) for name, gpt2 in decoders.items()}
+    readers = {name: BandwidthProbe(weight_bytes(gpt2, name), device) for name, gpt2 in decoders.items()}
     rows: list[Row] = []
     detail: dict[str, Any] = {}
     torch.manual_seed(1)
-    with peers(lambda: Step(model), device, precisions, omitted) as found:
+    with baselines(lambda: Step(model), device, precisions, omitted) as found:
         others |= {name: GreedyLoop(session, model, TOKENS) for name, session in found.sessions.items()}
         for count in frames:
             prefixes = 0.1 * torch.randn(count, PREFIX, model.config.n_embd)
@@ -217,9 +219,9 @@ def measure_decode(
                 for name, call in contenders.items()
                 if name == f"transformers {base}" or not name.startswith(omitted)
             }
-            for name, reader in readers.items():
-                contenders[f"floor {name}"] = _reading(reader)
-            timings = in_turn(contenders, device, rounds=rounds)
+            for name, probe in readers.items():
+                contenders[f"floor {name}"] = _reading(probe)
+            timings = interleaved(contenders, device, rounds=rounds)
             rows += _rows(count, timings, said, base)
             detail[str(count)] = {name: parts(gpt2, count, device, rounds) for name, gpt2 in decoders.items()}
     best = {row.name: row.timing.best for row in rows}
@@ -235,9 +237,9 @@ def measure_decode(
                 if row.name in found.sessions and row.name.endswith("fp32") and not row.same_tokens
             ],
         },
-        "bytes_per_token": {name: reader.size for name, reader in readers.items()},
+        "bytes_per_token": {name: probe.size for name, probe in readers.items()},
         "bandwidth_gb_s": {
-            name: round(TOKENS * reader.size / best[f"floor {name}"] / 1e9, 2) for name, reader in readers.items()
+            name: round(TOKENS * probe.size / best[f"floor {name}"] / 1e9, 2) for name, probe in readers.items()
         },
         "launch_us": round(1e6 * launch_seconds(device), 2),
         "parts_ms": detail,
@@ -263,10 +265,10 @@ def _rows(count: int, timings: dict[str, Timing], said: dict[str, list[list[int]
     return rows
 
 
-def _reading(reader: Reader) -> Callable[[], None]:
+def _reading(probe: BandwidthProbe) -> Callable[[], None]:
     def read() -> None:
         for _ in range(TOKENS):
-            reader()
+            probe()
 
     return read
 

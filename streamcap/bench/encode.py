@@ -1,4 +1,4 @@
-"""Encoding pictures with CLIP's ViT-B/32, beside transformers: random weights, 224 × 224."""
+"""Encoding images with CLIP's ViT-B/32, beside transformers: random weights, 224 × 224."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from streamcap.bench.graph import Tower
 from streamcap.bench.machine import quiet
-from streamcap.bench.peers import encoder, peers
-from streamcap.bench.timing import in_turn, ratio
+from streamcap.bench.peers import baselines, encoder
+from streamcap.bench.timing import interleaved, ratio
 from streamcap.captioner.checkpoints.towers import clip_tower
 from streamcap.captioner.gpt2 import GPT2
-from streamcap.captioner.graphs import Replay
+from streamcap.captioner.graphs import GraphedCallable
 from streamcap.captioner.precision import convert
 from streamcap.captioner.vision import Vision
 
@@ -64,7 +64,7 @@ def measure_encode(
 ) -> dict[str, Any]:
     """Rows for every batch size, as JSON; `cosine` is the least cosine to transformers' embedding.
 
-    onnxruntime and OpenVINO are measured on a CPU where they are installed, else `peers` says why not. leave_out:
+    onnxruntime and OpenVINO are measured on a CPU where they are installed, else `baselines` says why not. leave_out:
     beginnings of their contenders' names.
     """
     base = "fp32" if device.type == "cpu" else "fp16"
@@ -72,16 +72,16 @@ def measure_encode(
     model = random_clip()
     towers = {precision: tower(model, precision, device) for precision in precisions}
     rows: list[dict[str, Any]] = []
-    with peers(lambda: Tower(model), device, precisions, leave_out) as found:
+    with baselines(lambda: Tower(model), device, precisions, leave_out) as found:
         theirs = model.to(device, _FLOATS[base])
         for count in frames:
             torch.manual_seed(count)
             pixels = torch.randint(0, 256, (count, 224, 224, 3), dtype=torch.uint8, device=device)
-            normalised = next(iter(towers.values())).normalise(pixels).to(theirs.dtype)
+            normalised = next(iter(towers.values())).normalize(pixels).to(theirs.dtype)
             contenders = _contenders(theirs, towers, pixels, normalised)
             contenders |= {name: encoder(session, normalised) for name, session in found.sessions.items()}
             with torch.inference_mode():
-                timings = in_turn(contenders, device, rounds=rounds)
+                timings = interleaved(contenders, device, rounds=rounds)
                 wanted = contenders[f"transformers {base}"]().float()
                 for name, timing in timings.items():
                     rows.append(
@@ -95,7 +95,7 @@ def measure_encode(
                         }
                     )
     return {
-        "question": "encoding 224 × 224 pictures with CLIP ViT-B/32",
+        "question": "encoding 224 × 224 images with CLIP ViT-B/32",
         "rows": rows,
         "peers": {"threads": torch.get_num_threads(), "left_out": found.left_out},
     }
@@ -122,7 +122,7 @@ def _theirs(model: Any, normalised: Tensor) -> Tensor:
 
 def _replayed(own: Vision, pixels: Tensor, device: torch.device) -> Callable[[], Tensor]:
     with torch.inference_mode():
-        replay = Replay(lambda given: (own.encode(given),), [pixels], device)
+        replay = GraphedCallable(lambda given: (own.encode(given),), [pixels], device)
     return lambda: replay(pixels)[0]
 
 

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from streamcap.bench.decode import PREFIX, TOKENS
-from streamcap.captioner.batch import Limits, RunningBatch
+from streamcap.captioner.batch import ContinuousBatch, StopCriteria
 from streamcap.captioner.gpt2 import GPT2
 from streamcap.captioner.prompt import Prompt
-from streamcap.captioner.selection import Greedy
-from streamcap.captioner.slots import SlotBatch
+from streamcap.captioner.selection import GreedySampler
+from streamcap.captioner.slots import CudaGraphBatch
 
-Batch = RunningBatch[int] | SlotBatch[int]
+Batch = ContinuousBatch[int] | CudaGraphBatch[int]
 
 
-def measure_joining(
+def measure_continuous_batching(
     gpt2: GPT2, *, streams: int = 16, load: float = 0.7, seconds: float = 20.0, max_rows: int = 16
 ) -> dict[str, Any]:
     """Both ways at the same arrivals: each stream's frames are evenly spaced, the streams shifted against each other.
@@ -69,10 +69,10 @@ def measure_joining(
 
 
 def _batch(gpt2: GPT2, max_rows: int) -> Batch:
-    limits = Limits(TOKENS, frozenset({-1}))
+    stop_criteria = StopCriteria(TOKENS, frozenset({-1}))
     if gpt2.device.type == "cuda":
-        return SlotBatch(gpt2, limits, max_rows=max_rows)
-    return RunningBatch(gpt2, Greedy(), limits, max_rows=max_rows)
+        return CudaGraphBatch(gpt2, stop_criteria, max_rows=max_rows)
+    return ContinuousBatch(gpt2, GreedySampler(), stop_criteria, max_rows=max_rows)
 
 
 def _warm_up(batch: Batch, prefixes: Tensor, max_rows: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from streamcap.bench.timing import synchronise
+from streamcap.bench.timing import synchronize
 from streamcap.captioner import quantized
 from streamcap.captioner.precision import PRECISIONS
 
@@ -57,7 +57,7 @@ def _processor() -> str:
     return f"{fields.get('model name', platform.machine())} ({' '.join(flags)})"
 
 
-class Reader:
+class BandwidthProbe:
     """Reads a buffer of so many bytes once, as fast as torch can: what reading the weights costs at least."""
 
     def __init__(self, size: int, device: torch.device) -> None:
@@ -75,11 +75,11 @@ def launch_seconds(device: torch.device, launches: int = 2000) -> float:
     one = torch.ones(1, device=device)
     for _ in range(100):
         one.add_(1)
-    synchronise(device)
+    synchronize(device)
     began = time.perf_counter()
     for _ in range(launches):
         one.add_(1)
-    synchronise(device)
+    synchronize(device)
     return (time.perf_counter() - began) / launches
 
 

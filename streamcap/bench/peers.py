@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from streamcap.bench.graph import Step, Tower, export, with_codes
-from streamcap.captioner.quantized import saturates
+from streamcap.captioner.quantized import int8_saturates
 
 PRECISIONS = ("fp32", "int8")
 ONNXRUNTIME, OPENVINO = "onnxruntime", "OpenVINO"
@@ -45,48 +45,50 @@ class Session(Protocol):
 
 
 @dataclass(slots=True)
-class Peers:
+class Baselines:
     """What can be measured, by contender, and why the rest cannot."""
 
     sessions: dict[str, Session] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def missing(peer: str) -> str | None:
-    """Why `peer` cannot be measured here, or None."""
-    absent = [name for name in NEEDED[peer] if importlib.util.find_spec(name) is None]
+def missing(baseline: str) -> str | None:
+    """Why `baseline` cannot be measured here, or None."""
+    absent = [name for name in NEEDED[baseline] if importlib.util.find_spec(name) is None]
     return f"{', '.join(absent)} not installed (streamcap[peers] has it)" if absent else None
 
 
 @contextmanager
-def peers(
+def baselines(
     graph: Callable[[], Step | Tower],
     device: torch.device,
     precisions: Iterable[str],
     leave_out: Iterable[str] = (),
-) -> Iterator[Peers]:
+) -> Iterator[Baselines]:
     """Sessions of `graph` for each installed peer and precision, their files in a folder that goes at the end.
 
     Contenders are called `onnxruntime fp32`, `OpenVINO int8` and so on; those that begin with one of `leave_out` are
     neither made nor mentioned.
     """
     omitted = tuple(leave_out)
-    found = Peers()
+    found = Baselines()
     with TemporaryDirectory(prefix="streamcap-bench-") as folder:
-        for peer, start in ((ONNXRUNTIME, _onnxruntime), (OPENVINO, _openvino)):
-            wanted = [name for name in PRECISIONS if name in precisions and not f"{peer} {name}".startswith(omitted)]
+        for baseline, start in ((ONNXRUNTIME, _onnxruntime), (OPENVINO, _openvino)):
+            wanted = [
+                name for name in PRECISIONS if name in precisions and not f"{baseline} {name}".startswith(omitted)
+            ]
             if not wanted:
                 continue
-            reason = missing(peer) if device.type == "cpu" else "it is measured on a CPU alone"
+            reason = missing(baseline) if device.type == "cpu" else "it is measured on a CPU alone"
             if reason is None:
                 try:
                     sessions = start(graph(), wanted, Path(folder))
-                    found.sessions |= {f"{peer} {name}": session for name, session in sessions.items()}
+                    found.sessions |= {f"{baseline} {name}": session for name, session in sessions.items()}
                 # A converter of another version may raise anything; the other rows are worth having all the same.
                 except Exception as error:  # noqa: BLE001
                     reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             if reason is not None:
-                found.left_out[peer] = reason
+                found.left_out[baseline] = reason
         yield found
 
 
@@ -142,7 +144,7 @@ def _onnxruntime(graph: Step | Tower, precisions: Iterable[str], folder: Path) -
                 folder / "int8.onnx",
                 op_types_to_quantize=["MatMul"],
                 per_channel=True,
-                reduce_range=saturates(),
+                reduce_range=int8_saturates(),
                 weight_type=QuantType.QInt8,
             )
     return {name: _OnnxRuntime(folder / f"{name}.onnx") for name in precisions}

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from streamcap.bench.machine import quiet
-from streamcap.bench.timing import in_turn
-from streamcap.captioner.preprocess import Pixels, fit_picture, fit_pictures
+from streamcap.bench.timing import interleaved
+from streamcap.captioner.preprocess import Pixels, fit_image, fit_images
 from streamcap.captioner.vision import CLIP_MEAN, CLIP_STD
-from streamcap.picture import PictureSpec
+from streamcap.image import ImageSpec
 
 
 def measure_preprocess(*, rounds: int = 30) -> dict[str, Any]:
@@ -23,12 +23,12 @@ def measure_preprocess(*, rounds: int = 30) -> dict[str, Any]:
     if processor is not None:
         contenders["transformers CLIPImageProcessor"] = lambda: processor(images=frame, return_tensors="np")
     for interpolation in ("bicubic", "bilinear"):
-        spec = PictureSpec(224, 224, "crop", interpolation, CLIP_MEAN, CLIP_STD)
-        contenders[f"streamcap, array, {interpolation}"] = lambda spec=spec: fit_pictures([frame], spec)  # type: ignore[misc]
+        spec = ImageSpec(224, 224, "crop", interpolation, CLIP_MEAN, CLIP_STD)
+        contenders[f"streamcap, array, {interpolation}"] = lambda spec=spec: fit_images([frame], spec)  # type: ignore[misc]
         live = _live(frame, spec)
         if live is not None:
             contenders[f"streamcap, decoded frame, {interpolation}"] = live
-    timings = in_turn(contenders, torch.device("cpu"), rounds=rounds)
+    timings = interleaved(contenders, torch.device("cpu"), rounds=rounds)
     rows = [
         {"contender": name, "median_ms": round(1000 * timing.median, 3), "best_ms": round(1000 * timing.best, 3)}
         for name, timing in timings.items()
@@ -46,22 +46,22 @@ def _processor() -> Any:
         return None
 
 
-def _live(frame: np.ndarray[Any, np.dtype[np.uint8]], spec: PictureSpec) -> Callable[[], Pixels] | None:
-    """From a decoder's YUV picture, as the service does it."""
+def _live(frame: np.ndarray[Any, np.dtype[np.uint8]], spec: ImageSpec) -> Callable[[], Pixels] | None:
+    """From a decoder's YUV image, as the service does it."""
     try:
         from av import VideoFrame
 
-        from streamcap.media.picture import Converter
+        from streamcap.media.image import Converter
     except ImportError:
         return None
-    picture = VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
+    image = VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
     converter = Converter(spec)
-    return lambda: converter.convert(picture)
+    return lambda: converter.convert(image)
 
 
-def fitting(frame: np.ndarray[Any, np.dtype[np.uint8]], spec: PictureSpec) -> Callable[[], Pixels]:
-    """What brings `frame` to the model's size: from a decoder's picture where PyAV is there, else from the array."""
-    return _live(frame, spec) or (lambda: fit_picture(frame, spec))
+def fitting(frame: np.ndarray[Any, np.dtype[np.uint8]], spec: ImageSpec) -> Callable[[], Pixels]:
+    """What brings `frame` to the model's size: from a decoder's image where PyAV is there, else from the array."""
+    return _live(frame, spec) or (lambda: fit_image(frame, spec))
 
 
 def table(result: dict[str, Any]) -> str:

@@ -27,13 +27,15 @@ class Timing:
         return min(self.seconds)
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait until `device` has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def in_turn(contenders: Mapping[str, Callable[[], object]], device: torch.device, *, rounds: int) -> dict[str, Timing]:
+def interleaved(
+    contenders: Mapping[str, Callable[[], object]], device: torch.device, *, rounds: int
+) -> dict[str, Timing]:
     """Each contender once a round, for `rounds` rounds; two untimed calls before."""
     warm_up = {}
     for name, call in contenders.items():
@@ -47,10 +49,10 @@ def in_turn(contenders: Mapping[str, Callable[[], object]], device: torch.device
 
 
 def _once(call: Callable[[], object], device: torch.device) -> float:
-    synchronise(device)
+    synchronize(device)
     began = time.perf_counter()
     call()
-    synchronise(device)
+    synchronize(device)
     return time.perf_counter() - began
 
 

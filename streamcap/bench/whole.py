@@ -1,4 +1,4 @@
-"""One 720p frame from picture to caption: preprocessing, encoding, decoding, and the share of each."""
+"""One 720p frame from image to caption: preprocessing, encoding, decoding, and the share of each."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from streamcap.bench import decode, encode
 from streamcap.bench.preprocess import fitting
-from streamcap.bench.timing import synchronise
+from streamcap.bench.timing import synchronize
 from streamcap.captioner import Captioner, load_captioner
 from streamcap.captioner.names import mini_directory
 from streamcap.errors import InputError
-from streamcap.picture import PictureSpec
+from streamcap.image import ImageSpec
 
 Pixels = npt.NDArray[np.uint8]
 STAGES = ("preprocess", "encode", "decode")
@@ -28,18 +28,18 @@ _UNTIMED = 3
 
 
 def frame(height: int = 720, width: int = 1280) -> Pixels:
-    """A picture with something in it: a sky, a ground, a red ball and a blue box. (height, width, 3)."""
+    """An image with something in it: a sky, a ground, a red ball and a blue box. (height, width, 3)."""
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
-    picture = np.empty((height, width, 3), np.float32)
-    picture[:] = np.where((rows < 0.6 * height)[..., None], (150, 190, 235), (90, 140, 70))
+    image = np.empty((height, width, 3), np.float32)
+    image[:] = np.where((rows < 0.6 * height)[..., None], (150, 190, 235), (90, 140, 70))
     ball = (rows - 0.55 * height) ** 2 + (columns - 0.3 * width) ** 2 < (0.15 * height) ** 2
-    picture[ball] = (210, 40, 40)
-    picture[int(0.5 * height) : int(0.75 * height), int(0.6 * width) : int(0.75 * width)] = (40, 60, 200)
-    picture += 8 * np.sin(rows / 7)[..., None] * np.cos(columns / 11)[..., None]
-    return picture.clip(0, 255).astype(np.uint8)
+    image[ball] = (210, 40, 40)
+    image[int(0.5 * height) : int(0.75 * height), int(0.6 * width) : int(0.75 * width)] = (40, 60, 200)
+    image += 8 * np.sin(rows / 7)[..., None] * np.cos(columns / 11)[..., None]
+    return image.clip(0, 255).astype(np.uint8)
 
 
-def measure_whole(
+def measure_end_to_end(
     device: torch.device, *, precisions: Iterable[str], rounds: int = 30, big: bool = True
 ) -> dict[str, Any]:
     """Medians of each stage and of the whole, in milliseconds, as JSON; stages in turn, one frame at a time.
@@ -47,16 +47,16 @@ def measure_whole(
     `mini` in every precision, and, `big`, random weights of the usual size: 10 positions, 20 tokens, a perceptron
     between.
     """
-    picture = frame()
+    image = frame()
     rows = []
     for precision in precisions:
         mini = _mini(device, precision)
         if mini is not None:
-            rows.append({"model": "mini", "precision": precision} | _run(_stages(mini, picture), device, rounds))
+            rows.append({"model": "mini", "precision": precision} | _run(_stages(mini, image), device, rounds))
         if big:
-            stages = _big(device, precision, picture)
+            stages = _big(device, precision, image)
             rows.append({"model": BIG, "precision": precision} | _run(stages, device, max(3, rounds // 3)))
-    return {"question": "one 720p frame, from the decoder's picture to the caption's last token", "rows": rows}
+    return {"question": "one 720p frame, from the decoder's image to the caption's last token", "rows": rows}
 
 
 Stages = tuple[Callable[[], Pixels], Callable[[Pixels], Tensor], Callable[[Tensor], int]]
@@ -71,15 +71,15 @@ def _mini(device: torch.device, precision: str) -> Captioner | None:
         return None
 
 
-def _stages(captioner: Captioner, picture: Pixels) -> Stages:
+def _stages(captioner: Captioner, image: Pixels) -> Stages:
     return (
-        fitting(picture, captioner.picture),
+        fitting(image, captioner.image_spec),
         lambda pixels: captioner.encode(pixels[None]),
         lambda embedding: len(captioner.decode(embedding)[0].tokens),
     )
 
 
-def _big(device: torch.device, precision: str, picture: Pixels) -> Stages:
+def _big(device: torch.device, precision: str, image: Pixels) -> Stages:
     tower = encode.tower(encode.random_clip(), precision, device)
     gpt2 = decode.ours(decode.random_gpt2(), precision, device)
     mapping = encode.mapping(tower.width, gpt2, decode.PREFIX)
@@ -93,8 +93,8 @@ def _big(device: torch.device, precision: str, picture: Pixels) -> Stages:
     def say(prefix: Tensor) -> int:
         return len((batch(prefix) if batch is not None else decode.decode(gpt2, prefix))[0])
 
-    spec: PictureSpec = tower.picture
-    return fitting(picture, spec), look, say
+    spec: ImageSpec = tower.image_spec
+    return fitting(image, spec), look, say
 
 
 def _run(stages: Stages, device: torch.device, rounds: int) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _run(stages: Stages, device: torch.device, rounds: int) -> dict[str, Any]:
         pixels = fit()
         fitted = time.perf_counter()
         embedding = look(pixels)
-        synchronise(device)
+        synchronize(device)
         looked = time.perf_counter()
         tokens = say(embedding)
         taken.append((fitted - began, looked - fitted, time.perf_counter() - looked))

@@ -1,4 +1,4 @@
-"""Pictures to sentences: vision encoders, mappings, a cached GPT-2 and the searches over it.
+"""Images to sentences: vision encoders, mappings, a cached GPT-2 and the searches over it.
 
 Names resolve lazily: `streamcap.captioner` itself imports no torch.
 """

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from streamcap.captioner.batch import Limits
+from streamcap.captioner.batch import StopCriteria
 from streamcap.captioner.cache import KVCache
 from streamcap.captioner.gpt2 import GPT2
-from streamcap.captioner.prompt import Prompt, stack
+from streamcap.captioner.prompt import Prompt, pad_prefixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +66,21 @@ class _Beams:
 
 
 @torch.inference_mode()
-def beam_search(gpt2: GPT2, prompts: Sequence[Prompt], limits: Limits, beam_size: int) -> list[Hypothesis]:
+def beam_search(gpt2: GPT2, prompts: Sequence[Prompt], stop_criteria: StopCriteria, beam_size: int) -> list[Hypothesis]:
     """The best hypothesis of each prompt, in order. Prompts may differ in length."""
     longest = max(prompt.length for prompt in prompts)
-    max_tokens = max(1, min(limits.max_tokens, gpt2.config.n_positions - longest + 1))
+    max_tokens = max(1, min(stop_criteria.max_tokens, gpt2.config.n_positions - longest + 1))
     beams = min(beam_size, gpt2.config.vocab_size)
-    cache, logits = _read(gpt2, prompts, beams, longest + max_tokens)
+    cache, logits = _prefill(gpt2, prompts, beams, longest + max_tokens)
     scores, first = logits.log_softmax(-1).topk(beams, -1)
-    stop = torch.tensor(sorted(limits.stop_tokens), device=gpt2.device, dtype=torch.int64)
+    stop = torch.tensor(sorted(stop_criteria.stop_tokens), device=gpt2.device, dtype=torch.int64)
     state = _Beams(first.unsqueeze(-1), scores, torch.ones_like(scores), torch.isin(first, stop))
     cache.repeat(beams)
     generated_from = min(prompt.length for prompt in prompts)
     frames = list(range(len(prompts)))
     found: dict[int, Hypothesis] = {}
     for _ in range(max_tokens - 1):
-        frames, state = _retire(frames, state, cache, beams, found)
+        frames, state = _retire_finished(frames, state, cache, beams, found)
         if not frames:
             break
         hidden = gpt2.step(state.tokens[..., -1].reshape(-1), cache)
@@ -93,7 +93,7 @@ def beam_search(gpt2: GPT2, prompts: Sequence[Prompt], limits: Limits, beam_size
     return [found[number] for number in range(len(prompts))]
 
 
-def _read(gpt2: GPT2, prompts: Sequence[Prompt], beams: int, positions: int) -> tuple[KVCache, Tensor]:
+def _prefill(gpt2: GPT2, prompts: Sequence[Prompt], beams: int, positions: int) -> tuple[KVCache, Tensor]:
     """Prefill, one row for each prompt in a cache with room for its beams. Returns it and (F, V) logits."""
     cross = None
     if prompts[0].cross is not None:
@@ -102,15 +102,15 @@ def _read(gpt2: GPT2, prompts: Sequence[Prompt], beams: int, positions: int) -> 
         rows=len(prompts) * beams, positions=positions, cross_positions=0 if cross is None else cross.shape[1]
     )
     lengths = [prompt.length for prompt in prompts]
-    hidden, span = gpt2.prefill(stack([prompt.prefix for prompt in prompts]), lengths, cache, cross=cross)
+    hidden, cache_slice = gpt2.prefill(pad_prefixes([prompt.prefix for prompt in prompts]), lengths, cache, cross=cross)
     logits = gpt2.logits(hidden)
-    if prompts[0].again is not None:
-        later = stack([prompt.again for prompt in prompts if prompt.again is not None])
-        gpt2.prefill(later, lengths, cache, span=span)
+    if prompts[0].later_prefix is not None:
+        later = pad_prefixes([prompt.later_prefix for prompt in prompts if prompt.later_prefix is not None])
+        gpt2.prefill(later, lengths, cache, cache_slice=cache_slice)
     return cache, logits
 
 
-def _retire(
+def _retire_finished(
     frames: list[int], state: _Beams, cache: KVCache, beams: int, found: dict[int, Hypothesis]
 ) -> tuple[list[int], _Beams]:
     """Take out the frames whose beams have all stopped, so that no further work is done for them."""
@@ -120,8 +120,8 @@ def _retire(
     for number, (frame, over) in enumerate(zip(frames, done, strict=True)):
         if over:
             found[frame] = state.best(number)
-    going = [number for number, over in enumerate(done) if not over]
-    cache.keep([number * beams + beam for number in going for beam in range(beams)])
-    index = torch.tensor(going, device=state.tokens.device, dtype=torch.int64)
+    active = [number for number, over in enumerate(done) if not over]
+    cache.keep([number * beams + beam for number in active for beam in range(beams)])
+    index = torch.tensor(active, device=state.tokens.device, dtype=torch.int64)
     kept = _Beams(state.tokens[index], state.scores[index], state.lengths[index], state.stopped[index])
-    return [frames[number] for number in going], kept
+    return [frames[number] for number in active], kept

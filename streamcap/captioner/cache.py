@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class CacheSlice:
     """Where one pass over the decoder writes, and what it may look at.
 
     Either every row writes the same positions (`start` to `stop`), or, with `positions`, each row writes one position
@@ -78,37 +78,37 @@ class KVCache:
             return
         rows = max(rows, self.capacity)
         positions = max(positions, self.positions)
-        self.keys = self._grown(self.keys, rows, positions)
-        self.values = self._grown(self.values, rows, positions)
+        self.keys = self._enlarged(self.keys, rows, positions)
+        self.values = self._enlarged(self.values, rows, positions)
         if self.cross_keys is not None and self.cross_values is not None:
-            self.cross_keys = self._grown(self.cross_keys, rows, self.cross_keys.shape[3])
-            self.cross_values = self._grown(self.cross_values, rows, self.cross_values.shape[3])
+            self.cross_keys = self._enlarged(self.cross_keys, rows, self.cross_keys.shape[3])
+            self.cross_values = self._enlarged(self.cross_values, rows, self.cross_values.shape[3])
 
-    def _grown(self, old: Tensor, rows: int, positions: int) -> Tensor:
+    def _enlarged(self, old: Tensor, rows: int, positions: int) -> Tensor:
         layers, heads, head_width = self._shape
         new = old.new_zeros(layers, rows, heads, positions, head_width)
         used = self.rows
         new[:, :used, :, : old.shape[3]] = old[:, :used]
         return new
 
-    def append(self, lengths: list[int], width: int) -> Span:
+    def append(self, lengths: list[int], width: int) -> CacheSlice:
         """Take rows for new prefixes of these `lengths`, padded on the right to `width`; where prefill writes them."""
         first = self.rows
         self.lengths.extend(lengths)
-        return Span(rows=slice(first, self.rows), start=0, stop=width, causal=True)
+        return CacheSlice(rows=slice(first, self.rows), start=0, stop=width, causal=True)
 
-    def advance(self) -> Span:
+    def advance(self) -> CacheSlice:
         """One more position for every row in use; where the step writes it."""
         rows = slice(0, self.rows)
         longest = max(self.lengths)
         self_lengths = self.lengths
         self.lengths = [length + 1 for length in self_lengths]
         if min(self_lengths) == longest:
-            return Span(rows=rows, start=longest, stop=longest + 1)
+            return CacheSlice(rows=rows, start=longest, stop=longest + 1)
         positions = torch.tensor(self_lengths, device=self.keys.device)
         columns = torch.arange(longest + 1, device=self.keys.device)
         mask = columns[None, :] <= positions[:, None]
-        return Span(rows=rows, start=longest, stop=longest + 1, positions=positions, mask=mask[:, None, None, :])
+        return CacheSlice(rows=rows, start=longest, stop=longest + 1, positions=positions, mask=mask[:, None, None, :])
 
     def remove(self, row: int) -> int:
         """Free `row`; the last row in use takes its place. Returns that row's old number."""

@@ -14,27 +14,27 @@ import torch
 from torch import Tensor
 
 from streamcap.captioner import names
-from streamcap.captioner.batch import Limits, Row, RunningBatch
+from streamcap.captioner.batch import ContinuousBatch, Request, StopCriteria
 from streamcap.captioner.beam import Hypothesis, beam_search
 from streamcap.captioner.checkpoints import Checkpoint, open_checkpoint
 from streamcap.captioner.checkpoints.towers import clip_directory
 from streamcap.captioner.gpt2 import GPT2
-from streamcap.captioner.graphs import Replay, bucket
+from streamcap.captioner.graphs import GraphedCallable, bucket
 from streamcap.captioner.options import SearchOptions
 from streamcap.captioner.precision import convert, find_device, find_precision
-from streamcap.captioner.preprocess import fit_pictures
+from streamcap.captioner.preprocess import fit_images
 from streamcap.captioner.prompt import Prompt, Prompter
 from streamcap.captioner.result import Result
-from streamcap.captioner.room import Room
-from streamcap.captioner.selection import make_selector
-from streamcap.captioner.slots import SlotBatch
-from streamcap.captioner.tokens import TextDecoder, read_tokenizer
+from streamcap.captioner.room import BatchLimit
+from streamcap.captioner.selection import make_sampler
+from streamcap.captioner.slots import CudaGraphBatch
+from streamcap.captioner.tokens import TextDecoder, load_tokenizer
 from streamcap.captioner.vision import Vision, fingerprint
 from streamcap.errors import InputError, StreamcapError
-from streamcap.picture import PictureSpec
+from streamcap.image import ImageSpec
 
 if TYPE_CHECKING:
-    from streamcap.captioner.preprocess import Picture
+    from streamcap.captioner.preprocess import ImageInput
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +43,13 @@ OnText = Callable[[int, list[int]], None]
 
 MAX_ROWS = {"cpu": 32, "cuda": 512}
 """Captions decoded side by side; more wait their turn."""
-MAX_PICTURES = {"cpu": 16, "cuda": 256}
-"""Pictures encoded in one pass."""
+MAX_IMAGES = {"cpu": 16, "cuda": 256}
+"""Images encoded in one pass."""
 MAX_BEAM_ROWS = {"cpu": 64, "cuda": 1024}
 
 
 class Captioner:
-    """Captions pictures, clips or embeddings. All calls must come from one thread at a time.
+    """Captions images, clips or embeddings. All calls must come from one thread at a time.
 
     A tokenizer or vision tower that the checkpoint lacks is looked for when it is first needed.
     """
@@ -75,24 +75,24 @@ class Captioner:
         if checkpoint.vision is not None and vision is None:
             self._parameters += sum(p.numel() for p in checkpoint.vision.parameters())
             self._vision = convert(checkpoint.vision, precision, device)
-        self._pictures = Room(MAX_PICTURES[device.type], "pictures", device)
-        self._rows = Room(MAX_ROWS[device.type], "captions", device)
-        self._beams = Room(MAX_BEAM_ROWS[device.type], "beams", device)
-        self._batch: SlotBatch[Any] | None = None
-        self._encoders: dict[tuple[int, ...], Replay] = {}
+        self._image_limit = BatchLimit(MAX_IMAGES[device.type], "images", device)
+        self._row_limit = BatchLimit(MAX_ROWS[device.type], "captions", device)
+        self._beam_limit = BatchLimit(MAX_BEAM_ROWS[device.type], "beams", device)
+        self._batch: CudaGraphBatch[Any] | None = None
+        self._encoders: dict[tuple[int, ...], GraphedCallable] = {}
         self._text: TextDecoder | None = None
         self._text_missing: str | None = None
 
     # What the model is ------------------------------------------------------------------------------------------
 
     @property
-    def picture(self) -> PictureSpec:
+    def image_spec(self) -> ImageSpec:
         """The pixels that `encode` takes. Raises InputError where no vision tower is to be had."""
-        return self._tower().picture
+        return self._tower().image_spec
 
     @property
     def clip_length(self) -> int | None:
-        """Frames of one caption; None: single pictures."""
+        """Frames of one caption; None: single images."""
         return self._checkpoint.clip_length
 
     @property
@@ -116,14 +116,14 @@ class Captioner:
             "embedding_width": shape.width,
             "clip_length": self.clip_length,
             "max_tokens": self.max_tokens,
-            "picture": self._vision.picture.to_json() if self._vision is not None else None,
+            "image": self._vision.image_spec.to_json() if self._vision is not None else None,
         }
 
     # Captions ---------------------------------------------------------------------------------------------------
 
     def caption(
         self,
-        images: Sequence[Picture] | Sequence[Sequence[Picture]],
+        images: Sequence[ImageInput] | Sequence[Sequence[ImageInput]],
         beam_size: int = 1,
         temperature: float = 0.0,
         max_tokens: int | None = None,
@@ -140,25 +140,25 @@ class Captioner:
         given: list[Any] = list(images)
         if not given:
             return []
-        spec = self.picture
-        step = MAX_PICTURES[self._device.type]
+        spec = self.image_spec
+        step = MAX_IMAGES[self._device.type]
         parts = []
         for start in range(0, len(given), step):
             some = given[start : start + step]
             if self.clip_length is None:
-                parts.append(self.encode(fit_pictures(some, spec)))
+                parts.append(self.encode(fit_images(some, spec)))
             else:
                 clips = [self._clip(clip, spec, start + number) for number, clip in enumerate(some)]
                 parts.append(self.encode(np.stack(clips)))
         return self.decode(torch.cat(parts), search)
 
-    def _clip(self, frames: object, spec: PictureSpec, number: int) -> npt.NDArray[np.uint8]:
+    def _clip(self, frames: object, spec: ImageSpec, number: int) -> npt.NDArray[np.uint8]:
         if isinstance(frames, np.ndarray) and frames.ndim == 4:
             frames = list(frames)
         if not isinstance(frames, Sequence) or len(frames) != self.clip_length:
             given = f"{len(frames)} frames" if isinstance(frames, Sequence) else f"a {type(frames).__name__}"
             raise InputError(f"clip {number}: a sequence of {self.clip_length} frames is expected, not {given}")
-        return fit_pictures(frames, spec, name=f"clip {number}, frame")
+        return fit_images(frames, spec, name=f"clip {number}, frame")
 
     def caption_embeddings(
         self,
@@ -202,29 +202,31 @@ class Captioner:
 
     @torch.inference_mode()
     def encode(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
-        """uint8 (B, H, W, 3), or (B, T, H, W, 3) for a clip model, of `picture`'s size → embeddings of B rows."""
+        """uint8 (B, H, W, 3), or (B, T, H, W, 3) for a clip model, of `image_spec`'s size → embeddings of B rows."""
         clips = pixels.ndim == 5
         flat = torch.from_numpy(np.ascontiguousarray(pixels.reshape(-1, *pixels.shape[2:]) if clips else pixels))
         encode = self._replay_encoder if self._device.type == "cuda" else self._tower().encode
-        parts = self._pictures.run(len(flat), lambda most: [encode(some) for some in torch.split(flat, most)])
+        parts = self._image_limit.run(
+            len(flat), lambda max_rows: [encode(some) for some in torch.split(flat, max_rows)]
+        )
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         return out.view(pixels.shape[0], pixels.shape[1], -1) if clips else out
 
     def _replay_encoder(self, pixels: Tensor) -> Tensor:
         tower = self._tower()
         count = len(pixels)
-        size = bucket(count, MAX_PICTURES[self._device.type])
+        size = bucket(count, MAX_IMAGES[self._device.type])
         padded = torch.zeros((size, *pixels.shape[1:]), dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         padded[:count] = pixels
         replay = self._encoders.get(tuple(padded.shape))
         if replay is None:
-            replay = Replay(lambda given: (tower.encode(given),), [padded.to(self._device)], self._device)
+            replay = GraphedCallable(lambda given: (tower.encode(given),), [padded.to(self._device)], self._device)
             self._encoders[tuple(padded.shape)] = replay
         (out,) = replay(padded)
         return out[:count].clone()
 
     def features(self, embeddings: Tensor) -> npt.NDArray[np.float32]:
-        """One vector of unit length for each row, to tell by cosine whether the picture has changed: float32 (B, D).
+        """One vector of unit length for each row, to tell by cosine whether the image has changed: float32 (B, D).
 
         Of a clip its newest frame; of encoder states the class token; of a grid all cells.
         """
@@ -250,27 +252,36 @@ class Captioner:
         if not len(embeddings):
             return []
         prompts = self._prompts(embeddings)
-        limits = self._limits(search, max(prompt.length for prompt in prompts))
+        stop_criteria = self._stop_criteria(search, max(prompt.length for prompt in prompts))
         if search.beam_size > 1:
             size = search.beam_size
-            return self._beams.run(
-                len(prompts) * size, lambda most: self._search(prompts, size, limits, max(1, most // size)), least=size
+            return self._beam_limit.run(
+                len(prompts) * size,
+                lambda max_rows: self._search(prompts, size, stop_criteria, max(1, max_rows // size)),
+                min_rows=size,
             )
-        return self._rows.run(len(prompts), lambda most: self._decode(prompts, search, limits, on_text, most))
+        return self._row_limit.run(
+            len(prompts), lambda max_rows: self._decode(prompts, search, stop_criteria, on_text, max_rows)
+        )
 
-    def _search(self, prompts: list[Prompt], size: int, limits: Limits, step: int) -> list[Result]:
+    def _search(self, prompts: list[Prompt], size: int, stop_criteria: StopCriteria, step: int) -> list[Result]:
         found: list[Hypothesis] = []
         for start in range(0, len(prompts), step):
-            found += beam_search(self._gpt2, prompts[start : start + step], limits, size)
+            found += beam_search(self._gpt2, prompts[start : start + step], stop_criteria, size)
         return [self._result(best.tokens, best.logprob) for best in found]
 
     def _decode(
-        self, prompts: list[Prompt], search: SearchOptions, limits: Limits, on_text: OnText | None, most: int
+        self,
+        prompts: list[Prompt],
+        search: SearchOptions,
+        stop_criteria: StopCriteria,
+        on_text: OnText | None,
+        max_rows: int,
     ) -> list[Result]:
         # Slots and what was recorded for them serve call after call; after a failure they start anew.
         kept, self._batch = self._batch, None
-        reusable = kept is not None and search.temperature == 0 and kept.limits == limits
-        batch = kept if kept is not None and reusable else self._new_batch(search, limits, most)
+        reusable = kept is not None and search.temperature == 0 and kept.stop_criteria == stop_criteria
+        batch = kept if kept is not None and reusable else self._new_batch(search, stop_criteria, max_rows)
         for number, prompt in enumerate(prompts):
             batch.add(number, prompt)
         finished: dict[int, Result] = {}
@@ -280,14 +291,16 @@ class Captioner:
             if on_text is not None:
                 for row in batch.rows:
                     on_text(row.key, row.tokens)
-        if isinstance(batch, SlotBatch):
+        if isinstance(batch, CudaGraphBatch):
             self._batch = batch
         return [finished[number] for number in range(len(prompts))]
 
-    def _new_batch(self, search: SearchOptions, limits: Limits, rows: int) -> RunningBatch[Any] | SlotBatch[Any]:
+    def _new_batch(
+        self, search: SearchOptions, stop_criteria: StopCriteria, rows: int
+    ) -> ContinuousBatch[Any] | CudaGraphBatch[Any]:
         if self._device.type == "cuda" and search.temperature == 0:
-            return SlotBatch(self._gpt2, limits, max_rows=rows)
-        return RunningBatch(self._gpt2, make_selector(search), limits, max_rows=rows)
+            return CudaGraphBatch(self._gpt2, stop_criteria, max_rows=rows)
+        return ContinuousBatch(self._gpt2, make_sampler(search), stop_criteria, max_rows=rows)
 
     def _result(self, tokens: list[int], logprob: float) -> Result:
         if not math.isfinite(logprob):
@@ -297,12 +310,12 @@ class Captioner:
             )
         return Result(self.text(tokens), tokens, logprob)
 
-    def decoder(self, search: SearchOptions | None = None, *, max_rows: int | None = None) -> JoiningDecoder[Any]:
+    def decoder(self, search: SearchOptions | None = None, *, max_rows: int | None = None) -> ContinuousDecoder[Any]:
         """A running batch that captions may join at any step. Raises InputError for a search with beams."""
         search = search or SearchOptions()
         if search.beam_size > 1:
             raise InputError("beam search decodes whole batches; a joining decoder is greedy or samples")
-        return JoiningDecoder(self, search, max_rows or MAX_ROWS[self._device.type])
+        return ContinuousDecoder(self, search, max_rows or MAX_ROWS[self._device.type])
 
     def text(self, tokens: list[int]) -> str:
         """The text of `tokens`; empty where there is no tokenizer at hand."""
@@ -326,13 +339,13 @@ class Captioner:
     def _prompts(self, embeddings: Tensor) -> list[Prompt]:
         return self._prompter.prompts(embeddings.to(self._device, self._gpt2.dtype), self._gpt2)
 
-    def _limits(self, search: SearchOptions, prefix: int) -> Limits:
+    def _stop_criteria(self, search: SearchOptions, prefix: int) -> StopCriteria:
         room = self._gpt2.config.n_positions - prefix + 1
         if room < 1:
             raise InputError(f"a prefix of {prefix} positions is longer than GPT-2's {room + prefix - 1}")
         if search.max_tokens is not None and search.max_tokens > room:
             raise InputError(f"max_tokens {search.max_tokens} is more than GPT-2 has positions for ({room})")
-        return Limits(min(search.max_tokens or self.max_tokens, room), self._checkpoint.stop_tokens)
+        return StopCriteria(min(search.max_tokens or self.max_tokens, room), self._checkpoint.stop_tokens)
 
     def _tower(self) -> Vision:
         if self._vision is None:
@@ -345,7 +358,7 @@ class Captioner:
         return self._vision
 
     def _find_tower(self) -> Vision:
-        need = self._checkpoint.vision_need
+        need = self._checkpoint.vision_ref
         if need is None:
             raise InputError(f"{self._checkpoint.path}: has a vision encoder of its own; vision= does not apply")
         name = need.name if self._vision_name is None else str(self._vision_name)
@@ -361,15 +374,15 @@ class Captioner:
 
     def _find_tokenizer(self) -> TextDecoder:
         if self._tokenizer_name is not None:
-            found = read_tokenizer(names.find_tokenizer(str(self._tokenizer_name)))
+            found = load_tokenizer(names.find_tokenizer(str(self._tokenizer_name)))
         elif self._checkpoint.tokenizer is not None:
-            found = read_tokenizer(self._checkpoint.tokenizer)
+            found = load_tokenizer(self._checkpoint.tokenizer)
         else:
             name = self._checkpoint.tokenizer_name
             size = self._gpt2.config.vocab_size
             if size != names.GPT2_VOCABULARY:
                 raise InputError(f"no tokenizer is known for a vocabulary of {size}; name one with tokenizer=")
-            found = read_tokenizer(names.find_tokenizer(name))
+            found = load_tokenizer(names.find_tokenizer(name))
         if found.size > self._gpt2.config.vocab_size:
             raise InputError(
                 f"the tokenizer has {found.size} tokens, GPT-2 {self._gpt2.config.vocab_size}: not of one model"
@@ -377,16 +390,16 @@ class Captioner:
         return found
 
 
-class JoiningDecoder(Generic[Key]):
+class ContinuousDecoder(Generic[Key]):
     """Captions that join a running batch at any step and leave it when they are finished. Where memory runs out, all
     that are not finished begin anew, fewer side by side."""
 
     def __init__(self, captioner: Captioner, search: SearchOptions, max_rows: int) -> None:
         self._captioner = captioner
         self._search = search
-        self._room = Room(max_rows, "captions", captioner._device)
+        self._batch_limit = BatchLimit(max_rows, "captions", captioner._device)
         self._unfinished: dict[Key, Prompt] = {}
-        self._batch: RunningBatch[Key] | SlotBatch[Key] | None = None
+        self._batch: ContinuousBatch[Key] | CudaGraphBatch[Key] | None = None
 
     @property
     def active(self) -> int:
@@ -398,7 +411,7 @@ class JoiningDecoder(Generic[Key]):
         with torch.inference_mode():
             (prompt,) = self._captioner._prompts(embedding.unsqueeze(0))
         if self._batch is None:
-            self._batch = self._new_batch(prompt, self._room.most)
+            self._batch = self._new_batch(prompt, self._batch_limit.max_rows)
         self._batch.add(key, prompt)
         self._unfinished[key] = prompt
 
@@ -410,7 +423,7 @@ class JoiningDecoder(Generic[Key]):
 
     def step(self) -> list[tuple[Key, Result]]:
         """Decode one more token of every caption; those that are finished with it, in no particular order."""
-        done = self._room.run(self.active, self._step) if self._unfinished else []
+        done = self._batch_limit.run(self.active, self._step) if self._unfinished else []
         for row in done:
             del self._unfinished[row.key]
         return [(row.key, self._captioner._result(row.tokens, row.logprob)) for row in done]
@@ -419,10 +432,10 @@ class JoiningDecoder(Generic[Key]):
         """The tokens so far of every caption that is being decoded."""
         return {} if self._batch is None else {row.key: list(row.tokens) for row in self._batch.rows}
 
-    def _step(self, most: int) -> list[Row[Key]]:
+    def _step(self, max_rows: int) -> list[Request[Key]]:
         batch, self._batch = self._batch, None
         if batch is None:
-            batch = self._new_batch(next(iter(self._unfinished.values())), most)
+            batch = self._new_batch(next(iter(self._unfinished.values())), max_rows)
             for key, prompt in self._unfinished.items():
                 batch.add(key, prompt)
         done = batch.step()
@@ -430,8 +443,10 @@ class JoiningDecoder(Generic[Key]):
         self._batch = batch
         return done
 
-    def _new_batch(self, prompt: Prompt, most: int) -> RunningBatch[Key] | SlotBatch[Key]:
-        return self._captioner._new_batch(self._search, self._captioner._limits(self._search, prompt.length), most)
+    def _new_batch(self, prompt: Prompt, max_rows: int) -> ContinuousBatch[Key] | CudaGraphBatch[Key]:
+        return self._captioner._new_batch(
+            self._search, self._captioner._stop_criteria(self._search, prompt.length), max_rows
+        )
 
 
 def load_captioner(

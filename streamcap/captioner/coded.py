@@ -17,28 +17,28 @@ from torch import Tensor, nn
 
 from streamcap.captioner import compiled
 
-_SMALLEST = 1e-12
+_MIN_SCALE = 1e-12
 _PANEL = 32
-"""Outputs that lie side by side; PANEL in products.h."""
-_WHOLE = 64
+"""Outputs that lie side by side; PANEL in matmul.h."""
+_INPUT_MULTIPLE = 64
 """Inputs of layers come in whole multiples of this, so that no vector is cut."""
-_LANES = 64
-"""Floats that attention adds up side by side; LANES in layers.c."""
-_FEW = 4
-"""Rows up to which each thread prepares them for itself; FEW in products.h."""
-_APART = 32
-"""Values between two rows, the most that APART in products.h is."""
-_STEPS = 16
+_ATTN_LANES = 64
+"""Floats that attention adds up side by side; ATTN_LANES in layers.c."""
+_SMALL_BATCH_ROWS = 4
+"""Rows up to which each thread prepares them for itself; SMALL_BATCH_ROWS in matmul.h."""
+_ROW_PAD = 32
+"""Values between two rows, the most that ROW_PAD in matmul.h is."""
+_CONV_INPUT_MULTIPLE = 16
 """Inputs of a convolution are filled up to whole multiples of this."""
-_SEEN = 1 << 16
+_BLOCK_CACHE_FLOATS = 1 << 16
 """Floats that the pixels of one block of a convolution may see, so that they stay in a core's cache."""
-_FEWEST = 12
-"""Pixels of one block, at least; what one tile has at most in products.h."""
+_MIN_BLOCK_PIXELS = 12
+"""Pixels of one block, at least; what one tile has at most in matmul.h."""
 _ACTIVATIONS = {"gelu": 1, "quick_gelu": 2, "relu": 3}
-"""As in products.h; all others are the tanh form, 0."""
+"""As in matmul.h; all others are the tanh form, 0."""
 
 
-class CodedLinear(nn.Module):
+class PackedLinear(nn.Module):
     """y = W x + b with W as int8 codes and one scale for each output, or as float32 and scales of 1.
 
     As `kernels/` read them: panels of 32 outputs, and in a panel, for each pair of inputs (float32: for each input),
@@ -52,44 +52,44 @@ class CodedLinear(nn.Module):
         self.precision = precision
         weight = linear.weight.detach().float()
         if precision == "int8":
-            scales = (weight.abs().amax(1) / 127).clamp_min(_SMALLEST)
-            codes = (weight / scales[:, None]).round_().to(torch.int8)
+            scales = (weight.abs().amax(1) / 127).clamp_min(_MIN_SCALE)
+            qweight = (weight / scales[:, None]).round_().to(torch.int8)
         else:
-            scales, codes = _floats(len(weight)).fill_(1), weight
-        bias = _floats(self.out_features).zero_() if linear.bias is None else linear.bias.detach().float()
+            scales, qweight = _float_buffer(len(weight)).fill_(1), weight
+        bias = _float_buffer(self.out_features).zero_() if linear.bias is None else linear.bias.detach().float()
         missing = -self.out_features % _PANEL
-        self.register_buffer("codes", _in_panels(F.pad(codes, (0, 0, 0, missing))))
+        self.register_buffer("qweight", _to_panels(F.pad(qweight, (0, 0, 0, missing))))
         self.register_buffer("scales", F.pad(scales, (0, missing)))
         self.register_buffer("bias", F.pad(bias, (0, missing)))
-        self.codes: Tensor
+        self.qweight: Tensor
         self.scales: Tensor
         self.bias: Tensor
 
     def weight(self) -> Tensor:
         """What the codes stand for: float32 (out, in)."""
-        rows = self.codes.transpose(1, 2).reshape(-1, self.in_features)
+        rows = self.qweight.transpose(1, 2).reshape(-1, self.in_features)
         return (rows * self.scales[:, None])[: self.out_features]
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) → (…, out) in float32; NaN throughout where x is not finite."""
         rows = x.reshape(-1, self.in_features)
-        return product(self, rows).view(*x.shape[:-1], self.out_features)
+        return matmul(self, rows).view(*x.shape[:-1], self.out_features)
 
 
-def _in_panels(codes: Tensor) -> Tensor:
+def _to_panels(qweight: Tensor) -> Tensor:
     """int8 (out, in) → (panels, in / 2, 32, 2); float32 (out, in) → (panels, in, 32, 1)."""
-    outputs, inputs = codes.shape
-    if codes.dtype == torch.float32:
-        return codes.view(outputs // _PANEL, _PANEL, inputs).transpose(1, 2).contiguous().unsqueeze(-1)
+    outputs, inputs = qweight.shape
+    if qweight.dtype == torch.float32:
+        return qweight.view(outputs // _PANEL, _PANEL, inputs).transpose(1, 2).contiguous().unsqueeze(-1)
     # Each pair is moved as one number of 16 bits.
-    pairs = codes.contiguous().view(torch.int16).view(outputs // _PANEL, _PANEL, inputs // 2)
+    pairs = qweight.contiguous().view(torch.int16).view(outputs // _PANEL, _PANEL, inputs // 2)
     return pairs.transpose(1, 2).contiguous().view(torch.int8).view(outputs // _PANEL, inputs // 2, _PANEL, 2)
 
 
-class CodedEmbedding(nn.Module):
+class PackedEmbedding(nn.Module):
     """Word embeddings out of the weights of the head they are tied to, which so lie in memory once."""
 
-    def __init__(self, head: CodedLinear) -> None:
+    def __init__(self, head: PackedLinear) -> None:
         super().__init__()
         self._head = (head,)  # in a tuple, so that it is no second owner of the weights
 
@@ -97,17 +97,17 @@ class CodedEmbedding(nn.Module):
         """int64 (…) → float32 (…, width). Raises IndexError for what is no word."""
         if bool((tokens < 0).any()) or bool((tokens >= self._head[0].out_features).any()):
             raise IndexError(f"a token is no word of {self._head[0].out_features}")
-        rows: Tensor = self._head[0].codes[tokens // _PANEL, :, tokens % _PANEL, 0]
+        rows: Tensor = self._head[0].qweight[tokens // _PANEL, :, tokens % _PANEL, 0]
         return rows
 
 
-def fits(linear: nn.Linear) -> bool:
+def is_supported(linear: nn.Linear) -> bool:
     """Whether the kernels can multiply by this layer."""
-    return linear.in_features % _WHOLE == 0
+    return linear.in_features % _INPUT_MULTIPLE == 0
 
 
 class _Linear(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("codes", "scales", "bias")] + [
+    _fields_ = [(name, ctypes.c_void_p) for name in ("qweight", "scales", "bias")] + [
         (name, ctypes.c_int32) for name in ("inputs", "outputs", "limit", "unused")
     ]
 
@@ -117,15 +117,15 @@ class _Layer(ctypes.Structure):
         ("norm_1", ctypes.c_void_p),
         ("shift_1", ctypes.c_void_p),
         ("qkv", _Linear),
-        ("mix", _Linear),
+        ("proj", _Linear),
         ("norm_2", ctypes.c_void_p),
         ("shift_2", ctypes.c_void_p),
-        ("widen", _Linear),
-        ("narrow", _Linear),
+        ("fc1", _Linear),
+        ("fc2", _Linear),
     ]
 
 
-class _Stack(ctypes.Structure):
+class _FusedLayers(ctypes.Structure):
     _fields_ = [
         ("layers", ctypes.POINTER(_Layer)),
         ("after", ctypes.POINTER(_Linear)),
@@ -136,7 +136,7 @@ class _Stack(ctypes.Structure):
     ]
 
 
-class _Place(ctypes.Structure):
+class _AttentionArgs(ctypes.Structure):
     _fields_ = [
         ("keys", ctypes.c_void_p),
         ("values", ctypes.c_void_p),
@@ -144,53 +144,53 @@ class _Place(ctypes.Structure):
         ("row", ctypes.c_int64),
         ("head", ctypes.c_int64),
         ("positions", ctypes.c_void_p),
-        ("wanted", ctypes.c_void_p),
+        ("output_steps", ctypes.c_void_p),
         ("rows", ctypes.c_int32),
         ("steps", ctypes.c_int32),
         ("start", ctypes.c_int32),
-        ("asked", ctypes.c_int32),
+        ("num_outputs", ctypes.c_int32),
     ]
 
 
 def _library(precision: str) -> ctypes.CDLL:
-    found = compiled.library(precision)
+    found = compiled.load_library(precision)
     if found is None:
         raise RuntimeError("the compiled layers are not to be had; ask compiled.library() first")
     return found
 
 
-def _values(precision: str) -> torch.dtype:
+def _activation_dtype(precision: str) -> torch.dtype:
     """Of an activation."""
     return torch.int16 if precision == "int8" else torch.float32
 
 
-def _floats(*shape: int) -> Tensor:
+def _float_buffer(*shape: int) -> Tensor:
     """Uninitialised float32 on the CPU, whatever others have made the default."""
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
-def _copies(rows: int, threads: int) -> int:
+def _num_row_copies(rows: int, threads: int) -> int:
     """Rows of activations that there is room for: where they are few, each thread has its own."""
-    return max(rows, threads * min(rows, _FEW))
+    return max(rows, threads * min(rows, _SMALL_BATCH_ROWS))
 
 
-def _linear(linear: CodedLinear) -> _Linear:
+def _linear(linear: PackedLinear) -> _Linear:
     """Valid as long as the layer's tensors stay where they are."""
     limit = min(32767, (2**31 - 1) // (127 * linear.in_features))
-    pointers = [tensor.data_ptr() for tensor in (linear.codes, linear.scales, linear.bias)]
+    pointers = [tensor.data_ptr() for tensor in (linear.qweight, linear.scales, linear.bias)]
     return _Linear(*pointers, linear.in_features, linear.out_features, limit, 0)
 
 
-def _at(tensor: Tensor) -> ctypes.c_void_p:
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def product(
-    linear: CodedLinear,
+def matmul(
+    linear: PackedLinear,
     x: Tensor,
     *,
     norm: nn.LayerNorm | None = None,
-    following: CodedLinear | None = None,
+    following: PackedLinear | None = None,
     library: ctypes.CDLL | None = None,
 ) -> Tensor:
     """(rows, in), normed first where there is a `norm` → (rows, out), float32; NaN throughout where x is not finite.
@@ -199,31 +199,33 @@ def product(
     """
     x = x.detach().float().contiguous()
     rows, width = x.shape
-    out = _floats(rows, linear.out_features)
+    out = _float_buffer(rows, linear.out_features)
     if not rows or not bool(torch.isfinite(x.sum())):
         return out.fill_(torch.nan)
     threads = torch.get_num_threads()
-    floats = _floats(threads * rows)
-    room = torch.empty(_copies(rows, threads) * (width + _APART), dtype=_values(linear.precision))
-    weight, shift = (None, None) if norm is None else (_at(norm.weight), _at(norm.bias))
-    (library or _library(linear.precision)).streamcap_product(
+    floats = _float_buffer(threads * rows)
+    scratch = torch.empty(
+        _num_row_copies(rows, threads) * (width + _ROW_PAD), dtype=_activation_dtype(linear.precision)
+    )
+    weight, shift = (None, None) if norm is None else (_pointer(norm.weight), _pointer(norm.bias))
+    (library or _library(linear.precision)).streamcap_linear(
         ctypes.byref(_linear(linear)),
         None if following is None else ctypes.byref(_linear(following)),
         weight,
         shift,
         ctypes.c_float(0.0 if norm is None else norm.eps),
-        _at(x),
+        _pointer(x),
         rows,
-        _at(floats),
-        _at(room),
+        _pointer(floats),
+        _pointer(scratch),
         threads,
-        _at(out),
+        _pointer(out),
     )
     return out
 
 
 @dataclass(frozen=True)
-class Parts:
+class LayerWeights:
     """One pre-norm layer: x + mix(attention(qkv(norm_1(x)))), then x + narrow(activation(widen(norm_2(x)))).
 
     qkv: (width → 3 width), all heads' queries, then their keys, then their values. Norms are float32 with a bias.
@@ -231,46 +233,46 @@ class Parts:
 
     norm_1: nn.LayerNorm
     qkv: nn.Linear
-    mix: nn.Linear
+    proj: nn.Linear
     norm_2: nn.LayerNorm
-    widen: nn.Linear
-    narrow: nn.Linear
+    fc1: nn.Linear
+    fc2: nn.Linear
 
     @property
     def linears(self) -> tuple[nn.Linear, ...]:
-        return self.qkv, self.mix, self.widen, self.narrow
+        return self.qkv, self.proj, self.fc1, self.fc2
 
 
-def stacks(layers: Sequence[Parts]) -> bool:
+def can_fuse(layers: Sequence[LayerWeights]) -> bool:
     """Whether the kernels can run these layers as one stack."""
     first = layers[0]
-    width, inner = first.mix.out_features, first.widen.out_features
+    width, inner = first.proj.out_features, first.fc1.out_features
     # Its room is laid out by the inner width, and by the first layer's.
     return width <= inner and all(
-        all(fits(linear) for linear in layer.linears)
-        and (layer.mix.out_features, layer.widen.out_features) == (width, inner)
+        all(is_supported(linear) for linear in layer.linears)
+        and (layer.proj.out_features, layer.fc1.out_features) == (width, inner)
         and layer.norm_1.eps == layer.norm_2.eps == first.norm_1.eps
         for layer in layers
     )
 
 
-class Stack:
-    """Pre-norm layers of one shape, coded; see `stacks`. Holds what the C side points at."""
+class FusedLayers:
+    """Pre-norm layers of one shape, coded; see `can_fuse`. Holds what the C side points at."""
 
     def __init__(
         self,
-        layers: Sequence[Parts],
+        layers: Sequence[LayerWeights],
         *,
         heads: int,
         activation: str,
         precision: str,
-        after: CodedLinear | None = None,
+        after: PackedLinear | None = None,
         library: ctypes.CDLL | None = None,
     ) -> None:
         self.precision, self.heads = precision, heads
-        self.width, self.inner = layers[0].mix.out_features, layers[0].widen.out_features
+        self.width, self.inner = layers[0].proj.out_features, layers[0].fc1.out_features
         self._library = library or _library(precision)
-        self.linears = [[CodedLinear(linear, precision) for linear in layer.linears] for layer in layers]
+        self.linears = [[PackedLinear(linear, precision) for linear in layer.linears] for layer in layers]
         self._norms = [
             [tensor.detach().float().contiguous() for norm in (layer.norm_1, layer.norm_2)
              for tensor in (norm.weight, norm.bias)] for layer in layers
@@ -284,10 +286,10 @@ class Stack:
         ]  # fmt: skip
         self._layers = (_Layer * len(found))(*found)
         # What the C side points at lives as long as this does, also where a module is moved meanwhile.
-        coded = [linear for linears in self.linears for linear in linears] + ([] if after is None else [after])
-        self._held = [tensor for linear in coded for tensor in linear.buffers()]
+        packed = [linear for linears in self.linears for linear in linears] + ([] if after is None else [after])
+        self._keep_alive = [tensor for linear in packed for tensor in linear.buffers()]
         last = None if after is None else ctypes.pointer(_linear(after))
-        self._stack = _Stack(
+        self._fused = _FusedLayers(
             self._layers, last, layers[0].norm_1.eps, len(found), heads, _ACTIVATIONS.get(activation, 0)
         )
 
@@ -299,7 +301,7 @@ class Stack:
         *,
         start: int = 0,
         positions: Tensor | None = None,
-        wanted: Tensor | None = None,
+        output_steps: Tensor | None = None,
     ) -> Tensor:
         """x: (rows, S, width) → the same shape, float32; NaN throughout where it is not finite and S is above 1.
 
@@ -315,56 +317,64 @@ class Stack:
         if not x.numel() or (steps > 1 and not bool(torch.isfinite(x.sum()))):
             # Of a single step it stays in the sum that the head looks at.
             x.fill_(torch.nan)
-            return x if wanted is None else x[:, : wanted.shape[1]]
+            return x if output_steps is None else x[:, : output_steps.shape[1]]
         count, threads = rows * steps, torch.get_num_threads()
         if keys is None or values is None:
-            place = _Place()
-            own = self._encoder_room(steps)
+            args = _AttentionArgs()
+            own = self._encoder_scratch_floats(steps)
         else:
             if keys.dtype != torch.float32 or len(self.linears) > len(keys) or rows > keys.shape[1]:
                 raise ValueError(f"a cache of {tuple(keys.shape)}, {keys.dtype}, has no room for {rows} rows")
             if start + steps > keys.shape[3]:
                 raise IndexError(f"{steps} positions from {start} on: the cache has {keys.shape[3]}")
-            place = _Place(keys.data_ptr(), values.data_ptr(), *keys.stride()[:3])
+            args = _AttentionArgs(keys.data_ptr(), values.data_ptr(), *keys.stride()[:3])
             own = keys.shape[3]
-        place.rows, place.steps, place.start = rows, steps, start
+        args.rows, args.steps, args.start = rows, steps, start
         if positions is not None:
-            place.positions = positions.data_ptr()
-        if wanted is not None:
-            wanted = wanted.contiguous()
-            place.wanted, place.asked = wanted.data_ptr(), wanted.shape[1]
-        floats = _floats(count * (3 * width + self.inner + threads) + threads * own)
-        room = torch.empty(_copies(count, threads) * (self.inner + _APART), dtype=_values(self.precision))
-        self._library.streamcap_layers(
-            ctypes.byref(self._stack), ctypes.byref(place), _at(x), _at(floats), _at(room), threads, ctypes.c_int64(own)
+            args.positions = positions.data_ptr()
+        if output_steps is not None:
+            output_steps = output_steps.contiguous()
+            args.output_steps, args.num_outputs = output_steps.data_ptr(), output_steps.shape[1]
+        floats = _float_buffer(count * (3 * width + self.inner + threads) + threads * own)
+        scratch = torch.empty(
+            _num_row_copies(count, threads) * (self.inner + _ROW_PAD), dtype=_activation_dtype(self.precision)
         )
-        if wanted is None:
+        self._library.streamcap_layers(
+            ctypes.byref(self._fused),
+            ctypes.byref(args),
+            _pointer(x),
+            _pointer(floats),
+            _pointer(scratch),
+            threads,
+            ctypes.c_int64(own),
+        )
+        if output_steps is None:
             return x
-        return x.view(count, width)[: wanted.numel()].view(*wanted.shape, width)
+        return x.view(count, width)[: output_steps.numel()].view(*output_steps.shape, width)
 
-    def _encoder_room(self, steps: int) -> int:
+    def _encoder_scratch_floats(self, steps: int) -> int:
         """Floats that a thread wants for `attend_all`."""
         depth = self.width // self.heads
-        across, deep = (-(-count // _LANES) * _LANES for count in (steps, depth))
+        across, deep = (-(-count // _ATTN_LANES) * _ATTN_LANES for count in (steps, depth))
         return (depth + 1) * across + (steps + 1) * deep
 
 
-class CodedLayers(nn.Module):
+class PackedLayers(nn.Module):
     """An encoder's layers: all positions see each other, nothing is kept. first: of how many positions the outcome is
     wanted, from the first on, or, where negative, of how many of the last; all by default.
     """
 
-    def __init__(self, stack: Stack, first: int | None = None) -> None:
+    def __init__(self, fused: FusedLayers, first: int | None = None) -> None:
         super().__init__()
-        self._stack, self._first = stack, first
+        self._fused, self._first = fused, first
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) → the same shape, or (B, wanted, width); float32."""
         if self._first is None:
-            return self._stack.run(x)
+            return self._fused.run(x)
         steps = torch.arange(x.shape[1])
         steps = steps[: self._first] if self._first > 0 else steps[self._first :]
-        return self._stack.run(x, wanted=steps.expand(len(x), -1))
+        return self._fused.run(x, output_steps=steps.expand(len(x), -1))
 
 
 class _Grid(ctypes.Structure):
@@ -377,7 +387,7 @@ class _Grid(ctypes.Structure):
     ]
 
 
-class CodedConvolution(nn.Module):
+class PackedConvolution(nn.Module):
     """A square convolution in float32, as products; torch on one core takes two to three times as long.
 
     before, after: zeros above and on the left, and below and on the right.
@@ -389,15 +399,15 @@ class CodedConvolution(nn.Module):
         self.channels = convolution.in_channels
         self.before, self.after = before, after
         weight = convolution.weight.detach().float().permute(0, 2, 3, 1).flatten(1)
-        weight = F.pad(weight, (0, -weight.shape[1] % _STEPS))
+        weight = F.pad(weight, (0, -weight.shape[1] % _CONV_INPUT_MULTIPLE))
         linear = nn.Linear(weight.shape[1], len(weight), bias=convolution.bias is not None, device="meta")
         linear.weight = nn.Parameter(weight, requires_grad=False)
         if convolution.bias is not None:
             linear.bias = nn.Parameter(convolution.bias.detach().float(), requires_grad=False)
-        self.linear = CodedLinear(linear, "fp32")
+        self.linear = PackedLinear(linear, "fp32")
         # Looked up once: a small encoder has dozens of these, of a tenth of a millisecond each.
         self._weights, self._inputs, self._outputs = _linear(self.linear), linear.in_features, linear.out_features
-        self._held = list(self.linear.buffers())  # what `_weights` points at, also where the module is moved
+        self._keep_alive = list(self.linear.buffers())  # what `_weights` points at, also where the module is moved
         self._convolve = (library or _library("fp32")).streamcap_convolve
 
     def forward(self, x: Tensor, add: Tensor | None = None, *, relu: bool = False) -> Tensor:
@@ -411,14 +421,14 @@ class CodedConvolution(nn.Module):
             raise ValueError(f"{channels} channels, where the convolution takes {self.channels}")
         down, across = ((side + self.before + self.after - self.kernel) // self.stride + 1 for side in (height, width))
         inputs, threads = self._inputs, torch.get_num_threads()
-        block = max(_FEWEST, min(_SEEN // inputs, -(-batch * down * across // threads)))
-        out = _floats(batch, down, across, self._outputs)
+        block = max(_MIN_BLOCK_PIXELS, min(_BLOCK_CACHE_FLOATS // inputs, -(-batch * down * across // threads)))
+        out = _float_buffer(batch, down, across, self._outputs)
         if add is not None:
             out.copy_(add.permute(0, 2, 3, 1))
-        room = _floats(threads * block * (inputs + _APART))
+        scratch = _float_buffer(threads * block * (inputs + _ROW_PAD))
         grid = _Grid(batch, height, width, channels, down, across, self.kernel, self.stride, self.before)
         self._convolve(
-            ctypes.byref(self._weights), ctypes.byref(grid), _at(pixels), int(add is not None), int(relu),
-            _at(room), block, threads, _at(out),
+            ctypes.byref(self._weights), ctypes.byref(grid), _pointer(pixels), int(add is not None), int(relu),
+            _pointer(scratch), block, threads, _pointer(out),
         )  # fmt: skip
         return out.permute(0, 3, 1, 2)

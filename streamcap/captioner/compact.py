@@ -1,6 +1,6 @@
 """The small vision encoder and the grid mapping of our own checkpoints (family `streamcap`), built from a config.
 
-Shapes: B pictures, (H, W) their size in pixels, N = (H / 32) * (W / 32) grid cells, C channels of a cell, P prefix
+Shapes: B images, (H, W) their size in pixels, N = (H / 32) * (W / 32) grid cells, C channels of a cell, P prefix
 positions, E the width of GPT-2.
 """
 
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from streamcap.errors import InputError
 
 STRIDE = 32
-"""Pixels of the picture along one side of a grid cell."""
+"""Pixels of the image along one side of a grid cell."""
 
 
 class ConvNorm(nn.Module):
     """Convolution and batch norm; `folded` has the norm's factors already in the convolution (see `fold`).
 
     late: of a stride of 2 the right and the lower edge are padded, as TensorFlow does (its SAME); else all four.
-    coded: what does the whole instead, with the same arguments (see `CodedConvolution`).
+    coded: what does the whole instead, with the same arguments (see `PackedConvolution`).
     """
 
     def __init__(
@@ -31,14 +31,14 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.late = late and stride == 2
-        self.coded: nn.Module | None = None
+        self.packed: nn.Module | None = None
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, 0 if self.late else kernel // 2, bias=folded)
         self.norm = nn.Identity() if folded else nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor, add: Tensor | None = None, *, relu: bool = False) -> Tensor:
         """(B, C, H, W) → (B, out, H', W'). add: of the shape of what comes out, added before ReLU."""
-        if self.coded is not None:
-            whole: Tensor = self.coded(x, add, relu=relu)
+        if self.packed is not None:
+            whole: Tensor = self.packed(x, add, relu=relu)
             return whole
         y: Tensor = self.norm(self.conv(F.pad(x, (0, 1, 0, 1)) if self.late else x))
         y = y if add is None else y + add
@@ -84,25 +84,25 @@ class GridEncoder(nn.Module):
         return rows
 
 
-class Leg(nn.Module):
-    """One leg of a `RelayEncoder`: into a wide map, residual blocks there, and out of it by a linear product."""
+class EncoderStage(nn.Module):
+    """One leg of a `StagedEncoder`: into a wide map, residual blocks there, and out of it by a linear product."""
 
     def __init__(self, inputs: int, width: int, depth: int, stride: int, outputs: int, folded: bool) -> None:
         super().__init__()
-        self.inward = ConvNorm(inputs, width, 3, stride, folded, late=True)
+        self.project_in = ConvNorm(inputs, width, 3, stride, folded, late=True)
         self.blocks = nn.Sequential(*(Residual(width, width, 1, folded) for _ in range(depth)))
-        self.outward = ConvNorm(width, outputs, 1, 1, folded)
+        self.project_out = ConvNorm(width, outputs, 1, 1, folded)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.outward(self.blocks(self.inward(x, relu=True)))
+        y: Tensor = self.project_out(self.blocks(self.project_in(x, relu=True)))
         return y
 
 
-class RelayEncoder(nn.Module):
+class StagedEncoder(nn.Module):
     """Legs that hand a narrow, linear map to one another; the last one's is the grid.
 
     A teacher whose maps are linear and narrow too (MobileNetV2's bottlenecks, Sandler et al. 2018) can be followed leg
-    by leg, each a shallow function that generalises from few pictures, where the whole is a deep one that does not.
+    by leg, each a shallow function that generalises from few images, where the whole is a deep one that does not.
     Strided convolutions pad as the teacher's do, so that both grids lie on the same pixels.
     """
 
@@ -118,15 +118,15 @@ class RelayEncoder(nn.Module):
         super().__init__()
         self.stem = ConvNorm(3, stem, 3, 2, folded, late=True)
         inputs = [stem, *outputs[:-1]]
-        self.legs = nn.ModuleList(
-            Leg(*leg, folded) for leg in zip(inputs, widths, depths, strides, outputs, strict=True)
+        self.stages = nn.ModuleList(
+            EncoderStage(*stage, folded) for stage in zip(inputs, widths, depths, strides, outputs, strict=True)
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
         """`pixels`: normalised float, (B, 3, H, W). Returns the grid row by row, (B, N, C)."""
         grid = self.before(pixels)
-        for leg in self.legs:
-            grid = leg(grid)
+        for stage in self.stages:
+            grid = stage(grid)
         rows: Tensor = grid.flatten(2).transpose(1, 2)
         return rows
 
@@ -143,21 +143,21 @@ class GridMapping(nn.Module):
         self, cells: int, channels: int, width: int, prefix: int, layers: int, heads: int, dropout: float
     ) -> None:
         super().__init__()
-        self.inward = nn.Linear(channels, width)
+        self.project_in = nn.Linear(channels, width)
         self.positions = nn.Parameter(torch.randn(cells + 2, width) * 0.02)
         self.prefix = nn.Parameter(torch.randn(prefix, width) * 0.02)
         layer = nn.TransformerEncoderLayer(
             width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
         )
         self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
-        self.outward = nn.Linear(width, width)
+        self.project_out = nn.Linear(width, width)
 
     def forward(self, grid: Tensor) -> Tensor:
         """`grid`: (B, N, C). Returns the prefix, (B, P, E)."""
         cells = torch.cat((grid.mean(1, keepdim=True), grid.amax(1, keepdim=True), grid), 1)
-        read = self.inward(cells) + self.positions
+        read = self.project_in(cells) + self.positions
         asked = self.prefix.expand(len(grid), -1, -1)
-        y: Tensor = self.outward(self.layers(torch.cat((asked, read), 1))[:, : len(self.prefix)])
+        y: Tensor = self.project_out(self.layers(torch.cat((asked, read), 1))[:, : len(self.prefix)])
         return y
 
 
@@ -170,14 +170,14 @@ def build_vision(config: Mapping[str, Any]) -> nn.Module:
             if len(widths) != 4 or len(depths) != 4:
                 raise InputError(f"a resnet has four widths and four depths, not {widths} and {depths}")
             return GridEncoder(int(config["stem"]), widths, depths, folded)
-        case "relay":
-            legs = [tuple(config[name]) for name in ("widths", "depths", "strides", "outputs")]
-            if len({len(several) for several in legs}) != 1 or not legs[0]:
-                raise InputError(f"a relay has as many widths as depths, strides and outputs, not {legs}")
-            widths, depths, strides, outputs = legs
-            return RelayEncoder(int(config["stem"]), widths, depths, strides, outputs, folded)
+        case "staged":
+            stages = [tuple(config[name]) for name in ("widths", "depths", "strides", "outputs")]
+            if len({len(several) for several in stages}) != 1 or not stages[0]:
+                raise InputError(f"a staged encoder has as many widths as depths, strides and outputs, not {stages}")
+            widths, depths, strides, outputs = stages
+            return StagedEncoder(int(config["stem"]), widths, depths, strides, outputs, folded)
         case other:
-            raise InputError(f"vision architecture {other!r} is unknown; known: 'resnet', 'relay'")
+            raise InputError(f"vision architecture {other!r} is unknown; known: 'resnet', 'staged'")
 
 
 def build_mapping(config: Mapping[str, Any]) -> nn.Module:

@@ -29,13 +29,13 @@ FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trapping
          "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math", "-mprefer-vector-width=512", "-fopenmp",
          "-fPIC", "-shared")  # fmt: skip
 OPTIONS = {"int8": (), "fp32": ("-DFLOATS",)}
-KEPT = 8
+MAX_CACHED = 8
 """Libraries in the cache; older ones go."""
 _SECONDS = 120.0
 
 
 @cache
-def library(precision: str) -> ctypes.CDLL | None:
+def load_library(precision: str) -> ctypes.CDLL | None:
     """The compiled kernels, `int8` or `fp32`; None, with the reason in the log, where it is not to be had."""
     if os.environ.get("STREAMCAP_COMPILE", "1") == "0":
         return None
@@ -75,7 +75,7 @@ def _cached(compiler: str, precision: str) -> Path:
     if not target.is_file():
         build(compiler, target, precision)
         found = sorted(directory.glob("*.so"), key=lambda file: file.stat().st_mtime, reverse=True)
-        for old in found[KEPT:]:
+        for old in found[MAX_CACHED:]:
             old.unlink(missing_ok=True)
     return target
 
@@ -83,11 +83,11 @@ def _cached(compiler: str, precision: str) -> Path:
 def _key(compiler: str, precision: str) -> str:
     """Of everything that makes a library another one: source, options, compiler and processor."""
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True, timeout=_SECONDS)
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in sorted(KERNELS.glob("*.[ch]")):
-        whole.update(file.read_bytes())
-    whole.update("\n".join((*FLAGS, *OPTIONS[precision], version.stdout, _processor())).encode())
-    return whole.hexdigest()[:16]
+        digest.update(file.read_bytes())
+    digest.update("\n".join((*FLAGS, *OPTIONS[precision], version.stdout, _processor())).encode())
+    return digest.hexdigest()[:16]
 
 
 def _processor() -> str:

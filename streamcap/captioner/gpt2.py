@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamcap.captioner.cache import KVCache, Span
-from streamcap.captioner.script import Pass, script
+from streamcap.captioner.cache import CacheSlice, KVCache
+from streamcap.captioner.script import Forward, to_torchscript
 from streamcap.errors import InputError
 
 _ACTIVATIONS = {"gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu", "relu"}
@@ -113,7 +113,7 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(config.n_embd, config.n_embd)
 
     @torch.jit.unused
-    def remember(self, states: Tensor, keys: Tensor, values: Tensor) -> None:
+    def write_cross_kv(self, states: Tensor, keys: Tensor, values: Tensor) -> None:
         """Write the keys and values of encoder `states` (rows, N, cross width) into views of the cache."""
         rows, count, _ = states.shape
         both = self.key_value(states).view(rows, count, 2, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
@@ -140,8 +140,8 @@ class Block(nn.Module):
         self.norm_cross = nn.LayerNorm(width, eps=epsilon) if config.cross_width else None
         self.cross = CrossAttention(config) if config.cross_width else None
         self.norm_2 = nn.LayerNorm(width, eps=epsilon)
-        self.widen = nn.Linear(width, config.n_inner)
-        self.narrow = nn.Linear(config.n_inner, width)
+        self.fc1 = nn.Linear(width, config.n_inner)
+        self.fc2 = nn.Linear(config.n_inner, width)
 
     def forward(
         self,
@@ -160,7 +160,7 @@ class Block(nn.Module):
         if self.cross is not None and self.norm_cross is not None:
             assert cross_keys is not None and cross_values is not None  # noqa: S101 - made by new_cache
             x = x + self.cross(self.norm_cross(x), cross_keys, cross_values)
-        narrowed: Tensor = self.narrow(_activate(self.widen(self.norm_2(x)), self.activation))
+        narrowed: Tensor = self.fc2(_activate(self.fc1(self.norm_2(x)), self.activation))
         return x + narrowed
 
 
@@ -218,8 +218,8 @@ class GPT2(nn.Module):
         self.norm = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.head: nn.Module = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         # In a tuple, so that it is no second owner of the weights.
-        self._blocks_pass: tuple[Pass] = (Blocks(self.blocks),)
-        self._head_pass: Pass | None = None
+        self._blocks_pass: tuple[Forward] = (Blocks(self.blocks),)
+        self._head_pass: Forward | None = None
         self._picks = False
         self.token_position_weight = 1.0
         """How many times a generated token carries its position's embedding (VideoCaptionerWithClip: 2)."""
@@ -232,7 +232,7 @@ class GPT2(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.wpe.weight.dtype
 
-    def word(self, token: int) -> Tensor:
+    def embed_token(self, token: int) -> Tensor:
         """The embedding of one token, (width,)."""
         found: Tensor = self.wte(torch.tensor(token, device=self.device))
         return found
@@ -257,37 +257,39 @@ class GPT2(nn.Module):
         lengths: list[int],
         cache: KVCache,
         *,
-        span: Span | None = None,
+        cache_slice: CacheSlice | None = None,
         cross: Tensor | None = None,
-    ) -> tuple[Tensor, Span]:
+    ) -> tuple[Tensor, CacheSlice]:
         """Read prefixes into new rows of `cache`.
 
         prefix: (rows, P, width), padded on the right where `lengths` says so. cross: (rows, N, cross width) encoder
-        states. With `span` (as returned before) those rows are read anew in place. Returns the hidden states of each
+        states. With `cache_slice` (as returned before) those rows are read anew in place. Returns the hidden states of each
         row's last position, (rows, width), before the head, and where they were written.
         """
         width = prefix.shape[1]
-        if span is None:
-            span = cache.append(lengths, width)
+        if cache_slice is None:
+            cache_slice = cache.append(lengths, width)
         if cross is not None and cache.cross_keys is not None and cache.cross_values is not None:
-            self.remember(cross, cache.cross_keys[:, span.rows], cache.cross_values[:, span.rows])
+            self.write_cross_kv(cross, cache.cross_keys[:, cache_slice.rows], cache.cross_values[:, cache_slice.rows])
         x = prefix.to(self.dtype) + self.wpe.weight[:width]
         last = torch.tensor(lengths, device=x.device) - 1
         if self._picks:
-            return self._pass(x, cache, span, last), span
-        x = self._pass(x, cache, span)
+            return self._pass(x, cache, cache_slice, last), cache_slice
+        x = self._pass(x, cache, cache_slice)
         if min(lengths) == width:
-            return x[:, -1], span
-        return x[torch.arange(len(lengths), device=x.device), last], span
+            return x[:, -1], cache_slice
+        return x[torch.arange(len(lengths), device=x.device), last], cache_slice
 
     def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """One more token for every row in use. tokens: (rows,) int64 → hidden states (rows, width), before the head."""
-        span = cache.advance()
-        position = self.wpe.weight[span.start] if span.positions is None else self.wpe(span.positions)
+        cache_slice = cache.advance()
+        position = (
+            self.wpe.weight[cache_slice.start] if cache_slice.positions is None else self.wpe(cache_slice.positions)
+        )
         x = (self.wte(tokens) + self.token_position_weight * position).unsqueeze(1)
-        return self._pass(x, cache, span)[:, 0]
+        return self._pass(x, cache, cache_slice)[:, 0]
 
-    def run_with(self, layers: Pass, head: Pass) -> None:
+    def run_with(self, layers: Forward, head: Forward) -> None:
         """Run these from now on: one called as `Blocks.forward`, one as `Head.forward`.
 
         `layers` also takes `last`, int64 (rows,), and then gives those positions alone, (rows, width).
@@ -296,18 +298,18 @@ class GPT2(nn.Module):
 
     def compile(self) -> None:
         """Run the layers as TorchScript from now on, where torch can."""
-        self._blocks_pass = (script(Blocks(self.blocks)),)
-        head = script(Head(self.norm, self.head))
+        self._blocks_pass = (to_torchscript(Blocks(self.blocks)),)
+        head = to_torchscript(Head(self.norm, self.head))
         self._head_pass = None if isinstance(head, nn.Module) else head
 
-    def _pass(self, x: Tensor, cache: KVCache, span: Span, *last: Tensor) -> Tensor:
-        rows = span.rows
+    def _pass(self, x: Tensor, cache: KVCache, cache_slice: CacheSlice, *last: Tensor) -> Tensor:
+        rows = cache_slice.rows
         cross_keys = None if cache.cross_keys is None else cache.cross_keys[:, rows]
         cross_values = None if cache.cross_values is None else cache.cross_values[:, rows]
         keys, values = cache.keys[:, rows], cache.values[:, rows]
         return self.run_blocks(
             x, keys, values, cross_keys, cross_values,
-            span.start, span.stop, span.causal, span.positions, span.mask, *last,
+            cache_slice.start, cache_slice.stop, cache_slice.causal, cache_slice.positions, cache_slice.mask, *last,
         )  # fmt: skip
 
     def run_blocks(self, x: Tensor, *where: Any) -> Tensor:
@@ -315,10 +317,10 @@ class GPT2(nn.Module):
         out: Tensor = self._blocks_pass[0](x, *where)
         return out
 
-    def remember(self, cross: Tensor, keys: Tensor, values: Tensor) -> None:
+    def write_cross_kv(self, cross: Tensor, keys: Tensor, values: Tensor) -> None:
         """Write what the blocks attend to of encoder states (rows, N, cross width): (layers, rows, heads, N, …)."""
         for layer, block in enumerate(self.blocks):
-            block.cross.remember(cross, keys[layer], values[layer])  # type: ignore[union-attr, operator]
+            block.cross.write_cross_kv(cross, keys[layer], values[layer])  # type: ignore[union-attr, operator]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(rows, width) → (rows, vocabulary), float32."""
@@ -385,8 +387,8 @@ _OWN_NAMES = {
     "crossattention.c_attn": "cross.key_value",
     "crossattention.c_proj": "cross.out",
     "ln_2": "norm_2",
-    "mlp.c_fc": "widen",
-    "mlp.c_proj": "narrow",
+    "mlp.c_fc": "fc1",
+    "mlp.c_proj": "fc2",
 }
 
 

@@ -27,7 +27,7 @@ def capture_failed() -> bool:
     return _failed
 
 
-class Replay:
+class GraphedCallable:
     """`call` on inputs of one shape. `call` takes and returns tensors, does all its work on the device, and may write
     into tensors that outlive it; their memory must stay where it is.
 

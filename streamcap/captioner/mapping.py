@@ -1,4 +1,4 @@
-"""From a picture's embedding to a prefix of GPT-2 embeddings: the mappings of the published captioners.
+"""From an image's embedding to a prefix of GPT-2 embeddings: the mappings of the published captioners.
 
 Module and parameter names are those of the checkpoints, so that every key can be held against them. B captions, C the
 embedding's width, T frames of a clip, P prefix positions, E GPT-2's width.
@@ -36,7 +36,7 @@ class LinearMapping(nn.Linear):
 
 
 class FrameMLPMapping(nn.Module):
-    """NYU's perceptron, applied to each frame: (B, T, C) → (B, T, E); a (B, C) picture is a clip of one frame."""
+    """NYU's perceptron, applied to each frame: (B, T, C) → (B, T, E); a (B, C) image is a clip of one frame."""
 
     def __init__(self, width: int, hidden: int, embed: int) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class MappingLayers(nn.Module):
 class TransformerMapping(nn.Module):
     """ClipCap's TransformerMapper, and NYU's two.
 
-    Learned constants stand behind the picture's positions, and what becomes of them is the prefix. ClipCap maps one
+    Learned constants stand behind the image's positions, and what becomes of them is the prefix. ClipCap maps one
     embedding (B, C) to several positions by one product; NYU maps each frame of (B, T, C) to one position
     (`outputs` equal to `embed`). With `cross` (NYU's CrossTransformerMapper) the constants alone run through the
     layers and attend to the frames.

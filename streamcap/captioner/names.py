@@ -19,12 +19,12 @@ _PICKLES = ("*.bin", "*.pt", "*.pth")
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
+class ModelEntry:
     """A short name for a published captioner."""
 
     name: str
-    what: str
-    licence: str
+    description: str
+    license: str
     hub: str | None = None
     """Repository on the hub."""
     file: str | None = None
@@ -42,11 +42,11 @@ class Name:
         return f"Google Drive {self.drive}" if self.drive else ""
 
 
-NAMES: dict[str, Name] = {
+MODELS: dict[str, ModelEntry] = {
     entry.name: entry
     for entry in (
-        Name("mini", "our own small model, in the package", "MIT"),
-        Name(
+        ModelEntry("mini", "our own small model, in the package", "MIT"),
+        ModelEntry(
             "clipcap-coco",
             "ClipCap on COCO: ViT-B/32, MLP, GPT-2",
             "MIT (code); weights not stated",
@@ -54,7 +54,7 @@ NAMES: dict[str, Name] = {
             file="coco_weights.pt",
             megabytes=636,
         ),
-        Name(
+        ModelEntry(
             "clipcap-conceptual",
             "ClipCap on Conceptual Captions: ViT-B/32, MLP, GPT-2",
             "MIT (code); weights not stated",
@@ -62,21 +62,21 @@ NAMES: dict[str, Name] = {
             file="conceptual_weights.pt",
             megabytes=636,
         ),
-        Name(
+        ModelEntry(
             "vit-gpt2",
             "ViT + GPT-2 with cross-attention",
             "Apache-2.0",
             hub="nlpconnect/vit-gpt2-image-captioning",
             megabytes=982,
         ),
-        Name(
+        ModelEntry(
             "videocaptioner-s",
             "VideoCaptionerWithClip, small: ViT-B/32 + GPT-2",
             "not stated",
             drive="1pSQruQyg8KJq6VmzhMLFbT_VaHJMdlWF",
             megabytes=1000,
         ),
-        Name(
+        ModelEntry(
             "videocaptioner-l",
             "VideoCaptionerWithClip, large: ViT-L/14 + GPT-2 medium",
             "not stated",
@@ -109,7 +109,7 @@ def find_checkpoint(name: str) -> Path:
     if not name:
         raise InputError("a model's name is empty; `streamcap models` lists the names")
     path = Path(os.path.expanduser(name))  # noqa: PTH111 - leaves `~nobody` as it is, where pathlib raises
-    known = NAMES.get(name)
+    known = MODELS.get(name)
     if known is None:
         if path.exists():
             return path
@@ -121,7 +121,7 @@ def find_checkpoint(name: str) -> Path:
     return download(known.hub or name, known.file)
 
 
-def cached(name: Name) -> Path | None:
+def cached(name: ModelEntry) -> Path | None:
     """Where the files of `name` already lie on this machine; None where they would be downloaded."""
     if name.name == "mini":
         return mini_directory() if (mini_directory() / "config.json").is_file() else None
@@ -145,11 +145,11 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamcap"
 
 
-def _drive_file(name: Name) -> Path:
+def _drive_file(name: ModelEntry) -> Path:
     return cache_directory() / f"{name.name}.pt"
 
 
-def _from_drive(name: Name) -> Path:
+def _from_drive(name: ModelEntry) -> Path:
     file = _drive_file(name)
     if file.is_file():
         return file
@@ -188,15 +188,15 @@ def find_tokenizer(name: str) -> Path:
     raise InputError(f"{name}: no such tokenizer directory or hub name")
 
 
-def _directory(name: str, what: str) -> Path:
+def _directory(name: str, description: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
     if path.exists():
-        raise InputError(f"{name}: the {what} is a directory (config.json and weights), not a file")
+        raise InputError(f"{name}: the {description} is a directory (config.json and weights), not a file")
     if _HUB_NAME.match(name):
         return download(name, None)
-    raise InputError(f"{name}: no such {what} directory or hub name")
+    raise InputError(f"{name}: no such {description} directory or hub name")
 
 
 def download(repository: str, file: str | None, *, patterns: tuple[str, ...] | None = None) -> Path:
@@ -230,6 +230,8 @@ def download(repository: str, file: str | None, *, patterns: tuple[str, ...] | N
 
 
 def _missing(repository: str, file: str | None, error: Exception, local: bool) -> str:
-    what = f"{repository}/{file}" if file else repository
+    description = f"{repository}/{file}" if file else repository
     why = "the hub is switched off (HF_HUB_OFFLINE)" if local else f"the hub cannot be reached ({type(error).__name__})"
-    return f"{what}: not in the cache and {why}; download it elsewhere and give the path of the file or directory"
+    return (
+        f"{description}: not in the cache and {why}; download it elsewhere and give the path of the file or directory"
+    )

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from streamcap.captioner import compiled, quantized
 from streamcap.captioner.coded import (
-    CodedConvolution,
-    CodedEmbedding,
-    CodedLayers,
-    CodedLinear,
-    Parts,
-    Stack,
-    fits,
-    product,
-    stacks,
+    FusedLayers,
+    LayerWeights,
+    PackedConvolution,
+    PackedEmbedding,
+    PackedLayers,
+    PackedLinear,
+    can_fuse,
+    is_supported,
+    matmul,
 )
 from streamcap.captioner.compact import ConvNorm, GridMapping
 from streamcap.captioner.gpt2 import GPT2
@@ -29,35 +29,37 @@ from streamcap.captioner.mapping import TransformerMapping
 from streamcap.captioner.vit import VisionTransformer
 
 
-def encode(module: nn.Module, precision: str) -> None:
+def install_kernels(module: nn.Module, precision: str) -> None:
     """In place: what `kernels/` can run goes through them, in `int8` or `fp32`; a GPT-2 as a whole or not at all."""
-    if compiled.library(precision) is None:
+    if compiled.load_library(precision) is None:
         return
     if isinstance(module, GPT2):
-        if not module.config.cross_width and stacks(_blocks(module)):
-            encode_gpt2(module, precision)
+        if not module.config.cross_width and can_fuse(_blocks(module)):
+            install_gpt2_kernels(module, precision)
         return
     for child in list(module.modules()):
         if isinstance(child, VisionTransformer):
-            _encode_vision(child, precision)
+            _install_vision(child, precision)
         elif isinstance(child, GridMapping):
-            _encode_grid_mapping(child, precision)
+            _install_grid_mapping(child, precision)
         elif isinstance(child, ConvNorm):
-            _encode_convolution(child)
+            _install_convolution(child)
         elif isinstance(child, TransformerMapping) and not child.cross:
-            _encode_mapping(child, precision)
-    quantized.replace(module, lambda linear: CodedLinear(linear, precision) if fits(linear) else linear)
+            _install_mapping(child, precision)
+    quantized.replace_linears(
+        module, lambda linear: PackedLinear(linear, precision) if is_supported(linear) else linear
+    )
 
 
 # GPT-2 ----------------------------------------------------------------------------------------------------------
 
 
-def encode_gpt2(gpt2: GPT2, precision: str, library: ctypes.CDLL | None = None) -> None:
+def install_gpt2_kernels(gpt2: GPT2, precision: str, library: ctypes.CDLL | None = None) -> None:
     """All layers in one call and the head in another, in place."""
     tied = gpt2.head.weight is gpt2.wte.weight
     plain: Any = gpt2.head
-    head = CodedLinear(plain, precision)
-    stack = Stack(
+    head = PackedLinear(plain, precision)
+    fused = FusedLayers(
         _blocks(gpt2),
         heads=gpt2.config.n_head,
         activation=gpt2.config.activation_function,
@@ -66,11 +68,11 @@ def encode_gpt2(gpt2: GPT2, precision: str, library: ctypes.CDLL | None = None) 
         library=library,
     )
     blocks: list[Any] = list(gpt2.blocks)
-    for block, (qkv, mix, widen, narrow) in zip(blocks, stack.linears, strict=True):
-        block.attention.qkv, block.attention.out, block.widen, block.narrow = qkv, mix, widen, narrow
+    for block, (qkv, proj, fc1, fc2) in zip(blocks, fused.linears, strict=True):
+        block.attention.qkv, block.attention.out, block.fc1, block.fc2 = qkv, proj, fc1, fc2
     gpt2.head = head
     if tied and precision == "fp32":
-        gpt2.wte = CodedEmbedding(head)
+        gpt2.wte = PackedEmbedding(head)
 
     def layers(
         x: Tensor,
@@ -89,26 +91,26 @@ def encode_gpt2(gpt2: GPT2, precision: str, library: ctypes.CDLL | None = None) 
 
         last: int64 (rows,), the one position of each row whose outcome is wanted, (rows, width).
         """
-        wanted = None if last is None else last[:, None]
-        out = stack.run(x, keys, values, start=start, positions=positions, wanted=wanted)
+        output_steps = None if last is None else last[:, None]
+        out = fused.run(x, keys, values, start=start, positions=positions, output_steps=output_steps)
         return out if last is None else out[:, 0]
 
     def logits(hidden: Tensor) -> Tensor:
         """(rows, width) → (rows, vocabulary), float32."""
-        return product(head, hidden, norm=gpt2.norm, following=stack.linears[0][0], library=library)
+        return matmul(head, hidden, norm=gpt2.norm, following=fused.linears[0][0], library=library)
 
     gpt2.run_with(layers, logits)
 
 
-def encoded(gpt2: GPT2) -> bool:
+def uses_kernels(gpt2: GPT2) -> bool:
     """Whether it goes through the kernels."""
-    return isinstance(gpt2.head, CodedLinear)
+    return isinstance(gpt2.head, PackedLinear)
 
 
-def _blocks(gpt2: GPT2) -> list[Parts]:
+def _blocks(gpt2: GPT2) -> list[LayerWeights]:
     blocks: list[Any] = list(gpt2.blocks)
     return [
-        Parts(block.norm_1, block.attention.qkv, block.attention.out, block.norm_2, block.widen, block.narrow)
+        LayerWeights(block.norm_1, block.attention.qkv, block.attention.out, block.norm_2, block.fc1, block.fc2)
         for block in blocks
     ]
 
@@ -116,24 +118,26 @@ def _blocks(gpt2: GPT2) -> list[Parts]:
 # Encoders and mappings ------------------------------------------------------------------------------------------
 
 
-def _encode_vision(vision: VisionTransformer, precision: str) -> None:
+def _install_vision(vision: VisionTransformer, precision: str) -> None:
     layers: list[Any] = list(vision.layers)
-    parts = [Parts(layer.norm_1, layer.qkv, layer.out, layer.norm_2, layer.widen, layer.narrow) for layer in layers]
-    if stacks(parts):
+    layer_weights = [
+        LayerWeights(layer.norm_1, layer.qkv, layer.out, layer.norm_2, layer.fc1, layer.fc2) for layer in layers
+    ]
+    if can_fuse(layer_weights):
         config = vision.config
-        stack = Stack(parts, heads=config.heads, activation=config.activation, precision=precision)
-        vision.layers = nn.ModuleList([CodedLayers(stack, None if config.output == "states" else 1)])
+        fused = FusedLayers(layer_weights, heads=config.heads, activation=config.activation, precision=precision)
+        vision.layers = nn.ModuleList([PackedLayers(fused, None if config.output == "states" else 1)])
     convolution: Any = vision.patches
     patches = _as_linear(convolution.weight.flatten(1), convolution.bias)
-    if fits(patches):
-        vision.patches = CodedLinear(patches, precision)
+    if is_supported(patches):
+        vision.patches = PackedLinear(patches, precision)
 
 
-def _encode_grid_mapping(mapping: GridMapping, precision: str) -> None:
+def _install_grid_mapping(mapping: GridMapping, precision: str) -> None:
     encoder: Any = mapping.layers
     layers: list[Any] = list(encoder.layers)
-    parts = [
-        Parts(
+    layer_weights = [
+        LayerWeights(
             layer.norm1,
             _as_linear(layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias),
             layer.self_attn.out_proj,
@@ -143,15 +147,15 @@ def _encode_grid_mapping(mapping: GridMapping, precision: str) -> None:
         )
         for layer in layers
     ]
-    if stacks(parts):
-        stack = Stack(parts, heads=layers[0].self_attn.num_heads, activation="gelu", precision=precision)
-        mapping.add_module("layers", nn.Sequential(CodedLayers(stack, len(mapping.prefix)), encoder.norm))
+    if can_fuse(layer_weights):
+        fused = FusedLayers(layer_weights, heads=layers[0].self_attn.num_heads, activation="gelu", precision=precision)
+        mapping.add_module("layers", nn.Sequential(PackedLayers(fused, len(mapping.prefix)), encoder.norm))
 
 
-def _encode_mapping(mapping: TransformerMapping, precision: str) -> None:
+def _install_mapping(mapping: TransformerMapping, precision: str) -> None:
     layers: list[Any] = list(mapping.transformer.layers)
-    parts = [
-        Parts(
+    layer_weights = [
+        LayerWeights(
             layer.norm1,
             _as_linear(torch.cat((layer.attn.to_queries.weight, layer.attn.to_keys_values.weight)), None),
             layer.attn.project,
@@ -161,16 +165,16 @@ def _encode_mapping(mapping: TransformerMapping, precision: str) -> None:
         )
         for layer in layers
     ]
-    if stacks(parts):
-        stack = Stack(parts, heads=layers[0].attn.heads, activation="relu", precision=precision)
-        mapping.add_module("transformer", CodedLayers(stack, -len(mapping.prefix_const)))
+    if can_fuse(layer_weights):
+        fused = FusedLayers(layer_weights, heads=layers[0].attn.heads, activation="relu", precision=precision)
+        mapping.add_module("transformer", PackedLayers(fused, -len(mapping.prefix_const)))
 
 
-def _encode_convolution(part: ConvNorm) -> None:
-    if isinstance(part.norm, nn.Identity) and compiled.library("fp32") is not None:
+def _install_convolution(part: ConvNorm) -> None:
+    if isinstance(part.norm, nn.Identity) and compiled.load_library("fp32") is not None:
         around = 0 if part.late else part.conv.kernel_size[0] // 2
-        part.coded = CodedConvolution(part.conv, around, 1 if part.late else around)
-        part.add_module("conv", nn.Identity())  # its weights are in `coded`
+        part.packed = PackedConvolution(part.conv, around, 1 if part.late else around)
+        part.add_module("conv", nn.Identity())  # its weights are in `packed`
 
 
 def _as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -45,7 +45,7 @@ def find_precision(name: str, device: torch.device) -> str:
     if name == "auto":
         if device.type == "cuda":
             return "fp16"
-        return "int8" if quantized.engine() is not None and not quantized.saturates() else "fp32"
+        return "int8" if quantized.engine() is not None and not quantized.int8_saturates() else "fp32"
     known = PRECISIONS[device.type]
     if name not in known:
         everywhere = sorted({precision for names in PRECISIONS.values() for precision in names})
@@ -66,14 +66,14 @@ def _has_bf16(device: torch.device) -> bool:
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
 
 
-def _stays(module: nn.Module) -> bool:
+def _keeps_float32(module: nn.Module) -> bool:
     """Whether what `kernels/` leaves of `module` in int8 stays float32.
 
     Where sums of full bytes saturate, torch's products have 7 bits. A decoder gets them where it was asked to be int8
     and nothing better is to be had; the odd layer of an encoder or a mapping would lose more accuracy than it gains
     time.
     """
-    return quantized.saturates() and compiled.library("int8") is not None and not isinstance(module, GPT2)
+    return quantized.int8_saturates() and compiled.load_library("int8") is not None and not isinstance(module, GPT2)
 
 
 def convert(module: Module, precision: str, device: torch.device) -> Module:
@@ -83,12 +83,12 @@ def convert(module: Module, precision: str, device: torch.device) -> Module:
     """
     try:
         if device.type == "cpu" and precision in ("int8", "fp32"):
-            passes.encode(module, precision)
-        if precision == "int8" and not _stays(module):
+            passes.install_kernels(module, precision)
+        if precision == "int8" and not _keeps_float32(module):
             quantized.quantize(module)  # what is left
         converted = module.to(device, _FLOATS.get(precision))
     except torch.OutOfMemoryError:
         raise InputError(f"{device} has no memory left for the model; use another device or precision") from None
-    if isinstance(converted, GPT2) and device.type == "cpu" and not passes.encoded(converted):
+    if isinstance(converted, GPT2) and device.type == "cpu" and not passes.uses_kernels(converted):
         converted.compile()
     return converted

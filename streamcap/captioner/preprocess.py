@@ -1,4 +1,4 @@
-"""Pictures of any size to the pixels a vision encoder wants, by the rules of `PictureSpec`.
+"""Images of any size to the pixels a vision encoder wants, by the rules of `ImageSpec`.
 
 The filters are torch's antialiased ones on uint8, which follow PIL's (and so the models' own processors) to within two
 levels of 255 a channel; resizing 720p takes 1.4 ms (bilinear) to 4 ms (bicubic), by area with PIL's box 7 ms.
@@ -16,37 +16,37 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamcap.errors import InputError
-from streamcap.picture import PictureSpec
+from streamcap.image import ImageSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    Picture = npt.NDArray[np.uint8] | Image
+    ImageInput = npt.NDArray[np.uint8] | Image
 
 Pixels = npt.NDArray[np.uint8]
 
 
-def to_pixels(picture: Picture, name: str = "image") -> Pixels:
-    """A uint8 RGB array (H, W, 3) of a picture that is one, or of a PIL image. Raises InputError for anything else."""
-    if not isinstance(picture, np.ndarray):
-        convert = getattr(picture, "convert", None)
+def to_pixels(image: ImageInput, name: str = "image") -> Pixels:
+    """A uint8 RGB array (H, W, 3) of an image that is one, or of a PIL image. Raises InputError for anything else."""
+    if not isinstance(image, np.ndarray):
+        convert = getattr(image, "convert", None)
         if convert is None:
             raise InputError(
-                f"{name}: a uint8 array (H, W, 3) or a PIL image is expected, not a {type(picture).__name__}"
+                f"{name}: a uint8 array (H, W, 3) or a PIL image is expected, not a {type(image).__name__}"
             )
-        if str(getattr(picture, "mode", "")).startswith("I;16"):
+        if str(getattr(image, "mode", "")).startswith("I;16"):
             # PIL would clip 16-bit grey to 8 bits, and all of it to white, instead of scaling it.
-            grey = (np.asarray(picture) >> 8).astype(np.uint8)
-            return np.repeat(grey[..., None], 3, axis=2)
-        picture = np.asarray(convert("RGB"))
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+            gray = (np.asarray(image) >> 8).astype(np.uint8)
+            return np.repeat(gray[..., None], 3, axis=2)
+        image = np.asarray(convert("RGB"))
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise InputError(
-            f"{name}: a uint8 array (H, W, 3) is expected, not {picture.dtype} of shape {tuple(picture.shape)}"
+            f"{name}: a uint8 array (H, W, 3) is expected, not {image.dtype} of shape {tuple(image.shape)}"
         )
-    return picture
+    return image
 
 
-def fit_picture(pixels: Pixels, spec: PictureSpec) -> Pixels:
+def fit_image(pixels: Pixels, spec: ImageSpec) -> Pixels:
     """uint8 (H, W, 3) of any size → uint8 (spec.height, spec.width, 3)."""
     height, width = pixels.shape[:2]
     if (width, height) == spec.size:
@@ -63,11 +63,9 @@ def fit_picture(pixels: Pixels, spec: PictureSpec) -> Pixels:
     return canvas
 
 
-def fit_pictures(pictures: Sequence[Picture], spec: PictureSpec, name: str = "image") -> Pixels:
-    """Pictures of any sizes → uint8 (B, height, width, 3)."""
-    return np.stack(
-        [fit_picture(to_pixels(picture, f"{name} {number}"), spec) for number, picture in enumerate(pictures)]
-    )
+def fit_images(images: Sequence[ImageInput], spec: ImageSpec, name: str = "image") -> Pixels:
+    """Images of any sizes → uint8 (B, height, width, 3)."""
+    return np.stack([fit_image(to_pixels(image, f"{name} {number}"), spec) for number, image in enumerate(images)])
 
 
 def _resize(pixels: Pixels, width: int, height: int, interpolation: str) -> Pixels:

@@ -1,4 +1,4 @@
-"""What the decoder reads before its first word, and how each family makes it of a picture's embedding."""
+"""What the decoder reads before its first word, and how each family makes it of an image's embedding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Prompt:
 
     prefix: Tensor
     """(P, E) embeddings, without GPT-2's own position embeddings."""
-    again: Tensor | None = None
+    later_prefix: Tensor | None = None
     """(P, E): the prefix as every token after the first sees it, where that differs (VideoCaptionerWithClip)."""
     cross: Tensor | None = None
     """(N, C) encoder states for cross-attention."""
@@ -27,7 +27,7 @@ class Prompt:
         return self.prefix.shape[0]
 
 
-def stack(prompts: Sequence[Tensor]) -> Tensor:
+def pad_prefixes(prompts: Sequence[Tensor]) -> Tensor:
     """Prefixes of any length as one tensor (rows, longest, E), padded with zeros on the right."""
     if len({len(prompt) for prompt in prompts}) == 1:
         return torch.stack(list(prompts))
@@ -42,7 +42,7 @@ class Prompter(nn.Module):
         raise TypeError(f"{type(self).__name__} makes no prompts")
 
 
-class MappedPrefix(Prompter):
+class MappedPrefixPrompter(Prompter):
     """The mapping's output is the prefix (ClipCap, NYU, our own)."""
 
     def __init__(self, mapping: nn.Module) -> None:
@@ -54,7 +54,7 @@ class MappedPrefix(Prompter):
         return [Prompt(prefix) for prefix in prefixes]
 
 
-class TwofoldPrefix(Prompter):
+class TwoPassPrefixPrompter(Prompter):
     """BOS and the mapping's output, as VideoCaptionerWithClip's loop feeds them.
 
     Its `Net.forward` adds position embeddings itself before GPT-2 does, and with an in-place `+=` that stays in the
@@ -68,15 +68,15 @@ class TwofoldPrefix(Prompter):
 
     def prompts(self, embeddings: Tensor, gpt2: GPT2) -> list[Prompt]:
         mapped: Tensor = self.mapping(embeddings)
-        start = gpt2.word(self.bos_token).expand(len(mapped), 1, -1)
+        start = gpt2.embed_token(self.bos_token).expand(len(mapped), 1, -1)
         prefixes = torch.cat((start, mapped.to(start.dtype)), dim=1)
         positions = gpt2.wpe.weight[: prefixes.shape[1]]
         first = prefixes + positions
-        return [Prompt(once, again=twice) for once, twice in zip(first, first + positions, strict=True)]
+        return [Prompt(once, later_prefix=twice) for once, twice in zip(first, first + positions, strict=True)]
 
 
-class StartToken(Prompter):
-    """One start token; the picture comes in by cross-attention (VisionEncoderDecoderModel)."""
+class StartTokenPrompter(Prompter):
+    """One start token; the image comes in by cross-attention (VisionEncoderDecoderModel)."""
 
     def __init__(self, start_token: int, projection: nn.Linear | None) -> None:
         super().__init__()
@@ -85,5 +85,5 @@ class StartToken(Prompter):
 
     def prompts(self, embeddings: Tensor, gpt2: GPT2) -> list[Prompt]:
         states = embeddings if self.projection is None else self.projection(embeddings)
-        start = gpt2.word(self.start_token).unsqueeze(0)
+        start = gpt2.embed_token(self.start_token).unsqueeze(0)
         return [Prompt(start, cross=row) for row in states]

@@ -34,7 +34,7 @@ class Int8Linear(nn.Module):
         self.packed = _pack(linear.weight.detach(), None if bias is None else bias.detach())
         self.register_buffer("bias", torch.zeros(1) if bias is None else bias.detach().clone(), persistent=False)
         self.bias: Tensor
-        self.narrow_range = saturates()
+        self.narrow_range = int8_saturates()
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) float32 → (…, out) float32."""
@@ -73,7 +73,7 @@ def engine() -> str | None:
 
 
 @cache
-def saturates() -> bool:
+def int8_saturates() -> bool:
     """Whether products of full 8-bit activations go wrong on this CPU.
 
     Without VNNI, pairs of products are summed in 16 bits, and 2 × 255 × 127 does not fit. Tried, not looked up.
@@ -94,14 +94,14 @@ def quantize(module: nn.Module) -> nn.Module:
     if name is None:
         raise InputError("precision int8 needs a torch with FBGEMM (x86 CPUs); use fp32 here")
     torch.backends.quantized.engine = name
-    replace(module, Int8Linear)
+    replace_linears(module, Int8Linear)
     return module
 
 
-def replace(module: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
+def replace_linears(module: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
     """Every `nn.Linear` in `module` becomes what `make` gives for it, in place."""
     for name, child in list(module.named_children()):
         if type(child) is nn.Linear:
             setattr(module, name, make(child))
         elif not isinstance(child, _WHOLE):
-            replace(child, make)
+            replace_linears(child, make)

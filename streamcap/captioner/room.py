@@ -14,25 +14,27 @@ log = logging.getLogger(__name__)
 Done = TypeVar("Done")
 
 
-class Room:
+class BatchLimit:
     """The most rows that go through a device side by side; halved whenever its memory runs out, for good."""
 
-    def __init__(self, most: int, rows: str, device: torch.device) -> None:
-        self.most = most
-        self._rows, self._device = rows, device
+    def __init__(self, max_rows: int, rows: str, device: torch.device) -> None:
+        self.max_rows = max_rows
+        self._row_limit, self._device = rows, device
 
-    def run(self, count: int, work: Callable[[int], Done], *, least: int = 1) -> Done:
+    def run(self, count: int, work: Callable[[int], Done], *, min_rows: int = 1) -> Done:
         """What `work` makes of `count` rows, told how many to take side by side; again with fewer where they were too
-        many. Raises torch.OutOfMemoryError where `least` rows are."""
+        many. Raises torch.OutOfMemoryError where `min_rows` rows are."""
         while True:
             try:
-                return work(self.most)
+                return work(self.max_rows)
             except torch.OutOfMemoryError:
-                taken = min(self.most, count)
-                if taken <= least:
+                used = min(self.max_rows, count)
+                if used <= min_rows:
                     raise
-                self.most = max(least, taken // 2)
-                log.warning("out of memory on %s; at most %d %s side by side", self._device, self.most, self._rows)
+                self.max_rows = max(min_rows, used // 2)
+                log.warning(
+                    "out of memory on %s; at most %d %s side by side", self._device, self.max_rows, self._row_limit
+                )
             # Not before the exception is gone, which holds the batch that failed; its recorded steps hold each other.
             gc.collect()
             if torch.cuda.is_available():

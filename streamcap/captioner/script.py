@@ -17,10 +17,10 @@ from torch.jit._fuser import optimized_execution
 
 log = logging.getLogger(__name__)
 
-Pass = Callable[..., Tensor]
+Forward = Callable[..., Tensor]
 
 
-def script(module: nn.Module) -> Pass:
+def to_torchscript(module: nn.Module) -> Forward:
     """`module` as TorchScript, or `module` itself, said in the log, where torch will not compile it."""
     try:
         with warnings.catch_warnings():

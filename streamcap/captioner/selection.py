@@ -12,29 +12,29 @@ from torch import Tensor
 from streamcap.captioner.options import SearchOptions
 
 
-class Selector(Protocol):
+class Sampler(Protocol):
     """Chooses one token for every row."""
 
-    def select(self, logits: Tensor, draws: Sequence[random.Random | None]) -> Tensor:
-        """logits: (rows, vocabulary) float32 → (rows,) int64. `draws` holds each row's own source of chance."""
+    def sample(self, logits: Tensor, rngs: Sequence[random.Random | None]) -> Tensor:
+        """logits: (rows, vocabulary) float32 → (rows,) int64. `rngs` holds each row's own source of chance."""
         ...
 
-    def source(self, number: int) -> random.Random | None:
+    def make_rng(self, number: int) -> random.Random | None:
         """The source of chance of the caption with this running number; None where nothing is drawn."""
         ...
 
 
-class Greedy:
+class GreedySampler:
     """The most probable token."""
 
-    def select(self, logits: Tensor, draws: Sequence[random.Random | None]) -> Tensor:
-        return most_probable(logits)
+    def sample(self, logits: Tensor, rngs: Sequence[random.Random | None]) -> Tensor:
+        return greedy_tokens(logits)
 
-    def source(self, number: int) -> random.Random | None:
+    def make_rng(self, number: int) -> random.Random | None:
         return None
 
 
-class Sampling:
+class TopPSampler:
     """Temperature and nucleus sampling (Holtzman et al. 2020): of the sorted tokens, those whose predecessors' sum
     has not passed `top_p`. Each caption draws from its own seeded source, so that what it is batched with does not
     change it."""
@@ -44,10 +44,10 @@ class Sampling:
         self._top_p = top_p
         self._seed = random.SystemRandom().getrandbits(64) if seed is None else seed
 
-    def source(self, number: int) -> random.Random | None:
+    def make_rng(self, number: int) -> random.Random | None:
         return random.Random(f"{self._seed}/{number}")
 
-    def select(self, logits: Tensor, draws: Sequence[random.Random | None]) -> Tensor:
+    def sample(self, logits: Tensor, rngs: Sequence[random.Random | None]) -> Tensor:
         # Shifted to a top logit of zero first, so that a tiny temperature cannot overflow into inf - inf.
         shifted = (logits - logits.amax(-1, keepdim=True)) / self._temperature
         ordered, tokens = shifted.softmax(-1).sort(dim=-1, descending=True, stable=True)
@@ -55,25 +55,25 @@ class Sampling:
         kept = torch.where(total - ordered < self._top_p, ordered, 0.0)
         kept[:, 0] = ordered[:, 0]
         total = kept.cumsum(-1)
-        chance = torch.tensor([[0.0 if draw is None else draw.random()] for draw in draws], device=logits.device)
+        chance = torch.tensor([[0.0 if rng is None else rng.random()] for rng in rngs], device=logits.device)
         # Scaled below the sum, so that the last kept token is the furthest one that can be met.
         place = torch.searchsorted(total, chance * total[:, -1:], right=True)
         place = torch.minimum(place, (kept > 0).sum(-1, keepdim=True) - 1)
         return tokens.gather(1, place).squeeze(1)
 
 
-def make_selector(search: SearchOptions) -> Selector:
+def make_sampler(search: SearchOptions) -> Sampler:
     """The selector that `search` asks for; temperature 0 is greedy."""
     if search.temperature > 0:
-        return Sampling(search.temperature, search.top_p, search.seed)
-    return Greedy()
+        return TopPSampler(search.temperature, search.top_p, search.seed)
+    return GreedySampler()
 
 
-def most_probable(logits: Tensor) -> Tensor:
+def greedy_tokens(logits: Tensor) -> Tensor:
     """The first of the greatest; (rows, vocabulary) → (rows,) int64."""
     return logits.argmax(-1)
 
 
-def log_probability(logits: Tensor, tokens: Tensor) -> Tensor:
+def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """Natural-log probability of `tokens` (rows,) under `logits` (rows, vocabulary): (rows,)."""
     return logits.log_softmax(-1).gather(1, tokens.unsqueeze(1)).squeeze(1)

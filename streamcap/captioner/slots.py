@@ -1,7 +1,7 @@
 """A running batch that lives on the device: greedy decoding in slots of fixed shape, the host looks in now and then.
 
 Embedding, position, layers, head, choice and the test for the end are all on the device, on tensors that never move;
-a step is one replay (see `graphs`). The host sees tokens once per `steps_per_look` tokens, when captions may leave
+a step is one replay (see `graphs`). The host sees tokens once per `steps_per_sync` tokens, when captions may leave
 and others join.
 """
 
@@ -15,22 +15,22 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from streamcap.captioner.batch import Limits, Row, Waiting
+from streamcap.captioner.batch import Request, StopCriteria, WaitingQueue
 from streamcap.captioner.gpt2 import GPT2
-from streamcap.captioner.graphs import Replay, bucket
-from streamcap.captioner.prompt import Prompt, stack
-from streamcap.captioner.selection import log_probability, most_probable
+from streamcap.captioner.graphs import GraphedCallable, bucket
+from streamcap.captioner.prompt import Prompt, pad_prefixes
+from streamcap.captioner.selection import greedy_tokens, token_logprobs
 
 log = logging.getLogger(__name__)
 
 Key = TypeVar("Key", bound=Hashable)
 
-STEPS_PER_LOOK = 4
+STEPS_PER_SYNC = 4
 POSITIONS_STEP = 32
 """Positions are reserved in multiples of this many, as attention kernels and graphs like them."""
 
 
-class Slots:
+class StaticDecodeState:
     """The device's side: the cache and each slot's state, R slots of P positions and T tokens."""
 
     def __init__(self, gpt2: GPT2, rows: int, positions: int, tokens: int, stop: frozenset[int], cross: int) -> None:
@@ -44,12 +44,12 @@ class Slots:
         self.token = torch.zeros(rows, dtype=torch.int64, device=device)
         self.length = torch.zeros(rows, dtype=torch.int64, device=device)
         self.limit = torch.ones(rows, dtype=torch.int64, device=device)
-        self.going = torch.zeros(rows, dtype=torch.bool, device=device)
-        self.total = torch.zeros(rows, dtype=torch.float64, device=device)
-        self.produced = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.active = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.sum_logprobs = torch.zeros(rows, dtype=torch.float64, device=device)
+        self.num_generated = torch.zeros(rows, dtype=torch.int64, device=device)
         self.tokens = torch.zeros(rows, tokens, dtype=torch.int64, device=device)
-        self._steps: dict[int, Replay] = {}
-        self.prefills: dict[tuple[int, int], tuple[Replay, _Scratch]] = {}
+        self._steps: dict[int, GraphedCallable] = {}
+        self.prefills: dict[tuple[int, int], tuple[GraphedCallable, _PrefillBuffers]] = {}
 
     @property
     def rows(self) -> int:
@@ -60,20 +60,20 @@ class Slots:
         replay = self._steps.get(rows)
         if replay is None:
             # The calls that warm up and record are steps as well: what they write is put back.
-            state = [self.token, self.length, self.going, self.total, self.produced, self.tokens]
+            state = [self.token, self.length, self.active, self.sum_logprobs, self.num_generated, self.tokens]
             kept = [part.clone() for part in state]
-            replay = self._steps[rows] = Replay(lambda: self._step(rows), (), self.gpt2.device)
+            replay = self._steps[rows] = GraphedCallable(lambda: self._step(rows), (), self.gpt2.device)
             for part, before in zip(state, kept, strict=True):
                 part.copy_(before)
         replay()
 
-    def forget(self) -> None:
+    def drop_graphs(self) -> None:
         """Drop the recorded steps, and with them the circle that would keep the cache until the garbage collector."""
         self._steps.clear()
 
     def _step(self, rows: int) -> tuple[Tensor, ...]:
         gpt2, cache = self.gpt2, self.cache
-        length, going = self.length[:rows], self.going[:rows]
+        length, active = self.length[:rows], self.active[:rows]
         # Numbers, not booleans, which attention would turn into numbers anew in every layer.
         mask = self.open.masked_fill(self.columns > length.unsqueeze(1), -math.inf)[:, None, None, :]
         position = gpt2.token_position_weight * gpt2.wpe(length)
@@ -85,53 +85,55 @@ class Slots:
             length, mask,
         )  # fmt: skip
         logits = gpt2.logits(hidden[:, 0])
-        chosen = most_probable(logits)
-        produced = self.produced[:rows]
-        place = produced.clamp(max=self.tokens.shape[1] - 1).unsqueeze(1)
-        kept = torch.where(going, chosen, self.tokens[:rows].gather(1, place).squeeze(1))
+        chosen = greedy_tokens(logits)
+        num_generated = self.num_generated[:rows]
+        place = num_generated.clamp(max=self.tokens.shape[1] - 1).unsqueeze(1)
+        kept = torch.where(active, chosen, self.tokens[:rows].gather(1, place).squeeze(1))
         self.tokens[:rows].scatter_(1, place, kept.unsqueeze(1))
-        self.total[:rows] += torch.where(going, log_probability(logits, chosen).double(), 0.0)
-        produced += going
+        self.sum_logprobs[:rows] += torch.where(active, token_logprobs(logits, chosen).double(), 0.0)
+        num_generated += active
         self.token[:rows] = chosen
         # A slot that has ended stays where it is, so that its writes never leave the cache.
-        going &= ~(self._stops(chosen) | (produced >= self.limit[:rows]))
-        length += going
+        active &= ~(self._stops(chosen) | (num_generated >= self.limit[:rows]))
+        length += active
         return ()
 
     def _stops(self, tokens: Tensor) -> Tensor:
         # Not torch.isin, which may sort and wait for the host.
         return (tokens.unsqueeze(1) == self.stop).any(1)
 
-    def admit(self, slots: list[int], prompts: list[Prompt], limits: list[int]) -> None:
+    def admit(self, slots: list[int], prompts: list[Prompt], stop_criteria: list[int]) -> None:
         """Read prompts into `slots`, which gives each its first token."""
         lengths = [prompt.length for prompt in prompts]
-        prefix = stack([prompt.prefix for prompt in prompts])
+        prefix = pad_prefixes([prompt.prefix for prompt in prompts])
         cross = None
         if prompts[0].cross is not None:
             cross = torch.stack([prompt.cross for prompt in prompts if prompt.cross is not None])
-        chosen, score, scratch = self._prefill(prefix, lengths, cross)
+        chosen, score, buffers = self._prefill(prefix, lengths, cross)
         chosen, score = chosen.clone(), score.clone()
-        if prompts[0].again is not None:
-            again = stack([prompt.again for prompt in prompts if prompt.again is not None])
-            _, _, scratch = self._prefill(again, lengths, cross)
+        if prompts[0].later_prefix is not None:
+            later_prefix = pad_prefixes([prompt.later_prefix for prompt in prompts if prompt.later_prefix is not None])
+            _, _, buffers = self._prefill(later_prefix, lengths, cross)
         device = self.token.device
-        where, length, limit = torch.tensor([slots, lengths, limits]).to(device, non_blocking=True)
+        where, length, limit = torch.tensor([slots, lengths, stop_criteria]).to(device, non_blocking=True)
         count, width = prefix.shape[:2]
-        self.cache.keys[:, where, :, :width] = scratch.keys[:, :count]
-        self.cache.values[:, where, :, :width] = scratch.values[:, :count]
-        if scratch.cross_keys is not None and scratch.cross_values is not None:
+        self.cache.keys[:, where, :, :width] = buffers.keys[:, :count]
+        self.cache.values[:, where, :, :width] = buffers.values[:, :count]
+        if buffers.cross_keys is not None and buffers.cross_values is not None:
             assert self.cache.cross_keys is not None and self.cache.cross_values is not None  # noqa: S101 - as scratch
-            self.cache.cross_keys[:, where] = scratch.cross_keys[:, :count]
-            self.cache.cross_values[:, where] = scratch.cross_values[:, :count]
+            self.cache.cross_keys[:, where] = buffers.cross_keys[:, :count]
+            self.cache.cross_values[:, where] = buffers.cross_values[:, :count]
         self.token[where] = chosen
         self.length[where] = length
         self.limit[where] = limit
-        self.total[where] = score.double()
-        self.produced[where] = 1
+        self.sum_logprobs[where] = score.double()
+        self.num_generated[where] = 1
         self.tokens[where, 0] = chosen
-        self.going[where] = ~self._stops(chosen) & (limit > 1)
+        self.active[where] = ~self._stops(chosen) & (limit > 1)
 
-    def _prefill(self, prefix: Tensor, lengths: list[int], cross: Tensor | None) -> tuple[Tensor, Tensor, _Scratch]:
+    def _prefill(
+        self, prefix: Tensor, lengths: list[int], cross: Tensor | None
+    ) -> tuple[Tensor, Tensor, _PrefillBuffers]:
         """First tokens (J,), their log-probabilities (J,) and the keys and values they left behind."""
         count, width = prefix.shape[:2]
         size = bucket(count, self.rows)
@@ -140,27 +142,27 @@ class Slots:
         if cross is not None:
             inputs.append(_padded(cross, size))
         if found is None:
-            scratch = _Scratch(self.gpt2, size, width, 0 if cross is None else cross.shape[1])
-            found = Replay(scratch.prefill, inputs, self.gpt2.device), scratch
+            buffers = _PrefillBuffers(self.gpt2, size, width, 0 if cross is None else cross.shape[1])
+            found = GraphedCallable(buffers.prefill, inputs, self.gpt2.device), buffers
             self.prefills[size, width] = found
-        replay, scratch = found
+        replay, buffers = found
         chosen, score = replay(*inputs)
-        return chosen[:count], score[:count], scratch
+        return chosen[:count], score[:count], buffers
 
-    def look(self, rows: int) -> tuple[list[bool], list[int], list[list[int]], list[float]]:
+    def sync_to_host(self, rows: int) -> tuple[list[bool], list[int], list[list[int]], list[float]]:
         """What slots [0, `rows`) hold: still going, tokens produced, the tokens, the sum of their log-probabilities.
 
         Waits for the device: the one synchronisation there is.
         """
         # The sums travel as the integers that their bits spell: one copy for everything.
-        columns = (self.going[:rows].long(), self.produced[:rows], self.total[:rows].view(torch.int64))
+        columns = (self.active[:rows].long(), self.num_generated[:rows], self.sum_logprobs[:rows].view(torch.int64))
         found = torch.cat((torch.stack(columns, dim=1), self.tokens[:rows]), dim=1).cpu()
-        totals = found[:, 2].contiguous().view(torch.float64)
-        going = found[:, 0].bool()
-        return going.tolist(), found[:, 1].tolist(), found[:, 3:].tolist(), totals.tolist()
+        sums = found[:, 2].contiguous().view(torch.float64)
+        active = found[:, 0].bool()
+        return active.tolist(), found[:, 1].tolist(), found[:, 3:].tolist(), sums.tolist()
 
 
-class _Scratch:
+class _PrefillBuffers:
     """Where one prefill of a fixed shape writes, before it is copied into slots."""
 
     def __init__(self, gpt2: GPT2, rows: int, width: int, cross: int) -> None:
@@ -173,13 +175,13 @@ class _Scratch:
     def prefill(self, prefix: Tensor, lengths: Tensor, cross: Tensor | None = None) -> tuple[Tensor, ...]:
         gpt2 = self._gpt2
         if cross is not None and self.cross_keys is not None and self.cross_values is not None:
-            gpt2.remember(cross, self.cross_keys, self.cross_values)
+            gpt2.write_cross_kv(cross, self.cross_keys, self.cross_values)
         width = prefix.shape[1]
         x = prefix.to(gpt2.dtype) + gpt2.wpe.weight[:width]
         x = gpt2.run_blocks(x, self.keys, self.values, self.cross_keys, self.cross_values, 0, width, True, None, None)
         logits = gpt2.logits(x[self._rows, lengths - 1])
-        chosen = most_probable(logits)
-        return chosen, log_probability(logits, chosen)
+        chosen = greedy_tokens(logits)
+        return chosen, token_logprobs(logits, chosen)
 
 
 def _padded(rows: Tensor, size: int, fill: int = 0) -> Tensor:
@@ -188,21 +190,23 @@ def _padded(rows: Tensor, size: int, fill: int = 0) -> Tensor:
     return torch.cat((rows, rows.new_full((size - len(rows), *rows.shape[1:]), fill)))
 
 
-class SlotBatch(Generic[Key]):
-    """RunningBatch's promises, greedy only, on `Slots`. All calls come from one thread.
+class CudaGraphBatch(Generic[Key]):
+    """RunningBatch's promises, greedy only, on `StaticDecodeState`. All calls come from one thread.
 
     A caption that stops between two looks idles until the next. The slots stay for the next captions, with what was
     recorded for them.
     """
 
-    def __init__(self, gpt2: GPT2, limits: Limits, *, max_rows: int, steps_per_look: int = STEPS_PER_LOOK) -> None:
+    def __init__(
+        self, gpt2: GPT2, stop_criteria: StopCriteria, *, max_rows: int, steps_per_sync: int = STEPS_PER_SYNC
+    ) -> None:
         self._gpt2 = gpt2
-        self.limits = limits
+        self.stop_criteria = stop_criteria
         self._max_rows = max_rows
-        self._steps_per_look = steps_per_look
-        self._slots: Slots | None = None
-        self._rows: dict[int, Row[Key]] = {}
-        self._waiting: Waiting[Key] = Waiting(gpt2, limits)
+        self._steps_per_look = steps_per_sync
+        self._slots: StaticDecodeState | None = None
+        self._rows: dict[int, Request[Key]] = {}
+        self._waiting: WaitingQueue[Key] = WaitingQueue(gpt2, stop_criteria)
 
     @property
     def active(self) -> int:
@@ -210,7 +214,7 @@ class SlotBatch(Generic[Key]):
         return len(self._rows) + len(self._waiting)
 
     @property
-    def rows(self) -> list[Row[Key]]:
+    def rows(self) -> list[Request[Key]]:
         """The captions being decoded, with the tokens of the last look."""
         return list(self._rows.values())
 
@@ -225,33 +229,33 @@ class SlotBatch(Generic[Key]):
             if row.key == key:
                 del self._rows[slot]
                 if self._slots is not None:
-                    self._slots.going[slot] = False
+                    self._slots.active[slot] = False
                 return True
         return self._waiting.drop(key)
 
     @torch.inference_mode()
-    def step(self) -> list[Row[Key]]:
-        """Admit what waits, decode up to `steps_per_look` tokens everywhere; the captions that are finished."""
+    def step(self) -> list[Request[Key]]:
+        """Admit what waits, decode up to `steps_per_sync` tokens everywhere; the captions that are finished."""
         joined = self._admit()
         if self._slots is None or not self._rows:
             return []
         rows = bucket(max(self._rows) + 1, self._slots.rows)
         if joined:
             # The first words of new captions are worth a look of their own.
-            return self._look(rows)
+            return self._sync(rows)
         longest = max(row.limit - len(row.tokens) for row in self._rows.values())
         for _ in range(min(self._steps_per_look, longest)):
             self._slots.step(rows)
-        return self._look(rows)
+        return self._sync(rows)
 
-    def _look(self, rows: int) -> list[Row[Key]]:
+    def _sync(self, rows: int) -> list[Request[Key]]:
         assert self._slots is not None  # noqa: S101 - there are rows in it
-        going, produced, tokens, totals = self._slots.look(rows)
+        active, num_generated, tokens, sums = self._slots.sync_to_host(rows)
         finished = []
         for slot, row in list(self._rows.items()):
-            row.tokens = tokens[slot][: produced[slot]]
-            row.total_logprob = totals[slot]
-            if not going[slot]:
+            row.tokens = tokens[slot][: num_generated[slot]]
+            row.sum_logprobs = sums[slot]
+            if not active[slot]:
                 finished.append(self._rows.pop(slot))
         return finished
 
@@ -259,16 +263,16 @@ class SlotBatch(Generic[Key]):
         count = min(len(self._waiting), self._max_rows - len(self._rows))
         if count < 1:
             return False
-        joining = self._waiting.first(count)
+        joining = self._waiting.peek(count)
         slots = self._reserve(joining)
         free = [slot for slot in range(slots.rows) if slot not in self._rows][:count]
         slots.admit(free, [prompt for _, prompt in joining], [row.limit for row, _ in joining])
         for slot, (row, _) in zip(free, joining, strict=True):
             self._rows[slot] = row
-        self._waiting.go(count)
+        self._waiting.pop(count)
         return True
 
-    def _reserve(self, joining: list[tuple[Row[Key], Prompt]]) -> Slots:
+    def _reserve(self, joining: list[tuple[Request[Key], Prompt]]) -> StaticDecodeState:
         """Slots with room for those that join; larger ones take over what the old ones hold."""
         prompt = joining[0][1]
         tokens = max(row.limit for row, _ in joining)
@@ -282,17 +286,17 @@ class SlotBatch(Generic[Key]):
             rows, positions = max(rows, old.rows), max(positions, old.positions)
             tokens = max(tokens, old.tokens.shape[1])
         cross = 0 if prompt.cross is None else prompt.cross.shape[0]
-        new = Slots(self._gpt2, rows, positions, tokens, self.limits.stop_tokens, cross)
+        new = StaticDecodeState(self._gpt2, rows, positions, tokens, self.stop_criteria.stop_tokens, cross)
         if old is not None:
-            _take_over(new, old)
+            _copy_state(new, old)
         self._slots = new
         return new
 
 
-def _take_over(new: Slots, old: Slots) -> None:
+def _copy_state(new: StaticDecodeState, old: StaticDecodeState) -> None:
     # What was recorded for prefixes does not know the slots; what was recorded for steps holds the old ones.
     new.prefills = old.prefills
-    old.forget()
+    old.drop_graphs()
     rows, positions = old.rows, old.positions
     for name in ("token", "length", "limit", "going", "total", "produced"):
         getattr(new, name)[:rows] = getattr(old, name)

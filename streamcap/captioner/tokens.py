@@ -35,7 +35,7 @@ class TextDecoder:
         return piece is not None and not (piece.startswith("<") and piece.endswith(">") and len(piece) > 2)
 
 
-def read_tokenizer(path: Path) -> TextDecoder:
+def load_tokenizer(path: Path) -> TextDecoder:
     """From tokenizer.json, or a directory that holds it or GPT-2's vocab.json and merges.txt. Raises InputError."""
     file = path / "tokenizer.json" if path.is_dir() else path
     try:

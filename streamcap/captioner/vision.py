@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from streamcap.errors import InputError
-from streamcap.picture import PictureSpec
+from streamcap.image import ImageSpec
 
 Output = Literal["projected", "pooled", "states"]
 
@@ -22,33 +22,33 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 class Vision(nn.Module):
     """An encoder and the pixels it wants."""
 
-    def __init__(self, encoder: nn.Module, picture: PictureSpec, width: int) -> None:
+    def __init__(self, encoder: nn.Module, image_spec: ImageSpec, width: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.picture = picture
+        self.image_spec = image_spec
         self.width = width
         """Width C of what it gives."""
-        mean, std = torch.tensor(picture.mean), torch.tensor(picture.std)
+        mean, std = torch.tensor(image_spec.mean), torch.tensor(image_spec.std)
         # (x / 255 - mean) / std as one multiplication and one addition.
         self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1), persistent=False)
         self.scale: Tensor
         self.shift: Tensor
 
-    def normalise(self, pixels: npt.NDArray[np.uint8] | Tensor) -> Tensor:
-        """uint8 (B, H, W, 3) of the picture's size → float (B, 3, H, W) on the encoder's device."""
+    def normalize(self, pixels: npt.NDArray[np.uint8] | Tensor) -> Tensor:
+        """uint8 (B, H, W, 3) of the image's size → float (B, 3, H, W) on the encoder's device."""
         raw = torch.from_numpy(np.ascontiguousarray(pixels)) if isinstance(pixels, np.ndarray) else pixels
-        if tuple(raw.shape[1:]) != (self.picture.height, self.picture.width, 3):
+        if tuple(raw.shape[1:]) != (self.image_spec.height, self.image_spec.width, 3):
             raise InputError(
-                f"pixels have shape {tuple(raw.shape)}, the encoder takes (B, {self.picture.height}, "
-                f"{self.picture.width}, 3)"
+                f"pixels have shape {tuple(raw.shape)}, the encoder takes (B, {self.image_spec.height}, "
+                f"{self.image_spec.width}, 3)"
             )
         moved = raw.to(self.scale.device, non_blocking=True).permute(0, 3, 1, 2)
         return moved.to(self.scale.dtype) * self.scale + self.shift
 
     def encode(self, pixels: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) → (B, C) or (B, N, C)."""
-        out: Tensor = self(self.normalise(pixels))
+        out: Tensor = self(self.normalize(pixels))
         return out
 
     def forward(self, normalised: Tensor) -> Tensor:

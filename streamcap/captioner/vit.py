@@ -70,8 +70,8 @@ class ViTLayer(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
         self.norm_2 = nn.LayerNorm(config.width, eps=config.epsilon)
-        self.widen = nn.Linear(config.width, config.inner)
-        self.narrow = nn.Linear(config.inner, config.width)
+        self.fc1 = nn.Linear(config.width, config.inner)
+        self.fc2 = nn.Linear(config.inner, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) → (B, N, C)."""
@@ -79,7 +79,7 @@ class ViTLayer(nn.Module):
         qkv = self.qkv(self.norm_1(x)).view(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         seen = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
         x = x + self.out(seen.transpose(1, 2).reshape(batch, count, width))
-        narrowed: Tensor = self.narrow(_activate(self.widen(self.norm_2(x)), self.activation))
+        narrowed: Tensor = self.fc2(_activate(self.fc1(self.norm_2(x)), self.activation))
         return x + narrowed
 
 

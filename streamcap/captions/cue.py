@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-LINE_CHARACTERS = 42
-LINES = 2
+MAX_LINE_CHARS = 42
+MAX_LINES = 2
 # A cue shorter than this cannot be read; a gap shorter than this flickers.
-SHORTEST_MS = 1000
-FLICKER_MS = 500
+MIN_CUE_MS = 1000
+MIN_GAP_MS = 500
 # Texts whose lines are remembered: rolling files are written whole, in two formats, again and again. Four full windows.
-LINES_KEPT = 16_384
+WRAP_CACHE_SIZE = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +28,12 @@ class Cue:
             raise ValueError(f"a cue must end after it starts: {self.start_ms} to {self.end_ms} ms")
 
 
-def milliseconds(seconds: float) -> int:
+def to_ms(seconds: float) -> int:
     """Seconds to integer milliseconds, rounded once; every format prints from this."""
     return max(0, round(seconds * 1000))
 
 
-def on_screen(cues: Iterable[Cue]) -> Iterator[Cue]:
+def merge_cues(cues: Iterable[Cue]) -> Iterator[Cue]:
     """What a viewer saw: equal neighbours are one cue, small gaps close, short cues last until they can be read.
 
     A cue gives way to the next one's start, so none overlap. A cue that would be shorter than SHORTEST_MS because
@@ -45,10 +45,10 @@ def on_screen(cues: Iterable[Cue]) -> Iterator[Cue]:
             held = cue
             continue
         gap = cue.start_ms - held.end_ms
-        if cue.text == held.text and gap <= FLICKER_MS:
+        if cue.text == held.text and gap <= MIN_GAP_MS:
             held = Cue(held.start_ms, max(held.end_ms, cue.end_ms), held.text)
             continue
-        end = cue.start_ms if gap <= FLICKER_MS else _readable_end(held, cue.start_ms)
+        end = cue.start_ms if gap <= MIN_GAP_MS else _readable_end(held, cue.start_ms)
         if end > held.start_ms:
             yield Cue(held.start_ms, end, held.text)
         held = cue
@@ -57,12 +57,12 @@ def on_screen(cues: Iterable[Cue]) -> Iterator[Cue]:
 
 
 def _readable_end(cue: Cue, limit_ms: int | None) -> int:
-    end = max(cue.end_ms, cue.start_ms + SHORTEST_MS)
+    end = max(cue.end_ms, cue.start_ms + MIN_CUE_MS)
     return end if limit_ms is None else min(end, limit_ms)
 
 
-@lru_cache(maxsize=LINES_KEPT)
-def lines(text: str, width: int = LINE_CHARACTERS, most: int = LINES) -> tuple[str, ...]:
+@lru_cache(maxsize=WRAP_CACHE_SIZE)
+def wrap_lines(text: str, width: int = MAX_LINE_CHARS, most: int = MAX_LINES) -> tuple[str, ...]:
     """`text` broken between words into lines of about `width` characters, evenly: at most `most` of them.
 
     A text that cannot fit gets wider lines rather than lose words; a word is never cut.

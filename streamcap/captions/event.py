@@ -64,7 +64,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredEvent:
     """What is kept of an event for replay: a third of the memory of the whole."""
 
     seq: int
@@ -72,7 +72,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class LostRange:
     """Events `first` to `last` of a stream, which cannot be had any more."""
 
     first: int

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from streamcap.captions.event import Event, Lost, Payload, StreamSummary, encode, gap_text, hello_text
-from streamcap.captions.feed import Feed
+from streamcap.captions.event import Event, LostRange, Payload, StreamSummary, encode, gap_text, hello_text
+from streamcap.captions.feed import EventLog
 from streamcap.errors import InputError
 
 QUEUE_MESSAGES = 256
@@ -20,7 +20,7 @@ QUEUE_MESSAGES = 256
 DROPS_TO_CLOSE = 4 * QUEUE_MESSAGES
 
 
-class Cause(StrEnum):
+class CloseReason(StrEnum):
     """Why a subscription was closed by this side."""
 
     SLOW = "slow"
@@ -42,7 +42,7 @@ class Message(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class ControlMessage:
     """A message outside the bounded part of a queue: a greeting, or an event replayed."""
 
     text: str
@@ -64,7 +64,7 @@ class _Gap:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class SubscribeOptions:
     """What a subscriber wants."""
 
     streams: frozenset[str] | None = None
@@ -88,13 +88,13 @@ class Subscription:
     `wake` is called, on the publisher's thread, whenever there is something to take.
     """
 
-    def __init__(self, wish: Wish, wake: Callable[[], None]) -> None:
-        self.wish = wish
+    def __init__(self, options: SubscribeOptions, wake: Callable[[], None]) -> None:
+        self.options = options
         self.closed: str | None = None
-        self.cause: Cause | None = None
+        self.cause: CloseReason | None = None
         self.statistics = SubscriptionStatistics()
         self._wake = wake
-        self._queue: deque[Event | _Gap | Note] = deque()
+        self._queue: deque[Event | _Gap | ControlMessage] = deque()
         self._events = 0
         self._drops = 0
         self._interim_at: dict[str, float] = {}
@@ -109,7 +109,7 @@ class Subscription:
     def take_messages(self, most: int | None = None) -> list[Message]:
         """Waiting messages, oldest first: all, or at most so many."""
         self._drops = 0
-        taken: list[Event | _Gap | Note]
+        taken: list[Event | _Gap | ControlMessage]
         if most is None or most >= len(self._queue):
             taken = list(self._queue)
             self._queue.clear()
@@ -119,7 +119,7 @@ class Subscription:
             self._events -= sum(isinstance(message, Event) for message in taken)
         return [*taken]
 
-    def put(self, message: Note) -> None:
+    def put(self, message: ControlMessage) -> None:
         """Queue a message whatever the bound: hello, and what is replayed when the subscription begins."""
         self._queue.append(message)
         self._wake()
@@ -128,19 +128,19 @@ class Subscription:
         """Queue `event` if it is wished for, dropping by the policy above when full."""
         if not self._wants(event) or (event.is_interim and not self._is_due(event, now)):
             return
-        if self._events >= self.wish.limit and not self._make_room(event):
+        if self._events >= self.options.limit and not self._make_room(event):
             return
         self._queue.append(event)
         self._events += 1
         self._wake()
 
-    def pass_over(self, event: Event) -> None:
+    def skip(self, event: Event) -> None:
         """`event` is not for live viewers: a `gap` says so to those who would have had it."""
         if self._wants(event):
             self._miss(event)
             self._wake()
 
-    def close(self, cause: Cause, reason: str) -> None:
+    def close(self, cause: CloseReason, reason: str) -> None:
         """End it; `take` still gives what waits."""
         if self.closed is None:
             self.closed = reason
@@ -148,15 +148,15 @@ class Subscription:
             self._wake()
 
     def _wants(self, event: Event) -> bool:
-        streams = self.wish.streams
+        streams = self.options.streams
         return (
             self.closed is None
             and (streams is None or event.stream in streams)
-            and (self.wish.interim or not event.is_interim)
+            and (self.options.interim or not event.is_interim)
         )
 
     def _is_due(self, event: Event, now: float) -> bool:
-        if now - self._interim_at.get(event.stream, -1e9) < self.wish.min_interval:
+        if now - self._interim_at.get(event.stream, -1e9) < self.options.min_interval:
             return False
         self._interim_at[event.stream] = now
         return True
@@ -165,7 +165,7 @@ class Subscription:
         """Whether `event` may now be queued."""
         self._drops += 1
         if self._drops > DROPS_TO_CLOSE:
-            self.close(Cause.SLOW, "too slow: nothing was read for a long time")
+            self.close(CloseReason.SLOW, "too slow: nothing was read for a long time")
             return False
         if event.is_interim:
             self.statistics.interim_dropped += 1
@@ -207,7 +207,7 @@ class Subscription:
         """What of `stream` stands first in `places`."""
         for place in places:
             item = self._queue[place]
-            if not isinstance(item, Note) and item.stream == stream:
+            if not isinstance(item, ControlMessage) and item.stream == stream:
                 return item
         return None
 
@@ -225,13 +225,13 @@ class Hub:
 
     monotonic: Callable[[], float]
     wall: Callable[[], float]
-    feeds: dict[str, Feed] = field(default_factory=dict)
+    feeds: dict[str, EventLog] = field(default_factory=dict)
     statistics: HubStatistics = field(default_factory=HubStatistics)
     observers: list[Callable[[Event], None]] = field(default_factory=list)
     """Called with every event as it is published; they must be quick and never raise."""
     _subscriptions: dict[int, Subscription] = field(default_factory=dict)
 
-    def add(self, feed: Feed) -> None:
+    def add(self, feed: EventLog) -> None:
         """A new stream's feed."""
         self.feeds[feed.stream] = feed
 
@@ -240,9 +240,9 @@ class Hub:
         if self.feeds.pop(stream, None) is None:
             return
         for subscription in list(self._subscriptions.values()):
-            named = subscription.wish.streams
+            named = subscription.options.streams
             if named is not None and stream in named and named.isdisjoint(self.feeds):
-                subscription.close(Cause.REMOVED, f"stream {stream} was removed")
+                subscription.close(CloseReason.REMOVED, f"stream {stream} was removed")
 
     def publish(self, payload: Payload, *, live: bool = True) -> Event:
         """Number `payload` and queue it for all who want it; a stale one (`live` false) is only kept for replay, and
@@ -254,36 +254,36 @@ class Hub:
         if not live:
             self.statistics.stale += 1
             for subscription in list(self._subscriptions.values()):
-                subscription.pass_over(event)
+                subscription.skip(event)
             return event
         now = self.monotonic()
         for subscription in list(self._subscriptions.values()):
             subscription.offer(event, now)
             if subscription.closed is not None:
                 self._subscriptions.pop(id(subscription), None)
-                self.statistics.closed_slow += subscription.cause is Cause.SLOW
+                self.statistics.closed_slow += subscription.cause is CloseReason.SLOW
         return event
 
     def subscribe(
-        self, wish: Wish, wake: Callable[[], None], since: dict[str, int] | int | None = None
+        self, options: SubscribeOptions, wake: Callable[[], None], since: dict[str, int] | int | None = None
     ) -> Subscription:
         """A new subscriber: `hello` first, then what came after `since`, then all that comes.
 
         `since`: the last `seq` seen, of each stream or of every one; None: each stream's present state and the caption
         on screen, then what comes. Raises InputError for an unknown stream or a `since` that lies in the future.
         """
-        names = self._names(wish)
+        names = self._names(options)
         seen = dict.fromkeys(names, since) if isinstance(since, int) else dict(since or {})
         for name, seq in seen.items():
             if name not in self.feeds:
-                if wish.streams is None:
+                if options.streams is None:
                     continue  # who wants all there are does not mind that one is gone
                 raise UnknownStreamError(f"no stream is named {name}")
             last = self.feeds[name].last_seq
             if not 0 <= seq <= last:
                 raise InputError(f"since={seq} is not a past event of stream {name}, whose newest is {last}")
-        subscription = Subscription(wish, wake)
-        subscription.put(Note(hello_text([self.summary(name) for name in names], self.wall())))
+        subscription = Subscription(options, wake)
+        subscription.put(ControlMessage(hello_text([self.summary(name) for name in names], self.wall())))
         for name in names:
             self._catch_up(subscription, name, seen.get(name))
         self._subscriptions[id(subscription)] = subscription
@@ -304,32 +304,32 @@ class Hub:
     def close(self, reason: str) -> None:
         """Close every subscriber."""
         for subscription in list(self._subscriptions.values()):
-            subscription.close(Cause.STOPPING, reason)
+            subscription.close(CloseReason.STOPPING, reason)
         self._subscriptions.clear()
 
-    def _names(self, wish: Wish) -> list[str]:
-        if wish.streams is None:
+    def _names(self, options: SubscribeOptions) -> list[str]:
+        if options.streams is None:
             return list(self.feeds)
-        unknown = sorted(wish.streams - self.feeds.keys())
+        unknown = sorted(options.streams - self.feeds.keys())
         if unknown:
             raise UnknownStreamError(f"no stream is named {', '.join(unknown)}")
-        return [name for name in self.feeds if name in wish.streams]
+        return [name for name in self.feeds if name in options.streams]
 
     def _catch_up(self, subscription: Subscription, name: str, seq: int | None) -> None:
-        feed, wish = self.feeds[name], subscription.wish
+        feed, options = self.feeds[name], subscription.options
         if seq is None:
-            shown = feed.on_screen
+            shown = feed.merge_cues
             if feed.status is not None:
                 # Told under the newest number, or the one before what is shown: numbers rise, and go on from there.
                 status = encode(shown[0].seq - 1 if shown else feed.last_seq, feed.status.payload)
-                subscription.put(Note(status.text, status.seq))
+                subscription.put(ControlMessage(status.text, status.seq))
             if not shown:
                 return
             for event in shown:
-                subscription.put(Note(event.text, event.seq))
+                subscription.put(ControlMessage(event.text, event.seq))
             seq = shown[-1].seq
-        for missed in feed.since(seq, interim=wish.interim and not wish.min_interval):
-            if isinstance(missed, Lost):
-                subscription.put(Note(gap_text(name, missed.first, missed.last)))
+        for missed in feed.since(seq, interim=options.interim and not options.min_interval):
+            if isinstance(missed, LostRange):
+                subscription.put(ControlMessage(gap_text(name, missed.first, missed.last)))
             else:
-                subscription.put(Note(missed.text, missed.seq))
+                subscription.put(ControlMessage(missed.text, missed.seq))

@@ -1,4 +1,4 @@
-"""`Track`: one stream's captions as they come — ids, revisions, extensions — and the rolling cues they leave."""
+"""`CaptionTrack`: one stream's captions as they come — ids, revisions, extensions — and the rolling cues they leave."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections import deque
 from dataclasses import dataclass
 
 from streamcap.captions.caption import Caption, CaptureClock, Latency
-from streamcap.captions.cue import Cue, milliseconds, on_screen
+from streamcap.captions.cue import Cue, merge_cues, to_ms
 from streamcap.captions.event import Extend
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class SampleTime:
     """What a caption is about: the sampled frame's place in the stream."""
 
     epoch: int
@@ -20,7 +20,7 @@ class Moment:
     captured_at_source: CaptureClock
 
 
-class Track:
+class CaptionTrack:
     """Turns texts about moments into captions and cues.
 
     One moment at a time: `interim` any number of times, then `final` or, when nothing changed, `extend`.
@@ -60,50 +60,50 @@ class Track:
 
     @property
     def finals(self) -> tuple[Cue, ...]:
-        """The window's finals as cues, oldest first: quickly had, and `on_screen` of them is `cues`."""
+        """The window's finals as cues, oldest first: quickly had, and `merge_cues` of them is `cues`."""
         return tuple(self._finals)
 
     @property
     def cues(self) -> list[Cue]:
         """The window's cues as they were on screen, oldest first."""
-        return list(on_screen(self._finals))
+        return list(merge_cues(self._finals))
 
-    def interim(self, moment: Moment, text: str, latency: Latency) -> Caption:
-        """The caption of `moment` so far."""
-        return self._caption(moment, text, None, latency, is_final=False)
+    def interim(self, at: SampleTime, text: str, latency: Latency) -> Caption:
+        """The caption of `at` so far."""
+        return self._caption(at, text, None, latency, is_final=False)
 
-    def final(self, moment: Moment, text: str, logprob: float, latency: Latency) -> Caption:
-        """The finished caption of `moment`; opens a cue of `every` seconds."""
-        caption = self._caption(moment, text, logprob, latency, is_final=True)
+    def final(self, at: SampleTime, text: str, logprob: float, latency: Latency) -> Caption:
+        """The finished caption of `at`; opens a cue of `every` seconds."""
+        caption = self._caption(at, text, logprob, latency, is_final=True)
         self._number += 1
         self._revision = 0
         self.restore(caption)
         return caption
 
-    def extend(self, moment: Moment) -> Extend | None:
-        """Nothing has changed at `moment`: the newest final stays true for `every` seconds more.
+    def extend(self, at: SampleTime) -> Extend | None:
+        """Nothing has changed at `at`: the newest final stays true for `every` seconds more.
 
-        None when there is nothing to extend: no final yet, or one of an earlier epoch (its picture went away).
+        None when there is nothing to extend: no final yet, or one of an earlier epoch (its image went away).
         An interim of this moment that was already shown is taken back by the number: the id is used no more.
         """
         last = self._last
-        if last is None or last.epoch != moment.epoch:
+        if last is None or last.epoch != at.epoch:
             return None
         if self._revision:
             self._number += 1
             self._revision = 0
-        self._end = max(self._end, moment.start + self.every)
+        self._end = max(self._end, at.start + self.every)
         cue = self._finals.pop()
-        self._finals.append(Cue(cue.start_ms, max(cue.end_ms, milliseconds(self._end)), cue.text))
+        self._finals.append(Cue(cue.start_ms, max(cue.end_ms, to_ms(self._end)), cue.text))
         self._trim()
         return Extend(self.stream, last.id, self._end)
 
     def restore(self, caption: Caption) -> None:
         """Take a final as it was (from a file, after a restart) as the newest of this track."""
-        start_ms = milliseconds(caption.start)
+        start_ms = to_ms(caption.start)
         self._last = caption
         self._end = max(self._end, caption.end)
-        self._finals.append(Cue(start_ms, max(milliseconds(caption.end), start_ms + 1), caption.text))
+        self._finals.append(Cue(start_ms, max(to_ms(caption.end), start_ms + 1), caption.text))
         self._trim()
 
     def close(self, now: float) -> Extend | None:
@@ -113,29 +113,29 @@ class Track:
             return None
         self._end = now
         cue = self._finals.pop()
-        self._finals.append(Cue(cue.start_ms, max(milliseconds(now), cue.start_ms + 1), cue.text))
+        self._finals.append(Cue(cue.start_ms, max(to_ms(now), cue.start_ms + 1), cue.text))
         return Extend(self.stream, last.id, now)
 
     def _caption(
-        self, moment: Moment, text: str, logprob: float | None, latency: Latency, *, is_final: bool
+        self, at: SampleTime, text: str, logprob: float | None, latency: Latency, *, is_final: bool
     ) -> Caption:
         self._revision += 1
         return Caption(
             stream=self.stream,
-            epoch=moment.epoch,
+            epoch=at.epoch,
             id=f"{self.stream}-{self._number}",
             revision=self._revision,
             is_final=is_final,
-            start=moment.start,
-            end=moment.start + self.every,
+            start=at.start,
+            end=at.start + self.every,
             text=" ".join(text.split()),
             logprob=logprob,
-            captured_at=moment.captured_at,
-            captured_at_source=moment.captured_at_source,
+            captured_at=at.captured_at,
+            captured_at_source=at.captured_at_source,
             latency=latency,
         )
 
     def _trim(self) -> None:
-        oldest_ms = milliseconds(self._end - self.window)
+        oldest_ms = to_ms(self._end - self.window)
         while len(self._finals) > 1 and self._finals[0].end_ms <= oldest_ms:
             self._finals.popleft()

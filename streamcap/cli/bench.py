@@ -31,7 +31,7 @@ def bench(
     from streamcap.bench import chart, decode, encode, preprocess, whole
     from streamcap.bench.machine import describe_machine, usual_precisions
     from streamcap.captioner.precision import find_device, find_precision
-    from streamcap.files.whole import make_directory, write_whole
+    from streamcap.files.whole import atomic_write, make_directory
 
     where = find_device(device)
     formats = [find_precision(name, where) for name in precision or usual_precisions(where)]
@@ -42,7 +42,7 @@ def bench(
     result["decode"] = decode.measure_decode(where, frames=counts, precisions=formats, rounds=rounds)
     result["encode"] = encode.measure_encode(where, frames=counts, precisions=formats, rounds=rounds)
     result["preprocess"] = preprocess.measure_preprocess(rounds=max(rounds, 20))
-    result["whole"] = whole.measure_whole(where, precisions=formats, rounds=max(rounds, 9))
+    result["whole"] = whole.measure_end_to_end(where, precisions=formats, rounds=max(rounds, 9))
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
@@ -52,5 +52,5 @@ def bench(
         for part, table in tables.items():
             typer.echo(f"\n{result[part]['question']}\n{table(result[part])}")
     if out is not None:
-        write_whole(out / "bench.json", json.dumps(result, indent=2) + "\n")
+        atomic_write(out / "bench.json", json.dumps(result, indent=2) + "\n")
         chart.draw(result, out / "bench.png")

@@ -1,4 +1,4 @@
-"""`streamcap caption`: captions of picture and video files."""
+"""`streamcap caption`: captions of image and video files."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from streamcap.cli.caption_wishes import Wishes, sort_files
+from streamcap.cli.caption_wishes import CaptionRunOptions, sort_files
 from streamcap.errors import InputError
 
 
 def caption(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH ...", help="Pictures, folders of pictures, videos.", show_default=False),
+        typer.Argument(metavar="PATH ...", help="Images, folders of images, videos.", show_default=False),
     ],
     output: Annotated[
         str | None,
@@ -28,9 +28,10 @@ def caption(
     format: Annotated[  # noqa: A002 - the option's name
         str | None, typer.Option(help="text, srt, vtt or json.", show_default="by the output's suffix, else text")
     ] = None,
-    frames: Annotated[
+    num_captions: Annotated[
         int | None,
         typer.Option(
+            "--num-captions",
             "-n",
             min=1,
             help="Captions of a video, evenly spread.",
@@ -40,10 +41,10 @@ def caption(
     every: Annotated[float | None, typer.Option(help="Seconds between captions of a video, instead of -n.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON array for a program to read.")] = False,
     annotate: Annotated[
-        Path | None, typer.Option(help="Directory for the pictures with their captions drawn under them.")
+        Path | None, typer.Option(help="Directory for the images with their captions drawn under them.")
     ] = None,
-    frames_dir: Annotated[
-        Path | None, typer.Option("--frames", help="Directory for the captioned frames of a video.")
+    save_frames: Annotated[
+        Path | None, typer.Option("--save-frames", help="Directory for the captioned frames of a video.")
     ] = None,
     model: Annotated[str, typer.Option(help="A model's name, file or directory: see `streamcap models`.")] = "mini",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -54,42 +55,44 @@ def caption(
     temperature: Annotated[float, typer.Option(help="Above 0: sample.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens of this total probability.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Seed of sampling.", show_default="a new one")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most tokens a caption.", show_default="the model's")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens a caption.", show_default="the model's")
+    ] = None,
     fit: Annotated[
         str | None,
-        typer.Option(help="crop, squash or pad: how a picture goes into the model's.", show_default="the model's"),
+        typer.Option(help="crop, squash or pad: how an image goes into the model's.", show_default="the model's"),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures captioned at a time.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Images captioned at a time.")] = 16,
     lang: Annotated[str, typer.Option(help="Language of the captions, as written to JSON.")] = "en",
     merge: Annotated[bool, typer.Option("--merge", help="Make equal neighbouring captions one cue.")] = False,
 ) -> None:
-    """Caption pictures and videos: text, subtitles, JSON."""
+    """Caption images and videos: text, subtitles, JSON."""
     from streamcap.captioner.options import SearchOptions
-    from streamcap.picture import Fit
+    from streamcap.image import Fit
 
     if fit is not None and fit not in get_args(Fit):
         raise InputError(f"--fit {fit}: it is one of {', '.join(get_args(Fit))}")
-    if frames is not None and every is not None:
-        raise InputError("give either -n FRAMES or --every SECONDS, not both")
+    if num_captions is not None and every is not None:
+        raise InputError("give either -n COUNT or --every SECONDS, not both")
     if every is not None and not 0 < every < float("inf"):
         raise InputError(f"--every {every:g}: seconds, above 0")
-    search = SearchOptions(beam, temperature, top_p, seed, limit)
-    files = sort_files(paths, of_video=frames is not None or every is not None or frames_dir is not None)
-    wishes = Wishes.checked(
+    search = SearchOptions(beam, temperature, top_p, seed, max_tokens)
+    files = sort_files(paths, of_video=num_captions is not None or every is not None or save_frames is not None)
+    options = CaptionRunOptions.checked(
         files,
         output=output,
-        asked=format,
+        requested=format,
         as_json=json_output,
-        frames=frames,
+        num_captions=num_captions,
         every=every,
-        frames_dir=frames_dir,
+        save_frames=save_frames,
         annotate_dir=annotate,
         lang=lang,
         merge=merge,
     )
 
     from streamcap.captioner import load_captioner
-    from streamcap.cli.caption_work import CaptionWork
+    from streamcap.cli.caption_work import CaptionRun
     from streamcap.cli.progress import progress_bar
     from streamcap.files.captions import FileCaptioner
 
@@ -97,4 +100,4 @@ def caption(
     model_loaded.require_text()
     captioner = FileCaptioner(model_loaded, search, batch=batch, fit=cast("Fit | None", fit))
     with progress_bar() as progress:
-        CaptionWork(captioner, files, wishes, progress).run()
+        CaptionRun(captioner, files, options, progress).run()

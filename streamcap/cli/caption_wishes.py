@@ -21,7 +21,7 @@ PILLOW_NAMES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP",
 class Files:
     """The files of one run, told apart."""
 
-    pictures: dict[Path, Path] = field(default_factory=dict)
+    images: dict[Path, Path] = field(default_factory=dict)
     """Picture → where its drawn copy goes, relative to the directory for those."""
     videos: list[Path] = field(default_factory=list)
     alone: bool = True
@@ -29,11 +29,11 @@ class Files:
 
 
 def sort_files(names: Sequence[str], *, of_video: bool) -> Files:
-    """Folders give their pictures. Raises InputError for a path that is neither picture, video nor folder of pictures.
+    """Folders give their images. Raises InputError for a path that is neither image, video nor folder of images.
 
     of_video: whether options for videos were given; a GIF is then a video.
     """
-    from streamcap.media.pictures import PICTURE_SUFFIXES, check_picture, find_pictures
+    from streamcap.media.images import IMAGE_SUFFIXES, check_image, find_images
     from streamcap.media.video_file import check_video
 
     files = Files(alone=len(names) == 1 and not Path(names[0]).is_dir())
@@ -44,26 +44,26 @@ def sort_files(names: Sequence[str], *, of_video: bool) -> Files:
         if "://" in name:
             raise InputError(f"{name}: a file is needed here; streams are for `streamcap serve`")
         if path.is_dir():
-            files.pictures |= {found: found.relative_to(path) for found in find_pictures(path)}
-        elif path.suffix.lower() in PICTURE_SUFFIXES and not (of_video and path.suffix.lower() == ".gif"):
-            check_picture(path)
-            files.pictures[path] = Path(path.name)
+            files.images |= {found: found.relative_to(path) for found in find_images(path)}
+        elif path.suffix.lower() in IMAGE_SUFFIXES and not (of_video and path.suffix.lower() == ".gif"):
+            check_image(path)
+            files.images[path] = Path(path.name)
         else:
             try:
                 check_video(path)
             except InputError as error:
                 try:
-                    check_picture(path)
+                    check_image(path)
                 except InputError:
                     raise error from None
-                files.pictures[path] = Path(path.name)
+                files.images[path] = Path(path.name)
             else:
                 files.videos.append(path)
     return files
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class CaptionRunOptions:
     """What is to be written where."""
 
     format: Format
@@ -72,46 +72,46 @@ class Wishes:
     to_directory: bool
     as_json: bool
     """Whether a JSON array of everything is printed."""
-    frames: int | None
+    num_captions: int | None
     every: float | None
-    frames_dir: Path | None
+    save_frames: Path | None
     annotate_dir: Path | None
     lang: str
     merge: bool
 
     @classmethod
-    def checked(cls, files: Files, *, output: str | None, asked: str | None, **others: Any) -> Self:
+    def checked(cls, files: Files, *, output: str | None, requested: str | None, **others: Any) -> Self:
         """Raises InputError where the wishes contradict each other or the files, before anything slow is done."""
-        if asked is not None and asked not in get_args(Format):
-            raise InputError(f"--format {asked}: it is one of {', '.join(get_args(Format))}")
+        if requested is not None and requested not in get_args(Format):
+            raise InputError(f"--format {requested}: it is one of {', '.join(get_args(Format))}")
         out = None if output is None else Path(output)
         to_directory = out is not None and (
             out.is_dir() or str(output).endswith("/") or (len(files.videos) > 1 and not out.suffix)
         )
         by_suffix = None if out is None else _BY_SUFFIX.get(out.suffix.lower())
-        if out is not None and not to_directory and by_suffix is None and asked is None:
+        if out is not None and not to_directory and by_suffix is None and requested is None:
             raise InputError(f"--output {output}: its suffix is one of {', '.join(_BY_SUFFIX)}, or give --format")
-        chosen = asked or by_suffix or ("srt" if to_directory else "text")
-        wishes = cls(format=cast(Format, chosen), output=out, to_directory=to_directory, **others)
+        chosen = requested or by_suffix or ("srt" if to_directory else "text")
+        options = cls(format=cast(Format, chosen), output=out, to_directory=to_directory, **others)
         if not files.videos and (
-            wishes.frames is not None or wishes.every is not None or wishes.frames_dir is not None
+            options.num_captions is not None or options.every is not None or options.save_frames is not None
         ):
-            raise InputError("-n, --every and --frames are for videos; there are only pictures")
-        wishes._check_output(files)
-        wishes._check_annotated(files)
-        return wishes
+            raise InputError("-n, --every and --save-frames are for videos; there are only images")
+        options._check_output(files)
+        options._check_annotated(files)
+        return options
 
     def _check_output(self, files: Files) -> None:
         subtitles = self.format in ("srt", "vtt")
-        if subtitles and files.pictures:
-            raise InputError(f"{next(iter(files.pictures))}: a picture has no times; {self.format} is for videos")
+        if subtitles and files.images:
+            raise InputError(f"{next(iter(files.images))}: an image has no times; {self.format} is for videos")
         if subtitles and len(files.videos) > 1 and not self.to_directory:
             raise InputError("several videos: give -o DIRECTORY for their subtitles")
-        if self.to_directory and files.pictures:
+        if self.to_directory and files.images:
             raise InputError(f"--output {self.output}: a directory is for videos; give a .txt or .json file")
         if self.output is None:
             return
-        if self.output in (*files.pictures, *files.videos):
+        if self.output in (*files.images, *files.videos):
             raise InputError(f"--output {self.output}: that is the file to be captioned")
         if self.to_directory:
             stems = [video.stem for video in files.videos]
@@ -126,16 +126,16 @@ class Wishes:
         if self.annotate_dir is None:
             return
         seen: set[Path] = set()
-        for picture, place in files.pictures.items():
+        for image, place in files.images.items():
             drawn = self.drawn(place)
             if drawn in seen:
-                raise InputError(f"two pictures are named {place}: their drawn copies would be one file")
-            if drawn.exists() and drawn.samefile(picture):
-                raise InputError(f"--annotate {self.annotate_dir}: {picture} itself would be overwritten")
+                raise InputError(f"two images are named {place}: their drawn copies would be one file")
+            if drawn.exists() and drawn.samefile(image):
+                raise InputError(f"--annotate {self.annotate_dir}: {image} itself would be overwritten")
             seen.add(drawn)
 
     def drawn(self, place: Path) -> Path:
-        """Where the drawn copy of a picture goes."""
+        """Where the drawn copy of an image goes."""
         directory = cast(Path, self.annotate_dir)
         same = place.suffix.lower() in PILLOW_NAMES
         return directory / (place if same else place.with_name(f"{place.name}.png"))

@@ -1,4 +1,4 @@
-"""`streamcap dataset`: captioned pictures or clips to a feature cache."""
+"""`streamcap dataset`: captioned images or clips to a feature cache."""
 
 from __future__ import annotations
 
@@ -25,36 +25,38 @@ def dataset(
             show_default=False,
         ),
     ],
-    media: Annotated[Path, typer.Option(help="Folder of the pictures or clips, or a tar file of pictures.")],
+    media: Annotated[Path, typer.Option(help="Folder of the images or clips, or a tar file of images.")],
     out: Annotated[Path, typer.Option(help="Folder of the feature cache; a stopped run goes on there.")],
     layout: Annotated[str, typer.Option("--format", help="flickr, coco or msrvtt.")] = "flickr",
     split: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=FILE", help="flickr: the picture names of one split, one a line. Repeatable."),
+        typer.Option(metavar="NAME=FILE", help="flickr: the image names of one split, one a line. Repeatable."),
     ] = None,
     encoder: Annotated[
         str, typer.Option(help="mini, a directory of ours, or a CLIP (directory or hub name).")
     ] = "openai/clip-vit-base-patch32",
-    take: Annotated[str, typer.Option(help="What is kept of a picture: auto, projected, pooled or grid.")] = "auto",
+    feature_kind: Annotated[
+        str, typer.Option("--features", help="What is kept of an image: auto, projected, pooled or grid.")
+    ] = "auto",
     frames: Annotated[int, typer.Option(min=1, max=1024, help="msrvtt: frames spread evenly over a clip.")] = 28,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
-    """Encode captioned pictures or clips once, into a feature cache to train on."""
+    """Encode captioned images or clips once, into a feature cache to train on."""
     from streamcap.captioner.precision import find_device
     from streamcap.cli.progress import progress_bar
     from streamcap.training.corpus import MediaFolder
     from streamcap.training.dataset import build_cache
     from streamcap.training.encoders import open_encoder
 
-    if take not in ("auto", "projected", "pooled", "grid"):
-        raise InputError(f"--take {take}: it is auto, projected, pooled or grid")
+    if feature_kind not in ("auto", "projected", "pooled", "grid"):
+        raise InputError(f"--features {feature_kind}: it is auto, projected, pooled or grid")
     folder = MediaFolder(media)
     corpus = _read(layout, captions, split or [], folder)
     for problem in corpus.problems[:SHOWN_PROBLEMS]:
         _tell(problem)
     broken: list[Problem] = []
-    opened = open_encoder(encoder, take, find_device(device))  # type: ignore[arg-type]  # checked above
+    opened = open_encoder(encoder, feature_kind, find_device(device))  # type: ignore[arg-type]  # checked above
     total = sum(map(len, corpus.splits.values()))
     try:
         with progress_bar() as progress:
@@ -66,7 +68,7 @@ def dataset(
                 opened,
                 frames=frames if layout == "msrvtt" else None,
                 advance=lambda count: progress.advance(task, count),
-                told=broken.append,
+                on_progress=broken.append,
             )
     finally:
         for problem in broken[:SHOWN_PROBLEMS]:

@@ -26,11 +26,13 @@ BATCH = 64
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model's name, file or directory.", show_default=False)],
     cache: Annotated[Path | None, typer.Option(help="Score on a feature cache of `streamcap dataset`.")] = None,
-    captions: Annotated[Path | None, typer.Option(help="Score on pictures: the pipe-separated captions.")] = None,
-    listed: Annotated[Path | None, typer.Option("--list", help="With --captions: the split's picture names.")] = None,
+    captions: Annotated[Path | None, typer.Option(help="Score on images: the pipe-separated captions.")] = None,
+    split_file: Annotated[
+        Path | None, typer.Option("--split-file", help="With --captions: the split's image names.")
+    ] = None,
     media: Annotated[
         Path | None,
-        typer.Option(help="Folder or tar file of the pictures or clips: for --captions, and for the sheet."),
+        typer.Option(help="Folder or tar file of the images or clips: for --captions, and for the sheet."),
     ] = None,
     split: Annotated[str, typer.Option(help="The cache's split.")] = "test",
     beam: Annotated[int, typer.Option(min=1, max=64, help="Beams; 1 is greedy.")] = 3,
@@ -44,7 +46,7 @@ def evaluate(
     from streamcap.training.corpus import MediaFolder
     from streamcap.training.evaluation import table
     from streamcap.training.files import write_json
-    from streamcap.training.sheet import draw_sheet
+    from streamcap.training.sheet import draw_contact_sheet
 
     if (cache is None) == (captions is None):
         raise InputError("give either --cache, or --captions with --media")
@@ -57,9 +59,9 @@ def evaluate(
     if cache is not None:
         judged = _on_cache(captioner, cache, split, beam)
     elif captions is not None and folder is not None:
-        judged = _on_pictures(captioner, captions, listed, folder, beam)
+        judged = _on_pictures(captioner, captions, split_file, folder, beam)
     else:
-        raise InputError("--captions needs --media, the folder or tar file of the pictures")
+        raise InputError("--captions needs --media, the folder or tar file of the images")
     report = judged.report()
     if out is not None:
         write_json(out / "scores.json", {"model": model, "beam": beam, **report})
@@ -67,7 +69,7 @@ def evaluate(
             out / "captions.json",
             [{"name": one.name, "caption": one.caption, "references": one.references} for one in judged.judged],
         )
-        draw_sheet(judged.judged, _pictures(folder), out / "sheet.png")
+        draw_contact_sheet(judged.judged, _pictures(folder), out / "sheet.png")
     typer.echo(json.dumps(report) if as_json else table(report))
 
 
@@ -83,20 +85,20 @@ def _on_cache(captioner: Captioner, folder: Path, split: str, beam: int) -> Eval
 
 
 def _on_pictures(
-    captioner: Captioner, captions: Path, listed: Path | None, media: MediaFolder, beam: int
+    captioner: Captioner, captions: Path, split_file: Path | None, media: MediaFolder, beam: int
 ) -> Evaluation:
     from streamcap.training.clips import UnreadableError, read_picture
     from streamcap.training.corpus import read_flickr
     from streamcap.training.evaluation import evaluate_results
 
-    corpus = read_flickr(captions, media, {} if listed is None else {"test": listed})
+    corpus = read_flickr(captions, media, {} if split_file is None else {"test": split_file})
     items = next(iter(corpus.splits.values()))
     results, kept = [], []
     for start in range(0, len(items), BATCH):
         pixels = []
         for item in items[start : start + BATCH]:
             try:
-                pixels.append(read_picture(media.read(item.name), captioner.picture))
+                pixels.append(read_picture(media.read(item.name), captioner.image_spec))
             except (UnreadableError, OSError) as error:
                 typer.echo(f"left out: {item.name}: broken ({error})", err=True)
                 continue
@@ -104,16 +106,16 @@ def _on_pictures(
         if pixels:
             results += captioner.caption(pixels, beam_size=beam)
     if not kept:
-        raise InputError(f"{media.path}: none of the {len(items)} pictures can be read")
+        raise InputError(f"{media.path}: none of the {len(items)} images can be read")
     return evaluate_results([item.name for item in kept], results, [item.captions for item in kept])
 
 
 def _pictures(media: MediaFolder | None) -> Callable[[str], Image | None]:
-    """An item's picture by name; of a clip its middle frame."""
-    from PIL import Image as Pictures
+    """An item's image by name; of a clip its middle frame."""
+    from PIL import Image as Images
 
-    from streamcap.media.pictures import decode_picture
-    from streamcap.picture import PictureSpec
+    from streamcap.image import ImageSpec
+    from streamcap.media.images import decode_image
     from streamcap.training.clips import UnreadableError, read_clip
 
     def find(name: str) -> Image | None:
@@ -121,9 +123,9 @@ def _pictures(media: MediaFolder | None) -> Callable[[str], Image | None]:
             return None
         try:
             if name in media:
-                return decode_picture(media.read(name))
+                return decode_image(media.read(name))
             clip = media.clip(name)
-            return None if clip is None else Pictures.fromarray(read_clip(clip, 1, PictureSpec(320, 180, "pad"))[0])
+            return None if clip is None else Images.fromarray(read_clip(clip, 1, ImageSpec(320, 180, "pad"))[0])
         except (OSError, InputError, UnreadableError):
             return None
 

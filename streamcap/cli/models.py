@@ -28,16 +28,16 @@ def models(context: typer.Context, as_json: Json = False) -> None:
 @app.command("list")
 def list_models(as_json: Json = False) -> None:
     """Names, sizes, licences where they are known, and what is on this machine."""
-    from streamcap.captioner.names import NAMES, cached
+    from streamcap.captioner.names import MODELS, cached
 
     rows = []
-    for entry in NAMES.values():
+    for entry in MODELS.values():
         found = cached(entry)
         rows.append(
             {
                 "name": entry.name,
-                "what": entry.what,
-                "licence": entry.licence,
+                "what": entry.description,
+                "licence": entry.license,
                 "megabytes": round(_bytes(found) / 1e6) if found is not None else entry.megabytes,
                 "source": entry.source,
                 "cached": str(found) if found is not None else None,

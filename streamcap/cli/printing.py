@@ -16,29 +16,29 @@ from rich.console import Console
 from rich.text import Text
 
 from streamcap.captions.formats.vtt import timestamp
-from streamcap.captions.hub import Cause, Hub, Subscription, Wish
+from streamcap.captions.hub import CloseReason, Hub, SubscribeOptions, Subscription
 
-_COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
+_COLORS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 
 
 async def print_captions(hub: Hub) -> None:
     """Print `TIME NAME caption` for every final, and states in dim letters, until cancelled."""
     woken, printed = asyncio.Event(), asyncio.Event()
     writer = _Writer(printed.set)
-    colours: dict[str, str] = {}
+    colors: dict[str, str] = {}
     while True:
-        subscription = hub.subscribe(Wish(interim=False), woken.set)
+        subscription = hub.subscribe(SubscribeOptions(interim=False), woken.set)
         try:
-            await _print(subscription, writer, woken, printed, colours)
+            await _print(subscription, writer, woken, printed, colors)
         finally:
             hub.unsubscribe(subscription)
-        if subscription.cause is not Cause.SLOW or not writer.works:
+        if subscription.cause is not CloseReason.SLOW or not writer.works:
             return
         # The terminal was held for very long: it goes on with what is on screen now.
 
 
 async def _print(
-    subscription: Subscription, writer: _Writer, woken: asyncio.Event, printed: asyncio.Event, colours: dict[str, str]
+    subscription: Subscription, writer: _Writer, woken: asyncio.Event, printed: asyncio.Event, colors: dict[str, str]
 ) -> None:
     """Until the subscription is closed or nobody reads any more."""
     console = Console(highlight=False, soft_wrap=True)
@@ -46,7 +46,7 @@ async def _print(
         await woken.wait()
         woken.clear()
         for text in subscription.take():
-            line = _line(json.loads(text), colours)
+            line = _line(json.loads(text), colors)
             if line is not None:
                 with console.capture() as captured:
                     console.print(line)
@@ -86,19 +86,19 @@ class _Writer:
                 self._loop.call_soon_threadsafe(self._on_written)
 
 
-def _line(message: dict[str, Any], colours: dict[str, str]) -> Text | None:
+def _line(message: dict[str, Any], colors: dict[str, str]) -> Text | None:
     name = str(message.get("stream", ""))
-    colour = colours.setdefault(name, _COLOURS[len(colours) % len(_COLOURS)])
+    color = colors.setdefault(name, _COLORS[len(colors) % len(_COLORS)])
     if message["type"] == "caption":
         return Text.assemble(
             (timestamp(round(1000 * message["start"])), "dim"),
             "  ",
-            (name, colour),
+            (name, color),
             "  ",
             (message["text"], "bold"),
             (f"  {message['latency_ms']['total']:.0f} ms", "dim"),
         )
     if message["type"] == "status":
         reason = f" ({message['reason']})" if message["reason"] else ""
-        return Text.assemble((f"{'':12}  ", ""), (name, colour), (f"  {message['state']}{reason}", "dim italic"))
+        return Text.assemble((f"{'':12}  ", ""), (name, color), (f"  {message['state']}{reason}", "dim italic"))
     return None

@@ -72,16 +72,18 @@ def serve(
     ] = None,
     fit: Annotated[
         str | None,
-        typer.Option(help="crop, squash or pad pictures of another aspect.", show_default="the model's own"),
+        typer.Option(help="crop, squash or pad images of another aspect.", show_default="the model's own"),
     ] = None,
-    window: Annotated[float, typer.Option(help="Seconds a clip model sees at a time.")] = 4.0,
-    keep: Annotated[float, typer.Option(help="Seconds of the past in the rolling subtitle files.")] = 3600.0,
-    replay: Annotated[int, typer.Option(help="Events of a stream in memory for viewers who come back.")] = 2048,
-    refresh: Annotated[float, typer.Option(help="Seconds after which a still picture is captioned anew.")] = 60.0,
-    gate: Annotated[
+    clip_seconds: Annotated[float, typer.Option(help="Seconds a clip model sees at a time.")] = 4.0,
+    subtitle_window: Annotated[float, typer.Option(help="Seconds of the past in the rolling subtitle files.")] = 3600.0,
+    replay_events: Annotated[int, typer.Option(help="Events of a stream in memory for viewers who come back.")] = 2048,
+    refresh_interval: Annotated[
+        float, typer.Option(help="Seconds after which a still image is captioned anew.")
+    ] = 60.0,
+    change_threshold: Annotated[
         float | None,
         typer.Option(
-            help="Cosine distance below which a picture counts as still; 0 captions every sample.",
+            help="Cosine distance below which an image counts as still; 0 captions every sample.",
             show_default="0.02",
         ),
     ] = None,
@@ -102,20 +104,20 @@ def serve(
     """Caption live streams: websocket, web page and rolling subtitle files."""
     from streamcap.cli.printing import print_captions
     from streamcap.engine.engine import EngineOptions
-    from streamcap.engine.gate import DEFAULT_THRESHOLD, GateOptions
+    from streamcap.engine.gate import DEFAULT_THRESHOLD, ChangeGateOptions
+    from streamcap.image import Fit
     from streamcap.media.sources import check_url
-    from streamcap.picture import Fit
     from streamcap.server.ice import IceServer
     from streamcap.server.options import ServerOptions
     from streamcap.server.run import allow_connections, listen
-    from streamcap.service.settings import Settings, check_name
+    from streamcap.service.settings import StreamOptions, check_name
     from streamcap.serving import ServeOptions, serve_streams
 
     _configure_logging(verbose=verbose)
     for option, value in (
-        ("window", window),
-        ("keep", keep),
-        ("refresh", refresh),
+        ("clip-seconds", clip_seconds),
+        ("subtitle-window", subtitle_window),
+        ("refresh-interval", refresh_interval),
         ("max-age", max_age),
         ("stall-after", stall_after),
         ("read-timeout", read_timeout),
@@ -126,8 +128,8 @@ def serve(
         raise InputError(f"--fit {fit}: it is one of {', '.join(get_args(Fit))}")
     if not 0 <= interim_rate < float("inf"):
         raise InputError(f"--interim-rate {interim_rate:g}: texts a second; 0 for none")
-    if gate is not None and not 0 <= gate < 2:
-        raise InputError(f"--gate {gate:g}: a cosine distance from 0 up to 2")
+    if change_threshold is not None and not 0 <= change_threshold < 2:
+        raise InputError(f"--change-threshold {change_threshold:g}: a cosine distance from 0 up to 2")
     options = ServerOptions(
         host=host,
         port=port,
@@ -137,40 +139,43 @@ def serve(
         allow_local=allow_local,
         ice_servers=tuple(map(IceServer.parse, ice_server or ())),
     )
-    settings = Settings(
+    stream_options = StreamOptions(
         every=every,
         out=out,
-        window=keep,
-        replay=replay,
+        subtitle_window=subtitle_window,
+        replay_events=replay_events,
         stall_after=stall_after,
         read_timeout=read_timeout,
         keyframes_only=keyframes_only,
         max_age=max_age,
-        clip_seconds=window,
+        clip_seconds=clip_seconds,
     )
-    wanted = [split_name(source) for source in sources or ["scenes:"]]
-    seen: set[str] = set()
-    for name, url in wanted:
+    requested = [split_name(source) for source in sources or ["scenes:"]]
+    last_sample_at: set[str] = set()
+    for name, url in requested:
         check_url(url)
-        if name is not None and check_name(name) in seen:
+        if name is not None and check_name(name) in last_sample_at:
             raise InputError(f"two streams are named {name}; give each its own name: NAME=URL")
-        seen.add(name or "")
+        last_sample_at.add(name or "")
     # Before the model is loaded: a port that is taken should be told at once.
     with listen(options) as listener:
         allow_connections()
-        told = ServeOptions(
-            wanted=wanted,
-            settings=settings,
+        serve_options = ServeOptions(
+            sources=requested,
+            stream_options=stream_options,
             server=options,
             engine=EngineOptions(
-                GateOptions(threshold=DEFAULT_THRESHOLD if gate is None else gate, refresh=refresh),
+                ChangeGateOptions(
+                    threshold=DEFAULT_THRESHOLD if change_threshold is None else change_threshold,
+                    refresh_interval=refresh_interval,
+                ),
                 interim_interval=1 / interim_rate if interim_rate > 0 else 0.0,
             ),
             fit=cast("Fit | None", fit),
             show=None if quiet else print_captions,
         )
         load = functools.partial(_load, model, device, precision, threads, vision=vision, tokenizer=tokenizer)
-        _run(serve_streams(told, load, listener))
+        _run(serve_streams(serve_options, load, listener))
 
 
 def split_name(source: str) -> tuple[str | None, str]:

@@ -25,15 +25,15 @@ def train(
     ] = None,
     gpt2: Annotated[str | None, typer.Option(help="GPT-2 to start from (directory, hub name), or `fresh`.")] = None,
     only_prefix: Annotated[
-        bool | None, typer.Option("--only-prefix/--gpt2-too", help="Train the mapping alone, or GPT-2 as well.")
+        bool | None, typer.Option("--only-prefix/--train-gpt2", help="Train the mapping alone, or GPT-2 as well.")
     ] = None,
     prefix: Annotated[int | None, typer.Option(help="Prefix positions.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Times through the train split.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Pictures or clips a batch.")] = None,
-    accumulate: Annotated[int | None, typer.Option(help="Batches a step.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images or clips a batch.")] = None,
+    grad_accum: Annotated[int | None, typer.Option(help="Batches a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Highest rate, after the warm-up.")] = None,
     warmup: Annotated[int | None, typer.Option(help="Steps of warm-up.")] = None,
-    smoothing: Annotated[float | None, typer.Option(help="Label smoothing.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Label smoothing.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Dropout in GPT-2.")] = None,
     mapper_layers: Annotated[int | None, typer.Option(help="Layers of a transformer mapping.")] = None,
     mapper_heads: Annotated[int | None, typer.Option(help="Heads of a transformer mapping.")] = None,
@@ -50,21 +50,21 @@ def train(
     """Train a captioner on a feature cache; the best by CIDEr on the dev split is kept."""
     from streamcap.captioner.precision import find_device
     from streamcap.cli.progress import progress_bar
-    from streamcap.training import settings as presets
+    from streamcap.training import options as presets
     from streamcap.training.cache import FeatureCache
     from streamcap.training.trainer import Progress, Trainer
 
-    settings = presets.preset(preset).changed(
+    options = presets.preset(preset).changed(
         mapping=mapping,
         gpt2=gpt2,
         train_gpt2=None if only_prefix is None else not only_prefix,
         prefix=prefix,
         epochs=epochs,
         batch=batch,
-        accumulate=accumulate,
+        grad_accum=grad_accum,
         learning_rate=learning_rate,
         warmup=warmup,
-        smoothing=smoothing,
+        label_smoothing=label_smoothing,
         dropout=dropout,
         mapper_layers=mapper_layers,
         mapper_heads=mapper_heads,
@@ -76,7 +76,7 @@ def train(
     if not cache.is_dir():
         raise InputError(f"{cache}: no such folder; `streamcap dataset` makes feature caches")
     require_extra("train", "matplotlib", "pycocoevalcap")
-    trainer = Trainer(settings, FeatureCache(cache), out, find_device(device), resume=resume)
+    trainer = Trainer(options, FeatureCache(cache), out, find_device(device), resume=resume)
     with progress_bar() as bar:
         task = bar.add_task("training", total=trainer.steps, completed=trainer.step)
 

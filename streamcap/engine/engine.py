@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from streamcap.engine.gate import Features, Gate, GateOptions, Verdict
-from streamcap.engine.mailbox import Mailbox
-from streamcap.engine.outcome import Captioned, Doubtful, Failed, Interim, Outcome, Times, Unchanged
+from streamcap.engine.gate import ChangeGate, ChangeGateOptions, Features, Verdict
+from streamcap.engine.mailbox import LatestSampleQueue
+from streamcap.engine.outcome import Captioned, Failed, Interim, Outcome, Times, Unchanged, Unconfirmed
 from streamcap.media.frame import Pixels, Sample
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    gate: GateOptions
+    gate: ChangeGateOptions
     max_batch: int = 64
     interim_interval: float = 0.1
     """Seconds between two interim texts of one stream; 0 or less: none."""
@@ -64,13 +64,13 @@ class EngineStatistics:
     batches: int = 0
     captioned: int = 0
     decode_skipped: int = 0
-    """Samples whose picture had not moved."""
-    repeated: int = 0
+    """Samples whose image had not moved."""
+    duplicates: int = 0
     """Samples decoded to the sentence that was already on screen."""
-    doubtful: int = 0
+    unconfirmed: int = 0
     """Samples decoded to another sentence that the next one had to bear out."""
     failed: int = 0
-    replaced: dict[str, int] = field(default_factory=dict)
+    superseded: dict[str, int] = field(default_factory=dict)
     busy_seconds: float = 0.0
 
 
@@ -96,9 +96,9 @@ class Engine:
         self._model = model
         self._deliver = deliver
         self._monotonic = monotonic
-        self._gate = Gate(options.gate)
-        self._mailbox = Mailbox()
-        self.statistics.replaced = self._mailbox.replaced
+        self._gate = ChangeGate(options.gate)
+        self._queue = LatestSampleQueue()
+        self.statistics.superseded = self._queue.superseded
         self._forgotten: deque[str] = deque()
         self._changed = threading.Condition()
         self._stopping = False
@@ -112,13 +112,13 @@ class Engine:
         """Queue `sample`, in place of an older one of its stream that still waits. From any thread; never blocks."""
         with self._changed:
             if not self._stopping:
-                self._mailbox.put(sample)
+                self._queue.put(sample)
                 self._changed.notify()
 
     def forget(self, stream: str) -> None:
         """A stream is no more. From any thread."""
         with self._changed:
-            self._mailbox.forget(stream)
+            self._queue.forget(stream)
             self._forgotten.append(stream)
 
     def stop(self, timeout: float) -> bool:
@@ -133,12 +133,12 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping or len(self._mailbox) > 0)
+                self._changed.wait_for(lambda: self._stopping or len(self._queue) > 0)
                 if self._stopping:
                     return
                 while self._forgotten:
                     self._gate.forget(self._forgotten.popleft())
-                batch = self._mailbox.take(self._max_batch)
+                batch = self._queue.take(self._max_batch)
             began = self._monotonic()
             self._caption(batch, began)
             self.statistics.batches += 1
@@ -171,10 +171,10 @@ class Engine:
         features = self._model.features(embeddings)
         encoded = self._monotonic()
         distances = [self._gate.distance(sample, row) for sample, row in zip(batch, features, strict=True)]
-        moved = [row for row, distance in enumerate(distances) if not self._gate.is_still(distance)]
+        moved = [row for row, distance in enumerate(distances) if not self._gate.is_unchanged(distance)]
         still = [row for row in range(len(batch)) if row not in moved]
         for row in still:
-            self._gate.stays(batch[row])
+            self._gate.mark_unchanged(batch[row])
         self.statistics.decode_skipped += len(still)
         outcomes: list[Outcome] = [Unchanged(batch[row], decoded=False) for row in still]
         if not moved:
@@ -185,7 +185,7 @@ class Engine:
         interim = _InterimTexts(
             self,
             [batch[row] for row in moved],
-            [self._gate.said(batch[row]) if self._gate.is_news(distances[row]) else None for row in moved],
+            [self._gate.last_text(batch[row]) if self._gate.is_changed(distances[row]) else None for row in moved],
             taken,
             encoded,
         )
@@ -194,54 +194,54 @@ class Engine:
         )
         times = Times(taken, encoded, self._monotonic())
         return [
-            self._settle(batch[row], features[row], distances[row], result, times, shown=shown)
+            self._commit(batch[row], features[row], distances[row], result, times, shown=shown)
             for row, result, shown in zip(moved, results, interim.shown, strict=True)
         ]
 
-    def _settle(
+    def _commit(
         self, sample: Sample, features: Features, distance: float, result: Decoded, times: Times, *, shown: bool
     ) -> Outcome:
-        judged = self._gate.judge(sample, features, distance, result.text)
+        judgement = self._gate.classify(sample, features, distance, result.text)
         # What was begun in sight of the viewer is finished there, even if it says the same again.
-        if judged.verdict is Verdict.SAME and not shown:
-            self.statistics.repeated += 1
+        if judgement.verdict is Verdict.UNCHANGED and not shown:
+            self.statistics.duplicates += 1
             return Unchanged(sample, decoded=True)
-        if judged.verdict is Verdict.DOUBTFUL:
-            self.statistics.doubtful += 1
-            return Doubtful(sample)
-        self._gate.settle(sample, features, result.text, first=judged.first)
+        if judgement.verdict is Verdict.UNCONFIRMED:
+            self.statistics.unconfirmed += 1
+            return Unconfirmed(sample)
+        self._gate.commit(sample, features, result.text, first=judgement.first)
         self.statistics.captioned += 1
-        return Captioned(sample, result.text, result.logprob, times, judged.first)
+        return Captioned(sample, result.text, result.logprob, times, judgement.first)
 
 
 class _InterimTexts:
-    """Hands on text as it is decoded: of pictures that are news, rate-limited, and from where it says something new.
+    """Hands on text as it is decoded: of images that are news, rate-limited, and from where it says something new.
 
     Parameters:
         said: of each row what is on screen already; None: of this row nothing is to be shown.
     """
 
     def __init__(
-        self, engine: Engine, samples: list[Sample], said: list[str | None], taken: float, encoded: float
+        self, engine: Engine, samples: list[Sample], last_texts: list[str | None], taken: float, encoded: float
     ) -> None:
         self.shown = [False] * len(samples)
         self._engine = engine
         self._samples = samples
-        self._said = said
+        self._last_texts = last_texts
         self._taken = taken
         self._encoded = encoded
         self._next_at = [encoded] * len(samples)
-        wanted = engine.options.interim_interval > 0 and any(one is not None for one in said)
+        wanted = engine.options.interim_interval > 0 and any(one is not None for one in last_texts)
         self.listener = self._on_text if wanted else None
 
     def _on_text(self, row: int, tokens: list[int]) -> None:
-        engine, said = self._engine, self._said[row]
+        engine, last_texts = self._engine, self._last_texts[row]
         now = engine._monotonic()
-        if said is None or now < self._next_at[row]:
+        if last_texts is None or now < self._next_at[row]:
             return
         text = engine._model.text(tokens).strip()
         # So far it may be the same sentence again, which would be no news at its end.
-        if not text or said.startswith(text):
+        if not text or last_texts.startswith(text):
             return
         self._next_at[row] = now + engine.options.interim_interval
         self.shown[row] = True

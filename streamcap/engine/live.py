@@ -25,9 +25,9 @@ class LiveModel:
         self._search = SearchOptions()
 
     def warm_up(self) -> None:
-        """Caption a grey picture, so that the first real one does not pay for lazy initialisation."""
+        """Caption a grey image, so that the first real one does not pay for lazy initialisation."""
         captioner = self._captioner
-        width, height = captioner.picture.size
+        width, height = captioner.image_spec.size
         shape = (1, height, width, 3) if captioner.clip_length is None else (1, captioner.clip_length, height, width, 3)
         self.decode(self.encode(np.full(shape, 127, np.uint8)))
 

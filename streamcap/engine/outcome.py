@@ -46,8 +46,8 @@ class Unchanged:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubtful:
-    """It says something else, but the picture has hardly moved: the next sample decides. Nothing is to be shown."""
+class Unconfirmed:
+    """It says something else, but the image has hardly moved: the next sample decides. Nothing is to be shown."""
 
     sample: Sample
 
@@ -60,4 +60,4 @@ class Failed:
     reason: str
 
 
-Outcome = Interim | Captioned | Unchanged | Doubtful | Failed
+Outcome = Interim | Captioned | Unchanged | Unconfirmed | Failed

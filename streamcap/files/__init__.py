@@ -1,1 +1,1 @@
-"""Captions for files: pictures and videos read ahead, captioned in batches, written whole."""
+"""Captions for files: images and videos read ahead, captioned in batches, written whole."""

@@ -1,4 +1,4 @@
-"""`Ahead`: an iterator that works in a thread of its own, a bounded way ahead of its reader."""
+"""`Prefetcher`: an iterator that works in a thread of its own, a bounded way ahead of its reader."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Generic, Self, TypeVar
 T = TypeVar("T")
 
 
-class Ahead(Generic[T]):
+class Prefetcher(Generic[T]):
     """Reads `items` in a thread that waits (drops nothing) while `depth` of them are not yet taken.
 
     What `items` raises is raised to the reader, after the items before it. Leaving the `with` stops the thread after

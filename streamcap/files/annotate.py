@@ -1,10 +1,10 @@
-"""A picture with its caption drawn under it."""
+"""An image with its caption drawn under it."""
 
 from __future__ import annotations
 
 from PIL import Image, ImageDraw, ImageFont
 
-# A caption under a smaller picture could not be read.
+# A caption under a smaller image could not be read.
 _LEAST_WIDTH = 320
 _LEAST_FONT, _MOST_FONT = 14, 64
 # Pillow's own font knows no letters beyond ASCII.
@@ -15,9 +15,9 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def annotate(image: Image.Image, text: str) -> Image.Image:
-    """RGB: the whole picture with `text` under it, white on black, broken into as many lines as it needs.
+    """RGB: the whole image with `text` under it, white on black, broken into as many lines as it needs.
 
-    A picture narrower than 320 pixels is put in the middle of that width.
+    An image narrower than 320 pixels is put in the middle of that width.
     """
     width = max(image.width, _LEAST_WIDTH)
     size = min(_MOST_FONT, max(_LEAST_FONT, round(width / 28)))

@@ -1,4 +1,4 @@
-"""Captions of files: pictures one by one, videos at chosen frames. Decoding runs ahead of the model in a thread."""
+"""Captions of files: images one by one, videos at chosen frames. Decoding runs ahead of the model in a thread."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import av
 import numpy as np
 
-from streamcap.captions.cue import Cue, milliseconds
+from streamcap.captions.cue import Cue, to_ms
 from streamcap.errors import InputError
-from streamcap.files.ahead import Ahead
-from streamcap.media.picture import Converter
-from streamcap.media.pictures import open_picture
+from streamcap.files.ahead import Prefetcher
+from streamcap.media.image import Converter
+from streamcap.media.images import open_image
 from streamcap.media.video_file import ChosenFrame, VideoFile
 from streamcap.media.video_index import VideoIndex
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from streamcap.captioner import Captioner, Result, SearchOptions
+    from streamcap.image import Fit
     from streamcap.media.frame import Pixels
-    from streamcap.picture import Fit
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +39,17 @@ Subject = TypeVar("Subject")
 
 
 @dataclass(frozen=True, slots=True)
-class Shot(Generic[Subject]):
+class ModelInput(Generic[Subject]):
     """What one caption is of, ready for the model."""
 
     subject: Subject
     pixels: Pixels
-    """uint8 RGB of the model's picture size: (H, W, 3), or (T, H, W, 3) for a clip model."""
+    """uint8 RGB of the model's image size: (H, W, 3), or (T, H, W, 3) for a clip model."""
 
 
 @dataclass(frozen=True, slots=True)
-class Still:
-    """A picture file."""
+class ImageItem:
+    """An image file."""
 
     path: Path
     image: Image | None
@@ -57,7 +57,7 @@ class Still:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class VideoMoment:
     """A chosen frame of a video, or a clip model's window of them."""
 
     seconds: float
@@ -86,34 +86,34 @@ class FileCaptioner:
         self._captioner = captioner
         self._search = search
         self._batch = batch
-        self._spec = captioner.picture if fit is None else replace(captioner.picture, fit=fit)
+        self._spec = captioner.image_spec if fit is None else replace(captioner.image_spec, fit=fit)
         # One decoder for all batches, so that a seed gives the same captions whatever the size of a batch.
         self._decoder = None if search.beam_size > 1 else captioner.decoder(search, max_rows=batch)
 
-    def pictures(
+    def images(
         self, paths: Iterable[Path], *, keep: bool = False, on_bad: Callable[[Path, InputError], None]
-    ) -> Iterator[tuple[Still, Result]]:
-        """A caption for each picture, in order; those that cannot be read are told to `on_bad`, in the reading thread.
+    ) -> Iterator[tuple[ImageItem, Result]]:
+        """A caption for each image, in order; those that cannot be read are told to `on_bad`, in the reading thread.
 
-        keep: whether the pictures are wanted back.
+        keep: whether the images are wanted back.
         """
-        return self._captions(self._stills(paths, keep, on_bad))
+        return self._captions(self._image_items(paths, keep, on_bad))
 
     def video(
         self, video: VideoFile, windows: Sequence[Sequence[int]], *, keep: bool = False
-    ) -> Iterator[tuple[Moment, Result]]:
-        """A caption for each of `windows` (see `choose`), in order of time.
+    ) -> Iterator[tuple[VideoMoment, Result]]:
+        """A caption for each of `windows` (see `select_frames`), in order of time.
 
         One of which no frame can be decoded is left out. keep: whether the frames are wanted back.
         """
         return self._captions(self._moments(video, windows, keep))
 
-    def _captions(self, shots: Iterator[Shot[Subject]]) -> Iterator[tuple[Subject, Result]]:
-        with Ahead(_batches(shots, self._batch), _AHEAD, "decode") as batches:
+    def _captions(self, inputs: Iterator[ModelInput[Subject]]) -> Iterator[tuple[Subject, Result]]:
+        with Prefetcher(_batches(inputs, self._batch), _AHEAD, "decode") as batches:
             for batch in batches:
-                results = self._describe([shot.pixels for shot in batch])
-                for shot, result in zip(batch, results, strict=True):
-                    yield shot.subject, result
+                results = self._describe([item.pixels for item in batch])
+                for item, result in zip(batch, results, strict=True):
+                    yield item.subject, result
 
     def _describe(self, pixels: list[Pixels]) -> list[Result]:
         embeddings = self._captioner.encode(np.stack(pixels))
@@ -126,24 +126,26 @@ class FileCaptioner:
             finished.update(self._decoder.step())
         return [finished[number] for number in range(len(pixels))]
 
-    def _stills(
+    def _image_items(
         self, paths: Iterable[Path], keep: bool, on_bad: Callable[[Path, InputError], None]
-    ) -> Iterator[Shot[Still]]:
-        from streamcap.captioner.preprocess import fit_picture
+    ) -> Iterator[ModelInput[ImageItem]]:
+        from streamcap.captioner.preprocess import fit_image
 
         for path in paths:
             try:
-                image = open_picture(path)
+                image = open_image(path)
             except InputError as error:
                 on_bad(path, error)
                 continue
-            pixels = fit_picture(np.asarray(image), self._spec)
+            pixels = fit_image(np.asarray(image), self._spec)
             if self.clip_length is not None:
-                # A still picture is a clip in which nothing moves.
+                # A still image is a clip in which nothing moves.
                 pixels = np.stack([pixels] * self.clip_length)
-            yield Shot(Still(path, image if keep else None), pixels)
+            yield ModelInput(ImageItem(path, image if keep else None), pixels)
 
-    def _moments(self, video: VideoFile, windows: Sequence[Sequence[int]], keep: bool) -> Iterator[Shot[Moment]]:
+    def _moments(
+        self, video: VideoFile, windows: Sequence[Sequence[int]], keep: bool
+    ) -> Iterator[ModelInput[VideoMoment]]:
         convert = Converter(self._spec).convert
         frames = video.frames(sorted({ordinal for window in windows for ordinal in window}))
         following = next(frames, None)
@@ -155,16 +157,16 @@ class FileCaptioner:
             if not chosen:
                 continue
             try:
-                converted = {frame.wanted: convert(frame.picture) for frame in chosen}
+                converted = {frame.wanted: convert(frame.video_frame) for frame in chosen}
             except av.FFmpegError as error:
-                raise InputError(f"{video.path}: its pictures cannot be converted: {error.strerror}") from None
+                raise InputError(f"{video.path}: its images cannot be converted: {error.strerror}") from None
             # A frame that is missing is stood in for by its nearest neighbour.
             pixels = [converted[min(converted, key=lambda have: abs(have - ordinal))] for ordinal in window]
-            moment = Moment(chosen[0].seconds, tuple(chosen) if keep else ())
-            yield Shot(moment, pixels[0] if self.clip_length is None else np.stack(pixels))
+            at = VideoMoment(chosen[0].seconds, tuple(chosen) if keep else ())
+            yield ModelInput(at, pixels[0] if self.clip_length is None else np.stack(pixels))
 
 
-def choose(
+def select_frames(
     index: VideoIndex, clip_length: int | None, *, frames: int | None = None, every: float | None = None
 ) -> list[list[int]]:
     """Which frames of a video each caption is of: ordinals, one a caption, or `clip_length` for a clip model.
@@ -186,10 +188,10 @@ def to_cues(captions: Sequence[tuple[float, str]], end: float) -> list[Cue]:
 
     Frames within one millisecond share their time, which a cue cannot: only the last of them is kept.
     """
-    stamped = [(milliseconds(seconds), text) for seconds, text in captions]
+    stamped = [(to_ms(seconds), text) for seconds, text in captions]
     if not stamped:
         return []
-    stamped.append((max(milliseconds(end), stamped[-1][0] + 1), ""))
+    stamped.append((max(to_ms(end), stamped[-1][0] + 1), ""))
     return [Cue(start, stop, text) for (start, text), (stop, _) in pairwise(stamped) if stop > start]
 
 
@@ -204,6 +206,6 @@ def merged(cues: Sequence[Cue]) -> list[Cue]:
     return kept
 
 
-def _batches(shots: Iterator[Subject], size: int) -> Iterator[list[Subject]]:
-    while batch := list(islice(shots, size)):
+def _batches(inputs: Iterator[Subject], size: int) -> Iterator[list[Subject]]:
+    while batch := list(islice(inputs, size)):
         yield batch

@@ -17,7 +17,7 @@ def make_directory(path: Path) -> None:
         raise InputError(f"{path}: this directory cannot be made: {error.strerror}") from None
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def atomic_write(path: Path, content: str | bytes) -> None:
     """Write beside `path`, then move over it: a reader sees the old content or the new, never a part.
 
     Text is UTF-8 with `\\n`. Raises InputError where it cannot be written, and leaves nothing behind.

@@ -16,13 +16,13 @@ CaptureClock = Literal["rtcp", "arrival"]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One decoded picture with its clocks, unconverted.
+    """One decoded frame with its clocks, unconverted.
 
-    `picture` stays in the decoder's pixel format: most frames are never sampled, and converting them all would cost
+    `video_frame` stays in the decoder's pixel format: most frames are never sampled, and converting them all would cost
     more than decoding them.
     """
 
-    picture: VideoFrame
+    video_frame: VideoFrame
     pts: int
     """In units of `time_base`, as the source gave it or as it was repaired."""
     time_base: Fraction
@@ -39,7 +39,7 @@ class Frame:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels; may change from one frame to the next."""
-        return self.picture.width, self.picture.height
+        return self.video_frame.width, self.video_frame.height
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ import numpy as np
 from av import FFmpegError, VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from streamcap.frame import ImageSpec, Placement
 from streamcap.media.frame import Frame, Pixels
-from streamcap.media.window import Window, worth
-from streamcap.picture import PictureSpec, Placement
+from streamcap.media.window import CropScaler, is_worthwhile
 
 _INTERPOLATIONS = {
     "bicubic": Interpolation.BICUBIC,
@@ -27,7 +27,7 @@ class Converter:
     context of its own; it is made again when the size or format of the frames changes.
     """
 
-    def __init__(self, spec: PictureSpec, clip_length: int | None = None) -> None:
+    def __init__(self, spec: ImageSpec, clip_length: int | None = None) -> None:
         self.spec = spec
         self.clip_length = clip_length
         self._own = threading.local()
@@ -35,28 +35,28 @@ class Converter:
     def __call__(self, frames: list[Frame]) -> Pixels:
         """The newest of `frames`, or all of them, oldest first, for a clip model. The pixels are a copy.
 
-        Raises av.FFmpegError for a picture that libav cannot convert, ValueError for no frames.
+        Raises av.FFmpegError for a frame that libav cannot convert, ValueError for no frames.
         """
         if not frames:
             raise ValueError("no frames to convert")
         if self.clip_length is None:
-            return self.convert(frames[-1].picture)
-        return np.stack([self.convert(frame.picture) for frame in frames])
+            return self.convert(frames[-1].video_frame)
+        return np.stack([self.convert(frame.video_frame) for frame in frames])
 
-    def convert(self, picture: VideoFrame) -> Pixels:
+    def convert(self, video_frame: VideoFrame) -> Pixels:
         """One libav frame, turned upright as its display matrix asks: uint8 RGB, (H, W, 3)."""
         spec = self.spec
-        turns = round(picture.rotation / 90) % 4
-        width, height = picture.width, picture.height
+        turns = round(video_frame.rotation / 90) % 4
+        width, height = video_frame.width, video_frame.height
         if turns % 2:
             width, height = height, width
         placed = spec.place(width, height)
-        if turns == 0 and worth(picture, placed, *spec.size):
-            window = self._window(picture, placed)
-            if window is not None:
-                return window
+        if turns == 0 and is_worthwhile(video_frame, placed, *spec.size):
+            crop = self._crop(video_frame, placed)
+            if crop is not None:
+                return crop
         scaled = placed.scaled_width, placed.scaled_height
-        upright = np.rot90(self._scale(picture, *(reversed(scaled) if turns % 2 else scaled)), turns)
+        upright = np.rot90(self._scale(video_frame, *(reversed(scaled) if turns % 2 else scaled)), turns)
         if (placed.left, placed.top, *scaled) == (0, 0, spec.width, spec.height):
             return upright.copy()
         out: Pixels = np.empty((spec.height, spec.width, 3), np.uint8)
@@ -68,26 +68,36 @@ class Converter:
         out[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
         return out
 
-    def _window(self, picture: VideoFrame, placed: Placement) -> Pixels | None:
-        """The pixels by a `Window`; None where libav does not take such frames in a filter."""
-        key = picture.width, picture.height, picture.format.name, picture.colorspace, picture.color_range
-        kept_key, window = getattr(self._own, "window", (None, None))
+    def _crop(self, video_frame: VideoFrame, placed: Placement) -> Pixels | None:
+        """The pixels by a `CropScaler`; None where libav does not take such frames in a filter."""
+        key = (
+            video_frame.width,
+            video_frame.height,
+            video_frame.format.name,
+            video_frame.colorspace,
+            video_frame.color_range,
+        )
+        kept_key, crop = getattr(self._own, "crop", (None, None))
         try:
             if kept_key != key:
                 flags = self.spec.interpolation
-                window = Window(picture, placed, *self.spec.size, flags)
-            pixels = None if window is None else window.scale(picture).copy()
+                crop = CropScaler(video_frame, placed, *self.spec.size, flags)
+            pixels = None if crop is None else crop.scale(video_frame).copy()
         except FFmpegError:
-            window = pixels = None
-        self._own.window = key, window
+            crop = pixels = None
+        self._own.crop = key, crop
         return pixels
 
-    def _scale(self, picture: VideoFrame, width: int, height: int) -> Pixels:
-        """A view of the scaled picture's memory."""
+    def _scale(self, video_frame: VideoFrame, width: int, height: int) -> Pixels:
+        """A view of the scaled frame's memory."""
         reformatter: VideoReformatter | None = getattr(self._own, "reformatter", None)
         if reformatter is None:
             reformatter = self._own.reformatter = VideoReformatter()
         scaled = reformatter.reformat(
-            picture, width=width, height=height, format="rgb24", interpolation=_INTERPOLATIONS[self.spec.interpolation]
+            video_frame,
+            width=width,
+            height=height,
+            format="rgb24",
+            interpolation=_INTERPOLATIONS[self.spec.interpolation],
         )
         return cast(Pixels, scaled.to_ndarray())

@@ -1,4 +1,4 @@
-"""Picture files and folders of them, and frames as pictures: upright, RGB."""
+"""Picture files and folders of them, and frames as images: upright, RGB."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from streamcap.errors import InputError
 
-PICTURE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".tga"}
 )
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """Every picture file in `folder` and the folders in it, by their suffix, in order of path; hidden ones left out.
+def find_images(folder: Path) -> list[Path]:
+    """Every image file in `folder` and the folders in it, by their suffix, in order of path; hidden ones left out.
 
     Raises InputError where there is none.
     """
@@ -30,10 +30,10 @@ def find_pictures(folder: Path) -> list[Path]:
         found += [
             Path(where) / name
             for name in names
-            if not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
         ]
     if not found:
-        raise InputError(f"{folder}: there are no pictures in this folder")
+        raise InputError(f"{folder}: there are no images in this folder")
     return sorted(found)
 
 
@@ -41,33 +41,33 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombEr
 """What Pillow raises for a damaged file."""
 
 
-def check_picture(path: Path) -> None:
-    """Read the header of a picture file. Raises InputError where it is none."""
+def check_image(path: Path) -> None:
+    """Read the header of an image file. Raises InputError where it is none."""
     with _open(path):
         pass
 
 
-def open_picture(path: Path) -> Image.Image:
-    """The picture as a person sees it: RGB, turned as its EXIF says, transparent parts on white; of several the first.
+def open_image(path: Path) -> Image.Image:
+    """The image as a person sees it: RGB, turned as its EXIF says, transparent parts on white; of several the first.
 
-    Raises InputError where the file is missing, no picture, or damaged.
+    Raises InputError where the file is missing, no image, or damaged.
     """
     with _open(path) as image:
         try:
             return _rgb(ImageOps.exif_transpose(image))
         except _DAMAGE as error:
-            raise InputError(f"{path}: the picture is damaged: {error}") from None
+            raise InputError(f"{path}: the image is damaged: {error}") from None
 
 
-def decode_picture(content: bytes) -> Image.Image:
-    """The content of a picture file as `open_picture` gives it. Raises InputError that says what is wrong with it."""
+def decode_image(content: bytes) -> Image.Image:
+    """The content of an image file as `open_image` gives it. Raises InputError that says what is wrong with it."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             return _rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
-        raise InputError("not a picture that can be read" if content else "the file is empty") from None
+        raise InputError("not an image that can be read" if content else "the file is empty") from None
     except _DAMAGE as error:
-        raise InputError(f"the picture is damaged: {error}") from None
+        raise InputError(f"the image is damaged: {error}") from None
 
 
 def upright(frame: VideoFrame) -> Image.Image:
@@ -83,10 +83,10 @@ def _open(path: Path) -> Image.Image:
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
     except UnidentifiedImageError:
-        what = "the file is empty" if path.stat().st_size == 0 else "not a picture that can be read"
+        what = "the file is empty" if path.stat().st_size == 0 else "not an image that can be read"
         raise InputError(f"{path}: {what}") from None
     except Image.DecompressionBombError:
-        raise InputError(f"{path}: a picture of too many pixels; make it smaller first") from None
+        raise InputError(f"{path}: an image of too many pixels; make it smaller first") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path}: cannot be opened: {error}") from None
 

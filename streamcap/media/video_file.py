@@ -21,15 +21,15 @@ from streamcap.media.video_index import (
     Keyframe,
     VideoIndex,
     decode,
+    index_frames,
     index_packets,
-    index_pictures,
-    pictures,
     until_damaged,
+    video_frames,
 )
 
 log = logging.getLogger(__name__)
 
-# libavformat also "plays" text as ANSI art and pictures as one-frame videos.
+# libavformat also "plays" text as ANSI art and frames as one-frame videos.
 _NO_VIDEOS = frozenset({"tty", "bin", "xbin", "adf", "idf", "image2"})
 # Local playlists may name other files, but a file must not make us fetch from a network.
 _OPTIONS = {"protocol_whitelist": "file,crypto,data,subfile"}
@@ -48,7 +48,7 @@ class ChosenFrame:
     """What it is: another one than `wanted` only where that could not be decoded."""
     seconds: float
     """Its own PTS as a time."""
-    picture: av.VideoFrame
+    video_frame: av.VideoFrame
     """Unconverted, not yet turned upright."""
 
 
@@ -77,7 +77,7 @@ class VideoFile:
             index = index_packets(self._container, self._stream)
             if index is None:
                 self._reopen()
-                index = index_pictures(self._container, self._stream)
+                index = index_frames(self._container, self._stream)
         except InputError as error:
             raise InputError(f"{self.path}: {error}") from None
         return index
@@ -106,11 +106,11 @@ class VideoFile:
         """
         wanted = iter(ordinals)
         want = next(wanted, None)
-        for ordinal, picture in self._pictures(ordinals):
+        for ordinal, video_frame in self._video_frames(ordinals):
             while want is not None and ordinal >= want:
                 following = next(wanted, None)
                 if following is None or ordinal < following:
-                    yield ChosenFrame(want, ordinal, self.index.seconds(self.index.pts[ordinal]), picture)
+                    yield ChosenFrame(want, ordinal, self.index.seconds(self.index.pts[ordinal]), video_frame)
                 else:
                     self.undecodable += 1
                 want = following
@@ -119,14 +119,14 @@ class VideoFile:
         if want is not None:
             self.undecodable += 1 + sum(1 for _ in wanted)
 
-    def _pictures(self, ordinals: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Decoded pictures with their ordinals, rising, the wanted ones among them."""
+    def _video_frames(self, ordinals: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decoded frames with their ordinals, rising, the wanted ones among them."""
         if self.index.by_pts:
-            yield from self._pictures_by_pts(ordinals)
+            yield from self._video_frames_by_pts(ordinals)
             return
         yield from zip(range(len(self.index.pts)), decode(self._container, self._stream), strict=False)
 
-    def _pictures_by_pts(self, ordinals: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _video_frames_by_pts(self, ordinals: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         index = self.index
         wanted_pts = {index.pts[ordinal] for ordinal in ordinals}
         upcoming = iter(ordinals)
@@ -134,11 +134,11 @@ class VideoFile:
         # Ordinals rise even where a seek lands early or a damaged stream repeats itself.
         latest = -1
         while want is not None:
-            for ordinal, picture in self._decoded(self._packets_for(want, latest), wanted_pts):
+            for ordinal, video_frame in self._decoded(self._packets_for(want, latest), wanted_pts):
                 if ordinal <= latest:
                     continue
                 latest = ordinal
-                yield ordinal, picture
+                yield ordinal, video_frame
                 if latest >= want:
                     want = next((later for later in upcoming if later > latest), None)
                     if want is None or self._worth_seeking(want, latest):
@@ -149,14 +149,14 @@ class VideoFile:
     def _decoded(
         self, packets: Iterator[av.Packet[Any]], wanted_pts: AbstractSet[int]
     ) -> Iterator[tuple[int, av.VideoFrame]]:
-        """The pictures of `packets` with their ordinals; what nothing needs is not decoded where that is safe."""
+        """The frames of `packets` with their ordinals; what nothing needs is not decoded where that is safe."""
         index = self.index
         for packet in packets:
             unwanted = index.unbroken and packet.pts is not None and packet.pts not in wanted_pts
             self._stream.codec_context.skip_frame = "NONREF" if unwanted else "DEFAULT"
-            for picture in pictures(packet):
-                if picture.pts is not None and picture.pts >= index.pts[0]:
-                    yield index.shown_at(picture.pts), picture
+            for video_frame in video_frames(packet):
+                if video_frame.pts is not None and video_frame.pts >= index.pts[0]:
+                    yield index.shown_at(video_frame.pts), video_frame
 
     def _worth_seeking(self, want: int, latest: int) -> bool:
         if not self._seekable or want - latest <= _SEEK_BEYOND_FRAMES:
@@ -223,7 +223,7 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
 
 
 def _best_stream(container: InputContainer, path: Path) -> VideoStream:
-    """The video stream that a player would show; a cover picture of a song is none."""
+    """The video stream that a player would show; a cover frame of a song is none."""
     if container.format.name in _NO_VIDEOS or container.format.name.endswith("_pipe"):
         raise InputError(f"{path}: not a video")
     best = container.streams.best("video")

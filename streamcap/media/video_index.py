@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 # libavformat's AVFMT_TS_DISCONT: the clock of a broadcast, which begins anywhere and may jump.
 _BROADCAST_CLOCK = 0x0200
-# AVI stores no PTS: what libavformat reports for a packet is not what the decoder puts on its picture.
+# AVI stores no PTS: what libavformat reports for a packet is not what the decoder puts on its frame.
 _WITHOUT_PTS = frozenset({"avi"})
 
 
@@ -47,11 +47,11 @@ class VideoIndex:
     keyframes: tuple[Keyframe, ...]
     """Rising in PTS. Empty where the packets' stamps cannot be trusted: then only ordinals identify a frame."""
     unbroken: bool
-    """Whether every wanted picture has exactly one packet with its own PTS, so that others need not be decoded."""
+    """Whether every wanted frame has exactly one packet with its own PTS, so that others need not be decoded."""
 
     @property
     def by_pts(self) -> bool:
-        """Whether a decoded picture is known by its PTS; else by its ordinal."""
+        """Whether a decoded frame is known by its PTS; else by its ordinal."""
         return bool(self.keyframes)
 
     @property
@@ -103,7 +103,7 @@ class VideoIndex:
     def _windows(self, begins: list[Fraction], length: int) -> list[list[int]]:
         cuts = [*(bisect_left(self.pts, begin) for begin in begins), len(self.pts)]
         spaces = max(1, length - 1)
-        # Where no frame begins within a piece the picture stands still, and the caption before it still holds.
+        # Where no frame begins within a piece the frame stands still, and the caption before it still holds.
         return [
             [first + round(Fraction((beyond - 1 - first) * place, spaces)) for place in range(length)]
             for first, beyond in pairwise(cuts)
@@ -125,7 +125,7 @@ def _distinct(ordinals: Iterable[int]) -> list[int]:
 def index_packets(container: InputContainer, stream: VideoStream) -> VideoIndex | None:
     """The index from the packets of a container just opened, which is then at its end.
 
-    None where the packets do not tell every picture's PTS; `index_pictures` then does. Raises InputError for a video
+    None where the packets do not tell every frame's PTS; `index_frames` then does. Raises InputError for a video
     without packets.
     """
     stamps = _PacketStamps()
@@ -144,23 +144,23 @@ def index_packets(container: InputContainer, stream: VideoStream) -> VideoIndex 
         pts=tuple(pts),
         end=pts[-1] + _last_duration(pts, stamps.last_duration, stream),
         keyframes=tuple(sorted(stamps.keyframes, key=lambda keyframe: keyframe.pts)),
-        # Broadcasts may be interlaced with a packet for each field; a skipped field would spoil its picture.
+        # Broadcasts may be interlaced with a packet for each field; a skipped field would spoil its frame.
         unbroken=not broadcast,
     )
 
 
-def index_pictures(container: InputContainer, stream: VideoStream) -> VideoIndex:
-    """The index from the decoded pictures of a container just opened, which is then at its end.
+def index_frames(container: InputContainer, stream: VideoStream) -> VideoIndex:
+    """The index from the decoded frames of a container just opened, which is then at its end.
 
-    A picture without a PTS follows its predecessor; so does one whose PTS fell. Raises InputError where nothing can
+    A frame without a PTS follows its predecessor; so does one whose PTS fell. Raises InputError where nothing can
     be decoded.
     """
     pts: list[int] = []
     duration, shift = 0, 0
-    for picture in decode(container, stream):
-        duration = picture.duration or _last_duration(pts, 0, stream)
+    for video_frame in decode(container, stream):
+        duration = video_frame.duration or _last_duration(pts, 0, stream)
         follows = pts[-1] + duration if pts else 0
-        stamp = follows if picture.pts is None else picture.pts + shift
+        stamp = follows if video_frame.pts is None else video_frame.pts + shift
         if pts and stamp <= pts[-1]:
             shift += follows - stamp
             stamp = follows
@@ -227,15 +227,15 @@ def _last_duration(pts: list[int], said: int, stream: VideoStream) -> int:
 
 
 def decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-    """Pictures in order of display; packets that cannot be decoded are passed over."""
+    """Frames in order of display; packets that cannot be decoded are passed over."""
     for packet in until_damaged(container.demux(stream), "reading"):
-        yield from pictures(packet)
+        yield from video_frames(packet)
 
 
-def pictures(packet: av.Packet[Any]) -> list[av.VideoFrame]:
+def video_frames(packet: av.Packet[Any]) -> list[av.VideoFrame]:
     """What the decoder gives when it is handed `packet`; nothing for a damaged one."""
     try:
-        return [picture for picture in packet.decode() if isinstance(picture, av.VideoFrame)]
+        return [video_frame for video_frame in packet.decode() if isinstance(video_frame, av.VideoFrame)]
     except av.FFmpegError as error:
         log.debug("a packet at PTS %s cannot be decoded: %s", packet.pts, error)
         return []

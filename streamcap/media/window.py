@@ -1,4 +1,4 @@
-"""`Window`: the part of a picture that a crop leaves, scaled on its own."""
+"""`CropScaler`: the part of a frame that a crop leaves, scaled on its own."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import cast
 from av import VideoFrame
 from av.filter import Graph
 
+from streamcap.frame import Placement
 from streamcap.media.frame import Pixels
-from streamcap.picture import Placement
 
-FORMATS = frozenset({"yuv420p", "yuvj420p"})
-"""What decoders give; pictures of other formats are scaled whole."""
+PIXEL_FORMATS = frozenset({"yuv420p", "yuvj420p"})
+"""What decoders give; frames of other formats are scaled whole."""
 _RIM = 4
 """Scaled pixels beyond the window that its outermost ones are made of: bicubic reaches two, of half-width colours."""
 _SLACK = 12
 _WORTH = 0.9
-"""Share of the picture's pixels above which the whole is as quickly scaled."""
+"""Share of the frame's pixels above which the whole is as quickly scaled."""
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class CropSpan:
     """Along one axis: scaled pixels [first, last) are made from the source's pixels [start, stop)."""
 
     first: int
@@ -30,7 +30,7 @@ class Span:
     stop: int
 
 
-def span(source: int, scaled: int, cut: int, seen: int) -> Span:
+def crop_span(source: int, scaled: int, cut: int, seen: int) -> CropSpan:
     """What to scale so that [cut, cut + seen) of `scaled` pixels comes out as if all of `source` had been.
 
     Both ends lie where the source's pixel is nearest to a whole even number (colours have half the resolution): of a
@@ -46,24 +46,24 @@ def span(source: int, scaled: int, cut: int, seen: int) -> Span:
     left = range(max(0, cut - _SLACK), max(0, cut - _RIM) + 1)
     right = range(min(scaled, cut + seen + _RIM), min(scaled, cut + seen + _SLACK) + 1)
     first, last = min(reversed(left), key=error), min(right, key=error)
-    return Span(first, last, near(first), near(last))
+    return CropSpan(first, last, near(first), near(last))
 
 
-class Window:
-    """Scales what is seen of pictures of one size, format, matrix and range. libav's crop copies nothing."""
+class CropScaler:
+    """Scales what is seen of frames of one size, format, matrix and range. libav's crop copies nothing."""
 
-    def __init__(self, picture: VideoFrame, placed: Placement, width: int, height: int, flags: str) -> None:
-        """width, height: of the model's picture, which `placed` covers."""
-        self.across = span(picture.width, placed.scaled_width, -placed.left, width)
-        self.down = span(picture.height, placed.scaled_height, -placed.top, height)
+    def __init__(self, video_frame: VideoFrame, placed: Placement, width: int, height: int, flags: str) -> None:
+        """width, height: of the model's frame, which `placed` covers."""
+        self.across = crop_span(video_frame.width, placed.scaled_width, -placed.left, width)
+        self.down = crop_span(video_frame.height, placed.scaled_height, -placed.top, height)
         self._left, self._top = -placed.left - self.across.first, -placed.top - self.down.first
         self._size = width, height
         across, down = self.across, self.down
         graph = Graph()
         graph.threads = 1
         self._source = graph.add(
-            "buffer", video_size=f"{picture.width}x{picture.height}", pix_fmt=picture.format.name, time_base="1/90000",
-            colorspace=str(int(picture.colorspace)), range=str(int(picture.color_range)),
+            "buffer", video_size=f"{video_frame.width}x{video_frame.height}", pix_fmt=video_frame.format.name, time_base="1/90000",
+            colorspace=str(int(video_frame.colorspace)), range=str(int(video_frame.color_range)),
         )  # fmt: skip
         self._sink = graph.add("buffersink")
         graph.link_nodes(
@@ -75,17 +75,17 @@ class Window:
         ).configure(auto_buffer=False)
         self._graph = graph
 
-    def scale(self, picture: VideoFrame) -> Pixels:
+    def scale(self, video_frame: VideoFrame) -> Pixels:
         """uint8 RGB, (height, width, 3): a view of libav's memory. Raises av.FFmpegError where libav cannot."""
-        self._source.push(picture)
+        self._source.push(video_frame)
         scaled = cast(Pixels, cast(VideoFrame, self._sink.pull()).to_ndarray())
         width, height = self._size
         return scaled[self._top : self._top + height, self._left : self._left + width]
 
 
-def worth(picture: VideoFrame, placed: Placement, width: int, height: int) -> bool:
-    """Whether a window is to be had for this picture, and saves anything."""
+def is_worthwhile(video_frame: VideoFrame, placed: Placement, width: int, height: int) -> bool:
+    """Whether a window is to be had for this frame, and saves anything."""
     covers = placed.scaled_width >= width and placed.scaled_height >= height
-    smaller = placed.scaled_width <= picture.width and placed.scaled_height <= picture.height
+    smaller = placed.scaled_width <= video_frame.width and placed.scaled_height <= video_frame.height
     share = width * height / (placed.scaled_width * placed.scaled_height)
-    return covers and smaller and share < _WORTH and picture.format.name in FORMATS
+    return covers and smaller and share < _WORTH and video_frame.format.name in PIXEL_FORMATS

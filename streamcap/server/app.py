@@ -11,27 +11,27 @@ from starlette.middleware.cors import CORSMiddleware
 
 import streamcap
 from streamcap.server import feed_routes, health_routes, hls_routes, page_routes, refusal, stream_routes, webrtc_routes
-from streamcap.server.audience import Audience
-from streamcap.server.bounds import Bounds
-from streamcap.server.gate import Gate
+from streamcap.server.audience import FeedBroadcaster
+from streamcap.server.bounds import RequestLimits
+from streamcap.server.gate import Auth
 from streamcap.server.metrics import Metrics
 from streamcap.server.options import ServerOptions
-from streamcap.server.publishers import Publishers
+from streamcap.server.publishers import WhipSessions
 from streamcap.server.readiness import Readiness
-from streamcap.server.watchers import Watchers
-from streamcap.service.streams import Streams
+from streamcap.server.watchers import WhepSessions
+from streamcap.service.streams import StreamSet
 
 
-def create_app(streams: Streams, options: ServerOptions) -> FastAPI:
+def create_app(streams: StreamSet, options: ServerOptions) -> FastAPI:
     """The application; serve it with `streamcap.server.run.serve`. `streams` stays the caller's to close."""
-    publishers, watchers = Publishers(streams, options), Watchers(streams, options)
+    whip_sessions, whep_sessions = WhipSessions(streams, options), WhepSessions(streams, options)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        sweeping = asyncio.create_task(publishers.keep_swept(), name="sweep")
+        sweeping = asyncio.create_task(whip_sessions.remove_abandoned_periodically(), name="sweep")
         yield
         sweeping.cancel()
-        await asyncio.gather(asyncio.wait((sweeping,)), publishers.close(), watchers.close())
+        await asyncio.gather(asyncio.wait((sweeping,)), whip_sessions.close(), whep_sessions.close())
 
     app = FastAPI(
         title="streamcap",
@@ -41,21 +41,21 @@ def create_app(streams: Streams, options: ServerOptions) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    gate = Gate(options)
-    audience = Audience(streams.hub, options.most_viewers)
-    metrics = Metrics(streams, audience, publishers, watchers)
+    auth = Auth(options)
+    broadcaster = FeedBroadcaster(streams.hub, options.max_viewers)
+    metrics = Metrics(streams, broadcaster, whip_sessions, whep_sessions)
     streams.hub.observers.append(metrics.observe)
-    app.state.audience, app.state.publishers, app.state.watchers = audience, publishers, watchers
+    app.state.broadcaster, app.state.whip_sessions, app.state.whep_sessions = broadcaster, whip_sessions, whep_sessions
     app.state.streams = streams
     refusal.install(app)
-    app.include_router(feed_routes.routes(audience, gate, heartbeat=options.heartbeat))
-    app.include_router(stream_routes.routes(streams, gate, options))
-    app.include_router(hls_routes.routes(streams, gate))
-    app.include_router(webrtc_routes.routes(publishers, watchers, gate, options))
-    app.include_router(health_routes.routes(streams, metrics, gate))
+    app.include_router(feed_routes.routes(broadcaster, auth, heartbeat=options.heartbeat))
+    app.include_router(stream_routes.routes(streams, auth, options))
+    app.include_router(hls_routes.routes(streams, auth))
+    app.include_router(webrtc_routes.routes(whip_sessions, whep_sessions, auth, options))
+    app.include_router(health_routes.routes(streams, metrics, auth))
     app.include_router(page_routes.routes())
     app.add_middleware(Readiness, streams=streams)
-    app.add_middleware(Bounds, most_bytes=options.most_body_bytes)
+    app.add_middleware(RequestLimits, most_bytes=options.max_body_bytes)
     if options.origins:
         app.add_middleware(
             CORSMiddleware,

@@ -25,7 +25,7 @@ _DRAIN_BYTES = 16 * 1024 * 1024
 BODY_SECONDS = 20.0
 
 
-class Bounds:
+class RequestLimits:
     """ASGI middleware: a body over `most_bytes` is refused with 413, announced or not; one that dawdles with 408."""
 
     def __init__(self, app: ASGIApp, most_bytes: int) -> None:
@@ -37,7 +37,7 @@ class Bounds:
             await self._app(scope, receive, send)
             return
 
-        async def dressed_send(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
@@ -48,7 +48,7 @@ class Bounds:
             # As GET; uvicorn leaves the body out. An event stream would have no end.
             scope = {**scope, "method": "GET"}
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
-            await self._app(scope, receive, dressed_send)
+            await self._app(scope, receive, send_with_headers)
             return
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -57,18 +57,18 @@ class Bounds:
             return
         except TimeoutError:
             late = answer(408, f"the body did not come within {BODY_SECONDS:g} s", {"Connection": "close"})
-            await late(scope, receive, dressed_send)
+            await late(scope, receive, send_with_headers)
             return
         if body is None:
             large = answer(413, f"the body is larger than {self._most} bytes", {"Connection": "close"})
-            await large(scope, receive, dressed_send)
+            await large(scope, receive, send_with_headers)
             return
         pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replayed_receive() -> Message:
             return pending.pop() if pending else await receive()
 
-        await self._app(scope, replayed_receive, dressed_send)
+        await self._app(scope, replayed_receive, send_with_headers)
 
     async def _body(self, receive: Receive) -> bytes | None:
         """The whole body; None when it is too large. Raises ClientDisconnect."""

@@ -8,24 +8,24 @@ from fastapi import APIRouter, Depends, Header, Request, Response, WebSocket
 from starlette.responses import StreamingResponse
 
 from streamcap.captions.hub import Hub, UnknownStreamError
-from streamcap.server.audience import Audience
-from streamcap.server.gate import Gate
+from streamcap.server.audience import FeedBroadcaster
+from streamcap.server.gate import Auth
 from streamcap.server.sse import EventStream
-from streamcap.server.wish import Request as FeedRequest
+from streamcap.server.wish import FeedRequest as FeedRequest
 from streamcap.server.wish import event_number, read_query
 
 
-def routes(audience: Audience, gate: Gate, *, heartbeat: float) -> APIRouter:
+def routes(broadcaster: FeedBroadcaster, auth: Auth, *, heartbeat: float) -> APIRouter:
     router = APIRouter(tags=["feed"])
 
     @router.websocket("/captions")
     async def captions(websocket: WebSocket) -> None:
-        gate.viewer(websocket)
-        await audience.attend(websocket, read_query(websocket.query_params))
+        auth.viewer(websocket)
+        await broadcaster.serve(websocket, read_query(websocket.query_params))
 
     @router.get(
         "/captions/{name}",
-        dependencies=[Depends(gate.viewer)],
+        dependencies=[Depends(auth.viewer)],
         response_class=StreamingResponse,
         responses={200: {"content": {"text/event-stream": {}}, "description": "one JSON event after the other"}},
     )
@@ -35,8 +35,8 @@ def routes(audience: Audience, gate: Gate, *, heartbeat: float) -> APIRouter:
         """Server-sent events of one stream; takes up after `Last-Event-ID`, or `?since=SEQ`."""
         asked = read_query(request.query_params, stream=name)
         if last_event_id:
-            asked = FeedRequest(asked.wish, last_seen(audience.hub, name, last_event_id))
-        return EventStream(audience, asked, heartbeat=heartbeat)
+            asked = FeedRequest(asked.options, last_seen(broadcaster.hub, name, last_event_id))
+        return EventStream(broadcaster, asked, heartbeat=heartbeat)
 
     return router
 

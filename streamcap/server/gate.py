@@ -1,4 +1,4 @@
-"""`Gate`: who may view and who may change things, by token, `Origin` and `Host`."""
+"""`Auth`: who may view and who may change things, by token, `Origin` and `Host`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streamcap.server.refusal import RefusalError
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="streamcap"'}
 
 
-class Gate:
+class Auth:
     """Checks one request or websocket handshake; raises RefusalError (401 or 403) with the reason."""
 
     def __init__(self, options: ServerOptions) -> None:

@@ -6,13 +6,13 @@ from fastapi import APIRouter, Depends, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import PlainTextResponse
 
-from streamcap.server.gate import Gate
+from streamcap.server.gate import Auth
 from streamcap.server.metrics import Metrics
 from streamcap.server.readiness import NOT_READY
-from streamcap.service.streams import Streams
+from streamcap.service.streams import StreamSet
 
 
-def routes(streams: Streams, metrics: Metrics, gate: Gate) -> APIRouter:
+def routes(streams: StreamSet, metrics: Metrics, auth: Auth) -> APIRouter:
     router = APIRouter(tags=["health"])
 
     @router.get("/healthz", response_class=PlainTextResponse)
@@ -25,7 +25,7 @@ def routes(streams: Streams, metrics: Metrics, gate: Gate) -> APIRouter:
         """The model is loaded and its streams are there; 503 before, and while the service ends."""
         return PlainTextResponse("ready\n") if streams.ready else PlainTextResponse(f"{NOT_READY}\n", 503)
 
-    @router.get("/metrics", dependencies=[Depends(gate.viewer)], response_class=PlainTextResponse)
+    @router.get("/metrics", dependencies=[Depends(auth.viewer)], response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """Counters and latencies for Prometheus."""
         return Response(generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -13,8 +13,8 @@ from prometheus_client.registry import Collector
 
 from streamcap.captions.caption import Caption
 from streamcap.captions.event import Event, StreamState
-from streamcap.server.audience import Audience
-from streamcap.service.streams import Streams
+from streamcap.server.audience import FeedBroadcaster
+from streamcap.service.streams import StreamSet
 
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0, 2.0, 5.0, 10.0)
 _PARTS = ("ingest", "queue", "encode", "decode", "total")
@@ -23,17 +23,19 @@ _PARTS = ("ingest", "queue", "encode", "decode", "total")
 class Metrics(Collector):
     """Its own registry: two services in one process do not meet."""
 
-    def __init__(self, streams: Streams, audience: Audience, publishers: Sized, watchers: Sized) -> None:
+    def __init__(
+        self, streams: StreamSet, broadcaster: FeedBroadcaster, whip_sessions: Sized, whep_sessions: Sized
+    ) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self._streams = streams
-        self._audience = audience
-        self._publishers = publishers
-        self._watchers = watchers
+        self._broadcaster = broadcaster
+        self._whip_sessions = whip_sessions
+        self._whep_sessions = whep_sessions
         self._observed: set[str] = set()
         self._latency = Histogram(
-            "streamcap_latency_seconds",
+            "streamcap_caption_latency_seconds",
             "From a frame's arrival to its final caption, by part; `total` is the whole way.",
-            ("stream", "part"),
+            ("stream", "stage"),
             buckets=_BUCKETS,
             registry=None,  # `collect` gives it, streams that are gone taken out
         )
@@ -58,7 +60,7 @@ class Metrics(Collector):
         yield from self._latency.collect()
         yield from self._of_streams()
         yield from self._of_engine()
-        yield from self._of_audience()
+        yield from self._of_feed()
 
     def _of_streams(self) -> Iterator[Metric]:
         counters = {
@@ -66,9 +68,9 @@ class Metrics(Collector):
             "sampled": "Frames converted and handed to the engine.",
             "captions": "Final captions.",
             "extended": "Samples that only extended the caption on screen.",
-            "decode_skipped": "Samples whose picture had not moved; they count as extended too.",
-            "missed": "Moments for which no frame came in time.",
-            "convert_failed": "Sampled frames lost since they could not be converted.",
+            "decode_skipped": "Samples whose image had not moved; they count as extended too.",
+            "samples_missed": "Moments for which no frame came in time.",
+            "frame_conversion_errors": "Sampled frames lost since they could not be converted.",
             "files_dropped": "Finals missing in the files, since the disk refused them for too long.",
             "reconnections": "Times the source was lost or refused and will be opened again.",
         }
@@ -98,26 +100,28 @@ class Metrics(Collector):
         yield _counter("engine_samples", "Samples the engine was given.", engine.samples)
         yield _counter("engine_batches", "Batches run on the device.", engine.batches)
         yield _counter("engine_captioned", "Samples decoded to a new caption.", engine.captioned)
-        yield _counter("engine_decode_skipped", "Samples whose picture had not moved.", engine.decode_skipped)
-        yield _counter("engine_repeated", "Samples decoded to the sentence on screen.", engine.repeated)
+        yield _counter("engine_decode_skipped", "Samples whose image had not moved.", engine.decode_skipped)
+        yield _counter("engine_duplicate", "Samples decoded to the sentence on screen.", engine.duplicates)
         yield _counter(
-            "engine_doubtful", "Samples decoded to another sentence that the next had to bear out.", engine.doubtful
+            "engine_unconfirmed",
+            "Samples decoded to another sentence that the next had to bear out.",
+            engine.unconfirmed,
         )
         yield _counter("engine_failed", "Samples that failed.", engine.failed)
         yield _counter("engine_busy_seconds", "Seconds the device thread was at work.", engine.busy_seconds)
-        replaced = CounterMetricFamily(
+        superseded = CounterMetricFamily(
             "streamcap_engine_replaced", "Waiting samples replaced by a newer one.", labels=("stream",)
         )
         for name in self._streams.names():
-            replaced.add_metric((name,), engine.replaced.get(name, 0))
-        yield replaced
+            superseded.add_metric((name,), engine.superseded.get(name, 0))
+        yield superseded
 
-    def _of_audience(self) -> Iterable[Metric]:
-        audience, hub = self._audience, self._audience.hub.statistics
-        seen = audience.statistics
-        yield GaugeMetricFamily("streamcap_viewers", "Subscribers of the feed now.", value=audience.present)
-        yield GaugeMetricFamily("streamcap_publishers", "WHIP publishers now.", value=len(self._publishers))
-        yield GaugeMetricFamily("streamcap_watchers", "WHEP viewers of video now.", value=len(self._watchers))
+    def _of_feed(self) -> Iterable[Metric]:
+        broadcaster, hub = self._broadcaster, self._broadcaster.hub.statistics
+        seen = broadcaster.statistics
+        yield GaugeMetricFamily("streamcap_feed_subscribers", "Subscribers of the feed now.", value=broadcaster.present)
+        yield GaugeMetricFamily("streamcap_whip_sessions", "WHIP publishers now.", value=len(self._whip_sessions))
+        yield GaugeMetricFamily("streamcap_whep_sessions", "WHEP viewers of video now.", value=len(self._whep_sessions))
         yield GaugeMetricFamily(
             "streamcap_ready", "1 once the model is loaded and the engine runs.", value=float(self._streams.ready)
         )

@@ -38,12 +38,12 @@ class ServerOptions:
     """Whether `POST /streams` may open files, devices and built-in scenes, not only network addresses."""
     ice_servers: tuple[IceServer, ...] = ()
     """For WebRTC, the first of each kind; none means no host outside is ever asked."""
-    most_viewers: int = 10_000
+    max_viewers: int = 10_000
     """Websocket and SSE subscribers at a time."""
-    most_watchers: int = 16
+    max_whep_sessions: int = 16
     """WHEP viewers of video at a time: each costs a share of an encoder."""
-    most_body_bytes: int = 65_536
-    most_message_bytes: int = 4_096
+    max_body_bytes: int = 65_536
+    max_message_bytes: int = 4_096
     """Of a websocket message from a client; the feed expects none."""
     heartbeat: float = 15.0
     """Seconds between signs of life on a silent SSE connection."""

@@ -1,4 +1,4 @@
-"""`Peer`: one WebRTC connection answered over HTTP, and the rules WHIP and WHEP share (RFC 9725)."""
+"""`WebRtcSession`: one WebRTC connection answered over HTTP, and the rules WHIP and WHEP share (RFC 9725)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from starlette.requests import Request
 from streamcap.server.ice import IceServer
 from streamcap.server.refusal import RefusalError
 from streamcap.service.stream import Stream
-from streamcap.service.streams import Streams
+from streamcap.service.streams import StreamSet
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ SDP = "application/sdp"
 TRICKLE = "application/trickle-ice-sdpfrag"
 CLOSE_SECONDS = 2.0
 # An honest offer has one or two media sections; each costs sockets.
-MOST_SECTIONS = 8
+MAX_MEDIA_SECTIONS = 8
 
 
 async def read_body(request: Request, content_type: str) -> str:
@@ -60,20 +60,20 @@ def check_offer(text: str, *, directions: Sequence[str]) -> session_description.
                 raise ValueError("a media section lacks its ICE or DTLS parameters")
     except Exception as error:
         raise RefusalError(400, f"not an SDP offer: {str(error)[:120] or 'it cannot be parsed'}") from error
-    if len(offer.media) > MOST_SECTIONS:
-        raise RefusalError(406, f"{len(offer.media)} media sections are offered, more than {MOST_SECTIONS}")
+    if len(offer.media) > MAX_MEDIA_SECTIONS:
+        raise RefusalError(406, f"{len(offer.media)} media sections are offered, more than {MAX_MEDIA_SECTIONS}")
     videos = [media for media in offer.media if media.kind == "video" and media.port]
     if not any((media.direction or "sendrecv") in directions for media in videos):
         raise RefusalError(406, f"no video section that is {' or '.join(directions)} is offered")
     return offer
 
 
-def is_there(streams: Streams, stream: Stream) -> bool:
+def is_there(streams: StreamSet, stream: Stream) -> bool:
     """Whether `stream` has not been removed. Another may have its name by now."""
     return stream.name in streams.names() and streams.get(stream.name) is stream
 
 
-class Peer:
+class WebRtcSession:
     """One peer connection. `id` is a secret: it is all that is needed to end the session."""
 
     def __init__(self, ice_servers: Sequence[IceServer]) -> None:

@@ -1,4 +1,4 @@
-"""`Preview`: a stream's picture, scaled and encoded once for all who watch it; while nobody does, not at all."""
+"""`Preview`: a stream's frame, scaled and encoded once for all who watch it; while nobody does, not at all."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 CODEC = "video/VP8"
 WIDTH, HEIGHT = 640, 360
-"""The box a picture is scaled down into."""
+"""The box a frame is scaled down into."""
 FRAMES_PER_SECOND = 12
 BITS_PER_SECOND = 600_000
-# A viewer who lost a packet sees the picture whole again after this at the latest.
+# A viewer who lost a packet sees the frame whole again after this at the latest.
 KEYFRAME_SECONDS = 2.0
-# A picture that stands still is sent again this often: a receiver may know that a frame is whole by the next one alone.
+# A frame that stands still is sent again this often: a receiver may know that a frame is whole by the next one alone.
 REPEAT_SECONDS = 0.5
 # A viewer that takes no packets for so long skips to the next keyframe.
 QUEUE_PACKETS = 24
@@ -41,7 +41,7 @@ _CLOCK = Fraction(1, 90_000)
 
 
 def fitted(width: int, height: int) -> tuple[int, int]:
-    """The largest even size of the same shape within the box; never larger than the picture."""
+    """The largest even size of the same shape within the box; never larger than the frame."""
     scale = min(1.0, WIDTH / width, HEIGHT / height)
     return max(2, round(width * scale) // 2 * 2), max(2, round(height * scale) // 2 * 2)
 
@@ -53,13 +53,13 @@ class Encoder:
         self._context: VideoCodecContext | None = None
         self._scale = VideoReformatter()
 
-    def encode(self, picture: av.VideoFrame, pts: int, *, keyframe: bool) -> Packet | None:
-        """The packet of `picture` at `pts` (90 kHz)."""
-        width, height = fitted(picture.width, picture.height)
+    def encode(self, video_frame: av.VideoFrame, pts: int, *, keyframe: bool) -> Packet | None:
+        """The packet of `video_frame` at `pts` (90 kHz)."""
+        width, height = fitted(video_frame.width, video_frame.height)
         context = self._context
         if context is None or (context.width, context.height) != (width, height):
             context = self._context = _context(width, height)
-        scaled = self._scale.reformat(picture, width, height, "yuv420p")
+        scaled = self._scale.reformat(video_frame, width, height, "yuv420p")
         scaled.pts, scaled.time_base = pts, _CLOCK
         scaled.pict_type = PictureType.I if keyframe else PictureType.NONE
         packets = context.encode(scaled)
@@ -92,7 +92,7 @@ class PreviewTrack(MediaStreamTrack):
         self._waits_for_keyframe = True
 
     def offer(self, packet: Packet) -> None:
-        """Queue a packet. Full, it is emptied and goes on with the next keyframe: half a picture helps nobody."""
+        """Queue a packet. Full, it is emptied and goes on with the next keyframe: half a frame helps nobody."""
         if len(self._packets) >= QUEUE_PACKETS:
             self._packets.clear()
             self._waits_for_keyframe = True
@@ -114,7 +114,7 @@ class PreviewTrack(MediaStreamTrack):
         if self.readyState == "live":
             super().stop()
             self._changed.set()
-            self._preview.leave(self)
+            self._preview.unlock(self)
 
 
 class Preview:
@@ -141,7 +141,7 @@ class Preview:
             self._task = asyncio.create_task(self._run(), name=f"preview-{self.stream.name}")
         return track
 
-    def leave(self, track: PreviewTrack) -> None:
+    def unlock(self, track: PreviewTrack) -> None:
         """The viewer is gone; after the last one the encoder stops."""
         self._tracks.discard(track)
 
@@ -160,20 +160,22 @@ class Preview:
         while self._tracks:
             now = time.monotonic()
             frame = self.stream.newest_frame()
-            if frame is not None and (frame.picture is not shown or self._newcomer or now - sent_at >= REPEAT_SECONDS):
+            if frame is not None and (
+                frame.video_frame is not shown or self._newcomer or now - sent_at >= REPEAT_SECONDS
+            ):
                 keyframe = self._newcomer or now - keyframe_at >= KEYFRAME_SECONDS
                 self._newcomer = False
-                shown, sent_at = frame.picture, now
+                shown, sent_at = frame.video_frame, now
                 keyframe_at = now if keyframe else keyframe_at
-                if not await self._send(encoder, frame.picture, round((now - began) / _CLOCK), keyframe=keyframe):
+                if not await self._send(encoder, frame.video_frame, round((now - began) / _CLOCK), keyframe=keyframe):
                     encoder = Encoder()
             await asyncio.sleep(max(0.0, now + 1 / FRAMES_PER_SECOND - time.monotonic()))
 
-    async def _send(self, encoder: Encoder, picture: av.VideoFrame, pts: int, *, keyframe: bool) -> bool:
+    async def _send(self, encoder: Encoder, video_frame: av.VideoFrame, pts: int, *, keyframe: bool) -> bool:
         """Encode and hand to every viewer; False: the encoder is of no use any more."""
         loop = asyncio.get_running_loop()
         try:
-            packet = await loop.run_in_executor(self._executor, _encode, encoder, picture, pts, keyframe)
+            packet = await loop.run_in_executor(self._executor, _encode, encoder, video_frame, pts, keyframe)
         except (av.FFmpegError, ValueError) as error:
             log.warning("preview of %s: %s", self.stream.name, error)
             return False
@@ -184,5 +186,5 @@ class Preview:
         return True
 
 
-def _encode(encoder: Encoder, picture: av.VideoFrame, pts: int, keyframe: bool) -> Packet | None:
-    return encoder.encode(picture, pts, keyframe=keyframe)
+def _encode(encoder: Encoder, video_frame: av.VideoFrame, pts: int, keyframe: bool) -> Packet | None:
+    return encoder.encode(video_frame, pts, keyframe=keyframe)

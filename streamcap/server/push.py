@@ -28,7 +28,7 @@ def text_frame(text: str) -> bytes:
     return Frame(Opcode.TEXT, text.encode(errors="replace")).serialize(mask=False, extensions=())
 
 
-class PushProtocol(WebSocketsSansIOProtocol):
+class WebsocketProtocol(WebSocketsSansIOProtocol):
     """What an endpoint finds as `scope["extensions"]["streamcap.push"]`. All calls on the event loop."""
 
     on_writable: Callable[[], None] | None = None

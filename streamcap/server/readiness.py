@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from streamcap.server.refusal import answer
-from streamcap.service.streams import Streams
+from streamcap.service.streams import StreamSet
 
 NOT_READY = "the service is not ready: its model is loading, or it is about to end; try again in a moment"
 # Pages, health and metrics are there as soon as the process answers at all.
@@ -15,7 +15,7 @@ _OF_STREAMS = frozenset({"streams", "captions", "whip", "whep"})
 class Readiness:
     """ASGI middleware. A client that comes too early is told to come again, not that its stream is unknown."""
 
-    def __init__(self, app: ASGIApp, streams: Streams) -> None:
+    def __init__(self, app: ASGIApp, streams: StreamSet) -> None:
         self._app = app
         self._streams = streams
 

@@ -15,14 +15,14 @@ from starlette.routing import Match
 from streamcap.captions.hub import UnknownStreamError
 from streamcap.errors import InputError, StreamcapError
 from streamcap.redact import redact
-from streamcap.service.files import FilesInUseError
+from streamcap.service.files import FilesLockedError
 from streamcap.service.streams import DuplicateStreamError, TooManyStreamsError
 
 _METHODS = ("DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT")  # HEAD goes with GET
 _STATUS: dict[type[InputError], int] = {
     UnknownStreamError: 404,
     DuplicateStreamError: 409,
-    FilesInUseError: 409,
+    FilesLockedError: 409,
     TooManyStreamsError: 503,
 }
 """Of what is wrong in another way than its form, which is 400."""

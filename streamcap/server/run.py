@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from streamcap.errors import InputError
 from streamcap.redact import redact
 from streamcap.server.options import ServerOptions
-from streamcap.server.push import PushProtocol
+from streamcap.server.push import WebsocketProtocol
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def allow_connections() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-class _PatientHttp(H11Protocol):
+class HeaderTimeoutH11(H11Protocol):
     """uvicorn's HTTP, but a peer that does not finish the head of a request within HEAD_SECONDS is cut off: each holds
     a file, and whoever sends nothing needs no token for that."""
 
@@ -146,9 +146,9 @@ async def serve(
     listener = listener if listener is not None else listen(options)
     config = uvicorn.Config(
         app,
-        http=_PatientHttp,
-        ws=PushProtocol,
-        ws_max_size=options.most_message_bytes,
+        http=HeaderTimeoutH11,
+        ws=WebsocketProtocol,
+        ws_max_size=options.max_message_bytes,
         ws_per_message_deflate=False,
         log_config=None,
         access_log=log.isEnabledFor(logging.DEBUG),
@@ -167,7 +167,7 @@ async def serve(
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopping.cancel()
-        app.state.audience.hub.close("the service is stopping")
+        app.state.broadcaster.hub.close("the service is stopping")
         server.should_exit = True
         await asyncio.shield(serving)
         listener.close()

@@ -8,10 +8,10 @@ import contextlib
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from streamcap.captions.hub import Cause, Message, Subscription
-from streamcap.server.audience import MESSAGES_PER_TURN, Audience
+from streamcap.captions.hub import CloseReason, Message, Subscription
+from streamcap.server.audience import MESSAGES_PER_TURN, FeedBroadcaster
 from streamcap.server.push import CLOSE_GRACE
-from streamcap.server.wish import Request
+from streamcap.server.wish import FeedRequest
 
 RETRY_MS = 2000
 
@@ -29,10 +29,10 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, audience: Audience, request: Request, *, heartbeat: float) -> None:
+    def __init__(self, broadcaster: FeedBroadcaster, request: FeedRequest, *, heartbeat: float) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._audience = audience
+        self._broadcaster = broadcaster
         self._request = request
         self._heartbeat = heartbeat
         self._woken = asyncio.Event()
@@ -42,17 +42,17 @@ class EventStream(Response):
     def _wake(self) -> None:
         self._woken.set()
         subscription = self._subscription
-        if subscription is not None and subscription.cause is Cause.SLOW and self._writer is not None:
+        if subscription is not None and subscription.cause is CloseReason.SLOW and self._writer is not None:
             asyncio.get_running_loop().call_later(CLOSE_GRACE, self._writer.cancel)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        subscription = self._subscription = self._audience.enter(self._request, self._wake)
+        subscription = self._subscription = self._broadcaster.subscribe(self._request, self._wake)
         self._writer = asyncio.create_task(self._write(subscription, send), name="sse-writer")
         gone = asyncio.create_task(_until_gone(receive), name="sse-watch")
         try:
             await asyncio.wait((self._writer, gone), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._audience.leave(subscription)
+            self._broadcaster.unlock(subscription)
             for task in (self._writer, gone):
                 task.cancel()
             await asyncio.gather(self._writer, gone, return_exceptions=True)
@@ -64,7 +64,7 @@ class EventStream(Response):
             self._woken.clear()
             messages = subscription.take_messages(MESSAGES_PER_TURN)
             if messages:
-                self._audience.statistics.messages += len(messages)
+                self._broadcaster.statistics.messages += len(messages)
                 await self._send(send, "".join([event_text(message) for message in messages]))
                 if len(subscription):
                     await asyncio.sleep(0)  # `send` need not let others have their turn

@@ -10,15 +10,15 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from streamcap.captions.cue import Cue, on_screen
+from streamcap.captions.cue import Cue, merge_cues
 from streamcap.captions.formats import srt, vtt
 from streamcap.errors import InputError
 from streamcap.media.sources.url import LOCAL, NETWORK, PUSHED
-from streamcap.server.gate import Gate
+from streamcap.server.gate import Auth
 from streamcap.server.options import ServerOptions
 from streamcap.server.refusal import RefusalError
-from streamcap.service.streams import Streams
-from streamcap.service.view import StreamView
+from streamcap.service.streams import StreamSet
+from streamcap.service.view import StreamSnapshot
 
 NETWORK_SCHEMES = frozenset((*NETWORK, *PUSHED))
 LOCAL_SCHEMES = frozenset(LOCAL)
@@ -48,7 +48,7 @@ def check_scheme(url: str, *, allow_local: bool) -> None:
     )
 
 
-def shown(view: StreamView) -> StreamView:
+def shown(view: StreamSnapshot) -> StreamSnapshot:
     """`view` as JSON can say it: the name of a file need not be Unicode."""
     return replace(view, url=_unicode(view.url), reason=_unicode(view.reason))
 
@@ -59,42 +59,42 @@ def _unicode(text: str) -> str:
 
 def _render(render: Callable[[Iterable[Cue]], str], finals: tuple[Cue, ...]) -> str:
     """A subtitle file; a full window of a caption a second takes too long for the loop."""
-    return render(on_screen(finals))
+    return render(merge_cues(finals))
 
 
-def routes(streams: Streams, gate: Gate, options: ServerOptions) -> APIRouter:
+def routes(streams: StreamSet, auth: Auth, options: ServerOptions) -> APIRouter:
     router = APIRouter(prefix="/streams", tags=["streams"])
 
-    @router.get("", dependencies=[Depends(gate.viewer)])
-    async def list_streams() -> list[StreamView]:
+    @router.get("", dependencies=[Depends(auth.viewer)])
+    async def list_streams() -> list[StreamSnapshot]:
         """Every stream with its state, counters and newest caption."""
         return [shown(streams.get(name).view()) for name in streams.names()]
 
-    @router.post("", status_code=201, dependencies=[Depends(gate.publisher)])
-    async def add_stream(new: NewStream, response: Response) -> StreamView:
+    @router.post("", status_code=201, dependencies=[Depends(auth.publisher)])
+    async def add_stream(new: NewStream, response: Response) -> StreamSnapshot:
         """Start captioning a camera. Network addresses only, unless the service was started with `--allow-local`."""
         check_scheme(new.url, allow_local=options.allow_local)
         stream = await streams.add(new.name, new.url, new.every)
         response.headers["Location"] = f"/streams/{stream.name}"
         return shown(stream.view())
 
-    @router.get("/{name}", dependencies=[Depends(gate.viewer)])
-    async def show_stream(name: str) -> StreamView:
+    @router.get("/{name}", dependencies=[Depends(auth.viewer)])
+    async def show_stream(name: str) -> StreamSnapshot:
         """One stream."""
         return shown(streams.get(name).view())
 
-    @router.delete("/{name}", status_code=204, dependencies=[Depends(gate.publisher)])
+    @router.delete("/{name}", status_code=204, dependencies=[Depends(auth.publisher)])
     async def remove_stream(name: str) -> None:
         """Stop a stream. Its files stay."""
         await streams.remove(name)
 
-    @router.get("/{name}/captions.srt", dependencies=[Depends(gate.viewer)])
+    @router.get("/{name}/captions.srt", dependencies=[Depends(auth.viewer)])
     async def captions_srt(name: str) -> Response:
         """The rolling window as SubRip."""
         text = await asyncio.to_thread(_render, srt.render, streams.get(name).track.finals)
         return Response(text, headers=_NO_STORE, media_type="application/x-subrip")
 
-    @router.get("/{name}/captions.vtt", dependencies=[Depends(gate.viewer)])
+    @router.get("/{name}/captions.vtt", dependencies=[Depends(auth.viewer)])
     async def captions_vtt(name: str) -> Response:
         """The rolling window as WebVTT."""
         text = await asyncio.to_thread(_render, vtt.render, streams.get(name).track.finals)

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from streamcap.server.options import ServerOptions
-from streamcap.server.peer import Peer, is_there
+from streamcap.server.peer import WebRtcSession, is_there
 from streamcap.server.preview import CODEC, Preview, PreviewTrack
 from streamcap.server.refusal import RefusalError
 from streamcap.service.stream import Stream
-from streamcap.service.streams import Streams
+from streamcap.service.streams import StreamSet
 
 log = logging.getLogger(__name__)
 
@@ -24,55 +24,55 @@ ENCODER_THREADS = 1
 
 
 @dataclass(slots=True)
-class Watcher:
+class WhepSession:
     name: str
-    peer: Peer
+    peer: WebRtcSession
     track: PreviewTrack
     task: asyncio.Task[None] | None = None
 
 
-class Watchers:
+class WhepSessions:
     """Starts, finds and ends watchers; one preview for each stream that is watched. All calls on the event loop."""
 
-    def __init__(self, streams: Streams, options: ServerOptions) -> None:
+    def __init__(self, streams: StreamSet, options: ServerOptions) -> None:
         self._streams = streams
         self._options = options
-        self._watchers: dict[str, Watcher] = {}
+        self._whep_sessions: dict[str, WhepSession] = {}
         self._previews: dict[str, tuple[object, Preview]] = {}
         self._executor = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="preview")
 
     def __len__(self) -> int:
-        return len(self._watchers)
+        return len(self._whep_sessions)
 
-    async def watch(self, name: str, offer: str) -> tuple[Watcher, str]:
+    async def watch(self, name: str, offer: str) -> tuple[WhepSession, str]:
         """A new watcher of stream `name`, and the SDP answer. Raises RefusalError, UnknownStreamError."""
         preview = self._preview(name)
-        if len(self._watchers) >= self._options.most_watchers:
+        if len(self._whep_sessions) >= self._options.max_whep_sessions:
             raise RefusalError(
-                503, f"{len(self._watchers)} watch already, the most this service takes", {"Retry-After": "5"}
+                503, f"{len(self._whep_sessions)} watch already, the most this service takes", {"Retry-After": "5"}
             )
         track = preview.join()
-        watcher = Watcher(name, Peer(self._options.ice_servers), track)
-        self._watchers[watcher.peer.id] = watcher
+        watcher = WhepSession(name, WebRtcSession(self._options.ice_servers), track)
+        self._whep_sessions[watcher.peer.id] = watcher
         try:
             watcher.peer.send(track, CODEC)
             answer = await watcher.peer.answer(offer, directions=("recvonly", "sendrecv"))
         except BaseException:  # a cancelled request, too, must free the encoder and the connection
-            del self._watchers[watcher.peer.id]
+            del self._whep_sessions[watcher.peer.id]
             track.stop()
             await watcher.peer.close()
             raise
         watcher.task = asyncio.create_task(self._attend(watcher, preview.stream), name=f"whep-{name}")
         return watcher, answer
 
-    def find(self, name: str, session: str) -> Watcher:
+    def find(self, name: str, session: str) -> WhepSession:
         """The watcher of that session. Raises RefusalError (404)."""
-        watcher = self._watchers.get(session)
+        watcher = self._whep_sessions.get(session)
         if watcher is None or watcher.name != name:
             raise RefusalError(404, f"there is no such session of {name[:80]}")
         return watcher
 
-    async def end(self, watcher: Watcher) -> None:
+    async def end(self, watcher: WhepSession) -> None:
         """End one. Idempotent."""
         if watcher.task is not None:
             watcher.task.cancel()
@@ -80,7 +80,7 @@ class Watchers:
 
     async def close(self) -> None:
         """End all."""
-        await asyncio.gather(*(self.end(watcher) for watcher in list(self._watchers.values())))
+        await asyncio.gather(*(self.end(watcher) for watcher in list(self._whep_sessions.values())))
         await asyncio.gather(*(preview.close() for _, preview in self._previews.values()))
         self._executor.shutdown(wait=False)
 
@@ -93,7 +93,7 @@ class Watchers:
             known = self._previews[name] = (stream, Preview(stream, self._executor))
         return known[1]
 
-    async def _attend(self, watcher: Watcher, stream: Stream) -> None:
+    async def _attend(self, watcher: WhepSession, stream: Stream) -> None:
         """Until the connection is over, never comes about, or the stream is removed."""
         began = asyncio.get_running_loop().time()
         peer = watcher.peer
@@ -108,4 +108,4 @@ class Watchers:
         finally:
             watcher.track.stop()
             await asyncio.shield(peer.close())
-            self._watchers.pop(peer.id, None)
+            self._whep_sessions.pop(peer.id, None)

@@ -8,12 +8,12 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.requests import HTTPConnection
 
-from streamcap.server.gate import Gate
+from streamcap.server.gate import Auth
 from streamcap.server.options import ServerOptions
-from streamcap.server.peer import SDP, TRICKLE, Peer, read_body
-from streamcap.server.publishers import Publishers
+from streamcap.server.peer import SDP, TRICKLE, WebRtcSession, read_body
+from streamcap.server.publishers import WhipSessions
 from streamcap.server.refusal import RefusalError
-from streamcap.server.watchers import Watchers
+from streamcap.server.watchers import WhepSessions
 
 _SDP_BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {SDP: {"schema": {"type": "string"}}}}}
 _CREATED: dict[int | str, dict[str, Any]] = {
@@ -21,10 +21,10 @@ _CREATED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def routes(publishers: Publishers, watchers: Watchers, gate: Gate, options: ServerOptions) -> APIRouter:
+def routes(whip_sessions: WhipSessions, whep_sessions: WhepSessions, auth: Auth, options: ServerOptions) -> APIRouter:
     router = APIRouter(tags=["video"])
 
-    def created(kind: str, name: str, peer: Peer, answer: str) -> Response:
+    def created(kind: str, name: str, peer: WebRtcSession, answer: str) -> Response:
         headers = {"Location": f"/{kind}/{name}/{peer.id}", "ETag": f'"{peer.id}"', "Cache-Control": "no-store"}
         response = Response(answer, 201, headers, SDP)
         for server in options.ice_servers:
@@ -34,7 +34,7 @@ def routes(publishers: Publishers, watchers: Watchers, gate: Gate, options: Serv
     def session_routes(
         kind: str,
         check: Callable[[HTTPConnection], None],
-        find: Callable[[str, str], Peer],
+        find: Callable[[str, str], WebRtcSession],
         end: Callable[[str, str], Awaitable[None]],
     ) -> None:
         path = f"/{kind}/{{name}}"
@@ -58,25 +58,25 @@ def routes(publishers: Publishers, watchers: Watchers, gate: Gate, options: Serv
             return Response(None, 200)
 
     async def end_publisher(name: str, session: str) -> None:
-        await publishers.end(publishers.find(name, session), "the publisher left")
+        await whip_sessions.end(whip_sessions.find(name, session), "the publisher left")
 
     async def end_watcher(name: str, session: str) -> None:
-        await watchers.end(watchers.find(name, session))
+        await whep_sessions.end(whep_sessions.find(name, session))
 
     answered: dict[str, Any] = {"status_code": 201, "responses": _CREATED, "openapi_extra": _SDP_BODY}
 
-    @router.post("/whip/{name}", dependencies=[Depends(gate.publisher)], **answered)
+    @router.post("/whip/{name}", dependencies=[Depends(auth.publisher)], **answered)
     async def whip(name: str, request: Request) -> Response:
         """Publish a camera to stream NAME, which is made if there is none."""
-        publisher, answer = await publishers.publish(name, await read_body(request, SDP))
+        publisher, answer = await whip_sessions.publish(name, await read_body(request, SDP))
         return created("whip", name, publisher.peer, answer)
 
-    @router.post("/whep/{name}", dependencies=[Depends(gate.viewer)], **answered)
+    @router.post("/whep/{name}", dependencies=[Depends(auth.viewer)], **answered)
     async def whep(name: str, request: Request) -> Response:
         """Watch stream NAME: VP8, scaled down, without sound."""
-        watcher, answer = await watchers.watch(name, await read_body(request, SDP))
+        watcher, answer = await whep_sessions.watch(name, await read_body(request, SDP))
         return created("whep", name, watcher.peer, answer)
 
-    session_routes("whip", gate.publisher, lambda name, session: publishers.find(name, session).peer, end_publisher)
-    session_routes("whep", gate.viewer, lambda name, session: watchers.find(name, session).peer, end_watcher)
+    session_routes("whip", auth.publisher, lambda name, session: whip_sessions.find(name, session).peer, end_publisher)
+    session_routes("whep", auth.viewer, lambda name, session: whep_sessions.find(name, session).peer, end_watcher)
     return router

@@ -7,35 +7,35 @@ from dataclasses import dataclass
 
 from starlette.datastructures import QueryParams
 
-from streamcap.captions.hub import Wish
+from streamcap.captions.hub import SubscribeOptions
 from streamcap.errors import InputError
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 # Longer than any number of events or seconds that makes sense, shorter than what int() takes long to read.
 _MOST_DIGITS = 18
-LONGEST_INTERVAL = 60.0
+MAX_INTERVAL = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class FeedRequest:
     """A wish and where to take up: `since` as `Hub.subscribe` takes it."""
 
-    wish: Wish
+    options: SubscribeOptions
     since: dict[str, int] | int | None
 
 
-def read_query(query: QueryParams, *, stream: str | None = None) -> Request:
+def read_query(query: QueryParams, *, stream: str | None = None) -> FeedRequest:
     """The request in `query`: `stream` (repeated or separated by commas; none: all), `since`, `interim`,
     `min_interval`. With the argument `stream` that one is meant, whatever the query says. Raises InputError.
     """
     names = frozenset({stream}) if stream is not None else _names(query)
-    wish = Wish(
+    options = SubscribeOptions(
         streams=names,
         interim=_flag("interim", query.get("interim"), default=True),
         min_interval=_seconds("min_interval", query.get("min_interval")),
     )
-    return Request(wish, _since(query.getlist("since")))
+    return FeedRequest(options, _since(query.getlist("since")))
 
 
 def event_number(text: str, name: str = "since") -> int:
@@ -51,13 +51,13 @@ def _names(query: QueryParams) -> frozenset[str] | None:
 
 
 def _since(values: list[str]) -> dict[str, int] | int | None:
-    parts = [part.strip() for value in values for part in value.split(",") if part.strip()]
-    if not parts:
+    deps = [part.strip() for value in values for part in value.split(",") if part.strip()]
+    if not deps:
         return None
-    if len(parts) == 1 and ":" not in parts[0]:
-        return event_number(parts[0])
+    if len(deps) == 1 and ":" not in deps[0]:
+        return event_number(deps[0])
     seen: dict[str, int] = {}
-    for part in parts:
+    for part in deps:
         name, colon, number = part.rpartition(":")
         if not colon or not name:
             raise InputError(f"since={part[:40]!r}: of several streams, each needs its name: since=door:41,yard:12")
@@ -82,6 +82,6 @@ def _seconds(name: str, value: str | None) -> float:
         seconds = float(value[:40])
     except ValueError:
         seconds = math.nan
-    if not 0 <= seconds <= LONGEST_INTERVAL:
-        raise InputError(f"{name}={value[:40]!r}: seconds from 0 to {LONGEST_INTERVAL:g}")
+    if not 0 <= seconds <= MAX_INTERVAL:
+        raise InputError(f"{name}={value[:40]!r}: seconds from 0 to {MAX_INTERVAL:g}")
     return seconds

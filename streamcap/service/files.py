@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from streamcap.captions.caption import Caption
-from streamcap.captions.cue import Cue, milliseconds
+from streamcap.captions.cue import Cue, to_ms
 from streamcap.captions.event import Event
 from streamcap.captions.formats import jsonl, srt, vtt
 from streamcap.errors import InputError
@@ -24,12 +24,12 @@ TAIL_BYTES = 2_000_000
 _TIMES = re.compile(r"^(\d+):(\d\d):(\d\d)\.(\d{3}) --> (\d+):(\d\d):(\d\d)\.(\d{3})$", re.MULTILINE)
 
 
-class FilesInUseError(InputError):
+class FilesLockedError(InputError):
     """Another stream or process writes these files."""
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class SavedHistory:
     """What an earlier run left: its newest finals, and the first sequence number that it surely never used."""
 
     finals: list[Event]
@@ -46,12 +46,12 @@ class CaptionFiles:
         self.vtt = directory / f"{stream}.vtt"
         self.jsonl = directory / f"{stream}.jsonl"
         self._seq = directory / f".{stream}.seq"
-        self._claim = directory / f".{stream}.lock"
-        self._claimed: BinaryIO | None = None
+        self._lock_path = directory / f".{stream}.lock"
+        self._lock_file: BinaryIO | None = None
         self._reserved = 0
 
-    def claim(self) -> None:
-        """Be the only one who writes these files, until `leave` or the end of the process, however it ends.
+    def lock(self) -> None:
+        """Be the only one who writes these files, until `unlock` or the end of the process, however it ends.
 
         Raises FilesInUseError where another has them. Where the system or the file system knows no locks, nothing is
         done.
@@ -60,26 +60,26 @@ class CaptionFiles:
             return
         import fcntl
 
-        file = self._claim.open("wb")
+        file = self._lock_path.open("wb")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise FilesInUseError(
+            raise FilesLockedError(
                 f"{self.jsonl} is being written by another stream or process; choose another name, or another --out"
             ) from None
         except OSError:
             file.close()
             return
-        self._claimed = file
+        self._lock_file = file
 
-    def leave(self) -> None:
+    def unlock(self) -> None:
         """Let another have the files. Idempotent."""
-        file, self._claimed = self._claimed, None
+        file, self._lock_file = self._lock_file, None
         if file is not None:
             file.close()
 
-    def past(self, window: float) -> Past:
+    def load_history(self, window: float) -> SavedHistory:
         """Read back the finals of the newest `window` seconds at least, and mend a last line that a crash cut short."""
         cues = self._cue_times()
         finals: list[Event] = []
@@ -106,16 +106,16 @@ class CaptionFiles:
             # Without the count, leave room for what was sent but not filed.
             next_seq += RESERVE if finals else 0
         self._reserved = 0
-        return Past(finals, shown, next_seq)
+        return SavedHistory(finals, shown, next_seq)
 
-    def reserve(self, seq: int) -> int:
+    def reserve_seq(self, seq: int) -> int:
         """Make sure that a later run begins beyond `seq`; returns the number from which to reserve again."""
         if seq + RESERVE // 2 >= self._reserved:
             _replace(self._seq, str(seq + RESERVE))
             self._reserved = seq + RESERVE
         return self._reserved - RESERVE // 2
 
-    def settle(self, next_seq: int) -> None:
+    def release_unused(self, next_seq: int) -> None:
         """A clean end: a later run may go on at `next_seq`."""
         self._reserved = next_seq
         _replace(self._seq, str(next_seq))
@@ -159,7 +159,7 @@ def _until_gone(captions: list[Caption], cues: list[tuple[int, int]]) -> list[Ca
     starts = [start for start, _ in cues]
     shown = []
     for number, caption in enumerate(captions):
-        begin = milliseconds(caption.start)
+        begin = to_ms(caption.start)
         # The line's start was rounded on its way; it may be a millisecond off.
         place = bisect_right(starts, begin + 1) - 1
         if place >= 0 and cues[place][1] > begin:

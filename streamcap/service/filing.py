@@ -1,4 +1,4 @@
-"""`Filing`: the task that keeps a stream's files up to date without ever blocking the loop."""
+"""`CaptionFileWriter`: the task that keeps a stream's files up to date without ever blocking the loop."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from streamcap.service.files import CaptionFiles
 log = logging.getLogger(__name__)
 
 # Finals kept for a disk that is full at the moment. Policy when full: DROP_OLDEST, counted.
-PENDING_FINALS = 10_000
+MAX_PENDING_FINALS = 10_000
 # The subtitle files are rewritten whole; once a second is as live as a player reloads them. A long window on a busy
 # machine, or a slow disk, makes it rarer: so many times what one rewrite takes, within bounds.
-REWRITE_SECONDS = 1.0
+REWRITE_INTERVAL_S = 1.0
 REWRITE_SHARE = 20
-REWRITE_MOST_SECONDS = 10.0
+MAX_REWRITE_INTERVAL_S = 10.0
 RETRY_SECONDS = 2.0
 # Events that wait for a disk which hangs. Policy when full: the oldest is published before it is filed.
-HELD_EVENTS = 64
+MAX_HELD_EVENTS = 64
 
 
-class Filing:
+class CaptionFileWriter:
     """Finals are appended at once, subtitle files rewritten at most every REWRITE_SECONDS, rarer if that takes long.
 
     A final is filed before it is published, so that no crash can lose what a viewer has seen; what follows it waits
@@ -49,16 +49,16 @@ class Filing:
         cues: Callable[[], Iterable[Cue]],
         last_seq: Callable[[], int],
         release: Callable[[Payload, bool], object],
-        on_trouble: Callable[[str], None],
+        on_problem: Callable[[str], None],
     ) -> None:
         self.dropped = 0
         self._files = files
         self._cues = cues
         self._last_seq = last_seq
         self._release = release
-        self._on_trouble = on_trouble
+        self._on_problem = on_problem
         self._held: deque[tuple[Payload, bool]] = deque()
-        self._in_hand = 0  # of those held, the oldest that are being filed
+        self._num_writing = 0  # of those held, the oldest that are being filed
         self._pending: deque[str] = deque()
         self._stale = False
         self._wake = asyncio.Event()
@@ -66,15 +66,15 @@ class Filing:
         self._ended = False
         self._reserve_at = 0
         self._rewrite_at = 0.0
-        self._trouble = ""
+        self._problem = ""
 
     def publish(self, payload: Payload, *, live: bool) -> None:
         """In order: a final once it is filed, all else at once unless a final is before it."""
         if not self._ended and (self._held or _is_final(payload)):
             self._held.append((payload, live))
             self.touch()
-            if len(self._held) > HELD_EVENTS:
-                self._let_go()
+            if len(self._held) > MAX_HELD_EVENTS:
+                self._release_next()
             return
         self._release(payload, live)
         if self._last_seq() >= self._reserve_at:
@@ -93,27 +93,27 @@ class Filing:
     async def run(self) -> None:
         """Until `close`. Do not cancel it: a write on its thread cannot be called back."""
         try:
-            await self._keep_up()
+            await self._write_until_closed()
         except Exception:  # whatever becomes of the files, viewers are not to wait for them
             log.exception("%s is written no more", self._files.jsonl)
         finally:
             self._ended = True
             while self._held:
-                self._let_go()
+                self._release_next()
 
-    async def _keep_up(self) -> None:
+    async def _write_until_closed(self) -> None:
         loop = asyncio.get_running_loop()
         while not self._closing:
             if not self._held:
                 await self._wait(max(0.0, self._rewrite_at - loop.time()) if self._stale else None)
             due = self._stale and loop.time() >= self._rewrite_at
             if due:
-                self._rewrite_at = loop.time() + REWRITE_SECONDS
+                self._rewrite_at = loop.time() + REWRITE_INTERVAL_S
             if not await self._write(due) and not self._held:
                 await self._wait(RETRY_SECONDS)
         await self._write(due=True)
         with contextlib.suppress(OSError):  # said already by the write before it
-            await asyncio.to_thread(self._files.settle, self._last_seq() + 1)
+            await asyncio.to_thread(self._files.release_unused, self._last_seq() + 1)
 
     async def _wait(self, timeout: float | None) -> None:
         with contextlib.suppress(TimeoutError):
@@ -125,19 +125,19 @@ class Filing:
     async def _write(self, due: bool) -> bool:
         """File and publish what is held, and rewrite the subtitle files when `due`; whether the disk took it all."""
         seq = self._last_seq()
-        self._in_hand = len(self._held)
+        self._num_writing = len(self._held)
         numbered = enumerate(self._held, seq + 1)
         self._pending += [encode(number, payload).text for number, (payload, _) in numbered if _is_final(payload)]
-        trouble: OSError | None = None
+        problem: OSError | None = None
         try:
-            await self._append(list(self._pending), seq + self._in_hand)
+            await self._append(list(self._pending), seq + self._num_writing)
         except OSError as error:
-            trouble = error
+            problem = error
         # What came in the meantime has lined up behind, so that these get the numbers they were filed under.
-        while self._in_hand:
-            self._let_go()
+        while self._num_writing:
+            self._release_next()
         try:
-            if due and trouble is None:
+            if due and problem is None:
                 self._stale = False
                 time = asyncio.get_running_loop().time
                 began = time()
@@ -145,42 +145,44 @@ class Filing:
                 self._rewrite_at = began + pause(time() - began)
         except OSError as error:
             self._stale = True
-            trouble = error
-        while len(self._pending) > PENDING_FINALS:
+            problem = error
+        while len(self._pending) > MAX_PENDING_FINALS:
             self._pending.popleft()
             self.dropped += 1
-        self._say("" if trouble is None else f"cannot write {trouble.filename or self._files.jsonl}: {_why(trouble)}")
-        return trouble is None
+        self._report_problem(
+            "" if problem is None else f"cannot write {problem.filename or self._files.jsonl}: {_error_text(problem)}"
+        )
+        return problem is None
 
-    def _let_go(self) -> None:
+    def _release_next(self) -> None:
         payload, live = self._held.popleft()
-        if self._in_hand:
-            self._in_hand -= 1
+        if self._num_writing:
+            self._num_writing -= 1
         elif _is_final(payload):
             self._pending.append(encode(self._last_seq() + 1, payload).text)
         self._release(payload, live)
 
     async def _append(self, lines: list[str], last_seq: int) -> None:
         if last_seq >= self._reserve_at:
-            self._reserve_at = await asyncio.to_thread(self._files.reserve, last_seq)
+            self._reserve_at = await asyncio.to_thread(self._files.reserve_seq, last_seq)
         if lines:
             await asyncio.to_thread(self._files.append, lines)
             for _ in lines:
                 self._pending.popleft()
 
-    def _say(self, trouble: str) -> None:
-        if trouble != self._trouble:
-            self._trouble = trouble
-            self._on_trouble(trouble)
+    def _report_problem(self, problem: str) -> None:
+        if problem != self._problem:
+            self._problem = problem
+            self._on_problem(problem)
 
 
 def pause(cost: float) -> float:
     """Seconds from the beginning of a rewrite of the subtitle files, which took `cost` seconds, to that of the next."""
-    return max(REWRITE_SECONDS, min(REWRITE_SHARE * cost, REWRITE_MOST_SECONDS))
+    return max(REWRITE_INTERVAL_S, min(REWRITE_SHARE * cost, MAX_REWRITE_INTERVAL_S))
 
 
-async def finished(task: asyncio.Task[None]) -> None:
-    """Until `Filing.run`'s `task` is done, through cancellations of the caller's own, which then take effect."""
+async def wait_through_cancel(task: asyncio.Task[None]) -> None:
+    """Until `CaptionFileWriter.run`'s `task` is done, through cancellations of the caller's own, which then take effect."""
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
@@ -195,5 +197,5 @@ def _is_final(payload: Payload) -> bool:
     return isinstance(payload, Caption) and payload.is_final
 
 
-def _why(error: OSError) -> str:
+def _error_text(error: OSError) -> str:
     return error.strerror or str(error)

@@ -1,4 +1,4 @@
-"""`Reader`: one opening of a source, on a thread of its own: decode, keep, choose, convert, hand to the engine."""
+"""`SourceThread`: one opening of a source, on a thread of its own: decode, keep, choose, convert, hand to the engine."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Convert = Callable[[list[Frame]], Pixels]
 
 
 @dataclass(slots=True)
-class ReaderStatistics:
+class SourceStatistics:
     """Counted over all openings of one stream's source; written by the reading thread alone."""
 
     frames: int = 0
     sampled: int = 0
-    convert_failed: int = 0
-    missed: int = 0
+    frame_conversion_errors: int = 0
+    samples_missed: int = 0
     """Moments for which no frame was taken."""
 
 
-class Reader:
+class SourceThread:
     """Reads `source` until it ends or `stop` is called.
 
     `on_open`, `on_first` (with the first frame) and `on_end` are called on the thread; `on_end` gets what ended it,
@@ -50,7 +50,7 @@ class Reader:
         stream: str,
         source: Source,
         *,
-        opening: int,
+        connection_no: int,
         ring: FrameRing,
         schedule: Schedule,
         timeline: Timeline,
@@ -58,7 +58,7 @@ class Reader:
         submit: Callable[[Sample], None],
         clip_length: int | None,
         clip_seconds: float,
-        statistics: ReaderStatistics,
+        statistics: SourceStatistics,
         on_open: Callable[[SourceInfo], None],
         on_first: Callable[[Frame], None],
         on_end: Callable[[StreamcapError | None], None],
@@ -68,7 +68,7 @@ class Reader:
         self.last_frame_at: float | None = None
         """Monotonic seconds of the newest frame's arrival; None before the first."""
         self._stream = stream
-        self._opening = opening
+        self._opening = connection_no
         self._ring = ring
         self._schedule = schedule
         self._timeline = timeline
@@ -77,7 +77,7 @@ class Reader:
         self._clip_length = clip_length
         self._clip_seconds = clip_seconds
         self._statistics = statistics
-        self._missed_before = statistics.missed
+        self._samples_missed_before = statistics.samples_missed
         self._on_open = on_open
         self._on_first = on_first
         self._on_end = on_end
@@ -120,13 +120,13 @@ class Reader:
         start = self._timeline.place(self._opening, frame.epoch, frame.time, frame.arrived)
         if not self._schedule.due(frame):
             return
-        self._statistics.missed = self._missed_before + self._schedule.missed
+        self._statistics.samples_missed = self._samples_missed_before + self._schedule.missed
         frames = [frame] if self._clip_length is None else self._ring.window(self._clip_seconds, self._clip_length)
         try:
             pixels = self._convert(frames)
         except (av.FFmpegError, ValueError, MemoryError) as error:
-            # A picture that cannot be converted is one frame lost, not the stream.
-            self._statistics.convert_failed += 1
+            # A frame that cannot be converted is one frame lost, not the stream.
+            self._statistics.frame_conversion_errors += 1
             log.warning("stream %s: a frame could not be converted: %s", self._stream, redact(error))
             return
         self._statistics.sampled += 1

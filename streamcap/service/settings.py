@@ -1,4 +1,4 @@
-"""`Settings`: everything the service is told, checked once."""
+"""`StreamOptions`: everything the service is told, checked once."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def check_every(every: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class StreamOptions:
     """Times in seconds."""
 
     every: float = 1.0
     out: Path | None = None
     """Directory of the caption files; None: no files."""
-    window: float = 3600.0
+    subtitle_window: float = 3600.0
     """How much of the past the rolling subtitle files hold."""
-    replay: int = REPLAY_EVENTS
+    replay_events: int = REPLAY_EVENTS
     """Events of a stream kept in memory for viewers who come back."""
     stall_after: float = 2.0
     """Without a frame for so long a live stream is `stalled`."""
@@ -61,15 +61,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_every(self.every)
-        for field in ("window", "stall_after", "read_timeout", "open_timeout", "retry_first", "max_age"):
+        for field in ("subtitle_window", "stall_after", "read_timeout", "open_timeout", "retry_first", "max_age"):
             if not getattr(self, field) > 0:
                 raise InputError(f"{field.replace('_', '-')} {getattr(self, field):g}: seconds, above 0")
-        if self.replay < 1:
-            raise InputError(f"replay {self.replay}: events kept of a stream, at least 1")
+        if self.replay_events < 1:
+            raise InputError(f"replay-events {self.replay_events}: events kept of a stream, at least 1")
         if self.retry_most < self.retry_first:
             raise InputError(f"retry-most {self.retry_most:g} is less than retry-first {self.retry_first:g}")
         if not self.clip_seconds > 0:
-            raise InputError(f"window of a clip model {self.clip_seconds:g}: seconds, above 0")
+            raise InputError(f"clip-seconds {self.clip_seconds:g}: seconds, above 0")
         if self.out is not None:
             prepare_directory(self.out)
 

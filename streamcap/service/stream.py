@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from streamcap.captions.caption import Caption, Latency
-from streamcap.captions.cue import on_screen
+from streamcap.captions.cue import merge_cues
 from streamcap.captions.event import Payload, Status, StreamState
-from streamcap.captions.feed import Feed
+from streamcap.captions.feed import EventLog
 from streamcap.captions.hub import Hub
 from streamcap.captions.timeline import Timeline
-from streamcap.captions.track import Moment, Track
-from streamcap.engine.outcome import Captioned, Doubtful, Failed, Interim, Outcome, Times, Unchanged
+from streamcap.captions.track import CaptionTrack, SampleTime
+from streamcap.engine.outcome import Captioned, Failed, Interim, Outcome, Times, Unchanged, Unconfirmed
 from streamcap.errors import StreamcapError
 from streamcap.media.frame import Frame, Sample
 from streamcap.media.ring import FrameRing
@@ -26,29 +26,29 @@ from streamcap.media.sources.contract import Source, SourceEnded, SourceInfo, So
 from streamcap.media.sources.webrtc import PushSource
 from streamcap.redact import redact
 from streamcap.service.backoff import Backoff
-from streamcap.service.files import CaptionFiles, Past
-from streamcap.service.filing import Filing, finished
-from streamcap.service.reader import Convert, Reader, ReaderStatistics
-from streamcap.service.settings import Settings
-from streamcap.service.view import StreamView
+from streamcap.service.files import CaptionFiles, SavedHistory
+from streamcap.service.filing import CaptionFileWriter, wait_through_cancel
+from streamcap.service.reader import Convert, SourceStatistics, SourceThread
+from streamcap.service.settings import StreamOptions
+from streamcap.service.view import StreamSnapshot
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-WATCH_SECONDS = 0.25
+STALL_CHECK_S = 0.25
 # A connection that gave frames and lived so long was a good one: the next pause is short again.
-GOOD_SECONDS = 10.0
+STABLE_AFTER_S = 10.0
 # How long a removed stream's reader may take; after that its daemon thread is left to its own read timeout.
-LEAVE_SECONDS = 1.5
+READER_STOP_TIMEOUT_S = 1.5
 # How long a source that has ended waits for the caption of its last sample.
-LAST_SECONDS = 30.0
+DRAIN_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class StreamDeps:
     """What a stream needs of the house."""
 
-    settings: Settings
+    options: StreamOptions
     hub: Hub
     open_source: Callable[[str], Source]
     convert: Convert
@@ -57,16 +57,16 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
+class Counters:
     """The lowest sequence number and the lowest number of an id that no stream of this name has used in this run."""
 
     seq: int = 1
     caption: int = 1
 
 
-def _ring(parts: Parts) -> FrameRing:
+def _ring(deps: StreamDeps) -> FrameRing:
     """What a sample looks back at: a few frames for each of a clip model's, for any other model the newest alone."""
-    seconds, clip_length = parts.settings.clip_seconds, parts.clip_length
+    seconds, clip_length = deps.options.clip_seconds, deps.clip_length
     if clip_length is None:
         return FrameRing(seconds=seconds, frames=1)
     steps = 4 * clip_length
@@ -75,76 +75,76 @@ def _ring(parts: Parts) -> FrameRing:
     return FrameRing(seconds=seconds + spacing, frames=steps + 3, spacing=spacing)
 
 
-def _moment(sample: Sample) -> Moment:
-    return Moment(sample.epoch, sample.start, sample.captured_at, sample.captured_at_source)
+def _sample_time(sample: Sample) -> SampleTime:
+    return SampleTime(sample.epoch, sample.start, sample.captured_at, sample.captured_at_source)
 
 
 class Stream:
     """All methods on the event loop. `run` is its one task; the set of streams owns it."""
 
-    def __init__(self, name: str, url: str, every: float, parts: Parts, numbers: Numbers | None = None) -> None:
+    def __init__(self, name: str, url: str, every: float, deps: StreamDeps, counters: Counters | None = None) -> None:
         self.name = name
         self.url = redact(url)
         self.every = every
         self.state = StreamState.CONNECTING
         self.reason = ""
         self.info: SourceInfo | None = None
-        self.reader_statistics = ReaderStatistics()
+        self.reader_statistics = SourceStatistics()
         self.captions = 0
         self.extended = 0
         self.skipped = 0
         self.reconnections = 0
         self._secret_url = url
-        self._parts = parts
-        self._first = numbers or Numbers()
+        self._deps = deps
+        self._first_counters = counters or Counters()
         self._created = time.monotonic()
-        self._feed = Feed(name, keep=parts.settings.replay)
-        self.track = Track(name, every=every, window=parts.settings.window)
+        self._feed = EventLog(name, keep=deps.options.replay_events)
+        self.track = CaptionTrack(name, every=every, window=deps.options.subtitle_window)
         self._timeline = Timeline()
-        self._ring = _ring(parts)
-        self._reader: Reader | None = None
+        self._ring = _ring(deps)
+        self._source_thread: SourceThread | None = None
         self._files: CaptionFiles | None = None
-        self._filing: Filing | None = None
-        self._why = ""
-        self._model_trouble = ""
-        self._disk_trouble = ""
-        self._over = False
+        self._filing: CaptionFileWriter | None = None
+        self._error_text = ""
+        self._model_problem = ""
+        self._disk_problem = ""
+        self._closed = False
         self._submitted: Sample | None = None
         self._answered: Sample | None = None
-        self._heard = asyncio.Event()
+        self._answered_event = asyncio.Event()
 
     async def prepare(self) -> None:
         """Go on with the numbers of an earlier stream of this name, and take up what one filed.
 
         Raises OSError; InputError where the files are another's.
         """
-        out = self._parts.settings.out
+        out = self._deps.options.out
         if out is None:
-            self._refill(Past([], [], self._first.seq))
+            self._refill(SavedHistory([], [], self._first_counters.seq))
         else:
             files = self._files = CaptionFiles(out, self.name)
-            await asyncio.to_thread(files.claim)
-            past = await asyncio.to_thread(files.past, self._parts.settings.window)
-            past = replace(past, next_seq=max(past.next_seq, self._first.seq))
-            await asyncio.to_thread(files.reserve, past.next_seq)
-            self._refill(past)
-            self._filing = Filing(
-                files, lambda: on_screen(self.track.finals), lambda: self._feed.last_seq, self._release, self._on_disk
+            await asyncio.to_thread(files.lock)
+            load_history = await asyncio.to_thread(files.load_history, self._deps.options.subtitle_window)
+            load_history = replace(load_history, next_seq=max(load_history.next_seq, self._first_counters.seq))
+            await asyncio.to_thread(files.reserve_seq, load_history.next_seq)
+            self._refill(load_history)
+            self._filing = CaptionFileWriter(
+                files, lambda: merge_cues(self.track.finals), lambda: self._feed.last_seq, self._release, self._on_disk
             )
 
-    def leave(self) -> None:
+    def unlock(self) -> None:
         """Let go of its files: it never began, or is over. Idempotent."""
         if self._files is not None:
-            self._files.leave()
+            self._files.unlock()
 
-    def numbers(self) -> Numbers:
+    def counters(self) -> Counters:
         """Where another stream of this name may go on."""
-        first = self._first
-        return Numbers(max(first.seq, self._feed.last_seq + 1), max(first.caption, self.track.next_number))
+        first = self._first_counters
+        return Counters(max(first.seq, self._feed.last_seq + 1), max(first.caption, self.track.next_number))
 
-    def enter(self) -> None:
+    def register(self) -> None:
         """Be there for viewers."""
-        self._parts.hub.add(self._feed)
+        self._deps.hub.add(self._feed)
 
     async def run(self) -> None:
         """Read for ever; returns when the source has ended for good. Cancelled, it closes the last cue and files."""
@@ -157,19 +157,19 @@ class Stream:
         finally:
             self._close_cue()
             # What is still being captioned would be neither filed nor within the closed cue.
-            self._over = True
+            self._closed = True
             try:
                 if self._filing is not None and filing is not None:
                     self._filing.close()
-                    await finished(filing)
+                    await wait_through_cancel(filing)
             finally:
-                self.leave()
+                self.unlock()
 
-    def view(self) -> StreamView:
+    def view(self) -> StreamSnapshot:
         """A snapshot."""
         info = self.info or SourceInfo(0, 0, 0.0, "", live=True)
         last = self.track.last
-        return StreamView(
+        return StreamSnapshot(
             name=self.name,
             url=self.url,
             every=self.every,
@@ -185,11 +185,11 @@ class Stream:
             captions=self.captions,
             extended=self.extended,
             reconnections=self.reconnections,
-            source=dict(self._reader.source.statistics()) if self._reader is not None else {},
+            source=dict(self._source_thread.source.statistics()) if self._source_thread is not None else {},
             last_caption=None if last is None else last.as_json(),
             decode_skipped=self.skipped,
-            missed=self.reader_statistics.missed,
-            convert_failed=self.reader_statistics.convert_failed,
+            samples_missed=self.reader_statistics.samples_missed,
+            frame_conversion_errors=self.reader_statistics.frame_conversion_errors,
             files_dropped=self._filing.dropped if self._filing is not None else 0,
         )
 
@@ -199,28 +199,28 @@ class Stream:
 
     def push_source(self) -> PushSource | None:
         """Where a publisher's frames go, if this stream waits for or has a publisher (`whip:`)."""
-        source = self._reader.source if self._reader is not None else None
+        source = self._source_thread.source if self._source_thread is not None else None
         return source if isinstance(source, PushSource) else None
 
     def on_outcome(self, outcome: Outcome) -> None:
         """What the engine said of one of this stream's samples."""
         sample = outcome.sample
-        if self._over or sample.submitted < self._created:
+        if self._closed or sample.submitted < self._created:
             return  # of an earlier stream of this name, or too late
         if not isinstance(outcome, Interim):
             self._answered = sample
-            self._heard.set()
+            self._answered_event.set()
             self._on_model(f"captioning failed: {redact(outcome.reason)}" if isinstance(outcome, Failed) else "")
         match outcome:
             case Interim():
                 latency = self._latency(sample, outcome.times)
-                self._publish_caption(self.track.interim(_moment(sample), outcome.text, latency))
+                self._publish_caption(self.track.interim(_sample_time(sample), outcome.text, latency))
             case Captioned():
                 self._on_captioned(outcome)
             case Unchanged():
                 self.skipped += not outcome.decoded
                 self._extend(sample)
-            case Doubtful():
+            case Unconfirmed():
                 pass  # the next sample brings a caption that begins here, or extends the last one over it
             case Failed():
                 pass  # told above
@@ -228,7 +228,7 @@ class Stream:
     def _on_captioned(self, outcome: Captioned) -> None:
         sample, first = outcome.sample, outcome.first
         latency = self._latency(sample, outcome.times, first)
-        caption = self.track.final(_moment(first or sample), outcome.text, outcome.logprob, latency)
+        caption = self.track.final(_sample_time(first or sample), outcome.text, outcome.logprob, latency)
         self.captions += 1
         self._publish_caption(caption)
         if first is not None:
@@ -236,7 +236,7 @@ class Stream:
 
     def _extend(self, sample: Sample) -> None:
         """The newest final is true of `sample` too."""
-        extend = self.track.extend(_moment(sample))
+        extend = self.track.extend(_sample_time(sample))
         if extend is not None:
             self.extended += 1
             self._publish(extend)
@@ -244,29 +244,29 @@ class Stream:
                 self._filing.touch()
 
     async def _supervise(self) -> None:
-        settings = self._parts.settings
-        backoff = Backoff(settings.retry_first, settings.retry_most)
-        opening = 0
+        options = self._deps.options
+        backoff = Backoff(options.retry_first, options.retry_most)
+        connection_no = 0
         self._set_state(StreamState.CONNECTING)
         while True:
             began, frames = time.monotonic(), self.reader_statistics.frames
-            end = await self._read(opening)
-            opening += 1
+            end = await self._read(connection_no)
+            connection_no += 1
             if isinstance(end, SourceEnded):
-                await self._hear_the_last()
+                await self._drain()
                 self._set_state(StreamState.ENDED, str(end))
                 return
             if isinstance(end, SourceRefused) and not end.retry:
                 self._set_state(StreamState.FAILED, str(end))
                 return
-            if self.reader_statistics.frames > frames and time.monotonic() - began >= GOOD_SECONDS:
+            if self.reader_statistics.frames > frames and time.monotonic() - began >= STABLE_AFTER_S:
                 backoff.reset()
             self.reconnections += 1
             self._set_state(StreamState.RECONNECTING, str(end))
             if self.push_source() is None:  # a publisher comes to us: nobody is spared by a pause
                 await asyncio.sleep(backoff.next())
 
-    async def _read(self, opening: int) -> StreamcapError | None:
+    async def _read(self, connection_no: int) -> StreamcapError | None:
         """One opening of the source, from open to its end, which is returned."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[StreamcapError | None] = loop.create_future()
@@ -282,18 +282,18 @@ class Stream:
 
             return call
 
-        settings = self._parts.settings
-        reader = self._reader = Reader(
+        options = self._deps.options
+        reader = self._source_thread = SourceThread(
             self.name,
-            self._parts.open_source(self._secret_url),
-            opening=opening,
+            self._deps.open_source(self._secret_url),
+            connection_no=connection_no,
             ring=self._ring,
             schedule=Schedule(self.every),
             timeline=self._timeline,
-            convert=self._parts.convert,
+            convert=self._deps.convert,
             submit=self._submit,
-            clip_length=self._parts.clip_length,
-            clip_seconds=settings.clip_seconds,
+            clip_length=self._deps.clip_length,
+            clip_seconds=options.clip_seconds,
             statistics=self.reader_statistics,
             on_open=soon(self._on_open),
             on_first=soon(self._on_first),
@@ -302,33 +302,33 @@ class Stream:
         reader.start()
         try:
             while not ended.done():
-                await asyncio.wait((ended,), timeout=WATCH_SECONDS)
+                await asyncio.wait((ended,), timeout=STALL_CHECK_S)
                 self._watch(reader)
             return ended.result()
         finally:
             if not ended.done():
                 reader.stop()
-                await asyncio.wait((ended,), timeout=LEAVE_SECONDS)
+                await asyncio.wait((ended,), timeout=READER_STOP_TIMEOUT_S)
 
     def _submit(self, sample: Sample) -> None:
         """On the reader's thread."""
         self._submitted = sample
-        self._parts.submit(sample)
+        self._deps.submit(sample)
 
-    async def _hear_the_last(self) -> None:
+    async def _drain(self) -> None:
         """Until the newest sample, which none can replace any more, has been captioned."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_SECONDS):
+            async with asyncio.timeout(DRAIN_TIMEOUT_S):
                 while self._answered is not self._submitted:
-                    self._heard.clear()
-                    await self._heard.wait()
+                    self._answered_event.clear()
+                    await self._answered_event.wait()
 
-    def _watch(self, reader: Reader) -> None:
+    def _watch(self, reader: SourceThread) -> None:
         """Tell live from stalled by the age of the newest frame."""
         if reader.last_frame_at is None:
             return
         age = time.monotonic() - reader.last_frame_at
-        if age < self._parts.settings.stall_after:
+        if age < self._deps.options.stall_after:
             if self.state is not StreamState.LIVE:
                 self._set_state(StreamState.LIVE)
         elif self.state is StreamState.LIVE:
@@ -341,12 +341,12 @@ class Stream:
         self._set_state(StreamState.LIVE)
 
     def _set_state(self, state: StreamState, reason: str = "") -> None:
-        self._why = redact(reason)
-        self._tell(state)
+        self._error_text = redact(reason)
+        self._publish_status(state)
 
-    def _tell(self, state: StreamState) -> None:
+    def _publish_status(self, state: StreamState) -> None:
         """The state, with all that is wrong now: with the source, the model and the disk."""
-        reason = "; ".join(filter(None, (self._why, self._model_trouble, self._disk_trouble)))
+        reason = "; ".join(filter(None, (self._error_text, self._model_problem, self._disk_problem)))
         if (state, reason) == (self.state, self.reason) and self._feed.status is not None:
             return
         self.state, self.reason = state, reason
@@ -355,18 +355,18 @@ class Stream:
         log.log(level, "stream %s is %s%s", self.name, state.value, f": {reason}" if reason else "")
         self._publish(Status(self.name, state, reason))
 
-    def _on_disk(self, trouble: str) -> None:
-        self._disk_trouble = trouble
-        self._tell(self.state)
+    def _on_disk(self, problem: str) -> None:
+        self._disk_problem = problem
+        self._publish_status(self.state)
 
-    def _on_model(self, trouble: str) -> None:
-        if trouble != self._model_trouble:
-            self._model_trouble = trouble
-            self._tell(self.state)
+    def _on_model(self, problem: str) -> None:
+        if problem != self._model_problem:
+            self._model_problem = problem
+            self._publish_status(self.state)
 
     def _publish_caption(self, caption: Caption) -> None:
         age = caption.latency.total / 1000
-        self._publish(caption, live=age <= self._parts.settings.max_age)
+        self._publish(caption, live=age <= self._deps.options.max_age)
 
     def _publish(self, payload: Payload, *, live: bool = True) -> None:
         if self._filing is not None:
@@ -375,7 +375,7 @@ class Stream:
             self._release(payload, live)
 
     def _release(self, payload: Payload, live: bool) -> None:
-        hub = self._parts.hub
+        hub = self._deps.hub
         # Not so where a disk that hung held events up until the stream was removed: the name may be another's by now.
         if hub.feeds.get(self.name) is self._feed:
             hub.publish(payload, live=live)
@@ -398,18 +398,20 @@ class Stream:
             if self._filing is not None:
                 self._filing.touch()
 
-    def _refill(self, past: Past) -> None:
+    def _refill(self, load_history: SavedHistory) -> None:
         """Go on where an earlier run stopped: numbers, ids, cues and the timeline."""
-        self._feed.refill(past.finals, past.next_seq)
-        number = self._first.caption
-        if past.finals:
-            final = past.finals[-1]
-            _, _, filed = past.shown[-1].id.rpartition("-")
+        self._feed.refill(load_history.finals, load_history.next_seq)
+        number = self._first_counters.caption
+        if load_history.finals:
+            final = load_history.finals[-1]
+            _, _, filed = load_history.shown[-1].id.rpartition("-")
             # Each number shown since, and not filed, took an event at least.
-            number = max(number, (int(filed) if filed.isdecimal() else 0) + past.next_seq - final.seq)
-        self.track = Track(self.name, every=self.every, window=self._parts.settings.window, next_number=number)
-        for caption in past.shown:
+            number = max(number, (int(filed) if filed.isdecimal() else 0) + load_history.next_seq - final.seq)
+        self.track = CaptionTrack(
+            self.name, every=self.every, window=self._deps.options.subtitle_window, next_number=number
+        )
+        for caption in load_history.shown:
             self.track.restore(caption)
-        if past.shown:
-            self._timeline = Timeline(begin=past.shown[-1].end)
-            self._timeline.epoch = past.shown[-1].epoch
+        if load_history.shown:
+            self._timeline = Timeline(begin=load_history.shown[-1].end)
+            self._timeline.epoch = load_history.shown[-1].epoch

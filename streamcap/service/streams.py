@@ -1,4 +1,4 @@
-"""`Streams`: the set of streams, the tasks that run them, and the way from the engine back to each."""
+"""`StreamSet`: the set of streams, the tasks that run them, and the way from the engine back to each."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from streamcap.engine.engine import EngineStatistics
 from streamcap.engine.outcome import Outcome
 from streamcap.errors import InputError, StreamcapError
 from streamcap.media.sources import check_url
-from streamcap.service.settings import Settings, check_every, check_name
-from streamcap.service.stream import Numbers, Parts, Stream
+from streamcap.service.settings import StreamOptions, check_every, check_name
+from streamcap.service.stream import Counters, Stream, StreamDeps
 
 log = logging.getLogger(__name__)
 
@@ -36,25 +36,25 @@ class NotReadyError(StreamcapError):
     """There is no model yet to caption with."""
 
 
-class Streams:
+class StreamSet:
     """Add, find and remove streams on a running service. All calls on the event loop."""
 
-    def __init__(self, settings: Settings, hub: Hub) -> None:
+    def __init__(self, options: StreamOptions, hub: Hub) -> None:
         self.hub = hub
-        self.settings = settings
+        self.options = options
         self.ready = False
         """Whether the model is loaded, the engine runs, and the streams wanted from the start are there."""
         self.engine = EngineStatistics()
         """The engine's counters."""
-        self._parts: Parts | None = None
+        self._deps: StreamDeps | None = None
         self._forget: Callable[[str], None] = lambda name: None
         self._streams: dict[str, Stream] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._numbers: dict[str, Numbers] = {}
+        self._counters: dict[str, Counters] = {}
 
-    def begin(self, parts: Parts, *, forget: Callable[[str], None], engine: EngineStatistics) -> None:
+    def begin(self, deps: StreamDeps, *, forget: Callable[[str], None], engine: EngineStatistics) -> None:
         """The model is there: from now on streams can be added."""
-        self._parts, self._forget, self.engine = parts, forget, engine
+        self._deps, self._forget, self.engine = deps, forget, engine
 
     def names(self) -> list[str]:
         return list(self._streams)
@@ -72,34 +72,34 @@ class Streams:
 
     async def add(self, name: str | None, url: str, every: float | None = None) -> Stream:
         """Start captioning `url`; `name` None: one is made from the URL. Raises InputError, NotReadyError."""
-        if self._parts is None:
+        if self._deps is None:
             raise NotReadyError("the model is loading; try again in a moment")
         url = check_url(url)
         name = self._free_name(url) if name is None else check_name(name)
         if name in self._streams:
             raise DuplicateStreamError(f"there is a stream named {name} already; choose another name")
-        if len(self._streams) >= self.settings.max_streams:
+        if len(self._streams) >= self.options.max_streams:
             raise TooManyStreamsError(f"there are {len(self._streams)} streams already, the most this service takes")
-        every = check_every(self.settings.every if every is None else every)
-        stream = Stream(name, url, every, self._parts, self._numbers.get(name))
+        every = check_every(self.options.every if every is None else every)
+        stream = Stream(name, url, every, self._deps, self._counters.get(name))
         # Claimed before the first await, so that two requests cannot both have it.
         self._streams[name] = stream
         try:
             await stream.prepare()
         except OSError as error:
-            self._unclaim(stream)
-            stream.leave()
+            self._release_name(stream)
+            stream.unlock()
             raise InputError(f"cannot use the files of stream {name}: {error}") from error
         except BaseException:  # cancelled, too: the name is free again
-            self._unclaim(stream)
-            stream.leave()
+            self._release_name(stream)
+            stream.unlock()
             raise
         if self._streams.get(name) is not stream:
-            stream.leave()
+            stream.unlock()
             raise InputError(f"stream {name} was removed before it began")
-        stream.enter()
+        stream.register()
         task = asyncio.create_task(stream.run(), name=f"stream-{name}")
-        task.add_done_callback(_say_failure)
+        task.add_done_callback(_log_failure)
         self._tasks[name] = task
         return stream
 
@@ -109,14 +109,14 @@ class Streams:
         await _end([self._tasks[name]] if name in self._tasks else [])
         if self._streams.get(name) is not stream:
             return  # removed by another, and perhaps begun anew
-        self._unclaim(stream)
+        self._release_name(stream)
         self._tasks.pop(name, None)
         self._forget(name)
         self.hub.remove(name)
-        self._numbers.pop(name, None)
-        self._numbers[name] = stream.numbers()
-        while len(self._numbers) > NAMES_KEPT:
-            del self._numbers[next(iter(self._numbers))]
+        self._counters.pop(name, None)
+        self._counters[name] = stream.counters()
+        while len(self._counters) > NAMES_KEPT:
+            del self._counters[next(iter(self._counters))]
 
     async def close(self) -> None:
         """End all streams within CLOSE_SECONDS; idempotent."""
@@ -135,7 +135,7 @@ class Streams:
             except Exception:  # one stream's trouble is no other's: theirs are in the same list
                 log.exception("stream %s: what the engine said of a sample was lost", stream.name)
 
-    def _unclaim(self, stream: Stream) -> None:
+    def _release_name(self, stream: Stream) -> None:
         if self._streams.get(stream.name) is stream:
             del self._streams[stream.name]
 
@@ -148,9 +148,9 @@ class Streams:
 
 def _name_of(url: str) -> str:
     """A stream name out of a URL: the last part of its path, else its host, else its scheme."""
-    parts = urlsplit(url)
-    last = parts.path.rstrip("/").rpartition("/")[2].rpartition(".")
-    for candidate in (last[0] or last[2], parts.hostname or "", parts.scheme):
+    deps = urlsplit(url)
+    last = deps.path.rstrip("/").rpartition("/")[2].rpartition(".")
+    for candidate in (last[0] or last[2], deps.hostname or "", deps.scheme):
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", candidate).strip("-._")[:48]
         if name:
             with contextlib.suppress(InputError):
@@ -169,6 +169,6 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
             log.warning("%s did not end within %g s", task.get_name(), CLOSE_SECONDS)
 
 
-def _say_failure(task: asyncio.Task[None]) -> None:
+def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("%s failed", task.get_name(), exc_info=error)

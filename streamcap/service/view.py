@@ -1,4 +1,4 @@
-"""`StreamView`: a stream as those outside see it, at one moment."""
+"""`StreamSnapshot`: a stream as those outside see it, at one moment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class StreamView:
+class StreamSnapshot:
     """What `GET /streams` and the page say of a stream."""
 
     name: str
@@ -27,10 +27,10 @@ class StreamView:
     source: dict[str, int]
     last_caption: dict[str, object] | None
     decode_skipped: int = 0
-    """Samples whose picture had not moved, so that the decoder was not asked; they count as extended too."""
-    missed: int = 0
+    """Samples whose frame had not moved, so that the decoder was not asked; they count as extended too."""
+    samples_missed: int = 0
     """Moments for which no frame came in time."""
-    convert_failed: int = 0
+    frame_conversion_errors: int = 0
     """Sampled frames lost since they could not be converted."""
     files_dropped: int = 0
     """Finals missing in the files, since the disk refused them for too long; viewers had them."""

@@ -1,4 +1,4 @@
-"""The feature cache: what the vision encoder made of every picture or clip, in memory-mapped safetensors shards.
+"""The feature cache: what the vision encoder made of every image or clip, in memory-mapped safetensors shards.
 
     manifest.json          encoder, counts, what was skipped and why, whether it is complete
     train-00000.safetensors    `features`, (n, ...) float16, and the names of its n items in the metadata
@@ -92,7 +92,9 @@ class CacheWriter:
         metadata = {"names": json.dumps(names), "skipped": json.dumps([asdict(problem) for problem in skipped])}
         write_bytes(self._shard(split, number), save({"features": np.ascontiguousarray(features)}, metadata))
 
-    def finish(self, problems: list[Problem], told: Callable[[Problem], None] = lambda problem: None) -> dict[str, Any]:
+    def finish(
+        self, problems: list[Problem], on_progress: Callable[[Problem], None] = lambda problem: None
+    ) -> dict[str, Any]:
         """Write the captions and the manifest of a complete cache; returns the manifest.
 
         told: called with everything that was skipped. Raises InputError where nothing of a split could be read.
@@ -103,7 +105,7 @@ class CacheWriter:
             for number in range(-(-len(items) // SHARD_ITEMS)):
                 kept.update(json.loads(self._metadata(split, number)["names"]))
                 for problem in self._skipped(split, number):
-                    told(problem)
+                    on_progress(problem)
                     problems.append(problem)
             if not kept:
                 raise InputError(
@@ -205,14 +207,14 @@ def _manifest(folder: Path) -> dict[str, Any]:
 def _same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     for key in ("encoder", "frames", "listed"):
         if found.get(key) != wanted[key]:
-            told = {"encoder": "encoder", "frames": "frames a clip", "listed": "captions"}[key]
+            on_progress = {"encoder": "encoder", "frames": "frames a clip", "listed": "captions"}[key]
             raise InputError(
-                f"{folder}: holds a cache made with other {told} ({found.get(key)}, not {wanted[key]}); "
+                f"{folder}: holds a cache made with other {on_progress} ({found.get(key)}, not {wanted[key]}); "
                 "name another folder, nothing was overwritten"
             )
     other = [split for split, names in wanted["names"].items() if found.get("names", {}).get(split) != names]
     if other:
         raise InputError(
-            f"{folder}: is not known to hold these pictures or clips in the split {', '.join(other)}; name another "
+            f"{folder}: is not known to hold these images or clips in the split {', '.join(other)}; name another "
             "folder, nothing was overwritten"
         )

@@ -79,7 +79,7 @@ def _save_ours(
         directory,
         config={
             "vision": theirs["vision"],
-            "picture": theirs["picture"],
+            "image": theirs["image"],
             "mapping": {**built.config, "dropout": 0.0},
             "gpt2": gpt2,
             "bos_token_id": gpt2["bos_token_id"],

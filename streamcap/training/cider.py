@@ -23,7 +23,7 @@ Gram = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class _References:
-    """The references of one picture."""
+    """The references of one image."""
 
     weights: dict[Gram, list[tuple[int, float]]]
     """By n-gram: which references have it, and its tf-idf weight there."""
@@ -34,9 +34,9 @@ class _References:
 
 
 class CiderD:
-    """Scores captions of known pictures.
+    """Scores captions of known images.
 
-    references: by picture, its references, each a sequence of words. Document frequencies are taken over them.
+    references: by image, its references, each a sequence of words. Document frequencies are taken over them.
     """
 
     def __init__(self, references: Sequence[Sequence[Sequence[str]]]) -> None:
@@ -48,9 +48,9 @@ class CiderD:
         self._rarity = {gram: self._most - math.log(count) for gram, count in documents.items()}
         self._references = [self._read(several) for several in grams]
 
-    def score(self, picture: int, words: Sequence[str]) -> float:
-        """CIDEr-D, 0 to 10, of a caption of picture number `picture`."""
-        known = self._references[picture]
+    def score(self, image: int, words: Sequence[str]) -> float:
+        """CIDEr-D, 0 to 10, of a caption of image number `image`."""
+        known = self._references[image]
         counts = count_grams(words)
         dots = [[0.0] * LONGEST_GRAM for _ in known.norms]
         squares = [0.0] * LONGEST_GRAM

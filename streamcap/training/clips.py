@@ -1,4 +1,4 @@
-"""Pixels of a corpus's pictures and clips, as a vision encoder wants them."""
+"""Pixels of a corpus's images and clips, as a vision encoder wants them."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from streamcap.captioner.preprocess import fit_pictures
+from streamcap.captioner.preprocess import fit_images
 from streamcap.errors import InputError
-from streamcap.media.pictures import decode_picture
-from streamcap.picture import PictureSpec
+from streamcap.image import ImageSpec
+from streamcap.media.images import decode_image
 
 Pixels = npt.NDArray[np.uint8]
 
 
 class UnreadableError(Exception):
-    """A picture or clip that cannot be decoded; the message says why."""
+    """An image or clip that cannot be decoded; the message says why."""
 
 
-def read_picture(content: bytes, spec: PictureSpec) -> Pixels:
-    """(H, W, 3) of the spec's size, of the picture as `streamcap caption` sees it. Raises UnreadableError."""
+def read_picture(content: bytes, spec: ImageSpec) -> Pixels:
+    """(H, W, 3) of the spec's size, of the image as `streamcap caption` sees it. Raises UnreadableError."""
     try:
-        picture = decode_picture(content)
+        image = decode_image(content)
     except InputError as error:
         raise UnreadableError(str(error).splitlines()[0]) from None
-    fitted: Pixels = fit_pictures([picture], spec)[0]
+    fitted: Pixels = fit_images([image], spec)[0]
     return fitted
 
 
-def read_clip(path: Path, count: int, spec: PictureSpec) -> Pixels:
+def read_clip(path: Path, count: int, spec: ImageSpec) -> Pixels:
     """(count, H, W, 3): the middles of `count` equal parts of the clip, in order.
 
     A clip of fewer frames gives some of them more than once. Raises UnreadableError.
@@ -61,7 +61,7 @@ def read_clip(path: Path, count: int, spec: PictureSpec) -> Pixels:
     return np.stack([chosen[min(number, end)] for number in wanted])
 
 
-def _fitted(frame: av.VideoFrame, spec: PictureSpec) -> Pixels:
+def _fitted(frame: av.VideoFrame, spec: ImageSpec) -> Pixels:
     rgb: Pixels = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-    fitted: Pixels = fit_pictures([rgb], spec)[0]
+    fitted: Pixels = fit_images([rgb], spec)[0]
     return fitted

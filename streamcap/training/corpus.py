@@ -1,7 +1,7 @@
-"""Pictures or clips with their captions, read from the three layouts people have them in.
+"""Images or clips with their captions, read from the three layouts people have them in.
 
 Flickr (`image_name| comment_number| comment`), COCO (json of `images` and `annotations`) and MSR-VTT (json of `videos`
-and `sentences`). What is amiss is listed, not fatal: empty captions, captions said twice, pictures that are not there.
+and `sentences`). What is amiss is listed, not fatal: empty captions, captions said twice, images that are not there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 
 from streamcap.errors import InputError
 from streamcap.training.files import read_json
-from streamcap.training.text import normalise
+from streamcap.training.text import normalize
 
 Why = Literal[
     "missing", "broken", "empty caption", "duplicate caption", "duplicate item", "no caption", "malformed line"
@@ -35,7 +35,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A picture or clip and its captions."""
+    """An image or clip and its captions."""
 
     name: str
     captions: tuple[str, ...]
@@ -54,21 +54,21 @@ class Corpus:
 
 
 class MediaFolder:
-    """Where the pictures or clips are: a folder, or a tar file of pictures."""
+    """Where the images or clips are: a folder, or a tar file of images."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._stretches: dict[str, tuple[int, int]] | None = None
         if path.is_file():
             try:
-                # Uncompressed, so that a picture is a stretch of the file and no handle need stay open.
+                # Uncompressed, so that an image is a stretch of the file and no handle need stay open.
                 with tarfile.open(path, "r:") as tar:
                     members = [member for member in tar if member.isfile()]
             except tarfile.TarError as error:
                 raise InputError(f"{path}: not a readable, uncompressed tar file ({error})") from None
             self._stretches = {PurePosixPath(m.name).name: (m.offset_data, m.size) for m in members}
         elif not path.is_dir():
-            raise InputError(f"{path}: no such folder or tar file of pictures")
+            raise InputError(f"{path}: no such folder or tar file of images")
 
     def __contains__(self, name: str) -> bool:
         return name in self._stretches if self._stretches is not None else (self.path / name).is_file()
@@ -168,7 +168,7 @@ def _checked(
             continue
         captions: dict[str, str] = {}
         for caption in said.get(name, ()):
-            text = normalise(caption)
+            text = normalize(caption)
             if not text:
                 problems.append(Problem(name, "empty caption", repr(caption)))
             elif text in captions:

@@ -1,7 +1,7 @@
 """Self-critical training: captions are drawn from the model, and those better than their siblings made more likely.
 
 Rennie et al. 2017, "Self-critical Sequence Training for Image Captioning", with the baseline of Luo 2020, "A Better
-Variant of Self-Critical Sequence Training": each sample's baseline is the mean reward of the picture's other samples,
+Variant of Self-Critical Sequence Training": each sample's baseline is the mean reward of the image's other samples,
 so that no greedy caption has to be decoded. The reward is CIDEr-D with the sentence's end among the n-grams.
 
 Cross-entropy goes on beside it: on real captions a little, so that sentences stay fluent, and on drawn scenes in full,
@@ -19,66 +19,66 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from streamcap.picture import PictureSpec
+from streamcap.image import ImageSpec
 from streamcap.training.cider import END, CiderD
 from streamcap.training.model import pack, packed_logits
 from streamcap.training.sampling import Sample, fast_copy, sample
 from streamcap.training.stage import REWARD, passes, some
-from streamcap.training.wording import WordingSettings, WordingTrainer
+from streamcap.training.wording import CaptionStageOptions, CaptionStageTrainer
 
-LEAST_DEVIATION = 0.02
+MIN_DEVIATION = 0.02
 """Of advantages, in CIDEr-D: where all captions of a batch are as good, none is to be learned from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CriticSettings(WordingSettings):
+class ScstOptions(CaptionStageOptions):
     """One stage of self-critical training."""
 
     samples: int = 5
-    """Captions drawn of each real picture; at least 2."""
+    """Captions drawn of each real image; at least 2."""
     longest: int = 24
     """Tokens of a drawn caption, the stop token included."""
     likelihood: float = 0.15
     """Weight of the cross-entropy of real captions."""
 
 
-class CriticTrainer(WordingTrainer):
+class ScstTrainer(CaptionStageTrainer):
     """Mapping and GPT-2 on features, by reward."""
 
-    settings: CriticSettings
+    options: ScstOptions
 
     def __init__(
         self,
         config: Mapping[str, Any],
-        picture: PictureSpec,
-        settings: CriticSettings,
+        image_spec: ImageSpec,
+        options: ScstOptions,
         tokens: list[list[list[int]]],
         sentences: list[list[int]],
         stop: int,
         tokenizer: Tokenizer,
     ) -> None:
-        super().__init__(config, picture, settings, tokens, sentences, stop)
+        super().__init__(config, image_spec, options, tokens, sentences, stop)
         self._tokenizer = tokenizer
         self._judge = CiderD([[[*self._words(caption), END] for caption in several] for several in tokens])
 
-    def _losses(self, told: dict[str, float]) -> dict[str, Tensor]:
-        settings = self.settings
-        rows = self._next_rows(settings.real, len(self._tokens))
+    def _losses(self, on_progress: dict[str, float]) -> dict[str, Tensor]:
+        options = self.options
+        rows = self._next_rows(options.real, len(self._tokens))
         grid = self._noisy(self._stored().some_views(rows))
         drawn = self._draw(grid)
         rewards = torch.tensor(
             [[self.reward(int(row), one) for one in several] for row, several in zip(rows, drawn, strict=True)]
         )
-        told[REWARD] = rewards.mean().item()
-        captions = [some(self._tokens[row], settings.captions) for row in rows]
+        on_progress[REWARD] = rewards.mean().item()
+        captions = [some(self._tokens[row], options.captions) for row in rows]
         better = advantages(rewards)
         # In units of its own deviation: a weak model's rewards lie close together, and beside the cross-entropy, whose
         # weight is fixed, they would have no say.
-        parts = self._drawn_loss(grid, drawn, better / better.std().clamp(min=LEAST_DEVIATION), captions)
+        parts = self._drawn_loss(grid, drawn, better / better.std().clamp(min=MIN_DEVIATION), captions)
         return parts | self._sentence_loss()
 
     def reward(self, row: int, caption: Sample) -> float:
-        """CIDEr-D of a caption of real picture `row`; one that was cut off has no end."""
+        """CIDEr-D of a caption of real image `row`; one that was cut off has no end."""
         words = self._words(caption.tokens)
         return self._judge.score(row, [*words, END] if caption.stopped else words)
 
@@ -91,18 +91,18 @@ class CriticTrainer(WordingTrainer):
         self.model.eval()
         with torch.no_grad():
             prefix = self.model.mapping(grid)
-        drawn = sample(fast_copy(self.model.gpt), prefix, self.settings.samples, self._stop, self.settings.longest)
+        drawn = sample(fast_copy(self.model.gpt), prefix, self.options.samples, self._stop, self.options.longest)
         self.model.train()
         return drawn
 
     def _drawn_loss(
         self, grid: Tensor, drawn: list[list[Sample]], better: Tensor, captions: list[list[list[int]]]
     ) -> dict[str, Tensor]:
-        """Both losses on real pictures, from one pass: drawn captions and true ones lie behind the same prefix.
+        """Both losses on real images, from one pass: drawn captions and true ones lie behind the same prefix.
 
         better: (B, samples), how much each drawn caption's reward is above its baseline.
         """
-        settings = self.settings
+        options = self.options
         laid = [[one.tokens for one in several] + true for several, true in zip(drawn, captions, strict=True)]
         prefix: Tensor = self.model.mapping(grid)
         chance, truth, counts = [], [], [0, 0]
@@ -113,13 +113,15 @@ class CriticTrainer(WordingTrainer):
             surprise = F.cross_entropy(logits[counted], packed.targets[counted], reduction="none")
             chance.append((weights[counted] * surprise).sum())
             truth.append(
-                F.cross_entropy(logits[true], packed.targets[true], label_smoothing=settings.smoothing, reduction="sum")
+                F.cross_entropy(
+                    logits[true], packed.targets[true], label_smoothing=options.label_smoothing, reduction="sum"
+                )
             )
             counts[0] += int(counted.sum())
             counts[1] += int(true.sum())
         parts = {"drawn": torch.stack(chance).sum() / counts[0]}
-        if settings.likelihood and counts[1]:
-            parts["captions"] = settings.likelihood * torch.stack(truth).sum() / counts[1]
+        if options.likelihood and counts[1]:
+            parts["captions"] = options.likelihood * torch.stack(truth).sum() / counts[1]
         return parts
 
 

@@ -69,10 +69,10 @@ def draw_curves(source: Path, target: Path, title: str) -> None:
     left.set_ylabel("training loss")
     left.set_title(title)
     right = left.twinx()
-    for column, label, colour in _SCORES:
+    for column, label, color in _SCORES:
         points = [(int(row["step"]), float(row[column])) for row in rows if row.get(column)]
         if points:
-            right.plot([x for x, _ in points], [y for _, y in points], "o-", color=colour, markersize=3, label=label)
+            right.plot([x for x, _ in points], [y for _, y in points], "o-", color=color, markersize=3, label=label)
     right.set_ylabel("scores")
     right.set_ylim(bottom=0)
     figure.legend(loc="outside lower center", ncols=5)

@@ -1,4 +1,4 @@
-"""From captioned pictures or clips to a feature cache."""
+"""From captioned images or clips to a feature cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamcap.training.corpus import Corpus, Item, MediaFolder, Problem
 from streamcap.training.encoders import FeatureEncoder
 
 PIXELS_A_PASS = 32
-"""Pictures (of clips: frames) encoded at once."""
+"""Images (of clips: frames) encoded at once."""
 
 
 def build_cache(
@@ -25,11 +25,11 @@ def build_cache(
     *,
     frames: int | None = None,
     advance: Callable[[int], None] = lambda count: None,
-    told: Callable[[Problem], None] = lambda problem: None,
+    on_progress: Callable[[Problem], None] = lambda problem: None,
 ) -> dict[str, Any]:
     """Encode every item into `folder`; returns the manifest.
 
-    frames: how many of each clip, spread evenly; None: the items are pictures. advance: called with the number of
+    frames: how many of each clip, spread evenly; None: the items are images. advance: called with the number of
     items done, those of earlier runs included. told: called at the end with every item that could not be read. Those of
     an earlier run are tried again. Raises InputError for a folder that holds another cache or cannot be made, and
     StreamcapError where the disk is full.
@@ -68,16 +68,16 @@ def build_cache(
             writer.write(split, number, names, np.concatenate(parts), skipped)
         else:
             writer.write(split, number, [], np.zeros((0,), np.float16), skipped)
-    return writer.finish(list(corpus.problems), told)
+    return writer.finish(list(corpus.problems), on_progress)
 
 
 def _pixels(item: Item, media: MediaFolder, encoder: FeatureEncoder, frames: int | None) -> Pixels:
     if frames is None:
-        return read_picture(media.read(item.name), encoder.picture)
+        return read_picture(media.read(item.name), encoder.image_spec)
     path = media.clip(item.name)
     if path is None:
         raise UnreadableError("the clip has gone")
-    return read_clip(path, frames, encoder.picture)
+    return read_clip(path, frames, encoder.image_spec)
 
 
 def _encode(pixels: Pixels, encoder: FeatureEncoder) -> np.ndarray[Any, np.dtype[np.float16]]:

@@ -1,4 +1,4 @@
-"""Drawn scenes as training pictures: any size, any moment, through JPEG or not, and what each shows."""
+"""Drawn scenes as training images: any size, any moment, through JPEG or not, and what each shows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streamcap.training.arrays import read_array, write_array
 from streamcap.training.files import write_json
 
 SIDE = 160
-"""Pixels of a side of a stored picture; training crops and squashes from there."""
+"""Pixels of a side of a stored image; training crops and squashes from there."""
 TIMES_A_SCENE = 3
 ATTRIBUTES = ("kind", "colour", "count", "action", "place")
 _SIZES = (
@@ -35,7 +35,7 @@ _SIZES = (
 
 @dataclass(frozen=True, slots=True)
 class DrawnPictures:
-    """n pictures, their sentences and what they show."""
+    """n images, their sentences and what they show."""
 
     pixels: npt.NDArray[np.uint8]
     """(n, SIDE, SIDE, 3)."""
@@ -51,7 +51,7 @@ def values() -> list[list[str | int]]:
 
 
 def draw_pictures(count: int, seed: int) -> DrawnPictures:
-    """`count` pictures of random scenes, in no order. The same seed draws the same."""
+    """`count` images of random scenes, in no order. The same seed draws the same."""
     rng = np.random.default_rng(seed)
     pixels = np.zeros((count, SIDE, SIDE, 3), np.uint8)
     scenes: list[Scene] = []
@@ -72,12 +72,12 @@ def draw_pictures(count: int, seed: int) -> DrawnPictures:
 
 def cached_pictures(folder: Path, name: str, count: int, seed: int) -> DrawnPictures:
     """As `draw_pictures`, kept in `folder` as NAME.npy, memory-mapped, and NAME.json for the next run."""
-    pixels, told = folder / f"{name}.npy", folder / f"{name}.json"
-    if not told.is_file():
+    pixels, on_progress = folder / f"{name}.npy", folder / f"{name}.json"
+    if not on_progress.is_file():
         drawn = draw_pictures(count, seed)
         write_array(pixels, np.uint8, drawn.pixels.shape, [drawn.pixels])
-        write_json(told, {"sentences": drawn.sentences, "attributes": drawn.attributes.tolist()})
-    content = json.loads(told.read_text(encoding="utf-8"))
+        write_json(on_progress, {"sentences": drawn.sentences, "attributes": drawn.attributes.tolist()})
+    content = json.loads(on_progress.read_text(encoding="utf-8"))
     return DrawnPictures(read_array(pixels), content["sentences"], np.array(content["attributes"]))
 
 

@@ -16,10 +16,10 @@ from streamcap.captioner.checkpoints import open_checkpoint
 from streamcap.captioner.checkpoints.towers import clip_directory
 from streamcap.captioner.vision import Vision, fingerprint
 from streamcap.errors import InputError
-from streamcap.picture import PictureSpec
+from streamcap.image import ImageSpec
 
-Take = Literal["auto", "projected", "pooled", "grid"]
-"""What is kept of a picture. `projected`: CLIP's image embedding (ClipCap, NYU). `pooled`: CLIP's pooler output
+FeatureKind = Literal["auto", "projected", "pooled", "grid"]
+"""What is kept of an image. `projected`: CLIP's image embedding (ClipCap, NYU). `pooled`: CLIP's pooler output
 (VideoCaptionerWithClip), or the mean and the maximum over a grid, side by side. `grid`: every cell of a grid."""
 
 
@@ -28,36 +28,36 @@ class EncoderId:
     """What tells one encoder from another."""
 
     name: str
-    take: str
+    feature_kind: str
     fingerprint: str
     """SHA-256 over the weights, so that two encoders of one name are told apart."""
 
 
 class FeatureEncoder:
-    """Pictures to features of a fixed shape."""
+    """Images to features of a fixed shape."""
 
-    def __init__(self, name: str, vision: Vision, take: str, device: torch.device) -> None:
+    def __init__(self, name: str, vision: Vision, feature_kind: str, device: torch.device) -> None:
         self._vision = vision.to(device).eval()
         self._device = device
-        self._take = take
-        self.id = EncoderId(name, take, fingerprint(vision))
+        self._feature_kind = feature_kind
+        self.id = EncoderId(name, feature_kind, fingerprint(vision))
 
     @property
-    def picture(self) -> PictureSpec:
+    def image_spec(self) -> ImageSpec:
         """The pixels it wants."""
-        return self._vision.picture
+        return self._vision.image_spec
 
     @torch.inference_mode()
     def encode(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """uint8 (B, H, W, 3) → float32 (B, C), or (B, N, C) where the grid is taken."""
-        out: Tensor = self._vision(self._vision.normalise(pixels)).float()
-        if out.dim() == 3 and self._take == "pooled":
+        out: Tensor = self._vision(self._vision.normalize(pixels)).float()
+        if out.dim() == 3 and self._feature_kind == "pooled":
             out = torch.cat((out.mean(1), out.amax(1)), 1)
         features: npt.NDArray[np.float32] = out.cpu().numpy()
         return features
 
 
-def open_encoder(name: str, take: Take = "auto", device: torch.device | None = None) -> FeatureEncoder:
+def open_encoder(name: str, feature_kind: FeatureKind = "auto", device: torch.device | None = None) -> FeatureEncoder:
     """`mini`, a directory of ours, or a CLIP (a directory or its name on the hub).
 
     `auto` takes the grid of ours and the projected embedding of CLIP. Raises InputError.
@@ -65,15 +65,15 @@ def open_encoder(name: str, take: Take = "auto", device: torch.device | None = N
     device = device or torch.device("cpu")
     directory = encoder_directory(name)
     if (directory / "config.json").is_file() and _is_ours(directory):
-        if take == "projected":
+        if feature_kind == "projected":
             raise InputError(f"{name}: has a grid and no projected embedding; take `grid` or `pooled`")
         vision = open_checkpoint(directory).vision
         if vision is None:
             raise InputError(f"{name}: holds no vision encoder")
-        return FeatureEncoder(name, vision, "grid" if take == "auto" else take, device)
-    if take == "grid":
+        return FeatureEncoder(name, vision, "grid" if feature_kind == "auto" else feature_kind, device)
+    if feature_kind == "grid":
         raise InputError(f"{name}: CLIP has no grid here; take `projected` or `pooled`")
-    output: Literal["projected", "pooled"] = "pooled" if take == "pooled" else "projected"
+    output: Literal["projected", "pooled"] = "pooled" if feature_kind == "pooled" else "projected"
     return FeatureEncoder(name, clip_directory(names.find_vision(name), output), output, device)
 
 

@@ -17,7 +17,7 @@ from streamcap.captioner.vision import fingerprint
 from streamcap.errors import InputError
 from streamcap.training.cache import Example, FeatureCache
 from streamcap.training.scores import Scores, score
-from streamcap.training.text import normalise
+from streamcap.training.text import normalize
 
 if TYPE_CHECKING:
     from streamcap.captioner import Captioner
@@ -27,7 +27,7 @@ EXAMPLES_A_PASS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class EvaluatedCaption:
     """One caption beside its references."""
 
     name: str
@@ -43,12 +43,12 @@ class Evaluation:
     """All that is told of a checkpoint on a split."""
 
     scores: Scores
-    judged: tuple[Judged, ...]
+    judged: tuple[EvaluatedCaption, ...]
 
     def report(self) -> dict[str, Any]:
         """The figures, fit for JSON."""
-        lengths = [len(normalise(one.caption).split()) for one in self.judged]
-        captions = [normalise(one.caption) for one in self.judged]
+        lengths = [len(normalize(one.caption).split()) for one in self.judged]
+        captions = [normalize(one.caption) for one in self.judged]
         words = {word for caption in captions for word in caption.split()}
         return {
             "captions": len(captions),
@@ -67,9 +67,9 @@ def check_encoder(captioner: Captioner, cache: FeatureCache) -> None:
     a checkpoint that says nothing of its encoder is taken on trust."""
     path = Path(captioner.info["path"])
     # Opened anew only where it holds an encoder: its weights as they were before any conversion.
-    vision = None if captioner.info["picture"] is None else open_checkpoint(path).vision
-    told = settings_beside(path).encoder
-    mine = fingerprint(vision) if vision is not None else told and told.fingerprint
+    vision = None if captioner.info["image"] is None else open_checkpoint(path).vision
+    on_progress = settings_beside(path).encoder
+    mine = fingerprint(vision) if vision is not None else on_progress and on_progress.fingerprint
     if mine is not None and mine != cache.encoder.fingerprint:
         raise InputError(
             f"{cache.folder}: was made by another vision encoder ({cache.encoder.name}) than {path} was taught on; "
@@ -94,13 +94,13 @@ def evaluate_results(
     """Judge result i, of the item `names[i]`, against all of `references[i]`."""
     scores = score([result.text for result in results], references)
     judged = tuple(
-        Judged(name, result.text, tuple(several), result.logprob, cider)
+        EvaluatedCaption(name, result.text, tuple(several), result.logprob, cider)
         for name, result, several, cider in zip(names, results, references, scores.each_cider, strict=True)
     )
     return Evaluation(scores, judged)
 
 
-def calibration(judged: Sequence[Judged]) -> dict[str, Any]:
+def calibration(judged: Sequence[EvaluatedCaption]) -> dict[str, Any]:
     """Whether the model's certainty means something.
 
     Confidence is `exp(logprob)`, the geometric mean probability of a token; correctness the share of a caption's words
@@ -130,9 +130,9 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _found(one: Judged) -> float:
-    known = {word for reference in one.references for word in normalise(reference).split()}
-    words = normalise(one.caption).split()
+def _found(one: EvaluatedCaption) -> float:
+    known = {word for reference in one.references for word in normalize(reference).split()}
+    words = normalize(one.caption).split()
     return sum(word in known for word in words) / len(words) if words else 0.0
 
 

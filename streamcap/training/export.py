@@ -11,21 +11,21 @@ from tokenizers import Tokenizer
 from streamcap.captioner.checkpoints.native import save_native
 from streamcap.captioner.compact import fold
 from streamcap.errors import InputError
-from streamcap.picture import PictureSpec
+from streamcap.image import ImageSpec
 from streamcap.training.files import write_bytes
 from streamcap.training.model import CaptionModel
 
 MAX_TOKENS = 40
 
 
-def native_config(model: Mapping[str, Any], picture: PictureSpec) -> dict[str, Any]:
+def native_config(model: Mapping[str, Any], image_spec: ImageSpec) -> dict[str, Any]:
     """config.json from the `vision`, `mapping` and `gpt2` parts that a model was built from."""
     gpt2 = dict(model["gpt2"])
     return {
         "vision": {**model["vision"], "folded": True},
         "mapping": {**model["mapping"], "dropout": 0.0},
         "gpt2": gpt2,
-        "picture": picture.to_json(),
+        "image": image_spec.to_json(),
         "bos_token_id": gpt2["bos_token_id"],
         "eos_token_id": gpt2["eos_token_id"],
         "max_tokens": MAX_TOKENS,
@@ -41,14 +41,14 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 
 
 def export_native(
-    directory: Path, model: CaptionModel, config: Mapping[str, Any], picture: PictureSpec, tokenizer: Tokenizer
+    directory: Path, model: CaptionModel, config: Mapping[str, Any], image_spec: ImageSpec, tokenizer: Tokenizer
 ) -> None:
     """Write `model`, built from `config`, in half precision and with its batch norms folded."""
     if model.vision is None:
         raise InputError("a model without a vision encoder is written in the layout of its mapping, not in ours")
     save_native(
         directory,
-        config=native_config(config, picture),
+        config=native_config(config, image_spec),
         vision=fold(model.vision),
         mapping=model.mapping.state_dict(),
         gpt2=model.gpt.state_dict(),

@@ -11,46 +11,46 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from streamcap.captioner import names
 from streamcap.errors import InputError
-from streamcap.training.settings import TrainSettings
-from streamcap.training.text import make_tokenizer, normalise
+from streamcap.training.settings import TrainOptions
+from streamcap.training.text import make_tokenizer, normalize
 
 POSITIONS = 128
 """Positions of a fresh GPT-2: prefix and caption."""
 _KEPT = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "bos_token_id", "eos_token_id")
 
 
-def start_from(settings: TrainSettings, captions: Iterable[str]) -> tuple[GPT2LMHeadModel, Tokenizer]:
+def start_from(options: TrainOptions, captions: Iterable[str]) -> tuple[GPT2LMHeadModel, Tokenizer]:
     """GPT-2 and tokenizer; `captions` make the vocabulary where they are fresh. Raises InputError."""
-    if settings.gpt2 == "fresh":
-        tokenizer = make_tokenizer((normalise(caption) for caption in captions), settings.vocabulary)
-        config = fresh_config(settings, tokenizer.get_vocab_size())
-        return build_gpt2(config, settings.dropout), tokenizer
-    directory = Path(settings.gpt2).expanduser()
+    if options.gpt2 == "fresh":
+        tokenizer = make_tokenizer((normalize(caption) for caption in captions), options.vocabulary)
+        config = fresh_config(options, tokenizer.get_vocab_size())
+        return build_gpt2(config, options.dropout), tokenizer
+    directory = Path(options.gpt2).expanduser()
     if not directory.is_dir():
-        directory = names.find_vision(settings.gpt2)
+        directory = names.find_vision(options.gpt2)
     try:
         gpt = GPT2LMHeadModel.from_pretrained(
             directory,
             attn_implementation="sdpa",
-            embd_pdrop=settings.dropout,
-            attn_pdrop=settings.dropout,
-            resid_pdrop=settings.dropout,
+            embd_pdrop=options.dropout,
+            attn_pdrop=options.dropout,
+            resid_pdrop=options.dropout,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{settings.gpt2}: no GPT-2 that can be loaded ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{options.gpt2}: no GPT-2 that can be loaded ({str(error).splitlines()[0]})") from None
     return gpt, _tokenizer(directory)
 
 
-def fresh_config(settings: TrainSettings, vocabulary: int) -> dict[str, Any]:
+def fresh_config(options: TrainOptions, vocabulary: int) -> dict[str, Any]:
     """GPT-2's configuration of a fresh model; heads are 64 wide, token 0 starts and stops."""
-    if settings.width % 64:
-        raise InputError(f"width {settings.width}: it is a multiple of 64, the width of a head")
+    if options.width % 64:
+        raise InputError(f"width {options.width}: it is a multiple of 64, the width of a head")
     return {
         "vocab_size": vocabulary,
-        "n_positions": max(POSITIONS, settings.prefix + settings.max_tokens),
-        "n_embd": settings.width,
-        "n_layer": settings.layers,
-        "n_head": settings.width // 64,
+        "n_positions": max(POSITIONS, options.prefix + options.max_tokens),
+        "n_embd": options.width,
+        "n_layer": options.layers,
+        "n_head": options.width // 64,
         "bos_token_id": 0,
         "eos_token_id": 0,
     }

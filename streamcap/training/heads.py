@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamcap.training import drawn, teacher
-from streamcap.training.teacher import Look
+from streamcap.training.teacher import TeacherOutput
 
 
 class Heads(nn.Module):
@@ -27,19 +27,19 @@ class Heads(nn.Module):
         logits = self.shown(_summary(grid)).split(self.sizes, 1)
         return torch.stack([F.cross_entropy(one, attributes[:, k]) for k, one in enumerate(logits)]).sum()
 
-    def followed(self, legs: Sequence[Tensor], look: Look, inner: float) -> dict[str, Tensor]:
+    def followed(self, stages: Sequence[Tensor], features: TeacherOutput, inner: float) -> dict[str, Tensor]:
         """How far each leg (B, C, h, w) is from the teacher's normalised map, which is that of its first channels, and
         the last from what the teacher makes of it. inner: the weight of the legs before the last."""
         parts = {
-            f"leg{k}": (1.0 if k == len(legs) else inner) * F.mse_loss(leg[:, : said.shape[1]], said)
-            for k, (leg, said) in enumerate(zip(legs, look.maps, strict=True), 1)
+            f"leg{k}": (1.0 if k == len(stages) else inner) * F.mse_loss(stage[:, : said.shape[1]], said)
+            for k, (stage, said) in enumerate(zip(stages, features.maps, strict=True), 1)
         }
-        cells = legs[-1].flatten(2).transpose(1, 2)
+        cells = stages[-1].flatten(2).transpose(1, 2)
         pooled = self.pooled(cells).clamp(0, 6).mean(1)
         # Both softened by a temperature of 2 (Hinton et al. 2015).
         divergence = F.kl_div(
             F.log_softmax(self.logits(pooled) / 2, -1),
-            F.log_softmax(look.logits / 2, -1),
+            F.log_softmax(features.logits / 2, -1),
             log_target=True,
             reduction="batchmean",
         )
@@ -52,12 +52,12 @@ def _summary(grid: Tensor) -> Tensor:
 
 
 class Norms:
-    """Mean and deviation of each channel of what a teacher tells, over some pictures."""
+    """Mean and deviation of each channel of what a teacher tells, over some images."""
 
-    def __init__(self, look: Look) -> None:
-        self._maps = [(maps.mean((0, 2, 3), keepdim=True), maps.std((0, 2, 3), keepdim=True)) for maps in look.maps]
+    def __init__(self, features: TeacherOutput) -> None:
+        self._maps = [(maps.mean((0, 2, 3), keepdim=True), maps.std((0, 2, 3), keepdim=True)) for maps in features.maps]
 
-    def __call__(self, look: Look) -> Look:
+    def __call__(self, features: TeacherOutput) -> TeacherOutput:
         """The same in units of the channels' own deviation; logits as they are."""
-        maps = [(one - mean) / std.clamp(min=1e-3) for one, (mean, std) in zip(look.maps, self._maps, strict=True)]
-        return Look(maps, look.logits)
+        maps = [(one - mean) / std.clamp(min=1e-3) for one, (mean, std) in zip(features.maps, self._maps, strict=True)]
+        return TeacherOutput(maps, features.logits)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from streamcap.captioner.compact import build_mapping as build_grid
 from streamcap.captioner.mapping import FrameMLPMapping, MLPMapping, PooledMapping, TransformerMapping
 from streamcap.errors import InputError
-from streamcap.training.settings import TrainSettings
+from streamcap.training.settings import TrainOptions
 
 Layout = Literal["clipcap", "videocaptioner", "streamcap"]
 
@@ -27,56 +27,56 @@ class Built:
     """What the json beside the checkpoint must say of it; of ours, the config of the mapping."""
 
 
-def build(settings: TrainSettings, shape: tuple[int, ...], embed: int) -> Built:
+def build(options: TrainOptions, shape: tuple[int, ...], embed: int) -> Built:
     """The mapping for features of `shape` (without the batch) and a GPT-2 of width `embed`.
 
     Raises InputError where the two do not fit the mapping.
     """
-    name = settings.mapping
+    name = options.mapping
     clips = name.startswith("video-")
     axes = {"mlp": 1, "transformer": 1, "pooled": 1}.get(name, 2)
     if len(shape) != axes:
-        wanted = {1: "one embedding a picture", 2: "frames of a clip" if clips else "a grid of cells"}[axes]
+        wanted = {1: "one embedding an image", 2: "frames of a clip" if clips else "a grid of cells"}[axes]
         raise InputError(f"mapping {name} takes {wanted}; this cache has features of shape {shape}")
     width = shape[-1]
-    if name in ("transformer", "video-transformer", "video-cross") and embed % settings.mapper_heads:
-        raise InputError(f"mapper_heads {settings.mapper_heads} does not divide GPT-2's width {embed}")
+    if name in ("transformer", "video-transformer", "video-cross") and embed % options.mapper_heads:
+        raise InputError(f"mapper_heads {options.mapper_heads} does not divide GPT-2's width {embed}")
     if name == "grid":
-        return _grid(settings, shape, embed)
-    prefix = settings.prefix
+        return _grid(options, shape, embed)
+    prefix = options.prefix
     if name == "pooled":
         if width != embed:
             raise InputError(f"mapping pooled needs features as wide as GPT-2 ({embed}); this cache has {width}")
         return Built(
-            PooledMapping(embed, 4 * embed, settings.mapper_layers, prefix * embed),
+            PooledMapping(embed, 4 * embed, options.mapper_layers, prefix * embed),
             "videocaptioner",
-            {"n_heads": settings.mapper_heads},
+            {"n_heads": options.mapper_heads},
         )
     if name == "mlp":
         # ClipCap has one linear layer where the prefix is over 10 positions; two layers are read all the same.
         return Built(MLPMapping(width, embed * prefix // 2, embed * prefix, embed), "clipcap", {})
     if name == "video-mlp":
         return Built(FrameMLPMapping(width, embed * prefix // 2, embed), "clipcap", {"clip_length": shape[0]})
-    outputs = embed if clips else settings.clip_length * embed
+    outputs = embed if clips else options.clip_length * embed
     cross = name == "video-cross"
     module = TransformerMapping(
-        width, outputs, embed, prefix, settings.mapper_heads, 2 * embed, settings.mapper_layers, cross=cross
+        width, outputs, embed, prefix, options.mapper_heads, 2 * embed, options.mapper_layers, cross=cross
     )
     nn.init.normal_(module.prefix_const)
-    beside: dict[str, Any] = {"mapper_heads": settings.mapper_heads, "cross": cross}
+    beside: dict[str, Any] = {"mapper_heads": options.mapper_heads, "cross": cross}
     return Built(module, "clipcap", beside | ({"clip_length": shape[0]} if clips else {}))
 
 
-def _grid(settings: TrainSettings, shape: tuple[int, ...], embed: int) -> Built:
+def _grid(options: TrainOptions, shape: tuple[int, ...], embed: int) -> Built:
     config = {
         "architecture": "grid",
         "cells": shape[0],
         "channels": shape[1],
         "width": embed,
-        "prefix": settings.prefix,
-        "layers": settings.mapper_layers,
-        "heads": settings.mapper_heads,
-        "dropout": settings.dropout,
+        "prefix": options.prefix,
+        "layers": options.mapper_layers,
+        "heads": options.mapper_heads,
+        "dropout": options.dropout,
     }
     return Built(build_grid(config), "streamcap", config)
 

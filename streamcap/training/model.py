@@ -1,6 +1,6 @@
-"""The model as it is trained: a prefix from a picture, and all of its captions in one packed GPT-2 pass.
+"""The model as it is trained: a prefix from an image, and all of its captions in one packed GPT-2 pass.
 
-A picture has several captions which share its prefix, so they are laid behind it in one row, each seeing the prefix
+An image has several captions which share its prefix, so they are laid behind it in one row, each seeing the prefix
 and itself only, each counting positions from the prefix's end. For five captions that is about half the work of five
 rows.
 """
@@ -18,7 +18,7 @@ from transformers import GPT2LMHeadModel
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Captions of B pictures behind prefixes of P positions, S positions a row in all, M tokens to predict."""
+    """Captions of B images behind prefixes of P positions, S positions a row in all, M tokens to predict."""
 
     tokens: Tensor
     """(B, S - P) token ids; padding is 0 and is seen by no one."""
@@ -38,7 +38,7 @@ class Packed:
 
 
 def pack(captions: Sequence[Sequence[Sequence[int]]], prefix: int, stop: int, longest: int | None = None) -> Packed:
-    """Lay each picture's captions (token ids without the stop token) behind a prefix of `prefix` positions.
+    """Lay each image's captions (token ids without the stop token) behind a prefix of `prefix` positions.
 
     longest: a caption of so many tokens was cut there: nothing says that it ends, so no stop token is to be predicted.
     """
@@ -84,7 +84,7 @@ def _read(caption: Sequence[int], stop: int, longest: int | None) -> tuple[Seque
 def packed_logits(gpt: GPT2LMHeadModel, prefix: Tensor, packed: Packed, *, twofold: bool = False) -> Tensor:
     """Logits (M, vocabulary) of what `packed.targets` must be, given prefixes (B, P, E).
 
-    twofold: as VideoCaptionerWithClip's loop runs GPT-2 (see `captioner.prompt.TwofoldPrefix`): a caption's first token
+    twofold: as VideoCaptionerWithClip's loop runs GPT-2 (see `captioner.prompt.TwoPassPrefixPrompter`): a caption's first token
     comes from the prefix with one explicit position embedding, the later ones from the prefix with two and from tokens
     with one.
     """
@@ -136,7 +136,7 @@ class CaptionModel(nn.Module):
             y = torch.cat((start.to(y.dtype), y), 1)
         return y
 
-    def forward(self, x: Tensor, packed: Packed, smoothing: float = 0.0) -> Tensor:
+    def forward(self, x: Tensor, packed: Packed, label_smoothing: float = 0.0) -> Tensor:
         """Mean cross-entropy per target token, nats, with label smoothing."""
         logits = packed_logits(self.gpt, self.prefix(x), packed, twofold=self.twofold)
-        return F.cross_entropy(logits.float(), packed.targets, label_smoothing=smoothing)
+        return F.cross_entropy(logits.float(), packed.targets, label_smoothing=label_smoothing)

@@ -1,4 +1,4 @@
-"""Captions drawn by chance from the model in training, many a picture, with the captioner's own decoder and cache."""
+"""Captions drawn by chance from the model in training, many an image, with the captioner's own decoder and cache."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def sample(
     Drawn from the whole distribution by torch's own generator, so that a gradient of their log-probability is that of
     the mean reward.
     """
-    pictures, positions = prefix.shape[:2]
+    images, positions = prefix.shape[:2]
     longest = min(longest, gpt2.config.n_positions - positions + 1)
-    cache = gpt2.new_cache(rows=pictures * count, positions=positions + longest)
-    hidden, _ = gpt2.prefill(prefix, [positions] * pictures, cache)
+    cache = gpt2.new_cache(rows=images * count, positions=positions + longest)
+    hidden, _ = gpt2.prefill(prefix, [positions] * images, cache)
     cache.repeat(count)
     logits = gpt2.logits(hidden).repeat_interleave(count, 0)
-    rows = torch.arange(pictures * count)
+    rows = torch.arange(images * count)
     said: list[list[int]] = [[] for _ in rows]
     ended = [False] * len(said)
     for place in range(longest):
@@ -85,6 +85,5 @@ def sample(
             rows, tokens = rows[going], tokens[going]
         logits = gpt2.logits(gpt2.step(tokens, cache))
     return [
-        [Sample(said[row], ended[row]) for row in range(picture * count, (picture + 1) * count)]
-        for picture in range(pictures)
+        [Sample(said[row], ended[row]) for row in range(image * count, (image + 1) * count)] for image in range(images)
     ]

@@ -1,6 +1,6 @@
 """How good captions are: BLEU-1 to 4, ROUGE-L and CIDEr against every reference, by pycocoevalcap's scorers.
 
-The COCO tool chain's tokenizer is a Java program; `text.normalise` stands in for it (lower case, no punctuation), so
+The COCO tool chain's tokenizer is a Java program; `text.normalize` stands in for it (lower case, no punctuation), so
 figures compare with those of papers that say "tokenised lower-case without punctuation".
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from streamcap.errors import InputError
-from streamcap.training.text import normalise
+from streamcap.training.text import normalize
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Scores:
 def score(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
     """Score caption i against all of `references[i]`.
 
-    Raises InputError where the two differ in length, where there are none, or where a picture has no reference.
+    Raises InputError where the two differ in length, where there are none, or where an image has no reference.
     """
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
     from pycocoevalcap.cider.cider_scorer import CiderScorer
@@ -45,8 +45,8 @@ def score(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Score
         raise InputError(f"{len(captions)} captions and {len(references)} sets of references: they must be as many")
     if not captions:
         raise InputError("nothing to score: there is no caption")
-    said = [normalise(caption) for caption in captions]
-    truth = [[normalise(reference) for reference in several] for several in references]
+    said = [normalize(caption) for caption in captions]
+    truth = [[normalize(reference) for reference in several] for several in references]
     if (empty := next((i for i, several in enumerate(truth) if not any(several)), None)) is not None:
         raise InputError(f"caption {empty} ({captions[empty]!r}) has no reference to be scored against")
     bleu, cider, rouge = BleuScorer(n=4), CiderScorer(n=4, sigma=6.0), Rouge()

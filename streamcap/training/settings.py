@@ -12,7 +12,7 @@ MappingName = Literal["mlp", "transformer", "pooled", "video-transformer", "vide
 
 
 @dataclass(frozen=True, slots=True)
-class TrainSettings:
+class TrainOptions:
     """One run over a feature cache. A run is resumed only with the settings it was started with."""
 
     mapping: MappingName = "mlp"
@@ -28,16 +28,16 @@ class TrainSettings:
     """ClipCap's transformer: positions one embedding becomes."""
     epochs: int = 10
     batch: int = 32
-    """Pictures a step."""
+    """Images a step."""
     captions: int = 5
-    """Captions of a picture used at once, drawn anew each epoch where it has more."""
-    accumulate: int = 1
+    """Captions of an image used at once, drawn anew each epoch where it has more."""
+    grad_accum: int = 1
     """Batches whose gradients are added up before a step."""
     learning_rate: float = 2e-5
     warmup: int = 500
     """Steps of linear warm-up; then the rate follows a cosine to 0."""
     weight_decay: float = 0.01
-    smoothing: float = 0.0
+    label_smoothing: float = 0.0
     dropout: float = 0.1
     clip_norm: float = 1.0
     seed: int = 0
@@ -56,14 +56,14 @@ class TrainSettings:
         for name in ("prefix", "mapper_layers", "mapper_heads", "clip_length", "epochs", "batch", "captions"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: it is at least 1")
-        for name in ("accumulate", "width", "layers", "max_tokens"):
+        for name in ("grad_accum", "width", "layers", "max_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: it is at least 1")
         if not 300 <= self.vocabulary <= 100_000:
             raise InputError(f"vocabulary {self.vocabulary}: it is between 300 and 100000")
         if not 0 < self.learning_rate < 1:
             raise InputError(f"learning_rate {self.learning_rate}: it is above 0 and below 1")
-        for name in ("smoothing", "dropout"):
+        for name in ("label_smoothing", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: it is at least 0 and below 1")
         if self.warmup < 0 or self.weight_decay < 0 or self.clip_norm <= 0:
@@ -73,7 +73,7 @@ class TrainSettings:
         """As it stands in a run's settings.json."""
         return asdict(self)
 
-    def changed(self, **given: Any) -> TrainSettings:
+    def changed(self, **given: Any) -> TrainOptions:
         """A copy with those of `given` that are not None."""
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
@@ -86,29 +86,29 @@ class TrainSettings:
         return None
 
 
-PRESETS: dict[str, TrainSettings] = {
-    "b32-gpt2": TrainSettings(),
-    "b32-gpt2-transformer": TrainSettings(mapping="transformer", train_gpt2=False),
-    "b32-gpt2-video": TrainSettings(mapping="video-transformer", prefix=20, max_tokens=10),
-    "b32-gpt2-pooled": TrainSettings(mapping="pooled", prefix=4, mapper_layers=6, mapper_heads=16),
-    "l14-gpt2-medium": TrainSettings(
+PRESETS: dict[str, TrainOptions] = {
+    "b32-gpt2": TrainOptions(),
+    "b32-gpt2-transformer": TrainOptions(mapping="transformer", train_gpt2=False),
+    "b32-gpt2-video": TrainOptions(mapping="video-transformer", prefix=20, max_tokens=10),
+    "b32-gpt2-pooled": TrainOptions(mapping="pooled", prefix=4, mapper_layers=6, mapper_heads=16),
+    "l14-gpt2-medium": TrainOptions(
         mapping="pooled", gpt2="openai-community/gpt2-medium", prefix=4, mapper_layers=5, mapper_heads=16
     ),
-    "small": TrainSettings(
+    "small": TrainOptions(
         mapping="grid",
         gpt2="fresh",
         mapper_layers=2,
         mapper_heads=4,
         learning_rate=6e-4,
         warmup=200,
-        smoothing=0.1,
+        label_smoothing=0.1,
         dropout=0.2,
     ),
 }
 """The seeds' two sizes, and a small one of ours that needs no download."""
 
 
-def preset(name: str) -> TrainSettings:
+def preset(name: str) -> TrainOptions:
     """Raises InputError for a name that is none."""
     if name not in PRESETS:
         raise InputError(f"preset {name!r} is unknown; known: {', '.join(PRESETS)}")

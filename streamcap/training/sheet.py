@@ -1,4 +1,4 @@
-"""The contact sheet: pictures with their captions and references; the best, the worst, and some at random."""
+"""The contact sheet: images with their captions and references; the best, the worst, and some at random."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from streamcap.training.evaluation import Judged
+from streamcap.training.evaluation import EvaluatedCaption
 from streamcap.training.files import write_bytes
 
 CELL_PIXELS = 200
@@ -20,10 +20,10 @@ _LINE_PIXELS = 13
 _CHARACTERS = 33
 
 
-def draw_sheet(
-    judged: Sequence[Judged], picture: Callable[[str], Image.Image | None], target: Path, *, seed: int = 0
+def draw_contact_sheet(
+    judged: Sequence[EvaluatedCaption], image: Callable[[str], Image.Image | None], target: Path, *, seed: int = 0
 ) -> None:
-    """Three rows of `COLUMNS` pictures, by CIDEr: best, worst, random. `picture` gives an item's picture by name, None
+    """Three rows of `COLUMNS` images, by CIDEr: best, worst, random. `image` gives an item's image by name, None
     where there is none to show."""
     order = sorted(range(len(judged)), key=lambda i: judged[i].cider)
     rng = np.random.default_rng(seed)
@@ -37,7 +37,7 @@ def draw_sheet(
         top = 8 + row * (height + 22)
         draw.text((8, top), title, fill="black", font=font)
         for column, index in enumerate(chosen):
-            _cell(sheet, draw, font, judged[index], picture, 8 + column * (CELL_PIXELS + 8), top + 18)
+            _cell(sheet, draw, font, judged[index], image, 8 + column * (CELL_PIXELS + 8), top + 18)
     content = io.BytesIO()
     sheet.save(content, "PNG")
     write_bytes(target, content.getvalue())
@@ -47,12 +47,12 @@ def _cell(
     sheet: Image.Image,
     draw: ImageDraw.ImageDraw,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
-    one: Judged,
-    picture: Callable[[str], Image.Image | None],
+    one: EvaluatedCaption,
+    image: Callable[[str], Image.Image | None],
     left: int,
     top: int,
 ) -> None:
-    shown = picture(one.name)
+    shown = image(one.name)
     if shown is None:
         draw.rectangle((left, top, left + CELL_PIXELS, top + CELL_PIXELS), fill="lightgrey")
     else:
@@ -63,5 +63,5 @@ def _cell(
     lines.append((f"CIDEr {one.cider:.2f}  logprob {one.logprob:.2f}", "darkgreen"))
     for reference in one.references:
         lines += [(line, "dimgrey") for line in textwrap.wrap(reference, _CHARACTERS)]
-    for number, (line, colour) in enumerate(lines[: TEXT_PIXELS // _LINE_PIXELS]):
-        draw.text((left, top + CELL_PIXELS + 2 + number * _LINE_PIXELS), line, fill=colour, font=font)
+    for number, (line, color) in enumerate(lines[: TEXT_PIXELS // _LINE_PIXELS]):
+        draw.text((left, top + CELL_PIXELS + 2 + number * _LINE_PIXELS), line, fill=color, font=font)

@@ -1,4 +1,4 @@
-"""What a teacher network makes of pictures, for a vision encoder of ours to follow.
+"""What a teacher network makes of images, for a vision encoder of ours to follow.
 
 The teacher is an ImageNet MobileNetV2 as a quantised tflite file, run by `ai-edge-litert`. It teaches and is not
 shipped: its weights are neither kept nor copied.
@@ -22,7 +22,7 @@ from streamcap.errors import InputError
 
 MAP_TENSORS = (119, 130, 145, 156, 167, 170)
 """Tensors of google-coral's mobilenet_v2_1.0_224_ptq.tflite: the linear maps behind its blocks 3, 6, 10, 13, 16, 17, at
-1/4, 1/8, 1/16, 1/16, 1/32 and 1/32 of the picture's sides."""
+1/4, 1/8, 1/16, 1/16, 1/32 and 1/32 of the image's sides."""
 MAP_CHANNELS = (24, 32, 64, 96, 160, 320)
 LOGITS_TENSOR, CLASSES = 173, 1001
 POOLED_CHANNELS = 1280
@@ -32,8 +32,8 @@ Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What the teacher makes of B pictures."""
+class TeacherOutput:
+    """What the teacher makes of B images."""
 
     maps: Sequence[Tensor]
     """(B, C, h, w) each, in its own order of depth."""
@@ -41,16 +41,16 @@ class Look:
     """(B, CLASSES)."""
 
 
-class LooksAtPictures(Protocol):
+class Teacher(Protocol):
     """A teacher, as training asks it."""
 
-    def look(self, pictures: Pixels) -> Look:
+    def features(self, images: Pixels) -> TeacherOutput:
         """uint8 (B, S, S, 3), S the side it was opened for."""
         ...
 
 
-class Teacher:
-    """The network for pictures of `side` pixels, in `threads` threads. Raises InputError where its file or its runtime
+class TfliteTeacher:
+    """The network for images of `side` pixels, in `threads` threads. Raises InputError where its file or its runtime
     is missing, or the file is of another network."""
 
     def __init__(self, path: Path, side: int, threads: int = 2) -> None:
@@ -71,29 +71,29 @@ class Teacher:
         self._scales: dict[int, tuple[float, int]] = {index: details[index]["quantization"] for index in wanted}
         self._threads = ThreadPoolExecutor(threads, "teacher")
 
-    def look(self, pictures: Pixels) -> Look:
+    def features(self, images: Pixels) -> TeacherOutput:
         """uint8 (B, side, side, 3)."""
-        parts = np.array_split(pictures, len(self._runs))
+        parts = np.array_split(images, len(self._runs))
         # Each thread has its own copy of the network; the runtime lets go of Python's lock while it runs.
-        told = [one for part in self._threads.map(self._look_at, self._runs, parts) for one in part]
+        on_progress = [one for part in self._threads.map(self._look_at, self._runs, parts) for one in part]
 
         def gathered(index: int) -> Tensor:
             scale, zero = self._scales[index]
-            return (torch.from_numpy(np.concatenate([one[index] for one in told])).float() - zero) * scale
+            return (torch.from_numpy(np.concatenate([one[index] for one in on_progress])).float() - zero) * scale
 
-        return Look(
+        return TeacherOutput(
             # From the channels last, which it is in memory, and stays.
             [gathered(index).permute(0, 3, 1, 2) for index in MAP_TENSORS],
             gathered(LOGITS_TENSOR).flatten(1),
         )
 
-    def _look_at(self, run: Any, pictures: Pixels) -> list[dict[int, npt.NDArray[np.int8]]]:
-        told = []
-        for picture in pictures:
-            run.set_tensor(self._input, picture[None])
+    def _look_at(self, run: Any, images: Pixels) -> list[dict[int, npt.NDArray[np.int8]]]:
+        on_progress = []
+        for image in images:
+            run.set_tensor(self._input, image[None])
             run.invoke()
-            told.append({index: run.get_tensor(index) for index in self._scales})
-        return told
+            on_progress.append({index: run.get_tensor(index) for index in self._scales})
+        return on_progress
 
 
 def _open(interpreter: Any, path: Path, side: int) -> Any:

@@ -17,7 +17,7 @@ _CUT = re.compile(r"[^\w\s']|_")
 _GLUE = re.compile(r"\s*'\s*(?=s\b)")
 
 
-def normalise(caption: str) -> str:
+def normalize(caption: str) -> str:
     """Lower case, without punctuation, words set apart by single blanks; `man 's` and `man's` come out alike."""
     text = _GLUE.sub(" '", _CUT.sub(" ", caption.lower()))
     words = (word if word == "'s" else word.strip("'") for word in text.split())

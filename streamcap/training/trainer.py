@@ -27,8 +27,8 @@ from streamcap.training.learning import decay_groups, load_state, save_state, wa
 from streamcap.training.mappings import build
 from streamcap.training.model import CaptionModel, pack
 from streamcap.training.scores import Scores, score
-from streamcap.training.settings import TrainSettings
-from streamcap.training.text import normalise
+from streamcap.training.settings import TrainOptions
+from streamcap.training.text import normalize
 
 log = logging.getLogger(__name__)
 
@@ -55,32 +55,32 @@ class Trainer:
     """
 
     def __init__(
-        self, settings: TrainSettings, cache: FeatureCache, folder: Path, device: torch.device, *, resume: bool = False
+        self, options: TrainOptions, cache: FeatureCache, folder: Path, device: torch.device, *, resume: bool = False
     ) -> None:
-        self.settings, self.cache, self.folder, self.device = settings, cache, folder, device
+        self.options, self.cache, self.folder, self.device = options, cache, folder, device
         self._train = cache.examples("train")
         self._dev = cache.examples("dev") if "dev" in cache.splits else []
         self._check(resume)
-        torch.manual_seed(settings.seed)
-        gpt, self.tokenizer = start_from(settings, (c for example in self._train for c in example.captions))
+        torch.manual_seed(options.seed)
+        gpt, self.tokenizer = start_from(options, (c for example in self._train for c in example.captions))
         shape = cache.features("train", self._train[:1]).shape[1:]
-        self.built = build(settings, shape, gpt.config.n_embd)
+        self.built = build(options, shape, gpt.config.n_embd)
         if self.built.layout == "streamcap":
             bundled(cache)  # said now, not after the first epoch
         self.model = CaptionModel(None, self.built.module, gpt, twofold=self.built.layout == "videocaptioner")
         self.model.to(device)
-        if not settings.train_gpt2:
+        if not options.train_gpt2:
             gpt.requires_grad_(False)
-        self._tokens = _encode(self.tokenizer, self._train, settings.max_tokens)
+        self._tokens = _encode(self.tokenizer, self._train, options.max_tokens)
         self._stop = int(stored_config(gpt)["eos_token_id"])
         self._optimizer = torch.optim.AdamW(
-            decay_groups(self.model.named_parameters(), settings.weight_decay), lr=settings.learning_rate
+            decay_groups(self.model.named_parameters(), options.weight_decay), lr=options.learning_rate
         )
         half = device.type == "cuda"
         self._autocast = torch.bfloat16 if half and torch.cuda.is_bf16_supported() else torch.float16
         self._scaler = torch.amp.GradScaler(device.type, enabled=half and self._autocast is torch.float16)
         # Its own generator: what is drawn does not hang on how much dropout has drawn before.
-        self._draw = torch.Generator().manual_seed(settings.seed)
+        self._draw = torch.Generator().manual_seed(options.seed)
         self.step, self.epoch, self.best = 0, 0, -math.inf
         if resume and (folder / "last.pt").is_file():
             self._restore()
@@ -93,19 +93,19 @@ class Trainer:
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
-        return self.settings.epochs * self._epoch_steps
+        return self.options.epochs * self._epoch_steps
 
     @property
     def _epoch_steps(self) -> int:
-        return math.ceil(len(self._train) / (self.settings.batch * self.settings.accumulate))
+        return math.ceil(len(self._train) / (self.options.batch * self.options.grad_accum))
 
-    def run(self, told: Callable[[Progress], None] = lambda progress: None, *, until: int | None = None) -> None:
+    def run(self, on_progress: Callable[[Progress], None] = lambda progress: None, *, until: int | None = None) -> None:
         """Train to the end, or to the end of epoch `until`. Raises StreamcapError where the loss is no number."""
-        while self.epoch < min(self.settings.epochs, until or self.settings.epochs):
-            self._run_epoch(told)
+        while self.epoch < min(self.options.epochs, until or self.options.epochs):
+            self._run_epoch(on_progress)
             self.epoch += 1
             dev = self._judge()
-            told(Progress(self.step, self.steps, self.epoch, math.nan, dev))
+            on_progress(Progress(self.step, self.steps, self.epoch, math.nan, dev))
             self._save()
         draw_curves(self.folder / "curves.csv", self.folder / "curves.png", self.folder.name)
 
@@ -114,18 +114,18 @@ class Trainer:
         scores = self.folder / "best" / "scores.json"
         if not scores.is_file():
             return {"step": self.step, "epoch": self.epoch, "dev": None}
-        told = read_json(scores)
-        return {"step": told["epoch"] * self._epoch_steps, "epoch": told["epoch"], "dev": told["dev"]}
+        saved = read_json(scores)
+        return {"step": saved["epoch"] * self._epoch_steps, "epoch": saved["epoch"], "dev": saved["dev"]}
 
     # Inside -----------------------------------------------------------------------------------------------------
 
-    def _run_epoch(self, told: Callable[[Progress], None]) -> None:
+    def _run_epoch(self, on_progress: Callable[[Progress], None]) -> None:
         self.model.train()
-        if not self.settings.train_gpt2:
+        if not self.options.train_gpt2:
             self.model.gpt.train(False)
         recent: list[float] = []
         for batches in self._batches():
-            rate = learning_rate(self.step, self.steps, self.settings)
+            rate = learning_rate(self.step, self.steps, self.options)
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
             loss = self._step(batches)
@@ -140,7 +140,7 @@ class Trainer:
                 mean = sum(recent) / len(recent)
                 self._curves.add(step=self.step, epoch=self.epoch + 1, learning_rate=rate, loss=mean)
                 recent.clear()
-            told(Progress(self.step, self.steps, self.epoch + 1, loss))
+            on_progress(Progress(self.step, self.steps, self.epoch + 1, loss))
 
     def _step(self, batches: list[list[int]]) -> float:
         self._optimizer.zero_grad(set_to_none=True)
@@ -148,23 +148,23 @@ class Trainer:
         for batch in batches:
             features = torch.from_numpy(self.cache.features("train", [self._train[i] for i in batch])).to(self.device)
             captions = [self._some_captions(i) for i in batch]
-            packed = pack(captions, self._prefix_positions, self._stop, self.settings.max_tokens).to(self.device)
+            packed = pack(captions, self._prefix_positions, self._stop, self.options.max_tokens).to(self.device)
             with self._half():
-                loss = self.model(features, packed, self.settings.smoothing) / len(batches)
+                loss = self.model(features, packed, self.options.label_smoothing) / len(batches)
             self._scaler.scale(loss).backward()
             total += float(loss.detach())
         if math.isfinite(total):
             self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
             self._scaler.step(self._optimizer)
             self._scaler.update()
         return total
 
     @property
     def _prefix_positions(self) -> int:
-        if self.settings.mapping == "video-mlp":
+        if self.options.mapping == "video-mlp":
             return int(self.cache.frames or 1)
-        return self.settings.prefix + self.model.twofold
+        return self.options.prefix + self.model.twofold
 
     def _half(self) -> contextlib.AbstractContextManager[Any]:
         if self.device.type != "cuda":
@@ -172,22 +172,22 @@ class Trainer:
         return torch.autocast("cuda", self._autocast)
 
     def _batches(self) -> Iterator[list[list[int]]]:
-        """Lists of `accumulate` batches: one step each."""
+        """Lists of `grad_accum` batches: one step each."""
         order = torch.randperm(len(self._train), generator=self._draw).tolist()
-        size = self.settings.batch
+        size = self.options.batch
         batches = [order[start : start + size] for start in range(0, len(order), size)]
-        for start in range(0, len(batches), self.settings.accumulate):
-            yield batches[start : start + self.settings.accumulate]
+        for start in range(0, len(batches), self.options.grad_accum):
+            yield batches[start : start + self.options.grad_accum]
 
     def _some_captions(self, index: int) -> list[list[int]]:
         captions = self._tokens[index]
         order = torch.randperm(len(captions), generator=self._draw).tolist()
-        return [captions[i] for i in order[: self.settings.captions]]
+        return [captions[i] for i in order[: self.options.captions]]
 
     def _judge(self) -> Scores | None:
         """Write the checkpoint, let the captioner caption the dev split with it, and keep it if it is the best."""
         tried = self.folder / "tried"
-        save_checkpoint(tried, self.model, self.built, self.cache, self.tokenizer, self.settings.max_tokens)
+        save_checkpoint(tried, self.model, self.built, self.cache, self.tokenizer, self.options.max_tokens)
         if not self._dev:
             copy_checkpoint(tried, self.folder / "best")
             return None
@@ -216,7 +216,7 @@ class Trainer:
             "counts": {split: len(examples) for split, examples in splits.items()},
             "captions": digest([[(one.name, one.captions) for one in examples] for examples in splits.values()]),
         }
-        return {"train": self.settings.to_json(), "encoder": self.cache.manifest["encoder"], "cache": cache}
+        return {"train": self.options.to_json(), "encoder": self.cache.manifest["encoder"], "cache": cache}
 
     def _check(self, resume: bool) -> None:
         stored, wanted = self.folder / "settings.json", self._identity
@@ -237,7 +237,7 @@ class Trainer:
                     f"{self.folder}: was trained on another cache than {self.cache.folder} (its {other[0]} differ); "
                     "nothing was overwritten"
                 )
-            if (difference := self.settings.difference(found.get("train", {}))) is not None:
+            if (difference := self.options.difference(found.get("train", {}))) is not None:
                 raise InputError(
                     f"{self.folder}: was started with other settings: {difference}; nothing was overwritten"
                 )
@@ -268,9 +268,9 @@ class Trainer:
         torch.set_rng_state(state["random"])
 
 
-def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
+def learning_rate(step: int, steps: int, options: TrainOptions) -> float:
     """The rate of step number `step`, from 0: linear warm-up, then a cosine to 0 at `steps`."""
-    return settings.learning_rate * warm_cosine(step, steps, settings.warmup)
+    return options.learning_rate * warm_cosine(step, steps, options.warmup)
 
 
 def caption_features(
@@ -284,6 +284,6 @@ def caption_features(
 
 
 def _encode(tokenizer: Tokenizer, examples: list[Example], longest: int) -> list[list[list[int]]]:
-    flat = [normalise(caption) for example in examples for caption in example.captions]
+    flat = [normalize(caption) for example in examples for caption in example.captions]
     encoded = iter(tokenizer.encode_batch(flat))
     return [[next(encoded).ids[:longest] for _ in example.captions] for example in examples]

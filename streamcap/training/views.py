@@ -1,4 +1,4 @@
-"""Pictures as a network in training sees them: cropped, flipped, recoloured, blurred. All on batches, all in torch."""
+"""Images as a network in training sees them: cropped, flipped, recoloured, blurred. All on batches, all in torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from streamcap.picture import PictureSpec
+from streamcap.image import ImageSpec
 
 
 def crop(pixels: npt.NDArray[np.uint8], boxes: Tensor, flip: Tensor, size: int) -> Tensor:
@@ -24,7 +24,7 @@ def crop(pixels: npt.NDArray[np.uint8], boxes: Tensor, flip: Tensor, size: int) 
     return F.grid_sample(planes, grid, padding_mode="reflection", align_corners=False)
 
 
-def disturb(planes: Tensor, strength: float) -> Tensor:
+def color_jitter(planes: Tensor, strength: float) -> Tensor:
     """Brightness, contrast, saturation, now and then a blur, a little noise; `strength` 0 is noise alone."""
     count = len(planes)
 
@@ -32,18 +32,18 @@ def disturb(planes: Tensor, strength: float) -> Tensor:
         return torch.empty(count, 1, 1, 1).uniform_(1 - spread * strength, 1 + spread * strength)
 
     planes = planes * factor(0.25)
-    grey = planes.mean((1, 2, 3), keepdim=True)
-    planes = (planes - grey) * factor(0.25) + grey
-    grey = planes.mean(1, keepdim=True)
-    planes = (planes - grey) * factor(0.35) + grey
+    gray = planes.mean((1, 2, 3), keepdim=True)
+    planes = (planes - gray) * factor(0.25) + gray
+    gray = planes.mean(1, keepdim=True)
+    planes = (planes - gray) * factor(0.35) + gray
     some = torch.rand(count) < 0.2
     if some.any():
         planes[some] = F.avg_pool2d(F.pad(planes[some], (1, 1, 1, 1), mode="reflect"), 3, 1)
-    # One noise for the whole batch: one for each picture took a tenth of a training step.
+    # One noise for the whole batch: one for each image took a tenth of a training step.
     return planes.add_(torch.randn_like(planes[:1]), alpha=0.01).clamp_(0, 1)
 
 
-def normalise(planes: Tensor, spec: PictureSpec) -> Tensor:
+def normalize(planes: Tensor, spec: ImageSpec) -> Tensor:
     """What the encoder takes: `spec`'s mean and deviation, channels last in memory."""
     mean, std = torch.tensor(spec.mean).view(3, 1, 1), torch.tensor(spec.std).view(3, 1, 1)
     return ((planes - mean) / std).contiguous(memory_format=torch.channels_last)
@@ -56,10 +56,10 @@ def small_shifts(count: int, most: float) -> Tensor:
     return torch.cat((corner, corner + 1 - cut), 1)
 
 
-def random_boxes(count: int, least: float) -> Tensor:
-    """Boxes (count, 4) of `least` to all of the picture's area, whose sides' ratio varies by up to a third: left, top,
-    right, bottom, in units of the picture's sides."""
-    area = torch.empty(count).uniform_(least, 1)
+def random_boxes(count: int, min_crop_area: float) -> Tensor:
+    """Boxes (count, 4) of `min_crop_area` to all of the image's area, whose sides' ratio varies by up to a third: left, top,
+    right, bottom, in units of the image's sides."""
+    area = torch.empty(count).uniform_(min_crop_area, 1)
     aspect = torch.empty(count).uniform_(-0.28, 0.28).exp()
     sides = torch.stack(((area * aspect).sqrt(), (area / aspect).sqrt()), 1).clamp(max=1)
     corner = torch.rand(count, 2) * (1 - sides)
@@ -67,5 +67,5 @@ def random_boxes(count: int, least: float) -> Tensor:
 
 
 def whole(count: int) -> Tensor:
-    """Boxes (count, 4) of all of the picture."""
+    """Boxes (count, 4) of all of the image."""
     return torch.tensor([0.0, 0, 1, 1]).expand(count, 4)

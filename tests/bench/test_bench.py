@@ -9,12 +9,11 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from streamcap.bench import chart, decode, encode, joining, peers, preprocess, whole
-from streamcap.bench.machine import Reader, describe_machine
-from streamcap.bench.timing import in_turn, ratio
+from streamcap.bench import baselines, chart, decode, encode, end_to_end, joining, preprocess
+from streamcap.bench.machine import BandwidthProbe, describe_machine
+from streamcap.bench.timing import interleaved, ratio
 from streamcap.captioner.quantized import engine
-
-from ..captioner.models import gpt2
+from tests.captioner.models import gpt2
 
 CPU = torch.device("cpu")
 PRECISIONS = ["fp32"] if engine() is None else ["fp32", "int8"]
@@ -23,7 +22,9 @@ PRECISIONS = ["fp32"] if engine() is None else ["fp32", "int8"]
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small models; what it takes to convert them for other runtimes is seen to in test_peers.py."""
-    monkeypatch.setattr(peers, "NEEDED", {peers.ONNXRUNTIME: ("no_such_package",), peers.OPENVINO: ("nor_this",)})
+    monkeypatch.setattr(
+        baselines, "NEEDED", {baselines.ONNXRUNTIME: ("no_such_package",), baselines.OPENVINO: ("nor_this",)}
+    )
     monkeypatch.setattr(decode, "random_gpt2", lambda: gpt2(1))
     vision = CLIPVisionConfig(
         hidden_size=64, intermediate_size=128, num_attention_heads=1, num_hidden_layers=2, patch_size=32
@@ -64,9 +65,9 @@ def test_encode_gives_the_embedding_of_transformers() -> None:
 @pytest.mark.usefixtures("small")
 def test_joining_finishes_every_caption_both_ways() -> None:
     decoder = decode.ours(decode.random_gpt2(), "fp32", CPU)
-    result = joining.measure_joining(decoder, streams=3, load=0.8, seconds=0.1)
-    whole, joined = result["rows"]
-    assert whole["captions"] == joined["captions"] > 0
+    result = joining.measure_continuous_batching(decoder, streams=3, load=0.8, seconds=0.1)
+    end_to_end, joined = result["rows"]
+    assert end_to_end["captions"] == joined["captions"] > 0
     assert "joining" in joining.table(result)
 
 
@@ -78,18 +79,18 @@ def test_preprocessing_measures_what_is_installed() -> None:
 
 
 def test_ratios_are_taken_round_by_round() -> None:
-    timings = in_turn({"one": Reader(800, CPU), "other": Reader(800, CPU)}, CPU, rounds=3)
+    timings = interleaved({"one": BandwidthProbe(800, CPU), "other": BandwidthProbe(800, CPU)}, CPU, rounds=3)
     assert len(timings["one"].seconds) == 3
     assert ratio(timings["one"], timings["one"]) == 1
 
 
 @pytest.mark.usefixtures("small")
 def test_the_whole_way_shows_its_stages() -> None:
-    result = whole.measure_whole(CPU, precisions=PRECISIONS, rounds=1)
+    result = end_to_end.measure_end_to_end(CPU, precisions=PRECISIONS, rounds=1)
     rows = {(row["model"], row["precision"]): row for row in result["rows"]}
-    assert {model for model, _ in rows} == {"mini", whole.BIG}
+    assert {model for model, _ in rows} == {"mini", end_to_end.BIG}
     for row in rows.values():
-        assert all(row[f"{name}_ms"] > 0 for name in whole.STAGES) and row["best_ms"] <= row["total_ms"]
+        assert all(row[f"{name}_ms"] > 0 for name in end_to_end.STAGES) and row["best_ms"] <= row["total_ms"]
         assert row["tokens"] > 0
-    assert rows[whole.BIG, "fp32"]["tokens"] == decode.TOKENS
-    assert "mini" in whole.table(result)
+    assert rows[end_to_end.BIG, "fp32"]["tokens"] == decode.TOKENS
+    assert "mini" in end_to_end.table(result)

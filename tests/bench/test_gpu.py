@@ -12,8 +12,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from benchmarks import gpu
 from streamcap.bench import decode, encode, joining
-
-from ..captioner.models import gpt2
+from tests.captioner.models import gpt2
 
 
 def test_every_part_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +26,7 @@ def test_every_part_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(gpu, "FRAMES", [1, 2])
     monkeypatch.setattr(gpu, "ROUNDS", 1)
     monkeypatch.setattr(gpu, "LARGE", 2**10)
-    measured = joining.measure_joining
+    measured = joining.measure_continuous_batching
     monkeypatch.setattr(
         gpu.joining, "measure_joining", lambda *args, **more: measured(*args, **{**more, "seconds": 0.05, "streams": 2})
     )

@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from streamcap.bench import decode, peers
+from streamcap.bench import baselines, decode
 from streamcap.bench.graph import Step, Tower, with_codes
-
-from ..captioner import models
-from ..conftest import require_package
+from tests.captioner import models
+from tests.conftest import require_package
 
 CPU = torch.device("cpu")
 
@@ -60,7 +59,7 @@ def clip() -> Any:
 
 def test_the_graph_and_its_loop_say_what_transformers_says() -> None:
     model = models.gpt2(1)
-    loop = peers.GreedyLoop(Eager(Step(model)), model, decode.TOKENS)
+    loop = baselines.GreedyLoop(Eager(Step(model)), model, decode.TOKENS)
     for rows in (1, 3):
         assert loop(prefixes(rows)) == decode.generate(model, prefixes(rows))
 
@@ -71,25 +70,25 @@ def test_the_tower_is_that_of_transformers_and_codes_are_close_to_it() -> None:
     with torch.inference_mode():
         expected = model(pixel_values=pixels).image_embeds
     tower = Tower(model)
-    found = peers.encoder(Eager(tower), pixels)()
-    coded = peers.encoder(Eager(with_codes(tower)), pixels)()
+    found = baselines.encoder(Eager(tower), pixels)()
+    coded = baselines.encoder(Eager(with_codes(tower)), pixels)()
     torch.testing.assert_close(found, expected)
     assert 0.99 < F.cosine_similarity(coded, expected).min() < 1 - 1e-7
 
 
 def test_a_converter_that_fails_costs_its_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: object) -> dict[str, peers.Session]:
+    def fails(*_: object) -> dict[str, baselines.Session]:
         raise RuntimeError("no such operator\nand a page more")
 
     made: list[list[str]] = []
 
-    def works(graph: Step, precisions: list[str], _: object) -> dict[str, peers.Session]:
+    def works(graph: Step, precisions: list[str], _: object) -> dict[str, baselines.Session]:
         made.append(precisions)
         return {name: Eager(graph) for name in precisions}
 
-    monkeypatch.setattr(peers, "NEEDED", {peers.ONNXRUNTIME: (), peers.OPENVINO: ()})
-    monkeypatch.setattr(peers, "_onnxruntime", fails)
-    monkeypatch.setattr(peers, "_openvino", works)
+    monkeypatch.setattr(baselines, "NEEDED", {baselines.ONNXRUNTIME: (), baselines.OPENVINO: ()})
+    monkeypatch.setattr(baselines, "_onnxruntime", fails)
+    monkeypatch.setattr(baselines, "_openvino", works)
     model = models.gpt2(1)
     monkeypatch.setattr(decode, "random_gpt2", lambda: model)
     result = decode.measure_decode(
@@ -104,8 +103,8 @@ def test_a_converter_that_fails_costs_its_rows_alone(monkeypatch: pytest.MonkeyP
 
 
 def test_other_tokens_in_fp32_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "NEEDED", {peers.ONNXRUNTIME: (), peers.OPENVINO: ("no_such_package",)})
-    monkeypatch.setattr(peers, "_onnxruntime", lambda *_: {"fp32": Eager(Step(models.gpt2(2)))})
+    monkeypatch.setattr(baselines, "NEEDED", {baselines.ONNXRUNTIME: (), baselines.OPENVINO: ("no_such_package",)})
+    monkeypatch.setattr(baselines, "_onnxruntime", lambda *_: {"fp32": Eager(Step(models.gpt2(2)))})
     model = models.gpt2(1)
     monkeypatch.setattr(decode, "random_gpt2", lambda: model)
     result = decode.measure_decode(CPU, frames=[2], precisions=["fp32"], rounds=1, leave_out=["loop"])
@@ -113,40 +112,40 @@ def test_other_tokens_in_fp32_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_gpu_has_no_peers() -> None:
-    with peers.peers(lambda: pytest.fail("converted"), torch.device("cuda"), ["fp32"]) as found:
-        assert found.sessions == {} and set(found.left_out) == {peers.ONNXRUNTIME, peers.OPENVINO}
-    with peers.peers(lambda: pytest.fail("converted"), torch.device("cuda"), ["fp16"]) as found:
+    with baselines.baselines(lambda: pytest.fail("converted"), torch.device("cuda"), ["fp32"]) as found:
+        assert found.sessions == {} and set(found.left_out) == {baselines.ONNXRUNTIME, baselines.OPENVINO}
+    with baselines.baselines(lambda: pytest.fail("converted"), torch.device("cuda"), ["fp16"]) as found:
         assert found.left_out == {}
 
 
-@pytest.mark.parametrize("peer", [peers.ONNXRUNTIME, peers.OPENVINO])
-def test_gpt2_in_the_runtime_says_what_transformers_says(peer: str) -> None:
-    require_package(*peers.NEEDED[peer])
+@pytest.mark.parametrize("baseline", [baselines.ONNXRUNTIME, baselines.OPENVINO])
+def test_gpt2_in_the_runtime_says_what_transformers_says(baseline: str) -> None:
+    require_package(*baselines.NEEDED[baseline])
     model = models.gpt2(1)
-    omitted = [name for name in peers.NEEDED if name != peer]
-    with peers.peers(lambda: Step(model), CPU, peers.PRECISIONS, omitted) as found:
-        assert found.left_out == {} and set(found.sessions) == {f"{peer} fp32", f"{peer} int8"}
-        loops = {name: peers.GreedyLoop(session, model, decode.TOKENS) for name, session in found.sessions.items()}
+    omitted = [name for name in baselines.NEEDED if name != baseline]
+    with baselines.baselines(lambda: Step(model), CPU, baselines.PRECISIONS, omitted) as found:
+        assert found.left_out == {} and set(found.sessions) == {f"{baseline} fp32", f"{baseline} int8"}
+        loops = {name: baselines.GreedyLoop(session, model, decode.TOKENS) for name, session in found.sessions.items()}
         for rows in (1, 3):
-            assert loops[f"{peer} fp32"](prefixes(rows)) == decode.generate(model, prefixes(rows))
-        coded = np.array(loops[f"{peer} int8"](prefixes(3)))
+            assert loops[f"{baseline} fp32"](prefixes(rows)) == decode.generate(model, prefixes(rows))
+        coded = np.array(loops[f"{baseline} int8"](prefixes(3)))
     # Random weights: the first token is as far as rounded ones must agree.
     assert coded.shape == (3, decode.TOKENS) and (coded == decode.generate(model, prefixes(3)))[:, 0].mean() > 0.5
 
 
-@pytest.mark.parametrize("peer", [peers.ONNXRUNTIME, peers.OPENVINO])
-def test_the_tower_in_the_runtime_gives_the_embedding_of_transformers(peer: str) -> None:
-    require_package(*peers.NEEDED[peer])
+@pytest.mark.parametrize("baseline", [baselines.ONNXRUNTIME, baselines.OPENVINO])
+def test_the_tower_in_the_runtime_gives_the_embedding_of_transformers(baseline: str) -> None:
+    require_package(*baselines.NEEDED[baseline])
     model = clip()
-    omitted = [name for name in peers.NEEDED if name != peer]
-    with peers.peers(lambda: Tower(model), CPU, peers.PRECISIONS, omitted) as found:
+    omitted = [name for name in baselines.NEEDED if name != baseline]
+    with baselines.baselines(lambda: Tower(model), CPU, baselines.PRECISIONS, omitted) as found:
         assert found.left_out == {}
         for rows in (1, 3):
             pixels = torch.randn(rows, 3, 64, 64)
             with torch.inference_mode():
                 expected = model(pixel_values=pixels).image_embeds
             torch.testing.assert_close(
-                peers.encoder(found.sessions[f"{peer} fp32"], pixels)(), expected, rtol=1e-3, atol=1e-4
+                baselines.encoder(found.sessions[f"{baseline} fp32"], pixels)(), expected, rtol=1e-3, atol=1e-4
             )
-            coded = peers.encoder(found.sessions[f"{peer} int8"], pixels)()
+            coded = baselines.encoder(found.sessions[f"{baseline} int8"], pixels)()
             assert F.cosine_similarity(coded, expected).min() > 0.98

@@ -26,7 +26,7 @@ def precision(request: pytest.FixtureRequest) -> str:
 def library(request: pytest.FixtureRequest, precision: str, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The kernels as they are compiled here, and for CPUs without AVX-512."""
     if request.param != "AVX2":
-        found = compiled.library(precision)
+        found = compiled.load_library(precision)
         assert found is not None
         return found
     target = tmp_path_factory.mktemp("library") / "layers.so"

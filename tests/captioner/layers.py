@@ -6,13 +6,13 @@ import pytest
 from torch import nn
 
 from streamcap.captioner import compiled
-from streamcap.captioner.coded import CodedLinear
+from streamcap.captioner.coded import PackedLinear
 
-needs_compiler = pytest.mark.skipif(compiled.library("int8") is None, reason="no C compiler, or not Linux on AVX2")
+needs_compiler = pytest.mark.skipif(compiled.load_library("int8") is None, reason="no C compiler, or not Linux on AVX2")
 
 
 def with_codes(plain: nn.Module, precision: str) -> None:
     """In place: the weights that the codes stand for, in float32 through torch. What compiled layers should give."""
     for module in plain.modules():
         if type(module) is nn.Linear:
-            module.weight = nn.Parameter(CodedLinear(module, precision).weight(), requires_grad=False)
+            module.weight = nn.Parameter(PackedLinear(module, precision).weight(), requires_grad=False)

@@ -13,11 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from streamcap.captioner.coded import CodedConvolution, CodedLayers, CodedLinear, Parts, Stack, fits, product, stacks
+from streamcap.captioner.coded import (
+    FusedLayers,
+    LayerWeights,
+    PackedConvolution,
+    PackedLayers,
+    PackedLinear,
+    can_fuse,
+    is_supported,
+    matmul,
+)
 from streamcap.captioner.vit import ViTConfig, ViTLayer
-from tests.patience import PATIENCE
-
-from .layers import needs_compiler, with_codes
+from tests.captioner.layers import needs_compiler, with_codes
+from tests.patience import TIMEOUT_FACTOR
 
 pytestmark = needs_compiler
 
@@ -34,9 +42,9 @@ def layers(count: int, *, width: int = 64, heads: int = 4, inner: int = 128, act
     return made
 
 
-def parts(made: nn.Sequential) -> list[Parts]:
+def parts(made: nn.Sequential) -> list[LayerWeights]:
     return [
-        Parts(layer.norm_1, layer.qkv, layer.out, layer.norm_2, layer.widen, layer.narrow)
+        LayerWeights(layer.norm_1, layer.qkv, layer.out, layer.norm_2, layer.fc1, layer.fc2)
         for layer in made
         if isinstance(layer, ViTLayer)
     ]
@@ -50,14 +58,14 @@ def test_products_of_any_shape(
 ) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(inputs, outputs, bias=bias)
-    coded = CodedLinear(linear, precision)
+    coded = PackedLinear(linear, precision)
     x = torch.randn(*shape, inputs)
-    wanted = F.linear(x, coded.weight(), linear.bias)
+    output_steps = F.linear(x, coded.weight(), linear.bias)
     near = 2e-3 if precision == "int8" else 1e-5
-    torch.testing.assert_close(coded(x), wanted, rtol=near, atol=near)
+    torch.testing.assert_close(coded(x), output_steps, rtol=near, atol=near)
     rows = x.reshape(-1, inputs)
-    found = product(coded, rows, library=library).view(wanted.shape)
-    torch.testing.assert_close(found, wanted, rtol=near, atol=near)
+    found = matmul(coded, rows, library=library).view(output_steps.shape)
+    torch.testing.assert_close(found, output_steps, rtol=near, atol=near)
     torch.testing.assert_close(coded.weight(), linear.weight, rtol=0, atol=2e-3 if precision == "int8" else 0)
 
 
@@ -65,7 +73,7 @@ def test_products_of_any_shape(
 def test_a_row_of_huge_values_does_not_drown_the_others(precision: str) -> None:
     torch.manual_seed(1)
     linear = nn.Linear(64, 64)
-    coded = CodedLinear(linear, precision)
+    coded = PackedLinear(linear, precision)
     x = torch.randn(8, 64)
     x[0] *= 1000
     torch.testing.assert_close(coded(x)[1:], F.linear(x, coded.weight(), linear.bias)[1:], rtol=2e-3, atol=2e-3)
@@ -73,7 +81,7 @@ def test_a_row_of_huge_values_does_not_drown_the_others(precision: str) -> None:
 
 @torch.inference_mode()
 def test_a_product_of_what_is_not_finite_is_not_a_number(precision: str) -> None:
-    coded = CodedLinear(nn.Linear(64, 32), precision)
+    coded = PackedLinear(nn.Linear(64, 32), precision)
     x = torch.zeros(3, 64)
     x[1, 5] = torch.inf
     assert coded(x).isnan().all()
@@ -86,7 +94,7 @@ def test_layers_are_those_of_torch_on_the_same_weights(
     library: ctypes.CDLL, precision: str, rows: int, count: int, activation: str
 ) -> None:
     made = layers(2, activation=activation)
-    coded = CodedLayers(Stack(parts(made), heads=4, activation=activation, precision=precision, library=library))
+    coded = PackedLayers(FusedLayers(parts(made), heads=4, activation=activation, precision=precision, library=library))
     with_codes(made, precision)
     torch.manual_seed(2)
     x = torch.randn(rows, count, 64)
@@ -98,7 +106,7 @@ def test_layers_are_those_of_torch_on_the_same_weights(
 @torch.inference_mode()
 def test_heads_of_any_width(library: ctypes.CDLL, precision: str, width: int, heads: int) -> None:
     made = layers(1, width=width, heads=heads, inner=320)
-    coded = CodedLayers(Stack(parts(made), heads=heads, activation="gelu", precision=precision, library=library))
+    coded = PackedLayers(FusedLayers(parts(made), heads=heads, activation="gelu", precision=precision, library=library))
     with_codes(made, precision)
     x = torch.randn(2, 9, width)
     near = 5e-3 if precision == "int8" else 5e-5
@@ -106,32 +114,32 @@ def test_heads_of_any_width(library: ctypes.CDLL, precision: str, width: int, he
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize(("rows", "wanted"), [(1, [0]), (1, [0, 3, 8]), (3, [2, 4, 5, 8]), (5, [8])])
+@pytest.mark.parametrize(("rows", "output_steps"), [(1, [0]), (1, [0, 3, 8]), (3, [2, 4, 5, 8]), (5, [8])])
 @torch.inference_mode()
 def test_what_is_not_wanted_of_the_last_layer_is_left_out(
-    library: ctypes.CDLL, precision: str, rows: int, wanted: list[int], threads: int
+    library: ctypes.CDLL, precision: str, rows: int, output_steps: list[int], threads: int
 ) -> None:
-    stack = Stack(parts(layers(2)), heads=4, activation="gelu", precision=precision, library=library)
+    fused = FusedLayers(parts(layers(2)), heads=4, activation="gelu", precision=precision, library=library)
     x = torch.randn(rows, 9, 64)
     torch.set_num_threads(threads)
     try:
-        found = stack.run(x, wanted=torch.tensor(wanted).expand(rows, -1))
-        whole = stack.run(x)
+        found = fused.run(x, output_steps=torch.tensor(output_steps).expand(rows, -1))
+        whole = fused.run(x)
         keys, values = torch.zeros(2, 2, rows, 4, 12, 16)
-        causal = stack.run(x, keys, values)
+        causal = fused.run(x, keys, values)
         kept = keys.clone(), values.clone()
         last = torch.randint(0, 9, (rows, 1))
-        picked = stack.run(x, keys.zero_(), values.zero_(), wanted=last)
+        picked = fused.run(x, keys.zero_(), values.zero_(), output_steps=last)
     finally:
         torch.set_num_threads(1)
-    torch.testing.assert_close(found, whole[:, wanted], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, whole[:, output_steps], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(picked, causal.take_along_dim(last[..., None], 1), rtol=1e-5, atol=1e-5)
     assert torch.equal(keys, kept[0]) and torch.equal(values, kept[1])  # of all positions, wanted or not
 
 
 @torch.inference_mode()
 def test_layers_pass_on_what_is_not_finite(precision: str) -> None:
-    coded = CodedLayers(Stack(parts(layers(1)), heads=4, activation="gelu", precision=precision))
+    coded = PackedLayers(FusedLayers(parts(layers(1)), heads=4, activation="gelu", precision=precision))
     x = torch.zeros(2, 3, 64)
     x[1, 2, 5] = torch.nan
     assert coded(x).isnan().all()
@@ -147,72 +155,72 @@ def test_what_grows_beyond_all_numbers_inside_is_not_hidden(
     attention = made[0].get_submodule("qkv")
     assert isinstance(attention, nn.Linear)
     attention.weight[damaged] *= by
-    stack = Stack(parts(made), heads=4, activation=activation, precision=precision, library=library)
+    fused = FusedLayers(parts(made), heads=4, activation=activation, precision=precision, library=library)
     x = torch.randn(1, 7, 64)
     assert not made(x).isfinite().any()
-    assert not stack.run(x).isfinite().any()
+    assert not fused.run(x).isfinite().any()
     cache = torch.zeros(2, 2, 1, 4, 8, 16)
-    assert not stack.run(x, cache[0], cache[1]).isfinite().all()
+    assert not fused.run(x, cache[0], cache[1]).isfinite().all()
 
 
 @torch.inference_mode()
 def test_no_rows_no_work(precision: str) -> None:
-    coded = CodedLinear(nn.Linear(64, 32), precision)
+    coded = PackedLinear(nn.Linear(64, 32), precision)
     assert coded(torch.empty(0, 64)).shape == (0, 32)
-    stack = Stack(parts(layers(1)), heads=4, activation="gelu", precision=precision)
-    assert stack.run(torch.empty(0, 5, 64)).shape == (0, 5, 64)
+    fused = FusedLayers(parts(layers(1)), heads=4, activation="gelu", precision=precision)
+    assert fused.run(torch.empty(0, 5, 64)).shape == (0, 5, 64)
 
 
 @torch.inference_mode()
 def test_another_default_dtype_changes_nothing(precision: str) -> None:
-    coded = CodedLinear(nn.Linear(64, 32), precision)
-    stack = Stack(parts(layers(1)), heads=4, activation="gelu", precision=precision)
+    coded = PackedLinear(nn.Linear(64, 32), precision)
+    fused = FusedLayers(parts(layers(1)), heads=4, activation="gelu", precision=precision)
     x = torch.randn(1, 6, 64)
-    wanted = coded(x), stack.run(x)
+    output_steps = coded(x), fused.run(x)
     torch.set_default_dtype(torch.float16)
     try:
-        found = coded(x), stack.run(x)
+        found = coded(x), fused.run(x)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
+    assert torch.equal(found[0], output_steps[0]) and torch.equal(found[1], output_steps[1])
 
 
 def test_nothing_is_learned_through_codes(precision: str) -> None:
     x = torch.randn(1, 6, 64, requires_grad=True)
-    stack = Stack(parts(layers(1)), heads=4, activation="gelu", precision=precision)
-    assert not stack.run(x).requires_grad
-    assert not CodedLinear(nn.Linear(64, 32), precision)(x).requires_grad
+    fused = FusedLayers(parts(layers(1)), heads=4, activation="gelu", precision=precision)
+    assert not fused.run(x).requires_grad
+    assert not PackedLinear(nn.Linear(64, 32), precision)(x).requires_grad
 
 
 @torch.inference_mode()
 def test_a_stack_outlives_the_moving_of_its_weights(precision: str) -> None:
-    stack = Stack(parts(layers(1)), heads=4, activation="gelu", precision=precision)
+    fused = FusedLayers(parts(layers(1)), heads=4, activation="gelu", precision=precision)
     x = torch.randn(1, 6, 64)
-    wanted = stack.run(x)
-    for linear in stack.linears[0]:
+    output_steps = fused.run(x)
+    for linear in fused.linears[0]:
         linear.to(torch.float64)
-    assert torch.equal(stack.run(x), wanted)
+    assert torch.equal(fused.run(x), output_steps)
 
 
 @torch.inference_mode()
 def test_a_cache_that_is_too_small_is_refused(precision: str) -> None:
-    stack = Stack(parts(layers(1)), heads=4, activation="gelu", precision=precision)
+    fused = FusedLayers(parts(layers(1)), heads=4, activation="gelu", precision=precision)
     cache = torch.zeros(2, 1, 2, 4, 6, 16)
     with pytest.raises(IndexError, match="4 positions from 3 on: the cache has 6"):
-        stack.run(torch.randn(2, 4, 64), cache[0], cache[1], start=3)
+        fused.run(torch.randn(2, 4, 64), cache[0], cache[1], start=3)
     with pytest.raises(ValueError, match="no room for 3 rows"):
-        stack.run(torch.randn(3, 4, 64), cache[0], cache[1])
+        fused.run(torch.randn(3, 4, 64), cache[0], cache[1])
     with pytest.raises(ValueError, match="float64"):
-        stack.run(torch.randn(2, 4, 64), cache[0].double(), cache[1])
+        fused.run(torch.randn(2, 4, 64), cache[0].double(), cache[1])
 
 
 def test_what_does_not_suit_is_said_so() -> None:
-    assert fits(nn.Linear(64, 5)) and not fits(nn.Linear(60, 64))
-    assert stacks(parts(layers(2)))
-    assert not stacks(parts(layers(1, width=64, inner=32)))  # narrower inside
-    assert not stacks(parts(layers(1, width=48, heads=3)))  # vectors would be cut
+    assert is_supported(nn.Linear(64, 5)) and not is_supported(nn.Linear(60, 64))
+    assert can_fuse(parts(layers(2)))
+    assert not can_fuse(parts(layers(1, width=64, inner=32)))  # narrower inside
+    assert not can_fuse(parts(layers(1, width=48, heads=3)))  # vectors would be cut
     uneven = [layers(1), layers(1, inner=192)]
-    assert not stacks(list(itertools.chain.from_iterable(map(parts, uneven))))
+    assert not can_fuse(list(itertools.chain.from_iterable(map(parts, uneven))))
 
 
 @pytest.mark.parametrize("precision", ["fp32"], scope="session", indirect=True)
@@ -230,22 +238,22 @@ def test_convolutions_are_those_of_torch(
     torch.manual_seed(0)
     batch, height, width = size
     convolution = nn.Conv2d(channels, outputs, kernel, stride, bias=outputs % 2 == 0)
-    coded = CodedConvolution(convolution, before, after, library)
+    coded = PackedConvolution(convolution, before, after, library)
     x = torch.randn(batch, channels, height, width)
-    wanted = convolution(F.pad(x, (before, after, before, after)))
-    add = torch.randn_like(wanted)
+    output_steps = convolution(F.pad(x, (before, after, before, after)))
+    add = torch.randn_like(output_steps)
     torch.set_num_threads(threads)
     try:
         found = [coded(x), coded(x.contiguous(memory_format=torch.channels_last), add, relu=True)]
     finally:
         torch.set_num_threads(1)
-    torch.testing.assert_close(found[0], wanted, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found[1], (wanted + add).relu(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[0], output_steps, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[1], (output_steps + add).relu(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_convolution_takes_its_own_channels_only() -> None:
     with pytest.raises(ValueError, match="5 channels, where the convolution takes 4"):
-        CodedConvolution(nn.Conv2d(4, 8, 3), 1, 1)(torch.zeros(1, 5, 8, 8))
+        PackedConvolution(nn.Conv2d(4, 8, 3), 1, 1)(torch.zeros(1, 5, 8, 8))
 
 
 def test_fewer_threads_than_asked_for_do_all_the_work() -> None:
@@ -261,6 +269,6 @@ def test_fewer_threads_than_asked_for_do_all_the_work() -> None:
     """
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "OMP_THREAD_LIMIT": "1"}, capture_output=True, text=True, timeout=PATIENCE, check=True,
+        env={**os.environ, "OMP_THREAD_LIMIT": "1"}, capture_output=True, text=True, timeout=TIMEOUT_FACTOR, check=True,
     )  # fmt: skip
     assert float(done.stdout) < 1e-4

@@ -69,7 +69,7 @@ def test_greedy_tokens_equal_generate(both: tuple[VisionEncoderDecoderModel, Cap
         expected.append(out[1:])
     results = captioner.caption(list(pixels), max_tokens=19)
     assert [result.tokens for result in results] == expected
-    assert [captioner.caption([picture], max_tokens=19)[0].tokens for picture in pixels] == expected
+    assert [captioner.caption([image], max_tokens=19)[0].tokens for image in pixels] == expected
     with torch.inference_mode():
         states = model.encoder(normalised).last_hidden_state
     assert [result.tokens for result in captioner.caption_embeddings(states, max_tokens=19)] == expected
@@ -100,7 +100,7 @@ def test_old_names_load_alike(both: tuple[VisionEncoderDecoderModel, Captioner, 
     pixels = np.random.default_rng(2).integers(0, 255, (2, 32, 32, 3), np.uint8)
     old = load_captioner(tmp_path, device="cpu", precision="fp32")
     assert [r.tokens for r in old.caption(list(pixels))] == [r.tokens for r in captioner.caption(list(pixels))]
-    assert old.picture.fit == "squash" and old.picture.interpolation == "bilinear"
+    assert old.image_spec.fit == "squash" and old.image_spec.interpolation == "bilinear"
 
 
 def test_joining_with_cross_attention(both: tuple[VisionEncoderDecoderModel, Captioner, Path]) -> None:

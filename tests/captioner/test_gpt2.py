@@ -6,14 +6,13 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from streamcap.captioner.batch import Limits, RunningBatch
+from streamcap.captioner.batch import ContinuousBatch, StopCriteria
 from streamcap.captioner.checkpoints.decoder import load_gpt2
 from streamcap.captioner.gpt2 import GPT2
 from streamcap.captioner.prompt import Prompt
-from streamcap.captioner.selection import Greedy
+from streamcap.captioner.selection import GreedySampler
 from streamcap.errors import InputError
-
-from .models import generate, gpt2
+from tests.captioner.models import generate, gpt2
 
 STOP = 56
 
@@ -41,7 +40,9 @@ def expected(model: GPT2LMHeadModel, prefixes: list[torch.Tensor]) -> list[list[
 def test_rows_of_different_length_in_one_batch(
     model: GPT2LMHeadModel, prefixes: list[torch.Tensor], expected: list[list[int]]
 ) -> None:
-    batch: RunningBatch[int] = RunningBatch(ours(model), Greedy(), Limits(24, frozenset({STOP})), max_rows=8)
+    batch: ContinuousBatch[int] = ContinuousBatch(
+        ours(model), GreedySampler(), StopCriteria(24, frozenset({STOP})), max_rows=8
+    )
     for number, prefix in enumerate(prefixes):
         batch.add(number, Prompt(prefix))
     found = {}
@@ -54,7 +55,9 @@ def test_rows_of_different_length_in_one_batch(
 def test_rows_join_and_leave_a_running_batch(
     model: GPT2LMHeadModel, prefixes: list[torch.Tensor], expected: list[list[int]]
 ) -> None:
-    batch: RunningBatch[int] = RunningBatch(ours(model), Greedy(), Limits(24, frozenset({STOP})), max_rows=3)
+    batch: ContinuousBatch[int] = ContinuousBatch(
+        ours(model), GreedySampler(), StopCriteria(24, frozenset({STOP})), max_rows=3
+    )
     waiting = list(enumerate(prefixes))
     found = {}
     while waiting or batch.active:
@@ -70,7 +73,9 @@ def test_rows_join_and_leave_a_running_batch(
 def test_a_dropped_row_leaves_the_others_exact(
     model: GPT2LMHeadModel, prefixes: list[torch.Tensor], expected: list[list[int]]
 ) -> None:
-    batch: RunningBatch[int] = RunningBatch(ours(model), Greedy(), Limits(24, frozenset({STOP})), max_rows=4)
+    batch: ContinuousBatch[int] = ContinuousBatch(
+        ours(model), GreedySampler(), StopCriteria(24, frozenset({STOP})), max_rows=4
+    )
     for number, prefix in enumerate(prefixes[:6]):
         batch.add(number, Prompt(prefix))
     found = {row.key: row.tokens for row in batch.step()}
@@ -97,7 +102,9 @@ def test_untied_head_and_other_activations() -> None:
     model = gpt2(3, activation_function="relu", tie_word_embeddings=False, n_inner=100, layer_norm_epsilon=1e-3)
     torch.manual_seed(4)
     prefix = torch.randn(5, 64)
-    batch: RunningBatch[int] = RunningBatch(ours(model), Greedy(), Limits(20, frozenset({STOP})), max_rows=1)
+    batch: ContinuousBatch[int] = ContinuousBatch(
+        ours(model), GreedySampler(), StopCriteria(20, frozenset({STOP})), max_rows=1
+    )
     batch.add(0, Prompt(prefix))
     found = []
     while batch.active:

@@ -12,9 +12,9 @@ import torch
 
 from streamcap.captioner import graphs
 from streamcap.captioner.gpt2 import GPT2, GPT2Config
-from streamcap.captioner.graphs import Replay
-from streamcap.captioner.selection import log_probability
-from streamcap.captioner.slots import Slots
+from streamcap.captioner.graphs import GraphedCallable
+from streamcap.captioner.selection import token_logprobs
+from streamcap.captioner.slots import StaticDecodeState
 
 CUDA = torch.device("cuda", 0)
 
@@ -32,7 +32,7 @@ def decoder(device: str, cross_width: int = 0) -> GPT2:
 def test_a_step_and_a_prefix_never_ask_the_device(cross: int) -> None:
     """Meta tensors have no values: reading one on the host, or mixing in a tensor of the CPU, raises."""
     gpt2 = decoder("meta", cross)
-    slots = Slots(gpt2, 4, 32, 20, frozenset({0, 7}), 5 if cross else 0)
+    slots = StaticDecodeState(gpt2, 4, 32, 20, frozenset({0, 7}), 5 if cross else 0)
     assert slots._step(4) == () and slots._step(1) == ()
     prefix = torch.empty(2, 6, 32, device="meta", dtype=torch.float16)
     states = torch.empty(2, 5, 24, device="meta", dtype=torch.float16) if cross else None
@@ -45,8 +45,8 @@ def test_probabilities_of_the_device_are_those_of_the_cpu() -> None:
     torch.manual_seed(0)
     logits, tokens = 9 * torch.randn(5, 700), torch.tensor([0, 699, 3, 80, 256])
     wanted = logits.log_softmax(-1)[torch.arange(5), tokens]
-    torch.testing.assert_close(log_probability(logits, tokens), wanted)
-    meta = log_probability(logits.to("meta"), tokens.to("meta"))
+    torch.testing.assert_close(token_logprobs(logits, tokens), wanted)
+    meta = token_logprobs(logits.to("meta"), tokens.to("meta"))
     assert meta.shape == wanted.shape and meta.dtype == wanted.dtype
 
 
@@ -91,7 +91,7 @@ def test_recordings_share_one_stream_and_are_replayed(pretended: SimpleNamespace
         calls.append(1)
         return (x + 1,)
 
-    recorded = [Replay(call, [torch.zeros(2)], CUDA) for _ in range(2)]
+    recorded = [GraphedCallable(call, [torch.zeros(2)], CUDA) for _ in range(2)]
     assert len(calls) == 2 * (graphs.WARM_UP_CALLS + 1)
     assert len(pretended.streams) == 2 and pretended.streams[0] is pretended.streams[1]
     recorded[0](torch.ones(2))
@@ -103,7 +103,7 @@ def test_a_recording_that_fails_is_said_once_and_everything_is_called(
 ) -> None:
     pretended.error = "failed"
     with caplog.at_level(logging.WARNING, logger="streamcap"):
-        found = [Replay(lambda x: (x + 1,), [torch.zeros(2)], CUDA) for _ in range(2)]
+        found = [GraphedCallable(lambda x: (x + 1,), [torch.zeros(2)], CUDA) for _ in range(2)]
     assert [each(torch.ones(2))[0].tolist() for each in found] == [[2, 2], [2, 2]]
     assert graphs.capture_failed() and pretended.replays == 0 and pretended.synchronised == 1
     (record,) = caplog.records
@@ -122,5 +122,5 @@ def test_a_recording_for_which_memory_runs_out_says_so(pretended: SimpleNamespac
         return (x,)
 
     with pytest.raises(torch.OutOfMemoryError):
-        Replay(call, [torch.zeros(2)], CUDA)
+        GraphedCallable(call, [torch.zeros(2)], CUDA)
     assert not graphs.capture_failed()

@@ -1,4 +1,4 @@
-"""The embedded model: in the package, quick to load, describing pictures it has not seen."""
+"""The embedded model: in the package, quick to load, describing images it has not seen."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def mini() -> Captioner:
 def test_it_says_what_the_drawn_scenes_show(mini: Captioner) -> None:
     script = SceneScript(90210)
     times = [7.3 * number + 2 for number in range(30)]
-    pictures = [draw(script.scene_at(time), time, 640, 360) for time in times]
-    said = [result.text for result in mini.caption(pictures)]
+    images = [draw(script.scene_at(time), time, 640, 360) for time in times]
+    said = [result.text for result in mini.caption(images)]
     right = sum(text == script.sentence_at(time) for text, time in zip(said, times, strict=True))
     assert right >= 28, list(zip(said, [script.sentence_at(time) for time in times], strict=True))
 

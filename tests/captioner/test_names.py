@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from streamcap import load_captioner
 from streamcap.captioner.checkpoints.convert import convert_checkpoint
-from streamcap.captioner.names import NAMES, cached
+from streamcap.captioner.names import MODELS, cached
 from streamcap.cli.models import app
 from streamcap.errors import InputError
 
@@ -24,9 +24,9 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAMCAP_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("name", [*sorted(set(NAMES) - {"mini"}), "someone/some-model"])
+@pytest.mark.parametrize("name", [*sorted(set(MODELS) - {"mini"}), "someone/some-model"])
 def test_without_a_network_one_line_says_what_is_missing(name: str) -> None:
-    entry = NAMES.get(name)
+    entry = MODELS.get(name)
     if entry is not None and cached(entry) is not None:
         pytest.skip(f"{name} is on this machine")
     with pytest.raises(InputError) as error:
@@ -48,7 +48,7 @@ def test_a_file_put_where_the_message_says_is_found(tmp_path: Path) -> None:
     (tmp_path / "cache" / "videocaptioner-s.pt").write_bytes((GOLDEN / "videocaptioner_net.pt").read_bytes())
     (tmp_path / "cache" / "videocaptioner-s.json").write_bytes((GOLDEN / "videocaptioner_net.json").read_bytes())
     assert load_captioner("videocaptioner-s", device="cpu").info["family"] == "videocaptioner"
-    assert cached(NAMES["videocaptioner-s"])
+    assert cached(MODELS["videocaptioner-s"])
 
 
 def test_nyus_json_is_found_for_an_epoch(tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_a_converted_checkpoint_captions_alike(tmp_path: Path, name: str) -> Non
     for case in json.loads((GOLDEN / f"{name}.json").read_text())["cases"][:2]:
         embedding = case.get("image_embedding") or case["pooler_output"]
         assert captioner.caption_embeddings([embedding])[0].tokens == (case.get("greedy") or case["tokens"])
-    again = convert_checkpoint(tmp_path / "out", tmp_path / "twice")
-    assert again.family == captioner.info["family"]
+    later_prefix = convert_checkpoint(tmp_path / "out", tmp_path / "twice")
+    assert later_prefix.family == captioner.info["family"]
 
 
 def test_a_failed_conversion_leaves_nothing(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_failed_conversion_leaves_nothing(tmp_path: Path) -> None:
 
 def test_the_list_names_them_all() -> None:
     rows = json.loads(CliRunner().invoke(app, ["--json"]).stdout)
-    assert [row["name"] for row in rows] == list(NAMES)
+    assert [row["name"] for row in rows] == list(MODELS)
     assert all(row["licence"] and row["megabytes"] for row in rows)
     shown = CliRunner().invoke(app, [])
-    assert all(name in shown.stdout for name in NAMES)
+    assert all(name in shown.stdout for name in MODELS)

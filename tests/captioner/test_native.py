@@ -16,8 +16,7 @@ from streamcap.captioner.checkpoints import open_checkpoint
 from streamcap.captioner.checkpoints.native import save_native
 from streamcap.captioner.compact import build_mapping, build_vision
 from streamcap.errors import InputError
-
-from .models import generate, gpt2
+from tests.captioner.models import generate, gpt2
 
 CONFIG = {
     "vision": {"architecture": "resnet", "stem": 8, "widths": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
@@ -31,7 +30,7 @@ CONFIG = {
         "heads": 4,
     },
     "gpt2": {"n_head": 4},
-    "picture": {"width": 64, "height": 64, "fit": "squash", "interpolation": "bilinear"},
+    "image": {"width": 64, "height": 64, "fit": "squash", "interpolation": "bilinear"},
     "bos_token_id": 119,
     "eos_token_id": 119,
     "max_tokens": 12,
@@ -65,8 +64,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_captions_equal_transformers_on_the_same_prefix(directory: Path) -> None:
     captioner = load_captioner(directory, device="cpu", precision="fp32")
-    pictures = [np.random.default_rng(seed).integers(0, 255, (48, 80, 3), np.uint8) for seed in range(4)]
-    results = captioner.caption(pictures)
+    images = [np.random.default_rng(seed).integers(0, 255, (48, 80, 3), np.uint8) for seed in range(4)]
+    results = captioner.caption(images)
     model = gpt2(6)
     vision, mapping = build_vision(CONFIG["vision"]).eval(), build_mapping(CONFIG["mapping"]).eval()
     torch.manual_seed(5)
@@ -74,9 +73,9 @@ def test_captions_equal_transformers_on_the_same_prefix(directory: Path) -> None
     assert plain.vision is not None
     vision.load_state_dict(plain.vision.encoder.state_dict())
     mapping.load_state_dict(plain.prompter.mapping.state_dict())
-    for picture, result in zip(pictures, results, strict=True):
+    for image, result in zip(images, results, strict=True):
         fitted = torch.nn.functional.interpolate(
-            torch.from_numpy(picture).permute(2, 0, 1)[None], (64, 64), mode="bilinear", antialias=True
+            torch.from_numpy(image).permute(2, 0, 1)[None], (64, 64), mode="bilinear", antialias=True
         )
         with torch.inference_mode():
             prefix = mapping(vision((fitted.float() / 255 - 0.5) / 0.5))[0]
@@ -87,7 +86,7 @@ def test_captions_equal_transformers_on_the_same_prefix(directory: Path) -> None
 
 def test_what_a_live_engine_needs(directory: Path) -> None:
     captioner = load_captioner(directory, device="cpu", precision="fp32")
-    assert captioner.picture.size == (64, 64) and captioner.clip_length is None
+    assert captioner.image_spec.size == (64, 64) and captioner.clip_length is None
     pixels = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), np.uint8)
     embeddings = captioner.encode(pixels)
     assert tuple(embeddings.shape) == (3, 4, 16)
@@ -114,13 +113,13 @@ def test_a_wrong_config_is_one_line(directory: Path, tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    assert "picture is missing" in loading(picture=None)
+    assert "image is missing" in loading(image=None)
     assert "'transformer' is unknown" in loading(vision={"architecture": "transformer"})
-    relay = {"architecture": "relay", "stem": 4, "widths": [8], "depths": [1], "strides": [2], "outputs": [4, 4]}
-    assert "a relay has as many widths as depths, strides and outputs" in loading(vision=relay)
+    relay = {"architecture": "staged", "stem": 4, "widths": [8], "depths": [1], "strides": [2], "outputs": [4, 4]}
+    assert "a staged encoder has as many widths as depths, strides and outputs" in loading(vision=relay)
     assert "cells" in loading(mapping={"architecture": "grid"})
     assert "vision.blocks" in loading(vision=CONFIG["vision"] | {"widths": [8, 8, 8, 16]})
-    assert "picture fit 'stretch'" in loading(picture={"width": 64, "height": 64, "fit": "stretch"})
+    assert "image fit 'stretch'" in loading(image={"width": 64, "height": 64, "fit": "stretch"})
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match="not readable as json"):
         load_captioner(tmp_path, device="cpu", precision="fp32")

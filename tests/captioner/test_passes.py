@@ -10,20 +10,19 @@ import torch
 from torch import nn
 
 from streamcap.captioner import load_captioner
-from streamcap.captioner.batch import Limits, RunningBatch
+from streamcap.captioner.batch import ContinuousBatch, StopCriteria
 from streamcap.captioner.checkpoints.decoder import load_gpt2
-from streamcap.captioner.coded import CodedConvolution, CodedEmbedding, CodedLayers, CodedLinear
-from streamcap.captioner.compact import GridEncoder, GridMapping, RelayEncoder
+from streamcap.captioner.coded import PackedConvolution, PackedEmbedding, PackedLayers, PackedLinear
+from streamcap.captioner.compact import GridEncoder, GridMapping, StagedEncoder
 from streamcap.captioner.mapping import MLPMapping, TransformerMapping
-from streamcap.captioner.passes import encode_gpt2
+from streamcap.captioner.passes import install_gpt2_kernels
 from streamcap.captioner.precision import convert
 from streamcap.captioner.prompt import Prompt
 from streamcap.captioner.quantized import Int8Linear
-from streamcap.captioner.selection import Greedy
-from streamcap.captioner.slots import SlotBatch
-
-from .layers import needs_compiler, with_codes
-from .models import generate, gpt2, ours, tower
+from streamcap.captioner.selection import GreedySampler
+from streamcap.captioner.slots import CudaGraphBatch
+from tests.captioner.layers import needs_compiler, with_codes
+from tests.captioner.models import generate, gpt2, ours, tower
 
 CPU = torch.device("cpu")
 
@@ -31,9 +30,9 @@ CPU = torch.device("cpu")
 @needs_compiler
 def test_a_model_narrower_inside_is_left_to_torch() -> None:
     theirs = gpt2(1, n_inner=32)
-    narrow = load_gpt2(theirs.state_dict(), theirs.config.to_dict(), "test", prefix="")
-    assert type(convert(narrow, "fp32", CPU).head) is nn.Linear
-    assert isinstance(convert(narrow, "int8", CPU).head, Int8Linear)
+    fc2 = load_gpt2(theirs.state_dict(), theirs.config.to_dict(), "test", prefix="")
+    assert type(convert(fc2, "fp32", CPU).head) is nn.Linear
+    assert isinstance(convert(fc2, "int8", CPU).head, Int8Linear)
 
 
 @needs_compiler
@@ -45,7 +44,7 @@ def test_passes_are_those_of_torch_on_the_same_weights(
 ) -> None:
     plain, fast = ours(activation_function=activation), ours(activation_function=activation)
     with_codes(plain, precision)
-    encode_gpt2(fast, precision, library)
+    install_gpt2_kernels(fast, precision, library)
     torch.manual_seed(2)
     prefix = 0.3 * torch.randn(len(lengths), max(lengths), 64)
     found = []
@@ -62,28 +61,30 @@ def test_passes_are_those_of_torch_on_the_same_weights(
 @torch.inference_mode()
 def test_tied_words_lie_in_memory_once_and_stay_what_they_were() -> None:
     plain, decoder = ours(), convert(ours(), "fp32", CPU)
-    assert isinstance(decoder.wte, CodedEmbedding)
+    assert isinstance(decoder.wte, PackedEmbedding)
     assert not list(decoder.wte.parameters()) and not list(decoder.wte.buffers())
     tokens = torch.arange(57)
     assert torch.equal(decoder.wte(tokens), plain.wte(tokens))
-    assert torch.equal(decoder.word(40), plain.word(40))
+    assert torch.equal(decoder.embed_token(40), plain.embed_token(40))
     for token in (-1, decoder.config.vocab_size):
         with pytest.raises(IndexError):
-            decoder.word(token)
+            decoder.embed_token(token)
 
 
 @needs_compiler
 @torch.inference_mode()
 def test_rows_decode_as_they_do_alone(precision: str) -> None:
     decoder = convert(ours(), precision, CPU)
-    assert isinstance(decoder.head, CodedLinear)
+    assert isinstance(decoder.head, PackedLinear)
     torch.manual_seed(3)
     prompts = [Prompt(torch.randn(length, 64)) for length in (3, 9, 1, 5, 7, 2)]
-    limits = Limits(12, frozenset({56}))
+    limits = StopCriteria(12, frozenset({56}))
 
     def run(some: list[Prompt], slots: bool) -> list[list[int]]:
-        batch: RunningBatch[int] | SlotBatch[int] = (
-            SlotBatch(decoder, limits, max_rows=4) if slots else RunningBatch(decoder, Greedy(), limits, max_rows=4)
+        batch: ContinuousBatch[int] | CudaGraphBatch[int] = (
+            CudaGraphBatch(decoder, limits, max_rows=4)
+            if slots
+            else ContinuousBatch(decoder, GreedySampler(), limits, max_rows=4)
         )
         for number, prompt in enumerate(some):
             batch.add(number, prompt)
@@ -103,7 +104,9 @@ def test_tokens_stay_those_of_transformers_where_one_token_is_clearly_best(preci
     decoder = convert(ours(), precision, CPU)
     torch.manual_seed(2)
     prefix = torch.randn(10, 64)
-    batch: RunningBatch[int] = RunningBatch(decoder, Greedy(), Limits(8, frozenset({56})), max_rows=1)
+    batch: ContinuousBatch[int] = ContinuousBatch(
+        decoder, GreedySampler(), StopCriteria(8, frozenset({56})), max_rows=1
+    )
     batch.add(0, Prompt(prefix))
     rows: list[list[int]] = []
     while batch.active:
@@ -125,8 +128,8 @@ def test_what_is_not_finite_stays_visible(precision: str) -> None:
 @needs_compiler
 def test_the_embedded_captioner_is_compiled(precision: str) -> None:
     captioner = load_captioner("mini", device="cpu", precision=precision)
-    assert isinstance(captioner._gpt2.head, CodedLinear)
-    width, height = captioner.picture.size
+    assert isinstance(captioner._gpt2.head, PackedLinear)
+    width, height = captioner.image_spec.size
     (result,) = captioner.caption([torch.zeros(height, width, 3, dtype=torch.uint8).numpy()])
     assert result.text
 
@@ -136,13 +139,13 @@ def mapping(*, cross: bool) -> TransformerMapping:
 
 
 CODED: dict[str, dict[str, type[nn.Module]]] = {
-    "vision transformer": {"layers.0": CodedLayers, "patches": CodedLinear, "projection": CodedLinear},
-    "transformer mapping": {"transformer": CodedLayers, "linear": CodedLinear},
-    "crossing mapping": {"transformer.layers.0.attn.project": CodedLinear},
-    "grid mapping": {"layers.0": CodedLayers, "inward": CodedLinear},
-    "perceptron": {"model.0": CodedLinear},
-    "residual grid": {"stem.0.coded": CodedConvolution, "blocks.1.shortcut.coded": CodedConvolution},
-    "relay": {"stem.coded": CodedConvolution, "legs.0.inward.coded": CodedConvolution},
+    "vision transformer": {"layers.0": PackedLayers, "patches": PackedLinear, "projection": PackedLinear},
+    "transformer mapping": {"transformer": PackedLayers, "linear": PackedLinear},
+    "crossing mapping": {"transformer.layers.0.attn.project": PackedLinear},
+    "grid mapping": {"layers.0": PackedLayers, "inward": PackedLinear},
+    "perceptron": {"model.0": PackedLinear},
+    "residual grid": {"stem.0.coded": PackedConvolution, "blocks.1.shortcut.coded": PackedConvolution},
+    "staged": {"stem.coded": PackedConvolution, "legs.0.inward.coded": PackedConvolution},
 }
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "vision transformer": (tower, (2, 3, 64, 64)),
@@ -151,7 +154,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "grid mapping": (lambda: GridMapping(4, 64, 64, 3, 2, 4, 0.0), (2, 4, 64)),
     "perceptron": (lambda: MLPMapping(64, 128, 192, 64), (2, 64)),
     "residual grid": (lambda: GridEncoder(8, (8, 16, 16, 24), (1, 1, 1, 1), True), (2, 3, 96, 64)),
-    "relay": (lambda: RelayEncoder(8, (16, 24), (1, 1), (2, 1), (12, 20), True), (2, 3, 33, 64)),
+    "staged": (lambda: StagedEncoder(8, (16, 24), (1, 1), (2, 1), (12, 20), True), (2, 3, 33, 64)),
 }
 
 
@@ -165,9 +168,9 @@ def test_encoders_and_mappings_stay_what_they_were(name: str, precision: str) ->
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.1)
     x = torch.randn(shape)
-    wanted = model(x)
+    output_steps = model(x)
     found = convert(model, precision, CPU)
     for part, kind in CODED[name].items():
         assert type(found.get_submodule(part)) is kind
-    error = float((found(x) - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
+    error = float((found(x) - output_steps).square().mean().sqrt() / output_steps.square().mean().sqrt())
     assert error < (0.03 if precision == "int8" else 1e-5)

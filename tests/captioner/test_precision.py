@@ -7,21 +7,20 @@ import torch
 from torch import nn
 
 from streamcap.captioner import precision, quantized
-from streamcap.captioner.coded import CodedLinear
+from streamcap.captioner.coded import PackedLinear
 from streamcap.captioner.precision import convert, find_device, find_precision
 from streamcap.captioner.quantized import Int8Linear
 from streamcap.errors import InputError
-
-from .layers import needs_compiler
+from tests.captioner.layers import needs_compiler
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def test_auto_on_a_cpu_is_int8_only_where_full_bytes_multiply_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantized, "engine", lambda: "x86")
-    monkeypatch.setattr(quantized, "saturates", lambda: False)
+    monkeypatch.setattr(quantized, "int8_saturates", lambda: False)
     assert find_precision("auto", CPU) == "int8"
-    monkeypatch.setattr(quantized, "saturates", lambda: True)
+    monkeypatch.setattr(quantized, "int8_saturates", lambda: True)
     assert find_precision("auto", CPU) == "fp32"
     monkeypatch.setattr(quantized, "engine", lambda: None)
     assert find_precision("auto", CPU) == "fp32"
@@ -34,10 +33,10 @@ def test_no_layer_beside_the_compiled_ones_gets_seven_bits(monkeypatch: pytest.M
     def mapping() -> nn.Module:
         return nn.Sequential(nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, 64))
 
-    monkeypatch.setattr(quantized, "saturates", lambda: True)
-    assert [type(layer) for layer in convert(mapping(), "int8", CPU)] == [CodedLinear, nn.Tanh, nn.Linear]
-    monkeypatch.setattr(quantized, "saturates", lambda: False)
-    assert [type(layer) for layer in convert(mapping(), "int8", CPU)] == [CodedLinear, nn.Tanh, Int8Linear]
+    monkeypatch.setattr(quantized, "int8_saturates", lambda: True)
+    assert [type(layer) for layer in convert(mapping(), "int8", CPU)] == [PackedLinear, nn.Tanh, nn.Linear]
+    monkeypatch.setattr(quantized, "int8_saturates", lambda: False)
+    assert [type(layer) for layer in convert(mapping(), "int8", CPU)] == [PackedLinear, nn.Tanh, Int8Linear]
 
 
 def test_auto_on_a_gpu_is_half_precision() -> None:

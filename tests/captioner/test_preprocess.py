@@ -1,4 +1,4 @@
-"""Pictures as each model's own processor makes them, and bad ones refused."""
+"""Images as each model's own processor makes them, and bad ones refused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from streamcap.image import ImageSpec
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -19,17 +20,16 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from streamcap.captioner.checkpoints.towers import clip_directory
-from streamcap.captioner.preprocess import fit_picture, fit_pictures, to_pixels
+from streamcap.captioner.preprocess import fit_image, fit_images, to_pixels
 from streamcap.captioner.vision import CLIP_MEAN, CLIP_STD
 from streamcap.errors import InputError
-from streamcap.picture import PictureSpec
 
-CLIP = PictureSpec(224, 224, "crop", "bicubic", CLIP_MEAN, CLIP_STD)
+CLIP = ImageSpec(224, 224, "crop", "bicubic", CLIP_MEAN, CLIP_STD)
 LEVELS = 2
 """Stated tolerance: levels of 255, against the models' own processors."""
 
 
-def picture(width: int, height: int) -> np.ndarray:
+def image(width: int, height: int) -> np.ndarray:
     """Smooth shapes and hard edges."""
     y, x = np.mgrid[0:height, 0:width]
     waves = [127 + 120 * np.sin(x / (9 + 7 * c) + y / (13 - 3 * c)) for c in range(3)]
@@ -40,25 +40,25 @@ def picture(width: int, height: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 720), (640, 480), (333, 517), (224, 224), (100, 60), (225, 224)])
 def test_clip_pictures_equal_clips_processor(width: int, height: int) -> None:
-    raw = picture(width, height)
+    raw = image(width, height)
     theirs = CLIPImageProcessorPil(size={"shortest_edge": 224}, crop_size=224)(
         Image.fromarray(raw), return_tensors="np"
     )["pixel_values"][0]
-    ours = (fit_picture(raw, CLIP) / 255 - np.array(CLIP_MEAN)) / np.array(CLIP_STD)
+    ours = (fit_image(raw, CLIP) / 255 - np.array(CLIP_MEAN)) / np.array(CLIP_STD)
     difference = np.abs(ours.transpose(2, 0, 1) - theirs) * 255 * np.array(CLIP_STD)[:, None, None]
     assert difference.max() <= LEVELS + 1e-3
     assert difference.mean() < 0.2
 
 
 def test_squash_equals_pil() -> None:
-    raw = picture(1280, 720)
+    raw = image(1280, 720)
     theirs = np.asarray(Image.fromarray(raw).resize((192, 192), Image.Resampling.BILINEAR)).astype(int)
-    ours = fit_picture(raw, PictureSpec(192, 192, "squash", "bilinear")).astype(int)
+    ours = fit_image(raw, ImageSpec(192, 192, "squash", "bilinear")).astype(int)
     assert np.abs(ours - theirs).max() <= LEVELS
 
 
 def test_pad_keeps_the_whole_picture() -> None:
-    ours = fit_picture(picture(200, 100), PictureSpec(64, 64, "pad", "area"))
+    ours = fit_image(image(200, 100), ImageSpec(64, 64, "pad", "area"))
     assert ours.shape == (64, 64, 3)
     assert (ours[:16] == 128).all() and (ours[48:] == 128).all() and not (ours[16:48] == 128).all()
 
@@ -70,13 +70,13 @@ def test_sixteen_bits_of_grey_are_scaled_not_clipped() -> None:
 
 
 def test_pil_and_read_only_and_flipped_arrays() -> None:
-    raw = picture(80, 60)
+    raw = image(80, 60)
     locked = raw.copy()
     locked.flags.writeable = False
-    spec = PictureSpec(32, 32, "squash", "bilinear")
-    grey = Image.fromarray(raw).convert("L")
-    assert fit_pictures([raw, locked, raw[:, ::-1], grey, Image.fromarray(raw)], spec).shape == (5, 32, 32, 3)
-    assert (fit_picture(locked, spec) == fit_picture(raw, spec)).all()
+    spec = ImageSpec(32, 32, "squash", "bilinear")
+    gray = Image.fromarray(raw).convert("L")
+    assert fit_images([raw, locked, raw[:, ::-1], gray, Image.fromarray(raw)], spec).shape == (5, 32, 32, 3)
+    assert (fit_image(locked, spec) == fit_image(raw, spec)).all()
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_clip_directory_equals_transformers(tmp_path: Path, whole: bool) -> None
         with torch.inference_mode():
             projected = part(pixels).image_embeds
     tower = clip_directory(tmp_path, "projected")
-    assert tower.width == 24 and tower.picture == PictureSpec(32, 32, "crop", "bicubic", CLIP_MEAN, CLIP_STD)
+    assert tower.width == 24 and tower.image_spec == ImageSpec(32, 32, "crop", "bicubic", CLIP_MEAN, CLIP_STD)
     with torch.inference_mode():
         torch.testing.assert_close(tower(pixels), projected, atol=1e-4, rtol=1e-4)
         assert clip_directory(tmp_path, "pooled")(pixels).shape == (3, 48)

@@ -9,8 +9,7 @@ from torch import nn
 from streamcap.captioner import load_captioner, quantized
 from streamcap.captioner.checkpoints.decoder import load_gpt2
 from streamcap.captioner.quantized import Int8Linear, quantize
-
-from .models import gpt2
+from tests.captioner.models import gpt2
 
 pytestmark = pytest.mark.skipif(quantized.engine() is None, reason="this torch has no int8 products")
 
@@ -83,6 +82,6 @@ def test_decoder_logits_stay_close_with_and_without_torchscript() -> None:
 def test_the_embedded_captioner_in_int8() -> None:
     captioner = load_captioner("mini", device="cpu", precision="int8")
     assert captioner.info["precision"] == "int8"
-    width, height = captioner.picture.size
+    width, height = captioner.image_spec.size
     (result,) = captioner.caption([torch.zeros(height, width, 3, dtype=torch.uint8).numpy()])
     assert result.text

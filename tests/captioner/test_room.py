@@ -13,7 +13,7 @@ import torch
 from streamcap import load_captioner
 from streamcap.captioner.gpt2 import GPT2
 from streamcap.captioner.options import SearchOptions
-from streamcap.captioner.room import Room
+from streamcap.captioner.room import BatchLimit
 from streamcap.captioner.vision import Vision
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -96,7 +96,7 @@ def test_a_joining_decoder_begins_unfinished_captions_anew(room_for: Any) -> Non
 
 def test_encoding_takes_fewer_pictures_at_once(room_for: Any) -> None:
     captioner = load_captioner("mini", device="cpu", precision="fp32")
-    spec = captioner.picture
+    spec = captioner.image_spec
     pixels = np.random.default_rng(0).integers(0, 255, (5, spec.height, spec.width, 3), np.uint8)
     wanted = captioner.encode(pixels)
     room_for(2)
@@ -109,10 +109,10 @@ def test_encoding_takes_fewer_pictures_at_once(room_for: Any) -> None:
 def test_least_rows() -> None:
     tried: list[int] = []
 
-    def never(most: int) -> None:
-        tried.append(most)
+    def never(max_rows: int) -> None:
+        tried.append(max_rows)
         raise NO_ROOM
 
     with pytest.raises(torch.OutOfMemoryError):
-        Room(64, "beams", torch.device("cpu")).run(40, never, least=3)
+        BatchLimit(64, "beams", torch.device("cpu")).run(40, never, min_rows=3)
     assert tried == [64, 20, 10, 5, 3]

@@ -10,13 +10,12 @@ from transformers import GPT2LMHeadModel
 
 from streamcap import Captioner, load_captioner
 from streamcap.captioner import SearchOptions
-from streamcap.captioner.batch import Limits
+from streamcap.captioner.batch import StopCriteria
 from streamcap.captioner.beam import beam_search
 from streamcap.captioner.checkpoints.decoder import load_gpt2
 from streamcap.captioner.prompt import Prompt
-from streamcap.captioner.selection import Sampling
-
-from .models import gpt2
+from streamcap.captioner.selection import TopPSampler
+from tests.captioner.models import gpt2
 
 STOP = 56
 GOLDEN = Path(__file__).parent / "golden"
@@ -54,7 +53,7 @@ def test_beams_of_frames_of_different_prefix_length() -> None:
     decoder = load_gpt2(model.state_dict(), model.config.to_dict(), "test", prefix="")
     torch.manual_seed(1)
     prefixes = [torch.randn(length, 64) for length in (4, 1, 6)]
-    found = beam_search(decoder, [Prompt(prefix) for prefix in prefixes], Limits(9, frozenset({STOP})), 4)
+    found = beam_search(decoder, [Prompt(prefix) for prefix in prefixes], StopCriteria(9, frozenset({STOP})), 4)
     assert [best.tokens for best in found] == [plain_beams(model, prefix, 4, 9) for prefix in prefixes]
     for best, prefix in zip(found, prefixes, strict=True):
         assert best.logprob == pytest.approx(score(model, prefix, best.tokens), abs=1e-4)
@@ -104,12 +103,12 @@ def test_small_nucleus_and_small_temperature_are_greedy(captioner: Captioner) ->
 
 def test_sampling_follows_the_distribution() -> None:
     logits = torch.tensor([[2.0, 0.0, 1.0, -30.0]]).repeat(4000, 1)
-    selector = Sampling(0.5, 1.0, seed=3)
-    drawn = selector.select(logits, [selector.source(number) for number in range(4000)])
+    sampler = TopPSampler(0.5, 1.0, seed=3)
+    drawn = sampler.sample(logits, [sampler.make_rng(number) for number in range(4000)])
     share = torch.bincount(drawn, minlength=4) / 4000
     torch.testing.assert_close(share, (logits[0] / 0.5).softmax(0), atol=0.03, rtol=0)
-    narrow = Sampling(0.5, 0.9, seed=3)
-    drawn = narrow.select(logits, [narrow.source(number) for number in range(4000)])
+    narrow = TopPSampler(0.5, 0.9, seed=3)
+    drawn = narrow.sample(logits, [narrow.make_rng(number) for number in range(4000)])
     assert set(drawn.tolist()) == {0, 2}, "0.867 is below 0.9, so the second token is kept and the third is not"
 
 

@@ -7,15 +7,14 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from streamcap.captioner import graphs
-from streamcap.captioner.batch import Limits, RunningBatch
+from streamcap.captioner.batch import ContinuousBatch, StopCriteria
 from streamcap.captioner.checkpoints.decoder import load_gpt2
 from streamcap.captioner.gpt2 import GPT2, GPT2Config
-from streamcap.captioner.graphs import Replay, bucket
+from streamcap.captioner.graphs import GraphedCallable, bucket
 from streamcap.captioner.prompt import Prompt
-from streamcap.captioner.selection import Greedy
-from streamcap.captioner.slots import SlotBatch
-
-from .models import generate, gpt2
+from streamcap.captioner.selection import GreedySampler
+from streamcap.captioner.slots import CudaGraphBatch
+from tests.captioner.models import generate, gpt2
 
 STOP = 56
 
@@ -41,11 +40,13 @@ def expected(model: GPT2LMHeadModel, prefixes: list[torch.Tensor]) -> list[list[
     return [generate(model, prefix, STOP, 24) for prefix in prefixes]
 
 
-@pytest.mark.parametrize("steps_per_look", [1, 4, 7])
+@pytest.mark.parametrize("steps_per_sync", [1, 4, 7])
 def test_rows_of_different_length_join_and_leave(
-    ours: GPT2, prefixes: list[torch.Tensor], expected: list[list[int]], steps_per_look: int
+    ours: GPT2, prefixes: list[torch.Tensor], expected: list[list[int]], steps_per_sync: int
 ) -> None:
-    batch: SlotBatch[int] = SlotBatch(ours, Limits(24, frozenset({STOP})), max_rows=4, steps_per_look=steps_per_look)
+    batch: CudaGraphBatch[int] = CudaGraphBatch(
+        ours, StopCriteria(24, frozenset({STOP})), max_rows=4, steps_per_sync=steps_per_sync
+    )
     waiting = list(enumerate(prefixes))
     found = {}
     while waiting or batch.active:
@@ -58,8 +59,11 @@ def test_rows_of_different_length_join_and_leave(
 
 
 def test_probabilities_are_those_of_the_running_batch(ours: GPT2, prefixes: list[torch.Tensor]) -> None:
-    limits = Limits(12, frozenset({STOP}))
-    batches = [RunningBatch[int](ours, Greedy(), limits, max_rows=9), SlotBatch[int](ours, limits, max_rows=9)]
+    stop_criteria = StopCriteria(12, frozenset({STOP}))
+    batches = [
+        ContinuousBatch[int](ours, GreedySampler(), stop_criteria, max_rows=9),
+        CudaGraphBatch[int](ours, stop_criteria, max_rows=9),
+    ]
     found: list[dict[int, float]] = []
     for batch in batches:
         for number, prefix in enumerate(prefixes):
@@ -74,7 +78,7 @@ def test_probabilities_are_those_of_the_running_batch(ours: GPT2, prefixes: list
 def test_the_first_look_shows_the_first_token(
     ours: GPT2, prefixes: list[torch.Tensor], expected: list[list[int]]
 ) -> None:
-    batch: SlotBatch[str] = SlotBatch(ours, Limits(24, frozenset({STOP})), max_rows=4)
+    batch: CudaGraphBatch[str] = CudaGraphBatch(ours, StopCriteria(24, frozenset({STOP})), max_rows=4)
     batch.add("door", Prompt(prefixes[2]))
     assert batch.step() == []
     assert [row.tokens for row in batch.rows] == [expected[2][:1]]
@@ -85,7 +89,7 @@ def test_the_first_look_shows_the_first_token(
 def test_a_dropped_row_leaves_the_others_exact(
     ours: GPT2, prefixes: list[torch.Tensor], expected: list[list[int]]
 ) -> None:
-    batch: SlotBatch[int] = SlotBatch(ours, Limits(24, frozenset({STOP})), max_rows=4)
+    batch: CudaGraphBatch[int] = CudaGraphBatch(ours, StopCriteria(24, frozenset({STOP})), max_rows=4)
     for number, prefix in enumerate(prefixes[:5]):
         batch.add(number, Prompt(prefix))
     batch.step()
@@ -97,7 +101,7 @@ def test_a_dropped_row_leaves_the_others_exact(
 
 
 def test_slots_serve_batch_after_batch(ours: GPT2, prefixes: list[torch.Tensor], expected: list[list[int]]) -> None:
-    batch: SlotBatch[int] = SlotBatch(ours, Limits(24, frozenset({STOP})), max_rows=8)
+    batch: CudaGraphBatch[int] = CudaGraphBatch(ours, StopCriteria(24, frozenset({STOP})), max_rows=8)
     for few in (range(2), range(8), range(3, 4)):
         found = {}
         for number in few:
@@ -119,7 +123,7 @@ def test_a_replay_on_a_cpu_calls_on_its_own_inputs() -> None:
         return (x * 2,)
 
     given = torch.ones(3)
-    replay = Replay(call, [given], torch.device("cpu"))
+    replay = GraphedCallable(call, [given], torch.device("cpu"))
     assert replay(given + 1)[0].tolist() == [4, 4, 4]
     assert replay(given + 2)[0].tolist() == [6, 6, 6]
     assert len(set(seen)) == 1 and seen[0] != given.data_ptr()
@@ -137,16 +141,16 @@ def test_other_prompts_give_the_running_batchs_tokens(kind: str) -> None:
     for weight in decoder.parameters():
         weight.mul_(2)
     prompts = [
-        Prompt(torch.randn(length, 32), again=torch.randn(length, 32))
+        Prompt(torch.randn(length, 32), later_prefix=torch.randn(length, 32))
         if kind == "read twice"
         else Prompt(torch.randn(1, 32), cross=torch.randn(5, 24))
         for length in (3, 6, 4)
     ]
-    limits = Limits(10, frozenset({1}))
+    stop_criteria = StopCriteria(10, frozenset({1}))
     found: list[dict[int, list[int]]] = []
     for batch in (
-        RunningBatch[int](decoder, Greedy(), limits, max_rows=2),
-        SlotBatch[int](decoder, limits, max_rows=2),
+        ContinuousBatch[int](decoder, GreedySampler(), stop_criteria, max_rows=2),
+        CudaGraphBatch[int](decoder, stop_criteria, max_rows=2),
     ):
         for number, prompt in enumerate(prompts):
             batch.add(number, prompt)

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import pre_tokenizers
 from transformers import GPT2Tokenizer
 
-from streamcap.captioner.tokens import read_tokenizer
+from streamcap.captioner.tokens import load_tokenizer
 from streamcap.errors import InputError
 
 TEXTS = ["A man opens a door.", "two dogs, one ball!", "naïve café – 猫", "don't  look"]
@@ -25,7 +25,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_text_equals_transformers(files: Path) -> None:
-    theirs, ours = GPT2Tokenizer.from_pretrained(files), read_tokenizer(files)
+    theirs, ours = GPT2Tokenizer.from_pretrained(files), load_tokenizer(files)
     assert ours.size == len(theirs) == 261
     end = theirs.eos_token_id
     for text in TEXTS:
@@ -37,14 +37,14 @@ def test_text_equals_transformers(files: Path) -> None:
 
 
 def test_half_a_character_is_not_shown(files: Path) -> None:
-    ours, theirs = read_tokenizer(files), GPT2Tokenizer.from_pretrained(files)
+    ours, theirs = load_tokenizer(files), GPT2Tokenizer.from_pretrained(files)
     tokens = theirs.encode("a 猫")
     assert ours.text(tokens[:-1]) == "a" and ours.text(tokens) == "a 猫"
 
 
 def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no tokenizer there"):
-        read_tokenizer(tmp_path)
+        load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match="not a tokenizer"):
-        read_tokenizer(tmp_path)
+        load_tokenizer(tmp_path)

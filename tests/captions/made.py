@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from streamcap.captions.caption import Caption, Latency
-from streamcap.captions.track import Moment
+from streamcap.captions.track import SampleTime
 
 LATENCY = Latency(ingest=3.1, queue=0.4, encode=2.2, decode=4.0, total=9.7)
 
 
-def moment(start: float, epoch: int = 0) -> Moment:
-    return Moment(epoch=epoch, start=start, captured_at=1_763_682_361.120 + start, captured_at_source="arrival")
+def at(start: float, epoch: int = 0) -> SampleTime:
+    return SampleTime(epoch=epoch, start=start, captured_at=1_763_682_361.120 + start, captured_at_source="arrival")
 
 
 def caption(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamcap.captions.cue import Cue, lines, milliseconds, on_screen
+from streamcap.captions.cue import Cue, merge_cues, to_ms, wrap_lines
 
 
 def test_a_cue_must_end_after_it_starts() -> None:
@@ -15,46 +15,46 @@ def test_a_cue_must_end_after_it_starts() -> None:
 
 
 def test_equal_neighbours_are_one_cue() -> None:
-    seen = list(on_screen([Cue(0, 1000, "a dog"), Cue(1000, 2000, "a dog"), Cue(2000, 3000, "a cat")]))
+    seen = list(merge_cues([Cue(0, 1000, "a dog"), Cue(1000, 2000, "a dog"), Cue(2000, 3000, "a cat")]))
     assert seen == [Cue(0, 2000, "a dog"), Cue(2000, 3000, "a cat")]
 
 
 def test_a_cue_gives_way_to_the_next() -> None:
-    seen = list(on_screen([Cue(0, 1000, "a dog"), Cue(960, 1960, "a cat")]))
+    seen = list(merge_cues([Cue(0, 1000, "a dog"), Cue(960, 1960, "a cat")]))
     assert seen == [Cue(0, 960, "a dog"), Cue(960, 1960, "a cat")]
 
 
 def test_a_small_gap_closes_and_a_wide_one_stays() -> None:
-    seen = list(on_screen([Cue(0, 1000, "a"), Cue(1033, 2000, "b"), Cue(9000, 10000, "c")]))
+    seen = list(merge_cues([Cue(0, 1000, "a"), Cue(1033, 2000, "b"), Cue(9000, 10000, "c")]))
     assert seen == [Cue(0, 1033, "a"), Cue(1033, 2033, "b"), Cue(9000, 10000, "c")]
 
 
 def test_the_same_sentence_after_a_long_absence_is_a_new_cue() -> None:
-    assert len(list(on_screen([Cue(0, 1000, "a dog"), Cue(60_000, 61_000, "a dog")]))) == 2
+    assert len(list(merge_cues([Cue(0, 1000, "a dog"), Cue(60_000, 61_000, "a dog")]))) == 2
 
 
 def test_a_short_cue_lasts_until_it_can_be_read_unless_the_next_comes() -> None:
-    assert list(on_screen([Cue(0, 200, "a dog")])) == [Cue(0, 1000, "a dog")]
-    assert next(iter(on_screen([Cue(0, 200, "a dog"), Cue(300, 1300, "a cat")]))) == Cue(0, 300, "a dog")
+    assert list(merge_cues([Cue(0, 200, "a dog")])) == [Cue(0, 1000, "a dog")]
+    assert next(iter(merge_cues([Cue(0, 200, "a dog"), Cue(300, 1300, "a cat")]))) == Cue(0, 300, "a dog")
 
 
 def test_a_long_caption_breaks_evenly_between_words() -> None:
     text = "two white dogs run on the grass beside a red car in the snow"
-    assert lines(text) == ("two white dogs run on the grass", "beside a red car in the snow")
-    assert lines("a dog") == ("a dog",)
-    assert lines("") == ("",)
+    assert wrap_lines(text) == ("two white dogs run on the grass", "beside a red car in the snow")
+    assert wrap_lines("a dog") == ("a dog",)
+    assert wrap_lines("") == ("",)
 
 
 def test_the_lines_of_texts_that_are_written_again_and_again_are_found_once() -> None:
     text = "a dog that nobody has seen before runs over the grass"
-    again = lines.cache_info().hits
-    assert lines(text) is lines(text)
-    assert lines.cache_info().hits == again + 1
+    again = wrap_lines.cache_info().hits
+    assert wrap_lines(text) is wrap_lines(text)
+    assert wrap_lines.cache_info().hits == again + 1
 
 
 @given(st.text(min_size=0, max_size=300))
 def test_no_word_is_lost_or_cut(text: str) -> None:
-    broken = lines(text)
+    broken = wrap_lines(text)
     assert " ".join(broken).split() == text.split()
     assert len(broken) <= 2
     if len(" ".join(text.split())) <= 42:
@@ -62,9 +62,9 @@ def test_no_word_is_lost_or_cut(text: str) -> None:
 
 
 def test_milliseconds_are_rounded_once_and_never_negative() -> None:
-    assert milliseconds(1.0004) == 1000
-    assert milliseconds(1.0006) == 1001
-    assert milliseconds(-3) == 0
+    assert to_ms(1.0004) == 1000
+    assert to_ms(1.0006) == 1001
+    assert to_ms(-3) == 0
 
 
 @given(
@@ -78,6 +78,6 @@ def test_what_was_on_screen_never_overlaps(steps: list[tuple[int, int, str]]) ->
     for pause, length, text in steps:
         start += pause
         cues.append(Cue(start, start + length, text))
-    seen = list(on_screen(cues))
+    seen = list(merge_cues(cues))
     assert all(first.end_ms <= second.start_ms for first, second in itertools.pairwise(seen))
     assert {cue.text for cue in seen} <= {cue.text for cue in cues}

@@ -83,6 +83,6 @@ def test_a_line_cut_short_is_passed_over(length: int) -> None:
 
 
 def test_finals_are_read_back_in_order_and_nothing_else() -> None:
-    lines = [encode(n, caption(number=n, is_final=n != 2)).text for n in range(1, 5)]
-    read = jsonl.finals([*lines, lines[0][:40]])
+    wrap_lines = [encode(n, caption(number=n, is_final=n != 2)).text for n in range(1, 5)]
+    read = jsonl.finals([*wrap_lines, wrap_lines[0][:40]])
     assert [(event.seq, said.id) for event, said in read] == [(1, "door-1"), (3, "door-3"), (4, "door-4")]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from streamcap.captions.cue import Cue
 from streamcap.captions.formats import hls
-from streamcap.captions.track import Track
-from tests.captions.made import LATENCY, moment
+from streamcap.captions.track import CaptionTrack
+from tests.captions.made import LATENCY, at
 from tests.conftest import require_program
 
 CUES = [Cue(1000, 4000, "a man opens a door"), Cue(5000, 13_000, "a dog <runs> & jumps"), Cue(25_000, 26_000, "a cat")]
@@ -28,12 +28,12 @@ def test_a_cue_over_a_boundary_is_in_every_segment_it_touches_and_empty_segments
 
 
 def test_a_caption_extended_every_second_changes_no_segment_that_was_published() -> None:
-    track = Track("door", every=1.0)
-    track.final(moment(0.0), "a dog sleeps", -0.4, LATENCY)
+    track = CaptionTrack("door", every=1.0)
+    track.final(at(0.0), "a dog sleeps", -0.4, LATENCY)
     published: dict[int, str] = {}
     for second in range(1, 40):
-        track.extend(moment(float(second)))
-        segments = hls.window(track.cues, 1000 * second, ended=False)
+        track.extend(at(float(second)))
+        segments = hls.playlist_window(track.cues, 1000 * second, ended=False)
         for number in range(segments.first, segments.stop):
             text = hls.segment(track.cues, number)
             assert published.setdefault(number, text) == text
@@ -52,17 +52,17 @@ def test_segments_are_read_by_ffprobe(tmp_path: Path) -> None:
 
 
 def test_a_segment_is_published_once_it_can_change_no_more() -> None:
-    assert hls.window(CUES[:1], 6999, ended=False) == hls.Window(0, 0)
-    assert hls.window(CUES[:1], 7000, ended=False) == hls.Window(0, 1)
-    assert hls.window([], 0, ended=False) == hls.Window(0, 0)
+    assert hls.playlist_window(CUES[:1], 6999, ended=False) == hls.PlaylistWindow(0, 0)
+    assert hls.playlist_window(CUES[:1], 7000, ended=False) == hls.PlaylistWindow(0, 1)
+    assert hls.playlist_window([], 0, ended=False) == hls.PlaylistWindow(0, 0)
     # The end of the stream publishes what is left.
-    assert hls.window(CUES, 26_000, ended=True) == hls.Window(0, 5, ended=True)
+    assert hls.playlist_window(CUES, 26_000, ended=True) == hls.PlaylistWindow(0, 5, ended=True)
     # The window rolls: what is trimmed is gone from the playlist, and its numbers do not come again.
-    assert hls.window(CUES[2:], 32_000, ended=False) == hls.Window(4, 5)
+    assert hls.playlist_window(CUES[2:], 32_000, ended=False) == hls.PlaylistWindow(4, 5)
 
 
 def test_the_playlist_says_what_the_rfc_asks() -> None:
-    text = hls.playlist(hls.Window(4, 6), "token=t")
+    text = hls.playlist(hls.PlaylistWindow(4, 6), "token=t")
     assert text.splitlines() == [
         "#EXTM3U",
         "#EXT-X-VERSION:3",
@@ -73,7 +73,7 @@ def test_the_playlist_says_what_the_rfc_asks() -> None:
         "#EXTINF:6.000,",
         "5.vtt?token=t",
     ]
-    assert hls.playlist(hls.Window(4, 6, ended=True)).endswith("\n#EXT-X-ENDLIST\n")
+    assert hls.playlist(hls.PlaylistWindow(4, 6, ended=True)).endswith("\n#EXT-X-ENDLIST\n")
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)

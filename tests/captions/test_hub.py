@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamcap.captions.event import Extend, Status, StreamState
-from streamcap.captions.feed import REPLAY_INTERIMS, Feed
-from streamcap.captions.hub import DROPS_TO_CLOSE, Hub, Subscription, Wish
+from streamcap.captions.feed import REPLAY_INTERIMS, EventLog
+from streamcap.captions.hub import DROPS_TO_CLOSE, Hub, SubscribeOptions, Subscription
 from streamcap.errors import InputError
 from tests.captions.made import caption
 
@@ -30,7 +30,7 @@ def clock() -> Clock:
 @pytest.fixture
 def hub(clock: Clock) -> Hub:
     hub = Hub(clock, clock)
-    hub.add(Feed("door"))
+    hub.add(EventLog("door"))
     return hub
 
 
@@ -38,8 +38,10 @@ def texts(subscription: Subscription) -> list[dict[str, Any]]:
     return [json.loads(text) for text in subscription.take()]
 
 
-def listen(hub: Hub, wish: Wish | None = None, since: int | dict[str, int] | None = None) -> Subscription:
-    return hub.subscribe(wish or Wish(), lambda: None, since)
+def listen(
+    hub: Hub, options: SubscribeOptions | None = None, since: int | dict[str, int] | None = None
+) -> Subscription:
+    return hub.subscribe(options or SubscribeOptions(), lambda: None, since)
 
 
 def test_every_event_of_any_type_takes_the_next_number(hub: Hub) -> None:
@@ -77,7 +79,7 @@ def test_a_newcomer_to_a_still_scene_gets_its_caption_until_when_it_was_true_and
     _, status, shown, extend, interim = texts(listen(hub))
     assert (shown["id"], shown["is_final"], extend["id"], extend["end"]) == ("door-37", True, "door-37", 16.0)
     assert [m["seq"] for m in (status, shown, extend, interim)] == [1, 2, 5, 6]
-    _, *without = texts(listen(hub, Wish(interim=False)))
+    _, *without = texts(listen(hub, SubscribeOptions(interim=False)))
     assert [m["seq"] for m in without] == [1, 2, 5]
 
 
@@ -115,7 +117,7 @@ def test_since_brings_exactly_what_was_missed(hub: Hub) -> None:
         hub.publish(caption(number=number))
     _, *missed = texts(listen(hub, since=12))
     assert [event["seq"] for event in missed] == list(range(13, 21))
-    _, *missed = texts(listen(hub, Wish(interim=False), since=12))
+    _, *missed = texts(listen(hub, SubscribeOptions(interim=False), since=12))
     assert [event["id"] for event in missed] == ["door-7", "door-8", "door-9", "door-10"]
     assert all(event["is_final"] for event in missed)
 
@@ -127,13 +129,13 @@ def test_interims_of_long_ago_are_gaps_to_those_who_want_them(hub: Hub) -> None:
     _, *missed = texts(listen(hub, since=0))
     assert [(m["from"], m["to"]) for m in missed if m["type"] == "gap"] == [(1, 1), (3, 3)]
     assert [m["seq"] for m in missed if m["type"] != "gap"] == [2, *range(4, 2 * REPLAY_INTERIMS + 5)]
-    _, *missed = texts(listen(hub, Wish(interim=False), since=0))
+    _, *missed = texts(listen(hub, SubscribeOptions(interim=False), since=0))
     assert [m["seq"] for m in missed] == list(range(2, 2 * REPLAY_INTERIMS + 5, 2))
 
 
 def test_what_is_forgotten_is_a_gap(clock: Clock) -> None:
     hub = Hub(clock, clock)
-    hub.add(Feed("door", keep=3))
+    hub.add(EventLog("door", keep=3))
     for number in range(1, 11):
         hub.publish(caption(number=number))
     _, gap, *kept = texts(listen(hub, since=2))
@@ -153,12 +155,12 @@ def test_since_must_be_past(hub: Hub, since: int) -> None:
 
 def test_an_unknown_stream_is_refused(hub: Hub) -> None:
     with pytest.raises(InputError, match="garden"):
-        listen(hub, Wish(streams=frozenset({"garden", "door"})))
+        listen(hub, SubscribeOptions(streams=frozenset({"garden", "door"})))
 
 
 def test_interim_is_a_wish_and_can_be_thinned(hub: Hub, clock: Clock) -> None:
-    none = listen(hub, Wish(interim=False))
-    few = listen(hub, Wish(min_interval=1.0))
+    none = listen(hub, SubscribeOptions(interim=False))
+    few = listen(hub, SubscribeOptions(min_interval=1.0))
     for _ in range(20):
         hub.publish(caption(is_final=False))
         clock.now += 0.1
@@ -168,7 +170,7 @@ def test_interim_is_a_wish_and_can_be_thinned(hub: Hub, clock: Clock) -> None:
 
 
 def test_a_slow_subscriber_loses_interims_first_then_oldest_finals_with_a_gap(hub: Hub) -> None:
-    slow = listen(hub, Wish(limit=4))
+    slow = listen(hub, SubscribeOptions(limit=4))
     good = listen(hub)
     for number in range(1, 7):
         hub.publish(caption(number=number, is_final=False))
@@ -184,7 +186,7 @@ def test_a_slow_subscriber_loses_interims_first_then_oldest_finals_with_a_gap(hu
 
 
 def test_one_that_never_reads_is_closed_and_others_feel_nothing(hub: Hub) -> None:
-    dead = listen(hub, Wish(limit=4))
+    dead = listen(hub, SubscribeOptions(limit=4))
     good = listen(hub)
     received = 0
     for number in range(DROPS_TO_CLOSE + 10):
@@ -205,18 +207,18 @@ def test_a_stale_caption_is_kept_but_not_pushed(hub: Hub) -> None:
 
 
 def test_removing_a_stream_closes_those_who_wished_for_it_alone(hub: Hub) -> None:
-    alone, all_streams = listen(hub, Wish(streams=frozenset({"door"}))), listen(hub)
+    alone, all_streams = listen(hub, SubscribeOptions(streams=frozenset({"door"}))), listen(hub)
     hub.remove("door")
     assert alone.closed is not None and all_streams.closed is None
-    hub.add(Feed("yard"))
+    hub.add(EventLog("yard"))
     hub.publish(caption(stream="yard"))
     assert (hub.subscribers, hub.statistics.closed_slow) == (1, 0)
 
 
 def test_who_named_several_streams_is_closed_when_the_last_of_them_is_removed(hub: Hub) -> None:
-    hub.add(Feed("yard"))
-    hub.add(Feed("gate"))
-    both = listen(hub, Wish(streams=frozenset({"door", "yard"})))
+    hub.add(EventLog("yard"))
+    hub.add(EventLog("gate"))
+    both = listen(hub, SubscribeOptions(streams=frozenset({"door", "yard"})))
     hub.remove("door")
     hub.remove("gate")
     assert both.closed is None
@@ -226,9 +228,9 @@ def test_who_named_several_streams_is_closed_when_the_last_of_them_is_removed(hu
 
 def test_a_refilled_feed_goes_on_where_the_earlier_run_stopped(clock: Clock) -> None:
     first = Hub(clock, clock)
-    first.add(Feed("door"))
+    first.add(EventLog("door"))
     events = [first.publish(caption(number=n)) for n in range(1, 6)]
-    again = Feed("door")
+    again = EventLog("door")
     again.refill(events[2:], next_seq=9)
     hub = Hub(clock, clock)
     hub.add(again)
@@ -245,7 +247,7 @@ def test_a_refilled_feed_goes_on_where_the_earlier_run_stopped(clock: Clock) -> 
 def test_who_takes_a_part_finds_the_rest_in_order_and_room_for_as_much_as_was_taken(hub: Hub) -> None:
     for number in range(1, 4):
         hub.publish(caption(number=number))
-    reader = listen(hub, Wish(limit=2), since=0)
+    reader = listen(hub, SubscribeOptions(limit=2), since=0)
     hub.publish(caption(number=4))
     hub.publish(caption(number=5))
     taken = [json.loads(text) for text in reader.take(5)]
@@ -260,7 +262,7 @@ def test_who_takes_a_part_finds_the_rest_in_order_and_room_for_as_much_as_was_ta
 @given(st.lists(st.sampled_from(["final", "interim", "extend", "drop", "return"]), max_size=120))
 def test_disconnecting_at_any_moment_loses_and_repeats_no_final(actions: list[str]) -> None:
     hub = Hub(Clock(), Clock())
-    hub.add(Feed("door"))
+    hub.add(EventLog("door"))
     published: list[int] = []
     received: list[int] = []
     seen = 0
@@ -294,9 +296,9 @@ def test_disconnecting_at_any_moment_loses_and_repeats_no_final(actions: list[st
 )
 def test_every_number_comes_once_or_lies_in_a_gap(actions: list[str], limit: int, keep: int) -> None:
     hub = Hub(Clock(), Clock())
-    hub.add(Feed("door", keep=keep))
-    wish = Wish(limit=limit)
-    subscription = hub.subscribe(wish, lambda: None, 0)
+    hub.add(EventLog("door", keep=keep))
+    options = SubscribeOptions(limit=limit)
+    subscription = hub.subscribe(options, lambda: None, 0)
     seen = 0
     for action in [*actions, "read"]:
         match action:
@@ -308,7 +310,7 @@ def test_every_number_comes_once_or_lies_in_a_gap(actions: list[str], limit: int
                 hub.publish(Extend("door", "door-1", 3.0))
             case "return":
                 hub.unsubscribe(subscription)
-                subscription = hub.subscribe(wish, lambda: None, seen)
+                subscription = hub.subscribe(options, lambda: None, seen)
             case "read" | "read a part":
                 for text in subscription.take(2 if action == "read a part" else None):
                     message = json.loads(text)

@@ -1,48 +1,48 @@
 from __future__ import annotations
 
 from streamcap.captions.cue import Cue
-from streamcap.captions.track import Track
-from tests.captions.made import LATENCY, moment
+from streamcap.captions.track import CaptionTrack
+from tests.captions.made import LATENCY, at
 
 
 def test_interims_then_one_final_share_an_id_and_count_revisions() -> None:
-    track = Track("door", every=1.0)
-    first = track.interim(moment(1.0), "a man", LATENCY)
-    second = track.interim(moment(1.0), "a man opens", LATENCY)
-    final = track.final(moment(1.0), "a man opens a door", -0.4, LATENCY)
+    track = CaptionTrack("door", every=1.0)
+    first = track.interim(at(1.0), "a man", LATENCY)
+    second = track.interim(at(1.0), "a man opens", LATENCY)
+    final = track.final(at(1.0), "a man opens a door", -0.4, LATENCY)
     assert [c.id for c in (first, second, final)] == ["door-1"] * 3
     assert [c.revision for c in (first, second, final)] == [1, 2, 3]
     assert [c.is_final for c in (first, second, final)] == [False, False, True]
     assert first.logprob is None and final.logprob == -0.4
-    assert track.final(moment(2.0), "a door", -0.1, LATENCY).id == "door-2"
+    assert track.final(at(2.0), "a door", -0.1, LATENCY).id == "door-2"
 
 
 def test_extend_moves_the_end_and_the_cue() -> None:
-    track = Track("door", every=1.0)
-    track.final(moment(1.0), "a door", -0.4, LATENCY)
-    extend = track.extend(moment(2.0))
+    track = CaptionTrack("door", every=1.0)
+    track.final(at(1.0), "a door", -0.4, LATENCY)
+    extend = track.extend(at(2.0))
     assert extend is not None and (extend.id, extend.end) == ("door-1", 3.0)
     assert track.cues == [Cue(1000, 3000, "a door")]
 
 
 def test_there_is_nothing_to_extend_before_a_final_or_after_a_new_epoch() -> None:
-    track = Track("door", every=1.0)
-    assert track.extend(moment(1.0)) is None
-    track.final(moment(1.0, epoch=0), "a door", -0.4, LATENCY)
-    assert track.extend(moment(2.0, epoch=1)) is None
+    track = CaptionTrack("door", every=1.0)
+    assert track.extend(at(1.0)) is None
+    track.final(at(1.0, epoch=0), "a door", -0.4, LATENCY)
+    assert track.extend(at(2.0, epoch=1)) is None
 
 
 def test_an_id_shown_as_interim_is_not_used_for_another_caption() -> None:
-    track = Track("door", every=1.0)
-    track.final(moment(1.0), "a door", -0.4, LATENCY)
-    shown = track.interim(moment(2.0), "a", LATENCY)
-    track.extend(moment(2.0))
-    assert track.final(moment(3.0), "a cat", -0.4, LATENCY).id != shown.id
+    track = CaptionTrack("door", every=1.0)
+    track.final(at(1.0), "a door", -0.4, LATENCY)
+    shown = track.interim(at(2.0), "a", LATENCY)
+    track.extend(at(2.0))
+    assert track.final(at(3.0), "a cat", -0.4, LATENCY).id != shown.id
 
 
 def test_close_ends_the_last_cue_where_the_stream_ended() -> None:
-    track = Track("door", every=10.0)
-    track.final(moment(1.0), "a door", -0.4, LATENCY)
+    track = CaptionTrack("door", every=10.0)
+    track.final(at(1.0), "a door", -0.4, LATENCY)
     extend = track.close(4.5)
     assert extend is not None and extend.end == 4.5
     assert track.cues == [Cue(1000, 4500, "a door")]
@@ -50,14 +50,14 @@ def test_close_ends_the_last_cue_where_the_stream_ended() -> None:
 
 
 def test_the_window_rolls_but_keeps_the_newest_cue() -> None:
-    track = Track("door", every=1.0, window=10.0)
+    track = CaptionTrack("door", every=1.0, window=10.0)
     for second in range(100):
-        track.final(moment(float(second)), f"{second} dogs", -0.4, LATENCY)
+        track.final(at(float(second)), f"{second} dogs", -0.4, LATENCY)
     assert track.cues[0].start_ms >= 89_000
     assert track.cues[-1] == Cue(99_000, 100_000, "99 dogs")
     assert len(track.cues) <= 11
 
 
 def test_white_space_and_line_breaks_in_a_text_become_single_spaces() -> None:
-    track = Track("door", every=1.0)
-    assert track.final(moment(1.0), " a door\n\n opens ", -0.4, LATENCY).text == "a door opens"
+    track = CaptionTrack("door", every=1.0)
+    assert track.final(at(1.0), " a door\n\n opens ", -0.4, LATENCY).text == "a door opens"

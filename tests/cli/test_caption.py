@@ -15,12 +15,12 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
+from streamcap.image import ImageSpec
 
 import streamcap.captioner as captioner_room
 from streamcap.captioner import Captioner, Result, SearchOptions, load_captioner
 from streamcap.cli import main
 from streamcap.cli.progress import progress_bar
-from streamcap.picture import PictureSpec
 from tests.media.numbered import ffmpeg, ffprobe_cues, ffprobe_times, numbered, read_number, write_numbered
 
 Run = Callable[..., tuple[int, str, str]]
@@ -29,10 +29,10 @@ STAMPS = [40 * number + 200 * (number // 9) for number in range(COUNT)]
 
 
 class Reader:
-    """Stands in for a captioner: reads the number that a picture shows."""
+    """Stands in for a captioner: reads the number that an image shows."""
 
     def __init__(self, clip_length: int | None = None) -> None:
-        self.picture = PictureSpec(60, 20, fit="squash")
+        self.image_spec = ImageSpec(60, 20, fit="squash")
         self.clip_length = clip_length
         self.batches: list[int] = []
 
@@ -40,7 +40,7 @@ class Reader:
         self.batches.append(len(pixels))
         assert pixels.shape[-3:] == (20, 60, 3)
         flat = pixels.reshape(-1, 20, 60, 3)
-        return torch.tensor([read_number(picture) for picture in flat]).reshape(len(pixels), -1)
+        return torch.tensor([read_number(image_spec) for image_spec in flat]).reshape(len(pixels), -1)
 
     def decode(self, embeddings: torch.Tensor, search: SearchOptions) -> list[Result]:
         return [self._result(row, f"beam {search.beam_size} ") for row in embeddings]
@@ -95,8 +95,8 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
     (folder / "more").mkdir(parents=True)
     (folder / ".hidden").mkdir()
     Image.fromarray(numbered(1, 120, 60)).save(folder / "a.jpg")
@@ -105,7 +105,7 @@ def pictures(tmp_path: Path) -> Path:
     Image.fromarray(numbered(4, 120, 60)).save(folder / "more" / "d.bmp")
     Image.fromarray(numbered(5, 120, 60)).save(folder / "more" / "e.gif")
     Image.fromarray(numbered(6, 120, 60)).save(folder / ".hidden" / "f.png")
-    (folder / "notes.txt").write_text("not a picture")
+    (folder / "notes.txt").write_text("not an image")
     return folder
 
 
@@ -118,42 +118,42 @@ def written(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-# Pictures
+# Images
 
 
-def test_one_picture_is_one_line(run: Run, reader: Reader, pictures: Path) -> None:
-    assert run(pictures / "a.jpg") == (0, "number 1\n", "")
+def test_one_picture_is_one_line(run: Run, reader: Reader, images: Path) -> None:
+    assert run(images / "a.jpg") == (0, "number 1\n", "")
 
 
-def test_a_folder_is_a_line_a_picture(run: Run, reader: Reader, pictures: Path) -> None:
-    status, out, err = run(pictures, "--batch", 2)
+def test_a_folder_is_a_line_a_picture(run: Run, reader: Reader, images: Path) -> None:
+    status, out, err = run(images, "--batch", 2)
     names = ["a.jpg", "b.png", "more/c.webp", "more/d.bmp", "more/e.gif"]
-    assert out.splitlines() == [f"{pictures / name}: number {number}" for number, name in enumerate(names, 1)]
+    assert out.splitlines() == [f"{images / name}: number {number}" for number, name in enumerate(names, 1)]
     assert (status, err) == (0, "")
     assert reader.batches == [2, 2, 1]
 
 
-def test_json_is_an_array(run: Run, reader: Reader, pictures: Path) -> None:
-    status, out, _ = run(pictures / "b.png", pictures / "a.jpg", "--json")
+def test_json_is_an_array(run: Run, reader: Reader, images: Path) -> None:
+    status, out, _ = run(images / "b.png", images / "a.jpg", "--json")
     assert status == 0
     assert json.loads(out) == [
-        {"path": str(pictures / "b.png"), "text": "number 2", "logprob": -0.5},
-        {"path": str(pictures / "a.jpg"), "text": "number 1", "logprob": -0.5},
+        {"path": str(images / "b.png"), "text": "number 2", "logprob": -0.5},
+        {"path": str(images / "a.jpg"), "text": "number 1", "logprob": -0.5},
     ]
 
 
-def test_text_and_json_files(run: Run, reader: Reader, pictures: Path, tmp_path: Path) -> None:
-    assert run(pictures / "a.jpg", pictures / "b.png", "-o", tmp_path / "out.txt") == (0, "", "")
-    assert (tmp_path / "out.txt").read_text().splitlines()[1] == f"{pictures / 'b.png'}: number 2"
-    assert run(pictures / "a.jpg", "-o", tmp_path / "out.json") == (0, "", "")
+def test_text_and_json_files(run: Run, reader: Reader, images: Path, tmp_path: Path) -> None:
+    assert run(images / "a.jpg", images / "b.png", "-o", tmp_path / "out.txt") == (0, "", "")
+    assert (tmp_path / "out.txt").read_text().splitlines()[1] == f"{images / 'b.png'}: number 2"
+    assert run(images / "a.jpg", "-o", tmp_path / "out.json") == (0, "", "")
     assert json.loads((tmp_path / "out.json").read_text())[0]["text"] == "number 1"
 
 
 def test_annotated_copies_keep_the_picture_and_stand_beside_each_other(
-    run: Run, reader: Reader, pictures: Path, tmp_path: Path
+    run: Run, reader: Reader, images: Path, tmp_path: Path
 ) -> None:
-    before = (pictures / "b.png").read_bytes()
-    status, _, err = run(pictures, "--annotate", tmp_path / "drawn")
+    before = (images / "b.png").read_bytes()
+    status, _, err = run(images, "--annotate", tmp_path / "drawn")
     assert (status, err) == (0, "")
     assert written(tmp_path / "drawn") == ["a.jpg", "b.png", "more/c.webp", "more/d.bmp", "more/e.gif.png"]
     copy = np.asarray(load(tmp_path / "drawn" / "b.png"))
@@ -162,7 +162,7 @@ def test_annotated_copies_keep_the_picture_and_stand_beside_each_other(
     # White letters on black under it.
     assert copy[60:].max() > 200
     assert np.median(copy[60:]) < 40
-    assert (pictures / "b.png").read_bytes() == before
+    assert (images / "b.png").read_bytes() == before
 
 
 def test_exif_turns_and_transparency_is_white(run: Run, reader: Reader, tmp_path: Path) -> None:
@@ -178,11 +178,11 @@ def test_exif_turns_and_transparency_is_white(run: Run, reader: Reader, tmp_path
     assert [line.rpartition(": ")[2] for line in out.splitlines()] == ["number 9"] * 3
 
 
-def test_one_bad_picture_in_a_folder_does_not_lose_the_others(run: Run, reader: Reader, pictures: Path) -> None:
-    data = (pictures / "b.png").read_bytes()
-    (pictures / "b.png").write_bytes(data[: len(data) // 2])
-    (pictures / "more" / "c.webp").write_text("no picture")
-    status, out, err = run(pictures)
+def test_one_bad_picture_in_a_folder_does_not_lose_the_others(run: Run, reader: Reader, images: Path) -> None:
+    data = (images / "b.png").read_bytes()
+    (images / "b.png").write_bytes(data[: len(data) // 2])
+    (images / "more" / "c.webp").write_text("no image")
+    status, out, err = run(images)
     assert status == 2
     assert [line.rpartition(": ")[2] for line in out.splitlines()] == ["number 1", "number 4", "number 5"]
     assert err.count("\n") == 1
@@ -190,9 +190,9 @@ def test_one_bad_picture_in_a_folder_does_not_lose_the_others(run: Run, reader: 
     assert "1 more" in err
 
 
-def test_a_picture_for_a_clip_model_stands_still(run: Run, reader: Reader, pictures: Path) -> None:
+def test_a_picture_for_a_clip_model_stands_still(run: Run, reader: Reader, images: Path) -> None:
     reader.clip_length = 3
-    assert run(pictures / "a.jpg")[1] == "number 1 1 1\n"
+    assert run(images / "a.jpg")[1] == "number 1 1 1\n"
 
 
 # Videos
@@ -247,7 +247,7 @@ def test_equal_neighbours_can_be_one_cue(run: Run, reader: Reader, film: Path) -
 
 
 def test_captioned_frames_are_kept(run: Run, reader: Reader, film: Path, tmp_path: Path) -> None:
-    run(film, "-n", 2, "--frames", tmp_path / "clean", "--annotate", tmp_path / "drawn")
+    run(film, "-n", 2, "--save-frames", tmp_path / "clean", "--annotate", tmp_path / "drawn")
     assert written(tmp_path / "clean") == ["frame_0001_0.000s.jpg", "frame_0002_1.200s.jpg"]
     assert written(tmp_path / "drawn") == written(tmp_path / "clean")
     assert read_number(np.asarray(load(tmp_path / "clean" / "frame_0002_1.200s.jpg"))) == 20
@@ -289,7 +289,7 @@ def test_a_moving_gif_is_a_video_when_asked_for_times(run: Run, reader: Reader, 
 def bad(tmp_path: Path, film: Path) -> Path:
     folder = tmp_path / "bad"
     (folder / "none").mkdir(parents=True)
-    (folder / "text.jpg").write_text("no picture")
+    (folder / "text.jpg").write_text("no image")
     (folder / "text.mp4").write_text("no video")
     (folder / "empty.mp4").touch()
     (folder / "empty.png").touch()
@@ -307,14 +307,14 @@ def bad(tmp_path: Path, film: Path) -> Path:
     [
         (["missing.jpg"], "no such file"),
         (["missing.mp4", "-o", "out.srt"], "no such file"),
-        (["text.jpg"], "not a picture"),
+        (["text.jpg"], "not an image"),
         (["text.mp4", "-o", "out.srt"], "not a video"),
         (["empty.mp4", "-o", "out.srt"], "empty"),
         (["empty.png"], "empty"),
         (["cut.mp4", "-o", "out.srt"], "cut short"),
         (["cut.png", "-o", "out.txt"], "damaged"),
         (["sound.mp4", "-o", "out.srt"], "only sound"),
-        (["none"], "no pictures"),
+        (["none"], "no images"),
         (["FILM", "-n", "0"], "-n"),
         (["FILM", "-n", "2", "--every", "1"], "not both"),
         (["FILM", "--every", "0"], "--every 0"),
@@ -325,7 +325,7 @@ def bad(tmp_path: Path, film: Path) -> Path:
         (["FILM", "--fit", "stretch"], "--fit stretch"),
         (["FILM", "--beam", "3", "--temperature", "1"], "beam"),
         (["FILM", "--top-p", "2"], "top_p"),
-        (["good.png", "-o", "out.srt"], "a picture has no times"),
+        (["good.png", "-o", "out.srt"], "an image has no times"),
         (["FILM", "FILM2", "-o", "out.srt"], "DIRECTORY"),
         (["FILM", "FILM2", "-o", "out"], "two videos are named film"),
         (["good.png", "--annotate", "."], "overwritten"),
@@ -351,9 +351,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert written(bad) == before
 
 
-def test_a_model_without_a_tokenizer_says_so(run: Run, pictures: Path, tmp_path: Path) -> None:
+def test_a_model_without_a_tokenizer_says_so(run: Run, images: Path, tmp_path: Path) -> None:
     golden = Path(__file__).parents[1] / "captioner" / "golden" / "videocaptioner_net.pt"
-    status, out, err = run(pictures / "a.jpg", "--model", golden, "--device", "cpu", "-o", tmp_path / "out.txt")
+    status, out, err = run(images / "a.jpg", "--model", golden, "--device", "cpu", "-o", tmp_path / "out.txt")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "tokenizer" in err
     assert not (tmp_path / "out.txt").exists()
@@ -372,12 +372,12 @@ def test_a_run_that_fails_leaves_the_old_output(run: Run, reader: Reader, film: 
     assert (tmp_path / "film.srt").read_text() == "old"
 
 
-def test_a_device_without_memory_gets_one_line(run: Run, reader: Reader, pictures: Path) -> None:
+def test_a_device_without_memory_gets_one_line(run: Run, reader: Reader, images: Path) -> None:
     def full(pixels: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation")
 
     reader.encode = full  # type: ignore[method-assign]
-    status, _, err = run(pictures / "a.jpg")
+    status, _, err = run(images / "a.jpg")
     assert (status, err.count("\n")) == (1, 1)
     assert "out of memory" in err and "2.00 GiB" in err and "smaller model" in err
 
@@ -429,11 +429,11 @@ def test_the_built_in_model_captions_a_film(run: Run, with_mini: Captioner, tmp_
     assert "dog" in (tmp_path / "scene.srt").read_text()
 
 
-def test_captions_are_those_of_python(run: Run, with_mini: Captioner, pictures: Path) -> None:
-    (result,) = with_mini.caption([load(pictures / "b.png")])
-    assert run(pictures / "b.png")[1] == f"{result.text}\n"
-    (result,) = with_mini.caption([load(pictures / "b.png")], beam_size=3)
-    assert run(pictures / "b.png", "--beam", 3)[1] == f"{result.text}\n"
+def test_captions_are_those_of_python(run: Run, with_mini: Captioner, images: Path) -> None:
+    (result,) = with_mini.caption([load(images / "b.png")])
+    assert run(images / "b.png")[1] == f"{result.text}\n"
+    (result,) = with_mini.caption([load(images / "b.png")], beam_size=3)
+    assert run(images / "b.png", "--beam", 3)[1] == f"{result.text}\n"
 
 
 def test_a_seed_gives_the_same_whatever_the_batch(run: Run, with_mini: Captioner, film: Path) -> None:

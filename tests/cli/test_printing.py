@@ -12,22 +12,22 @@ from collections.abc import Callable
 import pytest
 
 from streamcap.captions.event import Status, StreamState
-from streamcap.captions.feed import Feed
+from streamcap.captions.feed import EventLog
 from streamcap.captions.hub import Hub
 from streamcap.cli.printing import print_captions
 from tests.captions.made import caption
-from tests.patience import PATIENCE
+from tests.patience import TIMEOUT_FACTOR
 
 
 async def print_until(done: Callable[[], bool], captions: int) -> None:
     hub = Hub(time.monotonic, time.time)
-    hub.add(Feed("door"))
+    hub.add(EventLog("door"))
     printing = asyncio.create_task(print_captions(hub))
     await asyncio.sleep(0)
     hub.publish(Status("door", StreamState.STALLED, "no frame for 3 s"))
     for number in range(captions):
         hub.publish(caption(number=number))
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_FACTOR):
         while not done():
             await asyncio.sleep(0.01)
     printing.cancel()
@@ -55,7 +55,7 @@ def test_a_line_for_every_final_and_state(monkeypatch: pytest.MonkeyPatch) -> No
 async def hold_for_long_then_read(read: int) -> bytes:
     """What is printed after the terminal was held through more finals than any subscriber may miss."""
     hub = Hub(time.monotonic, time.time)
-    hub.add(Feed("door"))
+    hub.add(EventLog("door"))
     hub.publish(Status("door", StreamState.LIVE))
     printing = asyncio.create_task(print_captions(hub))
     await asyncio.sleep(0)
@@ -64,7 +64,7 @@ async def hold_for_long_then_read(read: int) -> bytes:
         await asyncio.sleep(0)
     hub.publish(caption("on screen now", number=38))
     printed = bytearray()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_FACTOR):
         while b"on screen now" not in printed:
             with contextlib.suppress(BlockingIOError):
                 printed += os.read(read, 1 << 16)

@@ -38,11 +38,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         (["serve", "--port", "x"], "--port"),
         (["serve", "--port", "70000"], "65535"),
         (["serve", "--every", "0"], "every 0"),
-        (["serve", "--gate", "3"], "--gate 3"),
-        (["serve", "--refresh", "0"], "--refresh 0"),
-        (["serve", "--refresh", "nan"], "--refresh nan"),
-        (["serve", "--keep", "nan"], "--keep nan"),
-        (["serve", "--window", "inf"], "--window inf"),
+        (["serve", "--change-threshold", "3"], "--change-threshold 3"),
+        (["serve", "--refresh-interval", "0"], "--refresh-interval 0"),
+        (["serve", "--refresh-interval", "nan"], "--refresh-interval nan"),
+        (["serve", "--subtitle-window", "nan"], "--subtitle-window nan"),
+        (["serve", "--clip-seconds", "inf"], "--clip-seconds inf"),
         (["serve", "--max-age", "0"], "--max-age 0"),
         (["serve", "--read-timeout", "nan"], "--read-timeout nan"),
         (["serve", "--interim-rate", "-1"], "--interim-rate -1"),
@@ -112,7 +112,7 @@ def test_help_and_version(run: Run) -> None:
 
 def test_help_says_where_the_gate_stands() -> None:
     parameters = inspect.signature(serve, eval_str=True).parameters
-    assert parameters["gate"].annotation.__metadata__[0].show_default == f"{DEFAULT_THRESHOLD:g}"
+    assert parameters["change_threshold"].annotation.__metadata__[0].show_default == f"{DEFAULT_THRESHOLD:g}"
 
 
 def test_a_file_whose_name_has_an_equals_sign_is_a_file(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 from streamcap_client import Caption, Event, Extend, Feed, Gap, Hello, RefusedError, Status
 
 from streamcap.captions.event import StreamState
-from tests.patience import PATIENCE
-from tests.server.conftest import HandStream, Server, Start, until
+from tests.patience import TIMEOUT_FACTOR
+from tests.server.conftest import FakeStream, Server, Start, until
 
 
 class Cutter:
@@ -64,7 +64,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def take(feed: AsyncIterator[Event], count: int) -> list[Event]:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_FACTOR):
         return [await anext(feed) for _ in range(count)]
 
 
@@ -108,11 +108,11 @@ async def test_it_takes_up_where_it_was_in_a_new_process_too(server: Server) -> 
     assert [event.text for event in rest if isinstance(event, Caption)] == ["caption 2", "caption 3"]
 
 
-async def talk(streams: list[HandStream], cutter: Cutter, cuts: int) -> list[str]:
+async def talk(streams: list[FakeStream], cutter: Cutter, cuts: int) -> list[str]:
     """Say finals, with interims between, while connections are cut at random; the JSON texts of the finals."""
     dice = random.Random(7)
     said: list[str] = []
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_FACTOR):
         while cutter.cuts < cuts:
             stream = dice.choice(streams)
             for _ in range(dice.randrange(3)):
@@ -145,7 +145,7 @@ async def test_finals_are_the_files_lines_through_random_disconnections(server: 
         said = await talk(streams, cutter, cuts=60)
         await until(lambda: len(received) >= len(said))
         await feed.close()
-        await asyncio.wait_for(reader, PATIENCE)
+        await asyncio.wait_for(reader, TIMEOUT_FACTOR)
     for stream in streams:
         lines = [json.loads(text) for text in said if json.loads(text)["stream"] == stream.name]
         mine = [caption for caption in received if caption.stream == stream.name]
@@ -197,14 +197,14 @@ async def test_a_slow_reader_is_slow_to_the_service_and_told_of_what_it_missed(s
         await take(events, 1)
         (subscription,) = server.app.state.audience.hub._subscriptions.values()
         text = "a long sentence about a man with a dog " * 1000
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_FACTOR):
             while not subscription.statistics.finals_dropped:
                 for _ in range(20):
                     door.final(text)
                 await asyncio.sleep(0)
         door.final("the newest")
         gaps = []
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_FACTOR):
             async for event in events:
                 if isinstance(event, Gap):
                     gaps.append(event)
@@ -219,7 +219,7 @@ async def test_a_close_while_it_connects_ends_the_iteration(server: Server) -> N
     ended = asyncio.create_task(anext(aiter(feed), None))
     await asyncio.sleep(0)
     await feed.close()
-    assert await asyncio.wait_for(ended, PATIENCE) is None
+    assert await asyncio.wait_for(ended, TIMEOUT_FACTOR) is None
 
 
 async def test_close_ends_the_iteration_twice_over(server: Server) -> None:
@@ -230,4 +230,4 @@ async def test_close_ends_the_iteration_twice_over(server: Server) -> None:
     await asyncio.sleep(0)
     await feed.close()
     await feed.close()
-    assert await asyncio.wait_for(ended, PATIENCE) is None
+    assert await asyncio.wait_for(ended, TIMEOUT_FACTOR) is None

@@ -23,7 +23,7 @@ from websockets.asyncio.server import Server as WebSocketServer
 from websockets.asyncio.server import ServerConnection, serve
 
 from tests.clients.conftest import CLIENTS
-from tests.patience import PATIENCE
+from tests.patience import TIMEOUT_FACTOR
 from tests.server.conftest import Server, until
 
 SALT, CHALLENGE = "lM1GncleQOaCu9lT1yeUZhFYnqhsLLP1G5lAGo3ixaI=", "+IxH4CnCiqpX1rM9scsNynZzbOe4KhDeYcTNS3PDaeY="
@@ -236,7 +236,7 @@ async def test_a_wrong_password_ends_it(server: Server, obs: Obs, password: str 
     obs.password = "correct horse"
     async with bridge(server, obs.url, password) as (_, _, task):
         with pytest.raises(ObsRefusedError, match=reason) as caught:
-            await asyncio.wait_for(asyncio.shield(task), PATIENCE)
+            await asyncio.wait_for(asyncio.shield(task), TIMEOUT_FACTOR)
     assert "horse" not in str(caught.value)
     assert obs.connections == 0
 
@@ -280,13 +280,13 @@ async def test_who_is_kicked_does_not_come_back(server: Server, obs: Obs) -> Non
         await until(lambda: obs.connections == 1)
         await obs.end(4011)
         with pytest.raises(ObsRefusedError, match="Kick"):
-            await asyncio.wait_for(asyncio.shield(task), PATIENCE)
+            await asyncio.wait_for(asyncio.shield(task), TIMEOUT_FACTOR)
 
 
 async def test_the_captions_own_websocket_is_not_taken_for_obs(server: Server) -> None:
     async with bridge(server, server.url.replace("http", "ws")) as (_, _, task):
         with pytest.raises(ObsRefusedError, match="not OBS's websocket"):
-            await asyncio.wait_for(asyncio.shield(task), PATIENCE)
+            await asyncio.wait_for(asyncio.shield(task), TIMEOUT_FACTOR)
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "hello", '{"op": 0, "d": {}}', '{"op": 5, "d": {"rpcVersion": 1}}'])
@@ -299,13 +299,15 @@ async def test_another_websocket_is_not_taken_for_obs(server: Server, text: str)
         url = f"ws://127.0.0.1:{other.sockets[0].getsockname()[1]}"
         async with bridge(server, url) as (_, _, task):
             with pytest.raises(ObsRefusedError, match="obs-websocket 5"):
-                await asyncio.wait_for(asyncio.shield(task), PATIENCE)
+                await asyncio.wait_for(asyncio.shield(task), TIMEOUT_FACTOR)
 
 
 async def test_a_feed_that_is_refused_ends_it(server: Server, obs: Obs) -> None:
     said: list[str] = []
     with pytest.raises(RefusedError, match="nobody"):
-        await asyncio.wait_for(Bridge(Feed(server.url, streams=["nobody"]), obs.url, None, said.append).run(), PATIENCE)
+        await asyncio.wait_for(
+            Bridge(Feed(server.url, streams=["nobody"]), obs.url, None, said.append).run(), TIMEOUT_FACTOR
+        )
 
 
 async def command(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
@@ -324,11 +326,11 @@ async def test_the_command_brings_captions_and_counts_them(server: Server, obs: 
         server.streams.get("door").final("a man opens a door")
         await until(lambda: obs.captions == ["a man opens a door"])
         assert process.stderr is not None
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_FACTOR):
             while b"takes captions" not in (line := await process.stderr.readline()):
                 assert line, "it ended"
         process.send_signal(signal.SIGINT)
-        _, errors = await asyncio.wait_for(process.communicate(), PATIENCE)
+        _, errors = await asyncio.wait_for(process.communicate(), TIMEOUT_FACTOR)
     finally:
         if process.returncode is None:
             process.kill()
@@ -340,7 +342,7 @@ async def test_the_command_brings_captions_and_counts_them(server: Server, obs: 
 async def test_a_wrong_password_is_one_line_and_status_2(server: Server, obs: Obs) -> None:
     obs.password = "correct horse"
     process = await command(server.url, "--obs", obs.url, "--password", "wrong horse")
-    _, errors = await asyncio.wait_for(process.communicate(), PATIENCE)
+    _, errors = await asyncio.wait_for(process.communicate(), TIMEOUT_FACTOR)
     assert process.returncode == 2
     assert errors.decode().startswith("streamcap-obs: wrong password") and errors.decode().count("\n") == 1
     assert "horse" not in errors.decode()

@@ -12,7 +12,7 @@ from streamcap_client.watch import Screen
 
 from tests.clients.conftest import CLIENTS
 from tests.conftest import require_program
-from tests.patience import PATIENCE
+from tests.patience import TIMEOUT_FACTOR
 from tests.server.browser import chromium
 from tests.server.conftest import Server, until
 
@@ -54,7 +54,7 @@ async def test_every_client_prints_the_finals(server: Server, program: str) -> N
     try:
         await until(lambda: server.app.state.audience.present == 1)
         server.streams.get("door").final("a man opens a door")
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_FACTOR):
             while b"a man opens a door" not in (line := await process.stdout.readline()):
                 assert line, "it ended"
     finally:
@@ -82,7 +82,7 @@ async def test_a_refusal_is_one_line_and_status_2(server: Server) -> None:
         stderr=asyncio.subprocess.PIPE,
         env=environment,
     )
-    _, errors = await asyncio.wait_for(process.communicate(), PATIENCE)
+    _, errors = await asyncio.wait_for(process.communicate(), TIMEOUT_FACTOR)
     assert process.returncode == 2
     assert errors.decode().count("\n") == 1
     assert "nobody" in errors.decode()

@@ -20,7 +20,7 @@ from typing import Any, Self
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.patience import PATIENCE
+from tests.patience import TIMEOUT_FACTOR
 
 
 class Service:
@@ -69,7 +69,7 @@ class Service:
 
     def get(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(self.base + path, timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(self.base + path, timeout=TIMEOUT_FACTOR) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -82,7 +82,7 @@ class Service:
         assert self._process is not None
         began = time.monotonic()
         self._process.send_signal(number)
-        status = self._process.wait(PATIENCE)
+        status = self._process.wait(TIMEOUT_FACTOR)
         seconds = time.monotonic() - began
         self.kill()
         return status, seconds
@@ -94,7 +94,7 @@ class Service:
             process.kill()
             process.wait()
             for reader in self._readers:
-                reader.join(PATIENCE)
+                reader.join(TIMEOUT_FACTOR)
             for stream in (process.stdout, process.stderr):
                 if stream is not None:
                     stream.close()
@@ -135,7 +135,7 @@ class Viewer:
     def states(self, stream: str) -> list[str]:
         return [m["state"] for m in list(self.messages) if m["type"] == "status" and m["stream"] == stream]
 
-    def until(self, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+    def until(self, condition: Callable[[], object], seconds: float = TIMEOUT_FACTOR) -> None:
         """Wait for a state of the messages."""
         with self._changed:
             assert self._changed.wait_for(condition, seconds), f"{self.messages[-5:]}\n{self._describe()}"
@@ -151,7 +151,9 @@ class Viewer:
                 self._changed.notify_all()
 
 
-def wait_until(condition: Callable[[], object], describe: Callable[[], str] = str, seconds: float = PATIENCE) -> None:
+def wait_until(
+    condition: Callable[[], object], describe: Callable[[], str] = str, seconds: float = TIMEOUT_FACTOR
+) -> None:
     """Wait for a state that nobody announces."""
     end = time.monotonic() + seconds
     while not condition():

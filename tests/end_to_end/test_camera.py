@@ -1,4 +1,4 @@
-"""A camera's picture becomes a caption on a websocket and in a file, over a real RTSP server."""
+"""A camera's image becomes a caption on a websocket and in a file, over a real RTSP server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def srt_cues(path: Path) -> list[tuple[float, str]]:
 
 def test_captions_are_the_true_sentences_at_the_true_times(cameras: RtspServer, tmp_path: Path) -> None:
     # Every sample is decoded: with the gate, a right sentence would be counted once for all its samples.
-    with Service(f"door={cameras.url()}", "--every", EVERY, "--gate", "0", out=tmp_path) as service:
+    with Service(f"door={cameras.url()}", "--every", EVERY, "--change-threshold", "0", out=tmp_path) as service:
         with Viewer(service, "?stream=door&interim=0") as viewer:
             viewer.until(lambda: len(from_rtcp(viewer.finals())) >= 24)
             finals = from_rtcp(viewer.finals())
@@ -114,7 +114,7 @@ def test_a_camera_that_freezes_and_goes_on(cameras: RtspServer, tmp_path: Path) 
 def test_files_are_whole_at_any_moment_and_after_a_kill(tmp_path: Path) -> None:
     srt, vtt = tmp_path / "scenes.srt", tmp_path / "scenes.vtt"
     with (
-        Service("scenes:?seconds=0.6&rate=10", "--every", "0.1", "--gate", "0", out=tmp_path) as service,
+        Service("scenes:?seconds=0.6&rate=10", "--every", "0.1", "--change-threshold", "0", out=tmp_path) as service,
         Viewer(service, "?stream=scenes&interim=0") as viewer,
         ThreadPoolExecutor(4) as readers,
     ):
@@ -135,7 +135,7 @@ def test_files_are_whole_at_any_moment_and_after_a_kill(tmp_path: Path) -> None:
 @pytest.mark.parametrize("finals", [1, 4])
 def test_a_kill_right_after_a_final_loses_nothing(tmp_path: Path, finals: int) -> None:
     with (
-        Service("scenes:?seconds=0.6&rate=10", "--every", "0.1", "--gate", "0", out=tmp_path) as service,
+        Service("scenes:?seconds=0.6&rate=10", "--every", "0.1", "--change-threshold", "0", out=tmp_path) as service,
         Viewer(service, "?stream=scenes") as viewer,
     ):
         viewer.until(lambda: len(viewer.finals()) >= finals)
@@ -146,7 +146,7 @@ def test_a_kill_right_after_a_final_loses_nothing(tmp_path: Path, finals: int) -
 
 
 def test_a_restart_brings_what_was_missed(tmp_path: Path) -> None:
-    arguments = ("scenes:?seconds=0.6&rate=10", "--every", "0.2", "--gate", "0")
+    arguments = ("scenes:?seconds=0.6&rate=10", "--every", "0.2", "--change-threshold", "0")
     with Service(*arguments, out=tmp_path) as service:
         with Viewer(service, "?stream=scenes&interim=0") as viewer:
             viewer.until(lambda: len(viewer.finals()) >= 3)

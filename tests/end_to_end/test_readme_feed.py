@@ -12,7 +12,7 @@ from tests.test_readme import blocks
 
 def test_the_example_prints_captions() -> None:
     (example,) = (block for block in blocks("python") if "streamcap_client" in block)
-    with Service("scenes:", "--every", "0.5", "--gate", "0") as service:
+    with Service("scenes:", "--every", "0.5", "--change-threshold", "0") as service:
         example = example.replace("http://127.0.0.1:8642", service.base).replace("print(", "print(flush=True, *(")
         example = example.replace("event.text)", "event.text))")
         with subprocess.Popen([sys.executable, "-c", example], stdout=subprocess.PIPE, text=True) as viewer:

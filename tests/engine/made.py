@@ -1,4 +1,4 @@
-"""A model whose captions and embeddings are known: the colour of the picture says it all."""
+"""A model whose captions and embeddings are known: the colour of the image says it all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from streamcap.engine.outcome import Outcome
 from streamcap.media.frame import Sample
-from tests.patience import PATIENCE
+from tests.patience import TIMEOUT_FACTOR
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class MadeResult:
     logprob: float = -0.5
 
 
-class ColourModel:
-    """Embeds a picture as its mean colour; its caption is `colour R G B`. Can be held, and can fail."""
+class ColorModel:
+    """Embeds an image as its mean colour; its caption is `color R G B`. Can be held, and can fail."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -34,7 +34,7 @@ class ColourModel:
     def encode(self, pixels: Any) -> np.ndarray:
         self.batches.append(len(pixels))
         self.entered.set()
-        assert self.gate.wait(PATIENCE)
+        assert self.gate.wait(TIMEOUT_FACTOR)
         if (message := self.fail_when(pixels)) is not None:
             raise RuntimeError(message)
         return pixels.reshape(len(pixels), -1, 3).mean(1)
@@ -69,14 +69,14 @@ class Outcomes:
 
     def wait(self, count: int) -> list[Outcome]:
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.all) >= count, timeout=PATIENCE), self.all
+            assert self._changed.wait_for(lambda: len(self.all) >= count, timeout=TIMEOUT_FACTOR), self.all
             return list(self.all)
 
 
-def sample(stream: str, colour: tuple[int, int, int], start: float = 0.0, epoch: int = 0, size: int = 4) -> Sample:
+def sample(stream: str, color: tuple[int, int, int], start: float = 0.0, epoch: int = 0, size: int = 4) -> Sample:
     return Sample(
         stream=stream,
-        pixels=np.full((size, size, 3), colour, np.uint8),
+        pixels=np.full((size, size, 3), color, np.uint8),
         epoch=epoch,
         start=start,
         captured_at=1000 + start,

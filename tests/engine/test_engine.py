@@ -5,21 +5,21 @@ from collections.abc import Iterator
 import pytest
 
 from streamcap.engine.engine import Engine, EngineOptions
-from streamcap.engine.gate import GateOptions
-from streamcap.engine.outcome import Captioned, Doubtful, Failed, Interim, Unchanged
-from tests.engine.made import ColourModel, Outcomes, sample
-from tests.patience import PATIENCE
+from streamcap.engine.gate import ChangeGateOptions
+from streamcap.engine.outcome import Captioned, Failed, Interim, Unchanged, Unconfirmed
+from tests.engine.made import ColorModel, Outcomes, sample
+from tests.patience import TIMEOUT_FACTOR
 
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
 
 
 class Running:
     def __init__(self, **options: float) -> None:
-        self.model = ColourModel()
+        self.model = ColorModel()
         self.outcomes = Outcomes()
         self.engine = Engine(
             self.model,
-            EngineOptions(GateOptions(threshold=options.pop("threshold", 0.0)), **options),  # type: ignore[arg-type]
+            EngineOptions(ChangeGateOptions(threshold=options.pop("threshold", 0.0)), **options),  # type: ignore[arg-type]
             self.outcomes,
         )
         self.engine.start()
@@ -37,13 +37,13 @@ def hold(running: Running) -> None:
     """Let the device be busy with a first sample."""
     running.model.gate.clear()
     running.engine.submit(sample("first", RED))
-    assert running.model.entered.wait(PATIENCE)
+    assert running.model.entered.wait(TIMEOUT_FACTOR)
 
 
 def test_streams_that_wait_together_are_one_batch(running: Running) -> None:
     hold(running)
-    for name, colour in (("a", RED), ("b", GREEN), ("c", BLUE)):
-        running.engine.submit(sample(name, colour))
+    for name, color in (("a", RED), ("b", GREEN), ("c", BLUE)):
+        running.engine.submit(sample(name, color))
     running.model.gate.set()
     outcomes = running.outcomes.wait(4)
     assert running.model.batches == [1, 3]
@@ -62,11 +62,11 @@ def test_a_busy_device_gets_the_newest_frame_and_the_older_is_counted(running: R
     running.model.gate.set()
     outcomes = running.outcomes.wait(2)
     assert outcomes[1].sample.start == 5.0
-    assert running.engine.statistics.replaced == {"door": 4}
+    assert running.engine.statistics.superseded == {"door": 4}
 
 
 def test_a_picture_that_cannot_be_captioned_costs_only_itself(running: Running) -> None:
-    running.model.fail_when = lambda pixels: "bad picture" if (pixels[:, 0, 0, 0] == 66).any() else None
+    running.model.fail_when = lambda pixels: "bad image" if (pixels[:, 0, 0, 0] == 66).any() else None
     hold(running)
     for name, red in (("a", 1), ("b", 66), ("c", 3)):
         running.engine.submit(sample(name, (red, 0, 0)))
@@ -74,7 +74,7 @@ def test_a_picture_that_cannot_be_captioned_costs_only_itself(running: Running) 
     by_stream = {o.sample.stream: o for o in running.outcomes.wait(4)}
     assert isinstance(by_stream["a"], Captioned) and isinstance(by_stream["c"], Captioned)
     failed = by_stream["b"]
-    assert isinstance(failed, Failed) and "bad picture" in failed.reason
+    assert isinstance(failed, Failed) and "bad image" in failed.reason
     running.engine.submit(sample("b", GREEN, 1.0))
     assert isinstance(running.outcomes.wait(5)[-1], Captioned)
 
@@ -106,7 +106,7 @@ def test_a_still_scene_is_extended_without_decoding() -> None:
 
 def test_a_moved_picture_with_the_same_sentence_extends() -> None:
     running = Running(threshold=0.001, interim_interval=0)
-    running.model.decode = lambda embeddings, *, on_text=None: ColourModel.decode(  # type: ignore[method-assign]
+    running.model.decode = lambda embeddings, *, on_text=None: ColorModel.decode(  # type: ignore[method-assign]
         running.model, embeddings * 0, on_text=on_text
     )
     running.engine.submit(sample("door", RED, 0.0))
@@ -135,11 +135,11 @@ def test_interim_text_comes_before_the_final_and_only_for_news() -> None:
 
 def test_the_words_on_screen_are_not_begun_again_for_a_picture_that_moved_far() -> None:
     running = Running(threshold=0.001, interim_interval=0.1)
-    running.model.decode = lambda embeddings, *, on_text=None: ColourModel.decode(  # type: ignore[method-assign]
+    running.model.decode = lambda embeddings, *, on_text=None: ColorModel.decode(  # type: ignore[method-assign]
         running.model, embeddings * 0, on_text=on_text
     )
-    for second, colour in enumerate((RED, GREEN, BLUE)):
-        running.engine.submit(sample("door", colour, float(second)))
+    for second, color in enumerate((RED, GREEN, BLUE)):
+        running.engine.submit(sample("door", color, float(second)))
         running.outcomes.wait(2 + second)
     assert [type(o) for o in running.outcomes.all] == [Interim, Captioned, Unchanged, Unchanged]
     assert running.engine.stop(5)
@@ -149,17 +149,17 @@ def test_another_sentence_about_a_near_picture_waits_for_the_next_sample() -> No
     # From red 250 to 20 it is a cosine distance of 0.0019: moved, but less than five thresholds.
     running = Running(threshold=0.001, interim_interval=0.1)
     darker = (20, 0, 0)
-    seen = [RED, darker, RED, darker, darker]
-    for second, colour in enumerate(seen):
-        running.engine.submit(sample("door", colour, float(second)))
+    last_sample_at = [RED, darker, RED, darker, darker]
+    for second, color in enumerate(last_sample_at):
+        running.engine.submit(sample("door", color, float(second)))
         running.outcomes.wait(2 + second)
     kinds = [type(o) for o in running.outcomes.all]
-    assert kinds == [Interim, Captioned, Doubtful, Unchanged, Doubtful, Captioned]
+    assert kinds == [Interim, Captioned, Unconfirmed, Unchanged, Unconfirmed, Captioned]
     last = running.outcomes.all[-1]
     assert isinstance(last, Captioned)
     assert last.text == "colour 20 0 0"
     assert last.first is not None and last.first.start == 3.0
-    assert running.engine.statistics.doubtful == 2
+    assert running.engine.statistics.unconfirmed == 2
     assert running.engine.stop(5)
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamcap.engine.gate import VIEWS, Gate, GateOptions, Judgement, Verdict, content
+from streamcap.engine.gate import MAX_REFERENCES, ChangeGate, ChangeGateOptions, Judgement, Verdict, content
 from streamcap.media.frame import Sample
 from tests.engine.made import sample
 
@@ -15,7 +15,7 @@ def unit(*values: float) -> np.ndarray:
     return row / np.linalg.norm(row)
 
 
-# Cosine distances from A: NEAR_A 0.001 (the same picture), MOVED 0.05 (it has moved), B 1 (another scene).
+# Cosine distances from A: NEAR_A 0.001 (the same image), MOVED 0.05 (it has moved), B 1 (another scene).
 A, NEAR_A, MOVED, B = unit(1, 0, 0), unit(1, 0.05, 0), unit(1, 0.33, 0), unit(0, 1, 0)
 SAID = "a man opens a door"
 
@@ -24,93 +24,93 @@ def at(start: float, epoch: int = 0, stream: str = "door") -> Sample:
     return sample(stream, (0, 0, 0), start, epoch)
 
 
-def judge(gate: Gate, seen: Sample, features: np.ndarray, text: str) -> Judgement:
-    return gate.judge(seen, features, gate.distance(seen, features), text)
+def classify(gate: ChangeGate, last_sample_at: Sample, features: np.ndarray, text: str) -> Judgement:
+    return gate.classify(last_sample_at, features, gate.distance(last_sample_at, features), text)
 
 
 @pytest.fixture
-def gate() -> Gate:
-    gate = Gate(GateOptions(threshold=0.02, refresh=30))
-    gate.settle(at(10.0), A, SAID)
+def gate() -> ChangeGate:
+    gate = ChangeGate(ChangeGateOptions(threshold=0.02, refresh_interval=30))
+    gate.commit(at(10.0), A, SAID)
     return gate
 
 
-def test_the_first_picture_of_a_stream_is_always_news(gate: Gate) -> None:
+def test_the_first_picture_of_a_stream_is_always_news(gate: ChangeGate) -> None:
     first = at(0.0, stream="garden")
-    assert gate.is_news(gate.distance(first, A))
-    assert judge(gate, first, A, "a rose").verdict is Verdict.NEWS
+    assert gate.is_changed(gate.distance(first, A))
+    assert classify(gate, first, A, "a rose").verdict is Verdict.CHANGED
 
 
-def test_a_still_picture_is_still_until_refresh_or_another_epoch(gate: Gate) -> None:
-    assert gate.is_still(gate.distance(at(39.9), NEAR_A))
-    assert not gate.is_still(gate.distance(at(40.0), NEAR_A))
-    assert not gate.is_still(gate.distance(at(11.0, epoch=1), NEAR_A))
+def test_a_still_picture_is_still_until_refresh_or_another_epoch(gate: ChangeGate) -> None:
+    assert gate.is_unchanged(gate.distance(at(39.9), NEAR_A))
+    assert not gate.is_unchanged(gate.distance(at(40.0), NEAR_A))
+    assert not gate.is_unchanged(gate.distance(at(11.0, epoch=1), NEAR_A))
 
 
-def test_drift_is_measured_from_pictures_that_were_captioned_not_from_the_last_look(gate: Gate) -> None:
+def test_drift_is_measured_from_pictures_that_were_captioned_not_from_the_last_look(gate: ChangeGate) -> None:
     steps = [unit(1, 0.04 * i, 0) for i in range(1, 12)]
-    still = [gate.is_still(gate.distance(at(11.0), step)) for step in steps]
+    still = [gate.is_unchanged(gate.distance(at(11.0), step)) for step in steps]
     assert still[0] and not still[-1]
 
 
-def test_a_picture_once_decoded_to_the_same_words_is_known_when_it_comes_again(gate: Gate) -> None:
-    assert judge(gate, at(11.0), MOVED, "the man is opening a door").verdict is Verdict.DOUBTFUL
-    assert judge(gate, at(12.0), MOVED, "The man opens the door").verdict is Verdict.SAME
-    assert gate.is_still(gate.distance(at(13.0), MOVED))
-    assert gate.is_still(gate.distance(at(14.0), NEAR_A))
-    gate.settle(at(15.0), B, "a dog")
-    assert not gate.is_still(gate.distance(at(16.0), MOVED))
+def test_a_picture_once_decoded_to_the_same_words_is_known_when_it_comes_again(gate: ChangeGate) -> None:
+    assert classify(gate, at(11.0), MOVED, "the man is opening a door").verdict is Verdict.UNCONFIRMED
+    assert classify(gate, at(12.0), MOVED, "The man opens the door").verdict is Verdict.UNCHANGED
+    assert gate.is_unchanged(gate.distance(at(13.0), MOVED))
+    assert gate.is_unchanged(gate.distance(at(14.0), NEAR_A))
+    gate.commit(at(15.0), B, "a dog")
+    assert not gate.is_unchanged(gate.distance(at(16.0), MOVED))
 
 
-def test_the_known_pictures_of_a_final_are_bounded_and_its_own_stays(gate: Gate) -> None:
-    for number in range(1, 3 * VIEWS):
-        judge(gate, at(10.0 + number / 10), unit(1, 0, number), SAID)
-    assert len(gate._finals["door"].views) == VIEWS
+def test_the_known_pictures_of_a_final_are_bounded_and_its_own_stays(gate: ChangeGate) -> None:
+    for number in range(1, 3 * MAX_REFERENCES):
+        classify(gate, at(10.0 + number / 10), unit(1, 0, number), SAID)
+    assert len(gate._finals["door"].references) == MAX_REFERENCES
     assert gate.distance(at(20.0), A) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_another_sentence_about_another_scene_is_news_at_once(gate: Gate) -> None:
-    assert judge(gate, at(11.0), B, "a woman opens a door") == Judgement(Verdict.NEWS)
+def test_another_sentence_about_another_scene_is_news_at_once(gate: ChangeGate) -> None:
+    assert classify(gate, at(11.0), B, "a woman opens a door") == Judgement(Verdict.CHANGED)
 
 
-def test_another_sentence_about_a_near_picture_is_news_when_the_next_sample_says_it_too(gate: Gate) -> None:
+def test_another_sentence_about_a_near_picture_is_news_when_the_next_sample_says_it_too(gate: ChangeGate) -> None:
     first = at(11.0)
-    assert judge(gate, first, MOVED, "a man closes a door").verdict is Verdict.DOUBTFUL
-    judged = judge(gate, at(12.0), MOVED, "the man closes the door")
-    assert judged.verdict is Verdict.NEWS
-    assert judged.first is first
+    assert classify(gate, first, MOVED, "a man closes a door").verdict is Verdict.UNCONFIRMED
+    judgement = classify(gate, at(12.0), MOVED, "the man closes the door")
+    assert judgement.verdict is Verdict.CHANGED
+    assert judgement.first is first
 
 
-def test_a_sentence_that_is_taken_back_was_none(gate: Gate) -> None:
+def test_a_sentence_that_is_taken_back_was_none(gate: ChangeGate) -> None:
     for start in (11.0, 13.0, 15.0):
-        assert judge(gate, at(start), MOVED, "a man closes a door").verdict is Verdict.DOUBTFUL
-        gate.stays(at(start + 1.0))
-    assert judge(gate, at(17.0), MOVED, "a man closes a door").verdict is Verdict.DOUBTFUL
-    assert judge(gate, at(18.0), MOVED, SAID).verdict is Verdict.SAME
+        assert classify(gate, at(start), MOVED, "a man closes a door").verdict is Verdict.UNCONFIRMED
+        gate.mark_unchanged(at(start + 1.0))
+    assert classify(gate, at(17.0), MOVED, "a man closes a door").verdict is Verdict.UNCONFIRMED
+    assert classify(gate, at(18.0), MOVED, SAID).verdict is Verdict.UNCHANGED
 
 
-def test_two_samples_that_say_something_else_are_news_even_if_not_the_same(gate: Gate) -> None:
-    assert judge(gate, at(11.0), MOVED, "a cat comes").verdict is Verdict.DOUBTFUL
-    assert judge(gate, at(12.0), MOVED, "a dog comes") == Judgement(Verdict.NEWS)
+def test_two_samples_that_say_something_else_are_news_even_if_not_the_same(gate: ChangeGate) -> None:
+    assert classify(gate, at(11.0), MOVED, "a cat comes").verdict is Verdict.UNCONFIRMED
+    assert classify(gate, at(12.0), MOVED, "a dog comes") == Judgement(Verdict.CHANGED)
 
 
-def test_nobody_waits_longer_than_patience_lasts(gate: Gate) -> None:
-    judge(gate, at(11.0), MOVED, SAID)
-    assert judge(gate, at(13.1), unit(1, 0, 0.33), "a man closes a door").verdict is Verdict.NEWS
-    hasty = Gate(GateOptions(threshold=0.02, patience=0.0))
-    hasty.settle(at(10.0), A, SAID)
-    assert judge(hasty, at(10.1), MOVED, "a man closes a door").verdict is Verdict.NEWS
+def test_nobody_waits_longer_than_patience_lasts(gate: ChangeGate) -> None:
+    classify(gate, at(11.0), MOVED, SAID)
+    assert classify(gate, at(13.1), unit(1, 0, 0.33), "a man closes a door").verdict is Verdict.CHANGED
+    hasty = ChangeGate(ChangeGateOptions(threshold=0.02, confirm_timeout=0.0))
+    hasty.commit(at(10.0), A, SAID)
+    assert classify(hasty, at(10.1), MOVED, "a man closes a door").verdict is Verdict.CHANGED
 
 
-def test_a_refresh_publishes_the_same_words_and_nothing_is_doubted(gate: Gate) -> None:
-    assert judge(gate, at(99.0), A, SAID).verdict is Verdict.NEWS
+def test_a_refresh_publishes_the_same_words_and_nothing_is_doubted(gate: ChangeGate) -> None:
+    assert classify(gate, at(99.0), A, SAID).verdict is Verdict.CHANGED
 
 
 def test_an_open_gate_lets_everything_through() -> None:
-    gate = Gate(GateOptions(threshold=0.0))
-    gate.settle(at(0.0), A, SAID)
-    assert gate.said(at(1.0)) == ""
-    assert judge(gate, at(1.0), A, SAID).verdict is Verdict.NEWS
+    gate = ChangeGate(ChangeGateOptions(threshold=0.0))
+    gate.commit(at(0.0), A, SAID)
+    assert gate.last_text(at(1.0)) == ""
+    assert classify(gate, at(1.0), A, SAID).verdict is Verdict.CHANGED
 
 
 def test_an_arrival_is_never_called_the_same() -> None:
@@ -124,33 +124,35 @@ TEXTS = st.sampled_from([SAID, "a man closes a door", "a cat", "a dog"])
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(PICTURES, TEXTS), min_size=1, max_size=60), st.sampled_from([0.5, 1.0]))
-def test_no_other_sentence_goes_unsaid_for_two_samples(seen: list[tuple[np.ndarray, str]], every: float) -> None:
+def test_no_other_sentence_goes_unsaid_for_two_samples(
+    last_sample_at: list[tuple[np.ndarray, str]], every: float
+) -> None:
     """Whatever comes: of two neighbouring samples that were decoded, the later one's sentence is on screen."""
-    gate = Gate(GateOptions(threshold=0.02, refresh=5.0))
+    gate = ChangeGate(ChangeGateOptions(threshold=0.02, refresh_interval=5.0))
     shown, unsaid = "", 0
-    for number, (features, text) in enumerate(seen):
+    for number, (features, text) in enumerate(last_sample_at):
         one = at(number * every)
         distance = gate.distance(one, features)
-        if gate.is_still(distance):
-            gate.stays(one)
+        if gate.is_unchanged(distance):
+            gate.mark_unchanged(one)
             unsaid = 0
             continue
-        judged = gate.judge(one, features, distance, text)
-        if judged.verdict is Verdict.NEWS:
-            gate.settle(one, features, text, first=judged.first)
+        judgement = gate.classify(one, features, distance, text)
+        if judgement.verdict is Verdict.CHANGED:
+            gate.commit(one, features, text, first=judgement.first)
             shown = text
         unsaid = 0 if content(text) == content(shown) else unsaid + 1
         assert unsaid <= 1
-        assert judged.first is None or one.start - judged.first.start <= 2.0
+        assert judgement.first is None or one.start - judgement.first.start <= 2.0
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 2.0])
 def test_senseless_thresholds_are_refused(threshold: float) -> None:
     with pytest.raises(ValueError, match="cosine distance"):
-        GateOptions(threshold=threshold)
+        ChangeGateOptions(threshold=threshold)
 
 
-@pytest.mark.parametrize("options", [{"patience": -1.0}, {"near": 0.5}])
+@pytest.mark.parametrize("options", [{"confirm_timeout": -1.0}, {"confirm_below": 0.5}])
 def test_senseless_doubt_is_refused(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="patience"):
-        GateOptions(threshold=0.02, **options)
+    with pytest.raises(ValueError, match="confirm_timeout"):
+        ChangeGateOptions(threshold=0.02, **options)

@@ -3,22 +3,22 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamcap.engine.mailbox import Mailbox
+from streamcap.engine.mailbox import LatestSampleQueue
 from tests.engine.made import sample
 
 RED = (255, 0, 0)
 
 
 def test_a_newer_sample_replaces_the_waiting_one_and_is_counted() -> None:
-    mailbox = Mailbox()
+    mailbox = LatestSampleQueue()
     for second in range(5):
         mailbox.put(sample("door", RED, float(second)))
     assert [s.start for s in mailbox.take(8)] == [4.0]
-    assert mailbox.replaced == {"door": 4}
+    assert mailbox.superseded == {"door": 4}
 
 
 def test_the_longest_waiting_stream_comes_first_even_if_refreshed() -> None:
-    mailbox = Mailbox()
+    mailbox = LatestSampleQueue()
     mailbox.put(sample("slow", RED))
     mailbox.put(sample("busy", RED))
     mailbox.put(sample("slow", RED, 1.0))
@@ -26,7 +26,7 @@ def test_the_longest_waiting_stream_comes_first_even_if_refreshed() -> None:
 
 
 def test_a_batch_is_of_one_shape() -> None:
-    mailbox = Mailbox()
+    mailbox = LatestSampleQueue()
     mailbox.put(sample("a", RED, size=4))
     mailbox.put(sample("b", RED, size=8))
     mailbox.put(sample("c", RED, size=4))
@@ -36,7 +36,7 @@ def test_a_batch_is_of_one_shape() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=80))
 def test_never_more_than_one_a_stream_and_none_lost_uncounted(steps: list[tuple[str, bool]]) -> None:
-    mailbox, put, taken = Mailbox(), 0, 0
+    mailbox, put, taken = LatestSampleQueue(), 0, 0
     for stream, take in steps:
         mailbox.put(sample(stream, RED))
         put += 1
@@ -45,4 +45,4 @@ def test_never_more_than_one_a_stream_and_none_lost_uncounted(steps: list[tuple[
             batch = mailbox.take(3)
             assert len({s.stream for s in batch}) == len(batch)
             taken += len(batch)
-    assert put == taken + len(mailbox) + sum(mailbox.replaced.values())
+    assert put == taken + len(mailbox) + sum(mailbox.superseded.values())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from streamcap.files.ahead import Ahead
+from streamcap.files.ahead import Prefetcher
 
 
 def running(name: str) -> bool:
@@ -15,7 +15,7 @@ def running(name: str) -> bool:
 
 
 def test_order_and_end() -> None:
-    with Ahead(iter(range(100)), 3, "count") as ahead:
+    with Prefetcher(iter(range(100)), 3, "count") as ahead:
         assert list(ahead) == list(range(100))
     assert not running("count")
 
@@ -32,7 +32,7 @@ def test_never_further_ahead_than_told() -> None:
             made += 1
             yield number
 
-    with Ahead(items(), 2, "bounded") as ahead:
+    with Prefetcher(items(), 2, "bounded") as ahead:
         for _ in ahead:
             taken += 1
     assert (made, taken) == (50, 50)
@@ -44,7 +44,7 @@ def test_a_failure_reaches_the_reader_after_what_came_before_it() -> None:
         raise OSError("the disk went away")
 
     seen = []
-    with pytest.raises(OSError, match="disk"), Ahead(items(), 4, "fails") as ahead:
+    with pytest.raises(OSError, match="disk"), Prefetcher(items(), 4, "fails") as ahead:
         for item in ahead:
             seen.append(item)  # noqa: PERF402 - what came before the failure counts
     assert seen == [1]
@@ -58,6 +58,6 @@ def test_a_reader_that_leaves_early_stops_it() -> None:
             yield number
             number += 1
 
-    with Ahead(items(), 2, "endless") as ahead:
+    with Prefetcher(items(), 2, "endless") as ahead:
         assert next(iter(ahead)) == 0
     assert not running("endless")

@@ -1,4 +1,4 @@
-"""A caption under a picture can be read, and nothing of the picture is hidden."""
+"""A caption under an image can be read, and nothing of the image is hidden."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from streamcap.files.annotate import annotate
 @pytest.mark.parametrize("size", [(640, 360), (31, 400), (4000, 100)])
 @pytest.mark.parametrize("text", ["", "a dog", "a man in a blue shirt " * 12, "x" * 300])
 def test_the_whole_picture_and_the_whole_text(size: tuple[int, int], text: str) -> None:
-    picture = Image.new("RGB", size, (200, 30, 30))
-    page = np.asarray(annotate(picture, text))
+    image = Image.new("RGB", size, (200, 30, 30))
+    page = np.asarray(annotate(image, text))
     left = (page.shape[1] - size[0]) // 2
     assert (page[: size[1], left : left + size[0]] == (200, 30, 30)).all()
     ink = (page[size[1] :] > 128).all(-1)
@@ -23,8 +23,8 @@ def test_the_whole_picture_and_the_whole_text(size: tuple[int, int], text: str) 
 
 
 def test_a_longer_text_takes_more_room() -> None:
-    picture = Image.new("RGB", (320, 200))
-    assert annotate(picture, "a dog " * 40).height > annotate(picture, "a dog").height
+    image = Image.new("RGB", (320, 200))
+    assert annotate(image, "a dog " * 40).height > annotate(image, "a dog").height
 
 
 def test_letters_beyond_ascii_differ() -> None:
@@ -32,5 +32,5 @@ def test_letters_beyond_ascii_differ() -> None:
 
     if _font(20).getname()[0] == "Aileron":
         pytest.skip("this machine has only Pillow's own font")
-    picture = Image.new("RGB", (320, 200))
-    assert annotate(picture, "äää") != annotate(picture, "ööö")
+    image = Image.new("RGB", (320, 200))
+    assert annotate(image, "äää") != annotate(image, "ööö")

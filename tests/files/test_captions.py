@@ -11,14 +11,14 @@ import av
 import numpy as np
 import pytest
 import torch
+from streamcap.image import ImageSpec
 
 from streamcap.captioner import Captioner, Result, SearchOptions
 from streamcap.captions.cue import Cue
 from streamcap.errors import InputError
-from streamcap.files.captions import FileCaptioner, choose, merged, to_cues
+from streamcap.files.captions import FileCaptioner, merged, select_frames, to_cues
 from streamcap.media.video_file import ChosenFrame, VideoFile
 from streamcap.media.video_index import Keyframe, VideoIndex
-from streamcap.picture import PictureSpec
 
 
 def test_a_cue_lasts_until_the_next_one_begins() -> None:
@@ -39,15 +39,15 @@ INDEX = VideoIndex(Fraction(1, 10), 0, tuple(range(100)), 100, (Keyframe(0, 0),)
 
 
 def test_what_a_caption_is_of() -> None:
-    assert len(choose(INDEX, None)) == 10
-    assert choose(INDEX, None, frames=2) == [[0], [50]]
-    assert choose(INDEX, None, every=4) == [[0], [40], [80]]
-    assert choose(INDEX, 3) == [[0, 50, 99]]
-    assert [window[0] for window in choose(INDEX, 3, every=4)] == [0, 40, 80]
+    assert len(select_frames(INDEX, None)) == 10
+    assert select_frames(INDEX, None, frames=2) == [[0], [50]]
+    assert select_frames(INDEX, None, every=4) == [[0], [40], [80]]
+    assert select_frames(INDEX, 3) == [[0, 50, 99]]
+    assert [window[0] for window in select_frames(INDEX, 3, every=4)] == [0, 40, 80]
     with pytest.raises(InputError, match="not both"):
-        choose(INDEX, None, frames=1, every=1)
+        select_frames(INDEX, None, frames=1, every=1)
     with pytest.raises(InputError, match="at least 1"):
-        choose(INDEX, None, frames=0)
+        select_frames(INDEX, None, frames=0)
 
 
 class Damaged:
@@ -66,7 +66,7 @@ class Damaged:
 class Light:
     """Says how bright the frames are."""
 
-    picture = PictureSpec(16, 16)
+    image_spec = ImageSpec(16, 16)
 
     def __init__(self, clip_length: int | None) -> None:
         self.clip_length = clip_length
@@ -94,6 +94,6 @@ def test_in_a_window_the_nearest_frame_stands_in() -> None:
 
 
 def test_a_wrong_batch_is_refused() -> None:
-    model: Any = SimpleNamespace(picture=PictureSpec(8, 8), clip_length=None)
+    model: Any = SimpleNamespace(video_frame=ImageSpec(8, 8), clip_length=None)
     with pytest.raises(InputError, match="at least 1"):
         FileCaptioner(model, SearchOptions(), batch=0)

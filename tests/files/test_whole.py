@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from streamcap.errors import InputError
-from streamcap.files.whole import write_whole
+from streamcap.files.whole import atomic_write
 
 
 def test_text_and_bytes(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a.txt", "ä\n")
-    write_whole(tmp_path / "a.txt", b"\x00\x01")
+    atomic_write(tmp_path / "a.txt", "ä\n")
+    atomic_write(tmp_path / "a.txt", b"\x00\x01")
     assert (tmp_path / "a.txt").read_bytes() == b"\x00\x01"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
@@ -20,7 +20,7 @@ def test_text_and_bytes(tmp_path: Path) -> None:
 def test_what_cannot_be_written_leaves_the_old_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(InputError, match="taken: cannot be written"):
-        write_whole(tmp_path / "taken", "new")
+        atomic_write(tmp_path / "taken", "new")
     with pytest.raises(InputError, match="cannot be written"):
-        write_whole(tmp_path / "missing" / "a.txt", "new")
+        atomic_write(tmp_path / "missing" / "a.txt", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]

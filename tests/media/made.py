@@ -18,7 +18,7 @@ def made_frame(time: float, *, epoch: int = 0, arrived: float | None = None, siz
     """A frame at media `time` that came as soon as it could, unless told otherwise."""
     at = time if arrived is None else arrived
     return Frame(
-        picture=av.VideoFrame(*size, "yuv420p"),
+        video_frame=av.VideoFrame(*size, "yuv420p"),
         pts=round(time * 90_000),
         time_base=Fraction(1, 90_000),
         time=time,
@@ -59,11 +59,11 @@ def write_video(
             streams.append(stream)
         sound = out.add_stream("aac", rate=8000, layout="mono") if audio else None
         for number in range(round(seconds * rate) if video else 0):
-            picture = drawn(*size, number / rate)
+            video_frame = drawn(*size, number / rate)
             if codec == "mjpeg":
-                picture = picture.reformat(format="yuvj420p")
-            picture.pts, picture.time_base = number, Fraction(1, rate)
-            out.mux(streams[0].encode(picture))
+                video_frame = video_frame.reformat(format="yuvj420p")
+            video_frame.pts, video_frame.time_base = number, Fraction(1, rate)
+            out.mux(streams[0].encode(video_frame))
         if video:
             out.mux(streams[0].encode(None))
         if sound is not None:

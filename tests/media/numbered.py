@@ -26,7 +26,7 @@ def numbered(number: int, width: int, height: int) -> npt.NDArray[np.uint8]:
 
 
 def read_number(pixels: npt.NDArray[np.uint8]) -> int:
-    """What a picture made by `numbered` says, however it was scaled: uint8 RGB (H, W, 3)."""
+    """What an image made by `numbered` says, however it was scaled: uint8 RGB (H, W, 3)."""
     width = pixels.shape[1]
     middles = [pixels[:, (2 * bit + 1) * width // (2 * BITS)].mean() for bit in range(BITS)]
     return sum(1 << bit for bit, light in enumerate(middles) if light > 127)
@@ -53,9 +53,9 @@ def write_numbered(
         stream.options = options or {}
         stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
         for number, stamp in enumerate(stamps_ms):
-            picture = av.VideoFrame.from_ndarray(numbered(number, *size), format="rgb24").reformat(format=pix_fmt)
-            picture.pts, picture.time_base = stamp, Fraction(1, 1000)
-            out.mux(stream.encode(picture))
+            video_frame = av.VideoFrame.from_ndarray(numbered(number, *size), format="rgb24").reformat(format=pix_fmt)
+            video_frame.pts, video_frame.time_base = stamp, Fraction(1, 1000)
+            out.mux(stream.encode(video_frame))
         out.mux(stream.encode(None))
         if small is not None:
             out.mux(small.encode(av.VideoFrame(16, 16, "yuv420p")))

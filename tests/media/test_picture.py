@@ -11,10 +11,10 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from streamcap.image import Fit, ImageSpec, Interpolation
+from streamcap.media.image import Converter
 
-from streamcap.media.picture import Converter
 from streamcap.media.scenes import draw
-from streamcap.picture import Fit, Interpolation, PictureSpec
 from tests.conftest import require_program
 from tests.media.made import SCENE, drawn, made_frame, write_video
 
@@ -31,7 +31,7 @@ _PILLOW = {
 def test_it_is_what_pillow_makes_of_the_same_picture(
     fit: Fit, interpolation: Interpolation, size: tuple[int, int]
 ) -> None:
-    spec = PictureSpec(112, 112, fit, interpolation, mean=(0.5, 0.25, 1.0))
+    spec = ImageSpec(112, 112, fit, interpolation, mean=(0.5, 0.25, 1.0))
     got = Converter(spec).convert(drawn(*size)).astype(int)
     placed = spec.place(*size)
     scaled = Image.fromarray(draw(SCENE, 0.0, *size)).resize(
@@ -48,7 +48,7 @@ def test_it_is_what_pillow_makes_of_the_same_picture(
 
 
 def test_the_pixels_outlive_the_frame_and_the_next_conversion() -> None:
-    convert = Converter(PictureSpec(64, 64, "squash"))
+    convert = Converter(ImageSpec(64, 64, "squash"))
     first = convert([made_frame(0.0)])
     kept = first.copy()
     convert.convert(drawn(640, 360))
@@ -58,36 +58,36 @@ def test_the_pixels_outlive_the_frame_and_the_next_conversion() -> None:
 
 
 def test_the_size_of_frames_may_change_from_one_to_the_next() -> None:
-    convert = Converter(PictureSpec(64, 48))
+    convert = Converter(ImageSpec(64, 48))
     for size in ((640, 360), (320, 240), (16, 16), (1280, 720), (640, 360)):
         assert convert.convert(drawn(*size)).shape == (48, 64, 3)
 
 
 def test_a_clip_model_gets_all_frames_oldest_first() -> None:
     frames = [made_frame(float(number), size=(32, 32)) for number in range(3)]
-    assert Converter(PictureSpec(16, 16), clip_length=3)(frames).shape == (3, 16, 16, 3)
-    assert Converter(PictureSpec(16, 16))(frames).shape == (16, 16, 3)
+    assert Converter(ImageSpec(16, 16), clip_length=3)(frames).shape == (3, 16, 16, 3)
+    assert Converter(ImageSpec(16, 16))(frames).shape == (16, 16, 3)
     with pytest.raises(ValueError, match="no frames"):
-        Converter(PictureSpec(16, 16))([])
+        Converter(ImageSpec(16, 16))([])
 
 
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuvj420p", "rgb24", "gray", "nv12", "yuv444p", "bgra"])
 def test_any_pixel_format_will_do(pixel_format: str) -> None:
-    picture = drawn(320, 180).reformat(format=pixel_format)
-    got = Converter(PictureSpec(80, 45, "squash")).convert(picture).astype(int)
+    video_frame = drawn(320, 180).reformat(format=pixel_format)
+    got = Converter(ImageSpec(80, 45, "squash")).convert(video_frame).astype(int)
     expected = np.asarray(Image.fromarray(draw(SCENE, 0.0, 320, 180)).resize((80, 45), Image.Resampling.BICUBIC))
     if pixel_format != "gray":
         assert np.abs(got - expected).mean() < 6
 
 
 def test_many_threads_may_convert_at_once() -> None:
-    convert = Converter(PictureSpec(48, 48))
-    pictures = [drawn(160 + 16 * number, 96) for number in range(4)]
-    alone = [convert.convert(picture) for picture in pictures]
+    convert = Converter(ImageSpec(48, 48))
+    video_frames = [drawn(160 + 16 * number, 96) for number in range(4)]
+    alone = [convert.convert(video_frame) for video_frame in video_frames]
     wrong: list[int] = []
 
     def work(number: int) -> None:
-        made = [convert.convert(pictures[number]) for _ in range(20)]
+        made = [convert.convert(video_frames[number]) for _ in range(20)]
         wrong.extend(number for pixels in made if not np.array_equal(pixels, alone[number]))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
@@ -114,10 +114,10 @@ def test_a_film_held_sideways_is_turned_as_ffmpeg_turns_it(tmp_path: Path, rotat
     upright = tmp_path / "upright.png"
     subprocess.run([ffmpeg, "-v", "error", "-y", "-i", str(turned), "-frames:v", "1", str(upright)], check=True)
     with av.open(str(turned)) as opened:
-        picture = next(opened.decode(video=0))
+        video_frame = next(opened.decode(video=0))
     with Image.open(upright) as seen:
         expected = np.asarray(seen.convert("RGB")).astype(int)
     height, width = expected.shape[:2]
     assert (width < height) == (rotation != 180)
-    got = Converter(PictureSpec(width, height, "squash")).convert(picture).astype(int)
+    got = Converter(ImageSpec(width, height, "squash")).convert(video_frame).astype(int)
     assert np.abs(got - expected).mean() < 4

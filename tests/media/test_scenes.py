@@ -1,4 +1,4 @@
-"""The drawn world: its sentences are distinct, its pictures deterministic, and they show what is said."""
+"""The drawn world: its sentences are distinct, its images deterministic, and they show what is said."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ def test_any_size_and_any_time_can_be_drawn(size: tuple[int, int]) -> None:
     ("kind", "action", "place"),
     [("ball", "roll", "grass"), ("car", "drive", "road"), ("man", "stand", "room"), ("boat", "sail", "water")],
 )
-@pytest.mark.parametrize("colour", ["red", "purple"])
-def test_the_colour_is_seen_and_more_of_it_the_more_there_are(kind: str, action: str, place: str, colour: str) -> None:
+@pytest.mark.parametrize("color", ["red", "purple"])
+def test_the_colour_is_seen_and_more_of_it_the_more_there_are(kind: str, action: str, place: str, color: str) -> None:
     def share(count: int, said: str) -> float:
         shown = draw(Scene(kind, said, count, action, place, look=35), 1.0, 320, 180).astype(np.int16)
-        return float((np.abs(shown - np.array(PAINT[colour])).max(axis=2) < 48).mean())
+        return float((np.abs(shown - np.array(PAINT[color])).max(axis=2) < 48).mean())
 
     other = "yellow"
-    assert share(1, colour) > share(1, other) + 0.004
-    assert share(3, colour) > share(1, colour)
+    assert share(1, color) > share(1, other) + 0.004
+    assert share(3, color) > share(1, color)
 
 
 def test_what_moves_moves_and_what_stands_keeps_its_ground() -> None:

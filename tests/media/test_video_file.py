@@ -11,9 +11,9 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from streamcap.media.frames import upright
 
 from streamcap.errors import InputError
-from streamcap.media.pictures import upright
 from streamcap.media.video_file import ChosenFrame, VideoFile
 from tests.media.numbered import ffmpeg, ffprobe_times, numbered, read_number, write_numbered
 
@@ -30,7 +30,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def number(frame: ChosenFrame) -> int:
-    return read_number(frame.picture.to_ndarray(format="rgb24"))
+    return read_number(frame.video_frame.to_ndarray(format="rgb24"))
 
 
 def chosen(path: Path, choose: Callable[[VideoFile], list[int]]) -> list[ChosenFrame]:
@@ -62,8 +62,8 @@ def test_few_frames_of_many_are_reached_without_decoding_all(film: Path, monkeyp
         read += 1
         return decode(packet)
 
-    decode = video_file.pictures
-    monkeypatch.setattr(video_file, "pictures", counting)
+    decode = video_file.video_frames
+    monkeypatch.setattr(video_file, "video_frames", counting)
     chosen(film, lambda video: [0, 45, 75])
     assert read < COUNT / 2
 
@@ -160,7 +160,7 @@ def test_a_phones_film_is_upright(film: Path, tmp_path: Path, turn: int) -> None
     (tmp_path / "turned.mp4").write_bytes(turned(film.read_bytes(), turn))
     ffmpeg("-i", tmp_path / "turned.mp4", "-frames:v", "1", tmp_path / "truth.png")
     (frame,) = chosen(tmp_path / "turned.mp4", lambda video: [0])
-    seen = np.asarray(upright(frame.picture)).astype(int)
+    seen = np.asarray(upright(frame.video_frame)).astype(int)
     with Image.open(tmp_path / "truth.png") as image:
         truth = np.asarray(image.convert("RGB")).astype(int)
     assert seen.shape == truth.shape
@@ -216,7 +216,7 @@ BAD: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
     "a directory": ("film.mp4", lambda path, _: path.mkdir()),
     "only sound": ("song.m4a", lambda path, film: ffmpeg("-f", "lavfi", "-i", "sine=duration=0.2", path)),
     "a song with its cover": ("song.m4a", lambda path, film: write_song(path, path.parent)),
-    "a picture": ("film.jpg", lambda path, _: Image.new("RGB", (9, 9)).save(path)),
+    "a frame": ("film.jpg", lambda path, _: Image.new("RGB", (9, 9)).save(path)),
     "subtitles": ("film.srt", lambda path, _: path.write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n")),
 }
 

@@ -1,4 +1,4 @@
-"""Windows against the whole picture, scaled and cut."""
+"""Windows against the whole image, scaled and cut."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import Interpolation, VideoReformatter
+from streamcap.image import ImageSpec
+from streamcap.media.image import Converter
 
-from streamcap.media.picture import Converter
-from streamcap.media.window import Span, Window, span, worth
-from streamcap.picture import PictureSpec
+from streamcap.media.window import CropScaler, CropSpan, crop_span, is_worthwhile
 from tests.media.made import drawn
 
 _FLAGS = {"bicubic": Interpolation.BICUBIC, "bilinear": Interpolation.BILINEAR, "area": Interpolation.AREA}
 
 
-def whole(picture: av.VideoFrame, spec: PictureSpec) -> np.ndarray:
-    placed = spec.place(picture.width, picture.height)
+def whole(video_frame: av.VideoFrame, spec: ImageSpec) -> np.ndarray:
+    placed = spec.place(video_frame.width, video_frame.height)
     scaled = VideoReformatter().reformat(
-        picture, placed.scaled_width, placed.scaled_height, "rgb24", interpolation=_FLAGS[spec.interpolation]
+        video_frame, placed.scaled_width, placed.scaled_height, "rgb24", interpolation=_FLAGS[spec.interpolation]
     )
     left, top = -placed.left, -placed.top
     return scaled.to_ndarray()[top : top + spec.height, left : left + spec.width].astype(int)
@@ -35,35 +35,35 @@ def noisy(width: int, height: int, pixel_format: str = "yuv420p") -> av.VideoFra
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "area"])
 @pytest.mark.parametrize("size", [(1280, 720), (640, 480), (270, 480), (641, 361)])
 def test_it_is_the_whole_scaled_and_cut(size: tuple[int, int], interpolation: str) -> None:
-    spec = PictureSpec(112, 112, "crop", interpolation)  # type: ignore[arg-type]
-    picture = noisy(*size)
+    spec = ImageSpec(112, 112, "crop", interpolation)  # type: ignore[arg-type]
+    video_frame = noisy(*size)
     placed = spec.place(*size)
-    assert worth(picture, placed, 112, 112)
-    got = Window(picture, placed, 112, 112, interpolation).scale(picture).astype(int)
-    difference = np.abs(got - whole(picture, spec))
+    assert is_worthwhile(video_frame, placed, 112, 112)
+    got = CropScaler(video_frame, placed, 112, 112, interpolation).scale(video_frame).astype(int)
+    difference = np.abs(got - whole(video_frame, spec))
     assert got.shape == (112, 112, 3)
-    # Of a picture of odd size libav stretches the colours, whose planes are half a pixel too large; a window's it does
+    # Of an image of odd size libav stretches the colours, whose planes are half a pixel too large; a window's it does
     # not.
     assert difference.mean() < (2 if size[0] % 2 else 1)
-    assert (Converter(spec).convert(picture) == got).all()
+    assert (Converter(spec).convert(video_frame) == got).all()
 
 
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuvj420p"])
 @pytest.mark.parametrize("matrix", [1, 5, 2], ids=["BT.709", "BT.601", "unknown"])
 def test_colours_follow_the_frames_matrix_and_range(pixel_format: str, matrix: int) -> None:
-    spec = PictureSpec(96, 96)
-    picture = noisy(640, 360, pixel_format)
-    picture.colorspace = matrix
-    assert np.abs(Converter(spec).convert(picture).astype(int) - whole(picture, spec)).mean() < 1
+    spec = ImageSpec(96, 96)
+    video_frame = noisy(640, 360, pixel_format)
+    video_frame.colorspace = matrix
+    assert np.abs(Converter(spec).convert(video_frame).astype(int) - whole(video_frame, spec)).mean() < 1
 
 
 def test_ends_lie_on_whole_even_source_pixels() -> None:
-    assert span(1280, 398, 87, 224) == Span(79, 319, 254, 1026)
-    assert span(224, 224, 0, 224) == Span(0, 224, 0, 224)
-    assert span(361, 112, 0, 112) == Span(0, 112, 0, 361)
+    assert crop_span(1280, 398, 87, 224) == CropSpan(79, 319, 254, 1026)
+    assert crop_span(224, 224, 0, 224) == CropSpan(0, 224, 0, 224)
+    assert crop_span(361, 112, 0, 112) == CropSpan(0, 112, 0, 361)
     for source in range(300, 2000, 37):
         scaled = round(source / 2.7)
-        found = span(source, scaled, (scaled - 100) // 2, 100)
+        found = crop_span(source, scaled, (scaled - 100) // 2, 100)
         assert 0 <= found.start < found.stop <= source
         assert abs(found.start - found.first * source / scaled) < 1
         assert found.first <= (scaled - 100) // 2 and found.last >= (scaled - 100) // 2 + 100
@@ -74,8 +74,8 @@ def test_ends_lie_on_whole_even_source_pixels() -> None:
     ((96, 96), "crop", "yuv420p"), ((64, 48), "crop", "yuv420p"),
 ])  # fmt: skip
 def test_other_pictures_are_scaled_whole(size: tuple[int, int], fit: str, pixel_format: str) -> None:
-    spec = PictureSpec(80, 80, fit)  # type: ignore[arg-type]
-    assert not worth(drawn(*size).reformat(format=pixel_format), spec.place(*size), 80, 80)
+    spec = ImageSpec(80, 80, fit)  # type: ignore[arg-type]
+    assert not is_worthwhile(drawn(*size).reformat(format=pixel_format), spec.place(*size), 80, 80)
 
 
 def test_where_libav_takes_no_such_frame_in_a_filter_the_whole_is_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,10 +86,10 @@ def test_where_libav_takes_no_such_frame_in_a_filter_the_whole_is_scaled(monkeyp
         asked += 1
         raise av.FFmpegError(22, "no")
 
-    monkeypatch.setattr(Window, "__init__", refuse)
-    spec = PictureSpec(112, 112)
-    picture = drawn(640, 360)
+    monkeypatch.setattr(CropScaler, "__init__", refuse)
+    spec = ImageSpec(112, 112)
+    video_frame = drawn(640, 360)
     converter = Converter(spec)
     for _ in range(2):
-        np.testing.assert_array_equal(converter.convert(picture), whole(picture, spec))
+        np.testing.assert_array_equal(converter.convert(video_frame), whole(video_frame, spec))
     assert asked == 1

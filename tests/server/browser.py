@@ -12,7 +12,7 @@ import psutil
 from playwright.async_api import Browser, Page, async_playwright
 
 from tests.conftest import require_program
-from tests.patience import PATIENCE
+from tests.patience import TIMEOUT_FACTOR
 
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -28,7 +28,7 @@ CAPTIONS_SHOWN = (
 
 @contextlib.asynccontextmanager
 async def chromium(camera: Path | None = None) -> AsyncIterator[Browser]:
-    """`camera`: a .y4m or .mjpeg file, played in a loop as the camera's picture."""
+    """`camera`: a .y4m or .mjpeg file, played in a loop as the camera's image."""
     program = require_program("chromium", "it shows the pages")
     flags = [*_FLAGS, *([] if camera is None else [f"--use-file-for-fake-video-capture={camera}"])]
     async with async_playwright() as playwright:
@@ -55,7 +55,7 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
-async def becomes_true(page: Page, expression: str, seconds: float = PATIENCE) -> None:
+async def becomes_true(page: Page, expression: str, seconds: float = TIMEOUT_FACTOR) -> None:
     """Wait until `expression` is true on the page (Playwright's own waiting is forbidden by the pages' policy)."""
     async with asyncio.timeout(seconds):
         while not await page.evaluate(expression):

@@ -18,18 +18,18 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from streamcap.captions.caption import Caption, Latency
 from streamcap.captions.event import Event, Payload, Status, StreamState
-from streamcap.captions.feed import Feed
+from streamcap.captions.feed import EventLog
 from streamcap.captions.hub import Hub, UnknownStreamError
-from streamcap.captions.track import Moment, Track
+from streamcap.captions.track import CaptionTrack, SampleTime
 from streamcap.engine.engine import EngineStatistics
 from streamcap.media.sources.webrtc import PushSource
 from streamcap.server.app import create_app
 from streamcap.server.options import ServerOptions
 from streamcap.server.run import listen, serve
-from streamcap.service.settings import Settings, check_name
+from streamcap.service.settings import StreamOptions, check_name
 from streamcap.service.streams import DuplicateStreamError
-from streamcap.service.view import StreamView
-from tests.patience import PATIENCE
+from streamcap.service.view import StreamSnapshot
+from tests.patience import TIMEOUT_FACTOR
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,14 +43,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 LATENCY = Latency(ingest=3.1, queue=0.4, encode=2.2, decode=4.0, total=9.7)
 
 
-class HandStream:
+class FakeStream:
     """A stream whose captions are said by the test."""
 
     def __init__(self, hub: Hub, name: str, url: str, every: float) -> None:
         self.name, self.url, self.every = name, url, every
         self.state, self.reason = StreamState.CONNECTING, ""
-        self.track = Track(name, every=every)
-        self.feed = Feed(name)
+        self.track = CaptionTrack(name, every=every)
+        self.feed = EventLog(name)
         self.frame: Any = None
         self.source: Any = PushSource(url) if url.startswith("whip:") else None
         self._hub = hub
@@ -64,21 +64,21 @@ class HandStream:
         self.state, self.reason = state, reason
         self.publish(Status(self.name, state, reason))
 
-    def moment(self) -> Moment:
-        return Moment(0, self._time, 1_795_000_000.0 + self._time, "arrival")
+    def at(self) -> SampleTime:
+        return SampleTime(0, self._time, 1_795_000_000.0 + self._time, "arrival")
 
     def interim(self, text: str) -> Caption:
-        caption = self.track.interim(self.moment(), text, LATENCY)
+        caption = self.track.interim(self.at(), text, LATENCY)
         self.publish(caption)
         return caption
 
     def final(self, text: str) -> Event:
-        event = self.publish(self.track.final(self.moment(), text, -0.4, LATENCY))
+        event = self.publish(self.track.final(self.at(), text, -0.4, LATENCY))
         self._time += self.every
         return event
 
     def extend(self) -> None:
-        extend = self.track.extend(self.moment())
+        extend = self.track.extend(self.at())
         assert extend is not None
         self._time += self.every
         self.publish(extend)
@@ -89,9 +89,9 @@ class HandStream:
     def push_source(self) -> Any:
         return self.source
 
-    def view(self) -> StreamView:
+    def view(self) -> StreamSnapshot:
         last = self.track.last
-        return StreamView(
+        return StreamSnapshot(
             name=self.name,
             url=self.url,
             every=self.every,
@@ -109,37 +109,37 @@ class HandStream:
             reconnections=0,
             source={"decode_errors": 2},
             last_caption=None if last is None else last.as_json(),
-            missed=4,
-            convert_failed=3,
+            samples_missed=4,
+            frame_conversion_errors=3,
             files_dropped=2,
         )
 
 
-class HandStreams:
-    """In the place of `streamcap.service.streams.Streams`."""
+class FakeStreams:
+    """In the place of `streamcap.service.streams.StreamSet`."""
 
     def __init__(self) -> None:
         self.hub = Hub(monotonic=time.monotonic, wall=time.time)
-        self.settings = Settings()
+        self.options = StreamOptions()
         self.ready = True
         self.engine = EngineStatistics()
-        self.streams: dict[str, HandStream] = {}
-        self.on_add: Callable[[HandStream], None] = lambda stream: None
+        self.streams: dict[str, FakeStream] = {}
+        self.on_add: Callable[[FakeStream], None] = lambda stream: None
 
     def names(self) -> list[str]:
         return list(self.streams)
 
-    def get(self, name: str) -> HandStream:
+    def get(self, name: str) -> FakeStream:
         try:
             return self.streams[name]
         except KeyError:
             raise UnknownStreamError(f"no stream is named {name[:80]!r}") from None
 
-    async def add(self, name: str | None, url: str, every: float | None = None) -> HandStream:
+    async def add(self, name: str | None, url: str, every: float | None = None) -> FakeStream:
         name = check_name(name if name is not None else "camera")
         if name in self.streams:
             raise DuplicateStreamError(f"there is a stream named {name} already; choose another name")
-        stream = self.streams[name] = HandStream(self.hub, name, url, every or 1.0)
+        stream = self.streams[name] = FakeStream(self.hub, name, url, every or 1.0)
         self.on_add(stream)
         return stream
 
@@ -157,7 +157,7 @@ class Server:
     """A running service: its address, its streams, and how to talk to it."""
 
     port: int
-    streams: HandStreams
+    streams: FakeStreams
     app: Any
     stop: asyncio.Event
     task: asyncio.Task[None]
@@ -176,13 +176,13 @@ class Server:
 
 async def receive(viewer: ClientConnection, count: int) -> list[dict[str, Any]]:
     """The next `count` messages."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_FACTOR):
         return [json.loads(await viewer.recv()) for _ in range(count)]
 
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for a state."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_FACTOR):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -197,24 +197,24 @@ async def start() -> AsyncIterator[Start]:
 
         async def start_server(**options: Any) -> Server:
             checked = ServerOptions(port=0, **options)
-            streams = HandStreams()
+            streams = FakeStreams()
             app = create_app(streams, checked)  # type: ignore[arg-type]
             listener = listen(checked)
             port = listener.getsockname()[1]
             stop = asyncio.Event()
             task = asyncio.create_task(serve(app, checked, stop, listener))
             http = await stack.enter_async_context(
-                httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE)
+                httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_FACTOR)
             )
             server = Server(port, streams, app, stop, task, http)
 
             async def end() -> None:
                 stop.set()
-                await asyncio.wait_for(task, PATIENCE)
+                await asyncio.wait_for(task, TIMEOUT_FACTOR)
 
             stack.push_async_callback(end)
             await stack.enter_async_context(server.sockets)
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT_FACTOR):
                 await http.get("/healthz")
             return server
 

@@ -13,12 +13,12 @@ import pytest
 import pytest_asyncio
 import uvicorn
 
-from streamcap.captions.feed import Feed
-from streamcap.captions.hub import Hub, Wish
+from streamcap.captions.feed import EventLog
+from streamcap.captions.hub import Hub, SubscribeOptions
 from streamcap.server import run
-from streamcap.server.audience import MESSAGES_PER_TURN, Audience, _Seat
+from streamcap.server.audience import MESSAGES_PER_TURN, FeedBroadcaster, _Connection
 from tests.captions.made import caption
-from tests.patience import PATIENCE
+from tests.patience import TIMEOUT_FACTOR
 from tests.server.conftest import Server, Start, receive, until
 
 HANDSHAKE = (
@@ -32,7 +32,7 @@ async def patient(start: Start, monkeypatch: pytest.MonkeyPatch) -> Server:
     """A service with one stream, `door`, that ends nobody for the time that passes: what is judged here are the queues,
     and the clocks of the kernel (TCP_USER_TIMEOUT) and of the websocket's pings would run out first on a busy machine.
     """
-    monkeypatch.setattr(run, "DEAD_PEER_MS", 1000 * PATIENCE)
+    monkeypatch.setattr(run, "DEAD_PEER_MS", 1000 * TIMEOUT_FACTOR)
     config = uvicorn.Config
     monkeypatch.setattr(
         uvicorn, "Config", lambda *given, **options: config(*given, **{**options, "ws_ping_interval": None})
@@ -54,35 +54,35 @@ async def deaf_viewer(server: Server, request: str) -> socket.socket:
 
 
 async def test_a_viewer_that_never_reads_is_closed_and_nobody_else_loses_anything(patient: Server) -> None:
-    audience, door = patient.app.state.audience, patient.streams.get("door")
+    broadcaster, door = patient.app.state.broadcaster, patient.streams.get("door")
     for _ in range(3):
         await deaf_viewer(patient, HANDSHAKE.format(path="/captions"))
     sse = f"GET /captions/door HTTP/1.1\r\nHost: 127.0.0.1:{patient.port}\r\n\r\n"
     await deaf_viewer(patient, sse)
     good = await patient.viewer("?stream=door", ping_interval=None)
     await receive(good, 1)
-    await until(lambda: audience.present == 5)
+    await until(lambda: broadcaster.present == 5)
     sent = 0
     text = "a long sentence about a man with a dog " * 50
-    async with asyncio.timeout(PATIENCE):
-        while audience.present > 1:
+    async with asyncio.timeout(TIMEOUT_FACTOR):
+        while broadcaster.present > 1:
             for _ in range(50):
                 door.final(text)
             sent += 50
             await receive(good, 50)
-    assert audience.statistics.closed_slow == 4
-    assert audience.statistics.finals_dropped >= 4
+    assert broadcaster.statistics.closed_slow == 4
+    assert broadcaster.statistics.finals_dropped >= 4
     assert door.feed.last_seq == sent
 
 
 async def test_a_viewer_that_falls_behind_is_told_what_it_missed_and_goes_on(patient: Server) -> None:
     door = patient.streams.get("door")
     client = await deaf_viewer(patient, HANDSHAKE.format(path="/captions?stream=door"))
-    audience = patient.app.state.audience
-    await until(lambda: audience.present == 1)
-    (subscription,) = audience.hub._subscriptions.values()
+    broadcaster = patient.app.state.broadcaster
+    await until(lambda: broadcaster.present == 1)
+    (subscription,) = broadcaster.hub._subscriptions.values()
     text = "a long sentence about a man with a dog " * 50
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_FACTOR):
         while not subscription.statistics.finals_dropped:
             for _ in range(50):
                 door.final(text)
@@ -91,7 +91,7 @@ async def test_a_viewer_that_falls_behind_is_told_what_it_missed_and_goes_on(pat
     loop = asyncio.get_running_loop()
     data = bytearray()
     messages: list[dict[str, object]] = []
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_FACTOR):
         while not messages or messages[-1].get("seq") != door.feed.last_seq:
             chunk = await loop.sock_recv(client, 1 << 20)
             assert chunk, "it was closed"
@@ -129,20 +129,20 @@ class Pipe:
 
 async def test_a_replay_goes_out_in_parts_no_faster_than_its_viewer_reads() -> None:
     hub = Hub(time.monotonic, time.time)
-    hub.add(Feed("door"))
+    hub.add(EventLog("door"))
     for number in range(1, 201):
         hub.publish(caption(number=number))
     pipe: Any = Pipe()
-    seat = _Seat(Audience(hub, 1), pipe)
-    seat.subscription = hub.subscribe(Wish(streams=frozenset({"door"})), seat.wake, 0)
-    seat.seated = True
-    for room, parts in ((2, 2), (1, 3), (9, 7)):
+    seat = _Connection(FeedBroadcaster(hub, 1), pipe)
+    seat.subscription = hub.subscribe(SubscribeOptions(streams=frozenset({"door"})), seat.wake, 0)
+    seat.connected_at = True
+    for room, deps in ((2, 2), (1, 3), (9, 7)):
         pipe.room = room
         seat.wake()
         for _ in range(10):  # turns of the loop
             await asyncio.sleep(0)
             assert max(map(len, pipe.pushed), default=0) <= MESSAGES_PER_TURN
-        assert len(pipe.pushed) == parts
+        assert len(pipe.pushed) == deps
         if room == 1:
             # What comes meanwhile stands behind it; and who is sent away has what waits first.
             hub.publish(caption(number=201))

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import require_gstreamer
 from tests.end_to_end.service import Service, Viewer
-from tests.patience import PATIENCE
+from tests.patience import TIMEOUT_FACTOR
 from tests.server.browser import (
     CAPTIONS_SHOWN,
     becomes_true,
@@ -29,12 +29,15 @@ WANTED = 30
 async def test_the_browser_s_camera_is_captioned_truly_on_the_page_until_it_is_killed(tmp_path: Path) -> None:
     film = Film(seed=1)
     camera = film.write(tmp_path / "camera.y4m")
-    with Service("tab=whip:", "--every", "0.5", "--gate", "0") as service, Viewer(service, "?interim=0") as viewer:
+    with (
+        Service("tab=whip:", "--every", "0.5", "--change-threshold", "0") as service,
+        Viewer(service, "?interim=0") as viewer,
+    ):
         async with chromium(camera) as browser:
             page = await page_without_errors(browser, service.base)
             # Seen in the page: what went up over WHIP comes back over WHEP, and its captions over the feed.
             await publish_camera(page, "tab")
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT_FACTOR):
                 while await page.locator(".past li").count() < WANTED:
                     await asyncio.sleep(0.2)
             shown: list[tuple[float, str]] = [(start, text) for start, text in await page.evaluate(CAPTIONS_SHOWN)]

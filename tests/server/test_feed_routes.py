@@ -9,7 +9,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from streamcap.captions.event import StreamState
-from tests.patience import PATIENCE
+from tests.patience import TIMEOUT_FACTOR
 from tests.server.conftest import Server, Start, receive, until
 
 
@@ -61,9 +61,9 @@ async def test_several_streams_on_one_socket_each_with_its_own_since(server: Ser
         stream.final("one")
         stream.final("two")
     viewer = await server.viewer("?stream=door,yard&since=door:1,yard:2")
-    hello, missed = await receive(viewer, 2)
+    hello, samples_missed = await receive(viewer, 2)
     assert [stream["name"] for stream in hello["streams"]] == ["door", "yard"]
-    assert (missed["stream"], missed["text"]) == ("door", "two")
+    assert (samples_missed["stream"], samples_missed["text"]) == ("door", "two")
     yard.final("three")
     assert (await receive(viewer, 1))[0]["stream"] == "yard"
 
@@ -96,7 +96,7 @@ async def test_a_wrong_request_is_refused_before_the_handshake_with_the_reason(
         await server.viewer(query)
     assert refusal.value.response.status_code == status
     assert says in json.loads(refusal.value.response.body)["detail"]
-    assert server.app.state.audience.present == 0
+    assert server.app.state.broadcaster.present == 0
 
 
 @pytest.mark.parametrize(
@@ -118,11 +118,11 @@ async def test_whatever_a_client_says_ends_its_connection_with_a_code_and_a_reas
     with pytest.raises(ConnectionClosed) as closed:
         await viewer.send(message)
         while True:
-            await asyncio.wait_for(viewer.recv(), PATIENCE)
+            await asyncio.wait_for(viewer.recv(), TIMEOUT_FACTOR)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == code
     assert says in closed.value.rcvd.reason
-    await until(lambda: server.app.state.audience.present == 1)
+    await until(lambda: server.app.state.broadcaster.present == 1)
     server.streams.get("door").final("nobody else noticed")
     assert (await receive(other, 1))[0]["text"] == "nobody else noticed"
 
@@ -132,7 +132,7 @@ async def test_a_removed_stream_closes_those_who_watched_it_alone(server: Server
     await receive(viewer, 1)
     await server.streams.remove("door")
     with pytest.raises(ConnectionClosed) as closed:
-        await asyncio.wait_for(viewer.recv(), PATIENCE)
+        await asyncio.wait_for(viewer.recv(), TIMEOUT_FACTOR)
     assert closed.value.rcvd is not None
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4404, "stream door was removed")
 
@@ -142,14 +142,14 @@ async def test_stopping_closes_every_viewer_with_the_reason(server: Server) -> N
     await receive(viewer, 1)
     server.stop.set()
     with pytest.raises(ConnectionClosed) as closed:
-        await asyncio.wait_for(viewer.recv(), PATIENCE)
+        await asyncio.wait_for(viewer.recv(), TIMEOUT_FACTOR)
     assert closed.value.rcvd is not None
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "the service is stopping")
-    await asyncio.wait_for(server.task, PATIENCE)
+    await asyncio.wait_for(server.task, TIMEOUT_FACTOR)
 
 
 async def test_more_viewers_than_there_is_room_for_are_asked_to_come_later(start: Start) -> None:
-    server = await start(most_viewers=1)
+    server = await start(max_viewers=1)
     await server.viewer()
     with pytest.raises(InvalidStatus) as refusal:
         await server.viewer()

@@ -28,17 +28,20 @@ async def test_metrics_tell_what_happened(server: Server) -> None:
     server.streams.engine.replaced["door"] = 2
     values = await scrape(server)
     assert values["streamcap_frames_total", "stream=door"] == 100
-    lost = [values[f"streamcap_{what}_total", "stream=door"] for what in ("missed", "convert_failed", "files_dropped")]
+    lost = [
+        values[f"streamcap_{what}_total", "stream=door"]
+        for what in ("samples_missed", "frame_conversion_errors", "files_dropped")
+    ]
     assert lost == [4, 3, 2]
     assert values["streamcap_stream_state", "state=live,stream=door"] == 1
     assert values["streamcap_stream_state", "state=failed,stream=door"] == 0
     assert values["streamcap_source_events_total", "kind=decode_errors,stream=door"] == 2
     assert values["streamcap_engine_decode_skipped_total", ""] == 3
     assert values["streamcap_engine_replaced_total", "stream=door"] == 2
-    assert values["streamcap_latency_seconds_count", "part=total,stream=door"] == 1
-    assert values["streamcap_latency_seconds_bucket", "le=0.01,part=total,stream=door"] == 1
-    assert values["streamcap_viewers", ""] == 1
-    assert values["streamcap_watchers", ""] == values["streamcap_publishers", ""] == 0
+    assert values["streamcap_caption_latency_seconds_count", "stage=total,stream=door"] == 1
+    assert values["streamcap_caption_latency_seconds_bucket", "le=0.01,stage=total,stream=door"] == 1
+    assert values["streamcap_feed_subscribers", ""] == 1
+    assert values["streamcap_whep_sessions", ""] == values["streamcap_whip_sessions", ""] == 0
     assert values["streamcap_messages_sent_total", ""] == 3
 
     await server.streams.remove("door")

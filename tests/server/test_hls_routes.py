@@ -6,7 +6,7 @@ import subprocess
 
 from streamcap.captions.event import StreamState
 from tests.conftest import require_program
-from tests.patience import PATIENCE
+from tests.patience import TIMEOUT_FACTOR
 from tests.server.conftest import Server, Start
 
 
@@ -53,6 +53,6 @@ async def test_ffmpeg_plays_it(server: Server) -> None:
         *(ffprobe, "-v", "error", "-allowed_extensions", "ALL", "-extension_picky", "0", "-show_entries"),
         *("packet=pts_time", "-of", "csv=p=0", f"{server.url}/streams/door/hls/captions.m3u8"),
     )
-    done = await asyncio.to_thread(subprocess.run, asked, capture_output=True, text=True, timeout=PATIENCE)
+    done = await asyncio.to_thread(subprocess.run, asked, capture_output=True, text=True, timeout=TIMEOUT_FACTOR)
     times = {float(line.split(",")[0]) for line in done.stdout.split() if line[0].isdigit()}
     assert times == {float(number) for number in range(14)}, done.stderr

@@ -7,9 +7,9 @@ from aiortc.rtcicetransport import connection_kwargs
 
 from streamcap.errors import InputError
 from streamcap.server.ice import IceServer
-from streamcap.server.peer import Peer
+from streamcap.server.peer import WebRtcSession
 from tests.server.conftest import Start
-from tests.server.test_webrtc_routes import Colour, connection, publish
+from tests.server.test_webrtc_routes import Color, connection, publish
 
 
 async def test_what_is_named_is_what_is_asked() -> None:
@@ -19,7 +19,7 @@ async def test_what_is_named_is_what_is_asked() -> None:
     assert turn.url == "turn:turn.example.org?transport=tcp"
     assert turn.link.endswith('; username="door"; credential="p@ss\\"w"; credential-type="password"')
     assert "p@ss" not in repr(turn)
-    peer = Peer((stun, turn))
+    peer = WebRtcSession((stun, turn))
     asked = connection_kwargs(peer.ice_servers)
     assert asked["stun_server"] == ("stun.example.org", 3479)
     assert (asked["turn_server"], asked["turn_transport"]) == (("turn.example.org", 3478), "tcp")
@@ -51,10 +51,12 @@ def test_what_cannot_work_is_told_at_the_start_without_the_password(text: str, s
 
 
 async def test_a_publisher_is_told_of_the_servers(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamcap.server.publishers.Peer", lambda servers: Peer(()))  # none is asked here
+    monkeypatch.setattr(
+        "streamcap.server.publishers.WebRtcSession", lambda servers: WebRtcSession(())
+    )  # none is asked here
     servers = (IceServer.parse("stun:stun.example.org"), IceServer.parse("turns:a:b@turn.example.org"))
     server = await start(ice_servers=servers)
     async with connection() as peer:
-        peer.addTrack(Colour())
+        peer.addTrack(Color())
         links = (await publish(server, peer, "tab")).headers.get_list("link")
     assert links == [one.link for one in servers]

@@ -16,7 +16,7 @@ from PIL import Image
 from playwright.async_api import Browser, Page
 
 from streamcap.captions.event import StreamState
-from streamcap.captions.hub import Cause
+from streamcap.captions.hub import CloseReason
 from tests.conftest import require_program
 from tests.server.browser import becomes_true, chromium, page_without_errors
 from tests.server.conftest import Server, Start, until
@@ -37,8 +37,8 @@ async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bro
 
 async def test_captions_arrive_in_place_and_the_video_plays(browser: Browser, server: Server) -> None:
     door = server.streams.get("door")
-    picture = av.VideoFrame.from_ndarray(np.full((720, 1280, 3), (30, 160, 60), np.uint8), format="rgb24")
-    door.frame = SimpleNamespace(picture=picture)
+    image = av.VideoFrame.from_ndarray(np.full((720, 1280, 3), (30, 160, 60), np.uint8), format="rgb24")
+    door.frame = SimpleNamespace(video_frame=image)
     door.status(StreamState.LIVE)
     page = await page_without_errors(browser, server.url)
     card = page.locator("article", has=page.get_by_role("heading", name="door"))
@@ -56,10 +56,10 @@ async def test_captions_arrive_in_place_and_the_video_plays(browser: Browser, se
     await card.locator(".reason", has_text="the camera is away").wait_for()
     door.status(StreamState.LIVE)
     await becomes_true(page, "document.querySelector('video').videoWidth === 640")
-    await until(lambda: len(server.app.state.watchers) == 1)
+    await until(lambda: len(server.app.state.whep_sessions) == 1)
     assert page.errors == []
     await page.context.close()
-    await until(lambda: len(server.app.state.watchers) == 0)
+    await until(lambda: len(server.app.state.whep_sessions) == 0)
 
 
 FOCUSED = """((one) => (one === document.body ? "" : (one.ariaLabel ?? one.innerText)))(document.activeElement)"""
@@ -168,7 +168,7 @@ async def test_this_browser_s_camera_is_published_and_stopped(browser: Browser, 
     await until(lambda: len(source._waiting) > 0)
     await asyncio.to_thread(source.open)
     frame = await asyncio.to_thread(lambda: next(source.frames()))
-    red, _, blue = frame.picture.to_ndarray(format="rgb24").mean(axis=(0, 1))
+    red, _, blue = frame.video_frame.to_ndarray(format="rgb24").mean(axis=(0, 1))
     assert blue > 150
     assert red < 80
     await tab_to(page, "Stop camera")
@@ -181,7 +181,7 @@ async def test_the_overlay_is_transparent_and_holds_a_caption_that_is_true(brows
     door = server.streams.get("door")
     query = "stream=door&hold=3&size=40&color=ffff00&background=rgb(0,0,80)&position=top-left&lines=1"
     page = await page_without_errors(browser, f"{server.url}/overlay?{query}", viewport={"width": 640, "height": 360})
-    await until(lambda: server.app.state.audience.present == 1)
+    await until(lambda: server.app.state.broadcaster.present == 1)
     door.interim("a very")
     await page.locator(".line[data-final=false]", has_text="a very").wait_for()
     door.final("a very long sentence about a man with a dog that does not fit on one line")
@@ -196,7 +196,7 @@ async def test_the_overlay_is_transparent_and_holds_a_caption_that_is_true(brows
     assert box["y"] < 60
     assert box["height"] < 80
     assert shot.getpixel((int(box["x"]) + 4, int(box["y"] + box["height"] / 2)))[:3] == (0, 0, 80)
-    assert (255, 255, 0) in {colour[:3] for _, colour in shot.getcolors(1 << 20)}
+    assert (255, 255, 0) in {color[:3] for _, color in shot.getcolors(1 << 20)}
     await page.locator(".line[data-shown=false]").wait_for(state="attached")
     door.extend()
     await page.locator(".line[data-shown=true]").wait_for()
@@ -216,7 +216,7 @@ async def test_the_overlay_speaks_finals_and_shortens_when_it_is_behind(browser:
         Object.defineProperty(window, "speechSynthesis", { value: { speak(one) { said.push(one); } } });"""
     )
     await page.goto(f"{server.url}/overlay?stream=door&speak=1")
-    await until(lambda: server.app.state.audience.present == 1)
+    await until(lambda: server.app.state.broadcaster.present == 1)
     for text in ("a man opens a door", "a cat", "a brown dog and a small child run over the wide green grass"):
         door.interim(text[:5])
         door.final(text)
@@ -270,11 +270,11 @@ async def test_a_browser_s_own_event_source_takes_up_where_it_broke_off(browser:
           source.onmessage = ({ data, lastEventId }) => got.push([JSON.parse(data).text ?? "", lastEventId]);
         }"""
     )
-    await until(lambda: server.app.state.audience.present == 1)
+    await until(lambda: server.app.state.broadcaster.present == 1)
     door.final("one")
     await becomes_true(page, "got.length === 2")
-    (subscription,) = server.app.state.audience.hub._subscriptions.values()
-    subscription.close(Cause.STOPPING, "as if the line were cut")
+    (subscription,) = server.app.state.broadcaster.hub._subscriptions.values()
+    subscription.close(CloseReason.STOPPING, "as if the line were cut")
     door.final("two")
     await becomes_true(page, "got.length === 4")
     door.final("three")

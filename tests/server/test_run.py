@@ -11,7 +11,7 @@ import pytest
 from streamcap.errors import InputError
 from streamcap.server import run
 from streamcap.server.options import ServerOptions
-from tests.patience import PATIENCE
+from tests.patience import TIMEOUT_FACTOR
 from tests.server.conftest import Server, receive
 
 
@@ -45,7 +45,7 @@ async def test_who_never_finishes_a_request_s_head_is_cut_off(server: Server, mo
         slow_reader, slow = await asyncio.open_connection("127.0.0.1", server.port)
         slow.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n")
         for reader in (silent_reader, slow_reader):
-            assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+            assert await asyncio.wait_for(reader.read(), TIMEOUT_FACTOR) == b""
         server.streams.get("door").final("a man opens a door")
         assert [line async for line in first(events.aiter_lines(), "a man opens a door")]
     assert (await receive(viewer, 2))[1]["text"] == "a man opens a door"
@@ -55,7 +55,7 @@ async def test_who_never_finishes_a_request_s_head_is_cut_off(server: Server, mo
 
 async def first(lines: AsyncIterator[str], text: str) -> AsyncIterator[str]:
     """The lines up to the one with `text`."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_FACTOR):
         async for line in lines:
             yield line
             if text in line:

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from streamcap.captions.hub import Wish
+from streamcap.captions.hub import SubscribeOptions
 from streamcap.server.sse import EventStream
-from streamcap.server.wish import Request
-from tests.patience import PATIENCE
+from streamcap.server.wish import FeedRequest
+from tests.patience import TIMEOUT_FACTOR
 from tests.server.conftest import Server, Start, until
 
 
@@ -27,7 +27,7 @@ async def events(lines: AsyncIterator[str], count: int) -> list[tuple[int | None
     """The next events with their ids."""
     found: list[tuple[int | None, dict[str, Any]]] = []
     number: int | None = None
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_FACTOR):
         async for line in lines:
             if line.startswith("id: "):
                 number = int(line[4:])
@@ -55,7 +55,7 @@ async def test_events_come_with_their_seq_as_id(server: Server) -> None:
 async def test_a_replay_goes_out_in_parts_each_as_the_viewer_takes_it(server: Server) -> None:
     for number in range(100):
         server.streams.get("door").final(f"caption {number}")
-    audience, sent, over = server.app.state.audience, [], asyncio.Event()
+    broadcaster, sent, over = server.app.state.broadcaster, [], asyncio.Event()
 
     async def receive() -> dict[str, str]:
         await over.wait()
@@ -66,8 +66,8 @@ async def test_a_replay_goes_out_in_parts_each_as_the_viewer_takes_it(server: Se
         if sum(sent) == 101:
             over.set()
 
-    stream = EventStream(audience, Request(Wish(streams=frozenset({"door"})), 0), heartbeat=60.0)
-    async with asyncio.timeout(PATIENCE):
+    stream = EventStream(broadcaster, FeedRequest(SubscribeOptions(streams=frozenset({"door"})), 0), heartbeat=60.0)
+    async with asyncio.timeout(TIMEOUT_FACTOR):
         await stream({"type": "http"}, receive, send)
     assert [count for count in sent if count] == [32, 32, 32, 5]
 
@@ -77,8 +77,8 @@ async def test_last_event_id_brings_what_was_missed(server: Server) -> None:
     for number in range(4):
         door.final(f"caption {number}")
     async with event_source(server, "/captions/door", **{"Last-Event-ID": "2"}) as lines:
-        _, *missed = await events(lines, 3)
-    assert [number for number, _ in missed] == [3, 4]
+        _, *samples_missed = await events(lines, 3)
+    assert [number for number, _ in samples_missed] == [3, 4]
     async with event_source(server, "/captions/door?since=3") as lines:
         _, last = await events(lines, 2)
     assert last[1]["text"] == "caption 3"
@@ -96,7 +96,7 @@ async def test_wrong_requests_are_ordinary_refusals(server: Server) -> None:
     assert (await server.http.get("/captions/nobody", headers={"Last-Event-ID": "1"})).status_code == 404
     assert (await server.http.get("/captions/door?since=7")).status_code == 400
     assert (await server.http.get("/captions/door", headers={"Last-Event-ID": "x"})).status_code == 400
-    assert server.app.state.audience.present == 0
+    assert server.app.state.broadcaster.present == 0
 
 
 async def test_a_silent_connection_shows_signs_of_life_and_a_viewer_that_goes_is_noticed(start: Start) -> None:
@@ -109,15 +109,15 @@ async def test_a_silent_connection_shows_signs_of_life_and_a_viewer_that_goes_is
             if found.count(": alive") == 2:
                 break
         assert "retry: 2000" in found
-        assert server.app.state.audience.present == 1
-    await until(lambda: server.app.state.audience.present == 0)
+        assert server.app.state.broadcaster.present == 1
+    await until(lambda: server.app.state.broadcaster.present == 0)
 
 
 async def test_it_ends_when_the_stream_is_removed(server: Server) -> None:
     async with event_source(server, "/captions/door") as lines:
         await events(lines, 1)
         await server.streams.remove("door")
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_FACTOR):
             rest = [line async for line in lines]
     assert ": closed, stream door was removed" in rest
 
@@ -126,7 +126,7 @@ async def test_it_ends_when_the_service_stops(server: Server) -> None:
     async with event_source(server, "/captions/door") as lines:
         await events(lines, 1)
         server.stop.set()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_FACTOR):
             rest = [line async for line in lines]
     assert ": closed, the service is stopping" in rest
-    await asyncio.wait_for(server.task, PATIENCE)
+    await asyncio.wait_for(server.task, TIMEOUT_FACTOR)

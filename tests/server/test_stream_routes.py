@@ -10,7 +10,7 @@ import pytest
 from streamcap.captions.cue import Cue
 from streamcap.captions.event import StreamState
 from streamcap.captions.formats import srt, vtt
-from streamcap.service.files import FilesInUseError
+from streamcap.service.files import FilesLockedError
 from streamcap.service.streams import TooManyStreamsError
 from tests.server.conftest import Server, Start
 
@@ -59,7 +59,7 @@ async def test_what_cannot_be_added_is_refused_with_the_reason(
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(FilesInUseError("door.jsonl is being written"), 409), (TooManyStreamsError("256 streams"), 503)],
+    [(FilesLockedError("door.jsonl is being written"), 409), (TooManyStreamsError("256 streams"), 503)],
 )
 async def test_what_the_service_has_no_room_for_is_told_from_a_wrong_request(
     server: Server, error: Exception, status: int

@@ -14,15 +14,15 @@ import httpx
 import numpy as np
 import pytest
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
-from hypothesis import given, settings
+from hypothesis import given, options
 from hypothesis import strategies as st
 
-from streamcap.server import publishers as publishing
-from streamcap.server.peer import Peer, check_offer, is_there
+from streamcap.server import whip_sessions as publishing
+from streamcap.server.peer import WebRtcSession, check_offer, is_there
 from streamcap.server.publishers import ABANDONED_SECONDS
 from streamcap.server.refusal import RefusalError
-from tests.patience import PATIENCE
-from tests.server.conftest import HandStreams, Server, Start, until
+from tests.patience import TIMEOUT_FACTOR
+from tests.server.conftest import FakeStreams, Server, Start, until
 
 SDP = {"Content-Type": "application/sdp"}
 OFFER_LINES = [
@@ -32,8 +32,8 @@ OFFER_LINES = [
 ]
 
 
-class Colour(MediaStreamTrack):
-    """A plain picture 30 times a second, whose size changes once."""
+class Color(MediaStreamTrack):
+    """A plain image 30 times a second, whose size changes once."""
 
     kind = "video"
 
@@ -74,7 +74,7 @@ async def publish(server: Server, peer: RTCPeerConnection, name: str, **headers:
 
 async def test_a_publisher_feeds_a_stream_until_it_ends_its_session(server: Server) -> None:
     async with connection() as peer:
-        peer.addTrack(Colour())
+        peer.addTrack(Color())
         created = await publish(server, peer, "tab")
         assert created.status_code == 201
         assert created.headers["content-type"] == "application/sdp"
@@ -87,13 +87,13 @@ async def test_a_publisher_feeds_a_stream_until_it_ends_its_session(server: Serv
         # Its size may change: both reach the source.
         frames = source.frames()
         sizes = set()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_FACTOR):
             while len(sizes) < 2:
                 sizes.add((await asyncio.to_thread(next, frames)).size)
         assert sizes == {(320, 240), (240, 180)}
 
         async with connection() as second:
-            second.addTrack(Colour())
+            second.addTrack(Color())
             assert (await publish(server, second, "tab")).status_code == 409
 
         assert (await server.http.delete("/whip/tab/guess")).status_code == 404
@@ -106,7 +106,7 @@ async def test_a_publisher_feeds_a_stream_until_it_ends_its_session(server: Serv
 async def test_a_publisher_that_vanishes_is_noticed_and_the_name_is_free_again(start: Start) -> None:
     server = await start(publisher_timeout=0.5)
     async with connection() as peer:
-        track = Colour()
+        track = Color()
         peer.addTrack(track)
         assert (await publish(server, peer, "tab")).status_code == 201
         source = server.streams.get("tab").source
@@ -115,26 +115,26 @@ async def test_a_publisher_that_vanishes_is_noticed_and_the_name_is_free_again(s
         peer.getSenders()[0].replaceTrack(None)
         await until(lambda: source._end is not None)
         assert "no frame for 0.5 s" in str(source._end)
-        await until(lambda: len(server.app.state.publishers) == 0)
+        await until(lambda: len(server.app.state.whip_sessions) == 0)
     server.streams.get("tab").source = None
     async with connection() as peer:
-        peer.addTrack(Colour())
+        peer.addTrack(Color())
         assert (await publish(server, peer, "tab")).status_code == 201
 
 
 async def test_a_stream_that_a_publisher_made_goes_some_minutes_after_it_left(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publishers, now = server.app.state.publishers, [1000.0]
-    monkeypatch.setattr(publishers, "_monotonic", lambda: now[0])
+    whip_sessions, now = server.app.state.whip_sessions, [1000.0]
+    monkeypatch.setattr(whip_sessions, "_monotonic", lambda: now[0])
     await server.streams.add("studio", "whip:")
 
     async def visit(name: str, seconds: float) -> None:
         async with connection() as peer:
-            peer.addTrack(Colour())
+            peer.addTrack(Color())
             session = (await publish(server, peer, name)).headers["location"]
             now[0] += seconds
-            await publishers.sweep()
+            await whip_sessions.remove_abandoned()
             assert (await server.http.delete(session)).status_code == 200
 
     await visit("tab", 2 * ABANDONED_SECONDS)
@@ -142,10 +142,10 @@ async def test_a_stream_that_a_publisher_made_goes_some_minutes_after_it_left(
     now[0] += ABANDONED_SECONDS / 2
     await visit("tab", ABANDONED_SECONDS)
     now[0] += ABANDONED_SECONDS - 1
-    await publishers.sweep()
+    await whip_sessions.remove_abandoned()
     assert server.streams.names() == ["door", "studio", "tab"]
     now[0] += 1
-    await publishers.sweep()
+    await whip_sessions.remove_abandoned()
     assert server.streams.names() == ["door", "studio"]
 
 
@@ -165,7 +165,7 @@ async def test_a_sweep_that_fails_is_said_and_tried_again(
 
     monkeypatch.setattr(server.streams, "remove", fail_once)
     async with connection() as peer:
-        peer.addTrack(Colour())
+        peer.addTrack(Color())
         session = (await publish(server, peer, "tab")).headers["location"]
         assert (await server.http.delete(session)).status_code == 200
     await until(lambda: "tab" not in server.streams.names())
@@ -174,7 +174,7 @@ async def test_a_sweep_that_fails_is_said_and_tried_again(
 
 
 async def test_a_stream_that_was_removed_and_added_again_is_another() -> None:
-    streams: Any = HandStreams()
+    streams: Any = FakeStreams()
     first = await streams.add("door", "whip:")
     assert is_there(streams, first)
     await streams.remove("door")
@@ -185,12 +185,12 @@ async def test_a_stream_that_was_removed_and_added_again_is_another() -> None:
 
 async def test_a_stream_that_is_removed_ends_its_publisher(server: Server) -> None:
     async with connection() as peer:
-        peer.addTrack(Colour())
+        peer.addTrack(Color())
         assert (await publish(server, peer, "tab")).status_code == 201
         source = server.streams.get("tab").source
         await until(lambda: len(source._waiting) > 0)
         await server.streams.remove("tab")
-        await until(lambda: len(server.app.state.publishers) == 0)
+        await until(lambda: len(server.app.state.whip_sessions) == 0)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ async def test_wrong_offers_are_refused_with_the_code_of_the_rfc(
     refused = await server.http.post(f"/{kind}/door", content=body, headers=headers)
     assert refused.status_code == status
     assert refused.json()["detail"]
-    assert len(server.app.state.publishers) == len(server.app.state.watchers) == 0
+    assert len(server.app.state.whip_sessions) == len(server.app.state.whep_sessions) == 0
 
 
 async def test_an_offer_without_usable_video_is_not_acceptable(server: Server) -> None:
@@ -222,7 +222,7 @@ async def test_an_offer_without_usable_video_is_not_acceptable(server: Server) -
         peer.addTransceiver("video", direction="recvonly")
         assert (await publish(server, peer, "tab")).status_code == 406
     async with connection() as peer:
-        peer.addTrack(Colour())
+        peer.addTrack(Color())
         text = (await offer(peer)).replace("VP8/90000", "XX1/90000").replace("H264/90000", "XX2/90000")
         assert (await server.http.post("/whip/tab", content=text, headers=SDP)).status_code == 406
     assert "tab" not in server.streams.names()
@@ -230,10 +230,10 @@ async def test_an_offer_without_usable_video_is_not_acceptable(server: Server) -
 
 async def test_a_name_that_another_source_feeds_or_that_is_unsafe_is_refused(server: Server) -> None:
     async with connection() as peer:
-        peer.addTrack(Colour())
+        peer.addTrack(Color())
         assert (await publish(server, peer, "door")).status_code == 409
     async with connection() as peer:
-        peer.addTrack(Colour())
+        peer.addTrack(Color())
         refused = await publish(server, peer, "..%2fdoor")
         assert refused.status_code in (400, 404, 405)
         assert (await publish(server, peer, "-x")).status_code == 400
@@ -250,7 +250,7 @@ async def test_other_methods_are_not_allowed_and_options_tell_what_is(server: Se
 async def test_trickled_candidates_are_taken_and_nonsense_is_not(server: Server) -> None:
     trickle = {"Content-Type": "application/trickle-ice-sdpfrag"}
     async with connection() as peer:
-        peer.addTrack(Colour())
+        peer.addTrack(Color())
         created = await publish(server, peer, "tab")
         session, tag = created.headers["location"], created.headers["etag"]
         candidate = "a=mid:0\r\na=candidate:1 1 udp 2130706431 127.0.0.1 5000 typ host\r\n"
@@ -275,9 +275,9 @@ async def test_publishing_needs_the_publish_token_and_watching_the_view_token(st
 
 async def test_whoever_watches_gets_the_stream_s_picture_and_nobody_costs_nothing(server: Server) -> None:
     door = server.streams.get("door")
-    picture = av.VideoFrame.from_ndarray(np.full((720, 1280, 3), (200, 30, 30), np.uint8), format="rgb24")
-    door.frame = SimpleNamespace(picture=picture)
-    watchers = server.app.state.watchers
+    image = av.VideoFrame.from_ndarray(np.full((720, 1280, 3), (200, 30, 30), np.uint8), format="rgb24")
+    door.frame = SimpleNamespace(video_frame=image)
+    whep_sessions = server.app.state.whep_sessions
     async with connection() as first, connection() as second:
         received = []
         for peer in (first, second):
@@ -287,23 +287,23 @@ async def test_whoever_watches_gets_the_stream_s_picture_and_nobody_costs_nothin
             await peer.setRemoteDescription(RTCSessionDescription(answer.text, "answer"))
             received.append((transceiver.receiver.track, answer.headers["location"]))
         for track, _ in received:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT_FACTOR):
                 frame = await track.recv()
             assert (frame.width, frame.height) == (640, 360)
             red, green, blue = frame.to_ndarray(format="rgb24").mean(axis=(0, 1))
             assert red > 170
             assert max(green, blue) < 70
-        (_, preview) = watchers._previews["door"]
+        (_, preview) = whep_sessions._previews["door"]
         assert preview.watched
         for _, session in received:
             assert (await server.http.delete(session)).status_code == 200
     assert not preview.watched
     await until(lambda: preview._task.done())
-    assert len(watchers) == 0
+    assert len(whep_sessions) == 0
 
 
 async def test_only_so_many_watch_at_a_time(start: Start) -> None:
-    server = await start(most_watchers=0)
+    server = await start(max_whep_sessions=0)
     await server.streams.add("door", "rtsp://door")
     refused = await server.http.post("/whep/door", content="v=0", headers=SDP)
     assert refused.status_code == 503
@@ -323,13 +323,13 @@ FRAGMENTS = st.one_of(
 )
 
 
-@settings(deadline=None, derandomize=True, max_examples=10)
+@options(deadline=None, derandomize=True, max_examples=10)
 @given(st.lists(FRAGMENTS, min_size=5, max_size=10))
 def test_no_fragment_of_candidates_fails_otherwise_than_by_refusal(fragments: list[str]) -> None:
     async def trickle() -> None:
         async with connection() as other:
-            other.addTrack(Colour())
-            peer = Peer(())
+            other.addTrack(Color())
+            peer = WebRtcSession(())
             try:
                 await peer.answer(await offer(other), directions=("sendonly", "sendrecv"))
                 for fragment in fragments:
@@ -341,7 +341,7 @@ def test_no_fragment_of_candidates_fails_otherwise_than_by_refusal(fragments: li
     asyncio.run(trickle())
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@options(deadline=None, derandomize=True, max_examples=100)
 @given(
     st.one_of(
         st.text(),

@@ -10,17 +10,17 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, options
 from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
-from streamcap.captions.hub import Wish
+from streamcap.captions.hub import SubscribeOptions
 from streamcap.errors import InputError
 from streamcap.server.app import create_app
-from streamcap.server.audience import objection
+from streamcap.server.audience import error_message
 from streamcap.server.options import ServerOptions
 from streamcap.server.wish import event_number, read_query
-from tests.server.conftest import HandStreams
+from tests.server.conftest import FakeStreams
 
 KEYS = st.sampled_from(["stream", "since", "interim", "min_interval", "token", "mpegts", "x"])
 VALUES = st.one_of(
@@ -51,47 +51,47 @@ TYPES = st.sampled_from(
 @pytest.mark.parametrize(
     ("query", "wish", "since"),
     [
-        ("", Wish(), None),
-        ("stream=door&interim=0", Wish(frozenset({"door"}), interim=False), None),
-        ("stream=door,yard&stream=gate&since=7", Wish(frozenset({"door", "yard", "gate"})), 7),
-        ("since=door:4&since=yard:0&min_interval=0.5", Wish(min_interval=0.5), {"door": 4, "yard": 0}),
+        ("", SubscribeOptions(), None),
+        ("stream=door&interim=0", SubscribeOptions(frozenset({"door"}), interim=False), None),
+        ("stream=door,yard&stream=gate&since=7", SubscribeOptions(frozenset({"door", "yard", "gate"})), 7),
+        ("since=door:4&since=yard:0&min_interval=0.5", SubscribeOptions(min_interval=0.5), {"door": 4, "yard": 0}),
     ],
 )
-def test_a_query_says_what_is_wished(query: str, wish: Wish, since: object) -> None:
+def test_a_query_says_what_is_wished(query: str, options: SubscribeOptions, since: object) -> None:
     request = read_query(QueryParams(query))
-    assert (request.wish, request.since) == (wish, since)
+    assert (request.options, request.since) == (options, since)
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@options(deadline=None, derandomize=True, max_examples=100)
 @given(st.lists(st.tuples(KEYS, VALUES), max_size=5))
 def test_any_query_is_read_or_refused(pairs: list[tuple[str, str]]) -> None:
     with contextlib.suppress(InputError):
         read_query(QueryParams(pairs))
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@options(deadline=None, derandomize=True, max_examples=100)
 @given(VALUES)
 def test_any_event_number_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(InputError):
         assert event_number(text, "Last-Event-ID") >= 0
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@options(deadline=None, derandomize=True, max_examples=100)
 @given(st.one_of(st.text(max_size=40), st.binary(max_size=40), st.sampled_from(["{}", "1", "null", "[" * 4000])))
 def test_whatever_a_client_says_has_a_close_code_and_a_reason_that_fits(said: str | bytes) -> None:
-    code, reason = objection({"text": said} if isinstance(said, str) else {"bytes": said})
+    code, reason = error_message({"text": said} if isinstance(said, str) else {"bytes": said})
     assert code in (1003, 1007, 1008)
     assert 0 < len(reason.encode()) <= 123
 
 
 @pytest.fixture(scope="module")
 def application() -> Any:
-    streams = HandStreams()
+    streams = FakeStreams()
     asyncio.run(streams.add("door", "rtsp://door"))
     return create_app(streams, ServerOptions())  # type: ignore[arg-type]
 
 
-@settings(deadline=None, derandomize=True, max_examples=150)
+@options(deadline=None, derandomize=True, max_examples=150)
 @given(
     st.sampled_from(["GET", "POST", "DELETE", "PATCH"]),
     PATHS,

@@ -51,9 +51,9 @@ class Clip:
     preset: str = "ultrafast"
     """x264's; "veryfast" is nearer to what cameras send, and dearer to decode."""
     still: bool = False
-    """Nothing moves: the first picture of each scene stays, with the encoder's noise and `noise`."""
+    """Nothing moves: the first image of each scene stays, with the encoder's noise and `noise`."""
     noise: float = 0.0
-    """Standard deviation of the sensor's own noise, new in every picture, in levels of 255."""
+    """Standard deviation of the sensor's own noise, new in every image, in levels of 255."""
 
     @property
     def script(self) -> SceneScript:

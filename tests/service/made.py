@@ -14,24 +14,24 @@ from typing import Any
 import numpy as np
 from av import VideoFrame
 
-from streamcap.captions.hub import Hub, Wish
+from streamcap.captions.hub import Hub, SubscribeOptions
 from streamcap.engine.engine import EngineStatistics
 from streamcap.engine.outcome import Captioned, Outcome, Times
 from streamcap.errors import StreamcapError
 from streamcap.media.frame import Frame, Pixels, Sample
 from streamcap.media.sources.contract import Source, SourceInfo
-from streamcap.service.settings import Settings
-from streamcap.service.stream import Parts
-from streamcap.service.streams import Streams
-from tests.patience import PATIENCE
+from streamcap.service.settings import StreamOptions
+from streamcap.service.stream import StreamDeps
+from streamcap.service.streams import StreamSet
+from tests.patience import TIMEOUT_FACTOR
 
 TIME_BASE = Fraction(1, 1000)
 
 
-def frame(seconds: float, epoch: int = 0, grey: int = 100) -> Frame:
+def frame(seconds: float, epoch: int = 0, gray: int = 100) -> Frame:
     now = time.monotonic()
     return Frame(
-        picture=VideoFrame.from_ndarray(np.full((16, 16, 3), grey, np.uint8), format="rgb24"),
+        video_frame=VideoFrame.from_ndarray(np.full((16, 16, 3), gray, np.uint8), format="rgb24"),
         pts=round(seconds * 1000),
         time_base=TIME_BASE,
         time=seconds,
@@ -60,7 +60,7 @@ class MadeSource(Source):
         return SourceInfo(16, 16, 25.0, "made", live=True)
 
     def frames(self) -> Iterator[Frame]:
-        while (item := self._items.get(timeout=PATIENCE)) is not None:
+        while (item := self._items.get(timeout=TIMEOUT_FACTOR)) is not None:
             if isinstance(item, Exception):
                 raise item
             yield item
@@ -75,10 +75,10 @@ class MadeSource(Source):
         return {"decoded": 1}
 
 
-class House:
+class FakeService:
     """A set of streams with made sources and an engine that captions at once, on the reader's thread."""
 
-    def __init__(self, out: Path | None = None, *, clip_length: int | None = None, **settings: float) -> None:
+    def __init__(self, out: Path | None = None, *, clip_length: int | None = None, **options: float) -> None:
         self.sources: list[MadeSource] = []
         self.refusals: list[StreamcapError] = []
         self.forgotten: list[str] = []
@@ -88,12 +88,12 @@ class House:
         self.hub = Hub(time.monotonic, time.time)
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
-        settings = {"retry_first": 0.01, "retry_most": 0.02, **settings}
-        checked = Settings(out=out, **settings)  # type: ignore[arg-type]
-        self.streams = Streams(checked, self.hub)
+        options = {"retry_first": 0.01, "retry_most": 0.02, **options}
+        checked = StreamOptions(out=out, **options)  # type: ignore[arg-type]
+        self.streams = StreamSet(checked, self.hub)
         self.streams.begin(
-            Parts(
-                settings=checked,
+            StreamDeps(
+                options=checked,
                 hub=self.hub,
                 open_source=self._open,
                 convert=lambda frames: self._pixels(frames, clip_length),
@@ -104,7 +104,7 @@ class House:
             engine=EngineStatistics(),
         )
         self.messages: list[dict[str, Any]] = []
-        self._subscription = self.hub.subscribe(Wish(), self._changed.set)
+        self._subscription = self.hub.subscribe(SubscribeOptions(), self._changed.set)
 
     def _open(self, url: str) -> MadeSource:
         source = MadeSource(url, self.refusals.pop(0) if self.refusals else None)
@@ -113,7 +113,7 @@ class House:
 
     @staticmethod
     def _pixels(frames: list[Frame], clip_length: int | None) -> Pixels:
-        pixels = np.stack([f.picture.to_ndarray(format="rgb24") for f in frames])
+        pixels = np.stack([f.video_frame.to_ndarray(format="rgb24") for f in frames])
         return pixels[0] if clip_length is None else pixels
 
     def _caption(self, sample: Sample) -> None:
@@ -127,7 +127,7 @@ class House:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a state of the messages, or of anything that changes with them."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_FACTOR):
             while not condition():
                 await self._changed.wait()
                 self._changed.clear()

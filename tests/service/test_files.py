@@ -10,7 +10,7 @@ import pytest
 
 from streamcap.captions.cue import Cue
 from streamcap.captions.event import encode
-from streamcap.service.files import RESERVE, CaptionFiles, FilesInUseError
+from streamcap.service.files import RESERVE, CaptionFiles, FilesLockedError
 from tests.captions.made import caption
 
 
@@ -19,66 +19,66 @@ def final(seq: int) -> str:
 
 
 def test_nothing_of_the_past_at_first(tmp_path: Path) -> None:
-    past = CaptionFiles(tmp_path, "door").past(3600.0)
-    assert past.finals == [] and past.next_seq == 1
+    load_history = CaptionFiles(tmp_path, "door").load_history(3600.0)
+    assert load_history.finals == [] and load_history.next_seq == 1
 
 
 def test_two_cannot_write_the_same_files(tmp_path: Path) -> None:
     first, second = CaptionFiles(tmp_path, "door"), CaptionFiles(tmp_path, "door")
-    first.claim()
-    with pytest.raises(FilesInUseError, match=r"door\.jsonl is being written by another"):
-        second.claim()
+    first.lock()
+    with pytest.raises(FilesLockedError, match=r"door\.jsonl is being written by another"):
+        second.lock()
     other = CaptionFiles(tmp_path, "yard")
-    other.claim()
-    other.leave()
-    first.leave()
-    first.leave()
-    second.claim()
-    second.leave()
+    other.lock()
+    other.unlock()
+    first.unlock()
+    first.unlock()
+    second.lock()
+    second.unlock()
 
 
 def test_every_final_is_read_back_until_it_left_the_screen(tmp_path: Path) -> None:
     files = CaptionFiles(tmp_path, "door")
     files.append([final(seq) for seq in (3, 10, 20, 30)])  # each begins at its number's second and says: one second
-    assert [caption.end for caption in files.past(3600.0).shown] == [4.0, 11.0, 21.0, 31.0]
+    assert [caption.end for caption in files.load_history(3600.0).shown] == [4.0, 11.0, 21.0, 31.0]
     # Extended to 8 s; cut short by a stop; equal neighbours, which are one cue. The last is younger than the file.
     files.write_cues([Cue(3_000, 8_000, "a dog"), Cue(10_000, 10_400, "a cat"), Cue(15_000, 26_000, "a car " * 90)])
-    assert [caption.end for caption in files.past(3600.0).shown] == [8.0, 10.4, 26.0, 31.0]
+    assert [caption.end for caption in files.load_history(3600.0).shown] == [8.0, 10.4, 26.0, 31.0]
     files.write_cues([Cue(3_001, 400_123_456, "a dog")])
-    assert [caption.end for caption in files.past(3600.0).shown] == [10.0, 20.0, 30.0, 400_123.456]
+    assert [caption.end for caption in files.load_history(3600.0).shown] == [10.0, 20.0, 30.0, 400_123.456]
     files.vtt.write_text("WEBVTT\n\n")
-    assert [caption.end for caption in files.past(3600.0).shown] == [4.0, 11.0, 21.0, 31.0]
+    assert [caption.end for caption in files.load_history(3600.0).shown] == [4.0, 11.0, 21.0, 31.0]
 
 
 def test_as_much_is_read_back_as_the_subtitle_files_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamcap.service.files.TAIL_BYTES", 1000)
     files = CaptionFiles(tmp_path, "door")
     files.append([final(seq) for seq in range(1, 101)])
-    assert len(files.past(1.0).finals) < 5
+    assert len(files.load_history(1.0).finals) < 5
     for window, oldest in ((50.0, 51), (1e6, 1)):
-        past = files.past(window)
-        assert past.finals[0].seq <= oldest
-        assert [event.seq for event in past.finals] == list(range(past.finals[0].seq, 101))
+        load_history = files.load_history(window)
+        assert load_history.finals[0].seq <= oldest
+        assert [event.seq for event in load_history.finals] == list(range(load_history.finals[0].seq, 101))
 
 
 def test_a_clean_end_goes_on_with_the_next_number(tmp_path: Path) -> None:
     files = CaptionFiles(tmp_path, "door")
-    files.reserve(0)
+    files.reserve_seq(0)
     files.append([final(3), final(5)])
-    files.settle(8)
-    past = CaptionFiles(tmp_path, "door").past(3600.0)
-    assert [event.seq for event in past.finals] == [3, 5]
-    assert past.next_seq == 8
+    files.release_unused(8)
+    load_history = CaptionFiles(tmp_path, "door").load_history(3600.0)
+    assert [event.seq for event in load_history.finals] == [3, 5]
+    assert load_history.next_seq == 8
 
 
 def test_after_a_crash_no_number_that_was_sent_comes_again(tmp_path: Path) -> None:
     files = CaptionFiles(tmp_path, "door")
-    again_at = files.reserve(0)
+    again_at = files.reserve_seq(0)
     files.append([final(3)])
     sent = again_at - 1  # the highest that may be sent before reserving again
-    assert CaptionFiles(tmp_path, "door").past(3600.0).next_seq > sent
-    files.reserve(again_at)
-    assert CaptionFiles(tmp_path, "door").past(3600.0).next_seq >= again_at + RESERVE // 2
+    assert CaptionFiles(tmp_path, "door").load_history(3600.0).next_seq > sent
+    files.reserve_seq(again_at)
+    assert CaptionFiles(tmp_path, "door").load_history(3600.0).next_seq >= again_at + RESERVE // 2
 
 
 def test_a_line_cut_by_a_crash_is_closed_and_passed_over(tmp_path: Path) -> None:
@@ -86,9 +86,9 @@ def test_a_line_cut_by_a_crash_is_closed_and_passed_over(tmp_path: Path) -> None
     files.append([final(1)])
     with files.jsonl.open("a") as file:
         file.write(final(2)[:50])
-    assert [event.seq for event in CaptionFiles(tmp_path, "door").past(3600.0).finals] == [1]
+    assert [event.seq for event in CaptionFiles(tmp_path, "door").load_history(3600.0).finals] == [1]
     files.append([final(3)])
-    assert [event.seq for event in CaptionFiles(tmp_path, "door").past(3600.0).finals] == [1, 3]
+    assert [event.seq for event in CaptionFiles(tmp_path, "door").load_history(3600.0).finals] == [1, 3]
 
 
 def test_there_is_no_subtitle_file_before_the_first_cue(tmp_path: Path) -> None:

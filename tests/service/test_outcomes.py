@@ -11,81 +11,81 @@ from pathlib import Path
 
 import pytest
 
-from streamcap.engine.outcome import Captioned, Doubtful, Failed, Interim, Times, Unchanged
+from streamcap.engine.outcome import Captioned, Failed, Interim, Times, Unchanged, Unconfirmed
 from streamcap.media.frame import Sample
-from tests.patience import PATIENCE
-from tests.service.made import House, frame
+from tests.patience import TIMEOUT_FACTOR
+from tests.service.made import FakeService, frame
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
-    house = House(every=1.0)
-    yield house
-    await house.streams.close()
+async def service() -> AsyncIterator[FakeService]:
+    service = FakeService(every=1.0)
+    yield service
+    await service.streams.close()
 
 
-async def first_sample(house: House) -> Sample:
+async def first_sample(service: FakeService) -> Sample:
     """The stream `door`, live, with one caption at 0 s."""
-    await house.streams.add("door", "rtsp://camera/1")
-    async with asyncio.timeout(PATIENCE):
-        while not house.sources:
+    await service.streams.add("door", "rtsp://camera/1")
+    async with asyncio.timeout(TIMEOUT_FACTOR):
+        while not service.sources:
             await asyncio.sleep(0.005)
-    house.sources[0].put(frame(0.0))
-    await house.until(lambda: len(house.of("caption")) == 1)
-    return house.samples[0]
+    service.sources[0].put(frame(0.0))
+    await service.until(lambda: len(service.of("caption")) == 1)
+    return service.samples[0]
 
 
-async def test_a_sentence_that_the_next_sample_bears_out_begins_with_the_first(house: House) -> None:
-    seen = await first_sample(house)
+async def test_a_sentence_that_the_next_sample_bears_out_begins_with_the_first(service: FakeService) -> None:
+    seen = await first_sample(service)
     first = replace(seen, start=1.0, captured_at=seen.captured_at + 1, arrived=seen.arrived)
     second = replace(seen, start=2.0, captured_at=seen.captured_at + 2, arrived=time.monotonic())
-    house.streams.dispatch([Doubtful(first)])
+    service.streams.dispatch([Unconfirmed(first)])
     now = time.monotonic()
-    house.streams.dispatch([Captioned(second, "a man comes", -0.1, Times(now, now, now), first)])
-    await house.until(lambda: len(house.of("extend")) == 1)
-    final, (extend,) = house.of("caption")[-1], house.of("extend")
+    service.streams.dispatch([Captioned(second, "a man comes", -0.1, Times(now, now, now), first)])
+    await service.until(lambda: len(service.of("extend")) == 1)
+    final, (extend,) = service.of("caption")[-1], service.of("extend")
     assert (final["text"], final["start"], extend["id"], extend["end"]) == ("a man comes", 1.0, final["id"], 3.0)
     assert final["latency_ms"]["total"] >= 1000 * (second.arrived - first.arrived)
-    assert [(cue.start_ms, cue.end_ms) for cue in house.streams.get("door").track.cues] == [(0, 1000), (1000, 3000)]
+    assert [(cue.start_ms, cue.end_ms) for cue in service.streams.get("door").track.cues] == [(0, 1000), (1000, 3000)]
 
 
-async def test_samples_whose_decode_was_skipped_are_counted(house: House) -> None:
-    seen = await first_sample(house)
+async def test_samples_whose_decode_was_skipped_are_counted(service: FakeService) -> None:
+    seen = await first_sample(service)
     for second, decoded in ((1.0, False), (2.0, True), (3.0, False)):
-        house.streams.dispatch([Unchanged(replace(seen, start=second), decoded=decoded)])
-    view = house.streams.get("door").view()
+        service.streams.dispatch([Unchanged(replace(seen, start=second), decoded=decoded)])
+    view = service.streams.get("door").view()
     assert (view.extended, view.decode_skipped) == (3, 2)
 
 
-async def test_a_model_that_fails_is_told_until_it_works_again(house: House) -> None:
-    seen = await first_sample(house)
+async def test_a_model_that_fails_is_told_until_it_works_again(service: FakeService) -> None:
+    seen = await first_sample(service)
     failed = Failed(replace(seen, start=1.0), "RuntimeError: at rtsp://a:hunter2@cam")
-    house.streams.dispatch([failed, failed])
-    await house.until(lambda: house.of("status")[-1]["reason"] != "")
-    assert house.of("status")[-1]["reason"] == "captioning failed: RuntimeError: at rtsp://a:***@cam"
-    house.streams.dispatch([Unchanged(replace(seen, start=2.0), decoded=True)])
-    await house.until(lambda: house.of("status")[-1]["reason"] == "")
-    assert house.states("door") == ["connecting", "live", "live", "live"]
+    service.streams.dispatch([failed, failed])
+    await service.until(lambda: service.of("status")[-1]["reason"] != "")
+    assert service.of("status")[-1]["reason"] == "captioning failed: RuntimeError: at rtsp://a:***@cam"
+    service.streams.dispatch([Unchanged(replace(seen, start=2.0), decoded=True)])
+    await service.until(lambda: service.of("status")[-1]["reason"] == "")
+    assert service.states("door") == ["connecting", "live", "live", "live"]
 
 
-async def test_one_streams_broken_outcome_is_no_loss_to_the_others(house: House) -> None:
-    seen = await first_sample(house)
+async def test_one_streams_broken_outcome_is_no_loss_to_the_others(service: FakeService) -> None:
+    seen = await first_sample(service)
     now = time.monotonic()
     # A moment that no calendar has.
     broken = Captioned(replace(seen, start=1.0, captured_at=1e30), "lost", -0.1, Times(now, now, now))
     whole = Captioned(replace(seen, start=2.0), "kept", -0.1, Times(now, now, now))
-    house.streams.dispatch([broken, whole])
-    await house.until(lambda: len(house.of("caption")) == 2)
-    assert house.of("caption")[-1]["text"] == "kept"
+    service.streams.dispatch([broken, whole])
+    await service.until(lambda: len(service.of("caption")) == 2)
+    assert service.of("caption")[-1]["text"] == "kept"
 
 
 async def test_time_goes_on_after_a_restart_from_where_a_still_picture_was_last_seen(tmp_path: Path) -> None:
-    first = House(tmp_path, every=1.0)
+    first = FakeService(tmp_path, every=1.0)
     seen = await first_sample(first)
     first.streams.dispatch([Unchanged(replace(seen, start=40.0), decoded=False)])
     await first.until(lambda: len(first.of("extend")) == 1)
     await first.streams.close()
-    second = House(tmp_path, every=1.0)
+    second = FakeService(tmp_path, every=1.0)
     await first_sample(second)
     await second.streams.close()
     assert second.of("caption")[0]["start"] == first.of("extend")[0]["end"] == 41.0
@@ -94,7 +94,7 @@ async def test_time_goes_on_after_a_restart_from_where_a_still_picture_was_last_
 
 
 async def test_a_restart_leaves_every_cue_of_the_subtitle_files_as_it_was(tmp_path: Path) -> None:
-    first = House(tmp_path, every=1.0)
+    first = FakeService(tmp_path, every=1.0)
     seen = await first_sample(first)
     now = time.monotonic()
     for second in range(1, 40):
@@ -105,7 +105,7 @@ async def test_a_restart_leaves_every_cue_of_the_subtitle_files_as_it_was(tmp_pa
     await first.streams.close()
     before = (tmp_path / "door.vtt").read_text()
     assert before.count("-->") == 4
-    second_run = House(tmp_path, every=1.0, replay=1)
+    second_run = FakeService(tmp_path, every=1.0, replay_events=1)
     await first_sample(second_run)
     await second_run.streams.close()
     after = (tmp_path / "door.vtt").read_text()
@@ -113,7 +113,7 @@ async def test_a_restart_leaves_every_cue_of_the_subtitle_files_as_it_was(tmp_pa
 
 
 async def test_an_id_that_was_shown_before_a_crash_is_not_used_again(tmp_path: Path) -> None:
-    first = House(tmp_path / "first", every=1.0)
+    first = FakeService(tmp_path / "first", every=1.0)
     seen = await first_sample(first)
     for second in (1.0, 2.0):
         sample = replace(seen, start=second)
@@ -121,8 +121,8 @@ async def test_an_id_that_was_shown_before_a_crash_is_not_used_again(tmp_path: P
     await first.until(lambda: len(first.of("extend")) == 2)
     # As they lie on the disk when the process is killed now; a file that is being written may be renamed meanwhile.
     shutil.copytree(tmp_path / "first", tmp_path / "left", ignore=shutil.ignore_patterns("*.partial"))
-    second_run = House(tmp_path / "left", every=1.0)
+    second_run = FakeService(tmp_path / "left", every=1.0)
     await first_sample(second_run)
     assert second_run.of("caption")[0]["id"] not in {m["id"] for m in first.of("caption")}
-    for house in (first, second_run):
-        await house.streams.close()
+    for service in (first, second_run):
+        await service.streams.close()

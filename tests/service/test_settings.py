@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcap.errors import InputError
-from streamcap.service.settings import Settings, check_every, check_name
+from streamcap.service.settings import StreamOptions, check_every, check_name
 
 
 @pytest.mark.parametrize("name", ["door", "cam-2", "A.b_c", "7", "x" * 64])
@@ -42,7 +42,7 @@ def test_senseless_periods_are_refused(every: float) -> None:
 
 def test_out_is_made_and_tried(tmp_path: Path) -> None:
     out = tmp_path / "a" / "b"
-    Settings(out=out)
+    StreamOptions(out=out)
     assert list(out.iterdir()) == []
 
 
@@ -50,11 +50,11 @@ def test_an_out_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) ->
     in_the_way = tmp_path / "file"
     in_the_way.write_text("x")
     with pytest.raises(InputError, match="cannot write in --out") as caught:
-        Settings(out=in_the_way)
+        StreamOptions(out=in_the_way)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not Path("/proc/self").exists(), reason="needs /proc")
 def test_an_out_on_a_file_system_that_refuses(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot write in --out"):
-        Settings(out=Path("/proc/streamcap"))
+        StreamOptions(out=Path("/proc/streamcap"))

@@ -15,195 +15,195 @@ from pathlib import Path
 import pytest
 
 from streamcap.captions.event import Event
-from streamcap.captions.hub import UnknownStreamError, Wish
+from streamcap.captions.hub import SubscribeOptions, UnknownStreamError
 from streamcap.engine.outcome import Interim, Times
 from streamcap.errors import InputError
 from streamcap.media.sources.contract import SourceEnded, SourceLost, SourceRefused
 from streamcap.service import streams
 from streamcap.service.backoff import Backoff
-from streamcap.service.files import CaptionFiles, FilesInUseError, Past
+from streamcap.service.files import CaptionFiles, FilesLockedError, SavedHistory
 from streamcap.service.filing import pause
 from streamcap.service.streams import DuplicateStreamError, TooManyStreamsError
-from tests.patience import PATIENCE
-from tests.service.made import House, frame
+from tests.patience import TIMEOUT_FACTOR
+from tests.service.made import FakeService, frame
 
 URL = "rtsp://admin:hunter2@cam/live"
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = House(tmp_path / "out", every=1.0)
-    yield house
-    await house.streams.close()
+async def service(tmp_path: Path) -> AsyncIterator[FakeService]:
+    service = FakeService(tmp_path / "out", every=1.0)
+    yield service
+    await service.streams.close()
 
 
-async def live(house: House, name: str = "door", url: str = URL) -> None:
-    before, captions = len(house.sources), len(house.of("caption", name))
-    await house.streams.add(name, url)
-    await wait_sources(house, before + 1)
-    house.sources[-1].put(frame(0.0))
-    await house.until(lambda: len(house.of("caption", name)) == captions + 1)
+async def live(service: FakeService, name: str = "door", url: str = URL) -> None:
+    before, captions = len(service.sources), len(service.of("caption", name))
+    await service.streams.add(name, url)
+    await wait_sources(service, before + 1)
+    service.sources[-1].put(frame(0.0))
+    await service.until(lambda: len(service.of("caption", name)) == captions + 1)
 
 
-async def wait_sources(house: House, count: int) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while len(house.sources) < count:
+async def wait_sources(service: FakeService, count: int) -> None:
+    async with asyncio.timeout(TIMEOUT_FACTOR):
+        while len(service.sources) < count:
             await asyncio.sleep(0.005)
 
 
-async def test_frames_become_captions_once_every_second(house: House) -> None:
-    await live(house)
+async def test_frames_become_captions_once_every_second(service: FakeService) -> None:
+    await live(service)
     for number in range(1, 76):
-        house.sources[0].put(frame(number / 25, grey=number))
-    await house.until(lambda: len(house.of("caption")) == 4)
-    captions = house.of("caption")
+        service.sources[0].put(frame(number / 25, gray=number))
+    await service.until(lambda: len(service.of("caption")) == 4)
+    captions = service.of("caption")
     assert [c["start"] for c in captions] == [0.0, 1.0, 2.0, 3.0]
     assert [c["text"] for c in captions] == ["grey 100", "grey 25", "grey 50", "grey 75"]
     assert all(set(c["latency_ms"]) == {"ingest", "queue", "encode", "decode", "total"} for c in captions)
-    assert house.streams.get("door").view().sampled == 4
+    assert service.streams.get("door").view().sampled == 4
 
 
 async def test_a_clip_model_gets_a_sliding_window_ending_with_the_newest_frame() -> None:
-    house = House(every=1.0, clip_length=4, clip_seconds=2.0)
-    await live(house)
+    service = FakeService(every=1.0, clip_length=4, clip_seconds=2.0)
+    await live(service)
     for number in range(1, 101):
-        house.sources[0].put(frame(number / 25, grey=number))
-    await house.until(lambda: len(house.of("caption")) == 5)
-    windows = [sample.pixels[:, 0, 0, 0].tolist() for sample in house.samples]
-    assert all(sample.pixels.shape == (4, 16, 16, 3) for sample in house.samples)
+        service.sources[0].put(frame(number / 25, gray=number))
+    await service.until(lambda: len(service.of("caption")) == 5)
+    windows = [sample.pixels[:, 0, 0, 0].tolist() for sample in service.samples]
+    assert all(sample.pixels.shape == (4, 16, 16, 3) for sample in service.samples)
     assert [window[-1] for window in windows] == [100, 25, 50, 75, 100]
     # Two seconds at 25 frames a second, three even steps; the ring thins what it holds to a few frames a step.
     for window in windows[3:]:
         assert window[0] == pytest.approx(window[-1] - 50, abs=4)
         assert [b - a for a, b in itertools.pairwise(window)] == pytest.approx([50 / 3] * 3, abs=5)
     # No more than that is held.
-    held = {f.time for f in house.streams.get("door")._ring.window(1000.0, 1000)}
+    held = {f.time for f in service.streams.get("door")._ring.window(1000.0, 1000)}
     assert min(held) >= 4.0 - 2.0 - 2.0 / 16 and len(held) <= 4 * 4 + 3
-    await house.streams.close()
+    await service.streams.close()
 
 
 async def test_states_tell_connecting_live_stalled_and_live_again(tmp_path: Path) -> None:
-    house = House(every=1.0, stall_after=0.3)
-    await live(house)
-    await house.until(lambda: "stalled" in house.states("door"))
-    house.sources[0].put(frame(1.0))
-    await house.until(lambda: house.states("door")[-1] == "live")
-    assert house.states("door") == ["connecting", "live", "stalled", "live"]
-    assert "no frame for" in house.of("status")[2]["reason"]
-    await house.streams.close()
+    service = FakeService(every=1.0, stall_after=0.3)
+    await live(service)
+    await service.until(lambda: "stalled" in service.states("door"))
+    service.sources[0].put(frame(1.0))
+    await service.until(lambda: service.states("door")[-1] == "live")
+    assert service.states("door") == ["connecting", "live", "stalled", "live"]
+    assert "no frame for" in service.of("status")[2]["reason"]
+    await service.streams.close()
 
 
-async def test_a_lost_camera_comes_back_as_a_new_epoch_and_time_goes_on(house: House) -> None:
-    await live(house)
-    house.sources[0].put(frame(5.0))
-    house.sources[0].put(SourceLost("the connection to rtsp://admin:hunter2@cam/live broke"))
-    await wait_sources(house, 2)
-    house.sources[1].put(frame(0.0))
-    await house.until(lambda: len(house.of("caption")) == 3)
-    captions = house.of("caption")
+async def test_a_lost_camera_comes_back_as_a_new_epoch_and_time_goes_on(service: FakeService) -> None:
+    await live(service)
+    service.sources[0].put(frame(5.0))
+    service.sources[0].put(SourceLost("the connection to rtsp://admin:hunter2@cam/live broke"))
+    await wait_sources(service, 2)
+    service.sources[1].put(frame(0.0))
+    await service.until(lambda: len(service.of("caption")) == 3)
+    captions = service.of("caption")
     assert [c["epoch"] for c in captions] == [0, 0, 1]
     assert captions[2]["start"] >= captions[1]["start"]
-    reconnecting = next(m for m in house.of("status") if m["state"] == "reconnecting")
+    reconnecting = next(m for m in service.of("status") if m["state"] == "reconnecting")
     assert "hunter2" not in reconnecting["reason"] and "broke" in reconnecting["reason"]
-    assert house.sources[0].closed == 1
+    assert service.sources[0].closed == 1
 
 
-async def test_a_camera_that_refuses_is_tried_for_ever(house: House) -> None:
-    house.refusals = [SourceRefused("401 Unauthorized", retry=True)] * 5
-    await house.streams.add("door", URL)
-    await wait_sources(house, 6)
-    house.sources[5].put(frame(0.0))
-    await house.until(lambda: len(house.of("caption")) == 1)
-    assert house.states("door")[:2] == ["connecting", "reconnecting"]
-    assert house.streams.get("door").view().reconnections == 5
+async def test_a_camera_that_refuses_is_tried_for_ever(service: FakeService) -> None:
+    service.refusals = [SourceRefused("401 Unauthorized", retry=True)] * 5
+    await service.streams.add("door", URL)
+    await wait_sources(service, 6)
+    service.sources[5].put(frame(0.0))
+    await service.until(lambda: len(service.of("caption")) == 1)
+    assert service.states("door")[:2] == ["connecting", "reconnecting"]
+    assert service.streams.get("door").view().reconnections == 5
 
 
 async def test_only_a_connection_that_gave_frames_makes_pauses_short_again(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resets: list[int] = []
-    monkeypatch.setattr(Backoff, "reset", lambda _: resets.append(len(house.sources)))
+    monkeypatch.setattr(Backoff, "reset", lambda _: resets.append(len(service.sources)))
     # So that every opening lasts long enough, as one does that waits in vain for an answer.
-    monkeypatch.setattr("streamcap.service.stream.GOOD_SECONDS", 0.0)
-    await live(house)
-    house.refusals = [SourceRefused("no answer within 10 s", retry=True)] * 3
-    house.sources[0].put(SourceLost("gone"))
-    await wait_sources(house, 5)
+    monkeypatch.setattr("streamcap.service.stream.STABLE_AFTER_S", 0.0)
+    await live(service)
+    service.refusals = [SourceRefused("no answer within 10 s", retry=True)] * 3
+    service.sources[0].put(SourceLost("gone"))
+    await wait_sources(service, 5)
     assert resets == [1]
 
 
-async def test_one_cameras_trouble_is_not_anothers(house: House) -> None:
-    await live(house, "good")
-    await live(house, "bad")
-    house.sources[1].put(RuntimeError("a decoder's worst day"))
+async def test_one_cameras_trouble_is_not_anothers(service: FakeService) -> None:
+    await live(service, "good")
+    await live(service, "bad")
+    service.sources[1].put(RuntimeError("a decoder's worst day"))
     # In time, however long the other took to come: what comes late would be passed over.
-    began = house.samples[0].arrived
+    began = service.samples[0].arrived
     for second in range(1, 4):
-        house.sources[0].put(replace(frame(float(second)), arrived=began + second))
-    await house.until(lambda: len(house.of("caption", "good")) == 4 and "reconnecting" in house.states("bad"))
-    assert not {"reconnecting", "failed", "ended"} & set(house.states("good"))
+        service.sources[0].put(replace(frame(float(second)), arrived=began + second))
+    await service.until(lambda: len(service.of("caption", "good")) == 4 and "reconnecting" in service.states("bad"))
+    assert not {"reconnecting", "failed", "ended"} & set(service.states("good"))
 
 
-async def test_a_file_ends_and_a_file_that_is_none_fails(house: House) -> None:
-    await live(house)
-    house.sources[0].put(SourceEnded("played to its end"))
-    await house.until(lambda: house.states("door")[-1] == "ended")
-    house.refusals = [SourceRefused("not a video", retry=False)]
-    await house.streams.add("other", URL)
-    await house.until(lambda: house.states("other")[-1:] == ["failed"])
-    assert house.of("status", "other")[-1]["reason"] == "not a video"
+async def test_a_file_ends_and_a_file_that_is_none_fails(service: FakeService) -> None:
+    await live(service)
+    service.sources[0].put(SourceEnded("played to its end"))
+    await service.until(lambda: service.states("door")[-1] == "ended")
+    service.refusals = [SourceRefused("not a video", retry=False)]
+    await service.streams.add("other", URL)
+    await service.until(lambda: service.states("other")[-1:] == ["failed"])
+    assert service.of("status", "other")[-1]["reason"] == "not a video"
 
 
-async def test_files_hold_what_the_feed_sent(house: House, tmp_path: Path) -> None:
-    await live(house)
+async def test_files_hold_what_the_feed_sent(service: FakeService, tmp_path: Path) -> None:
+    await live(service)
     for second in range(1, 4):
-        house.sources[0].put(frame(float(second), grey=second))
-    await house.until(lambda: len(house.of("caption")) == 4)
-    await house.streams.close()
+        service.sources[0].put(frame(float(second), gray=second))
+    await service.until(lambda: len(service.of("caption")) == 4)
+    await service.streams.close()
     out = tmp_path / "out"
     filed = [json.loads(line) for line in (out / "door.jsonl").read_text().splitlines()]
-    assert filed == house.of("caption")
+    assert filed == service.of("caption")
     assert (out / "door.srt").read_text().count("-->") == 4
     assert (out / "door.vtt").read_text().startswith("WEBVTT")
 
 
-async def test_a_final_is_filed_before_anyone_sees_it(house: House, tmp_path: Path) -> None:
+async def test_a_final_is_filed_before_anyone_sees_it(service: FakeService, tmp_path: Path) -> None:
     filed_when_seen: list[bool] = []
 
     def look(event: Event) -> None:
         if event.is_final:
             filed_when_seen.append(event.text in (tmp_path / "out" / "door.jsonl").read_text().splitlines())
 
-    house.hub.observers.append(look)
-    await live(house)
+    service.hub.observers.append(look)
+    await live(service)
     for second in range(1, 6):
-        house.sources[0].put(frame(float(second), grey=second))
-    await house.until(lambda: len(house.of("caption")) == 6)
+        service.sources[0].put(frame(float(second), gray=second))
+    await service.until(lambda: len(service.of("caption")) == 6)
     assert filed_when_seen == [True] * 6
-    seqs = [m["seq"] for m in house.messages if "seq" in m]
+    seqs = [m["seq"] for m in service.messages if "seq" in m]
     assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
 
 
 async def test_a_disk_that_hangs_holds_few_events_up(
-    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamcap.service.filing.HELD_EVENTS", 2)
-    await live(house)
+    monkeypatch.setattr("streamcap.service.filing.MAX_HELD_EVENTS", 2)
+    await live(service)
     goes_on, append = threading.Event(), CaptionFiles.append
 
     def hang(files: CaptionFiles, lines: list[str]) -> None:
-        goes_on.wait(PATIENCE)
+        goes_on.wait(TIMEOUT_FACTOR)
         append(files, lines)
 
     monkeypatch.setattr(CaptionFiles, "append", hang)
     for second in range(1, 6):
-        house.sources[0].put(frame(float(second), grey=second))
-    await house.until(lambda: len(house.of("caption")) == 4)
+        service.sources[0].put(frame(float(second), gray=second))
+    await service.until(lambda: len(service.of("caption")) == 4)
     goes_on.set()
-    await house.until(lambda: len(house.of("caption")) == 6)
-    await house.streams.close()
+    await service.until(lambda: len(service.of("caption")) == 6)
+    await service.streams.close()
     filed = [json.loads(line) for line in (tmp_path / "out" / "door.jsonl").read_text().splitlines()]
-    assert filed == house.of("caption")
+    assert filed == service.of("caption")
 
 
 def test_subtitle_files_that_take_long_to_write_are_written_less_often() -> None:
@@ -211,37 +211,37 @@ def test_subtitle_files_that_take_long_to_write_are_written_less_often() -> None
 
 
 async def test_the_last_caption_of_a_file_comes_before_its_end(tmp_path: Path) -> None:
-    house = House(tmp_path, every=1.0)
-    house.delay = 0.3
-    await house.streams.add("door", URL)
-    await wait_sources(house, 1)
-    house.sources[0].put(frame(0.0))
-    house.sources[0].put(SourceEnded("played to its end"))
-    await house.until(lambda: house.states("door")[-1:] == ["ended"])
-    (caption,) = house.of("caption")
+    service = FakeService(tmp_path, every=1.0)
+    service.delay = 0.3
+    await service.streams.add("door", URL)
+    await wait_sources(service, 1)
+    service.sources[0].put(frame(0.0))
+    service.sources[0].put(SourceEnded("played to its end"))
+    await service.until(lambda: service.states("door")[-1:] == ["ended"])
+    (caption,) = service.of("caption")
     assert json.loads((tmp_path / "door.jsonl").read_text()) == caption
 
 
 async def test_a_stop_closes_the_last_cue(tmp_path: Path) -> None:
-    house = House(tmp_path, every=60.0)
-    await live(house)
-    house.sources[0].put(frame(2.5))
+    service = FakeService(tmp_path, every=60.0)
+    await live(service)
+    service.sources[0].put(frame(2.5))
     await asyncio.sleep(0)
-    async with asyncio.timeout(PATIENCE):
-        while house.streams.get("door").view().frames < 2:
+    async with asyncio.timeout(TIMEOUT_FACTOR):
+        while service.streams.get("door").view().frames < 2:
             await asyncio.sleep(0.005)
-    await house.streams.close()
+    await service.streams.close()
     assert "00:00:00,000 --> 00:00:02,500" in (tmp_path / "door.srt").read_text()
 
 
 async def test_a_restart_goes_on_with_seq_ids_epoch_and_time(tmp_path: Path) -> None:
-    first = House(tmp_path, every=1.0)
+    first = FakeService(tmp_path, every=1.0)
     await live(first)
-    first.sources[0].put(frame(1.0, grey=7))
+    first.sources[0].put(frame(1.0, gray=7))
     await first.until(lambda: len(first.of("caption")) == 2)
     await first.streams.close()
     last_seq = first.streams.get("door").view().last_caption
-    second = House(tmp_path, every=1.0)
+    second = FakeService(tmp_path, every=1.0)
     await live(second)
     (again,) = second.of("caption")
     assert second.states("door") == ["connecting", "live"]
@@ -256,15 +256,15 @@ async def test_a_restart_goes_on_with_seq_ids_epoch_and_time(tmp_path: Path) -> 
 
 
 async def test_a_late_caption_is_filed_but_not_pushed(tmp_path: Path) -> None:
-    house = House(tmp_path, every=1.0, max_age=1e-9)
-    await house.streams.add("door", URL)
-    await wait_sources(house, 1)
-    house.sources[0].put(frame(0.0))
-    async with asyncio.timeout(PATIENCE):
-        while house.hub.statistics.stale == 0:
+    service = FakeService(tmp_path, every=1.0, max_age=1e-9)
+    await service.streams.add("door", URL)
+    await wait_sources(service, 1)
+    service.sources[0].put(frame(0.0))
+    async with asyncio.timeout(TIMEOUT_FACTOR):
+        while service.hub.statistics.stale == 0:
             await asyncio.sleep(0.005)
-    await house.streams.close()
-    assert house.of("caption") == []
+    await service.streams.close()
+    assert service.of("caption") == []
     assert len((tmp_path / "door.jsonl").read_text().splitlines()) == 1
 
 
@@ -273,121 +273,121 @@ async def test_a_disk_that_refuses_is_told_and_made_up_for(
 ) -> None:
     monkeypatch.setattr("streamcap.service.filing.RETRY_SECONDS", 0.05)
     out = tmp_path / "out"
-    house = House(out, every=1.0)
-    await live(house)
+    service = FakeService(out, every=1.0)
+    await live(service)
     away = out.rename(tmp_path / "away")
-    house.sources[0].put(frame(1.0))
-    await house.until(lambda: "cannot write" in house.of("status")[-1]["reason"])
-    assert house.of("status")[-1]["state"] == "live"
-    house.sources[0].put(frame(2.0))
+    service.sources[0].put(frame(1.0))
+    await service.until(lambda: "cannot write" in service.of("status")[-1]["reason"])
+    assert service.of("status")[-1]["state"] == "live"
+    service.sources[0].put(frame(2.0))
     away.rename(out)
-    await house.until(lambda: house.of("status")[-1]["reason"] == "")
-    await house.streams.close()
+    await service.until(lambda: service.of("status")[-1]["reason"] == "")
+    await service.streams.close()
     assert len((out / "door.jsonl").read_text().splitlines()) == 3
 
 
-async def test_what_is_lost_is_counted(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_lost_is_counted(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamcap.service.filing.RETRY_SECONDS", 0.05)
-    monkeypatch.setattr("streamcap.service.filing.PENDING_FINALS", 1)
-    await live(house)
+    monkeypatch.setattr("streamcap.service.filing.MAX_PENDING_FINALS", 1)
+    await live(service)
 
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(CaptionFiles, "append", refuse)
-    house.sources[0].put(frame(5.0))
-    await house.until(lambda: len(house.of("caption")) == 2)
-    house.sources[0].put(frame(6.0))
-    await house.until(lambda: len(house.of("caption")) == 3)
+    service.sources[0].put(frame(5.0))
+    await service.until(lambda: len(service.of("caption")) == 2)
+    service.sources[0].put(frame(6.0))
+    await service.until(lambda: len(service.of("caption")) == 3)
     # Moments 1 to 4 had no frame, in an opening of the source as in the one before.
-    house.sources[0].put(SourceLost("gone"))
-    await wait_sources(house, 2)
-    monkeypatch.setattr(House, "_pixels", staticmethod(lambda *_: (_ for _ in ()).throw(ValueError("no picture"))))
-    house.sources[1].put(frame(0.0))
-    house.sources[1].put(frame(3.0))
-    door = house.streams.get("door")
-    async with asyncio.timeout(PATIENCE):
-        while door.view().convert_failed < 2 or not door.view().files_dropped:
+    service.sources[0].put(SourceLost("gone"))
+    await wait_sources(service, 2)
+    monkeypatch.setattr(FakeService, "_pixels", staticmethod(lambda *_: (_ for _ in ()).throw(ValueError("no frame"))))
+    service.sources[1].put(frame(0.0))
+    service.sources[1].put(frame(3.0))
+    door = service.streams.get("door")
+    async with asyncio.timeout(TIMEOUT_FACTOR):
+        while door.view().frame_conversion_errors < 2 or not door.view().files_dropped:
             await asyncio.sleep(0.005)
     view = door.view()
-    assert (view.missed, view.convert_failed, view.files_dropped) == (6, 2, 1)
+    assert (view.samples_missed, view.frame_conversion_errors, view.files_dropped) == (6, 2, 1)
 
 
-async def test_names_are_checked_and_found(house: House) -> None:
-    await live(house)
+async def test_names_are_checked_and_found(service: FakeService) -> None:
+    await live(service)
     with pytest.raises(DuplicateStreamError, match="door"):
-        await house.streams.add("door", URL)
+        await service.streams.add("door", URL)
     with pytest.raises(InputError, match="stream name"):
-        await house.streams.add("../door", URL)
+        await service.streams.add("../door", URL)
     with pytest.raises(UnknownStreamError, match="there are: door"):
-        house.streams.get("garden")
+        service.streams.get("garden")
     with pytest.raises(UnknownStreamError):
-        await house.streams.remove("garden")
+        await service.streams.remove("garden")
 
 
 async def test_more_streams_than_the_service_takes_are_refused_until_one_goes() -> None:
-    house = House(max_streams=1)
-    await house.streams.add("door", URL)
+    service = FakeService(max_streams=1)
+    await service.streams.add("door", URL)
     with pytest.raises(TooManyStreamsError, match="1 streams already, the most"):
-        await house.streams.add("yard", URL)
-    await house.streams.remove("door")
-    await house.streams.add("yard", URL)
-    await house.streams.close()
+        await service.streams.add("yard", URL)
+    await service.streams.remove("door")
+    await service.streams.add("yard", URL)
+    await service.streams.close()
 
 
-async def test_a_stream_without_a_name_gets_one_from_its_url(house: House) -> None:
-    names = [(await house.streams.add(None, url)).name for url in (URL, URL, "rtsp://yard.example:8554", "scenes:")]
+async def test_a_stream_without_a_name_gets_one_from_its_url(service: FakeService) -> None:
+    names = [(await service.streams.add(None, url)).name for url in (URL, URL, "rtsp://yard.example:8554", "scenes:")]
     assert names == ["live", "live-2", "yard.example", "scenes"]
 
 
-async def test_a_removed_stream_is_gone_and_its_name_free(house: House) -> None:
-    await live(house)
-    await house.streams.remove("door")
-    assert house.forgotten == ["door"]
-    assert house.streams.names() == []
-    assert house.sources[0].closed == 1
-    await house.until(lambda: house.states("door")[-1] == "ended")
-    await live(house)
+async def test_a_removed_stream_is_gone_and_its_name_free(service: FakeService) -> None:
+    await live(service)
+    await service.streams.remove("door")
+    assert service.forgotten == ["door"]
+    assert service.streams.names() == []
+    assert service.sources[0].closed == 1
+    await service.until(lambda: service.states("door")[-1] == "ended")
+    await live(service)
 
 
 @pytest.mark.parametrize("filed", [False, True])
 async def test_a_stream_added_anew_goes_on_with_the_numbers_of_the_one_removed(tmp_path: Path, filed: bool) -> None:
-    house = House(tmp_path if filed else None, every=1.0)
-    await live(house)
-    shown = Interim(replace(house.samples[0], start=1.0), "a man", Times(0.0, 0.0, 0.0))
-    house.streams.dispatch([shown])
-    await house.until(lambda: len(house.of("caption")) == 2)
-    await house.streams.remove("door")
+    service = FakeService(tmp_path if filed else None, every=1.0)
+    await live(service)
+    shown = Interim(replace(service.samples[0], start=1.0), "a man", Times(0.0, 0.0, 0.0))
+    service.streams.dispatch([shown])
+    await service.until(lambda: len(service.of("caption")) == 2)
+    await service.streams.remove("door")
     # One that was removed before it began forgets nothing.
-    adding = asyncio.create_task(house.streams.add("door", URL))
+    adding = asyncio.create_task(service.streams.add("door", URL))
     await asyncio.sleep(0)
-    await house.streams.remove("door")
+    await service.streams.remove("door")
     with contextlib.suppress(InputError):
         await adding
-    await live(house)
-    seqs = [m["seq"] for m in house.messages if "seq" in m]
+    await live(service)
+    seqs = [m["seq"] for m in service.messages if "seq" in m]
     assert seqs == sorted(set(seqs))
-    assert house.of("caption")[-1]["id"] not in {m["id"] for m in house.of("caption")[:-1]}
+    assert service.of("caption")[-1]["id"] not in {m["id"] for m in service.of("caption")[:-1]}
     # Who missed the removal is told by a gap that it cannot be had.
-    last = max(m["seq"] for m in house.of("status") if m["state"] == "ended")
-    _, gap = (json.loads(text) for text in house.hub.subscribe(Wish(), lambda: None, last - 1).take()[:2])
+    last = max(m["seq"] for m in service.of("status") if m["state"] == "ended")
+    _, gap = (json.loads(text) for text in service.hub.subscribe(SubscribeOptions(), lambda: None, last - 1).take()[:2])
     assert (gap["type"], gap["from"]) == ("gap", last)
-    await house.streams.close()
+    await service.streams.close()
 
 
 async def test_names_that_were_removed_are_not_remembered_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "NAMES_KEPT", 2)
-    house = House()
+    service = FakeService()
     for name in ("one", "two", "one", "three", "four"):
-        await house.streams.add(name, URL)
-        await house.streams.remove(name)
-    assert list(house.streams._numbers) == ["three", "four"]
+        await service.streams.add(name, URL)
+        await service.streams.remove(name)
+    assert list(service.streams._counters) == ["three", "four"]
 
 
 async def test_a_stream_added_anew_is_no_part_of_a_removal_that_is_under_way(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await live(house)
+    await live(service)
     goes_on, end = asyncio.Event(), streams._end
 
     async def slowly(tasks: list[asyncio.Task[None]]) -> None:
@@ -395,52 +395,52 @@ async def test_a_stream_added_anew_is_no_part_of_a_removal_that_is_under_way(
         await goes_on.wait()
 
     monkeypatch.setattr(streams, "_end", slowly)
-    removing = asyncio.create_task(house.streams.remove("door"))
+    removing = asyncio.create_task(service.streams.remove("door"))
     await asyncio.sleep(0)
     monkeypatch.setattr(streams, "_end", end)
-    await house.streams.remove("door")
-    await live(house)
+    await service.streams.remove("door")
+    await live(service)
     goes_on.set()
     await removing
-    assert house.streams.names() == ["door"]
-    house.sources[1].put(frame(1.0))
-    await house.until(lambda: len(house.of("caption")) == 3)
+    assert service.streams.names() == ["door"]
+    service.sources[1].put(frame(1.0))
+    await service.until(lambda: len(service.of("caption")) == 3)
 
 
 async def test_a_stream_removed_while_its_past_is_read_leaves_its_name_to_another(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reading, goes_on, past = threading.Event(), threading.Event(), CaptionFiles.past
+    reading, goes_on, load_history = threading.Event(), threading.Event(), CaptionFiles.load_history
 
-    def slowly(files: CaptionFiles, window: float) -> Past:
+    def slowly(files: CaptionFiles, window: float) -> SavedHistory:
         reading.set()
-        goes_on.wait(PATIENCE)
-        return past(files, window)
+        goes_on.wait(TIMEOUT_FACTOR)
+        return load_history(files, window)
 
-    monkeypatch.setattr(CaptionFiles, "past", slowly)
-    adding = asyncio.create_task(house.streams.add("door", URL))
+    monkeypatch.setattr(CaptionFiles, "load_history", slowly)
+    adding = asyncio.create_task(service.streams.add("door", URL))
     await asyncio.to_thread(reading.wait, 10)
-    await house.streams.remove("door")
+    await service.streams.remove("door")
     # Its files are still in use; a moment later they are free.
-    with pytest.raises(FilesInUseError, match="being written by another"):
-        await house.streams.add("door", URL)
+    with pytest.raises(FilesLockedError, match="being written by another"):
+        await service.streams.add("door", URL)
     goes_on.set()
     with pytest.raises(InputError, match="removed before it began"):
         await adding
-    await live(house)
+    await live(service)
 
 
-async def test_no_secret_is_logged_or_shown(house: House, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_secret_is_logged_or_shown(service: FakeService, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    await live(house)
-    house.sources[0].put(RuntimeError(f"no route to {URL}"))
-    await house.until(lambda: "reconnecting" in house.states("door"))
-    assert "hunter2" not in json.dumps(house.messages)
-    assert "hunter2" not in str(house.streams.get("door").view())
+    await live(service)
+    service.sources[0].put(RuntimeError(f"no route to {URL}"))
+    await service.until(lambda: "reconnecting" in service.states("door"))
+    assert "hunter2" not in json.dumps(service.messages)
+    assert "hunter2" not in str(service.streams.get("door").view())
     assert not [r for r in caplog.records if "hunter2" in r.getMessage()]
 
 
-async def test_close_twice(house: House) -> None:
-    await live(house)
-    await house.streams.close()
-    await house.streams.close()
+async def test_close_twice(service: FakeService) -> None:
+    await live(service)
+    await service.streams.close()
+    await service.streams.close()

@@ -1,4 +1,4 @@
-"""A cache of made-up features, so that training needs no pictures."""
+"""A cache of made-up features, so that training needs no images."""
 
 from __future__ import annotations
 

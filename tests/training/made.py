@@ -1,4 +1,4 @@
-"""A captioner of a few thousand weights and made-up pictures, for the stages of `mini`'s recipe."""
+"""A captioner of a few thousand weights and made-up images, for the stages of `mini`'s recipe."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from streamcap.image import ImageSpec
+from streamcap.training.recipes.images import Data
 
-from streamcap.picture import PictureSpec
 from streamcap.training import drawn, teacher
 from streamcap.training.joint import RealPictures
-from streamcap.training.recipes.pictures import Data
-from streamcap.training.teacher import Look
+from streamcap.training.teacher import TeacherOutput
 from streamcap.training.text import make_tokenizer
 
-PICTURE = PictureSpec(64, 64, "squash", "area", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PICTURE = ImageSpec(64, 64, "squash", "area", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CONFIG: dict[str, Any] = {
     "vision": {
-        "architecture": "relay",
+        "architecture": "staged",
         "stem": 4,
         "widths": [8, 8, 16, 16],
         "depths": [1, 1, 0, 1],
@@ -32,18 +32,18 @@ CONFIG: dict[str, Any] = {
 SAID = (("a red car on a road", "the car is red"), ("two dogs run", "dogs in the snow", "two dogs in the snow"))
 
 
-class Colours:
+class Colors:
     """A teacher that knows the mean colour of every cell, at four sizes of cells."""
 
-    def look(self, pictures: np.ndarray) -> Look:
-        planes = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
+    def features(self, images: np.ndarray) -> TeacherOutput:
+        planes = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
         maps = [F.avg_pool2d(planes, cell) for cell in (4, 8, 16, 32)]
         mean = planes.mean((1, 2, 3))[:, None]
-        return Look(maps, mean.expand(-1, teacher.CLASSES))
+        return TeacherOutput(maps, mean.expand(-1, teacher.CLASSES))
 
 
 def make_data() -> Data:
-    """Eight pictures, black or white, with captions that tell which, and eight drawn scenes."""
+    """Eight images, black or white, with captions that tell which, and eight drawn scenes."""
     scenes = drawn.draw_pictures(8, seed=3)
     captions = [SAID[i % 2] for i in range(8)]
     flat = [caption for several in captions for caption in several]

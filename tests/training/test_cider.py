@@ -33,21 +33,21 @@ def theirs(captions: list[str]) -> list[float]:
 
 
 def test_the_reward_is_pycocoevalcaps_cider() -> None:
-    judge = CiderD([[reference.split() for reference in several] for several in REFERENCES])
+    evaluate_stage = CiderD([[reference.split() for reference in several] for several in REFERENCES])
     words = sorted({word for several in REFERENCES for reference in several for word in reference.split()})
     rng = random.Random(1)
     made = [[" ".join(rng.choices(words, k=rng.randint(1, 14))) for _ in REFERENCES] for _ in range(20)]
     for captions in (CAPTIONS, *made):
-        ours = [judge.score(picture, caption.split()) for picture, caption in enumerate(captions)]
+        ours = [evaluate_stage.score(image, caption.split()) for image, caption in enumerate(captions)]
         assert ours == pytest.approx(theirs(captions), abs=1e-6)
 
 
 def test_with_its_end_a_caption_that_breaks_off_is_worth_less() -> None:
-    judge = CiderD([[[*reference.split(), END] for reference in several] for several in REFERENCES])
+    evaluate_stage = CiderD([[[*reference.split(), END] for reference in several] for several in REFERENCES])
     phrase = "a black dog runs in the grass"
-    whole = judge.score(0, [*phrase.split(), END])
-    broken = judge.score(0, [*f"{phrase} in the".split(), END])
-    cut = judge.score(0, phrase.removesuffix(" grass").split())
+    whole = evaluate_stage.score(0, [*phrase.split(), END])
+    broken = evaluate_stage.score(0, [*f"{phrase} in the".split(), END])
+    cut = evaluate_stage.score(0, phrase.removesuffix(" grass").split())
     assert whole > broken > 0
     assert whole > cut
 

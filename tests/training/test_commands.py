@@ -45,7 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture(scope="module")
 def flickr(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fourteen drawn pictures in Flickr8k's layout; number 3 is broken, one more is listed and not there."""
+    """Fourteen drawn images in Flickr8k's layout; number 3 is broken, one more is listed and not there."""
     folder = tmp_path_factory.mktemp("flickr")
     (folder / "images").mkdir()
     rng = np.random.default_rng(2)
@@ -54,7 +54,7 @@ def flickr(tmp_path_factory: pytest.TempPathFactory) -> Path:
         scene = random_scene(rng)
         Image.fromarray(draw(scene, 1.0, 160, 120)).save(folder / "images" / f"{number}.jpg")
         lines += [f"{number}.jpg| 0| {scene.sentence.capitalize()} .", f"{number}.jpg| 1| this is {scene.sentence}"]
-    (folder / "images" / "3.jpg").write_bytes(b"not a picture")
+    (folder / "images" / "3.jpg").write_bytes(b"not an image")
     (folder / "results.csv").write_text("\n".join([*lines, "gone.jpg| 0| a ghost"]))
     for split, numbers in SPLITS.items():
         (folder / f"{split}.txt").write_text("".join(f"{number}.jpg\n" for number in numbers))
@@ -109,35 +109,35 @@ def test_from_pictures_to_scores_by_three_commands(run: Run, flickr: Path, tmp_p
     media = ["--media", flickr / "images"]
     status, out, _ = run("evaluate", trained / "best", "--cache", cache, *media, "--out", scores, "--device", "cpu")
     assert status == 0 and "bleu4" in out and "calibration error" in out
-    told = json.loads((scores / "scores.json").read_text())
-    assert told["captions"] == 3 and told["beam"] == 3
+    on_progress = json.loads((scores / "scores.json").read_text())
+    assert on_progress["captions"] == 3 and on_progress["beam"] == 3
     assert len(json.loads((scores / "captions.json").read_text())) == 3
     with Image.open(scores / "sheet.png") as sheet:
         assert sheet.width > 1000
-    # By the pictures themselves, whose features are those of the cache but for the rounding to halves.
-    listed = ["--captions", flickr / "results.csv", "--list", flickr / "test.txt"]
+    # By the images themselves, whose features are those of the cache but for the rounding to halves.
+    listed = ["--captions", flickr / "results.csv", "--split-file", flickr / "test.txt"]
     status, out, _ = run("evaluate", trained / "best", *listed, *media, "--json", "--device", "cpu")
     assert status == 0
-    assert json.loads(out)["bleu1"] == pytest.approx(told["bleu1"], abs=0.2)
+    assert json.loads(out)["bleu1"] == pytest.approx(on_progress["bleu1"], abs=0.2)
 
 
 def test_what_was_kept_is_one_line_of_json(run: Run, cache: Path, tmp_path: Path) -> None:
     trained = tmp_path / "run"
     status, out, _ = run("train", cache, "--out", trained, *TRAIN, "--json")
     assert status == 0 and out.count("\n") == 1
-    told = json.loads(out)
-    assert load_captioner(told["checkpoint"], device="cpu").info["family"] == "streamcap"
+    on_progress = json.loads(out)
+    assert load_captioner(on_progress["checkpoint"], device="cpu").info["family"] == "streamcap"
     judged = {row["step"]: row for row in read_curves(trained / "curves.csv") if row["dev_cider"]}
     best = max(judged.values(), key=lambda row: float(row["dev_cider"]))
-    # Seven pictures, four a batch: two steps an epoch, two epochs.
-    assert told["steps"] == 4 and list(judged) == ["2", "4"]
-    assert told["epoch"] == int(best["epoch"]) and str(told["step"]) in judged
-    assert judged[str(told["step"])]["epoch"] == best["epoch"]
-    assert told["dev"]["cider"] == pytest.approx(float(best["dev_cider"]), abs=1e-4)
-    assert told["dev"]["bleu4"] == pytest.approx(float(best["dev_bleu4"]), abs=1e-4)
+    # Seven images, four a batch: two steps an epoch, two epochs.
+    assert on_progress["steps"] == 4 and list(judged) == ["2", "4"]
+    assert on_progress["epoch"] == int(best["epoch"]) and str(on_progress["step"]) in judged
+    assert judged[str(on_progress["step"])]["epoch"] == best["epoch"]
+    assert on_progress["dev"]["cider"] == pytest.approx(float(best["dev_cider"]), abs=1e-4)
+    assert on_progress["dev"]["bleu4"] == pytest.approx(float(best["dev_bleu4"]), abs=1e-4)
     # A run that is over says the same again.
     status, out, _ = run("train", cache, "--out", trained, *TRAIN, "--json", "--resume")
-    assert status == 0 and json.loads(out) == told
+    assert status == 0 and json.loads(out) == on_progress
 
 
 def test_where_nothing_is_scored_the_last_is_kept_and_has_no_scores(run: Run, flickr: Path, tmp_path: Path) -> None:
@@ -146,8 +146,8 @@ def test_where_nothing_is_scored_the_last_is_kept_and_has_no_scores(run: Run, fl
     assert run("dataset", flickr / "results.csv", *media, *split, "--out", tmp_path / "cache")[0] == 0
     status, out, _ = run("train", tmp_path / "cache", "--out", tmp_path / "run", *TRAIN, "--json")
     assert status == 0
-    told = json.loads(out)
-    assert told == {"checkpoint": str(tmp_path / "run" / "best"), "steps": 2, "step": 2, "epoch": 2, "dev": None}
+    on_progress = json.loads(out)
+    assert on_progress == {"checkpoint": str(tmp_path / "run" / "best"), "steps": 2, "step": 2, "epoch": 2, "dev": None}
 
 
 def test_from_clips_to_scores_by_the_same_commands(run: Run, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_from_clips_to_scores_by_the_same_commands(run: Run, tmp_path: Path) -> 
         sentences.append({"video_id": f"video{number}", "caption": scene.sentence})
     (tmp_path / "msrvtt.json").write_text(json.dumps({"videos": videos, "sentences": sentences}))
     cache, trained = tmp_path / "cache", tmp_path / "run"
-    how = ["--format", "msrvtt", "--frames", 3, "--encoder", "mini", "--take", "pooled", "--device", "cpu"]
+    how = ["--format", "msrvtt", "--frames", 3, "--encoder", "mini", "--features", "pooled", "--device", "cpu"]
     status, text, _ = run("dataset", tmp_path / "msrvtt.json", *how, "--json", "--media", clips, "--out", cache)
     manifest = json.loads(text)
     assert status == 0 and manifest["counts"] == {"train": 4, "dev": 2, "test": 2} and manifest["frames"] == 3
@@ -205,7 +205,7 @@ def test_a_cache_of_another_encoder_stays_as_it_is(run: Run, flickr: Path, cache
     mine = tmp_path / "cache"
     shutil.copytree(cache, mine)
     before = files_of(mine)
-    line = error_of(run(*dataset_arguments(flickr, mine), "--take", "pooled"), 2)
+    line = error_of(run(*dataset_arguments(flickr, mine), "--features", "pooled"), 2)
     assert "other encoder" in line and "nothing was overwritten" in line
     assert files_of(mine) == before
 
@@ -225,7 +225,7 @@ def test_train_tells_what_is_wrong_and_overwrites_nothing(run: Run, cache: Path,
     assert "manifest.json is missing" in error_of(run("train", trained, "--out", tmp_path / "x", *TRAIN), 2)
     assert "preset 'huge'" in error_of(run("train", cache, "--out", tmp_path / "x", "--preset", "huge"), 2)
     line = error_of(run("train", cache, "--out", tmp_path / "x", *TRAIN, "--mapping", "mlp"), 2)
-    assert "one embedding a picture" in line
+    assert "one embedding an image" in line
     assert not (tmp_path / "x").exists()
 
 
@@ -240,9 +240,9 @@ def test_a_loss_that_is_no_number_ends_the_run_with_status_1(run: Run, cache: Pa
 def test_a_full_disk_ends_the_run_with_status_1_and_the_last_epoch_stays(run: Run, cache: Path, tmp_path: Path) -> None:
     trained = tmp_path / "run"
     assert run("train", cache, "--out", trained, *TRAIN, "--epochs", 1)[0] == 0
-    settings = json.loads((trained / "settings.json").read_text())
-    settings["train"]["epochs"] = 2
-    (trained / "settings.json").write_text(json.dumps(settings))
+    options = json.loads((trained / "settings.json").read_text())
+    options["train"]["epochs"] = 2
+    (trained / "settings.json").write_text(json.dumps(options))
     kept = (trained / "last.pt").read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, hard))
@@ -286,7 +286,7 @@ def test_a_split_whose_pictures_are_all_broken_is_told_and_tried_again(run: Run,
     for _ in range(2):
         result = run(*arguments, "--out", tmp_path / "cache")
         assert "nothing of the split dev could be read" in error_of(result, 2)
-        assert "left out: 8.jpg: broken the picture is damaged" in result[2]
+        assert "left out: 8.jpg: broken the image is damaged" in result[2]
     (tmp_path / "images" / "8.jpg").write_bytes(whole)
     status, out, _ = run(*arguments, "--out", tmp_path / "cache")
     assert status == 0 and "dev 1; left out: nothing" in out

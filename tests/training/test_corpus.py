@@ -61,12 +61,12 @@ def test_coco_and_msrvtt_are_read(tmp_path: Path) -> None:
 
 
 def test_pictures_are_read_out_of_a_tar_file(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"picture")
+    (tmp_path / "a.jpg").write_bytes(b"image")
     with tarfile.open(tmp_path / "images.tar", "w") as tar:
         tar.add(tmp_path / "a.jpg", "images/a.jpg")
     media = MediaFolder(tmp_path / "images.tar")
     assert "a.jpg" in media
-    assert media.read("a.jpg") == b"picture"
+    assert media.read("a.jpg") == b"image"
     with pytest.raises(OSError, match=r"b\.jpg"):
         media.read("b.jpg")
 

@@ -1,4 +1,4 @@
-"""Pictures and clips to a cache, stopped and gone on with; a real encoder of a few hundred weights."""
+"""Images and clips to a cache, stopped and gone on with; a real encoder of a few hundred weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
+from streamcap.image import ImageSpec
 
 from streamcap.captioner.vision import Vision
 from streamcap.errors import InputError
-from streamcap.picture import PictureSpec
 from streamcap.training import cache as caches
 from streamcap.training.cache import FeatureCache
 from streamcap.training.clips import read_picture
@@ -21,7 +21,7 @@ from streamcap.training.corpus import MediaFolder, Problem, read_flickr
 from streamcap.training.dataset import build_cache
 from streamcap.training.encoders import FeatureEncoder
 
-SPEC = PictureSpec(8, 8, "squash", "bilinear")
+SPEC = ImageSpec(8, 8, "squash", "bilinear")
 
 
 class Means(torch.nn.Module):
@@ -40,36 +40,36 @@ def encoder(weight: float = 1.0) -> FeatureEncoder:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path):
-    """Five pictures of one grey each, of which one is broken."""
+def images(tmp_path: Path):
+    """Five images of one grey each, of which one is broken."""
     folder = tmp_path / "images"
     folder.mkdir()
     lines = ["image_name| comment_number| comment"]
     for i in range(5):
         Image.new("RGB", (20, 10), (40 * i,) * 3).save(folder / f"{i}.png")
-        lines.append(f"{i}.png| 0| picture number {i}")
-    (folder / "2.png").write_bytes(b"not a picture")
+        lines.append(f"{i}.png| 0| image number {i}")
+    (folder / "2.png").write_bytes(b"not an image")
     (tmp_path / "results.csv").write_text("\n".join(lines))
     (tmp_path / "train.txt").write_text("0.png\n1.png\n2.png\n3.png\n4.png\n")
     media = MediaFolder(folder)
     return read_flickr(tmp_path / "results.csv", media, {"train": tmp_path / "train.txt"}), media
 
 
-def test_features_stand_by_their_captions_and_broken_pictures_are_listed(pictures, tmp_path: Path) -> None:
-    corpus, media = pictures
+def test_features_stand_by_their_captions_and_broken_pictures_are_listed(images, tmp_path: Path) -> None:
+    corpus, media = images
     manifest = build_cache(tmp_path / "cache", corpus, media, encoder())
     assert manifest["counts"] == {"train": 4}
     assert manifest["skipped"] == {"broken": 1}
     cache = FeatureCache(tmp_path / "cache")
     examples = cache.examples("train")
-    assert [(e.name, e.captions) for e in examples] == [(f"{i}.png", (f"picture number {i}",)) for i in (0, 1, 3, 4)]
+    assert [(e.name, e.captions) for e in examples] == [(f"{i}.png", (f"image number {i}",)) for i in (0, 1, 3, 4)]
     wanted = [[(40 * i / 255 - 0.5) / 0.5] * 3 for i in (4, 0)]
     assert np.allclose(cache.features("train", [examples[3], examples[0]]), wanted, atol=2e-3)
 
 
-def test_a_stopped_run_goes_on_with_the_shard_that_is_missing(pictures, tmp_path: Path, monkeypatch) -> None:
+def test_a_stopped_run_goes_on_with_the_shard_that_is_missing(images, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(caches, "SHARD_ITEMS", 2)
-    corpus, media = pictures
+    corpus, media = images
     seen: list[int] = []
 
     def stop_after_the_first(count: int) -> None:
@@ -91,8 +91,8 @@ def test_a_stopped_run_goes_on_with_the_shard_that_is_missing(pictures, tmp_path
     assert load_file(tmp_path / "cache" / "train-00002.safetensors")["features"].shape == (1, 3)
 
 
-def test_another_encoder_does_not_touch_the_cache(pictures, tmp_path: Path) -> None:
-    corpus, media = pictures
+def test_another_encoder_does_not_touch_the_cache(images, tmp_path: Path) -> None:
+    corpus, media = images
     build_cache(tmp_path / "cache", corpus, media, encoder())
     before = json.loads((tmp_path / "cache" / "manifest.json").read_text())
     with pytest.raises(InputError, match="other encoder"):
@@ -102,23 +102,25 @@ def test_another_encoder_does_not_touch_the_cache(pictures, tmp_path: Path) -> N
     assert json.loads((tmp_path / "cache" / "manifest.json").read_text()) == before
 
 
-def test_another_split_of_as_many_pictures_does_not_touch_the_cache(pictures, tmp_path: Path) -> None:
-    _, media = pictures
+def test_another_split_of_as_many_pictures_does_not_touch_the_cache(images, tmp_path: Path) -> None:
+    _, media = images
     for split, listed in (("one", "0.png\n1.png\n"), ("other", "3.png\n4.png\n")):
         (tmp_path / split).write_text(listed)
     one, other = (read_flickr(tmp_path / "results.csv", media, {"train": tmp_path / s}) for s in ("one", "other"))
     build_cache(tmp_path / "cache", one, media, encoder())
     before = {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()}
-    with pytest.raises(InputError, match=r"not known to hold these pictures or clips in the split train; .* nothing"):
+    with pytest.raises(InputError, match=r"not known to hold these images or clips in the split train; .* nothing"):
         build_cache(tmp_path / "cache", other, media, encoder())
     assert {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()} == before
 
 
-def test_a_broken_picture_is_told_and_is_taken_once_it_is_mended(pictures, tmp_path: Path) -> None:
-    corpus, media = pictures
-    told: list[Problem] = []
-    build_cache(tmp_path / "cache", corpus, media, encoder(), told=told.append)
-    assert [(one.name, one.why, one.detail) for one in told] == [("2.png", "broken", "not a picture that can be read")]
+def test_a_broken_picture_is_told_and_is_taken_once_it_is_mended(images, tmp_path: Path) -> None:
+    corpus, media = images
+    on_progress: list[Problem] = []
+    build_cache(tmp_path / "cache", corpus, media, encoder(), on_progress=on_progress.append)
+    assert [(one.name, one.why, one.detail) for one in on_progress] == [
+        ("2.png", "broken", "not an image that can be read")
+    ]
     shard = tmp_path / "cache" / "train-00000.safetensors"
     made = shard.stat().st_mtime_ns
     assert build_cache(tmp_path / "cache", corpus, media, encoder())["skipped"] == {"broken": 1}
@@ -129,8 +131,8 @@ def test_a_broken_picture_is_told_and_is_taken_once_it_is_mended(pictures, tmp_p
     assert len(FeatureCache(tmp_path / "cache").examples("train")) == 5
 
 
-def test_a_png_that_breaks_off_between_its_chunks_is_listed(pictures, tmp_path: Path) -> None:
-    corpus, media = pictures
+def test_a_png_that_breaks_off_between_its_chunks_is_listed(images, tmp_path: Path) -> None:
+    corpus, media = images
     path = tmp_path / "images" / "4.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)).save(path)
     content = path.read_bytes()
@@ -143,19 +145,19 @@ def test_a_png_that_breaks_off_between_its_chunks_is_listed(pictures, tmp_path: 
 
 def test_pictures_are_encoded_as_people_see_them(tmp_path: Path) -> None:
     """Turned as their EXIF says, on white where they are transparent, 16-bit grey scaled: as `streamcap caption`."""
-    spec = PictureSpec(4, 4, "squash", "area")
+    spec = ImageSpec(4, 4, "squash", "area")
     halves = Image.fromarray(np.repeat(np.array([[0], [255]], np.uint8), 4, 0).repeat(8, 1))
     exif = Image.Exif()
     exif[0x0112] = 3
     halves.save(tmp_path / "turned.png", exif=exif)
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     Image.fromarray(np.full((8, 8), 0x4000, np.uint16)).save(tmp_path / "grey.png")
-    turned, clear, grey = (
+    turned, clear, gray = (
         read_picture((tmp_path / f"{name}.png").read_bytes(), spec) for name in ("turned", "clear", "grey")
     )
     assert turned[0, 0, 0] == 255 and turned[3, 0, 0] == 0
     assert (clear == 255).all()
-    assert (grey == 0x40).all()
+    assert (gray == 0x40).all()
 
 
 def test_what_is_no_cache_is_told(tmp_path: Path) -> None:
@@ -169,8 +171,8 @@ def test_what_is_no_cache_is_told(tmp_path: Path) -> None:
         FeatureCache(tmp_path)
 
 
-def test_captions_that_are_damaged_are_told(pictures, tmp_path: Path) -> None:
-    corpus, media = pictures
+def test_captions_that_are_damaged_are_told(images, tmp_path: Path) -> None:
+    corpus, media = images
     build_cache(tmp_path / "cache", corpus, media, encoder())
     (tmp_path / "cache" / "train.json").write_text("{")
     with pytest.raises(InputError, match=r"train\.json: cannot be read"):

@@ -1,4 +1,4 @@
-"""One encoder, mapping and decoder trained at once, on made-up pictures, teacher and all."""
+"""One encoder, mapping and decoder trained at once, on made-up images, teacher and all."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from streamcap.captioner import load_captioner
 from streamcap.errors import InputError
 from streamcap.training import drawn, joint
 from streamcap.training.export import export_native
-from streamcap.training.joint import JointSettings, JointTrainer, RealPictures
+from streamcap.training.joint import JointOptions, JointTrainer, RealPictures
 from streamcap.training.recipes.judging import rank
 from streamcap.training.text import make_tokenizer
 from streamcap.training.views import crop, random_boxes
-from tests.training.made import CONFIG, PICTURE, Colours
+from tests.training.made import CONFIG, PICTURE, Colors
 
 
 @pytest.fixture(scope="module")
 def data():
-    """Eight pictures and eight drawn scenes."""
+    """Eight images and eight drawn scenes."""
     scenes = drawn.draw_pictures(8, seed=3)
     tokenizer = make_tokenizer(scenes.sentences, 320)
     real = RealPictures(drawn.draw_pictures(8, seed=4).pixels, [[[5, 6], [7]]] * 8)
     return real, scenes, tokenizer
 
 
-def make(data, teacher=None, **settings) -> JointTrainer:
+def make(data, teacher=None, **options) -> JointTrainer:
     real, scenes, tokenizer = data
     sentences = [encoded.ids for encoded in tokenizer.encode_batch(scenes.sentences)]
-    chosen = JointSettings(**{"steps": 6, "real": 4, "scenes": 4, "captions": 2, "warmup": 2} | settings)
-    return JointTrainer(CONFIG, PICTURE, chosen, real, scenes, sentences, 0, teacher or Colours())
+    chosen = JointOptions(**{"steps": 6, "real": 4, "scenes": 4, "captions": 2, "warmup": 2} | options)
+    return JointTrainer(CONFIG, PICTURE, chosen, real, scenes, sentences, 0, teacher or Colors())
 
 
 LEGS = {"leg1", "leg2", "leg3", "leg4", "logits"}
@@ -48,20 +48,20 @@ def test_every_part_of_the_loss_has_its_say_and_the_sum_goes_down(data) -> None:
 
 def test_what_is_not_asked_for_is_left_out(data) -> None:
     assert set(make(data, sentences=0.0, captions=0).run_step()) == LEGS | {"shown"}
-    assert set(make(data, teach=0.0).run_step()) == {"captions", "sentences", "shown"}
+    assert set(make(data, distill_weight=0.0).run_step()) == {"captions", "sentences", "shown"}
     assert set(make(data, real=0, captions=0, sentences=0.0).run_step()) == LEGS | {"shown"}
 
 
-@pytest.mark.parametrize("speaker_learns", [True, False])
-def test_what_captions_ask_can_be_asked_of_the_encoder_alone(data, speaker_learns: bool) -> None:
-    trainer = make(data, teach=0.0, speaker_learns=speaker_learns)
+@pytest.mark.parametrize("train_decoder", [True, False])
+def test_what_captions_ask_can_be_asked_of_the_encoder_alone(data, train_decoder: bool) -> None:
+    trainer = make(data, distill_weight=0.0, train_decoder=train_decoder)
     before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
     for _ in range(2):
         trainer.run_step()
     changed = {
         name.split(".")[0] for name, now in trainer.model.named_parameters() if not torch.equal(now, before[name])
     }
-    assert changed == {"vision", "mapping"} | ({"gpt"} if speaker_learns else set())
+    assert changed == {"vision", "mapping"} | ({"gpt"} if train_decoder else set())
 
 
 def test_the_legs_learn_what_the_teacher_makes_of_the_view_and_then_follow_one_another(
@@ -69,24 +69,31 @@ def test_the_legs_learn_what_the_teacher_makes_of_the_view_and_then_follow_one_a
 ) -> None:
     # Or the lighter weight of the inner legs would pass for learning.
     monkeypatch.setattr(joint, "INNER", 1.0)
-    trainer = make(data, steps=24, scenes=2, captions=0, sentences=0.0, learning_rate=1e-2, mixed=0.5, forced=0.5)
+    trainer = make(
+        data, steps=24, scenes=2, captions=0, sentences=0.0, learning_rate=1e-2, mixup_prob=0.5, teacher_forcing=0.5
+    )
     parts = [trainer.run_step() for _ in range(24)]
     for name in ("leg1", "leg2", "leg3", "leg4"):
         assert np.mean([part[name] for part in parts[-4:]]) < 0.8 * parts[0][name], name
 
 
 def test_at_first_every_leg_is_given_the_teachers_map_and_in_the_end_none(data) -> None:
-    trainer = make(data, steps=10, forced=0.5)
+    trainer = make(data, steps=10, teacher_forcing=0.5)
     planes = torch.rand(2, 3, 64, 64)
     maps = [torch.full((2, 3, side, side), 50.0) for side in (16, 8, 4, 2)]
     given: list[torch.Tensor] = []
-    for leg in trainer.model.vision.legs:
-        leg.register_forward_pre_hook(lambda _leg, told: given.append(told[0]))
-    for step, forced in ((0, True), (5, False)):
+    for stage in trainer.model.vision.stages:
+        stage.register_forward_pre_hook(lambda _leg, on_progress: given.append(on_progress[0]))
+    for step, teacher_forcing in ((0, True), (5, False)):
         given.clear()
         trainer.step = step
-        trainer._run_legs(planes, maps)
-        assert [bool((grid[:, :3] == 50).all()) for grid in given] == [False, forced, forced, forced]
+        trainer._run_stages(planes, maps)
+        assert [bool((grid[:, :3] == 50).all()) for grid in given] == [
+            False,
+            teacher_forcing,
+            teacher_forcing,
+            teacher_forcing,
+        ]
         # The encoder's own channels come from the leg before, always.
         assert all(not (grid[:, 3:] == 50).any() for grid in given)
 
@@ -95,22 +102,22 @@ def test_teacher_and_encoder_are_shown_the_same(data, monkeypatch: pytest.Monkey
     shown: list[np.ndarray] = []
     taken: list[torch.Tensor] = []
 
-    class Watched(Colours):
-        def look(self, pictures: np.ndarray):
-            shown.append(pictures)
-            return super().look(pictures)
+    class Watched(Colors):
+        def features(self, images: np.ndarray):
+            shown.append(images)
+            return super().features(images)
 
-    trainer = make(data, Watched(), mixed=1.0)
-    monkeypatch.setattr(joint, "normalise", lambda planes, _picture: taken.append(planes) or planes)
+    trainer = make(data, Watched(), mixup_prob=1.0)
+    monkeypatch.setattr(joint, "normalize", lambda planes, _picture: taken.append(planes) or planes)
     trainer.run_step()
     assert np.abs(shown[-1] / 255 - taken[-1].permute(0, 2, 3, 1).numpy()).max() < 0.002
 
 
 def test_a_teacher_of_another_depth_is_told(data) -> None:
-    class Flat(Colours):
-        def look(self, pictures: np.ndarray):
-            look = super().look(pictures)
-            return type(look)(look.maps[:2], look.logits)
+    class Flat(Colors):
+        def features(self, images: np.ndarray):
+            features = super().features(images)
+            return type(features)(features.maps[:2], features.logits)
 
     with pytest.raises(InputError, match="the teacher has 2 maps to follow and the encoder 4 legs"):
         make(data, Flat())
@@ -138,24 +145,24 @@ def test_a_stage_goes_on_exactly_where_it_was_saved(data, tmp_path: Path) -> Non
 def test_the_exported_mean_says_what_the_model_in_training_would(data, tmp_path: Path) -> None:
     trainer = make(data, real=0)
     trainer.run_step()
-    export_native(tmp_path, trainer.mean, CONFIG, PICTURE, data[2])
+    export_native(tmp_path, trainer.ema, CONFIG, PICTURE, data[2])
     captioner = load_captioner(str(tmp_path), device="cpu")
     pixels = drawn.draw_pictures(1, seed=5).pixels[0]
     small = np.array(Image.fromarray(pixels).resize((64, 64), Image.Resampling.BOX))
     mean, std = np.array(PICTURE.mean), np.array(PICTURE.std)
     planes = torch.from_numpy((small / 255 - mean) / std).float().permute(2, 0, 1)[None]
     with torch.no_grad():
-        expected = trainer.mean.vision(planes)
+        expected = trainer.ema.vision(planes)
     # The shipped weights are halves, their norms folded.
     assert torch.allclose(captioner.encode(small[None]), expected, atol=2e-2)
 
 
 def test_a_crop_is_the_part_it_names_and_a_flip_mirrors_it() -> None:
-    picture = np.zeros((1, 8, 8, 3), np.uint8)
-    picture[:, :4, 4:] = 255
-    quarter = crop(picture, torch.tensor([[0.5, 0.0, 1.0, 0.5]]), torch.tensor([False]), 4)
+    image = np.zeros((1, 8, 8, 3), np.uint8)
+    image[:, :4, 4:] = 255
+    quarter = crop(image, torch.tensor([[0.5, 0.0, 1.0, 0.5]]), torch.tensor([False]), 4)
     assert quarter[0, :, 1:, :-1].min() == 1
-    mirrored = crop(picture, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([True]), 8)
+    mirrored = crop(image, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([True]), 8)
     assert torch.equal(mirrored[0, :, :4, :4] > 0.5, torch.ones(3, 4, 4, dtype=torch.bool))
     assert mirrored[0, :, :, 5:].max() == 0
 
@@ -165,9 +172,9 @@ def test_drawn_pictures_are_the_same_for_one_seed_and_say_what_they_show() -> No
     assert np.array_equal(one.pixels, other.pixels)
     assert one.sentences == other.sentences
     values = drawn.values()
-    colour = drawn.ATTRIBUTES.index("colour")
+    color = drawn.ATTRIBUTES.index("colour")
     for sentence, attributes in zip(one.sentences, one.attributes, strict=True):
-        assert str(values[colour][attributes[colour]]) in sentence
+        assert str(values[color][attributes[color]]) in sentence
 
 
 def test_drawn_scenes_decide_first_and_real_pictures_once_enough_are_right() -> None:

@@ -11,19 +11,19 @@ import torch
 
 from streamcap.captioner import load_captioner
 from streamcap.errors import InputError
-from streamcap.training.critic import CriticSettings
+from streamcap.training.critic import ScstOptions
 from streamcap.training.curves import read_curves
-from streamcap.training.joint import JointSettings
+from streamcap.training.joint import JointOptions
 from streamcap.training.recipes import mini
 from streamcap.training.recipes.mini import Plan, Stage, plan, train
-from streamcap.training.wording import WordingSettings
-from tests.training.made import CONFIG, PICTURE, Colours, make_data
+from streamcap.training.wording import CaptionStageOptions
+from tests.training.made import CONFIG, PICTURE, Colors, make_data
 
 STAGES = (
-    Stage("sight", JointSettings(steps=2, real=2, scenes=2, captions=0, sentences=0.0, warmup=1), 0),
-    Stage("words", WordingSettings(steps=4, real=2, scenes=2, warmup=1, dropout=0.1), 2),
-    Stage("critic", CriticSettings(steps=2, real=2, scenes=2, warmup=1, longest=6), 2),
-    Stage("halfway", WordingSettings(steps=0, real=2, scenes=2), 1, after=("words", "critic")),
+    Stage("sight", JointOptions(steps=2, real=2, scenes=2, captions=0, sentences=0.0, warmup=1), 0),
+    Stage("words", CaptionStageOptions(steps=4, real=2, scenes=2, warmup=1, dropout=0.1), 2),
+    Stage("critic", ScstOptions(steps=2, real=2, scenes=2, warmup=1, longest=6), 2),
+    Stage("halfway", CaptionStageOptions(steps=0, real=2, scenes=2), 1, after=("words", "critic")),
 )
 
 
@@ -40,7 +40,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def chosen(*names: str) -> Plan:
-    return Plan(STAGES, frozenset(names or [stage.name for stage in STAGES]), views_kept=2, open_teacher=Colours)
+    return Plan(STAGES, frozenset(names or [stage.name for stage in STAGES]), views_kept=2, open_teacher=Colors)
 
 
 def after(calls: int) -> Callable[[], bool]:
@@ -80,8 +80,8 @@ def test_the_best_is_a_checkpoint_that_captions(data, tmp_path: Path) -> None:
     # It has learned no words, so nobody has listened.
     assert not (tmp_path / "best").exists()
     train(data, tmp_path, chosen("words"), lambda: False)
-    told = json.loads((tmp_path / "best" / "scores.json").read_text())
-    assert told["stage"] == "words" and told["dev_beam"] == 3
+    on_progress = json.loads((tmp_path / "best" / "scores.json").read_text())
+    assert on_progress["stage"] == "words" and on_progress["dev_beam"] == 3
     captioner = load_captioner(str(tmp_path / "best"), device="cpu")
     assert len(captioner.caption(list(data.dev_pixels))) == 4
 
@@ -102,7 +102,7 @@ def test_words_without_an_encoder_are_told(data, tmp_path: Path) -> None:
 
 
 def test_wrong_plans_are_told() -> None:
-    assert plan("sight", 0.5, 4).stages[0].settings.steps == round(mini.STAGES[0].settings.steps / 2)
+    assert plan("sight", 0.5, 4).stages[0].options.steps == round(mini.STAGES[0].options.steps / 2)
     with pytest.raises(InputError, match="--stages 'site'"):
         plan("site", 1.0, 4)
     with pytest.raises(InputError, match="--scale"):
@@ -111,7 +111,7 @@ def test_wrong_plans_are_told() -> None:
 
 def test_the_recipes_own_settings_build_its_stages(data, monkeypatch: pytest.MonkeyPatch) -> None:
     for stage in mini.STAGES:
-        assert mini._trainer(stage, data, lambda: None).settings == stage.settings
+        assert mini._trainer(stage, data, lambda: None).options == stage.options
 
 
 def test_the_command_line_ends_with_one_line_where_the_folder_is_wrong(
@@ -121,5 +121,5 @@ def test_the_command_line_ends_with_one_line_where_the_folder_is_wrong(
     monkeypatch.setattr(mini.torch, "set_flush_denormal", lambda _: None)
     assert mini.main([str(tmp_path / "nowhere"), str(tmp_path / "run")]) == 2
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
-        f"{tmp_path / 'nowhere' / 'images'}: no such folder or tar file of pictures"
+        f"{tmp_path / 'nowhere' / 'images'}: no such folder or tar file of images"
     ]

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from streamcap.errors import InputError, StreamcapError
-from streamcap.training.critic import CriticSettings, CriticTrainer, advantages
+from streamcap.training.critic import ScstOptions, ScstTrainer, advantages
 from streamcap.training.features import StoppedError, store_features
-from streamcap.training.stage import REWARD, halfway, read_state
-from streamcap.training.wording import WordingSettings, WordingTrainer
+from streamcap.training.stage import REWARD, midpoint, read_state
+from streamcap.training.wording import CaptionStageOptions, CaptionStageTrainer
 from tests.training.made import CONFIG, PICTURE, make_data
 
 WORDING = {"steps": 6, "real": 4, "scenes": 4, "captions": 2, "warmup": 2, "dropout": 0.1}
@@ -25,19 +25,21 @@ def data():
     return make_data()
 
 
-def make(data, kind: str, folder: Path, **settings) -> WordingTrainer:
+def make(data, kind: str, folder: Path, **options) -> CaptionStageTrainer:
     sentences = data.sentences()
-    given = WORDING | settings
+    given = WORDING | options
     if kind == "critic":
-        trainer: WordingTrainer = CriticTrainer(
-            CONFIG, PICTURE, CriticSettings(**given, longest=8), data.train.tokens, sentences, 0, data.tokenizer
+        trainer: CaptionStageTrainer = ScstTrainer(
+            CONFIG, PICTURE, ScstOptions(**given, longest=8), data.train.tokens, sentences, 0, data.tokenizer
         )
     else:
-        trainer = WordingTrainer(CONFIG, PICTURE, WordingSettings(**given), data.train.tokens, sentences, stop=0)
+        trainer = CaptionStageTrainer(
+            CONFIG, PICTURE, CaptionStageOptions(**given), data.train.tokens, sentences, stop=0
+        )
     return learn(trainer, data, folder)
 
 
-def learn(trainer: WordingTrainer, data, folder: Path) -> WordingTrainer:
+def learn(trainer: CaptionStageTrainer, data, folder: Path) -> CaptionStageTrainer:
     trainer.learn_from(store_features(folder, trainer.vision, PICTURE, data.train.pixels, data.scenes.pixels, 2))
     return trainer
 
@@ -51,11 +53,11 @@ def test_a_stage_can_start_halfway_between_two_others(data, tmp_path: Path) -> N
         trainer.save(tmp_path / f"{kind}.pt")
         states.append(read_state(tmp_path / f"{kind}.pt"))
     between = make(data, "text", tmp_path)
-    between.start_from(halfway(states))
+    between.start_from(midpoint(states))
     for name, weight in between.mean.state_dict().items():
         one, other = (state["mean"][name] for state in states)
         assert torch.allclose(weight.double(), (one.double() + other.double()) / 2)
-    assert halfway(states[:1]) is states[0]
+    assert midpoint(states[:1]) is states[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -94,9 +96,9 @@ def test_words_that_are_misread_are_learned_all_the_same(data, tmp_path: Path) -
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_encoder_stays_as_it_is(kind: str, data, tmp_path: Path) -> None:
     trainer = make(data, kind, tmp_path)
-    before = {name: tensor.clone() for name, tensor in trainer.mean.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in trainer.ema.state_dict().items()}
     trainer.run_step()
-    for model in (trainer.model, trainer.mean):
+    for model in (trainer.model, trainer.ema):
         changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
         assert {name.split(".")[0] for name in changed} == {"mapping", "gpt"}
 
@@ -120,7 +122,7 @@ def test_a_samples_baseline_is_the_mean_of_the_others() -> None:
 def test_the_rewards_gradient_is_the_one_that_is_written_down(data, tmp_path: Path) -> None:
     """Against the sum over all captions, each scored alone: a caption that was cut off has no stop token to learn."""
     trainer = make(data, "critic", tmp_path, dropout=0.0, likelihood=0.0, scenes=0)
-    assert isinstance(trainer, CriticTrainer)
+    assert isinstance(trainer, ScstTrainer)
     grid = torch.randn(2, 4, 16)
     drawn = trainer._draw(grid)
     better = torch.randn(2, 5)
@@ -145,7 +147,7 @@ def test_features_are_those_of_the_encoder_and_are_made_once(data, tmp_path: Pat
     assert stored.real.shape == (8, 2, 4, 16)
     assert stored.drawn.shape == (8, 2, 4, 16)
     written = (tmp_path / "features-real.npy").stat().st_mtime_ns
-    # The first view is the whole picture as it is: what the encoder makes of it, squashed to its size.
+    # The first view is the whole image as it is: what the encoder makes of it, squashed to its size.
     planes = torch.from_numpy(data.train.pixels[:2]).permute(0, 3, 1, 2) / 255
     small = torch.nn.functional.interpolate(planes, (64, 64), mode="bilinear", align_corners=False)
     mean, std = torch.tensor(PICTURE.mean).view(3, 1, 1), torch.tensor(PICTURE.std).view(3, 1, 1)
@@ -209,6 +211,6 @@ def test_a_damaged_state_is_told_in_one_line(data, tmp_path: Path) -> None:
 
 def test_told_features_name_their_encoder(data, tmp_path: Path) -> None:
     make(data, "text", tmp_path)
-    told = json.loads((tmp_path / "features.json").read_text())
-    assert len(told["encoder"]) == 64
-    assert (told["views"], told["real"], told["drawn"]) == (2, 8, 8)
+    on_progress = json.loads((tmp_path / "features.json").read_text())
+    assert len(on_progress["encoder"]) == 64
+    assert (on_progress["views"], on_progress["real"], on_progress["drawn"]) == (2, 8, 8)

@@ -13,7 +13,7 @@ import torch
 
 from streamcap.errors import InputError
 from streamcap.training import teacher
-from streamcap.training.teacher import Teacher
+from streamcap.training.teacher import TfliteTeacher
 
 SIDE = 64
 SHAPES = {
@@ -71,29 +71,29 @@ def network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_every_picture_is_looked_at_in_its_place_and_a_map_lies_as_the_picture_does(network: Path) -> None:
-    pictures = np.zeros((5, SIDE, SIDE, 3), np.uint8)
+    images = np.zeros((5, SIDE, SIDE, 3), np.uint8)
     for i in range(5):
-        pictures[i, :32, 32:] = 40 * i
-    look = Teacher(network, SIDE).look(pictures)
-    assert [tuple(one.shape) for one in look.maps] == [
+        images[i, :32, 32:] = 40 * i
+    features = TfliteTeacher(network, SIDE).features(images)
+    assert [tuple(one.shape) for one in features.maps] == [
         (5, 24, 16, 16), (5, 32, 8, 8), (5, 64, 4, 4), (5, 96, 4, 4), (5, 160, 2, 2), (5, 320, 2, 2)
     ]  # fmt: skip
     # Numbers, not the file's integers: (value - zero point) * scale.
-    for maps in look.maps:
+    for maps in features.maps:
         assert maps[:, 7, 0, -1].tolist() == [(20 * i - 2) * 0.5 for i in range(5)]
         assert (maps[:, :, -1] == -1).all() and (maps[:, :, 0, 0] == -1).all()
-    assert look.logits[2, :3].tolist() == [0.5, 1.0, 1.5] and look.logits.shape == (5, teacher.CLASSES)
-    # More threads than pictures.
-    assert torch.equal(Teacher(network, SIDE, threads=3).look(pictures[2:4]).maps[0], look.maps[0][2:4])
+    assert features.logits[2, :3].tolist() == [0.5, 1.0, 1.5] and features.logits.shape == (5, teacher.CLASSES)
+    # More threads than images.
+    assert torch.equal(TfliteTeacher(network, SIDE, threads=3).features(images[2:4]).maps[0], features.maps[0][2:4])
 
 
 def test_another_network_is_told(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Interpreter, "shapes", SHAPES | {170: (1, 2, 2, 96)})
     with pytest.raises(InputError, match="tensor 170 has not 320 channels"):
-        Teacher(network, SIDE)
+        TfliteTeacher(network, SIDE)
     monkeypatch.setattr(Interpreter, "shapes", {index: SHAPES[index] for index in teacher.MAP_TENSORS})
     with pytest.raises(InputError, match=f"tensor {teacher.LOGITS_TENSOR}"):
-        Teacher(network, SIDE)
+        TfliteTeacher(network, SIDE)
 
 
 def test_a_file_that_is_no_network_is_told(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def test_a_file_that_is_no_network_is_told(network: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Interpreter, "__init__", refuse)
     with pytest.raises(InputError, match=r"teacher\.tflite: not a network .*TFL3") as raised:
-        Teacher(network, SIDE)
+        TfliteTeacher(network, SIDE)
     assert "\n" not in str(raised.value)
 
 
@@ -110,7 +110,7 @@ def test_a_missing_file_and_a_missing_runtime_are_told(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match=r"nowhere\.tflite: no such teacher"):
-        Teacher(tmp_path / "nowhere.tflite", SIDE)
+        TfliteTeacher(tmp_path / "nowhere.tflite", SIDE)
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.raises(InputError, match="the package ai-edge-litert"):
-        Teacher(network, SIDE)
+        TfliteTeacher(network, SIDE)

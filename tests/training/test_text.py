@@ -1,20 +1,20 @@
-from streamcap.training.text import STOP, make_tokenizer, normalise
+from streamcap.training.text import STOP, make_tokenizer, normalize
 
 
 def test_normalise_lowers_and_drops_punctuation() -> None:
-    assert normalise('A man, in a "red" shirt - runs !') == "a man in a red shirt runs"
+    assert normalize('A man, in a "red" shirt - runs !') == "a man in a red shirt runs"
 
 
 def test_normalise_tells_no_difference_between_two_ways_to_write_a_possessive() -> None:
-    assert normalise("The man's hat.") == normalise("the man 's hat") == "the man 's hat"
+    assert normalize("The man's hat.") == normalize("the man 's hat") == "the man 's hat"
 
 
 def test_normalise_drops_quotes_and_keeps_apostrophes_inside_words() -> None:
-    assert normalise("the boys' dog 'Rex' doesn't run") == "the boys dog rex doesn't run"
+    assert normalize("the boys' dog 'Rex' doesn't run") == "the boys dog rex doesn't run"
 
 
 def test_normalise_of_nothing_but_punctuation_is_empty() -> None:
-    assert normalise(" ... ' !") == ""
+    assert normalize(" ... ' !") == ""
 
 
 def test_tokenizer_gives_back_what_it_was_given_and_one_token_for_a_known_word() -> None:

@@ -13,12 +13,12 @@ from streamcap.captioner.checkpoints.convert import convert_checkpoint
 from streamcap.errors import InputError, StreamcapError
 from streamcap.training.curves import Curves, read_curves
 from streamcap.training.encoders import EncoderId, open_encoder
-from streamcap.training.settings import PRESETS, TrainSettings
+from streamcap.training.settings import PRESETS, TrainOptions
 from streamcap.training.trainer import Trainer, caption_features, learning_rate
 from tests.training.conftest import make_cache, sentence_of
 
 CPU = torch.device("cpu")
-TINY = TrainSettings(
+TINY = TrainOptions(
     mapping="mlp",
     gpt2="fresh",
     prefix=2,
@@ -63,8 +63,8 @@ def test_every_mapping_trains_to_a_checkpoint_that_loads(mapping: str, cache_of,
 def test_what_is_learned_is_what_the_captioner_says(mapping: str, cache_of, tmp_path: Path) -> None:
     """The loss goes down by a model that is not ours (transformers'), the words come from ours: they must agree."""
     cache = cache_of((64,))
-    settings = TINY.changed(mapping=mapping, epochs=12, captions=1, dropout=0.0, learning_rate=5e-3)
-    Trainer(settings, cache, tmp_path / "run", CPU).run()
+    options = TINY.changed(mapping=mapping, epochs=12, captions=1, dropout=0.0, learning_rate=5e-3)
+    Trainer(options, cache, tmp_path / "run", CPU).run()
     dev = cache.examples("dev")
     captions = caption_features(tmp_path / "run" / "best", cache, "dev", dev, CPU)
     assert [caption.removesuffix(" today") for caption in captions] == [sentence_of(i) for i in range(len(dev))]
@@ -72,13 +72,13 @@ def test_what_is_learned_is_what_the_captioner_says(mapping: str, cache_of, tmp_
 
 def test_a_run_stopped_and_resumed_gives_the_same_curve_and_weights(cache_of, tmp_path: Path) -> None:
     cache = cache_of((24,))
-    settings = TINY.changed(epochs=3)
-    whole, parts = Trainer(settings, cache, tmp_path / "whole", CPU), tmp_path / "parts"
+    options = TINY.changed(epochs=3)
+    whole, parts = Trainer(options, cache, tmp_path / "whole", CPU), tmp_path / "parts"
     seen: list[float] = []
     whole.run(lambda progress: seen.append(progress.loss))
     again: list[float] = []
-    Trainer(settings, cache, parts, CPU).run(lambda progress: again.append(progress.loss), until=1)
-    resumed = Trainer(settings, cache, parts, CPU, resume=True)
+    Trainer(options, cache, parts, CPU).run(lambda progress: again.append(progress.loss), until=1)
+    resumed = Trainer(options, cache, parts, CPU, resume=True)
     resumed.run(lambda progress: again.append(progress.loss))
     assert [x for x in again if math.isfinite(x)] == [x for x in seen if math.isfinite(x)]
     assert read_curves(parts / "curves.csv") == read_curves(tmp_path / "whole" / "curves.csv")
@@ -88,7 +88,7 @@ def test_a_run_stopped_and_resumed_gives_the_same_curve_and_weights(cache_of, tm
 
 
 def test_only_the_mapping_learns_where_that_is_asked_for(cache_of, tmp_path: Path) -> None:
-    trainer = Trainer(TINY.changed(train_gpt2=False, epochs=1, accumulate=2), cache_of((24,)), tmp_path / "run", CPU)
+    trainer = Trainer(TINY.changed(train_gpt2=False, epochs=1, grad_accum=2), cache_of((24,)), tmp_path / "run", CPU)
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     trainer.run()
     changed = {name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -112,26 +112,26 @@ def test_bad_runs_are_told_in_one_line_and_overwrite_nothing(cache_of, tmp_path:
     (run / "settings.json").write_text(json.dumps(stored))
     with pytest.raises(InputError, match="another encoder"):
         Trainer(TINY.changed(epochs=1), cache, run, CPU, resume=True)
-    with pytest.raises(InputError, match="one embedding a picture"):
+    with pytest.raises(InputError, match="one embedding an image"):
         Trainer(TINY, cache_of((3, 24), 3), tmp_path / "shape", CPU)
     assert (run / "last.pt").read_bytes() == kept
 
 
 def test_a_run_does_not_go_on_with_another_cache(cache_of, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    settings = TINY.changed(epochs=2)
-    Trainer(settings, cache_of((24,)), run, CPU).run(until=1)
+    options = TINY.changed(epochs=2)
+    Trainer(options, cache_of((24,)), run, CPU).run(until=1)
     for name, cache in (
         ("captions", make_cache(tmp_path / "captions", (24,), when="at night")),
         ("frames", make_cache(tmp_path / "frames", (24,), frames=3)),
     ):
         with pytest.raises(InputError, match=f"another cache than .*{name} .its {name} differ.; nothing was"):
-            Trainer(settings, cache, run, CPU, resume=True)
+            Trainer(options, cache, run, CPU, resume=True)
     # A run of before this was written down goes on.
     stored = json.loads((run / "settings.json").read_text())
     del stored["cache"]
     (run / "settings.json").write_text(json.dumps(stored))
-    assert Trainer(settings, cache_of((24,)), run, CPU, resume=True).epoch == 1
+    assert Trainer(options, cache_of((24,)), run, CPU, resume=True).epoch == 1
 
 
 def test_a_cache_by_another_encoder_of_that_name_is_told_before_anything_is_learned(tmp_path: Path) -> None:
@@ -145,17 +145,17 @@ def test_a_cache_by_another_encoder_of_that_name_is_told_before_anything_is_lear
 def test_the_encoder_that_is_looked_for_is_the_one_that_made_the_cache(
     mapping: str, shape: tuple[int, ...], frames: int | None, cache_of, tmp_path: Path
 ) -> None:
-    settings = TINY.changed(mapping=mapping, epochs=1)
-    Trainer(settings, cache_of(shape, frames), tmp_path / "run", CPU).run()
+    options = TINY.changed(mapping=mapping, epochs=1)
+    Trainer(options, cache_of(shape, frames), tmp_path / "run", CPU).run()
     of_mini = make_cache(tmp_path / "cache", shape, frames=frames, encoder=EncoderId("mini", "pooled", "0" * 64))
-    Trainer(settings, of_mini, tmp_path / "mini", CPU).run()
+    Trainer(options, of_mini, tmp_path / "mini", CPU).run()
     convert_checkpoint(tmp_path / "run" / "best" / "model.safetensors", tmp_path / "converted")
-    picture = np.zeros((8, 8, 3), np.uint8)
+    image = np.zeros((8, 8, 3), np.uint8)
     for model in ("run/best", "converted"):
         with pytest.raises(InputError, match="made-up: no such vision tower"):
-            load_captioner(tmp_path / model, device="cpu").caption([picture])
+            load_captioner(tmp_path / model, device="cpu").caption([image])
     with pytest.raises(InputError, match="taught on the features of mini"):
-        load_captioner(tmp_path / "mini" / "best", device="cpu").caption([picture])
+        load_captioner(tmp_path / "mini" / "best", device="cpu").caption([image])
 
 
 def test_another_encoder_under_the_name_of_the_one_that_taught_is_told(
@@ -175,21 +175,21 @@ def test_another_encoder_under_the_name_of_the_one_that_taught_is_told(
     made_by = open_encoder(str(towers), "projected").id
     cache = make_cache(tmp_path / "cache", (24,), encoder=made_by)
     Trainer(TINY.changed(epochs=1), cache, tmp_path / "run", CPU).run()
-    best, picture = tmp_path / "run" / "best", np.zeros((8, 8, 3), np.uint8)
-    assert len(load_captioner(best, device="cpu").caption([picture])) == 1
+    best, image = tmp_path / "run" / "best", np.zeros((8, 8, 3), np.uint8)
+    assert len(load_captioner(best, device="cpu").caption([image])) == 1
 
     CLIPVisionModelWithProjection(vision).save_pretrained(towers)
     with pytest.raises(InputError, match=f"taught with other weights than {towers} has"):
-        load_captioner(best, device="cpu").caption([picture])
+        load_captioner(best, device="cpu").caption([image])
     caplog.clear()
-    assert len(load_captioner(best, device="cpu", vision=towers).caption([picture])) == 1
+    assert len(load_captioner(best, device="cpu", vision=towers).caption([image])) == 1
     assert "its captions may mean little" in caplog.text
 
 
 def test_captions_that_were_cut_do_not_teach_an_end(cache_of, tmp_path: Path) -> None:
     cache = cache_of((64,))
-    settings = TINY.changed(max_tokens=3, epochs=4, captions=1, dropout=0.0, learning_rate=5e-3)
-    Trainer(settings, cache, tmp_path / "run", CPU).run()
+    options = TINY.changed(max_tokens=3, epochs=4, captions=1, dropout=0.0, learning_rate=5e-3)
+    Trainer(options, cache, tmp_path / "run", CPU).run()
     captioner = load_captioner(tmp_path / "run" / "best", device="cpu")
     results = captioner.caption_embeddings(cache.features("dev", cache.examples("dev")))
     stop = json.loads((tmp_path / "run" / "best" / "config.json").read_text())["stop_token_id"]
@@ -232,8 +232,8 @@ def test_a_loss_that_is_no_number_ends_the_run(cache_of, tmp_path: Path) -> None
 
 
 def test_the_rate_warms_up_and_falls_to_nothing() -> None:
-    settings = TINY.changed(warmup=10, learning_rate=0.1)
-    rates = [learning_rate(step, 100, settings) for step in range(100)]
+    options = TINY.changed(warmup=10, learning_rate=0.1)
+    rates = [learning_rate(step, 100, options) for step in range(100)]
     assert rates[0] == pytest.approx(0.01)
     assert max(rates) == rates[9] == pytest.approx(0.1)
     assert rates[-1] < 1e-3

@@ -48,7 +48,7 @@ class Bridge:
         feed: Feed,
         url: str,
         password: str | None,
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
         *,
         every: float = EVERY_SECONDS,
         hold: float = HOLD_SECONDS,
@@ -58,8 +58,8 @@ class Bridge:
         self.slot = CaptionSlot(every, hold, time.monotonic)
         self.reconnections = 0
         self._feed, self._url, self._password = feed, url, password
-        self._tell = tell
-        self._told = ""
+        self._report = report
+        self._last_report = ""
         self._first_pause, self._longest_pause = first_pause, longest_pause
         self._waiting = asyncio.Event()
 
@@ -84,10 +84,10 @@ class Bridge:
             try:
                 async with obs_session(self._url, self._password) as session:
                     pause = self._first_pause
-                    self._say(f"connected to OBS at {self._url} (obs-websocket {session.version})")
+                    self._report_line(f"connected to OBS at {self._url} (obs-websocket {session.version})")
                     await _first_of(session.listen(), self._deliver(session))
             except ObsAwayError as error:
-                self._say(
+                self._report_line(
                     f"no OBS at {self._url} ({error}); trying on. In OBS: Tools, WebSocket Server Settings, "
                     "Enable WebSocket server"
                 )
@@ -108,22 +108,24 @@ class Bridge:
                 await session.send_caption(line.text)
                 delivered = True
                 self.slot.statistics.sent += 1
-                self._say(f"OBS takes captions at {self._url}")
+                self._report_line(f"OBS takes captions at {self._url}")
             except ObsRequestError as error:
                 if error.code == OUTPUT_NOT_RUNNING:
-                    self._say("OBS is not streaming: captions go out once it does; a recording alone carries none")
+                    self._report_line(
+                        "OBS is not streaming: captions go out once it does; a recording alone carries none"
+                    )
                 else:
-                    self._say(f"OBS did not take a caption: {error}; trying on")
+                    self._report_line(f"OBS did not take a caption: {error}; trying on")
             finally:
                 if not delivered:
                     self.slot.give_back(line)
                     self._waiting.set()
 
-    def _say(self, line: str) -> None:
+    def _report_line(self, line: str) -> None:
         """Tell what is new, once."""
-        if line != self._told:
-            self._told = line
-            self._tell(line)
+        if line != self._last_report:
+            self._last_report = line
+            self._report(line)
 
 
 async def _first_of(*works: Coroutine[Any, Any, None]) -> None:
@@ -173,25 +175,25 @@ def main() -> None:
     arguments = parser.parse_args()
     password = arguments.password or os.environ.get("STREAMCAP_OBS_PASSWORD") or None
 
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         sys.stderr.write(f"streamcap-obs: {line}\n")
         sys.stderr.flush()
 
     try:
         feed = Feed(arguments.url, streams=arguments.stream, interim=False, token=arguments.token)
-        bridge = Bridge(feed, obs_url(arguments.obs), password, tell, every=arguments.every)
+        bridge = Bridge(feed, obs_url(arguments.obs), password, report, every=arguments.every)
     except ValueError as error:
         parser.error(str(error))
     try:
         asyncio.run(bridge.run())
     except (RefusedError, ObsRefusedError) as error:
-        tell(str(error))
+        report(str(error))
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(0)
     except KeyboardInterrupt:
         done = bridge.slot.statistics
-        tell(f"{done.sent} captions sent; {done.replaced} left out for newer ones, {done.stale} grown old")
+        report(f"{done.sent} captions sent; {done.replaced} left out for newer ones, {done.stale} grown old")
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from streamcap.captioner.checkpoints import clipcap, encoder_decoder, native, nyu, videocaptioner
-from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape, VisionNeed
-from streamcap.captioner.checkpoints.settings import Settings, read_json, settings_beside
+from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape, VisionTowerRef
+from streamcap.captioner.checkpoints.settings import CheckpointSettings, read_json, settings_beside
 from streamcap.captioner.checkpoints.tensors import Weights, read_weights
 from streamcap.errors import InputError
 
-__all__ = ["Checkpoint", "EmbeddingShape", "VisionNeed", "open_checkpoint"]
+__all__ = ["Checkpoint", "EmbeddingShape", "VisionTowerRef", "open_checkpoint"]
 
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
@@ -24,7 +24,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path}: no such file or directory")
     if path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
         config = read_json(path.parent / "config.json")
-        if path.name == "model.safetensors" and (native.claims(config) or encoder_decoder.claims(config)):
+        if path.name == "model.safetensors" and (native.matches(config) or encoder_decoder.matches(config)):
             return _open_directory(path.parent)
     return _open_weights(path, read_weights(path), settings_beside(path))
 
@@ -33,9 +33,9 @@ def _open_directory(directory: Path) -> Checkpoint:
     config: dict[str, Any] = {}
     if (directory / "config.json").is_file():
         config = read_json(directory / "config.json")
-    if native.claims(config):
+    if native.matches(config):
         return native.load(directory, config)
-    if encoder_decoder.claims(config):
+    if encoder_decoder.matches(config):
         return encoder_decoder.load(directory, config)
     files = sorted(file for file in directory.iterdir() if file.suffix in _SUFFIXES and file.is_file())
     if not files:
@@ -49,11 +49,11 @@ def _open_directory(directory: Path) -> Checkpoint:
     return checkpoint
 
 
-def _open_weights(path: Path, weights: Weights, settings: Settings) -> Checkpoint:
+def _open_weights(path: Path, weights: Weights, settings: CheckpointSettings) -> Checkpoint:
     keys = frozenset(weights)
-    if clipcap.claims(keys):
-        return nyu.load(path, weights, settings) if nyu.claims(weights) else clipcap.load(path, weights, settings)
-    if videocaptioner.claims(keys):
+    if clipcap.matches(keys):
+        return nyu.load(path, weights, settings) if nyu.matches(weights) else clipcap.load(path, weights, settings)
+    if videocaptioner.matches(keys):
         return videocaptioner.load(path, weights, settings)
     if any(key.startswith("decoder.transformer.") for key in keys):
         raise InputError(f"{path}: a VisionEncoderDecoderModel is loaded from its directory, with its config.json")

@@ -26,7 +26,7 @@ class EmbeddingShape:
 
 
 @dataclass(frozen=True, slots=True)
-class VisionNeed:
+class VisionTowerRef:
     """The vision tower a checkpoint without one was trained on."""
 
     output: Output
@@ -52,7 +52,7 @@ class Checkpoint:
     max_tokens: int
     clip_length: int | None = None
     vision: Vision | None = None
-    vision_need: VisionNeed | None = None
+    vision_ref: VisionTowerRef | None = None
     tokenizer: Path | None = None
     """A directory or file that holds it; None: `tokenizer_name` is looked for."""
     tokenizer_name: str = "openai-community/gpt2"

@@ -1,4 +1,4 @@
-"""ClipCap (rmokady/CLIP_prefix_caption): `gpt.*` and `clip_project.*`, one embedding per picture.
+"""ClipCap (rmokady/CLIP_prefix_caption): `gpt.*` and `clip_project.*`, one embedding per image.
 
 The mapping is an MLP, a single linear layer (`prefix_length` over 10) or a transformer; NYU's video checkpoints have
 the same layout and are told apart by a mapping that yields one position for each frame (see `nyu`).
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from streamcap.captioner.checkpoints import native
-from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape, VisionNeed
+from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape, VisionTowerRef
 from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
-from streamcap.captioner.checkpoints.settings import Encoder, Settings, read_json
-from streamcap.captioner.checkpoints.tensors import Weights, fill, layer_count, matrix, section
+from streamcap.captioner.checkpoints.settings import CheckpointSettings, EncoderRef, read_json
+from streamcap.captioner.checkpoints.tensors import Weights, layer_count, load_into, matrix, strip_prefix
 from streamcap.captioner.mapping import LinearMapping, MLPMapping, TransformerMapping
-from streamcap.captioner.prompt import MappedPrefix
+from streamcap.captioner.prompt import MappedPrefixPrompter
 from streamcap.captioner.vision import Output
 from streamcap.errors import InputError
 
@@ -31,62 +31,64 @@ _CLIP_BY_WIDTH = {512: "openai/clip-vit-base-patch32", 768: "openai/clip-vit-lar
 _RESNET_BY_WIDTH = {640: "RN50x4", 1024: "RN50"}
 
 
-def claims(keys: frozenset[str]) -> bool:
+def matches(keys: frozenset[str]) -> bool:
     """Whether these are the keys of this layout."""
     return any(key.startswith("clip_project.") for key in keys)
 
 
-def load(path: Path, weights: Weights, settings: Settings) -> Checkpoint:
+def load(path: Path, weights: Weights, settings: CheckpointSettings) -> Checkpoint:
     """Raises InputError that names the file and the key, shape or setting at fault."""
     where = str(path)
     stray = [key for key in weights if not key.startswith(("gpt.", "clip_project."))]
     if stray:
         raise InputError(f"{where}: unexpected key {stray[0]}")
-    gpt2 = load_gpt2(section(weights, "gpt."), settings.gpt2, where, prefix="gpt.")
-    mapping, width = mapping_of(section(weights, "clip_project."), gpt2.config.n_embd, settings, where)
+    gpt2 = load_gpt2(strip_prefix(weights, "gpt."), settings.gpt2, where, prefix="gpt.")
+    mapping, width = mapping_of(strip_prefix(weights, "clip_project."), gpt2.config.n_embd, settings, where)
     stop = STOP_TOKEN if settings.stop_token_id is None else settings.stop_token_id
     return Checkpoint(
         family="clipcap",
         path=path,
         gpt2=gpt2,
-        prompter=MappedPrefix(mapping),
+        prompter=MappedPrefixPrompter(mapping),
         embedding=EmbeddingShape(width),
         stop_tokens=check_stop(stop, gpt2, where),
         max_tokens=settings.max_tokens or MAX_TOKENS,
-        vision_need=taught_by(settings.encoder) or projected_tower(width),
+        vision_ref=vision_from_settings(settings.encoder) or projected_tower(width),
     )
 
 
-def taught_by(encoder: Encoder | None) -> VisionNeed | None:
+def vision_from_settings(encoder: EncoderRef | None) -> VisionTowerRef | None:
     """The tower that the json beside the checkpoint names; None where it names none, and the width must tell."""
     if encoder is None:
         return None
     config = Path(encoder.name).expanduser() / "config.json"
-    ours = encoder.name == "mini" or (config.is_file() and native.claims(read_json(config)))
-    if ours or encoder.take not in ("projected", "pooled"):
+    ours = encoder.name == "mini" or (config.is_file() and native.matches(read_json(config)))
+    if ours or encoder.feature_kind not in ("projected", "pooled"):
         reason = (
-            f"it was taught on the features of {encoder.name} ({encoder.take}), which no vision tower gives here; "
+            f"it was taught on the features of {encoder.name} ({encoder.feature_kind}), which no vision tower gives here; "
             "caption_embeddings works"
         )
-        return VisionNeed("pooled", None, reason)
-    output: Output = "pooled" if encoder.take == "pooled" else "projected"
-    return VisionNeed(output, encoder.name, fingerprint=encoder.fingerprint)
+        return VisionTowerRef("pooled", None, reason)
+    output: Output = "pooled" if encoder.feature_kind == "pooled" else "projected"
+    return VisionTowerRef(output, encoder.name, fingerprint=encoder.fingerprint)
 
 
-def projected_tower(width: int) -> VisionNeed:
+def projected_tower(width: int) -> VisionTowerRef:
     """The CLIP tower whose image embedding is `width` wide."""
     if width in _RESNET_BY_WIDTH:
         reason = (
             f"the prefix is {width} wide, that of CLIP's ResNet {_RESNET_BY_WIDTH[width]}, "
             "whose vision tower is not available here; caption_embeddings works"
         )
-        return VisionNeed("projected", None, reason)
+        return VisionTowerRef("projected", None, reason)
     name = _CLIP_BY_WIDTH.get(width)
     reason = "" if name else f"no vision tower is known to give embeddings {width} wide; name one with vision="
-    return VisionNeed("projected", name, reason)
+    return VisionTowerRef("projected", name, reason)
 
 
-def mapping_of(weights: Mapping[str, Tensor], embed: int, settings: Settings, where: str) -> tuple[nn.Module, int]:
+def mapping_of(
+    weights: Mapping[str, Tensor], embed: int, settings: CheckpointSettings, where: str
+) -> tuple[nn.Module, int]:
     """The mapping by its keys (without `clip_project.`) and the width of the embeddings it takes."""
     module: nn.Module
     with torch.device("meta"):
@@ -104,11 +106,13 @@ def mapping_of(weights: Mapping[str, Tensor], embed: int, settings: Settings, wh
             module = LinearMapping(width, _positions(outputs, embed, where, "weight") * embed, embed)
         else:
             raise InputError(f"{where}: clip_project.* is none of the known mappings (MLP, linear, transformer)")
-    fill(module, weights, where, prefix="clip_project.")
+    load_into(module, weights, where, prefix="clip_project.")
     return module, width
 
 
-def transformer_of(weights: Mapping[str, Tensor], embed: int, settings: Settings, where: str) -> TransformerMapping:
+def transformer_of(
+    weights: Mapping[str, Tensor], embed: int, settings: CheckpointSettings, where: str
+) -> TransformerMapping:
     """An empty transformer mapping of the sizes that the shapes tell."""
     prefix, inner = matrix(weights, "prefix_const", where, prefix="clip_project.")
     if inner != embed:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from streamcap.captioner.checkpoints.settings import whole
-from streamcap.captioner.checkpoints.tensors import Weights, account, layer_count, matrix
+from streamcap.captioner.checkpoints.settings import read_int
+from streamcap.captioner.checkpoints.tensors import Weights, check_state_dict, layer_count, matrix
 from streamcap.captioner.gpt2 import GPT2, GPT2Config, expected_shapes, from_transformers, is_buffer
 from streamcap.errors import InputError
 
@@ -23,7 +23,7 @@ def load_gpt2(weights: Mapping[str, Tensor], fields: Mapping[str, Any], where: s
     """
     kept: Weights = {key: value for key, value in weights.items() if not is_buffer(key)}
     config = gpt2_config(kept, fields, where, prefix=prefix)
-    account(kept, expected_shapes(config), where, prefix=prefix, optional=["lm_head.weight"])
+    check_state_dict(kept, expected_shapes(config), where, prefix=prefix, optional=["lm_head.weight"])
     return from_transformers(config, kept)
 
 
@@ -45,7 +45,7 @@ def gpt2_config(
         cross, _ = matrix(weights, "transformer.h.0.crossattention.c_attn.weight", where, prefix=prefix)
     sizes = {"vocab_size": vocabulary, "n_positions": positions, "n_embd": width, "n_layer": layers, "n_inner": inner}
     for name, size in sizes.items():
-        told = whole(fields, name, where, least=1)
+        told = read_int(fields, name, where, minimum=1)
         if told is not None and told != size:
             raise InputError(f"{where}: gpt2 configuration says {name} {told}, the weights have {size}")
     for flag in ("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"):
@@ -53,7 +53,7 @@ def gpt2_config(
             raise InputError(f"{where}: gpt2 configuration asks for {flag}, which is not supported")
     if fields.get("scale_attn_weights") is False:
         raise InputError(f"{where}: gpt2 configuration turns scale_attn_weights off, which is not supported")
-    heads = whole(fields, "n_head", where, least=1)
+    heads = read_int(fields, "n_head", where, minimum=1)
     if heads is None:
         if width % HEAD_WIDTH:
             raise InputError(
@@ -73,7 +73,7 @@ def gpt2_config(
 
 
 def _token(fields: Mapping[str, Any], name: str, vocabulary: int, where: str) -> int:
-    token = whole(fields, name, where, least=0)
+    token = read_int(fields, name, where, minimum=0)
     if token is None:
         return vocabulary - 1
     if token >= vocabulary:

@@ -12,17 +12,17 @@ from torch import nn
 
 from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape
 from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
-from streamcap.captioner.checkpoints.settings import read_json, whole
-from streamcap.captioner.checkpoints.tensors import fill, read_weights, section
+from streamcap.captioner.checkpoints.settings import read_int, read_json
+from streamcap.captioner.checkpoints.tensors import load_into, read_weights, strip_prefix
 from streamcap.captioner.checkpoints.towers import processor_picture, vit, weights_file
-from streamcap.captioner.prompt import StartToken
+from streamcap.captioner.prompt import StartTokenPrompter
 from streamcap.errors import InputError
 
 MAX_TOKENS = 20
 """transformers' own default of `max_length`, where the model says none."""
 
 
-def claims(config: Mapping[str, Any]) -> bool:
+def matches(config: Mapping[str, Any]) -> bool:
     """Whether config.json is one of a VisionEncoderDecoderModel."""
     return config.get("model_type") == "vision-encoder-decoder"
 
@@ -41,13 +41,17 @@ def load(directory: Path, config: Mapping[str, Any]) -> Checkpoint:
     stray = [key for key in weights if not key.startswith(("encoder.", "decoder.", "enc_to_dec_proj."))]
     if stray:
         raise InputError(f"{file}: unexpected key {stray[0]}")
-    gpt2 = load_gpt2(section(weights, "decoder."), _own_fields(decoder), str(file), prefix="decoder.")
+    gpt2 = load_gpt2(strip_prefix(weights, "decoder."), _own_fields(decoder), str(file), prefix="decoder.")
     if not gpt2.config.cross_width:
         raise InputError(f"{file}: decoder.transformer.h.0.crossattention.c_attn.weight is missing")
     vision = vit(
-        section(weights, "encoder."), encoder, str(file), prefix="encoder.", picture=processor_picture(directory)
+        strip_prefix(weights, "encoder."),
+        encoder,
+        str(file),
+        prefix="encoder.",
+        image_spec=processor_picture(directory),
     )
-    projection = _projection(weights_section=section(weights, "enc_to_dec_proj."), width=vision.width, file=file)
+    projection = _projection(weights_section=strip_prefix(weights, "enc_to_dec_proj."), width=vision.width, file=file)
     seen = vision.width if projection is None else projection.out_features
     if seen != gpt2.config.cross_width:
         raise InputError(
@@ -61,14 +65,14 @@ def load(directory: Path, config: Mapping[str, Any]) -> Checkpoint:
         }
     start = _token(generation, decoder, "decoder_start_token_id", gpt2.config.bos_token_id, where)
     stop = _token(generation, decoder, "eos_token_id", gpt2.config.eos_token_id, where)
-    new = whole(generation, "max_new_tokens", where, least=1)
-    length = whole(generation, "max_length", where, least=2) or whole(decoder, "max_length", where, least=2)
+    new = read_int(generation, "max_new_tokens", where, minimum=1)
+    length = read_int(generation, "max_length", where, minimum=2) or read_int(decoder, "max_length", where, minimum=2)
     # max_length counts the start token.
     return Checkpoint(
         family="vision-encoder-decoder",
         path=directory,
         gpt2=gpt2,
-        prompter=StartToken(next(iter(check_stop(start, gpt2, where))), projection),
+        prompter=StartTokenPrompter(next(iter(check_stop(start, gpt2, where))), projection),
         embedding=EmbeddingShape(vision.width, axes=(2,)),
         stop_tokens=check_stop(stop, gpt2, where),
         max_tokens=new or ((length - 1) if length else MAX_TOKENS - 1),
@@ -87,7 +91,7 @@ def _projection(weights_section: Mapping[str, torch.Tensor], width: int, file: P
     if weight is None:
         return None
     linear = nn.Linear(width, weight.shape[0], device="meta")
-    fill(linear, weights_section, str(file), prefix="enc_to_dec_proj.")
+    load_into(linear, weights_section, str(file), prefix="enc_to_dec_proj.")
     return linear
 
 
@@ -97,5 +101,5 @@ def _token(generation: Mapping[str, Any], decoder: Mapping[str, Any], name: str,
         if isinstance(value, list) and value:
             value = value[0]
         if value is not None:
-            return whole({name: value}, name, where, least=0) or 0
+            return read_int({name: value}, name, where, minimum=0) or 0
     return default

@@ -1,7 +1,7 @@
 """Our own checkpoints (family `streamcap`): a directory of config.json, model.safetensors and tokenizer.json.
 
 config.json: {"family": "streamcap", "vision": {...}, "mapping": {...} (see `compact`), "gpt2": a GPT-2 configuration,
-"picture": a PictureSpec, "bos_token_id", "eos_token_id", "max_tokens"}. Tensors: `vision.*`, `mapping.*`, and GPT-2
+"image": a PictureSpec, "bos_token_id", "eos_token_id", "max_tokens"}. Tensors: `vision.*`, `mapping.*`, and GPT-2
 under `gpt.` with the names of GPT2LMHeadModel; float32 or float16.
 """
 
@@ -19,18 +19,18 @@ from torch import Tensor, nn
 
 from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape
 from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
-from streamcap.captioner.checkpoints.settings import whole
-from streamcap.captioner.checkpoints.tensors import fill, read_weights, section
-from streamcap.captioner.prompt import MappedPrefix
+from streamcap.captioner.checkpoints.settings import read_int
+from streamcap.captioner.checkpoints.tensors import load_into, read_weights, strip_prefix
+from streamcap.captioner.prompt import MappedPrefixPrompter
 from streamcap.captioner.vision import Vision
 from streamcap.errors import InputError, StreamcapError
-from streamcap.picture import PictureSpec
+from streamcap.image import ImageSpec
 
 FAMILY = "streamcap"
 MAX_TOKENS = 30
 
 
-def claims(config: Mapping[str, Any]) -> bool:
+def matches(config: Mapping[str, Any]) -> bool:
     """Whether config.json is one of ours."""
     return config.get("family") == FAMILY
 
@@ -41,7 +41,7 @@ def load(directory: Path, config: Mapping[str, Any]) -> Checkpoint:
 
     where = str(directory / "config.json")
     parts: dict[str, Mapping[str, Any]] = {}
-    for name in ("vision", "mapping", "gpt2", "picture"):
+    for name in ("vision", "mapping", "gpt2", "image"):
         fields = config.get(name)
         if not isinstance(fields, Mapping):
             raise InputError(f"{where}: {name} is missing or no json object")
@@ -51,23 +51,23 @@ def load(directory: Path, config: Mapping[str, Any]) -> Checkpoint:
     stray = [key for key in weights if not key.startswith(("gpt.", "vision.", "mapping."))]
     if stray:
         raise InputError(f"{file}: unexpected key {stray[0]}")
-    gpt2 = load_gpt2(section(weights, "gpt."), parts["gpt2"], str(file), prefix="gpt.")
-    picture = PictureSpec.from_json(dict(parts["picture"]))
+    gpt2 = load_gpt2(strip_prefix(weights, "gpt."), parts["gpt2"], str(file), prefix="gpt.")
+    image_spec = ImageSpec.from_json(dict(parts["image"]))
     encoder = _built(build_vision, parts["vision"], f"{where}: vision")
-    fill(encoder, section(weights, "vision."), str(file), prefix="vision.")
+    load_into(encoder, strip_prefix(weights, "vision."), str(file), prefix="vision.")
     mapping = _built(build_mapping, parts["mapping"], f"{where}: mapping")
-    fill(mapping, section(weights, "mapping."), str(file), prefix="mapping.")
-    shape = _grid_shape(encoder, picture, where)
-    stop = whole(config, "eos_token_id", where, least=0)
+    load_into(mapping, strip_prefix(weights, "mapping."), str(file), prefix="mapping.")
+    shape = _grid_shape(encoder, image_spec, where)
+    stop = read_int(config, "eos_token_id", where, minimum=0)
     return Checkpoint(
         family=FAMILY,
         path=directory,
         gpt2=gpt2,
-        prompter=MappedPrefix(mapping),
+        prompter=MappedPrefixPrompter(mapping),
         embedding=shape,
         stop_tokens=check_stop(gpt2.config.eos_token_id if stop is None else stop, gpt2, where),
-        max_tokens=whole(config, "max_tokens", where, least=1) or MAX_TOKENS,
-        vision=Vision(encoder, picture, shape.width).eval(),
+        max_tokens=read_int(config, "max_tokens", where, minimum=1) or MAX_TOKENS,
+        vision=Vision(encoder, image_spec, shape.width).eval(),
         tokenizer=directory,
     )
 
@@ -115,13 +115,13 @@ def _built(build: Callable[[Mapping[str, Any]], nn.Module], fields: Mapping[str,
         raise InputError(f"{where}: {type(error).__name__} {error}") from None
 
 
-def _grid_shape(encoder: nn.Module, picture: PictureSpec, where: str) -> EmbeddingShape:
-    """What the encoder gives for one picture, found by running it on nothing."""
+def _grid_shape(encoder: nn.Module, image_spec: ImageSpec, where: str) -> EmbeddingShape:
+    """What the encoder gives for one image, found by running it on nothing."""
     try:
         with torch.inference_mode():
-            out: Tensor = encoder(torch.zeros(1, 3, picture.height, picture.width))
+            out: Tensor = encoder(torch.zeros(1, 3, image_spec.height, image_spec.width))
     except RuntimeError as error:
-        raise InputError(f"{where}: vision does not take its picture: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{where}: vision does not take its image: {str(error).splitlines()[0]}") from None
     if out.dim() == 3:
         return EmbeddingShape(out.shape[2], axes=(2,), count=out.shape[1])
     return EmbeddingShape(out.shape[1])

@@ -12,34 +12,34 @@ import torch
 from torch import nn
 
 from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape
-from streamcap.captioner.checkpoints.clipcap import STOP_TOKEN, projected_tower, taught_by, transformer_of
+from streamcap.captioner.checkpoints.clipcap import STOP_TOKEN, projected_tower, transformer_of, vision_from_settings
 from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
-from streamcap.captioner.checkpoints.settings import Settings
-from streamcap.captioner.checkpoints.tensors import Weights, fill, matrix, section
+from streamcap.captioner.checkpoints.settings import CheckpointSettings
+from streamcap.captioner.checkpoints.tensors import Weights, load_into, matrix, strip_prefix
 from streamcap.captioner.mapping import FrameMLPMapping
-from streamcap.captioner.prompt import MappedPrefix
+from streamcap.captioner.prompt import MappedPrefixPrompter
 from streamcap.errors import InputError
 
 CLIP_LENGTH = 28
 MAX_TOKENS = 10
 
 
-def claims(weights: Weights) -> bool:
+def matches(weights: Weights) -> bool:
     """Whether the mapping yields one position of GPT-2's width for each embedding it is given."""
     wte = weights.get("gpt.transformer.wte.weight")
     last = weights.get("clip_project.linear.weight", weights.get("clip_project.model.2.weight"))
     return wte is not None and last is not None and wte.dim() == last.dim() == 2 and last.shape[0] == wte.shape[1]
 
 
-def load(path: Path, weights: Weights, settings: Settings) -> Checkpoint:
+def load(path: Path, weights: Weights, settings: CheckpointSettings) -> Checkpoint:
     """Raises InputError that names the file and the key, shape or setting at fault."""
     where = str(path)
     stray = [key for key in weights if not key.startswith(("gpt.", "clip_project."))]
     if stray:
         raise InputError(f"{where}: unexpected key {stray[0]}")
-    gpt2 = load_gpt2(section(weights, "gpt."), settings.gpt2, where, prefix="gpt.")
+    gpt2 = load_gpt2(strip_prefix(weights, "gpt."), settings.gpt2, where, prefix="gpt.")
     embed = gpt2.config.n_embd
-    found = section(weights, "clip_project.")
+    found = strip_prefix(weights, "clip_project.")
     mapping: nn.Module
     with torch.device("meta"):
         if "prefix_const" in found:
@@ -48,13 +48,13 @@ def load(path: Path, weights: Weights, settings: Settings) -> Checkpoint:
         else:
             hidden, width = matrix(found, "model.0.weight", where, prefix="clip_project.")
             mapping = FrameMLPMapping(width, hidden, embed)
-    fill(mapping, found, where, prefix="clip_project.")
+    load_into(mapping, found, where, prefix="clip_project.")
     stop = STOP_TOKEN if settings.stop_token_id is None else settings.stop_token_id
     return Checkpoint(
         family="nyu-video",
         path=path,
         gpt2=gpt2,
-        prompter=MappedPrefix(mapping),
+        prompter=MappedPrefixPrompter(mapping),
         # The number of frames is not in the shapes: held to only where the json says it.
         embedding=EmbeddingShape(
             width, axes=(1, 2) if settings.clip_length is None else (2,), count=settings.clip_length
@@ -62,5 +62,5 @@ def load(path: Path, weights: Weights, settings: Settings) -> Checkpoint:
         stop_tokens=check_stop(stop, gpt2, where),
         max_tokens=settings.max_tokens or MAX_TOKENS,
         clip_length=settings.clip_length or CLIP_LENGTH,
-        vision_need=taught_by(settings.encoder) or projected_tower(width),
+        vision_ref=vision_from_settings(settings.encoder) or projected_tower(width),
     )

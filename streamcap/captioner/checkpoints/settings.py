@@ -28,18 +28,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoder:
+class EncoderRef:
     """The vision encoder whose features a mapping of ours was taught on."""
 
     name: str
     """`mini`, a directory, or a CLIP's name on the hub."""
-    take: str
+    feature_kind: str
     """`projected`, `pooled` or `grid`."""
     fingerprint: str
     """SHA-256 over its weights."""
 
     @classmethod
-    def from_json(cls, content: object) -> Encoder | None:
+    def from_json(cls, content: object) -> EncoderRef | None:
         """None for what this package did not write: other trainers may use the key for something else."""
         if not isinstance(content, Mapping):
             return None
@@ -48,7 +48,7 @@ class Encoder:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class CheckpointSettings:
     """The known keys of the json; all others are ignored. Absent: None, and the family's own default holds."""
 
     where: str
@@ -64,10 +64,10 @@ class Settings:
     stop_token_id: int | None = None
     clip_vision: Mapping[str, Any] = field(default_factory=dict)
     """A CLIPVisionConfig for the vision model inside the file, which has heads that no shape tells."""
-    encoder: Encoder | None = None
+    encoder: EncoderRef | None = None
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], where: str) -> Settings:
+    def from_json(cls, content: Mapping[str, Any], where: str) -> CheckpointSettings:
         """Raises InputError that names a key of the wrong type or range."""
         nested = {}
         for key in ("gpt2", "clip_vision"):
@@ -82,28 +82,28 @@ class Settings:
             where=where,
             gpt2=nested["gpt2"],
             clip_vision=nested["clip_vision"],
-            mapper_heads=whole(content, "mapper_heads", where, least=1),
-            n_heads=whole(content, "n_heads", where, least=1),
+            mapper_heads=read_int(content, "mapper_heads", where, minimum=1),
+            n_heads=read_int(content, "n_heads", where, minimum=1),
             cross=cross,
-            clip_length=whole(content, "clip_length", where, least=1),
-            max_tokens=whole(content, longest, where, least=1),
-            max_len=whole(content, "max_len", where, least=1),
-            stop_token_id=whole(content, "stop_token_id", where, least=0),
-            encoder=Encoder.from_json(content.get("encoder")),
+            clip_length=read_int(content, "clip_length", where, minimum=1),
+            max_tokens=read_int(content, longest, where, minimum=1),
+            max_len=read_int(content, "max_len", where, minimum=1),
+            stop_token_id=read_int(content, "stop_token_id", where, minimum=0),
+            encoder=EncoderRef.from_json(content.get("encoder")),
         )
 
 
-def whole(content: Mapping[str, Any], key: str, where: str, *, least: int) -> int | None:
+def read_int(content: Mapping[str, Any], key: str, where: str, *, minimum: int) -> int | None:
     """The whole number under `key`, None where there is none; InputError for anything else."""
     value = content.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{where}: {key} is a whole number of at least {least}, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise InputError(f"{where}: {key} is a whole number of at least {minimum}, not {value!r}")
     return value
 
 
-def settings_beside(path: Path) -> Settings:
+def settings_beside(path: Path) -> CheckpointSettings:
     """The settings for a weights file: its own stem's json, else (NYU) `PREFIX.json` for `PREFIX-009.pt`, else, in a
     directory this package wrote, config.json; else defaults."""
     beside = [path.with_suffix(".json"), path.with_name(_EPOCH.sub("", path.stem) + ".json")]
@@ -111,5 +111,5 @@ def settings_beside(path: Path) -> Settings:
         beside.append(path.with_name("config.json"))
     for candidate in beside:
         if candidate.is_file():
-            return Settings.from_json(read_json(candidate), str(candidate))
-    return Settings(where=str(path))
+            return CheckpointSettings.from_json(read_json(candidate), str(candidate))
+    return CheckpointSettings(where=str(path))

@@ -91,12 +91,12 @@ def _state_dict(content: object, path: Path) -> Weights:
     return weights
 
 
-def section(weights: Mapping[str, Tensor], prefix: str) -> Weights:
+def strip_prefix(weights: Mapping[str, Tensor], prefix: str) -> Weights:
     """The tensors whose key starts with `prefix`, without it."""
     return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
 
 
-def account(
+def check_state_dict(
     weights: Mapping[str, Tensor],
     expected: Mapping[str, Shape],
     where: str,
@@ -132,10 +132,10 @@ def _finite(tensor: Tensor) -> bool:
     return tensor.is_meta or not tensor.numel() or bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
 
 
-def fill(module: nn.Module, weights: Mapping[str, Tensor], where: str, *, prefix: str = "") -> None:
+def load_into(module: nn.Module, weights: Mapping[str, Tensor], where: str, *, prefix: str = "") -> None:
     """Give a module (usually made on the meta device) its weights, every key and shape accounted for, as float32."""
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    account(weights, expected, where, prefix=prefix)
+    check_state_dict(weights, expected, where, prefix=prefix)
     floats = {
         key: value.detach().to(torch.float32) if value.is_floating_point() else value for key, value in weights.items()
     }

@@ -12,20 +12,28 @@ import torch
 from torch import Tensor
 
 from streamcap.captioner.checkpoints.settings import read_json
-from streamcap.captioner.checkpoints.tensors import Shape, Weights, account, fill, layer_count, matrix, read_weights
+from streamcap.captioner.checkpoints.tensors import (
+    Shape,
+    Weights,
+    check_state_dict,
+    layer_count,
+    load_into,
+    matrix,
+    read_weights,
+)
 from streamcap.captioner.vision import CLIP_MEAN, CLIP_STD, Vision
 from streamcap.captioner.vit import Output, VisionTransformer, ViTConfig
 from streamcap.errors import InputError
-from streamcap.picture import PictureSpec
+from streamcap.image import ImageSpec
 
-_LINEARS = ("q", "k", "v", "out", "widen", "narrow")
+_LINEARS = ("q", "k", "v", "out", "fc1", "fc2")
 _CLIP_NAMES = {
     "q": "self_attn.q_proj",
     "k": "self_attn.k_proj",
     "v": "self_attn.v_proj",
     "out": "self_attn.out_proj",
-    "widen": "mlp.fc1",
-    "narrow": "mlp.fc2",
+    "fc1": "mlp.fc1",
+    "fc2": "mlp.fc2",
     "norm_1": "layer_norm1",
     "norm_2": "layer_norm2",
 }
@@ -34,8 +42,8 @@ _VIT_NAMES = {
     "k": "attention.attention.key",
     "v": "attention.attention.value",
     "out": "attention.output.dense",
-    "widen": "intermediate.dense",
-    "narrow": "output.dense",
+    "fc1": "intermediate.dense",
+    "fc2": "output.dense",
     "norm_1": "layernorm_before",
     "norm_2": "layernorm_after",
 }
@@ -59,7 +67,7 @@ def clip_tower(
     prefix: str,
     output: Output,
     projection: Tensor | None = None,
-    picture: PictureSpec | None = None,
+    image_spec: ImageSpec | None = None,
 ) -> Vision:
     """CLIP's vision tower from the keys under `vision_model.` (without `prefix`, which is for messages).
 
@@ -93,7 +101,7 @@ def clip_tower(
         **_norms(("pre_layrnorm", "post_layernorm"), width),
         **_layers("encoder.layers.", _CLIP_NAMES, config),
     }
-    account(kept, expected, where, prefix=prefix)
+    check_state_dict(kept, expected, where, prefix=prefix)
     own = {
         "class_token": kept["embeddings.class_embedding"],
         "positions": kept["embeddings.position_embedding.weight"],
@@ -104,12 +112,12 @@ def clip_tower(
     }
     if config.projection and projection is not None:
         own["projection.weight"] = projection
-    spec = picture or PictureSpec(config.image, config.image, "crop", "bicubic", CLIP_MEAN, CLIP_STD)
+    spec = image_spec or ImageSpec(config.image, config.image, "crop", "bicubic", CLIP_MEAN, CLIP_STD)
     return _vision(config, own, spec, where)
 
 
 def vit(
-    weights: Mapping[str, Tensor], fields: Mapping[str, Any], where: str, *, prefix: str, picture: PictureSpec | None
+    weights: Mapping[str, Tensor], fields: Mapping[str, Any], where: str, *, prefix: str, image_spec: ImageSpec | None
 ) -> Vision:
     """ViT from ViTModel's keys, old names or new; gives its last hidden states. A pooler is left out.
 
@@ -153,7 +161,7 @@ def vit(
     without_bias = [
         f"encoder.layer.{layer}.{names[part]}.bias" for layer in range(config.layers) for part in ("q", "k", "v")
     ]
-    account(kept, expected, where, prefix=prefix, optional=without_bias)
+    check_state_dict(kept, expected, where, prefix=prefix, optional=without_bias)
     own = {
         "class_token": kept["embeddings.cls_token"].reshape(width),
         "positions": table.reshape(positions, width),
@@ -161,7 +169,7 @@ def vit(
         **_renamed(kept, "layernorm", "norm"),
         **_own_layers(kept, "encoder.layer.", names, config),
     }
-    spec = picture or PictureSpec(config.image, config.image, "squash", "bilinear")
+    spec = image_spec or ImageSpec(config.image, config.image, "squash", "bilinear")
     return _vision(config, own, spec, where)
 
 
@@ -188,7 +196,7 @@ def clip_directory(directory: Path, output: Output) -> Vision:
         prefix=nested,
         output=output,
         projection=weights.get("visual_projection.weight"),
-        picture=processor_picture(directory),
+        image_spec=processor_picture(directory),
     )
 
 
@@ -200,7 +208,7 @@ def weights_file(directory: Path) -> Path:
     raise InputError(f"{directory}: holds neither model.safetensors nor pytorch_model.bin")
 
 
-def processor_picture(directory: Path) -> PictureSpec | None:
+def processor_picture(directory: Path) -> ImageSpec | None:
     """What preprocessor_config.json says, None where there is none. Raises InputError for what is not supported.
 
     CLIP's: the shorter side to `size`, a centre crop. ViT's: squashed to `size`.
@@ -222,7 +230,7 @@ def processor_picture(directory: Path) -> PictureSpec | None:
     if interpolation is None:
         raise InputError(f"{file}: resample {fields.get('resample')!r} is not supported")
     default = (CLIP_MEAN, CLIP_STD) if cropped else ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    return PictureSpec.from_json(
+    return ImageSpec.from_json(
         {
             "width": width,
             "height": height,
@@ -281,7 +289,7 @@ def _layers(stem: str, names: Mapping[str, str], config: ViTConfig) -> dict[str,
     shapes: dict[str, Shape] = {}
     for layer in range(config.layers):
         for part in _LINEARS:
-            outputs, inputs = {"widen": (inner, width), "narrow": (width, inner)}.get(part, (width, width))
+            outputs, inputs = {"fc1": (inner, width), "fc2": (width, inner)}.get(part, (width, width))
             shapes[f"{stem}{layer}.{names[part]}.weight"] = (outputs, inputs)
             shapes[f"{stem}{layer}.{names[part]}.bias"] = (outputs,)
         shapes |= _norms((f"{stem}{layer}.{names['norm_1']}", f"{stem}{layer}.{names['norm_2']}"), width)
@@ -296,7 +304,7 @@ def _own_layers(weights: Mapping[str, Tensor], stem: str, names: Mapping[str, st
     own: Weights = {}
     for layer in range(config.layers):
         there, here = f"{stem}{layer}.", f"layers.{layer}."
-        for part in ("out", "widen", "narrow", "norm_1", "norm_2"):
+        for part in ("out", "fc1", "fc2", "norm_1", "norm_2"):
             own |= _renamed(weights, f"{there}{names[part]}", f"{here}{part}")
         parts = [f"{there}{names[part]}" for part in ("q", "k", "v")]
         own[f"{here}qkv.weight"] = torch.cat([weights[f"{part}.weight"] for part in parts])
@@ -305,13 +313,13 @@ def _own_layers(weights: Mapping[str, Tensor], stem: str, names: Mapping[str, st
     return own
 
 
-def _vision(config: ViTConfig, own: Weights, picture: PictureSpec, where: str) -> Vision:
-    if (picture.width, picture.height) != (config.image, config.image):
+def _vision(config: ViTConfig, own: Weights, image_spec: ImageSpec, where: str) -> Vision:
+    if (image_spec.width, image_spec.height) != (config.image, config.image):
         raise InputError(
-            f"{where}: the processor gives {picture.width}x{picture.height} pixels, the model takes "
+            f"{where}: the processor gives {image_spec.width}x{image_spec.height} pixels, the model takes "
             f"{config.image}x{config.image}"
         )
     with torch.device("meta"):
         encoder = VisionTransformer(config)
-    fill(encoder, own, where)
-    return Vision(encoder, picture, config.projection or config.width).eval()
+    load_into(encoder, own, where)
+    return Vision(encoder, image_spec, config.projection or config.width).eval()

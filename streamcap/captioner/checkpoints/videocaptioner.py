@@ -11,14 +11,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape, VisionNeed
-from streamcap.captioner.checkpoints.clipcap import taught_by
+from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape, VisionTowerRef
+from streamcap.captioner.checkpoints.clipcap import vision_from_settings
 from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
-from streamcap.captioner.checkpoints.settings import Settings
-from streamcap.captioner.checkpoints.tensors import Weights, account, fill, layer_count, matrix, section
+from streamcap.captioner.checkpoints.settings import CheckpointSettings
+from streamcap.captioner.checkpoints.tensors import (
+    Weights,
+    check_state_dict,
+    layer_count,
+    load_into,
+    matrix,
+    strip_prefix,
+)
 from streamcap.captioner.checkpoints.towers import clip_tower
 from streamcap.captioner.mapping import PooledMapping
-from streamcap.captioner.prompt import TwofoldPrefix
+from streamcap.captioner.prompt import TwoPassPrefixPrompter
 from streamcap.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -29,23 +36,23 @@ ENCODER_HEADS = 16
 _TOWER_BY_WIDTH = {768: "openai/clip-vit-base-patch32", 1024: "openai/clip-vit-large-patch14"}
 
 
-def claims(keys: frozenset[str]) -> bool:
+def matches(keys: frozenset[str]) -> bool:
     """Whether these are the keys of this layout."""
     return any(key.startswith("mp.") for key in keys) and any(key.startswith("td.") for key in keys)
 
 
-def load(path: Path, weights: Weights, settings: Settings) -> Checkpoint:
+def load(path: Path, weights: Weights, settings: CheckpointSettings) -> Checkpoint:
     """Raises InputError that names the file and the key, shape or setting at fault."""
     where = str(path)
     stray = [key for key in weights if not key.startswith(("ie.model.", "mp.", "td.model."))]
     if stray:
         raise InputError(f"{where}: unexpected key {stray[0]}")
-    gpt2 = load_gpt2(section(weights, "td.model."), settings.gpt2, where, prefix="td.model.")
+    gpt2 = load_gpt2(strip_prefix(weights, "td.model."), settings.gpt2, where, prefix="td.model.")
     gpt2.token_position_weight = 2.0
     width = gpt2.config.n_embd
-    mapping = _mapping(section(weights, "mp."), width, settings, where)
+    mapping = _mapping(strip_prefix(weights, "mp."), width, settings, where)
     vision = None
-    tower = section(weights, "ie.model.")
+    tower = strip_prefix(weights, "ie.model.")
     heads_known = "num_attention_heads" in settings.clip_vision or width % 64 == 0
     if tower and heads_known:
         vision = clip_tower(tower, settings.clip_vision, where, prefix="ie.model.", output="pooled")
@@ -60,17 +67,17 @@ def load(path: Path, weights: Weights, settings: Settings) -> Checkpoint:
         family="videocaptioner",
         path=path,
         gpt2=gpt2,
-        prompter=TwofoldPrefix(mapping, gpt2.config.bos_token_id),
+        prompter=TwoPassPrefixPrompter(mapping, gpt2.config.bos_token_id),
         embedding=EmbeddingShape(width),
         stop_tokens=check_stop(stop, gpt2, where),
         max_tokens=settings.max_tokens or settings.max_len or MAX_TOKENS,
         vision=vision,
-        vision_need=taught_by(settings.encoder) or VisionNeed("pooled", name, reason),
+        vision_ref=vision_from_settings(settings.encoder) or VisionTowerRef("pooled", name, reason),
         tokenizer_name="openai-community/gpt2-medium" if width == 1024 else "openai-community/gpt2",
     )
 
 
-def _mapping(found: Weights, width: int, settings: Settings, where: str) -> PooledMapping:
+def _mapping(found: Weights, width: int, settings: CheckpointSettings, where: str) -> PooledMapping:
     layers = layer_count(found, r"transformer_encoder\.layers\.(\d+)\.")
     if layers == 0:
         raise InputError(f"{where}: mp.transformer_encoder.layers.0 is missing")
@@ -95,7 +102,7 @@ def _mapping(found: Weights, width: int, settings: Settings, where: str) -> Pool
             f"{there}linear2.weight": (width, hidden),
             f"{there}linear2.bias": (width,),
         } | {f"{there}{norm}.{kind}": (width,) for norm in ("norm1", "norm2") for kind in ("weight", "bias")}
-    account(found, expected, where, prefix="mp.")
+    check_state_dict(found, expected, where, prefix="mp.")
     for key, tensor in found.items():
         name = key.removeprefix("transformer_encoder.").replace("self_attn.out_proj", "out")
         if "in_proj" in name:
@@ -104,5 +111,5 @@ def _mapping(found: Weights, width: int, settings: Settings, where: str) -> Pool
         own[name] = tensor.contiguous()
     with torch.device("meta"):
         mapping = PooledMapping(width, hidden, layers, outputs)
-    fill(mapping, own, where, prefix="mp.")
+    load_into(mapping, own, where, prefix="mp.")
     return mapping

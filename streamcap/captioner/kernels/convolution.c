@@ -1,5 +1,5 @@
 /* Small convolutions in float32, as products of what each output pixel sees. */
-#include "products.h"
+#include "matmul.h"
 
 typedef struct {
     int32_t batch, height, width, channels; /* of what comes in: (batch, height, width, channels) */
@@ -29,27 +29,27 @@ void streamcap_convolve(const Linear *linear, const Grid *grid, const float *x, 
     int in = linear->in, pixels = grid->batch * grid->down * grid->across;
     int blocks = (pixels + block - 1) / block, panels = (linear->out + PANEL - 1) / PANEL;
     int shared = blocks < threads; /* then all work on one block's panels, else each on blocks of its own */
-    int32_t taken[blocks];
+    int32_t next_panel[blocks];
     float ones[block];
-    memset(taken, 0, sizeof taken);
+    memset(next_panel, 0, sizeof next_panel);
     for (int i = 0; i < block; i++) ones[i] = 1.0f;
 #pragma omp parallel num_threads(threads)
     {
         int me = omp_get_thread_num(), team = omp_get_num_threads(); /* which may be fewer than were asked for */
-        float *seen = room + (shared ? 0 : (int64_t)me * block * (in + APART));
+        float *seen = room + (shared ? 0 : (int64_t)me * block * (in + ROW_PAD));
         for (int b = shared ? 0 : me; b < blocks; b += shared ? 1 : team) {
             int first = b * block, rows = pixels - first < block ? pixels - first : block;
             float *to = out + (int64_t)first * linear->out;
             if (shared) {
 #pragma omp for schedule(static)
-                for (int i = 0; i < rows; i++) gather(grid, x, first + i, in, seen + (int64_t)i * (in + APART));
-                products(linear, linear, seen, ones, rows, residual, relu ? RELU : -1, taken + b, to);
+                for (int i = 0; i < rows; i++) gather(grid, x, first + i, in, seen + (int64_t)i * (in + ROW_PAD));
+                matmul(linear, linear, seen, ones, rows, residual, relu ? RELU : -1, next_panel + b, to);
                 continue;
             }
-            for (int i = 0; i < rows; i++) gather(grid, x, first + i, in, seen + (int64_t)i * (in + APART));
+            for (int i = 0; i < rows; i++) gather(grid, x, first + i, in, seen + (int64_t)i * (in + ROW_PAD));
             for (int p = 0; p < panels; p++) {
-                const float *next = linear->codes + (p + 1 < panels ? (int64_t)(p + 1) * PANEL * in : 0);
-                product(linear, seen, ones, rows, p, next, residual, to);
+                const float *next = linear->qweight + (p + 1 < panels ? (int64_t)(p + 1) * PANEL * in : 0);
+                panel_matmul(linear, seen, ones, rows, p, next, residual, to);
             }
             if (relu) activate(to, rows * linear->out, RELU);
         }

@@ -17,7 +17,7 @@ FFMPEG_MPEGTS = 126_000
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class PlaylistWindow:
     """The segments there are: numbers `first` until before `stop`, segment N being the N-th SEGMENT_MS of the stream.
 
     `ended`: none will follow.
@@ -28,34 +28,34 @@ class Window:
     ended: bool = False
 
 
-def window(cues: Sequence[Cue], seen_ms: int, *, ended: bool) -> Window:
+def playlist_window(cues: Sequence[Cue], seen_ms: int, *, ended: bool) -> PlaylistWindow:
     """The window that `cues` (the rolling ones) fill when the stream has been captioned until `seen_ms`."""
     whole = max(0, seen_ms - SETTLE_MS) // SEGMENT_MS
     stop = -(-cues[-1].end_ms // SEGMENT_MS) if ended and cues else whole
     first = min(cues[0].start_ms // SEGMENT_MS, stop) if cues else stop
-    return Window(first, stop, ended)
+    return PlaylistWindow(first, stop, ended)
 
 
-def playlist(segments: Window, query: str = "") -> str:
+def playlist(segments: PlaylistWindow, query: str = "") -> str:
     """The media playlist; `query` is added to each segment's address."""
     suffix = f"?{query}" if query else ""
-    lines = [
+    wrap_lines = [
         "#EXTM3U",
         "#EXT-X-VERSION:3",
         f"#EXT-X-TARGETDURATION:{-(-SEGMENT_MS // 1000)}",
         f"#EXT-X-MEDIA-SEQUENCE:{segments.first}",
     ]
     for number in range(segments.first, segments.stop):
-        lines += [f"#EXTINF:{SEGMENT_MS / 1000:.3f},", f"{number}.vtt{suffix}"]
+        wrap_lines += [f"#EXTINF:{SEGMENT_MS / 1000:.3f},", f"{number}.vtt{suffix}"]
     if segments.ended:
-        lines.append("#EXT-X-ENDLIST")
-    return "\n".join(lines) + "\n"
+        wrap_lines.append("#EXT-X-ENDLIST")
+    return "\n".join(wrap_lines) + "\n"
 
 
 def segment(cues: Iterable[Cue], number: int, mpegts: int = FFMPEG_MPEGTS) -> str:
     """Segment `number`: the part of every cue that lies in it; one without cues is legal.
 
-    A cue's end may move for as long as its picture stays the same: written whole, it would differ from segment to
+    A cue's end may move for as long as its image stays the same: written whole, it would differ from segment to
     segment, and a player would show each version.
 
     `mpegts`: 90 kHz timestamp, in the video's transport stream, of this stream's time zero.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from streamcap.captions.cue import Cue, lines
+from streamcap.captions.cue import Cue, wrap_lines
 
 
 def timestamp(ms: int) -> str:
@@ -20,7 +20,7 @@ def render(cues: Iterable[Cue]) -> str:
     # `-->` inside a text would read as a time line to some players, an empty line as the end of the cue.
     return "".join(
         f"{number}\n{timestamp(cue.start_ms)} --> {timestamp(cue.end_ms)}\n"
-        + ("\n".join(lines(cue.text.replace("-->", "→"))) or " ")
+        + ("\n".join(wrap_lines(cue.text.replace("-->", "→"))) or " ")
         + "\n\n"
         for number, cue in enumerate(cues, 1)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from streamcap.captions.cue import Cue, lines
+from streamcap.captions.cue import Cue, wrap_lines
 
 HEADER = "WEBVTT\n\n"
 
@@ -26,7 +26,7 @@ def render(cues: Iterable[Cue], header: str = HEADER) -> str:
     """The whole file; `header` ends with a blank line."""
     return header + "".join(
         f"{timestamp(cue.start_ms)} --> {timestamp(cue.end_ms)}\n"
-        + "\n".join(escape(line) for line in lines(cue.text))
+        + "\n".join(escape(line) for line in wrap_lines(cue.text))
         + "\n\n"
         for cue in cues
     )

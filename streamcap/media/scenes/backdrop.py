@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from streamcap.media.scenes.pen import Colour, shade
+from streamcap.media.scenes.pen import Color, shade
 
-_GROUND: dict[str, tuple[Colour, Colour]] = {
+_GROUND: dict[str, tuple[Color, Color]] = {
     "grass": ((104, 168, 72), (58, 118, 40)),
     "road": ((112, 112, 116), (82, 82, 88)),
     "sand": ((234, 208, 150), (208, 172, 108)),
@@ -19,17 +19,17 @@ _GROUND: dict[str, tuple[Colour, Colour]] = {
     "water": ((92, 156, 196), (24, 84, 140)),
     "room": ((176, 126, 80), (138, 92, 54)),
 }
-_SKIES: tuple[tuple[Colour, Colour], ...] = (
+_SKIES: tuple[tuple[Color, Color], ...] = (
     ((106, 170, 232), (206, 230, 246)),
     ((140, 186, 226), (226, 234, 238)),
     ((150, 164, 182), (214, 216, 220)),
     ((104, 140, 210), (248, 206, 168)),
 )
-_SNOW_SKIES: tuple[tuple[Colour, Colour], ...] = (
+_SNOW_SKIES: tuple[tuple[Color, Color], ...] = (
     ((136, 160, 190), (196, 208, 224)),
     ((120, 146, 178), (204, 206, 216)),
 )
-_WALLS: tuple[Colour, ...] = ((222, 206, 176), (196, 208, 196), (206, 196, 214), (214, 190, 176))
+_WALLS: tuple[Color, ...] = ((222, 206, 176), (196, 208, 196), (206, 196, 214), (214, 190, 176))
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def backdrop(place: str, look: int, width: int, height: int) -> Backdrop:
     near, far = _GROUND[place][1], _GROUND[place][0]
     if place == "room":
         wall = _WALLS[look % len(_WALLS)]
-        sky: tuple[Colour, Colour] = (shade(wall, 1.04), shade(wall, 0.92))
+        sky: tuple[Color, Color] = (shade(wall, 1.04), shade(wall, 0.92))
     elif place == "snow":
         sky = _SNOW_SKIES[look % len(_SNOW_SKIES)]
     else:
@@ -70,20 +70,20 @@ def backdrop(place: str, look: int, width: int, height: int) -> Backdrop:
     light = 0.92 + 0.14 * (look // 3 % 5) / 4
     rows = np.concatenate([_blend(*sky, horizon), _blend(far, near, height - horizon)]) * light
     pixels = np.repeat(np.clip(rows, 0, 255).astype(np.uint8)[:, None], width, axis=1)
-    picture = Image.fromarray(pixels)
-    canvas = _Wrapped(picture, rng)
+    video_frame = Image.fromarray(pixels)
+    canvas = _Wrapped(video_frame, rng)
     if place == "room":
         _room(canvas, horizon)
     else:
         _sky(canvas, horizon, place)
         _GROUNDS[place](canvas, horizon)
     grain = rng.integers(-5, 6, (height - horizon, width, 1), dtype=np.int16)
-    done = np.array(picture)
+    done = np.array(video_frame)
     done[horizon:] = np.clip(done[horizon:].astype(np.int16) + grain, 0, 255)
     return Backdrop(done, horizon)
 
 
-def _blend(top: Colour, bottom: Colour, rows: int) -> npt.NDArray[np.float64]:
+def _blend(top: Color, bottom: Color, rows: int) -> npt.NDArray[np.float64]:
     t = np.linspace(0, 1, rows)[:, None]
     return np.asarray(top) * (1 - t) + np.asarray(bottom) * t
 
@@ -91,25 +91,25 @@ def _blend(top: Colour, bottom: Colour, rows: int) -> npt.NDArray[np.float64]:
 class _Wrapped:
     """A canvas whose right edge meets its left one."""
 
-    def __init__(self, picture: Image.Image, rng: np.random.Generator) -> None:
-        self.width, self.height = picture.size
+    def __init__(self, video_frame: Image.Image, rng: np.random.Generator) -> None:
+        self.width, self.height = video_frame.size
         self.rng = rng
-        self._draw = ImageDraw.Draw(picture, "RGBA")
+        self._draw = ImageDraw.Draw(video_frame, "RGBA")
 
     def _copies(self, xs: list[float]) -> list[int]:
         return [0, *([self.width] if min(xs) < 0 else []), *([-self.width] if max(xs) > self.width else [])]
 
-    def polygon(self, points: list[tuple[float, float]], colour: tuple[int, ...]) -> None:
+    def polygon(self, points: list[tuple[float, float]], color: tuple[int, ...]) -> None:
         for dx in self._copies([x for x, _ in points]):
-            self._draw.polygon([(x + dx, y) for x, y in points], fill=colour)
+            self._draw.polygon([(x + dx, y) for x, y in points], fill=color)
 
-    def ellipse(self, x: float, y: float, rx: float, ry: float, colour: tuple[int, ...]) -> None:
+    def ellipse(self, x: float, y: float, rx: float, ry: float, color: tuple[int, ...]) -> None:
         for dx in self._copies([x - rx, x + rx]):
-            self._draw.ellipse((x + dx - rx, y - ry, x + dx + rx, y + ry), fill=colour)
+            self._draw.ellipse((x + dx - rx, y - ry, x + dx + rx, y + ry), fill=color)
 
-    def line(self, x0: float, y0: float, x1: float, y1: float, colour: tuple[int, ...], width: int) -> None:
+    def line(self, x0: float, y0: float, x1: float, y1: float, color: tuple[int, ...], width: int) -> None:
         for dx in self._copies([x0, x1]):
-            self._draw.line((x0 + dx, y0, x1 + dx, y1), fill=colour, width=width)
+            self._draw.line((x0 + dx, y0, x1 + dx, y1), fill=color, width=width)
 
     def uniform(self, low: float, high: float) -> float:
         return float(self.rng.uniform(low, high))

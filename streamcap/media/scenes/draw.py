@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from streamcap.media.scenes import living, things
 from streamcap.media.scenes.backdrop import Backdrop, backdrop, horizon_of
-from streamcap.media.scenes.pen import Pen, Point
+from streamcap.media.scenes.pen import Canvas, Point
 from streamcap.media.scenes.scene import Scene
 
 _PHASES = 24
@@ -32,7 +32,7 @@ _SIZES: dict[str, tuple[float, float]] = {
     "boat": (0.44, 1.45),
     "ball": (0.52, 0.75),
 }
-_FIGURES: dict[str, Callable[[str, str, float, int], Pen]] = {
+_FIGURES: dict[str, Callable[[str, str, float, int], Canvas]] = {
     "man": partial(living.person, dress=False),
     "woman": partial(living.person, dress=True),
     "dog": living.dog,
@@ -47,7 +47,7 @@ _FIGURES: dict[str, Callable[[str, str, float, int], Pen]] = {
     "boat": things.boat,
     "ball": things.ball,
 }
-# Cycles a second, and picture heights a second that the near ground passes by.
+# Cycles a second, and image heights a second that the near ground passes by.
 _PACE: dict[str, tuple[float, float]] = {
     "stand": (0.3, 0.0),
     "sit": (0.4, 0.0),
@@ -67,7 +67,7 @@ _PACE: dict[str, tuple[float, float]] = {
 def draw(scene: Scene, time: float, width: int, height: int) -> npt.NDArray[np.uint8]:
     """The scene `time` seconds into it (any time, it goes on for ever): uint8 RGB, (height, width, 3).
 
-    The same arguments give the same pixels. A first picture of a scene draws its backdrop; the next ones scroll it.
+    The same arguments give the same pixels. A first image of a scene draws its backdrop; the next ones scroll it.
     """
     unit = min(height, width * 9 / 16)
     rate, speed = _PACE[scene.action]
@@ -75,10 +75,10 @@ def draw(scene: Scene, time: float, width: int, height: int) -> npt.NDArray[np.u
     travelled = speed * time * unit * facing
     place = _backdrop(scene.place, scene.look, width, height)
     drift = 0.012 * time * unit if scene.place != "room" else 0.0
-    picture = Image.fromarray(place.at(round(drift + travelled * 0.15), round(travelled)))
+    video_frame = Image.fromarray(place.at(round(drift + travelled * 0.15), round(travelled)))
     for index in _back_to_front(scene):
-        _place(picture, scene, index, time, unit, rate, facing)
-    return np.array(picture)
+        _place(video_frame, scene, index, time, unit, rate, facing)
+    return np.array(video_frame)
 
 
 def _back_to_front(scene: Scene) -> list[int]:
@@ -90,8 +90,10 @@ def _depth(scene: Scene, index: int) -> float:
     return (scene.look // (11 + 6 * index) % 13) / 12
 
 
-def _place(picture: Image.Image, scene: Scene, index: int, time: float, unit: float, rate: float, facing: int) -> None:
-    width, height = picture.size
+def _place(
+    video_frame: Image.Image, scene: Scene, index: int, time: float, unit: float, rate: float, facing: int
+) -> None:
+    width, height = video_frame.size
     natural, reach = _SIZES[scene.kind]
     depth = _depth(scene, index)
     slot = width / max(scene.count, 1.5)
@@ -101,7 +103,7 @@ def _place(picture: Image.Image, scene: Scene, index: int, time: float, unit: fl
     if scene.count == 1:
         spare = max(0.0, width - reach * scale) / 2
     home = width * (index + 0.5) / scene.count
-    # Who goes somewhere wanders within its part of the picture; who stands, sits or leaps keeps its place.
+    # Who goes somewhere wanders within its part of the image; who stands, sits or leaps keeps its place.
     roaming = 0.5 * time if _PACE[scene.action][1] else 0.0
     wander = 0.5 * math.sin(scene.look % 97 + 2 * index) + 0.5 * math.sin(roaming + scene.look % 31 + index)
     x = home + spare * 0.85 * wander
@@ -111,20 +113,20 @@ def _place(picture: Image.Image, scene: Scene, index: int, time: float, unit: fl
     if scene.kind == "bird":
         ground = y
         y = height * (0.3 + 0.16 * depth) + 0.03 * height * math.sin(time * 1.3 + index)
-        _shadow(picture, x, ground, 0.2 * scale, 0.35)
+        _shadow(video_frame, x, ground, 0.2 * scale, 0.35)
     elif scene.place == "water":
-        _shadow(picture, x, y + 0.03 * scale, 0.42 * reach * scale, 0.6)
+        _shadow(video_frame, x, y + 0.03 * scale, 0.42 * reach * scale, 0.6)
     else:
         airborne = scene.action in ("jump", "bounce")
-        _shadow(picture, x, y, (0.26 if airborne else 0.42) * reach * scale, 0.6 if airborne else 1.0)
+        _shadow(video_frame, x, y, (0.26 if airborne else 0.42) * reach * scale, 0.6 if airborne else 1.0)
     step = int(phase * _PHASES)
-    sprite, origin = _sprite(scene.kind, scene.colour, scene.action, step, scene.look % 16, round(scale, 1), facing < 0)
-    picture.paste(sprite, (round(x - origin[0]), round(y - origin[1])), sprite)
+    sprite, origin = _sprite(scene.kind, scene.color, scene.action, step, scene.look % 16, round(scale, 1), facing < 0)
+    video_frame.paste(sprite, (round(x - origin[0]), round(y - origin[1])), sprite)
 
 
-def _shadow(picture: Image.Image, x: float, y: float, half: float, strength: float) -> None:
+def _shadow(video_frame: Image.Image, x: float, y: float, half: float, strength: float) -> None:
     mask = _shadow_mask(max(2, round(half)), max(1, round(half * 0.16)), round(110 * strength))
-    picture.paste((16, 20, 34), (round(x - mask.width / 2), round(y - mask.height / 2)), mask)
+    video_frame.paste((16, 20, 34), (round(x - mask.width / 2), round(y - mask.height / 2)), mask)
 
 
 @lru_cache(maxsize=64)
@@ -141,6 +143,6 @@ def _backdrop(place: str, look: int, width: int, height: int) -> Backdrop:
 
 @lru_cache(maxsize=128)
 def _sprite(
-    kind: str, colour: str, action: str, step: int, look: int, scale: float, mirrored: bool
+    kind: str, color: str, action: str, step: int, look: int, scale: float, mirrored: bool
 ) -> tuple[Image.Image, Point]:
-    return _FIGURES[kind](colour, action, step / _PHASES, look).sprite(scale, mirrored=mirrored)
+    return _FIGURES[kind](color, action, step / _PHASES, look).sprite(scale, mirrored=mirrored)

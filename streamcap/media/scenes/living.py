@@ -1,4 +1,4 @@
-"""People and animals. Each function draws one figure facing right, standing at the origin; units are picture heights
+"""People and animals. Each function draws one figure facing right, standing at the origin; units are image heights
 of a nearby grown-up's three fifths, so a person is about 1 unit tall.
 
 `phase` runs from 0 to 1 over one step, wing beat or jump. Each action is told by the pose at every phase.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 
-from streamcap.media.scenes.pen import PAINT, Colour, Pen, Point, shade
+from streamcap.media.scenes.pen import PAINT, Canvas, Color, Point, shade
 
-SKINS: tuple[Colour, ...] = ((246, 206, 172), (214, 160, 116), (150, 98, 62), (96, 62, 42))
-HAIRS: tuple[Colour, ...] = ((44, 30, 22), (96, 60, 30), (206, 166, 88), (120, 116, 112))
-_TROUSERS: Colour = (104, 98, 92)
-_DUST: Colour = (206, 196, 176)
+SKINS: tuple[Color, ...] = ((246, 206, 172), (214, 160, 116), (150, 98, 62), (96, 62, 42))
+HAIRS: tuple[Color, ...] = ((44, 30, 22), (96, 60, 30), (206, 166, 88), (120, 116, 112))
+_TROUSERS: Color = (104, 98, 92)
+_DUST: Color = (206, 196, 176)
 
 
 def _bend(start: Point, upper: float, lower: float, a: float, b: float) -> list[Point]:
@@ -22,10 +22,10 @@ def _bend(start: Point, upper: float, lower: float, a: float, b: float) -> list[
     return [start, joint, (joint[0] + lower * math.sin(b), joint[1] - lower * math.cos(b))]
 
 
-def _dust(pen: Pen, x: float, phase: float, size: float) -> None:
+def _dust(canvas: Canvas, x: float, phase: float, size: float) -> None:
     for i in range(3):
         p = (phase + i / 3) % 1
-        pen.ellipse(
+        canvas.ellipse(
             (x - (0.1 + 0.5 * p) * size, 0.07 * size + 0.1 * p * size),
             0.07 * size * (1.2 - p) + 0.015,
             0.05 * size,
@@ -34,10 +34,10 @@ def _dust(pen: Pen, x: float, phase: float, size: float) -> None:
         )
 
 
-def person(colour: str, action: str, phase: float, look: int, *, dress: bool) -> Pen:
+def person(color: str, action: str, phase: float, look: int, *, dress: bool) -> Canvas:
     """A man in a shirt and trousers, or a woman in a dress with long hair."""
-    pen = Pen()
-    skin, hair, cloth = SKINS[look % 4], HAIRS[look // 4 % 4], PAINT[colour]
+    canvas = Canvas()
+    skin, hair, cloth = SKINS[look % 4], HAIRS[look // 4 % 4], PAINT[color]
     swing = math.sin(phase * math.tau)
     lift, lean = 0.0, 0.0
     if action == "run":
@@ -58,15 +58,15 @@ def person(colour: str, action: str, phase: float, look: int, *, dress: bool) ->
     neck = (hip[0] + 0.33 * math.sin(lean), hip[1] + 0.33 * math.cos(lean))
     head = (neck[0] + 0.03 * (action == "run"), neck[1] + 0.13)
     if action == "run":
-        _dust(pen, -0.1, phase, 0.7)
+        _dust(canvas, -0.1, phase, 0.7)
     shin = skin if dress else _TROUSERS
     far, near = shade(shin, 0.8), shin
     for (a, b), tone in zip(legs, (far, near), strict=True):
         limb = _bend(hip, 0.24, 0.23, a, b)
-        pen.limb(limb, 0.095 if not dress else 0.075, tone)
-        pen.ellipse((limb[-1][0] + 0.03, limb[-1][1]), 0.065, 0.032, (60, 44, 40))
+        canvas.limb(limb, 0.095 if not dress else 0.075, tone)
+        canvas.ellipse((limb[-1][0] + 0.03, limb[-1][1]), 0.065, 0.032, (60, 44, 40))
     if dress:
-        pen.polygon(
+        canvas.polygon(
             [
                 (head[0] - 0.11, head[1] + 0.02),
                 (head[0] + 0.06, head[1] + 0.04),
@@ -76,10 +76,10 @@ def person(colour: str, action: str, phase: float, look: int, *, dress: bool) ->
             hair,
         )
     arm_far = _bend(neck, 0.19, 0.17, *arms[1])
-    pen.limb(arm_far[:2], 0.075, shade(cloth, 0.75))
-    pen.limb(arm_far[1:], 0.06, shade(skin, 0.9))
+    canvas.limb(arm_far[:2], 0.075, shade(cloth, 0.75))
+    canvas.limb(arm_far[1:], 0.06, shade(skin, 0.9))
     if dress:
-        pen.polygon(
+        canvas.polygon(
             [
                 (neck[0] - 0.1, neck[1] + 0.02),
                 (neck[0] + 0.1, neck[1] + 0.02),
@@ -91,7 +91,7 @@ def person(colour: str, action: str, phase: float, look: int, *, dress: bool) ->
             cloth,
         )
     else:
-        pen.polygon(
+        canvas.polygon(
             [
                 (neck[0] - 0.13, neck[1] + 0.03),
                 (neck[0] + 0.13, neck[1] + 0.03),
@@ -101,30 +101,30 @@ def person(colour: str, action: str, phase: float, look: int, *, dress: bool) ->
             cloth,
         )
     arm = _bend(neck, 0.19, 0.17, *arms[0])
-    pen.limb(arm[1:], 0.06, skin)
-    pen.limb(arm[:2], 0.085, shade(cloth, 0.9))
-    pen.ellipse(head, 0.09, 0.105, skin)
-    pen.ellipse((head[0] - 0.02, head[1] + 0.06), 0.095, 0.06, hair, outlined=False)
+    canvas.limb(arm[1:], 0.06, skin)
+    canvas.limb(arm[:2], 0.085, shade(cloth, 0.9))
+    canvas.ellipse(head, 0.09, 0.105, skin)
+    canvas.ellipse((head[0] - 0.02, head[1] + 0.06), 0.095, 0.06, hair, outlined=False)
     if dress:
-        pen.ellipse((head[0] - 0.075, head[1] - 0.03), 0.04, 0.12, hair, outlined=False)
-    pen.ellipse((head[0] + 0.05, head[1] + 0.005), 0.012, 0.016, (20, 20, 24), outlined=False)
-    return pen
+        canvas.ellipse((head[0] - 0.075, head[1] - 0.03), 0.04, 0.12, hair, outlined=False)
+    canvas.ellipse((head[0] + 0.05, head[1] + 0.005), 0.012, 0.016, (20, 20, 24), outlined=False)
+    return canvas
 
 
 def _legs(
-    pen: Pen,
+    canvas: Canvas,
     roots: tuple[float, float],
     y: float,
     length: float,
     width: float,
-    coat: Colour,
+    coat: Color,
     angles: list[tuple[float, float]],
 ) -> None:
     """Four legs: hind far, front far, hind near, front near."""
     for i, (a, b) in enumerate(angles):
         root = (roots[i % 2], y)
         tone = shade(coat, 0.72) if i < 2 else shade(coat, 0.9)
-        pen.limb(_bend(root, length * 0.52, length * 0.52, a, b), width, tone)
+        canvas.limb(_bend(root, length * 0.52, length * 0.52, a, b), width, tone)
 
 
 def _gait(action: str, phase: float) -> list[tuple[float, float]]:
@@ -137,126 +137,130 @@ def _gait(action: str, phase: float) -> list[tuple[float, float]]:
     return [(-0.06, 0.02), (0.06, 0.0), (0.08, -0.04), (-0.06, 0.02)]
 
 
-def dog(colour: str, action: str, phase: float, look: int) -> Pen:
+def dog(color: str, action: str, phase: float, look: int) -> Canvas:
     """A dog with hanging ears, a long muzzle and a short raised tail."""
-    pen = Pen()
-    coat = PAINT[colour]
-    dark = shade(coat, 0.7) if colour != "black" else (70, 66, 64)
+    canvas = Canvas()
+    coat = PAINT[color]
+    dark = shade(coat, 0.7) if color != "black" else (70, 66, 64)
     swing = math.sin(phase * math.tau)
     if action == "sit":
-        pen.limb([(-0.24, 0.08), (-0.4, 0.1 + 0.03 * swing), (-0.47, 0.22 + 0.05 * swing)], 0.075, coat)
-        pen.ellipse((-0.04, 0.28), 0.17, 0.28, coat, angle=-0.4)
-        pen.limb([(0.08, 0.36), (0.11, 0.04)], 0.1, shade(coat, 0.8))
-        pen.limb([(0.14, 0.36), (0.18, 0.04)], 0.1, coat)
-        pen.ellipse((-0.13, 0.13), 0.17, 0.13, shade(coat, 0.9))
+        canvas.limb([(-0.24, 0.08), (-0.4, 0.1 + 0.03 * swing), (-0.47, 0.22 + 0.05 * swing)], 0.075, coat)
+        canvas.ellipse((-0.04, 0.28), 0.17, 0.28, coat, angle=-0.4)
+        canvas.limb([(0.08, 0.36), (0.11, 0.04)], 0.1, shade(coat, 0.8))
+        canvas.limb([(0.14, 0.36), (0.18, 0.04)], 0.1, coat)
+        canvas.ellipse((-0.13, 0.13), 0.17, 0.13, shade(coat, 0.9))
         head = (0.14, 0.64)
     else:
         lift = {"run": 0.04 + 0.04 * abs(swing), "jump": 0.3 + 0.14 * math.sin(phase * math.pi)}.get(action, 0.0)
         tilt = 0.22 if action == "jump" else 0.05 * swing
         if action == "run":
-            _dust(pen, -0.35, phase, 0.6)
+            _dust(canvas, -0.35, phase, 0.6)
         y = 0.34 + lift
-        _legs(pen, (-0.25, 0.25), y - 0.02, 0.34, 0.09, coat, _gait(action, phase))
-        pen.limb([(-0.33, y + 0.06 - tilt * 0.3), (-0.5, y + 0.22)], 0.075, coat)
-        pen.ellipse((0.0, y + 0.03), 0.37, 0.145, coat, angle=tilt)
-        pen.limb([(0.27, y + 0.1 + tilt * 0.25), (0.4, y + 0.24 + tilt * 0.3)], 0.17, coat)
+        _legs(canvas, (-0.25, 0.25), y - 0.02, 0.34, 0.09, coat, _gait(action, phase))
+        canvas.limb([(-0.33, y + 0.06 - tilt * 0.3), (-0.5, y + 0.22)], 0.075, coat)
+        canvas.ellipse((0.0, y + 0.03), 0.37, 0.145, coat, angle=tilt)
+        canvas.limb([(0.27, y + 0.1 + tilt * 0.25), (0.4, y + 0.24 + tilt * 0.3)], 0.17, coat)
         head = (0.42, y + 0.29 + tilt * 0.3)
     x, y = head
-    pen.ellipse((x + 0.14, y - 0.045), 0.14, 0.065, coat)
-    pen.ellipse((x, y), 0.135, 0.12, coat)
-    pen.ellipse((x + 0.265, y - 0.02), 0.035, 0.03, (20, 18, 18), outlined=False)
-    pen.ellipse(
-        (x + 0.05, y + 0.035), 0.02, 0.02, (250, 250, 250) if colour == "black" else (20, 18, 18), outlined=False
+    canvas.ellipse((x + 0.14, y - 0.045), 0.14, 0.065, coat)
+    canvas.ellipse((x, y), 0.135, 0.12, coat)
+    canvas.ellipse((x + 0.265, y - 0.02), 0.035, 0.03, (20, 18, 18), outlined=False)
+    canvas.ellipse(
+        (x + 0.05, y + 0.035), 0.02, 0.02, (250, 250, 250) if color == "black" else (20, 18, 18), outlined=False
     )
-    pen.ellipse((x - 0.07, y - 0.03), 0.055, 0.13, dark, angle=-0.2)
-    return pen
+    canvas.ellipse((x - 0.07, y - 0.03), 0.055, 0.13, dark, angle=-0.2)
+    return canvas
 
 
-def cat(colour: str, action: str, phase: float, look: int) -> Pen:
+def cat(color: str, action: str, phase: float, look: int) -> Canvas:
     """A cat with a round face, pointed ears, stripes and a long thin tail."""
-    pen = Pen()
-    coat = PAINT[colour]
-    stripe = shade(coat, 0.68) if colour != "black" else (72, 72, 80)
+    canvas = Canvas()
+    coat = PAINT[color]
+    stripe = shade(coat, 0.68) if color != "black" else (72, 72, 80)
     swing = math.sin(phase * math.tau)
     if action == "sit":
-        pen.limb([(-0.12, 0.06), (-0.34, 0.06), (-0.42, 0.22), (-0.36, 0.42 + 0.03 * swing)], 0.06, coat)
-        pen.ellipse((0.0, 0.25), 0.19, 0.27, coat)
+        canvas.limb([(-0.12, 0.06), (-0.34, 0.06), (-0.42, 0.22), (-0.36, 0.42 + 0.03 * swing)], 0.06, coat)
+        canvas.ellipse((0.0, 0.25), 0.19, 0.27, coat)
         for dy in (0.16, 0.26, 0.36):
-            pen.ellipse((-0.12, dy), 0.06, 0.018, stripe, outlined=False)
-        pen.limb([(0.03, 0.2), (0.04, 0.04)], 0.08, shade(coat, 0.85))
-        pen.limb([(0.12, 0.2), (0.13, 0.04)], 0.08, coat)
+            canvas.ellipse((-0.12, dy), 0.06, 0.018, stripe, outlined=False)
+        canvas.limb([(0.03, 0.2), (0.04, 0.04)], 0.08, shade(coat, 0.85))
+        canvas.limb([(0.12, 0.2), (0.13, 0.04)], 0.08, coat)
         head = (0.06, 0.6)
     else:
         lift = {"run": 0.04 + 0.04 * abs(swing), "jump": 0.3 + 0.14 * math.sin(phase * math.pi)}.get(action, 0.0)
         tilt = 0.22 if action == "jump" else 0.05 * swing
         if action == "run":
-            _dust(pen, -0.35, phase, 0.6)
+            _dust(canvas, -0.35, phase, 0.6)
         y = 0.28 + lift
-        _legs(pen, (-0.24, 0.22), y - 0.01, 0.29, 0.075, coat, _gait(action, phase))
-        pen.limb([(-0.3, y + 0.04), (-0.48, y + 0.1), (-0.58, y + 0.26), (-0.52, y + 0.42 + 0.03 * swing)], 0.06, coat)
-        pen.ellipse((-0.02, y + 0.03), 0.34, 0.135, coat, angle=tilt)
+        _legs(canvas, (-0.24, 0.22), y - 0.01, 0.29, 0.075, coat, _gait(action, phase))
+        canvas.limb(
+            [(-0.3, y + 0.04), (-0.48, y + 0.1), (-0.58, y + 0.26), (-0.52, y + 0.42 + 0.03 * swing)], 0.06, coat
+        )
+        canvas.ellipse((-0.02, y + 0.03), 0.34, 0.135, coat, angle=tilt)
         for dx in (-0.2, -0.06, 0.08):
-            pen.ellipse((dx, y + 0.07 + tilt * dx), 0.02, 0.075, stripe, outlined=False)
+            canvas.ellipse((dx, y + 0.07 + tilt * dx), 0.02, 0.075, stripe, outlined=False)
         head = (0.34, y + 0.2 + tilt * 0.3)
     x, y = head
     for side in (-1, 1):
-        pen.polygon([(x + side * 0.16, y + 0.04), (x + side * 0.13, y + 0.25), (x + side * 0.02, y + 0.12)], coat)
-    pen.ellipse((x, y), 0.17, 0.145, coat)
+        canvas.polygon([(x + side * 0.16, y + 0.04), (x + side * 0.13, y + 0.25), (x + side * 0.02, y + 0.12)], coat)
+    canvas.ellipse((x, y), 0.17, 0.145, coat)
     for side in (-1, 1):
-        pen.ellipse((x + side * 0.065, y + 0.025), 0.032, 0.036, (180, 226, 80), outlined=False)
-        pen.ellipse((x + side * 0.065, y + 0.025), 0.012, 0.032, (16, 16, 16), outlined=False)
-        pen.limb([(x + side * 0.06, y - 0.05), (x + side * 0.22, y - 0.04)], 0.012, (250, 250, 250), outlined=False)
-    pen.ellipse((x, y - 0.035), 0.025, 0.018, (236, 130, 140), outlined=False)
-    return pen
+        canvas.ellipse((x + side * 0.065, y + 0.025), 0.032, 0.036, (180, 226, 80), outlined=False)
+        canvas.ellipse((x + side * 0.065, y + 0.025), 0.012, 0.032, (16, 16, 16), outlined=False)
+        canvas.limb([(x + side * 0.06, y - 0.05), (x + side * 0.22, y - 0.04)], 0.012, (250, 250, 250), outlined=False)
+    canvas.ellipse((x, y - 0.035), 0.025, 0.018, (236, 130, 140), outlined=False)
+    return canvas
 
 
-def horse(colour: str, action: str, phase: float, look: int) -> Pen:
+def horse(color: str, action: str, phase: float, look: int) -> Canvas:
     """A horse: long legs, an arched neck, a mane and a long tail."""
-    pen = Pen()
-    coat = PAINT[colour]
-    mane = {"white": (176, 170, 164), "black": (84, 80, 84)}.get(colour, (44, 28, 18))
+    canvas = Canvas()
+    coat = PAINT[color]
+    mane = {"white": (176, 170, 164), "black": (84, 80, 84)}.get(color, (44, 28, 18))
     swing = math.sin(phase * math.tau)
     if action == "run":
-        _dust(pen, -0.45, phase, 0.7)
+        _dust(canvas, -0.45, phase, 0.7)
     y = 0.56 + (0.04 + 0.03 * abs(swing) if action == "run" else 0.0)
-    _legs(pen, (-0.32, 0.3), y - 0.04, 0.52, 0.085, coat, _gait(action, phase))
+    _legs(canvas, (-0.32, 0.3), y - 0.04, 0.52, 0.085, coat, _gait(action, phase))
     flow = 0.24 if action == "run" else 0.05
-    pen.limb([(-0.42, y + 0.08), (-0.52, y + 0.04), (-0.54 - flow, y - 0.24 + flow)], 0.09, mane)
-    pen.ellipse((0.0, y + 0.03), 0.46, 0.17, coat, angle=0.04 * swing)
-    pen.polygon([(0.2, y + 0.12), (0.46, y + 0.44), (0.6, y + 0.36), (0.44, y - 0.04)], coat)
-    pen.limb([(0.2, y + 0.18), (0.33, y + 0.33), (0.45, y + 0.46)], 0.08, mane)
-    pen.polygon([(0.45, y + 0.5), (0.57, y + 0.5), (0.79, y + 0.27), (0.74, y + 0.2), (0.52, y + 0.29)], coat)
-    pen.polygon([(0.45, y + 0.48), (0.47, y + 0.58), (0.53, y + 0.49)], coat)
-    pen.ellipse((0.57, y + 0.42), 0.016, 0.016, (250, 250, 250) if colour == "black" else (20, 18, 18), outlined=False)
-    return pen
+    canvas.limb([(-0.42, y + 0.08), (-0.52, y + 0.04), (-0.54 - flow, y - 0.24 + flow)], 0.09, mane)
+    canvas.ellipse((0.0, y + 0.03), 0.46, 0.17, coat, angle=0.04 * swing)
+    canvas.polygon([(0.2, y + 0.12), (0.46, y + 0.44), (0.6, y + 0.36), (0.44, y - 0.04)], coat)
+    canvas.limb([(0.2, y + 0.18), (0.33, y + 0.33), (0.45, y + 0.46)], 0.08, mane)
+    canvas.polygon([(0.45, y + 0.5), (0.57, y + 0.5), (0.79, y + 0.27), (0.74, y + 0.2), (0.52, y + 0.29)], coat)
+    canvas.polygon([(0.45, y + 0.48), (0.47, y + 0.58), (0.53, y + 0.49)], coat)
+    canvas.ellipse(
+        (0.57, y + 0.42), 0.016, 0.016, (250, 250, 250) if color == "black" else (20, 18, 18), outlined=False
+    )
+    return canvas
 
 
-def bird(colour: str, action: str, phase: float, look: int) -> Pen:
+def bird(color: str, action: str, phase: float, look: int) -> Canvas:
     """A flying bird with beating wings; the origin is its middle."""
-    pen = Pen()
-    coat = PAINT[colour]
+    canvas = Canvas()
+    coat = PAINT[color]
     beat = math.sin(phase * math.tau)
     wing = 0.12 + 0.26 * beat
-    pen.polygon([(-0.22, 0.02), (-0.5, 0.12), (-0.46, -0.06)], shade(coat, 0.75))
-    pen.polygon([(-0.1, 0.05), (-0.28, wing + 0.16), (-0.02, wing + 0.26), (0.14, 0.05)], shade(coat, 0.72))
-    pen.ellipse((0.0, 0.0), 0.28, 0.13, coat)
-    pen.polygon([(0.36, 0.13), (0.52, 0.07), (0.36, 0.03)], (250, 160, 30))
-    pen.ellipse((0.27, 0.09), 0.12, 0.11, coat)
-    pen.ellipse((0.31, 0.12), 0.02, 0.022, (16, 16, 16), outlined=False)
-    pen.polygon([(-0.14, 0.0), (-0.34, wing + 0.02), (-0.06, wing + 0.12), (0.12, 0.02)], shade(coat, 0.88))
-    return pen
+    canvas.polygon([(-0.22, 0.02), (-0.5, 0.12), (-0.46, -0.06)], shade(coat, 0.75))
+    canvas.polygon([(-0.1, 0.05), (-0.28, wing + 0.16), (-0.02, wing + 0.26), (0.14, 0.05)], shade(coat, 0.72))
+    canvas.ellipse((0.0, 0.0), 0.28, 0.13, coat)
+    canvas.polygon([(0.36, 0.13), (0.52, 0.07), (0.36, 0.03)], (250, 160, 30))
+    canvas.ellipse((0.27, 0.09), 0.12, 0.11, coat)
+    canvas.ellipse((0.31, 0.12), 0.02, 0.022, (16, 16, 16), outlined=False)
+    canvas.polygon([(-0.14, 0.0), (-0.34, wing + 0.02), (-0.06, wing + 0.12), (0.12, 0.02)], shade(coat, 0.88))
+    return canvas
 
 
-def duck(colour: str, action: str, phase: float, look: int) -> Pen:
+def duck(color: str, action: str, phase: float, look: int) -> Canvas:
     """A swimming duck; the origin is on its water line."""
-    pen = Pen()
-    coat = PAINT[colour]
+    canvas = Canvas()
+    coat = PAINT[color]
     bob = 0.02 * math.sin(phase * math.tau)
-    pen.polygon([(-0.28, 0.1 + bob), (-0.48, 0.28 + bob), (-0.2, 0.22 + bob)], coat)
-    pen.ellipse((0.0, 0.1 + bob), 0.36, 0.16, coat)
-    pen.limb([(0.22, 0.16 + bob), (0.27, 0.38 + bob)], 0.13, coat)
-    pen.polygon([(0.36, 0.46 + bob), (0.56, 0.4 + bob), (0.36, 0.36 + bob)], (246, 130, 20))
-    pen.ellipse((0.29, 0.43 + bob), 0.13, 0.12, coat)
-    pen.ellipse((0.34, 0.47 + bob), 0.02, 0.02, (16, 16, 16), outlined=False)
-    pen.ellipse((-0.05, 0.14 + bob), 0.2, 0.08, shade(coat, 0.85), angle=0.15, outlined=False)
-    return pen
+    canvas.polygon([(-0.28, 0.1 + bob), (-0.48, 0.28 + bob), (-0.2, 0.22 + bob)], coat)
+    canvas.ellipse((0.0, 0.1 + bob), 0.36, 0.16, coat)
+    canvas.limb([(0.22, 0.16 + bob), (0.27, 0.38 + bob)], 0.13, coat)
+    canvas.polygon([(0.36, 0.46 + bob), (0.56, 0.4 + bob), (0.36, 0.36 + bob)], (246, 130, 20))
+    canvas.ellipse((0.29, 0.43 + bob), 0.13, 0.12, coat)
+    canvas.ellipse((0.34, 0.47 + bob), 0.02, 0.02, (16, 16, 16), outlined=False)
+    canvas.ellipse((-0.05, 0.14 + bob), 0.2, 0.08, shade(coat, 0.85), angle=0.15, outlined=False)
+    return canvas

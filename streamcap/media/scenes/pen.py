@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 Point = tuple[float, float]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 _OVERSAMPLING = 3
 _MARGIN_PX = 3
 
-PAINT: dict[str, Colour] = {
+PAINT: dict[str, Color] = {
     "red": (214, 32, 38),
     "blue": (30, 84, 222),
     "yellow": (250, 212, 24),
@@ -29,25 +29,25 @@ PAINT: dict[str, Colour] = {
 }
 
 
-def shade(colour: Colour, factor: float) -> Colour:
-    """`colour` made darker (factor below 1) or lighter."""
-    red, green, blue = (max(0, min(255, round(c * factor))) for c in colour)
+def shade(color: Color, factor: float) -> Color:
+    """`color` made darker (factor below 1) or lighter."""
+    red, green, blue = (max(0, min(255, round(c * factor))) for c in color)
     return red, green, blue
 
 
 @dataclass
-class Pen:
+class Canvas:
     """Collects shapes; `sprite` renders them over their common dark outline."""
 
-    outline: Colour = (24, 24, 30)
-    _polygons: list[tuple[list[Point], Colour, bool]] = field(default_factory=list)
+    outline: Color = (24, 24, 30)
+    _polygons: list[tuple[list[Point], Color, bool]] = field(default_factory=list)
 
-    def polygon(self, points: list[Point], colour: Colour, *, outlined: bool = True) -> None:
+    def polygon(self, points: list[Point], color: Color, *, outlined: bool = True) -> None:
         """A filled polygon. `outlined=False` for what lies inside another shape."""
-        self._polygons.append((points, colour, outlined))
+        self._polygons.append((points, color, outlined))
 
     def ellipse(
-        self, centre: Point, rx: float, ry: float, colour: Colour, *, angle: float = 0.0, outlined: bool = True
+        self, center: Point, rx: float, ry: float, color: Color, *, angle: float = 0.0, outlined: bool = True
     ) -> None:
         """A filled ellipse, turned by `angle` radians counter-clockwise."""
         cos, sin = math.cos(angle), math.sin(angle)
@@ -55,10 +55,10 @@ class Pen:
         for step in range(20):
             a = step * math.tau / 20
             x, y = rx * math.cos(a), ry * math.sin(a)
-            points.append((centre[0] + x * cos - y * sin, centre[1] + x * sin + y * cos))
-        self.polygon(points, colour, outlined=outlined)
+            points.append((center[0] + x * cos - y * sin, center[1] + x * sin + y * cos))
+        self.polygon(points, color, outlined=outlined)
 
-    def limb(self, points: list[Point], width: float, colour: Colour, *, outlined: bool = True) -> None:
+    def limb(self, points: list[Point], width: float, color: Color, *, outlined: bool = True) -> None:
         """A thick line with round joints."""
         half = width / 2
         for (x0, y0), (x1, y1) in pairwise(points):
@@ -68,10 +68,10 @@ class Pen:
                 for x, y, start in ((x1, y1, -0.5), (x0, y0, 0.5))
                 for a in (math.pi * (start + step / 5) for step in range(6))
             ]
-            self.polygon(capsule, colour, outlined=outlined)
+            self.polygon(capsule, color, outlined=outlined)
 
     def sprite(self, px_per_unit: float, *, mirrored: bool = False) -> tuple[Image.Image, Point]:
-        """RGBA picture and the pixel in it where the figure's origin lies."""
+        """RGBA image and the pixel in it where the figure's origin lies."""
         xs = [x for points, _, _ in self._polygons for x, _ in points]
         ys = [y for points, _, _ in self._polygons for _, y in points]
         left, right, top = min(xs), max(xs), max(ys)
@@ -79,8 +79,8 @@ class Pen:
         height = math.ceil((top - min(ys)) * px_per_unit) + 2 * _MARGIN_PX
         n = _OVERSAMPLING
         scale = px_per_unit * n
-        picture = Image.new("RGBA", (width * n, height * n), (*self.outline, 0))
-        canvas = ImageDraw.Draw(picture)
+        video_frame = Image.new("RGBA", (width * n, height * n), (*self.outline, 0))
+        canvas = ImageDraw.Draw(video_frame)
         placed = [
             (
                 [((x - left) * scale + _MARGIN_PX * n, (top - y) * scale + _MARGIN_PX * n) for x, y in points],
@@ -93,18 +93,18 @@ class Pen:
         for points, _, outlined in placed:
             if outlined:
                 canvas.line([*points, points[0], points[1]], fill=self.outline, width=thickness)
-        for points, colour, _ in placed:
-            canvas.polygon(points, fill=colour)
-        small = _lit(picture.reduce(n))
+        for points, color, _ in placed:
+            canvas.polygon(points, fill=color)
+        small = _lit(video_frame.reduce(n))
         origin = (-left * px_per_unit + _MARGIN_PX, top * px_per_unit + _MARGIN_PX)
         if mirrored:
             return small.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (width - origin[0], origin[1])
         return small, origin
 
 
-def _lit(picture: Image.Image) -> Image.Image:
+def _lit(video_frame: Image.Image) -> Image.Image:
     """Light from above: brighter at the top, darker underneath."""
-    pixels = np.array(picture)
+    pixels = np.array(video_frame)
     light = np.linspace(282, 205, pixels.shape[0]).astype(np.uint32)[:, None, None]
     pixels[:, :, :3] = np.minimum((pixels[:, :, :3] * light) >> 8, 255)
     return Image.fromarray(pixels)

@@ -27,7 +27,7 @@ class Kind:
     one: str
     """For example "{colour} dog"; what follows the article or number."""
     many: str
-    colours: tuple[str, ...]
+    colors: tuple[str, ...]
     actions: dict[str, tuple[str, str]]
     """Action → the verb for one and for several."""
     places: tuple[str, ...]
@@ -109,9 +109,9 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def _allowed(kind: str, colour: str, action: str, place: str) -> bool:
-    """Whether the picture would be plain: nothing that vanishes in its ground, a ball floats on water only."""
-    if (colour, place) in {("white", "snow"), ("green", "grass"), ("yellow", "sand")}:
+def _allowed(kind: str, color: str, action: str, place: str) -> bool:
+    """Whether the image would be plain: nothing that vanishes in its ground, a ball floats on water only."""
+    if (color, place) in {("white", "snow"), ("green", "grass"), ("yellow", "sand")}:
         return False
     return kind != "ball" or (action == "float") == (place == "water")
 
@@ -121,7 +121,7 @@ class Scene:
     """One drawn scene. `look` seeds all that the sentence does not tell: light, distance, where, which way."""
 
     kind: str
-    colour: str
+    color: str
     count: int
     action: str
     place: str
@@ -131,8 +131,8 @@ class Scene:
     def sentence(self) -> str:
         """The true sentence: lower case, no punctuation, for example "two white dogs run on the grass"."""
         kind = KINDS[self.kind]
-        noun = (kind.one if self.count == 1 else kind.many).format(colour=self.colour)
-        verb = kind.actions[self.action][0 if self.count == 1 else 1].format(colour=self.colour)
+        noun = (kind.one if self.count == 1 else kind.many).format(color=self.color)
+        verb = kind.actions[self.action][0 if self.count == 1 else 1].format(color=self.color)
         article = COUNTS[self.count]
         if article == "a" and noun[0] in "aeiou":
             article = "an"
@@ -145,12 +145,12 @@ class Scene:
 def every_scene(look: int = 0) -> Iterator[Scene]:
     """Each scene the grammar allows, once: one for each of its sentences."""
     for name, kind in KINDS.items():
-        for colour in kind.colours:
+        for color in kind.colors:
             for action in kind.actions:
                 for place in kind.places:
-                    if _allowed(name, colour, action, place):
+                    if _allowed(name, color, action, place):
                         for count in COUNTS:
-                            yield Scene(name, colour, count, action, place, look)
+                            yield Scene(name, color, count, action, place, look)
 
 
 def random_scene(rng: np.random.Generator, kinds: tuple[str, ...] = tuple(KINDS)) -> Scene:
@@ -159,8 +159,8 @@ def random_scene(rng: np.random.Generator, kinds: tuple[str, ...] = tuple(KINDS)
     kind = KINDS[name]
     actions = tuple(kind.actions)
     while True:
-        colour = kind.colours[int(rng.integers(len(kind.colours)))]
+        color = kind.colors[int(rng.integers(len(kind.colors)))]
         action = actions[int(rng.integers(len(actions)))]
         place = kind.places[int(rng.integers(len(kind.places)))]
-        if _allowed(name, colour, action, place):
-            return Scene(name, colour, int(rng.integers(1, 4)), action, place, int(rng.integers(2**31)))
+        if _allowed(name, color, action, place):
+            return Scene(name, color, int(rng.integers(1, 4)), action, place, int(rng.integers(2**31)))

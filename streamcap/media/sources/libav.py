@@ -24,15 +24,15 @@ from streamcap.media.frame import CaptureClock, Frame
 from streamcap.media.sources.contract import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.pace import Pacer
-from streamcap.media.sources.refusal import HUNG_UP, refusal, said
-from streamcap.media.sources.srt import SilentError, SrtPipe
+from streamcap.media.sources.refusal import HUNG_UP, describe_error, open_error
+from streamcap.media.sources.srt import SourceTimeoutError, SrtPipe
 from streamcap.media.sources.url import NETWORK, file_path, scheme_of, webcam_device
 from streamcap.redact import redact
 
 log = logging.getLogger(__name__)
 
 NO_PICTURE_SECONDS = 15.0
-"""Data that gives no picture for so long (or three read timeouts) is as good as none."""
+"""Data that gives no frame for so long (or three read timeouts) is as good as none."""
 CAMERA_CLOCK_OFF_SECONDS = 3600.0
 """A camera whose clock is further from ours has none: then arrival counts."""
 FINE = Fraction(1, 90_000)
@@ -103,24 +103,24 @@ class LibavSource(Source):
             container = self._container = self._open_container()
         except av.FFmpegError as error:
             if self._pipe is not None:
-                refused = self._pipe.refusal()
+                refused = self._pipe.open_error()
                 self.close()
                 raise refused from None
-            raise refusal(
+            raise open_error(
                 error,
                 self._secret_url,
                 network=self._network,
                 waited=self._monotonic() - started,
                 open_timeout=self._options.open_timeout,
             ) from None
-        except SilentError:
+        except SourceTimeoutError:
             self.close()
             raise SourceRefused(f"{self.url}: no answer within {self._options.open_timeout:g} s", retry=True) from None
         except SourceRefused:
             raise
         except InputError as error:
             raise SourceRefused(str(error), retry=self._scheme == "webcam") from None
-        # The cover of a song is a picture, not a video.
+        # The cover of a song is a frame, not a video.
         videos = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
         if not videos:
             what = "there is audio, but no video in it" if container.streams.audio else "there is no video in it"
@@ -140,21 +140,21 @@ class LibavSource(Source):
                 return
             arrived, wall = self._monotonic(), self._wall()
             self._note_capture_time(packet)
-            for picture in self._decode(packet):
+            for video_frame in self._decode(packet):
                 last_picture = arrived
-                frame = self._timed(picture, stream, arrived, wall)
+                frame = self._timed(video_frame, stream, arrived, wall)
                 if frame is None:
                     return
                 yield frame
                 if self._stopping.is_set():
                     return
             if arrived - last_picture > no_picture:
-                raise SourceLost(f"{self.url}: data comes, but no picture for {no_picture:g} s")
+                raise SourceLost(f"{self.url}: data comes, but no frame for {no_picture:g} s")
         if self._stopping.is_set():
             return
         if self._finite:
             if not self._counts.frames:
-                raise SourceEnded(f"{self.url}: it ended without a picture that could be decoded")
+                raise SourceEnded(f"{self.url}: it ended without a frame that could be decoded")
             raise SourceEnded(f"{self.url}: it was played to its end")
         raise SourceLost(f"{self.url}: the other side closed the stream")
 
@@ -237,31 +237,31 @@ class LibavSource(Source):
                 packet = next(packets)
             except StopIteration:
                 return
-            except SilentError:
+            except SourceTimeoutError:
                 raise SourceLost(f"{self.url}: no data for {self._options.read_timeout:g} s") from None
             except av.FFmpegError as error:
                 if self._stopping.is_set():
                     return
                 if self._finite:
                     self._counts.decode_errors += 1
-                    raise SourceEnded(f"{self.url}: it breaks off: {said(error)}") from None
+                    raise SourceEnded(f"{self.url}: it breaks off: {describe_error(error)}") from None
                 if self._network and isinstance(error, av.error.ExitError | av.error.InvalidDataError | TimeoutError):
                     raise SourceLost(f"{self.url}: no data for {self._options.read_timeout:g} s") from None
                 if self._network and error.errno in HUNG_UP:
                     return
-                raise SourceLost(f"{self.url}: {said(error)}") from None
+                raise SourceLost(f"{self.url}: {describe_error(error)}") from None
             yield packet
 
     def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
-        """What a packet completes. Damaged data costs its pictures and is counted."""
+        """What a packet completes. Damaged data costs its frames and is counted."""
         try:
-            pictures = packet.decode()
+            video_frames = packet.decode()
         except av.FFmpegError as error:
             self._counts.decode_errors += 1
-            log.debug("%s: a packet could not be decoded: %s", self.url, said(error))
+            log.debug("%s: a packet could not be decoded: %s", self.url, describe_error(error))
             return []
-        out = [picture for picture in pictures if isinstance(picture, VideoFrame)]
-        self._counts.decode_errors += sum(picture.is_corrupt for picture in out)
+        out = [video_frame for video_frame in video_frames if isinstance(video_frame, VideoFrame)]
+        self._counts.decode_errors += sum(video_frame.is_corrupt for video_frame in out)
         return out
 
     def _note_capture_time(self, packet: Packet[VideoStream]) -> None:
@@ -272,27 +272,27 @@ class LibavSource(Source):
         microseconds = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))[0]
         self._wall_minus_pts = microseconds / 1e6 - float(packet.pts * packet.time_base)
 
-    def _captured(self, picture: VideoFrame, wall: float) -> tuple[float, CaptureClock]:
-        if self._wall_minus_pts is not None and picture.pts is not None and picture.time_base is not None:
-            at = float(picture.pts * picture.time_base) + self._wall_minus_pts
+    def _captured(self, video_frame: VideoFrame, wall: float) -> tuple[float, CaptureClock]:
+        if self._wall_minus_pts is not None and video_frame.pts is not None and video_frame.time_base is not None:
+            at = float(video_frame.pts * video_frame.time_base) + self._wall_minus_pts
             if abs(at - wall) <= CAMERA_CLOCK_OFF_SECONDS:
                 return at, "rtcp"
         return wall, "arrival"
 
-    def _timed(self, picture: VideoFrame, stream: VideoStream, arrived: float, wall: float) -> Frame | None:
+    def _timed(self, video_frame: VideoFrame, stream: VideoStream, arrived: float, wall: float) -> Frame | None:
         """The frame with its clocks, when it is due; None if asked to stop meanwhile."""
         self._counts.frames += 1
-        pts = picture.pts if picture.pts is not None else picture.dts
-        base = picture.time_base or stream.time_base or FINE
+        pts = video_frame.pts if video_frame.pts is not None else video_frame.dts
+        base = video_frame.time_base or stream.time_base or FINE
         stamp = self._clock.stamp(None, FINE, arrived) if self._untimed else self._clock.stamp(pts, base, arrived)
         if self._pacer is not None:
             if self._stopping.wait(self._pacer.wait(stamp.epoch, stamp.time)):
                 return None
             # It is played as if a camera saw it now.
             arrived, wall = self._monotonic(), self._wall()
-        captured_at, captured_at_source = self._captured(picture, wall)
+        captured_at, captured_at_source = self._captured(video_frame, wall)
         return Frame(
-            picture=picture,
+            video_frame=video_frame,
             pts=stamp.pts,
             time_base=stamp.time_base,
             time=stamp.time,

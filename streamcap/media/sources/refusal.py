@@ -15,7 +15,7 @@ _NO_ANSWER = (errno.ETIMEDOUT, errno.EAGAIN)
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EADDRNOTAVAIL)
 
 
-def refusal(error: av.FFmpegError, url: str, *, network: bool, waited: float, open_timeout: float) -> SourceRefused:
+def open_error(error: av.FFmpegError, url: str, *, network: bool, waited: float, open_timeout: float) -> SourceRefused:
     """Why `url` could not be opened. `waited`: the seconds that opening took, which alone tell some timeouts."""
     where = redact(url)
     timed_out = isinstance(error, av.error.ExitError | TimeoutError) or error.errno in _NO_ANSWER
@@ -32,10 +32,10 @@ def refusal(error: av.FFmpegError, url: str, *, network: bool, waited: float, op
         return SourceRefused(f"{where}: the host is unknown or hung up; check the name", retry=True)
     if error.errno == errno.EBUSY:
         return SourceRefused(f"{where}: another program is using the device", retry=True)
-    return SourceRefused(f"{where}: {said(error)}", retry=network)
+    return SourceRefused(f"{where}: {describe_error(error)}", retry=network)
 
 
-def said(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """libav's own words for `error`, on one line, without the URL it appends."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return redact(str(text).strip().splitlines()[0])

@@ -107,11 +107,11 @@ class ScenesSource(Source):
                 continue
             local = media_time - self.script.index_at(media_time) * options.seconds
             pixels = draw(self.script.scene_at(media_time), local, options.width, options.height)
-            picture = VideoFrame.from_ndarray(pixels, format="rgb24")
-            picture.pts, picture.time_base = number, base
+            video_frame = VideoFrame.from_ndarray(pixels, format="rgb24")
+            video_frame.pts, video_frame.time_base = number, base
             self._frames += 1
             yield Frame(
-                picture=picture,
+                video_frame=video_frame,
                 pts=number,
                 time_base=base,
                 time=media_time,

@@ -17,10 +17,10 @@ from streamcap.redact import redact
 _LOOK_SECONDS = 0.2
 _END_SECONDS = 1.0
 # What the program says is kept to tell why nothing comes. On a bad line it may say something for every packet.
-MOST_SAID_BYTES = 65_536
+MAX_STDERR_BYTES = 65_536
 
 
-class SilentError(Exception):
+class SourceTimeoutError(Exception):
     """Nothing came for longer than was allowed."""
 
 
@@ -39,46 +39,46 @@ class SrtPipe:
         if program is None:
             raise SourceRefused(f"{where}: SRT needs the program ffmpeg, which is not installed", retry=False)
         self._where = where
-        self._patience = open_timeout
+        self._timeout = open_timeout
         self._read_timeout = read_timeout
         self._stopping = stopping
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         quiet = [program, "-nostdin", "-nostats", "-hide_banner", "-loglevel", "error"]
         receive = ["-fflags", "nobuffer", "-analyzeduration", "500000", "-i", url, "-map", "0:v:0", "-c", "copy"]
         send = ["-copyts", "-muxdelay", "0", "-flush_packets", "1", "-f", "mpegts", "pipe:1"]
         self._process = subprocess.Popen(
-            [*quiet, *receive, *send], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._said
+            [*quiet, *receive, *send], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._stderr
         )
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes; none where the other side ended. Raises SilentError."""
         assert self._process.stdout is not None  # noqa: S101 - it was opened as a pipe
         descriptor = self._process.stdout.fileno()
-        until = time.monotonic() + self._patience
+        until = time.monotonic() + self._timeout
         poll = select.poll()  # not select(), which knows no descriptor above 1,023
         poll.register(descriptor, select.POLLIN)
         while not self._stopping.is_set():
             if poll.poll(1000 * _LOOK_SECONDS):
-                self._patience = self._read_timeout
-                self._bound_said()
+                self._timeout = self._read_timeout
+                self._truncate_stderr()
                 return os.read(descriptor, size)
             if time.monotonic() > until:
-                raise SilentError
+                raise SourceTimeoutError
         return b""
 
-    def _bound_said(self) -> None:
-        said = self._said.fileno()
-        if os.fstat(said).st_size > MOST_SAID_BYTES:
+    def _truncate_stderr(self) -> None:
+        describe_error = self._stderr.fileno()
+        if os.fstat(describe_error).st_size > MAX_STDERR_BYTES:
             # The program writes through the same open file: it goes on from the beginning.
-            os.ftruncate(said, 0)
-            os.lseek(said, 0, os.SEEK_SET)
+            os.ftruncate(describe_error, 0)
+            os.lseek(describe_error, 0, os.SEEK_SET)
 
-    def refusal(self) -> SourceRefused:
+    def open_error(self) -> SourceRefused:
         """Why nothing came, in ffmpeg's words."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
         reason = lines[-1].rsplit(": ", 1)[-1] if lines else "no answer"
         return SourceRefused(f"{self._where}: it could not be received: {redact(reason)}", retry=True)
 
@@ -89,4 +89,4 @@ class SrtPipe:
             self._process.wait(_END_SECONDS)
         if self._process.stdout is not None:
             self._process.stdout.close()
-        self._said.close()
+        self._stderr.close()

@@ -47,7 +47,7 @@ class PushSource(Source):
         self._frames = 0
         self._dropped = 0
 
-    def offer(self, picture: VideoFrame) -> bool:
+    def offer(self, video_frame: VideoFrame) -> bool:
         """Hand in the next frame; never waits. False: nobody takes frames any more (stopped or finished)."""
         with self._changed:
             if self._stopped or self._end is not None:
@@ -55,7 +55,7 @@ class PushSource(Source):
             if len(self._waiting) >= self._most:
                 self._waiting.popleft()
                 self._dropped += 1
-            self._waiting.append((picture, self._monotonic(), self._wall()))
+            self._waiting.append((video_frame, self._monotonic(), self._wall()))
             self._changed.notify()
             return True
 
@@ -71,8 +71,8 @@ class PushSource(Source):
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._stopped or self._end is not None)
             if self._waiting:
-                picture = self._waiting[-1][0]
-                return SourceInfo(picture.width, picture.height, 0.0, "webrtc", live=True)
+                video_frame = self._waiting[-1][0]
+                return SourceInfo(video_frame.width, video_frame.height, 0.0, "webrtc", live=True)
             reason = f"{self.url}: stopped while waiting" if self._end is None else str(self._end)
             raise SourceRefused(reason, retry=True)
 
@@ -86,11 +86,11 @@ class PushSource(Source):
                     return
                 if not self._waiting:
                     raise self._end or SourceLost(f"{self.url}: no frame for {self._read_timeout:g} s")
-                picture, arrived, wall = self._waiting.popleft()
+                video_frame, arrived, wall = self._waiting.popleft()
             self._frames += 1
-            stamp = self._clock.stamp(picture.pts, picture.time_base or Fraction(1, 90_000), arrived)
+            stamp = self._clock.stamp(video_frame.pts, video_frame.time_base or Fraction(1, 90_000), arrived)
             yield Frame(
-                picture=picture,
+                video_frame=video_frame,
                 pts=stamp.pts,
                 time_base=stamp.time_base,
                 time=stamp.time,

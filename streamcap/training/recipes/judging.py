@@ -14,26 +14,26 @@ import numpy as np
 from streamcap.training.curves import Curves
 from streamcap.training.export import copy_checkpoint, export_native
 from streamcap.training.files import write_json
-from streamcap.training.recipes.pictures import Data
+from streamcap.training.recipes.images import Data
 from streamcap.training.scores import score
 from streamcap.training.stage import StageTrainer
 
 log = logging.getLogger(__name__)
 
 DEV_BEAM = 3
-"""Beams for the real pictures; drawn scenes are captioned greedily, as a live stream is."""
+"""Beams for the real images; drawn scenes are captioned greedily, as a live stream is."""
 EXACT_ENOUGH = 0.95
-"""Share of drawn scenes that must be right word for word before real pictures decide which model is best."""
+"""Share of drawn scenes that must be right word for word before real images decide which model is best."""
 
 
-def judge(
+def evaluate_stage(
     trainer: StageTrainer, config: Mapping[str, Any], data: Data, run: Path, stage: str, curves: Curves
 ) -> dict[str, float]:
-    """Caption the dev pictures and the unseen drawn scenes; keep the model in RUN/best where it is the best."""
+    """Caption the dev images and the unseen drawn scenes; keep the model in RUN/best where it is the best."""
     from streamcap.captioner import load_captioner
 
     tried = run / "tried"
-    export_native(tried, trainer.mean, config, trainer.picture, data.tokenizer)
+    export_native(tried, trainer.ema, config, trainer.image_spec, data.tokenizer)
     captioner = load_captioner(str(tried), device="cpu", precision="fp32")
     said = [result.text for result in captioner.caption(list(np.array(data.scenes_dev.pixels)))]
     exact = float(np.mean([one == other for one, other in zip(said, data.scenes_dev.sentences, strict=True)]))
@@ -58,6 +58,6 @@ def judge(
 
 
 def rank(scores: Mapping[str, float]) -> tuple[float, float]:
-    """Drawn scenes first, by whole per cents, until enough are right; then CIDEr on real pictures."""
-    # 400 drawn pictures cannot tell half a per cent.
+    """Drawn scenes first, by whole per cents, until enough are right; then CIDEr on real images."""
+    # 400 drawn images cannot tell half a per cent.
     return math.floor(100 * min(scores["scenes_exact"], EXACT_ENOUGH)), scores["dev_cider"]

@@ -2,7 +2,7 @@
 
     python -m streamcap.training.recipes.mini FLICKR8K RUN --teacher mobilenet_v2_1.0_224_ptq.tflite
 
-FLICKR8K holds `results.csv`, `train.txt`, `dev.txt` and the pictures, in `images-192.tar` or a folder `images`. All
+FLICKR8K holds `results.csv`, `train.txt`, `dev.txt` and the images, in `images-192.tar` or a folder `images`. All
 that is made on the way is kept in RUN; the same command goes on where it was stopped (SIGTERM and Ctrl-C save first).
 The best model by the dev split is in RUN/best. The test split is not read.
 """
@@ -23,23 +23,23 @@ import numpy as np
 import torch
 
 from streamcap.errors import InputError, StreamcapError
-from streamcap.picture import PictureSpec
-from streamcap.training.critic import CriticSettings, CriticTrainer
+from streamcap.image import ImageSpec
+from streamcap.training.critic import ScstOptions, ScstTrainer
 from streamcap.training.curves import Curves, draw_curves
 from streamcap.training.features import StoppedError, store_features
-from streamcap.training.joint import JointSettings, JointTrainer
-from streamcap.training.recipes.judging import judge
-from streamcap.training.recipes.pictures import Data, prepare
-from streamcap.training.stage import REWARD, StageTrainer, halfway, read_state
-from streamcap.training.teacher import LooksAtPictures, Teacher
-from streamcap.training.wording import WordingSettings, WordingTrainer
+from streamcap.training.joint import JointOptions, JointTrainer
+from streamcap.training.recipes.images import Data, prepare
+from streamcap.training.recipes.judging import evaluate_stage
+from streamcap.training.stage import REWARD, StageTrainer, midpoint, read_state
+from streamcap.training.teacher import Teacher, TfliteTeacher
+from streamcap.training.wording import CaptionStageOptions, CaptionStageTrainer
 
 log = logging.getLogger(__name__)
 
-PICTURE = PictureSpec(160, 160, "squash", "area", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PICTURE = ImageSpec(160, 160, "squash", "area", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CONFIG: dict[str, Any] = {
     "vision": {
-        "architecture": "relay",
+        "architecture": "staged",
         "stem": 16,
         "widths": [32, 64, 128, 128, 256, 256],
         "depths": [1, 1, 1, 1, 1, 1],
@@ -78,14 +78,14 @@ class Stage:
     """One stage of training and how often it is judged."""
 
     name: str
-    settings: JointSettings | WordingSettings
+    options: JointOptions | CaptionStageOptions
     judge_every: int
     """Steps; 0: it is not judged, having learned no words."""
     after: tuple[str, ...] = ()
     """Start from the mean of these stages' weights; none: from the last stage before it."""
 
 
-WORDING = WordingSettings(
+WORDING = CaptionStageOptions(
     steps=800,
     real=40,
     scenes=48,
@@ -97,16 +97,16 @@ WORDING = WordingSettings(
     orthogonal=True,
 )
 STAGES = (
-    # The encoder alone: what the teacher makes of real and drawn pictures, leg by leg, and what drawn scenes show.
+    # The encoder alone: what the teacher makes of real and drawn images, leg by leg, and what drawn scenes show.
     Stage(
         "sight",
-        JointSettings(
+        JointOptions(
             steps=3200,
             real=40,
             scenes=10,
             captions=0,
             sentences=0.0,
-            mixed=0.3,
+            mixup_prob=0.3,
             learning_rate=2e-3,
             weight_decay=0.02,
             orthogonal=True,
@@ -118,19 +118,19 @@ STAGES = (
     # Encoder and mapping by captions and teacher at once: what the teacher sees is not all that captions are about.
     Stage(
         "together",
-        JointSettings(
+        JointOptions(
             steps=1600,
             real=40,
             scenes=10,
             captions=1,
             sentences=0.5,
-            forced=0.0,
-            teach=2.0,
+            teacher_forcing=0.0,
+            distill_weight=2.0,
             learning_rate=1e-3,
             warmup=50,
             weight_decay=0.02,
             orthogonal=True,
-            speaker_learns=False,
+            train_decoder=False,
         ),
         400,
     ),
@@ -139,13 +139,13 @@ STAGES = (
     # The words once more, by what they are judged by.
     Stage(
         "critic",
-        CriticSettings(
+        ScstOptions(
             steps=225, real=24, scenes=96, captions=1, sentences=1.0, learning_rate=3e-4, warmup=20, weight_decay=0.0
         ),
         225,
     ),
-    # The mean of both is better on real pictures than either.
-    Stage("halfway", WordingSettings(steps=0, real=16, scenes=128, captions=4), 1, after=("rewording", "critic")),
+    # The mean of both is better on real images than either.
+    Stage("halfway", CaptionStageOptions(steps=0, real=16, scenes=128, captions=4), 1, after=("rewording", "critic")),
 )
 
 
@@ -157,10 +157,10 @@ class Plan:
     chosen: frozenset[str]
     """The names of those to run; the others only give their weights."""
     views_kept: int = 4
-    """Views of each real picture whose features are stored."""
+    """Views of each real image whose features are stored."""
     other_settings: bool = False
     """Go on with a stage that was started with other settings."""
-    open_teacher: Callable[[], LooksAtPictures | None] = lambda: None
+    open_teacher: Callable[[], Teacher | None] = lambda: None
 
 
 def plan(names: str | None, scale: float, views_kept: int, *, other_settings: bool = False) -> Plan:
@@ -172,7 +172,7 @@ def plan(names: str | None, scale: float, views_kept: int, *, other_settings: bo
     if scale <= 0 or views_kept < 1:
         raise InputError("--scale is above 0, --views-kept at least 1")
     stages = tuple(
-        replace(stage, settings=replace(stage.settings, steps=_scaled(stage.settings.steps, scale))) for stage in STAGES
+        replace(stage, options=replace(stage.options, steps=_scaled(stage.options.steps, scale))) for stage in STAGES
     )
     return Plan(stages, frozenset(chosen), views_kept, other_settings)
 
@@ -207,10 +207,10 @@ def _run_stage(
         found = trainer.restore(state, other_settings=planned.other_settings)
         recent, rewards = found.get("recent", []), found.get("rewards", [])
     elif previous:
-        trainer.start_from(halfway([read_state(path) for path in previous]))
-    if isinstance(trainer, WordingTrainer) and not previous:
+        trainer.start_from(midpoint([read_state(path) for path in previous]))
+    if isinstance(trainer, CaptionStageTrainer) and not previous:
         raise InputError(f"{run}: the stage {stage.name} needs an encoder, and no stage before it has been run")
-    if isinstance(trainer, WordingTrainer) and stage.settings.steps:
+    if isinstance(trainer, CaptionStageTrainer) and stage.options.steps:
         log.info("%s: features of the frozen encoder", stage.name)
         try:
             real, scenes = data.train.pixels, data.scenes.pixels
@@ -220,10 +220,10 @@ def _run_stage(
         except StoppedError:
             return
     curves = Curves(run / f"{stage.name}.csv", trainer.step)
-    if not stage.settings.steps:
-        judge(trainer, CONFIG, data, run, stage.name, curves)
+    if not stage.options.steps:
+        evaluate_stage(trainer, CONFIG, data, run, stage.name, curves)
     began, first = time.monotonic(), trainer.step
-    while trainer.step < stage.settings.steps and not stopped():
+    while trainer.step < stage.options.steps and not stopped():
         parts = trainer.run_step()
         if REWARD in parts:
             rewards.append(parts[REWARD])
@@ -239,10 +239,10 @@ def _run_stage(
             recent.clear()
             rewards.clear()
             speed = (trainer.step - first) / (time.monotonic() - began)
-            told = ", ".join(f"{name} {value:.3f}" for name, value in parts.items())
-            log.info("%s %d/%d, %.2f steps/s: %s", stage.name, trainer.step, stage.settings.steps, speed, told)
-        if stage.judge_every and (trainer.step % stage.judge_every == 0 or trainer.step == stage.settings.steps):
-            judge(trainer, CONFIG, data, run, stage.name, curves)
+            on_progress = ", ".join(f"{name} {value:.3f}" for name, value in parts.items())
+            log.info("%s %d/%d, %.2f steps/s: %s", stage.name, trainer.step, stage.options.steps, speed, on_progress)
+        if stage.judge_every and (trainer.step % stage.judge_every == 0 or trainer.step == stage.options.steps):
+            evaluate_stage(trainer, CONFIG, data, run, stage.name, curves)
             trainer.save(state, recent=recent, rewards=rewards)
         elif trainer.step % SAVE_STEPS == 0:
             trainer.save(state, recent=recent, rewards=rewards)
@@ -250,14 +250,14 @@ def _run_stage(
     draw_curves(run / f"{stage.name}.csv", run / f"{stage.name}.png", f"mini, {stage.name}")
 
 
-def _trainer(stage: Stage, data: Data, open_teacher: Callable[[], LooksAtPictures | None]) -> StageTrainer:
-    settings, sentences = stage.settings, data.sentences()
-    if isinstance(settings, CriticSettings):
-        return CriticTrainer(CONFIG, PICTURE, settings, data.train.tokens, sentences, 0, data.tokenizer)
-    if isinstance(settings, WordingSettings):
-        return WordingTrainer(CONFIG, PICTURE, settings, data.train.tokens, sentences, stop=0)
-    teacher = open_teacher() if settings.teach else None
-    return JointTrainer(CONFIG, PICTURE, settings, data.train, data.scenes, sentences, 0, teacher)
+def _trainer(stage: Stage, data: Data, open_teacher: Callable[[], Teacher | None]) -> StageTrainer:
+    options, sentences = stage.options, data.sentences()
+    if isinstance(options, ScstOptions):
+        return ScstTrainer(CONFIG, PICTURE, options, data.train.tokens, sentences, 0, data.tokenizer)
+    if isinstance(options, CaptionStageOptions):
+        return CaptionStageTrainer(CONFIG, PICTURE, options, data.train.tokens, sentences, stop=0)
+    teacher = open_teacher() if options.distill_weight else None
+    return JointTrainer(CONFIG, PICTURE, options, data.train, data.scenes, sentences, 0, teacher)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -268,7 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--teacher", type=Path, help="the tflite file; without it the encoder learns from drawn scenes alone"
     )
-    parser.add_argument("--views-kept", type=int, default=4, help="views of every picture whose features are stored")
+    parser.add_argument("--views-kept", type=int, default=4, help="views of every image whose features are stored")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
     parser.add_argument("--scale", type=float, default=1.0, help="times as many steps in every stage")
     parser.add_argument("--stages", help="run these alone, comma-separated, such as taught,words")
@@ -286,7 +286,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         planned = plan(given.stages, given.scale, given.views_kept, other_settings=given.other_settings)
         if given.teacher is not None:
-            planned = replace(planned, open_teacher=lambda: Teacher(given.teacher, PICTURE.width))
+            planned = replace(planned, open_teacher=lambda: TfliteTeacher(given.teacher, PICTURE.width))
         data = prepare(given.source, given.run, CONFIG["gpt2"]["vocab_size"])
         train(data, given.run, planned, lambda: bool(asked))
     except StreamcapError as error:

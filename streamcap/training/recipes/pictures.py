@@ -10,18 +10,18 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from streamcap.errors import InputError
+from streamcap.image import ImageSpec
 from streamcap.media.scenes import every_scene
-from streamcap.picture import PictureSpec
 from streamcap.training import drawn
 from streamcap.training.arrays import read_array, write_array
 from streamcap.training.clips import UnreadableError, read_picture
 from streamcap.training.corpus import Item, MediaFolder, read_flickr
 from streamcap.training.files import write_bytes
 from streamcap.training.joint import RealPictures
-from streamcap.training.text import make_tokenizer, normalise
+from streamcap.training.text import make_tokenizer, normalize
 
-STORED = PictureSpec(192, 192, "squash", "bicubic")
-"""How the real pictures are kept: training crops from there."""
+STORED = ImageSpec(192, 192, "squash", "bicubic")
+"""How the real images are kept: training crops from there."""
 DRAWN_TRAIN, DRAWN_DEV = 18_000, 400
 TRAIN_SEED, DEV_SEED = 1, 999
 
@@ -40,7 +40,7 @@ class Data:
     scenes_dev: drawn.DrawnPictures
 
     def sentences(self) -> list[list[int]]:
-        """The tokens of every drawn training picture's sentence."""
+        """The tokens of every drawn training image's sentence."""
         return [encoded.ids for encoded in self.tokenizer.encode_batch(self.scenes.sentences)]
 
 
@@ -52,7 +52,7 @@ def prepare(source: Path, run: Path, vocabulary: int) -> Data:
     corpus = read_flickr(source / "results.csv", media, {split: source / f"{split}.txt" for split in ("train", "dev")})
     train, dev = corpus.splits["train"], corpus.splits["dev"]
     pixels = {split: _pixels(run / f"{split}.npy", corpus.splits[split], media) for split in ("train", "dev")}
-    captions = [[normalise(caption) for caption in item.captions] for item in train]
+    captions = [[normalize(caption) for caption in item.captions] for item in train]
     tokenizer = _tokenizer(run / "tokenizer.json", captions, vocabulary)
     tokens = [[encoded.ids for encoded in tokenizer.encode_batch(several)] for several in captions]
     return Data(
@@ -72,7 +72,7 @@ def _pixels(path: Path, items: list[Item], media: MediaFolder) -> Pixels:
         write_array(path, np.uint8, shape, (_read(item, media)[None] for item in items))
     found: Pixels = read_array(path)
     if len(found) != len(items):
-        raise InputError(f"{path}: holds {len(found)} pictures, the split has {len(items)}; name another folder")
+        raise InputError(f"{path}: holds {len(found)} images, the split has {len(items)}; name another folder")
     return found
 
 

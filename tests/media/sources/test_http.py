@@ -70,7 +70,7 @@ def jpeg(number: int) -> bytes:
 
 
 class MotionJpeg:
-    """An MJPEG camera; after `most` pictures it hangs up, or falls silent where `silent` is set."""
+    """An MJPEG camera; after `most` frames it hangs up, or falls silent where `silent` is set."""
 
     def __init__(self, most: int, *, silent: bool = False) -> None:
         self.most = most
@@ -82,9 +82,9 @@ class MotionJpeg:
         request.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         request.end_headers()
         for number in range(self.most):
-            picture = jpeg(number)
-            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
-            request.wfile.write(head.encode() + picture + b"\r\n")
+            video_frame = jpeg(number)
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(video_frame)}\r\n\r\n"
+            request.wfile.write(head.encode() + video_frame + b"\r\n")
             self.over.wait(0.05)
         if self.silent:
             self.over.wait(PATIENT_SECONDS)

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRefused, open_source
-from streamcap.media.sources.srt import MOST_SAID_BYTES, SrtPipe
+from streamcap.media.sources.srt import MAX_STDERR_BYTES, SrtPipe
 from tests.conftest import require_program
 from tests.media.made import write_video
-from tests.patience import PATIENCE
+from tests.patience import TIMEOUT_FACTOR
 
 OPTIONS = SourceOptions(open_timeout=20, read_timeout=5)
 
@@ -48,7 +48,7 @@ def sending(film: Path, *output: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def opened(url: str) -> Source:
     """The source once the sender listens."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT_FACTOR
     while True:
         source = open_source(url, options=OPTIONS)
         try:
@@ -103,16 +103,16 @@ def test_nobody_sends() -> None:
 
 def test_a_program_that_never_stops_complaining_fills_no_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program, goes_on = tmp_path / "ffmpeg", tmp_path / "goes-on"
-    complains = f"head -c {2 * MOST_SAID_BYTES} /dev/zero >&2; echo x"
+    complains = f"head -c {2 * MAX_STDERR_BYTES} /dev/zero >&2; echo x"
     waits = f"while [ ! -e {goes_on} ]; do sleep 0.05; done"
     program.write_text(f"#!/bin/sh\n{complains}; {waits}; echo the last word >&2; echo y\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    pipe = SrtPipe("srt://x", open_timeout=PATIENCE, read_timeout=PATIENCE, stopping=threading.Event())
+    pipe = SrtPipe("srt://x", open_timeout=TIMEOUT_FACTOR, read_timeout=TIMEOUT_FACTOR, stopping=threading.Event())
     assert pipe.read(9) == b"x\n"
     goes_on.touch()
     assert pipe.read(9) == b"y\n"
-    assert str(pipe.refusal()) == "srt://x: it could not be received: the last word"
+    assert str(pipe.open_error()) == "srt://x: it could not be received: the last word"
     pipe.close()
 
 

@@ -14,7 +14,7 @@ import pytest
 from streamcap.media.frame import Frame
 from streamcap.media.scenes import draw
 from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRefused, open_source
-from tests.patience import PATIENCE
+from tests.patience import TIMEOUT_FACTOR
 from tests.servers.camera import Clip, RtspServer, require_rtsp_server
 
 CLIP = Clip(scenes=4, seconds=1.0, width=320, height=180, rate=15)
@@ -93,7 +93,7 @@ def off_by_report(server: RtspServer) -> float:
         number = server.frame_number(frame.captured_at)
         scene, local = CLIP.script.scene(number % CLIP.count // 15), number % 15 / 15
         assert scene.sentence == server.sentence_at(frame.captured_at)
-        shown = frame.picture.to_ndarray(format="rgb24").astype(int)
+        shown = frame.video_frame.to_ndarray(format="rgb24").astype(int)
         # The server shows frame n at t0 + n / rate exactly; the report is true to well under a frame.
         off = abs((frame.captured_at - server.t0) * CLIP.rate - number)
         difference = float(np.abs(shown - draw(scene, local, 320, 180)).mean())
@@ -177,7 +177,7 @@ def test_a_server_that_never_answers_is_given_up_after_the_timeout() -> None:
 
 def test_a_server_that_speaks_something_else_is_refused() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
-        other.settimeout(PATIENCE)
+        other.settimeout(TIMEOUT_FACTOR)
         source = open_source(f"rtsp://127.0.0.1:{other.getsockname()[1]}/door", options=OPTIONS)
 
         def greet() -> None:

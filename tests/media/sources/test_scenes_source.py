@@ -37,7 +37,7 @@ def test_frames_come_in_real_time_and_show_the_script() -> None:
         assert float(frame.pts * frame.time_base) == frame.time
         scene = source.script.scene_at(frame.time)
         expected = draw(scene, frame.time % 0.5, 96, 54)
-        np.testing.assert_array_equal(frame.picture.to_ndarray(format="rgb24"), expected)
+        np.testing.assert_array_equal(frame.video_frame.to_ndarray(format="rgb24"), expected)
         if number == 12:
             source.stop()
     assert source.statistics()["frames"] == 13

@@ -9,15 +9,15 @@ import pytest
 from streamcap.media.sources import SourceEnded, SourceLost, SourceRefused
 from streamcap.media.sources.webrtc import PushSource
 from tests.media.made import drawn
-from tests.patience import PATIENCE
+from tests.patience import TIMEOUT_FACTOR
 
 
 def test_the_queue_is_bounded_and_drops_the_oldest() -> None:
     source = PushSource(most=3)
     for number in range(10):
-        picture = drawn(64, 36)
-        picture.pts = number * 3000
-        assert source.offer(picture)
+        video_frame = drawn(64, 36)
+        video_frame.pts = number * 3000
+        assert source.offer(video_frame)
     info = source.open()
     assert (info.width, info.height, info.live) == (64, 36, True)
     frames = source.frames()
@@ -28,9 +28,9 @@ def test_the_queue_is_bounded_and_drops_the_oldest() -> None:
 def test_frames_of_any_size_in_any_order_of_sizes() -> None:
     source = PushSource()
     for number, size in enumerate(((64, 36), (320, 180), (32, 64))):
-        picture = drawn(*size)
-        picture.pts = number * 3000
-        source.offer(picture)
+        video_frame = drawn(*size)
+        video_frame.pts = number * 3000
+        source.offer(video_frame)
     source.open()
     frames = source.frames()
     assert [next(frames).size for _ in range(3)] == [(64, 36), (320, 180), (32, 64)]
@@ -42,7 +42,7 @@ def test_opening_waits_for_the_first_frame() -> None:
     reader = threading.Thread(target=lambda: opened.append(source.open().width))
     reader.start()
     source.offer(drawn(64, 36))
-    reader.join(timeout=PATIENCE)
+    reader.join(timeout=TIMEOUT_FACTOR)
     assert opened == [64]
 
 
