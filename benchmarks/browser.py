@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect
 
-from benchmarks.service import serving
+from benchmarks.running_service import serving
 from streamcap.bench.machine import describe_machine
+from testbed.film import Film
 from tests.server.browser import CAPTIONS_SHOWN, chromium, kill_chromium, page_without_errors, publish_camera
-from tests.servers.film import Film
 
 GOAL_TRUE = 0.9
 GOAL_SECONDS = 5.0

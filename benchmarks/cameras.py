@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect
 
-from benchmarks.service import serving, streams
+from benchmarks.running_service import serving, streams
 from streamcap.bench.machine import describe_machine
-from tests.servers.camera import Clip, RtspServer
+from testbed.camera import Clip, RtspServer
 
 GOAL_P50_MS = 150.0
 GOAL_P99_MS = 400.0

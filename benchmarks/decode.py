@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from streamcap.bench.decode import measure_decode, table
 from streamcap.bench.machine import describe_machine, usual_precisions
-from streamcap.captioner.precision import find_device
+from streamcap.captioner.kernels.precision import find_device
 
 RESULTS = Path(__file__).parent / "results"
 

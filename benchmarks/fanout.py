@@ -35,12 +35,12 @@ from websockets.asyncio.server import ServerConnection, broadcast
 from websockets.asyncio.server import serve as serve_bare
 
 from streamcap.captions.caption import Latency
-from streamcap.captions.feed import EventLog
+from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub
 from streamcap.captions.track import CaptionTrack, SampleTime
 from streamcap.server.app import create_app
+from streamcap.server.http_server import listen, serve
 from streamcap.server.options import ServerOptions
-from streamcap.server.run import listen, serve
 
 GOAL = 1.5
 RESULTS = Path(__file__).parent / "results"

@@ -25,7 +25,6 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from streamcap.media.images import upright
 from torch import nn
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging as transformers_logging
@@ -35,9 +34,10 @@ from streamcap import load_captioner
 from streamcap.bench.machine import describe_machine
 from streamcap.captioner import SearchOptions
 from streamcap.captions.formats import srt
-from streamcap.files.captions import FileCaptioner, select_frames, to_cues
-from streamcap.files.whole import atomic_write
+from streamcap.media.image_file import upright
 from streamcap.media.video_file import VideoFile
+from streamcap.offline.file_captioner import FileCaptioner, select_frames, to_cues
+from streamcap.offline.whole import atomic_write
 
 GOAL = 0.1
 PREFIX = 10

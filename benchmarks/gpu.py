@@ -26,14 +26,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from streamcap.bench import decode, encode, joining
+from streamcap.bench import continuous_batching, decode, encode
 from streamcap.bench.machine import BandwidthProbe, describe_machine
 from streamcap.bench.timing import interleaved, synchronize
-from streamcap.captioner.batch import StopCriteria
-from streamcap.captioner.graphs import GraphedCallable, capture_failed
-from streamcap.captioner.precision import find_device
-from streamcap.captioner.prompt import Prompt
-from streamcap.captioner.slots import CudaGraphBatch
+from streamcap.captioner.decoding.batch import StopCriteria
+from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
+from streamcap.captioner.decoding.cuda_graphs import GraphedCallable, capture_failed
+from streamcap.captioner.kernels.precision import find_device
+from streamcap.captioner.models.prompt import Prompt
 
 RESULTS = Path(__file__).parent / "results"
 BUDGET_SECONDS = 500.0
@@ -178,8 +178,8 @@ def staggered(device: torch.device) -> dict[str, Any]:
     gpt2 = decode.ours(decode.random_gpt2(), "fp16", device)
     loads = []
     for load in (0.3, 0.5, 0.7):
-        result = joining.measure_continuous_batching(gpt2, streams=16, load=load, seconds=8.0, max_rows=16)
-        print(f"load {load:g}\n{joining.table(result)}")
+        result = continuous_batching.measure_continuous_batching(gpt2, streams=16, load=load, seconds=8.0, max_rows=16)
+        print(f"load {load:g}\n{continuous_batching.table(result)}")
         loads.append(result)
     return {"loads": loads}
 

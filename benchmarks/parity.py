@@ -38,7 +38,7 @@ from transformers import (
 
 from streamcap import load_captioner
 from streamcap.bench.machine import describe_machine
-from streamcap.captioner.vision import CLIP_MEAN, CLIP_STD
+from streamcap.captioner.models.vision import CLIP_MEAN, CLIP_STD
 
 RESULTS = Path(__file__).parent / "results"
 Pixels = npt.NDArray[np.uint8]

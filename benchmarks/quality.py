@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from streamcap.bench.machine import describe_machine
 from streamcap.captioner import Result, load_captioner
-from streamcap.captioner.quantized import int8_saturates
-from streamcap.training.scores import score
+from streamcap.captioner.kernels.int8_torch import int8_saturates
+from streamcap.training.evaluation.scores import score
 
 RESULTS = Path(__file__).parent / "results"
 BATCH = 16

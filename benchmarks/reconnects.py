@@ -28,11 +28,12 @@ from streamcap_client import Feed as ClientFeed
 
 from streamcap.captions.caption import Latency
 from streamcap.captions.event import Status, StreamState
+from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub
 from streamcap.captions.track import CaptionTrack, SampleTime
 from streamcap.server.app import create_app
+from streamcap.server.http_server import listen, serve
 from streamcap.server.options import ServerOptions
-from streamcap.server.run import listen, serve
 
 RESULTS = Path(__file__).parent / "results"
 NAMES = ("door", "yard")

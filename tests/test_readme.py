@@ -34,16 +34,16 @@ def test_every_command_and_option_exists(command: str) -> None:
     subcommand.make_context(name, list(rest), parent=context)
 
 
-def test_it_leads_with_the_two_commands() -> None:
+def test_readme_leads_with_make_commands() -> None:
     assert [c.split()[:2] for c in commands()[:2]] == [["make", "demo"], ["make", "test"]]
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
-def test_every_link_leads_somewhere(target: str) -> None:
+def test_every_link_target_exists(target: str) -> None:
     assert (ROOT / target).exists()
 
 
-def test_the_python_example_captions_a_picture() -> None:
+def test_python_example_captions_an_image() -> None:
     from streamcap.media.scenes import SceneScript, draw
 
     script = SceneScript(seed=5)

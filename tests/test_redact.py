@@ -24,7 +24,7 @@ from streamcap.redact import redact
         ("http://cam:80 and mail me@host", "http://cam:80 and mail me@host"),
     ],
 )
-def test_secrets_are_hidden_and_the_rest_stays(text: str, shown: str) -> None:
+def test_secrets_are_redacted_and_rest_is_kept(text: str, shown: str) -> None:
     assert redact(text) == shown
 
 
@@ -32,6 +32,6 @@ PASSWORD = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=
 
 
 @given(PASSWORD)
-def test_no_password_gets_through(password: str) -> None:
+def test_no_password_passes(password: str) -> None:
     secret = f"§{password}§"
     assert secret not in redact(f"lost rtsp://admin:{secret}@cam/live: timed out")

@@ -31,7 +31,7 @@ for module in pkgutil.walk_packages(getattr(package, "__path__", []), room + "."
     [
         ("streamcap.captions", (*HEAVY, *WEB, "av", "numpy", "PIL")),
         ("streamcap.media", (*HEAVY, *WEB)),
-        ("streamcap.service", (*HEAVY, *WEB)),
+        ("streamcap.streams", (*HEAVY, *WEB)),
         ("streamcap.engine", (*HEAVY, *WEB)),
         ("streamcap.server", HEAVY),
         ("streamcap.captioner", ("av", *WEB)),
@@ -39,12 +39,12 @@ for module in pkgutil.walk_packages(getattr(package, "__path__", []), room + "."
         ("streamcap.cli", (*HEAVY, *WEB, "av", "numpy")),
     ],
 )
-def test_a_room_imports_without_its_neighbours_packages(room: str, forbidden: tuple[str, ...]) -> None:
+def test_package_imports_only_allowed_dependencies(room: str, forbidden: tuple[str, ...]) -> None:
     done = subprocess.run([sys.executable, "-c", PROBE, room, *forbidden], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_importing_streamcap_loads_nothing_heavy() -> None:
+def test_importing_streamcap_is_light() -> None:
     code = "import sys, streamcap; print(*(m for m in ('torch', 'av', 'numpy', 'fastapi') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

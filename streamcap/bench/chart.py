@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from streamcap.errors import InputError
-from streamcap.files.whole import atomic_write
+from streamcap.offline.whole import atomic_write
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

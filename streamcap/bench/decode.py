@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from streamcap.bench.graph import Step
+from streamcap.bench.baselines import GreedyLoop, baselines
 from streamcap.bench.machine import BandwidthProbe, launch_seconds, quiet
-from streamcap.bench.peers import GreedyLoop, baselines
+from streamcap.bench.onnx_graph import Step
 from streamcap.bench.timing import Timing, interleaved, ratio
-from streamcap.captioner.batch import ContinuousBatch, StopCriteria
 from streamcap.captioner.checkpoints.decoder import load_gpt2
-from streamcap.captioner.coded import PackedLinear
-from streamcap.captioner.gpt2 import GPT2
-from streamcap.captioner.precision import convert
-from streamcap.captioner.prompt import Prompt
-from streamcap.captioner.quantized import Int8Linear, quantize
-from streamcap.captioner.selection import GreedySampler
-from streamcap.captioner.slots import CudaGraphBatch
+from streamcap.captioner.decoding.batch import ContinuousBatch, StopCriteria
+from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
+from streamcap.captioner.decoding.sampling import GreedySampler
+from streamcap.captioner.kernels.int8_torch import Int8Linear, quantize
+from streamcap.captioner.kernels.packed import PackedLinear
+from streamcap.captioner.kernels.precision import convert
+from streamcap.captioner.models.gpt2 import GPT2
+from streamcap.captioner.models.prompt import Prompt
 
 PREFIX = 10
 TOKENS = 20

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamcap.bench.graph import Tower
+from streamcap.bench.baselines import baselines, encoder
 from streamcap.bench.machine import quiet
-from streamcap.bench.peers import baselines, encoder
+from streamcap.bench.onnx_graph import Tower
 from streamcap.bench.timing import interleaved, ratio
 from streamcap.captioner.checkpoints.towers import clip_tower
-from streamcap.captioner.gpt2 import GPT2
-from streamcap.captioner.graphs import GraphedCallable
-from streamcap.captioner.precision import convert
-from streamcap.captioner.vision import Vision
+from streamcap.captioner.decoding.cuda_graphs import GraphedCallable
+from streamcap.captioner.kernels.precision import convert
+from streamcap.captioner.models.gpt2 import GPT2
+from streamcap.captioner.models.vision import Vision
 
 _FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

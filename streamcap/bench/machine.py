@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from streamcap.bench.timing import synchronize
-from streamcap.captioner import quantized
-from streamcap.captioner.precision import PRECISIONS
+from streamcap.captioner.kernels import int8_torch
+from streamcap.captioner.kernels.precision import PRECISIONS
 
 _PACKAGES = ("torch", "transformers", "numpy", "av", "onnxruntime", "openvino")
 
@@ -35,7 +35,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 def usual_precisions(device: torch.device) -> list[str]:
     """The number formats that are measured unless told otherwise: int8 only where torch has its products."""
-    unusual = {"bf16"} if quantized.engine() is not None else {"bf16", "int8"}
+    unusual = {"bf16"} if int8_torch.engine() is not None else {"bf16", "int8"}
     return [name for name in PRECISIONS[device.type] if name not in unusual]
 
 

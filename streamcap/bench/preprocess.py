@@ -10,9 +10,9 @@ import torch
 
 from streamcap.bench.machine import quiet
 from streamcap.bench.timing import interleaved
+from streamcap.captioner.models.vision import CLIP_MEAN, CLIP_STD
 from streamcap.captioner.preprocess import Pixels, fit_image, fit_images
-from streamcap.captioner.vision import CLIP_MEAN, CLIP_STD
-from streamcap.image import ImageSpec
+from streamcap.image_spec import ImageSpec
 
 
 def measure_preprocess(*, rounds: int = 30) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def _live(frame: np.ndarray[Any, np.dtype[np.uint8]], spec: ImageSpec) -> Callab
     try:
         from av import VideoFrame
 
-        from streamcap.media.image import Converter
+        from streamcap.media.convert import Converter
     except ImportError:
         return None
     image = VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")

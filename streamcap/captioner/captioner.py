@@ -13,25 +13,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from streamcap.captioner import names
-from streamcap.captioner.batch import ContinuousBatch, Request, StopCriteria
-from streamcap.captioner.beam import Hypothesis, beam_search
+from streamcap.captioner import registry
 from streamcap.captioner.checkpoints import Checkpoint, open_checkpoint
 from streamcap.captioner.checkpoints.towers import clip_directory
-from streamcap.captioner.gpt2 import GPT2
-from streamcap.captioner.graphs import GraphedCallable, bucket
+from streamcap.captioner.decoding.batch import ContinuousBatch, Request, StopCriteria
+from streamcap.captioner.decoding.batch_limit import BatchLimit
+from streamcap.captioner.decoding.beam import Hypothesis, beam_search
+from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
+from streamcap.captioner.decoding.cuda_graphs import GraphedCallable, bucket
+from streamcap.captioner.decoding.sampling import make_sampler
+from streamcap.captioner.decoding.tokenizer import TextDecoder, load_tokenizer
+from streamcap.captioner.kernels.precision import convert, find_device, find_precision
+from streamcap.captioner.models.gpt2 import GPT2
+from streamcap.captioner.models.prompt import Prompt, Prompter
+from streamcap.captioner.models.vision import Vision, fingerprint
 from streamcap.captioner.options import SearchOptions
-from streamcap.captioner.precision import convert, find_device, find_precision
 from streamcap.captioner.preprocess import fit_images
-from streamcap.captioner.prompt import Prompt, Prompter
 from streamcap.captioner.result import Result
-from streamcap.captioner.room import BatchLimit
-from streamcap.captioner.selection import make_sampler
-from streamcap.captioner.slots import CudaGraphBatch
-from streamcap.captioner.tokens import TextDecoder, load_tokenizer
-from streamcap.captioner.vision import Vision, fingerprint
 from streamcap.errors import InputError, StreamcapError
-from streamcap.image import ImageSpec
+from streamcap.image_spec import ImageSpec
 
 if TYPE_CHECKING:
     from streamcap.captioner.preprocess import ImageInput
@@ -364,7 +364,7 @@ class Captioner:
         name = need.name if self._vision_name is None else str(self._vision_name)
         if name is None:
             raise InputError(f"{self._checkpoint.path}: {need.reason or 'no vision tower is known for it'}")
-        tower = clip_directory(names.find_vision(name), need.output)
+        tower = clip_directory(registry.find_vision(name), need.output)
         if need.fingerprint is not None and fingerprint(tower) != need.fingerprint:
             other = f"{self._checkpoint.path}: was taught with other weights than {name} has"
             if self._vision_name is None:
@@ -374,15 +374,15 @@ class Captioner:
 
     def _find_tokenizer(self) -> TextDecoder:
         if self._tokenizer_name is not None:
-            found = load_tokenizer(names.find_tokenizer(str(self._tokenizer_name)))
+            found = load_tokenizer(registry.find_tokenizer(str(self._tokenizer_name)))
         elif self._checkpoint.tokenizer is not None:
             found = load_tokenizer(self._checkpoint.tokenizer)
         else:
             name = self._checkpoint.tokenizer_name
             size = self._gpt2.config.vocab_size
-            if size != names.GPT2_VOCABULARY:
+            if size != registry.GPT2_VOCABULARY:
                 raise InputError(f"no tokenizer is known for a vocabulary of {size}; name one with tokenizer=")
-            found = load_tokenizer(names.find_tokenizer(name))
+            found = load_tokenizer(registry.find_tokenizer(name))
         if found.size > self._gpt2.config.vocab_size:
             raise InputError(
                 f"the tokenizer has {found.size} tokens, GPT-2 {self._gpt2.config.vocab_size}: not of one model"
@@ -463,5 +463,5 @@ def load_captioner(
     """
     where = find_device(device)
     number_format = find_precision(precision, where)
-    checkpoint = open_checkpoint(names.find_checkpoint(str(name)))
+    checkpoint = open_checkpoint(registry.find_checkpoint(str(name)))
     return Captioner(checkpoint, device=where, precision=number_format, vision=vision, tokenizer=tokenizer)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from streamcap.errors import InputError
-from streamcap.image import ImageSpec
+from streamcap.image_spec import ImageSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from streamcap.captions.event import Event, LostRange, Payload, StreamSummary, encode, gap_text, hello_text
-from streamcap.captions.feed import EventLog
+from streamcap.captions.event_log import EventLog
 from streamcap.errors import InputError
 
 QUEUE_MESSAGES = 256

@@ -28,10 +28,10 @@ def bench(
     counts = sorted(set(frames or [1, 4]))
     if counts[0] < 1:
         raise InputError(f"--frames {counts[0]}: at least 1")
-    from streamcap.bench import chart, decode, encode, preprocess, whole
+    from streamcap.bench import chart, decode, encode, end_to_end, preprocess
     from streamcap.bench.machine import describe_machine, usual_precisions
-    from streamcap.captioner.precision import find_device, find_precision
-    from streamcap.files.whole import atomic_write, make_directory
+    from streamcap.captioner.kernels.precision import find_device, find_precision
+    from streamcap.offline.whole import atomic_write, make_directory
 
     where = find_device(device)
     formats = [find_precision(name, where) for name in precision or usual_precisions(where)]
@@ -42,13 +42,18 @@ def bench(
     result["decode"] = decode.measure_decode(where, frames=counts, precisions=formats, rounds=rounds)
     result["encode"] = encode.measure_encode(where, frames=counts, precisions=formats, rounds=rounds)
     result["preprocess"] = preprocess.measure_preprocess(rounds=max(rounds, 20))
-    result["whole"] = whole.measure_end_to_end(where, precisions=formats, rounds=max(rounds, 9))
+    result["whole"] = end_to_end.measure_end_to_end(where, precisions=formats, rounds=max(rounds, 9))
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
         machine = result["machine"]
         typer.echo(f"{machine['processor']}, {machine['cores']} cores, device {machine['device']}")
-        tables = {"decode": decode.table, "encode": encode.table, "preprocess": preprocess.table, "whole": whole.table}
+        tables = {
+            "decode": decode.table,
+            "encode": encode.table,
+            "preprocess": preprocess.table,
+            "whole": end_to_end.table,
+        }
         for part, table in tables.items():
             typer.echo(f"\n{result[part]['question']}\n{table(result[part])}")
     if out is not None:

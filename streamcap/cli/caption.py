@@ -7,7 +7,7 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from streamcap.cli.caption_wishes import CaptionRunOptions, sort_files
+from streamcap.cli.caption_options import CaptionRunOptions, sort_files
 from streamcap.errors import InputError
 
 
@@ -68,7 +68,7 @@ def caption(
 ) -> None:
     """Caption images and videos: text, subtitles, JSON."""
     from streamcap.captioner.options import SearchOptions
-    from streamcap.image import Fit
+    from streamcap.image_spec import Fit
 
     if fit is not None and fit not in get_args(Fit):
         raise InputError(f"--fit {fit}: it is one of {', '.join(get_args(Fit))}")
@@ -92,9 +92,9 @@ def caption(
     )
 
     from streamcap.captioner import load_captioner
-    from streamcap.cli.caption_work import CaptionRun
+    from streamcap.cli.caption_run import CaptionRun
     from streamcap.cli.progress import progress_bar
-    from streamcap.files.captions import FileCaptioner
+    from streamcap.offline.file_captioner import FileCaptioner
 
     model_loaded = load_captioner(model, device=device, precision=precision, vision=vision, tokenizer=tokenizer)
     model_loaded.require_text()

@@ -11,7 +11,7 @@ import typer
 from streamcap.errors import InputError
 
 if TYPE_CHECKING:
-    from streamcap.training.corpus import Corpus, MediaFolder, Problem
+    from streamcap.training.data.corpus import Corpus, MediaFolder, Problem
 
 SHOWN_PROBLEMS = 20
 
@@ -43,11 +43,11 @@ def dataset(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Encode captioned images or clips once, into a feature cache to train on."""
-    from streamcap.captioner.precision import find_device
+    from streamcap.captioner.kernels.precision import find_device
     from streamcap.cli.progress import progress_bar
-    from streamcap.training.corpus import MediaFolder
-    from streamcap.training.dataset import build_cache
-    from streamcap.training.encoders import open_encoder
+    from streamcap.training.data.corpus import MediaFolder
+    from streamcap.training.data.dataset import build_cache
+    from streamcap.training.data.encoders import open_encoder
 
     if feature_kind not in ("auto", "projected", "pooled", "grid"):
         raise InputError(f"--features {feature_kind}: it is auto, projected, pooled or grid")
@@ -84,7 +84,7 @@ def _tell(problem: Problem) -> None:
 
 
 def _read(layout: str, captions: list[str], split: list[str], media: MediaFolder) -> Corpus:
-    from streamcap.training import corpus
+    from streamcap.training.data import corpus
 
     if layout == "coco":
         return corpus.read_coco(_named(captions, "CAPTIONS"), media)
@@ -98,7 +98,7 @@ def _read(layout: str, captions: list[str], split: list[str], media: MediaFolder
 
 
 def _named(pairs: list[str], what: str) -> dict[str, Path]:
-    from streamcap.training.corpus import SPLITS
+    from streamcap.training.data.corpus import SPLITS
 
     named = {}
     for pair in pairs:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from streamcap.captioner import Captioner
-    from streamcap.training.corpus import MediaFolder
-    from streamcap.training.evaluation import Evaluation
+    from streamcap.training.data.corpus import MediaFolder
+    from streamcap.training.evaluation.evaluation import Evaluation
 
 BATCH = 64
 
@@ -42,11 +42,11 @@ def evaluate(
 ) -> None:
     """Score a captioner: BLEU-1 to 4, ROUGE-L, CIDEr, variety, lengths, calibration, and a contact sheet."""
     from streamcap.captioner import load_captioner
-    from streamcap.files.whole import make_directory
-    from streamcap.training.corpus import MediaFolder
-    from streamcap.training.evaluation import table
+    from streamcap.offline.whole import make_directory
+    from streamcap.training.data.corpus import MediaFolder
+    from streamcap.training.evaluation.contact_sheet import draw_contact_sheet
+    from streamcap.training.evaluation.evaluation import table
     from streamcap.training.files import write_json
-    from streamcap.training.sheet import draw_contact_sheet
 
     if (cache is None) == (captions is None):
         raise InputError("give either --cache, or --captions with --media")
@@ -74,8 +74,8 @@ def evaluate(
 
 
 def _on_cache(captioner: Captioner, folder: Path, split: str, beam: int) -> Evaluation:
-    from streamcap.training.cache import FeatureCache
-    from streamcap.training.evaluation import caption_cache, check_encoder, evaluate_results
+    from streamcap.training.data.feature_cache import FeatureCache
+    from streamcap.training.evaluation.evaluation import caption_cache, check_encoder, evaluate_results
 
     cache = FeatureCache(folder)
     check_encoder(captioner, cache)
@@ -87,9 +87,9 @@ def _on_cache(captioner: Captioner, folder: Path, split: str, beam: int) -> Eval
 def _on_pictures(
     captioner: Captioner, captions: Path, split_file: Path | None, media: MediaFolder, beam: int
 ) -> Evaluation:
-    from streamcap.training.clips import UnreadableError, read_picture
-    from streamcap.training.corpus import read_flickr
-    from streamcap.training.evaluation import evaluate_results
+    from streamcap.training.data.clips import UnreadableError, read_picture
+    from streamcap.training.data.corpus import read_flickr
+    from streamcap.training.evaluation.evaluation import evaluate_results
 
     corpus = read_flickr(captions, media, {} if split_file is None else {"test": split_file})
     items = next(iter(corpus.splits.values()))
@@ -114,9 +114,9 @@ def _pictures(media: MediaFolder | None) -> Callable[[str], Image | None]:
     """An item's image by name; of a clip its middle frame."""
     from PIL import Image as Images
 
-    from streamcap.image import ImageSpec
-    from streamcap.media.images import decode_image
-    from streamcap.training.clips import UnreadableError, read_clip
+    from streamcap.image_spec import ImageSpec
+    from streamcap.media.image_file import decode_image
+    from streamcap.training.data.clips import UnreadableError, read_clip
 
     def find(name: str) -> Image | None:
         if media is None:

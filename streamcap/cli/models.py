@@ -28,7 +28,7 @@ def models(context: typer.Context, as_json: Json = False) -> None:
 @app.command("list")
 def list_models(as_json: Json = False) -> None:
     """Names, sizes, licences where they are known, and what is on this machine."""
-    from streamcap.captioner.names import MODELS, cached
+    from streamcap.captioner.registry import MODELS, cached
 
     rows = []
     for entry in MODELS.values():
@@ -66,7 +66,7 @@ def convert(
 ) -> None:
     """Write a checkpoint of any family as safetensors with its configuration."""
     from streamcap.captioner.checkpoints.convert import convert_checkpoint
-    from streamcap.captioner.names import find_checkpoint
+    from streamcap.captioner.registry import find_checkpoint
 
     checkpoint = convert_checkpoint(find_checkpoint(source), destination)
     config = checkpoint.gpt2.config

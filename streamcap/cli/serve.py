@@ -102,16 +102,16 @@ def serve(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Caption live streams: websocket, web page and rolling subtitle files."""
-    from streamcap.cli.printing import print_captions
+    from streamcap.app import ServeOptions, serve_streams
+    from streamcap.cli.console import print_captions
+    from streamcap.engine.change_gate import DEFAULT_THRESHOLD, ChangeGateOptions
     from streamcap.engine.engine import EngineOptions
-    from streamcap.engine.gate import DEFAULT_THRESHOLD, ChangeGateOptions
-    from streamcap.image import Fit
+    from streamcap.image_spec import Fit
     from streamcap.media.sources import check_url
+    from streamcap.server.http_server import allow_connections, listen
     from streamcap.server.ice import IceServer
     from streamcap.server.options import ServerOptions
-    from streamcap.server.run import allow_connections, listen
-    from streamcap.service.settings import StreamOptions, check_name
-    from streamcap.serving import ServeOptions, serve_streams
+    from streamcap.streams.options import StreamOptions, check_name
 
     _configure_logging(verbose=verbose)
     for option, value in (

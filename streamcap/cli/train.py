@@ -48,10 +48,10 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was kept as one line of JSON.")] = False,
 ) -> None:
     """Train a captioner on a feature cache; the best by CIDEr on the dev split is kept."""
-    from streamcap.captioner.precision import find_device
+    from streamcap.captioner.kernels.precision import find_device
     from streamcap.cli.progress import progress_bar
     from streamcap.training import options as presets
-    from streamcap.training.cache import FeatureCache
+    from streamcap.training.data.feature_cache import FeatureCache
     from streamcap.training.trainer import Progress, Trainer
 
     options = presets.preset(preset).changed(

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from streamcap.engine.gate import ChangeGate, ChangeGateOptions, Features, Verdict
-from streamcap.engine.mailbox import LatestSampleQueue
+from streamcap.engine.change_gate import ChangeGate, ChangeGateOptions, Features, Verdict
+from streamcap.engine.latest_queue import LatestSampleQueue
 from streamcap.engine.outcome import Captioned, Failed, Interim, Outcome, Times, Unchanged, Unconfirmed
 from streamcap.media.frame import Pixels, Sample
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from streamcap.engine.change_gate import Features
 from streamcap.engine.engine import Decoded
-from streamcap.engine.gate import Features
 from streamcap.media.frame import Pixels
 
 if TYPE_CHECKING:

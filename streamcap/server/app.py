@@ -10,20 +10,21 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 import streamcap
-from streamcap.server import feed_routes, health_routes, hls_routes, page_routes, refusal, stream_routes, webrtc_routes
-from streamcap.server.audience import FeedBroadcaster
-from streamcap.server.bounds import RequestLimits
-from streamcap.server.gate import Auth
+from streamcap.server import errors
+from streamcap.server.auth import Auth
+from streamcap.server.feed.broadcaster import FeedBroadcaster
 from streamcap.server.metrics import Metrics
+from streamcap.server.middleware import RequestLimits
 from streamcap.server.options import ServerOptions
-from streamcap.server.publishers import WhipSessions
 from streamcap.server.readiness import Readiness
-from streamcap.server.watchers import WhepSessions
-from streamcap.service.streams import StreamSet
+from streamcap.server.routes import feed, health, hls, page, stream, webrtc
+from streamcap.server.webrtc.whep import WhepSessions
+from streamcap.server.webrtc.whip import WhipSessions
+from streamcap.streams.stream_set import StreamSet
 
 
 def create_app(streams: StreamSet, options: ServerOptions) -> FastAPI:
-    """The application; serve it with `streamcap.server.run.serve`. `streams` stays the caller's to close."""
+    """The application; serve it with `streamcap.server.http_server.serve`. `streams` stays the caller's to close."""
     whip_sessions, whep_sessions = WhipSessions(streams, options), WhepSessions(streams, options)
 
     @contextlib.asynccontextmanager
@@ -47,13 +48,13 @@ def create_app(streams: StreamSet, options: ServerOptions) -> FastAPI:
     streams.hub.observers.append(metrics.observe)
     app.state.broadcaster, app.state.whip_sessions, app.state.whep_sessions = broadcaster, whip_sessions, whep_sessions
     app.state.streams = streams
-    refusal.install(app)
-    app.include_router(feed_routes.routes(broadcaster, auth, heartbeat=options.heartbeat))
-    app.include_router(stream_routes.routes(streams, auth, options))
-    app.include_router(hls_routes.routes(streams, auth))
-    app.include_router(webrtc_routes.routes(whip_sessions, whep_sessions, auth, options))
-    app.include_router(health_routes.routes(streams, metrics, auth))
-    app.include_router(page_routes.routes())
+    errors.install(app)
+    app.include_router(feed.routes(broadcaster, auth, heartbeat=options.heartbeat))
+    app.include_router(stream.routes(streams, auth, options))
+    app.include_router(hls.routes(streams, auth))
+    app.include_router(webrtc.routes(whip_sessions, whep_sessions, auth, options))
+    app.include_router(health.routes(streams, metrics, auth))
+    app.include_router(page.routes())
     app.add_middleware(Readiness, streams=streams)
     app.add_middleware(RequestLimits, most_bytes=options.max_body_bytes)
     if options.origins:

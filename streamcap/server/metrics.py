@@ -13,8 +13,8 @@ from prometheus_client.registry import Collector
 
 from streamcap.captions.caption import Caption
 from streamcap.captions.event import Event, StreamState
-from streamcap.server.audience import FeedBroadcaster
-from streamcap.service.streams import StreamSet
+from streamcap.server.feed.broadcaster import FeedBroadcaster
+from streamcap.streams.stream_set import StreamSet
 
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0, 2.0, 5.0, 10.0)
 _PARTS = ("ingest", "queue", "encode", "decode", "total")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from streamcap.server.refusal import answer
-from streamcap.service.streams import StreamSet
+from streamcap.server.errors import answer
+from streamcap.streams.stream_set import StreamSet
 
 NOT_READY = "the service is not ready: its model is loading, or it is about to end; try again in a moment"
 # Pages, health and metrics are there as soon as the process answers at all.

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from streamcap.captioner.checkpoints import open_checkpoint
 from streamcap.captioner.checkpoints.native import save_native
-from streamcap.captioner.vision import Vision, fingerprint
+from streamcap.captioner.models.vision import Vision, fingerprint
 from streamcap.errors import InputError
-from streamcap.training.cache import FeatureCache
-from streamcap.training.encoders import encoder_directory
+from streamcap.training.data.encoders import encoder_directory
+from streamcap.training.data.feature_cache import FeatureCache
 from streamcap.training.files import write_bytes, write_json
 from streamcap.training.gpt2 import stored_config
 from streamcap.training.mappings import Built, stored

@@ -9,9 +9,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from streamcap.captioner.checkpoints.native import save_native
-from streamcap.captioner.compact import fold
+from streamcap.captioner.models.mini_encoder import fold
 from streamcap.errors import InputError
-from streamcap.image import ImageSpec
+from streamcap.image_spec import ImageSpec
 from streamcap.training.files import write_bytes
 from streamcap.training.model import CaptionModel
 

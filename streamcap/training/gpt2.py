@@ -9,10 +9,10 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from streamcap.captioner import names
+from streamcap.captioner import registry
 from streamcap.errors import InputError
-from streamcap.training.settings import TrainOptions
-from streamcap.training.text import make_tokenizer, normalize
+from streamcap.training.data.text import make_tokenizer, normalize
+from streamcap.training.options import TrainOptions
 
 POSITIONS = 128
 """Positions of a fresh GPT-2: prefix and caption."""
@@ -27,7 +27,7 @@ def start_from(options: TrainOptions, captions: Iterable[str]) -> tuple[GPT2LMHe
         return build_gpt2(config, options.dropout), tokenizer
     directory = Path(options.gpt2).expanduser()
     if not directory.is_dir():
-        directory = names.find_vision(options.gpt2)
+        directory = registry.find_vision(options.gpt2)
     try:
         gpt = GPT2LMHeadModel.from_pretrained(
             directory,

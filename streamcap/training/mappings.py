@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from streamcap.captioner.compact import build_mapping as build_grid
-from streamcap.captioner.mapping import FrameMLPMapping, MLPMapping, PooledMapping, TransformerMapping
+from streamcap.captioner.models.mapping import FrameMLPMapping, MLPMapping, PooledMapping, TransformerMapping
+from streamcap.captioner.models.mini_encoder import build_mapping as build_grid
 from streamcap.errors import InputError
-from streamcap.training.settings import TrainOptions
+from streamcap.training.options import TrainOptions
 
 Layout = Literal["clipcap", "videocaptioner", "streamcap"]
 

@@ -15,20 +15,20 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from streamcap.errors import InputError, StreamcapError
-from streamcap.files.whole import make_directory
-from streamcap.training.cache import Example, FeatureCache, digest
+from streamcap.offline.whole import make_directory
 from streamcap.training.checkpoint import bundled, save_checkpoint
 from streamcap.training.curves import Curves, draw_curves
-from streamcap.training.evaluation import caption_cache
+from streamcap.training.data.feature_cache import Example, FeatureCache, digest
+from streamcap.training.data.text import normalize
+from streamcap.training.evaluation.evaluation import caption_cache
+from streamcap.training.evaluation.scores import Scores, score
 from streamcap.training.export import copy_checkpoint
 from streamcap.training.files import read_json, write_json
 from streamcap.training.gpt2 import start_from, stored_config
-from streamcap.training.learning import decay_groups, load_state, save_state, warm_cosine
 from streamcap.training.mappings import build
 from streamcap.training.model import CaptionModel, pack
-from streamcap.training.scores import Scores, score
-from streamcap.training.settings import TrainOptions
-from streamcap.training.text import normalize
+from streamcap.training.optim import decay_groups, load_state, save_state, warm_cosine
+from streamcap.training.options import TrainOptions
 
 log = logging.getLogger(__name__)
 

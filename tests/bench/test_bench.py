@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from streamcap.bench import baselines, chart, decode, encode, end_to_end, joining, preprocess
+from streamcap.bench import baselines, chart, continuous_batching, decode, encode, end_to_end, preprocess
 from streamcap.bench.machine import BandwidthProbe, describe_machine
 from streamcap.bench.timing import interleaved, ratio
-from streamcap.captioner.quantized import engine
-from tests.captioner.models import gpt2
+from streamcap.captioner.kernels.int8_torch import engine
+from tests.captioner.tiny_models import gpt2
 
 CPU = torch.device("cpu")
 PRECISIONS = ["fp32"] if engine() is None else ["fp32", "int8"]
@@ -35,7 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_decode_says_whose_tokens_are_those_of_transformers(tmp_path: Path) -> None:
+def test_decode_tokens_match_transformers(tmp_path: Path) -> None:
     result: dict[str, Any] = decode.measure_decode(CPU, frames=[1, 2], precisions=PRECISIONS, rounds=1)
     rows = {(row["contender"], row["frames"]): row for row in result["rows"]}
     for frames in (1, 2):
@@ -53,7 +53,7 @@ def test_decode_says_whose_tokens_are_those_of_transformers(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("small")
-def test_encode_gives_the_embedding_of_transformers() -> None:
+def test_encode_matches_transformers() -> None:
     result = encode.measure_encode(CPU, frames=[1], precisions=PRECISIONS, rounds=1)
     cosines = {row["contender"]: row["cosine"] for row in result["rows"]}
     assert cosines["streamcap fp32"] == pytest.approx(1, abs=1e-4)
@@ -63,29 +63,29 @@ def test_encode_gives_the_embedding_of_transformers() -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_joining_finishes_every_caption_both_ways() -> None:
+def test_continuous_batching_completes_all_captions() -> None:
     decoder = decode.ours(decode.random_gpt2(), "fp32", CPU)
-    result = joining.measure_continuous_batching(decoder, streams=3, load=0.8, seconds=0.1)
+    result = continuous_batching.measure_continuous_batching(decoder, streams=3, load=0.8, seconds=0.1)
     end_to_end, joined = result["rows"]
     assert end_to_end["captions"] == joined["captions"] > 0
-    assert "joining" in joining.table(result)
+    assert "joining" in continuous_batching.table(result)
 
 
-def test_preprocessing_measures_what_is_installed() -> None:
+def test_preprocess_measures_installed_contenders() -> None:
     result = preprocess.measure_preprocess(rounds=1)
     names = [row["contender"] for row in result["rows"]]
     assert "streamcap, array, bicubic" in names and "streamcap, decoded frame, bicubic" in names
     assert "bicubic" in preprocess.table(result)
 
 
-def test_ratios_are_taken_round_by_round() -> None:
+def test_interleaved_ratio_of_equal_timings_is_one() -> None:
     timings = interleaved({"one": BandwidthProbe(800, CPU), "other": BandwidthProbe(800, CPU)}, CPU, rounds=3)
     assert len(timings["one"].seconds) == 3
     assert ratio(timings["one"], timings["one"]) == 1
 
 
 @pytest.mark.usefixtures("small")
-def test_the_whole_way_shows_its_stages() -> None:
+def test_end_to_end_reports_stage_times() -> None:
     result = end_to_end.measure_end_to_end(CPU, precisions=PRECISIONS, rounds=1)
     rows = {(row["model"], row["precision"]): row for row in result["rows"]}
     assert {model for model, _ in rows} == {"mini", end_to_end.BIG}

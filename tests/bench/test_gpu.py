@@ -11,11 +11,11 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from benchmarks import gpu
-from streamcap.bench import decode, encode, joining
-from tests.captioner.models import gpt2
+from streamcap.bench import continuous_batching, decode, encode
+from tests.captioner.tiny_models import gpt2
 
 
-def test_every_part_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_benchmark_measures_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vision = CLIPVisionConfig(
         hidden_size=64, intermediate_size=128, num_attention_heads=1, num_hidden_layers=2, patch_size=32
     )
@@ -26,7 +26,7 @@ def test_every_part_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(gpu, "FRAMES", [1, 2])
     monkeypatch.setattr(gpu, "ROUNDS", 1)
     monkeypatch.setattr(gpu, "LARGE", 2**10)
-    measured = joining.measure_continuous_batching
+    measured = continuous_batching.measure_continuous_batching
     monkeypatch.setattr(
         gpu.joining, "measure_joining", lambda *args, **more: measured(*args, **{**more, "seconds": 0.05, "streams": 2})
     )

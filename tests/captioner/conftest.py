@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from streamcap.captioner import compiled
+from streamcap.captioner.kernels import build
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,11 +26,11 @@ def precision(request: pytest.FixtureRequest) -> str:
 def library(request: pytest.FixtureRequest, precision: str, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The kernels as they are compiled here, and for CPUs without AVX-512."""
     if request.param != "AVX2":
-        found = compiled.load_library(precision)
+        found = build.load_library(precision)
         assert found is not None
         return found
     target = tmp_path_factory.mktemp("library") / "layers.so"
     compiler = shutil.which("cc")
     assert compiler is not None
-    compiled.build(compiler, target, precision, "-mno-avx512f", "-Wall", "-Wextra", "-Werror")
+    build.build(compiler, target, precision, "-mno-avx512f", "-Wall", "-Wextra", "-Werror")
     return ctypes.CDLL(str(target))

@@ -16,7 +16,7 @@ def mini() -> Captioner:
     return load_captioner("mini", device="cpu")
 
 
-def test_it_says_what_the_drawn_scenes_show(mini: Captioner) -> None:
+def test_mini_captions_synthetic_scenes(mini: Captioner) -> None:
     script = SceneScript(90210)
     times = [7.3 * number + 2 for number in range(30)]
     images = [draw(script.scene_at(time), time, 640, 360) for time in times]
@@ -25,7 +25,7 @@ def test_it_says_what_the_drawn_scenes_show(mini: Captioner) -> None:
     assert right >= 28, list(zip(said, [script.sentence_at(time) for time in times], strict=True))
 
 
-def test_loading_it_imports_no_large_library_but_torch() -> None:
+def test_mini_loads_without_heavy_imports() -> None:
     large = "transformers av aiortc fastapi huggingface_hub"
     code = (
         "import sys; from streamcap import load_captioner; load_captioner('mini', device='cpu');"

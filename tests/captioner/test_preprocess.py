@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from streamcap.image import ImageSpec
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -20,9 +19,10 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from streamcap.captioner.checkpoints.towers import clip_directory
+from streamcap.captioner.models.vision import CLIP_MEAN, CLIP_STD
 from streamcap.captioner.preprocess import fit_image, fit_images, to_pixels
-from streamcap.captioner.vision import CLIP_MEAN, CLIP_STD
 from streamcap.errors import InputError
+from streamcap.image_spec import ImageSpec
 
 CLIP = ImageSpec(224, 224, "crop", "bicubic", CLIP_MEAN, CLIP_STD)
 LEVELS = 2
@@ -39,7 +39,7 @@ def image(width: int, height: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 720), (640, 480), (333, 517), (224, 224), (100, 60), (225, 224)])
-def test_clip_pictures_equal_clips_processor(width: int, height: int) -> None:
+def test_clip_preprocessing_equals_clip_processor(width: int, height: int) -> None:
     raw = image(width, height)
     theirs = CLIPImageProcessorPil(size={"shortest_edge": 224}, crop_size=224)(
         Image.fromarray(raw), return_tensors="np"
@@ -57,19 +57,19 @@ def test_squash_equals_pil() -> None:
     assert np.abs(ours - theirs).max() <= LEVELS
 
 
-def test_pad_keeps_the_whole_picture() -> None:
+def test_pad_keeps_whole_image() -> None:
     ours = fit_image(image(200, 100), ImageSpec(64, 64, "pad", "area"))
     assert ours.shape == (64, 64, 3)
     assert (ours[:16] == 128).all() and (ours[48:] == 128).all() and not (ours[16:48] == 128).all()
 
 
-def test_sixteen_bits_of_grey_are_scaled_not_clipped() -> None:
+def test_gray16_is_scaled_not_clipped() -> None:
     levels = np.arange(256, dtype=np.uint16).reshape(16, 16)
     pixels = to_pixels(Image.fromarray(levels * 257))
     assert (pixels == levels[..., None]).all()
 
 
-def test_pil_and_read_only_and_flipped_arrays() -> None:
+def test_pil_read_only_and_flipped_arrays() -> None:
     raw = image(80, 60)
     locked = raw.copy()
     locked.flags.writeable = False
@@ -88,7 +88,7 @@ def test_pil_and_read_only_and_flipped_arrays() -> None:
         ("cat.jpg", "not a str"),
     ],
 )
-def test_what_is_no_picture_is_named(bad: object, said: str) -> None:
+def test_invalid_image_is_refused(bad: object, said: str) -> None:
     with pytest.raises(InputError, match=said):
         to_pixels(bad, "image 3")  # type: ignore[arg-type]
 

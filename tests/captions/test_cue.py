@@ -9,43 +9,43 @@ from hypothesis import strategies as st
 from streamcap.captions.cue import Cue, merge_cues, to_ms, wrap_lines
 
 
-def test_a_cue_must_end_after_it_starts() -> None:
+def test_cue_end_must_follow_start() -> None:
     with pytest.raises(ValueError, match="must end after"):
         Cue(1000, 1000, "a dog")
 
 
-def test_equal_neighbours_are_one_cue() -> None:
+def test_equal_neighbors_merge() -> None:
     seen = list(merge_cues([Cue(0, 1000, "a dog"), Cue(1000, 2000, "a dog"), Cue(2000, 3000, "a cat")]))
     assert seen == [Cue(0, 2000, "a dog"), Cue(2000, 3000, "a cat")]
 
 
-def test_a_cue_gives_way_to_the_next() -> None:
+def test_overlapping_cue_is_cut() -> None:
     seen = list(merge_cues([Cue(0, 1000, "a dog"), Cue(960, 1960, "a cat")]))
     assert seen == [Cue(0, 960, "a dog"), Cue(960, 1960, "a cat")]
 
 
-def test_a_small_gap_closes_and_a_wide_one_stays() -> None:
+def test_small_gap_is_closed_and_wide_gap_stays() -> None:
     seen = list(merge_cues([Cue(0, 1000, "a"), Cue(1033, 2000, "b"), Cue(9000, 10000, "c")]))
     assert seen == [Cue(0, 1033, "a"), Cue(1033, 2033, "b"), Cue(9000, 10000, "c")]
 
 
-def test_the_same_sentence_after_a_long_absence_is_a_new_cue() -> None:
+def test_repeated_text_after_long_gap_is_new_cue() -> None:
     assert len(list(merge_cues([Cue(0, 1000, "a dog"), Cue(60_000, 61_000, "a dog")]))) == 2
 
 
-def test_a_short_cue_lasts_until_it_can_be_read_unless_the_next_comes() -> None:
+def test_short_cue_is_extended_until_next() -> None:
     assert list(merge_cues([Cue(0, 200, "a dog")])) == [Cue(0, 1000, "a dog")]
     assert next(iter(merge_cues([Cue(0, 200, "a dog"), Cue(300, 1300, "a cat")]))) == Cue(0, 300, "a dog")
 
 
-def test_a_long_caption_breaks_evenly_between_words() -> None:
+def test_long_caption_wraps_evenly() -> None:
     text = "two white dogs run on the grass beside a red car in the snow"
     assert wrap_lines(text) == ("two white dogs run on the grass", "beside a red car in the snow")
     assert wrap_lines("a dog") == ("a dog",)
     assert wrap_lines("") == ("",)
 
 
-def test_the_lines_of_texts_that_are_written_again_and_again_are_found_once() -> None:
+def test_wrapped_lines_are_cached() -> None:
     text = "a dog that nobody has seen before runs over the grass"
     again = wrap_lines.cache_info().hits
     assert wrap_lines(text) is wrap_lines(text)
@@ -53,7 +53,7 @@ def test_the_lines_of_texts_that_are_written_again_and_again_are_found_once() ->
 
 
 @given(st.text(min_size=0, max_size=300))
-def test_no_word_is_lost_or_cut(text: str) -> None:
+def test_wrapping_keeps_every_word(text: str) -> None:
     broken = wrap_lines(text)
     assert " ".join(broken).split() == text.split()
     assert len(broken) <= 2
@@ -61,7 +61,7 @@ def test_no_word_is_lost_or_cut(text: str) -> None:
         assert len(broken) == 1
 
 
-def test_milliseconds_are_rounded_once_and_never_negative() -> None:
+def test_to_ms_rounds_once_and_is_never_negative() -> None:
     assert to_ms(1.0004) == 1000
     assert to_ms(1.0006) == 1001
     assert to_ms(-3) == 0
@@ -73,7 +73,7 @@ def test_milliseconds_are_rounded_once_and_never_negative() -> None:
         max_size=30,
     )
 )
-def test_what_was_on_screen_never_overlaps(steps: list[tuple[int, int, str]]) -> None:
+def test_merged_cues_never_overlap(steps: list[tuple[int, int, str]]) -> None:
     cues, start = [], 0
     for pause, length, text in steps:
         start += pause

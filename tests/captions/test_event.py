@@ -13,10 +13,10 @@ from streamcap.captions.event import (
     gap_text,
     hello_text,
 )
-from tests.captions.made import caption
+from tests.captions.fakes import caption
 
 
-def test_a_caption_is_as_the_contract_shows_it() -> None:
+def test_caption_event_json() -> None:
     message = json.loads(encode(41, caption()).text)
     assert message == {
         "type": "caption",
@@ -36,7 +36,7 @@ def test_a_caption_is_as_the_contract_shows_it() -> None:
     }
 
 
-def test_the_other_types() -> None:
+def test_other_event_types_json() -> None:
     assert json.loads(encode(1, Status("door", StreamState.STALLED, "no frame for 2.0 s")).text) == {
         "type": "status",
         "stream": "door",

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from streamcap.captions.cue import Cue
 from streamcap.captions.event import encode
 from streamcap.captions.formats import jsonl, srt, vtt
-from tests.captions.made import caption
-from tests.probe import subtitle_times
+from tests.captions.fakes import caption
+from tests.ffprobe import subtitle_times
 
 CUES = [
     Cue(0, 1040, "a red car drives on a road"),
@@ -23,13 +23,13 @@ CUES = [
 
 
 @pytest.mark.parametrize("render", [srt.render, vtt.render], ids=["srt", "vtt"])
-def test_ffprobe_reads_the_times_to_the_millisecond(tmp_path: Path, render) -> None:
+def test_ffprobe_reads_exact_cue_times(tmp_path: Path, render) -> None:
     path = tmp_path / f"x.{render.__module__.rpartition('.')[2]}"
     path.write_text(render(CUES), encoding="utf-8")
     assert subtitle_times(path) == [(cue.start_ms, cue.end_ms) for cue in CUES]
 
 
-def test_an_empty_caption_is_a_cue_too(tmp_path: Path) -> None:
+def test_empty_caption_is_a_cue(tmp_path: Path) -> None:
     path = tmp_path / "x.srt"
     path.write_text(srt.render([Cue(0, 1000, ""), Cue(1000, 2000, "a dog")]), encoding="utf-8")
     assert subtitle_times(path) == [(0, 1000), (1000, 2000)]
@@ -41,13 +41,13 @@ def test_hours_do_not_wrap() -> None:
     assert vtt.timestamp(3_600_000 * 101 + 61_001) == "101:01:01.001"
 
 
-def test_a_text_cannot_forge_a_time_line() -> None:
+def test_text_cannot_forge_a_cue_time() -> None:
     text = "00:00:01,000 --> 00:00:02,000"
     assert srt.render([Cue(0, 1, text)]).count("-->") == 1
     assert vtt.render([Cue(0, 1, text)]).count("-->") == 1
 
 
-def test_jsonl_gives_back_what_the_feed_sent() -> None:
+def test_jsonl_round_trip() -> None:
     event = encode(41, caption("ein Mädchen läuft"))
     again = jsonl.parse(event.text)
     assert again is not None
@@ -55,7 +55,7 @@ def test_jsonl_gives_back_what_the_feed_sent() -> None:
 
 
 @given(st.text())
-def test_a_broken_line_is_passed_over(line: str) -> None:
+def test_invalid_jsonl_line_is_skipped(line: str) -> None:
     assert jsonl.parse(line) is None
 
 
@@ -66,23 +66,23 @@ VALUES = st.one_of(
 
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([*json.loads(encode(41, caption()).text), "x"]), VALUES))
-def test_a_line_of_other_values_is_passed_over_or_can_be_sent_again(values: dict[str, object]) -> None:
+def test_jsonl_line_with_wrong_types_is_skipped(values: dict[str, object]) -> None:
     event = jsonl.parse(json.dumps(json.loads(encode(41, caption()).text) | values))
     if event is not None:
         encode(event.seq, event.payload)
 
 
-def test_a_line_too_deep_to_read_is_passed_over() -> None:
+def test_deeply_nested_jsonl_line_is_skipped() -> None:
     assert jsonl.parse("[" * 100_000) is None
 
 
 @given(st.integers(0, 400))
-def test_a_line_cut_short_is_passed_over(length: int) -> None:
+def test_truncated_jsonl_line_is_skipped(length: int) -> None:
     whole = encode(41, caption()).text
     assert jsonl.parse(whole[: min(length, len(whole) - 1)]) is None
 
 
-def test_finals_are_read_back_in_order_and_nothing_else() -> None:
+def test_finals_are_read_in_order() -> None:
     wrap_lines = [encode(n, caption(number=n, is_final=n != 2)).text for n in range(1, 5)]
     read = jsonl.finals([*wrap_lines, wrap_lines[0][:40]])
     assert [(event.seq, said.id) for event, said in read] == [(1, "door-1"), (3, "door-3"), (4, "door-4")]

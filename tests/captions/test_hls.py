@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from streamcap.captions.cue import Cue
 from streamcap.captions.formats import hls
 from streamcap.captions.track import CaptionTrack
-from tests.captions.made import LATENCY, at
+from tests.captions.fakes import LATENCY, at
 from tests.conftest import require_program
 
 CUES = [Cue(1000, 4000, "a man opens a door"), Cue(5000, 13_000, "a dog <runs> & jumps"), Cue(25_000, 26_000, "a cat")]
 
 
-def test_a_cue_over_a_boundary_is_in_every_segment_it_touches_and_empty_segments_are_legal() -> None:
+def test_cue_is_in_every_segment_it_touches() -> None:
     texts = [hls.segment(CUES, number) for number in range(5)]
     assert all(text.startswith("WEBVTT\nX-TIMESTAMP-MAP=LOCAL:00:00:00.000,MPEGTS:126000\n\n") for text in texts)
     assert [text.count("-->") for text in texts] == [2, 1, 1, 0, 1]
@@ -27,7 +27,7 @@ def test_a_cue_over_a_boundary_is_in_every_segment_it_touches_and_empty_segments
     assert "00:00:12.000 --> 00:00:13.000\n" in texts[2]
 
 
-def test_a_caption_extended_every_second_changes_no_segment_that_was_published() -> None:
+def test_extended_caption_keeps_published_segments() -> None:
     track = CaptionTrack("door", every=1.0)
     track.final(at(0.0), "a dog sleeps", -0.4, LATENCY)
     published: dict[int, str] = {}
@@ -42,7 +42,7 @@ def test_a_caption_extended_every_second_changes_no_segment_that_was_published()
     assert times == [f"00:00:{6 * n:02}.000 --> 00:00:{6 * n + 6:02}.000" for n in range(6)]
 
 
-def test_segments_are_read_by_ffprobe(tmp_path: Path) -> None:
+def test_ffprobe_reads_segments(tmp_path: Path) -> None:
     ffprobe = require_program("ffprobe", "it reads the segments")
     path = tmp_path / "1.vtt"
     path.write_text(hls.segment(CUES, 1))
@@ -51,7 +51,7 @@ def test_segments_are_read_by_ffprobe(tmp_path: Path) -> None:
     assert [float(part) for part in done.stdout.strip().split(",")[:2]] == [6.0, 6.0]
 
 
-def test_a_segment_is_published_once_it_can_change_no_more() -> None:
+def test_segment_is_published_when_final() -> None:
     assert hls.playlist_window(CUES[:1], 6999, ended=False) == hls.PlaylistWindow(0, 0)
     assert hls.playlist_window(CUES[:1], 7000, ended=False) == hls.PlaylistWindow(0, 1)
     assert hls.playlist_window([], 0, ended=False) == hls.PlaylistWindow(0, 0)
@@ -61,7 +61,7 @@ def test_a_segment_is_published_once_it_can_change_no_more() -> None:
     assert hls.playlist_window(CUES[2:], 32_000, ended=False) == hls.PlaylistWindow(4, 5)
 
 
-def test_the_playlist_says_what_the_rfc_asks() -> None:
+def test_playlist_follows_rfc_8216() -> None:
     text = hls.playlist(hls.PlaylistWindow(4, 6), "token=t")
     assert text.splitlines() == [
         "#EXTM3U",
@@ -78,7 +78,7 @@ def test_the_playlist_says_what_the_rfc_asks() -> None:
 
 @settings(deadline=None, derandomize=True, max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 100_000), st.integers(1, 20_000), st.text()), max_size=20))
-def test_all_segments_together_hold_every_cue(raw: list[tuple[int, int, str]]) -> None:
+def test_segments_together_hold_every_cue(raw: list[tuple[int, int, str]]) -> None:
     cues = [Cue(start, start + length, text) for start, length, text in sorted(raw)]
     stop = max((cue.end_ms for cue in cues), default=0) // hls.SEGMENT_MS + 1
     shown = 0

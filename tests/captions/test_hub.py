@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamcap.captions.event import Extend, Status, StreamState
-from streamcap.captions.feed import REPLAY_INTERIMS, EventLog
+from streamcap.captions.event_log import REPLAY_INTERIMS, EventLog
 from streamcap.captions.hub import DROPS_TO_CLOSE, Hub, SubscribeOptions, Subscription
 from streamcap.errors import InputError
-from tests.captions.made import caption
+from tests.captions.fakes import caption
 
 
 class Clock:
@@ -44,7 +44,7 @@ def listen(
     return hub.subscribe(options or SubscribeOptions(), lambda: None, since)
 
 
-def test_every_event_of_any_type_takes_the_next_number(hub: Hub) -> None:
+def test_every_event_takes_next_seq(hub: Hub) -> None:
     subscription = listen(hub)
     hub.publish(Status("door", StreamState.LIVE))
     hub.publish(caption(is_final=False))
@@ -56,7 +56,7 @@ def test_every_event_of_any_type_takes_the_next_number(hub: Hub) -> None:
     assert [event["type"] for event in events] == ["status", "caption", "caption", "extend"]
 
 
-def test_a_newcomer_learns_the_present_state_and_what_is_on_screen(hub: Hub) -> None:
+def test_new_subscriber_gets_status_and_current_caption(hub: Hub) -> None:
     hub.publish(Status("door", StreamState.LIVE))
     hub.publish(caption("a cat sleeps", number=1))
     hub.publish(Extend("door", "door-1", 14.0))
@@ -70,7 +70,7 @@ def test_a_newcomer_learns_the_present_state_and_what_is_on_screen(hub: Hub) -> 
     assert [m["seq"] for m in (status, shown, live)] == [3, 4, 5]
 
 
-def test_a_newcomer_to_a_still_scene_gets_its_caption_until_when_it_was_true_and_what_came_since(hub: Hub) -> None:
+def test_new_subscriber_gets_current_extend_and_interim(hub: Hub) -> None:
     hub.publish(Status("door", StreamState.LIVE))
     hub.publish(caption())
     for end in (14.0, 15.0, 16.0):
@@ -87,7 +87,7 @@ AWAY = [s for s in StreamState if s not in (StreamState.LIVE, StreamState.STALLE
 
 
 @pytest.mark.parametrize("state", AWAY)
-def test_what_was_on_screen_before_the_camera_went_is_shown_to_no_newcomer(hub: Hub, state: StreamState) -> None:
+def test_inactive_stream_replays_no_caption(hub: Hub, state: StreamState) -> None:
     hub.publish(Status("door", StreamState.LIVE))
     hub.publish(caption())
     hub.publish(Status("door", state))
@@ -99,7 +99,7 @@ def test_what_was_on_screen_before_the_camera_went_is_shown_to_no_newcomer(hub: 
     assert [(m["type"], m["seq"]) for m in told] == [("status", 4)]
 
 
-def test_a_newcomer_to_a_stalled_stream_gets_its_caption_which_may_be_extended_any_moment(hub: Hub) -> None:
+def test_stalled_stream_replays_extendable_caption(hub: Hub) -> None:
     hub.publish(Status("door", StreamState.LIVE))
     hub.publish(caption())
     hub.publish(Status("door", StreamState.STALLED))
@@ -111,7 +111,7 @@ def test_a_newcomer_to_a_stalled_stream_gets_its_caption_which_may_be_extended_a
     ]
 
 
-def test_since_brings_exactly_what_was_missed(hub: Hub) -> None:
+def test_since_replays_missed_events(hub: Hub) -> None:
     for number in range(1, 11):
         hub.publish(caption(number=number, is_final=False))
         hub.publish(caption(number=number))
@@ -122,7 +122,7 @@ def test_since_brings_exactly_what_was_missed(hub: Hub) -> None:
     assert all(event["is_final"] for event in missed)
 
 
-def test_interims_of_long_ago_are_gaps_to_those_who_want_them(hub: Hub) -> None:
+def test_expired_interims_become_gaps(hub: Hub) -> None:
     for number in range(1, REPLAY_INTERIMS + 3):
         hub.publish(caption(number=number, is_final=False))
         hub.publish(caption(number=number))
@@ -133,7 +133,7 @@ def test_interims_of_long_ago_are_gaps_to_those_who_want_them(hub: Hub) -> None:
     assert [m["seq"] for m in missed] == list(range(2, 2 * REPLAY_INTERIMS + 5, 2))
 
 
-def test_what_is_forgotten_is_a_gap(clock: Clock) -> None:
+def test_expired_events_become_a_gap(clock: Clock) -> None:
     hub = Hub(clock, clock)
     hub.add(EventLog("door", keep=3))
     for number in range(1, 11):
@@ -146,19 +146,19 @@ def test_what_is_forgotten_is_a_gap(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("since", [-1, 6, 10**12])
-def test_since_must_be_past(hub: Hub, since: int) -> None:
+def test_since_in_the_future_is_refused(hub: Hub, since: int) -> None:
     for number in range(1, 6):
         hub.publish(caption(number=number))
     with pytest.raises(InputError, match="newest is 5"):
         listen(hub, since=since)
 
 
-def test_an_unknown_stream_is_refused(hub: Hub) -> None:
+def test_unknown_stream_is_refused(hub: Hub) -> None:
     with pytest.raises(InputError, match="garden"):
         listen(hub, SubscribeOptions(streams=frozenset({"garden", "door"})))
 
 
-def test_interim_is_a_wish_and_can_be_thinned(hub: Hub, clock: Clock) -> None:
+def test_interim_option_and_minimum_interval(hub: Hub, clock: Clock) -> None:
     none = listen(hub, SubscribeOptions(interim=False))
     few = listen(hub, SubscribeOptions(min_interval=1.0))
     for _ in range(20):
@@ -169,7 +169,7 @@ def test_interim_is_a_wish_and_can_be_thinned(hub: Hub, clock: Clock) -> None:
     assert [m["is_final"] for m in texts(few)[1:]] == [False, False, True]
 
 
-def test_a_slow_subscriber_loses_interims_first_then_oldest_finals_with_a_gap(hub: Hub) -> None:
+def test_slow_subscriber_loses_interims_first(hub: Hub) -> None:
     slow = listen(hub, SubscribeOptions(limit=4))
     good = listen(hub)
     for number in range(1, 7):
@@ -185,7 +185,7 @@ def test_a_slow_subscriber_loses_interims_first_then_oldest_finals_with_a_gap(hu
     assert len(texts(good)) == 13
 
 
-def test_one_that_never_reads_is_closed_and_others_feel_nothing(hub: Hub) -> None:
+def test_stuck_subscriber_is_closed(hub: Hub) -> None:
     dead = listen(hub, SubscribeOptions(limit=4))
     good = listen(hub)
     received = 0
@@ -198,7 +198,7 @@ def test_one_that_never_reads_is_closed_and_others_feel_nothing(hub: Hub) -> Non
     assert received == DROPS_TO_CLOSE + 10
 
 
-def test_a_stale_caption_is_kept_but_not_pushed(hub: Hub) -> None:
+def test_stale_caption_is_stored_but_not_delivered(hub: Hub) -> None:
     live = listen(hub)
     hub.publish(caption(), live=False)
     assert texts(live)[1:] == [{"type": "gap", "stream": "door", "from": 1, "to": 1}]
@@ -206,7 +206,7 @@ def test_a_stale_caption_is_kept_but_not_pushed(hub: Hub) -> None:
     assert hub.statistics.stale == 1
 
 
-def test_removing_a_stream_closes_those_who_wished_for_it_alone(hub: Hub) -> None:
+def test_removed_stream_closes_its_subscribers(hub: Hub) -> None:
     alone, all_streams = listen(hub, SubscribeOptions(streams=frozenset({"door"}))), listen(hub)
     hub.remove("door")
     assert alone.closed is not None and all_streams.closed is None
@@ -215,7 +215,7 @@ def test_removing_a_stream_closes_those_who_wished_for_it_alone(hub: Hub) -> Non
     assert (hub.subscribers, hub.statistics.closed_slow) == (1, 0)
 
 
-def test_who_named_several_streams_is_closed_when_the_last_of_them_is_removed(hub: Hub) -> None:
+def test_last_removed_stream_closes_subscriber(hub: Hub) -> None:
     hub.add(EventLog("yard"))
     hub.add(EventLog("gate"))
     both = listen(hub, SubscribeOptions(streams=frozenset({"door", "yard"})))
@@ -226,7 +226,7 @@ def test_who_named_several_streams_is_closed_when_the_last_of_them_is_removed(hu
     assert both.closed == "stream yard was removed"
 
 
-def test_a_refilled_feed_goes_on_where_the_earlier_run_stopped(clock: Clock) -> None:
+def test_restored_event_log_continues_seq(clock: Clock) -> None:
     first = Hub(clock, clock)
     first.add(EventLog("door"))
     events = [first.publish(caption(number=n)) for n in range(1, 6)]
@@ -244,7 +244,7 @@ def test_a_refilled_feed_goes_on_where_the_earlier_run_stopped(clock: Clock) -> 
     assert [(m["type"], m.get("from"), m.get("to")) for m in kept] == [("gap", 8, 8), ("caption", None, None)]
 
 
-def test_who_takes_a_part_finds_the_rest_in_order_and_room_for_as_much_as_was_taken(hub: Hub) -> None:
+def test_partial_take_keeps_order_and_capacity(hub: Hub) -> None:
     for number in range(1, 4):
         hub.publish(caption(number=number))
     reader = listen(hub, SubscribeOptions(limit=2), since=0)
@@ -260,7 +260,7 @@ def test_who_takes_a_part_finds_the_rest_in_order_and_room_for_as_much_as_was_ta
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(["final", "interim", "extend", "drop", "return"]), max_size=120))
-def test_disconnecting_at_any_moment_loses_and_repeats_no_final(actions: list[str]) -> None:
+def test_disconnect_loses_and_repeats_no_final(actions: list[str]) -> None:
     hub = Hub(Clock(), Clock())
     hub.add(EventLog("door"))
     published: list[int] = []
@@ -294,7 +294,7 @@ def test_disconnecting_at_any_moment_loses_and_repeats_no_final(actions: list[st
     st.integers(1, 5),
     st.integers(1, 8),
 )
-def test_every_number_comes_once_or_lies_in_a_gap(actions: list[str], limit: int, keep: int) -> None:
+def test_every_seq_is_delivered_once_or_in_a_gap(actions: list[str], limit: int, keep: int) -> None:
     hub = Hub(Clock(), Clock())
     hub.add(EventLog("door", keep=keep))
     options = SubscribeOptions(limit=limit)

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from streamcap.captions.cue import Cue
 from streamcap.captions.track import CaptionTrack
-from tests.captions.made import LATENCY, at
+from tests.captions.fakes import LATENCY, at
 
 
-def test_interims_then_one_final_share_an_id_and_count_revisions() -> None:
+def test_interims_and_final_share_one_id() -> None:
     track = CaptionTrack("door", every=1.0)
     first = track.interim(at(1.0), "a man", LATENCY)
     second = track.interim(at(1.0), "a man opens", LATENCY)
@@ -17,7 +17,7 @@ def test_interims_then_one_final_share_an_id_and_count_revisions() -> None:
     assert track.final(at(2.0), "a door", -0.1, LATENCY).id == "door-2"
 
 
-def test_extend_moves_the_end_and_the_cue() -> None:
+def test_extend_moves_end_of_caption_and_cue() -> None:
     track = CaptionTrack("door", every=1.0)
     track.final(at(1.0), "a door", -0.4, LATENCY)
     extend = track.extend(at(2.0))
@@ -25,14 +25,14 @@ def test_extend_moves_the_end_and_the_cue() -> None:
     assert track.cues == [Cue(1000, 3000, "a door")]
 
 
-def test_there_is_nothing_to_extend_before_a_final_or_after_a_new_epoch() -> None:
+def test_extend_needs_a_final_in_same_epoch() -> None:
     track = CaptionTrack("door", every=1.0)
     assert track.extend(at(1.0)) is None
     track.final(at(1.0, epoch=0), "a door", -0.4, LATENCY)
     assert track.extend(at(2.0, epoch=1)) is None
 
 
-def test_an_id_shown_as_interim_is_not_used_for_another_caption() -> None:
+def test_interim_id_is_not_reused() -> None:
     track = CaptionTrack("door", every=1.0)
     track.final(at(1.0), "a door", -0.4, LATENCY)
     shown = track.interim(at(2.0), "a", LATENCY)
@@ -40,7 +40,7 @@ def test_an_id_shown_as_interim_is_not_used_for_another_caption() -> None:
     assert track.final(at(3.0), "a cat", -0.4, LATENCY).id != shown.id
 
 
-def test_close_ends_the_last_cue_where_the_stream_ended() -> None:
+def test_close_ends_last_cue_at_stream_end() -> None:
     track = CaptionTrack("door", every=10.0)
     track.final(at(1.0), "a door", -0.4, LATENCY)
     extend = track.close(4.5)
@@ -49,7 +49,7 @@ def test_close_ends_the_last_cue_where_the_stream_ended() -> None:
     assert track.close(4.5) is None
 
 
-def test_the_window_rolls_but_keeps_the_newest_cue() -> None:
+def test_subtitle_window_keeps_newest_cue() -> None:
     track = CaptionTrack("door", every=1.0, window=10.0)
     for second in range(100):
         track.final(at(float(second)), f"{second} dogs", -0.4, LATENCY)
@@ -58,6 +58,6 @@ def test_the_window_rolls_but_keeps_the_newest_cue() -> None:
     assert len(track.cues) <= 11
 
 
-def test_white_space_and_line_breaks_in_a_text_become_single_spaces() -> None:
+def test_whitespace_is_collapsed() -> None:
     track = CaptionTrack("door", every=1.0)
     assert track.final(at(1.0), " a door\n\n opens ", -0.4, LATENCY).text == "a door opens"

@@ -15,13 +15,13 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
-from streamcap.image import ImageSpec
 
 import streamcap.captioner as captioner_room
 from streamcap.captioner import Captioner, Result, SearchOptions, load_captioner
 from streamcap.cli import main
 from streamcap.cli.progress import progress_bar
-from tests.media.numbered import ffmpeg, ffprobe_cues, ffprobe_times, numbered, read_number, write_numbered
+from streamcap.image_spec import ImageSpec
+from tests.media.numbered_frames import ffmpeg, ffprobe_cues, ffprobe_times, numbered, read_number, write_numbered
 
 Run = Callable[..., tuple[int, str, str]]
 COUNT = 40
@@ -121,11 +121,11 @@ def written(folder: Path) -> list[str]:
 # Images
 
 
-def test_one_picture_is_one_line(run: Run, reader: Reader, images: Path) -> None:
+def test_single_image_is_one_line(run: Run, reader: Reader, images: Path) -> None:
     assert run(images / "a.jpg") == (0, "number 1\n", "")
 
 
-def test_a_folder_is_a_line_a_picture(run: Run, reader: Reader, images: Path) -> None:
+def test_folder_is_one_line_per_image(run: Run, reader: Reader, images: Path) -> None:
     status, out, err = run(images, "--batch", 2)
     names = ["a.jpg", "b.png", "more/c.webp", "more/d.bmp", "more/e.gif"]
     assert out.splitlines() == [f"{images / name}: number {number}" for number, name in enumerate(names, 1)]
@@ -133,7 +133,7 @@ def test_a_folder_is_a_line_a_picture(run: Run, reader: Reader, images: Path) ->
     assert reader.batches == [2, 2, 1]
 
 
-def test_json_is_an_array(run: Run, reader: Reader, images: Path) -> None:
+def test_json_output_is_an_array(run: Run, reader: Reader, images: Path) -> None:
     status, out, _ = run(images / "b.png", images / "a.jpg", "--json")
     assert status == 0
     assert json.loads(out) == [
@@ -149,9 +149,7 @@ def test_text_and_json_files(run: Run, reader: Reader, images: Path, tmp_path: P
     assert json.loads((tmp_path / "out.json").read_text())[0]["text"] == "number 1"
 
 
-def test_annotated_copies_keep_the_picture_and_stand_beside_each_other(
-    run: Run, reader: Reader, images: Path, tmp_path: Path
-) -> None:
+def test_annotated_copies_keep_image_and_folder_layout(run: Run, reader: Reader, images: Path, tmp_path: Path) -> None:
     before = (images / "b.png").read_bytes()
     status, _, err = run(images, "--annotate", tmp_path / "drawn")
     assert (status, err) == (0, "")
@@ -165,7 +163,7 @@ def test_annotated_copies_keep_the_picture_and_stand_beside_each_other(
     assert (images / "b.png").read_bytes() == before
 
 
-def test_exif_turns_and_transparency_is_white(run: Run, reader: Reader, tmp_path: Path) -> None:
+def test_exif_rotation_and_transparency(run: Run, reader: Reader, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show it turned by 90 degrees clockwise
     Image.fromarray(np.rot90(numbered(9, 120, 60)).copy()).save(tmp_path / "a.jpg", exif=exif)
@@ -178,7 +176,7 @@ def test_exif_turns_and_transparency_is_white(run: Run, reader: Reader, tmp_path
     assert [line.rpartition(": ")[2] for line in out.splitlines()] == ["number 9"] * 3
 
 
-def test_one_bad_picture_in_a_folder_does_not_lose_the_others(run: Run, reader: Reader, images: Path) -> None:
+def test_invalid_image_does_not_stop_folder(run: Run, reader: Reader, images: Path) -> None:
     data = (images / "b.png").read_bytes()
     (images / "b.png").write_bytes(data[: len(data) // 2])
     (images / "more" / "c.webp").write_text("no image")
@@ -190,7 +188,7 @@ def test_one_bad_picture_in_a_folder_does_not_lose_the_others(run: Run, reader: 
     assert "1 more" in err
 
 
-def test_a_picture_for_a_clip_model_stands_still(run: Run, reader: Reader, images: Path) -> None:
+def test_clip_model_repeats_single_image(run: Run, reader: Reader, images: Path) -> None:
     reader.clip_length = 3
     assert run(images / "a.jpg")[1] == "number 1 1 1\n"
 
@@ -198,7 +196,7 @@ def test_a_picture_for_a_clip_model_stands_still(run: Run, reader: Reader, image
 # Videos
 
 
-def test_subtitles_have_the_frames_own_times(run: Run, reader: Reader, film: Path, tmp_path: Path) -> None:
+def test_subtitle_times_match_ffprobe(run: Run, reader: Reader, film: Path, tmp_path: Path) -> None:
     truth = [round(1000 * time) for time in ffprobe_times(film) if time is not None]
     assert run(film, "-n", 10, "-o", tmp_path / "film.srt") == (0, "", "")
     texts = [block.splitlines()[2] for block in (tmp_path / "film.srt").read_text().strip().split("\n\n")]
@@ -211,14 +209,14 @@ def test_subtitles_have_the_frames_own_times(run: Run, reader: Reader, film: Pat
     assert ends[-1] == truth[-1] + 40
 
 
-def test_every_frame_can_have_its_cue(run: Run, reader: Reader, film: Path, tmp_path: Path) -> None:
+def test_every_frame_gets_a_cue(run: Run, reader: Reader, film: Path, tmp_path: Path) -> None:
     assert run(film, "-n", 1000, "-o", tmp_path / "film.vtt")[0] == 0
     cues = ffprobe_cues(tmp_path / "film.vtt")
     assert [round(1000 * begin) for begin, _ in cues] == STAMPS
     assert (tmp_path / "film.vtt").read_text().startswith("WEBVTT\n")
 
 
-def test_the_old_scripts_json(run: Run, reader: Reader, film: Path, tmp_path: Path) -> None:
+def test_legacy_json_format(run: Run, reader: Reader, film: Path, tmp_path: Path) -> None:
     assert run(film, "--every", 1, "-o", tmp_path / "film.json", "--lang", "de")[0] == 0
     entries = json.loads((tmp_path / "film.json").read_text())
     assert entries[0] == {"start": "00:00:00,000", "end": "00:00:00,880", "lang": "de", "text": "number 0"}
@@ -226,13 +224,13 @@ def test_the_old_scripts_json(run: Run, reader: Reader, film: Path, tmp_path: Pa
     assert [list(entry) for entry in entries] == [["start", "end", "lang", "text"]] * 3
 
 
-def test_text_on_standard_output(run: Run, reader: Reader, film: Path) -> None:
+def test_text_on_stdout(run: Run, reader: Reader, film: Path) -> None:
     status, out, err = run(film, "-n", 2)
     assert (status, err) == (0, "")
     assert out == "00:00:00.000  number 0\n00:00:01.200  number 20\n"
 
 
-def test_formats_on_standard_output(run: Run, reader: Reader, film: Path) -> None:
+def test_subtitle_formats_on_stdout(run: Run, reader: Reader, film: Path) -> None:
     assert run(film, "-n", 1, "--format", "srt")[1] == "1\n00:00:00,000 --> 00:00:02,400\nnumber 0\n\n"
     assert json.loads(run(film, "-n", 1, "--format", "json")[1])[0]["text"] == "number 0"
     (entry,) = json.loads(run(film, "-n", 1, "--json")[1])
@@ -240,13 +238,13 @@ def test_formats_on_standard_output(run: Run, reader: Reader, film: Path) -> Non
     assert entry["captions"][0]["text"] == "number 0"
 
 
-def test_equal_neighbours_can_be_one_cue(run: Run, reader: Reader, film: Path) -> None:
+def test_merge_joins_equal_neighbors(run: Run, reader: Reader, film: Path) -> None:
     reader.encode = lambda pixels: torch.tensor([[7]] * len(pixels))  # type: ignore[method-assign]
     assert run(film, "-n", 9, "--format", "srt", "--merge")[1] == "1\n00:00:00,000 --> 00:00:02,400\nnumber 7\n\n"
     assert run(film, "-n", 9, "--merge")[1] == "00:00:00.000  number 7\n"
 
 
-def test_captioned_frames_are_kept(run: Run, reader: Reader, film: Path, tmp_path: Path) -> None:
+def test_captioned_frames_are_saved(run: Run, reader: Reader, film: Path, tmp_path: Path) -> None:
     run(film, "-n", 2, "--save-frames", tmp_path / "clean", "--annotate", tmp_path / "drawn")
     assert written(tmp_path / "clean") == ["frame_0001_0.000s.jpg", "frame_0002_1.200s.jpg"]
     assert written(tmp_path / "drawn") == written(tmp_path / "clean")
@@ -254,7 +252,7 @@ def test_captioned_frames_are_kept(run: Run, reader: Reader, film: Path, tmp_pat
     assert load(tmp_path / "drawn" / "frame_0001_0.000s.jpg").height > 48
 
 
-def test_a_clip_model_sees_windows(run: Run, reader: Reader, film: Path) -> None:
+def test_clip_model_gets_frame_windows(run: Run, reader: Reader, film: Path) -> None:
     reader.clip_length = 4
     assert run(film)[1] == "00:00:00.000  number 0 13 26 39\n"
     assert run(film, "-n", 2)[1] == "00:00:00.000  number 0 6 13 19\n00:00:01.200  number 20 26 33 39\n"
@@ -271,12 +269,12 @@ def test_several_videos_go_into_a_directory(run: Run, reader: Reader, film: Path
     assert lines == [f"{film}: 00:00:00.000  number 0", f"{other}: 00:00:00.000  number 0"]
 
 
-def test_search_options_reach_the_model(run: Run, reader: Reader, film: Path) -> None:
+def test_decoding_options_reach_model(run: Run, reader: Reader, film: Path) -> None:
     assert run(film, "-n", 1, "--beam", 5)[1] == "00:00:00.000  beam 5 number 0\n"
     assert run(film, "-n", 1, "--temperature", 0.7, "--seed", 3)[1] == "00:00:00.000  seed 3 number 0\n"
 
 
-def test_a_moving_gif_is_a_video_when_asked_for_times(run: Run, reader: Reader, film: Path, tmp_path: Path) -> None:
+def test_animated_gif_is_a_video_when_times_requested(run: Run, reader: Reader, film: Path, tmp_path: Path) -> None:
     ffmpeg("-i", film, tmp_path / "film.gif")
     assert run(tmp_path / "film.gif")[1] == "number 0\n"
     assert run(tmp_path / "film.gif", "-n", 2)[1].startswith("00:00:00.000  number 0\n00:00:01")
@@ -334,7 +332,7 @@ def bad(tmp_path: Path, film: Path) -> Path:
         (["FILM", "-o", "/proc/out.srt"], "/proc"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(
+def test_invalid_input_is_one_line_and_writes_nothing(
     run: Run, reader: Reader, bad: Path, film: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
 ) -> None:
     monkeypatch.chdir(bad)
@@ -351,7 +349,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert written(bad) == before
 
 
-def test_a_model_without_a_tokenizer_says_so(run: Run, images: Path, tmp_path: Path) -> None:
+def test_model_without_tokenizer_is_refused(run: Run, images: Path, tmp_path: Path) -> None:
     golden = Path(__file__).parents[1] / "captioner" / "golden" / "videocaptioner_net.pt"
     status, out, err = run(images / "a.jpg", "--model", golden, "--device", "cpu", "-o", tmp_path / "out.txt")
     assert (status, out, err.count("\n")) == (2, "", 1)
@@ -359,7 +357,7 @@ def test_a_model_without_a_tokenizer_says_so(run: Run, images: Path, tmp_path: P
     assert not (tmp_path / "out.txt").exists()
 
 
-def test_a_run_that_fails_leaves_the_old_output(run: Run, reader: Reader, film: Path, tmp_path: Path) -> None:
+def test_failed_run_keeps_old_output(run: Run, reader: Reader, film: Path, tmp_path: Path) -> None:
     (tmp_path / "film.srt").write_text("old")
 
     def broken(pixels: object) -> torch.Tensor:
@@ -372,7 +370,7 @@ def test_a_run_that_fails_leaves_the_old_output(run: Run, reader: Reader, film: 
     assert (tmp_path / "film.srt").read_text() == "old"
 
 
-def test_a_device_without_memory_gets_one_line(run: Run, reader: Reader, images: Path) -> None:
+def test_out_of_memory_is_one_line(run: Run, reader: Reader, images: Path) -> None:
     def full(pixels: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation")
 
@@ -385,7 +383,7 @@ def test_a_device_without_memory_gets_one_line(run: Run, reader: Reader, images:
 # The bar
 
 
-def test_a_bar_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_bar_only_on_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -420,8 +418,8 @@ def with_mini(mini: Captioner, monkeypatch: pytest.MonkeyPatch) -> Captioner:
     return mini
 
 
-def test_the_built_in_model_captions_a_film(run: Run, with_mini: Captioner, tmp_path: Path) -> None:
-    from tests.media.made import write_video
+def test_mini_captions_a_video(run: Run, with_mini: Captioner, tmp_path: Path) -> None:
+    from tests.media.fakes import write_video
 
     path = write_video(tmp_path / "scene.mp4", seconds=2.0, size=(320, 180))
     assert run(path, "-n", 4, "-o", tmp_path / "scene.srt") == (0, "", "")
@@ -429,14 +427,14 @@ def test_the_built_in_model_captions_a_film(run: Run, with_mini: Captioner, tmp_
     assert "dog" in (tmp_path / "scene.srt").read_text()
 
 
-def test_captions_are_those_of_python(run: Run, with_mini: Captioner, images: Path) -> None:
+def test_cli_captions_equal_python_api(run: Run, with_mini: Captioner, images: Path) -> None:
     (result,) = with_mini.caption([load(images / "b.png")])
     assert run(images / "b.png")[1] == f"{result.text}\n"
     (result,) = with_mini.caption([load(images / "b.png")], beam_size=3)
     assert run(images / "b.png", "--beam", 3)[1] == f"{result.text}\n"
 
 
-def test_a_seed_gives_the_same_whatever_the_batch(run: Run, with_mini: Captioner, film: Path) -> None:
+def test_seed_is_independent_of_batch_size(run: Run, with_mini: Captioner, film: Path) -> None:
     sampled = [
         run(film, "-n", 5, "--temperature", 1.5, "--top-p", 0.95, "--seed", 7, "--batch", size)[1]
         for size in (1, 3, 16)

@@ -28,7 +28,7 @@ _run(main())
 """
 
 
-def test_a_device_thread_that_is_still_in_torch_aborts_nothing() -> None:
+def test_exit_with_busy_device_thread_is_clean() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=240)
     assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
 
@@ -46,7 +46,7 @@ print("never reached")
 """
 
 
-def test_a_write_that_does_not_come_back_is_left_and_told() -> None:
+def test_exit_with_hung_write_is_bounded_and_reported() -> None:
     done = subprocess.run([sys.executable, "-c", HUNG], capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "a file is still being written, its disk does not answer: leaving it as it is\n"

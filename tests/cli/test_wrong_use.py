@@ -13,7 +13,7 @@ import pytest
 
 from streamcap.cli import main
 from streamcap.cli.serve import serve
-from streamcap.engine.gate import DEFAULT_THRESHOLD
+from streamcap.engine.change_gate import DEFAULT_THRESHOLD
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -68,7 +68,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         (["serve", "--ice-server", "turn:turn.example.org"], "turn:USER:PASSWORD@HOST"),
     ],
 )
-def test_one_line_that_says_what(run: Run, arguments: list[str], says: str) -> None:
+def test_invalid_arguments_are_one_line(run: Run, arguments: list[str], says: str) -> None:
     status, out, err = run(*arguments)
     assert status == 2
     assert out == ""
@@ -76,18 +76,18 @@ def test_one_line_that_says_what(run: Run, arguments: list[str], says: str) -> N
     assert says in err
 
 
-def test_without_a_command_the_help_and_one_line(run: Run) -> None:
+def test_missing_command_prints_help(run: Run) -> None:
     status, out, err = run()
     assert status == 2 and "serve" in out
     assert err.startswith("streamcap: a command is needed") and err.count("\n") == 1
 
 
-def test_a_password_in_a_wrong_url_is_not_shown(run: Run) -> None:
+def test_password_in_invalid_url_is_hidden(run: Run) -> None:
     _, _, err = run("serve", "gopher://admin:hunter2@cam/x")
     assert "gopher" in err and "hunter2" not in err
 
 
-def test_no_password_is_in_a_traceback_that_is_logged() -> None:
+def test_password_is_absent_from_logged_traceback() -> None:
     from streamcap.cli.serve import RedactingFormatter
 
     try:
@@ -98,7 +98,7 @@ def test_no_password_is_in_a_traceback_that_is_logged() -> None:
     assert "Traceback" in shown and "rtsp://admin:***@cam/live" in shown and "hunter2" not in shown
 
 
-def test_a_port_that_is_taken_is_told_before_the_model_loads(run: Run) -> None:
+def test_port_in_use_is_refused_before_model_loads(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         status, _, err = run("serve", "--port", str(taken.getsockname()[1]), "--model", "/nowhere")
     assert status == 2 and "cannot listen" in err and "--port" in err
@@ -110,12 +110,12 @@ def test_help_and_version(run: Run) -> None:
     assert status == 0 and "--every" in out
 
 
-def test_help_says_where_the_gate_stands() -> None:
+def test_help_shows_change_threshold_default() -> None:
     parameters = inspect.signature(serve, eval_str=True).parameters
     assert parameters["change_threshold"].annotation.__metadata__[0].show_default == f"{DEFAULT_THRESHOLD:g}"
 
 
-def test_a_file_whose_name_has_an_equals_sign_is_a_file(tmp_path: Path) -> None:
+def test_file_name_with_equals_sign(tmp_path: Path) -> None:
     from streamcap.cli.serve import split_name
 
     path = tmp_path / "a=b.mp4"

@@ -12,8 +12,8 @@ import pytest
 from streamcap_client import Caption, Event, Extend, Feed, Gap, Hello, RefusedError, Status
 
 from streamcap.captions.event import StreamState
-from tests.patience import TIMEOUT_FACTOR
 from tests.server.conftest import FakeStream, Server, Start, until
+from tests.timeouts import TIMEOUT_FACTOR
 
 
 class Cutter:
@@ -69,12 +69,12 @@ async def take(feed: AsyncIterator[Event], count: int) -> list[Event]:
 
 
 @pytest.mark.parametrize("url", ["", "http://", "ftp://host", "http://host:port", "host:99999", "http://:8642"])
-def test_an_address_that_is_none_is_told_at_once(url: str) -> None:
+def test_invalid_address(url: str) -> None:
     with pytest.raises(ValueError, match="no address of a service"):
         Feed(url)
 
 
-def test_an_address_needs_no_scheme() -> None:
+def test_address_without_scheme() -> None:
     assert Feed("localhost:8642", streams=["door"]).address() == "ws://localhost:8642/captions?stream=door"
     assert Feed("https://host/cams/").address() == "wss://host/cams/captions"
 
@@ -99,7 +99,7 @@ async def test_events_are_typed(server: Server) -> None:
         assert feed.seen == {"door": 4}
 
 
-async def test_it_takes_up_where_it_was_in_a_new_process_too(server: Server) -> None:
+async def test_feed_resumes_in_new_process(server: Server) -> None:
     door = server.streams.get("door")
     for number in range(4):
         door.final(f"caption {number}")
@@ -124,7 +124,7 @@ async def talk(streams: list[FakeStream], cutter: Cutter, cuts: int) -> list[str
     return said
 
 
-async def test_finals_are_the_files_lines_through_random_disconnections(server: Server) -> None:
+async def test_finals_equal_file_through_disconnects(server: Server) -> None:
     streams = [server.streams.get("door"), await server.streams.add("yard", "rtsp://yard")]
     cutter = Cutter(server.port)
     received: list[Caption] = []
@@ -153,7 +153,7 @@ async def test_finals_are_the_files_lines_through_random_disconnections(server: 
     assert feed.reconnections >= 30
 
 
-async def test_what_cannot_be_had_any_more_is_a_gap(server: Server) -> None:
+async def test_expired_events_are_a_gap(server: Server) -> None:
     door = server.streams.get("door")
     door.feed._keep = 1
     for number in range(3):
@@ -164,7 +164,7 @@ async def test_what_cannot_be_had_any_more_is_a_gap(server: Server) -> None:
     assert isinstance(caption, Caption)
 
 
-async def test_a_service_that_began_anew_is_followed_from_now_on(server: Server) -> None:
+async def test_restarted_service_is_followed_from_now(server: Server) -> None:
     async with Feed(server.url, streams=["door"], since={"door": 500}, first_pause=0.01) as feed:
         events = aiter(feed)
         await take(events, 1)
@@ -174,7 +174,7 @@ async def test_a_service_that_began_anew_is_followed_from_now_on(server: Server)
     assert caption.seq == 1
 
 
-async def test_a_refusal_is_told_and_not_repeated(start: Start) -> None:
+async def test_refusal_is_raised_and_not_retried(start: Start) -> None:
     server = await start(view_tokens=frozenset({"t"}))
     await server.streams.add("door", "rtsp://door")
     with pytest.raises(RefusedError, match="token") as refused:
@@ -190,7 +190,7 @@ async def test_a_refusal_is_told_and_not_repeated(start: Start) -> None:
             await take(events, 1)
 
 
-async def test_a_slow_reader_is_slow_to_the_service_and_told_of_what_it_missed(server: Server) -> None:
+async def test_slow_reader_gets_a_gap(server: Server) -> None:
     door = server.streams.get("door")
     async with Feed(server.url, streams=["door"]) as feed:
         events = aiter(feed)
@@ -214,7 +214,7 @@ async def test_a_slow_reader_is_slow_to_the_service_and_told_of_what_it_missed(s
     assert feed.reconnections == 0
 
 
-async def test_a_close_while_it_connects_ends_the_iteration(server: Server) -> None:
+async def test_close_while_connecting_ends_iteration(server: Server) -> None:
     feed = Feed(server.url)
     ended = asyncio.create_task(anext(aiter(feed), None))
     await asyncio.sleep(0)
@@ -222,7 +222,7 @@ async def test_a_close_while_it_connects_ends_the_iteration(server: Server) -> N
     assert await asyncio.wait_for(ended, TIMEOUT_FACTOR) is None
 
 
-async def test_close_ends_the_iteration_twice_over(server: Server) -> None:
+async def test_close_twice_ends_iteration(server: Server) -> None:
     feed = Feed(server.url)
     events = aiter(feed)
     await take(events, 1)

@@ -23,8 +23,8 @@ from websockets.asyncio.server import Server as WebSocketServer
 from websockets.asyncio.server import ServerConnection, serve
 
 from tests.clients.conftest import CLIENTS
-from tests.patience import TIMEOUT_FACTOR
 from tests.server.conftest import Server, until
+from tests.timeouts import TIMEOUT_FACTOR
 
 SALT, CHALLENGE = "lM1GncleQOaCu9lT1yeUZhFYnqhsLLP1G5lAGo3ixaI=", "+IxH4CnCiqpX1rM9scsNynZzbOe4KhDeYcTNS3PDaeY="
 
@@ -135,7 +135,7 @@ class Clock:
         return self.now
 
 
-def test_the_newest_waits_and_the_others_are_counted() -> None:
+def test_slot_keeps_newest_and_counts_replaced() -> None:
     clock = Clock()
     slot = CaptionSlot(2.0, 10.0, clock)
     for number in range(3):
@@ -152,7 +152,7 @@ def test_the_newest_waits_and_the_others_are_counted() -> None:
     assert slot.statistics.replaced == 3
 
 
-def test_what_nothing_bears_out_any_more_is_not_sent() -> None:
+def test_stale_caption_is_dropped() -> None:
     clock = Clock()
     slot = CaptionSlot(2.0, 10.0, clock)
     slot.put("door-1", "a man")
@@ -168,31 +168,31 @@ def test_what_nothing_bears_out_any_more_is_not_sent() -> None:
     assert slot.statistics.stale == 1
 
 
-def test_a_caption_is_cut_to_four_rows_of_whole_words() -> None:
+def test_long_caption_is_cut_to_four_rows() -> None:
     assert fitted("a man\nopens  a well-known door") == "a man opens a well-known door"
     long = fitted("a man with a dog " * 20)
     assert len(long) <= 4 * 33 and long.endswith(("man", "with", "a", "dog"))
     assert fitted("x" * 40) == "x" * 40
 
 
-def test_the_answer_to_the_challenge_is_what_openssl_computes() -> None:
+def test_challenge_response_matches_openssl() -> None:
     assert authentication("supersecretpassword", SALT, CHALLENGE) == "1Ct943GAT+6YQUUX47Ia/ncufilbe6+oD6lY+5kaCu4="
 
 
 @pytest.mark.parametrize("text", ["", "http://host", "ws://", "ws://me:secret@host", "ws://host/secret", "host:x"])
-def test_an_address_that_is_none_is_told_without_what_might_be_a_password(text: str) -> None:
+def test_invalid_address_hides_password(text: str) -> None:
     with pytest.raises(ValueError, match="no address of OBS") as caught:
         obs_url(text)
     assert "secret" not in str(caught.value)
 
 
-def test_an_address_needs_neither_scheme_nor_port() -> None:
+def test_address_without_scheme_or_port() -> None:
     assert obs_url("studio") == "ws://studio:4455"
     assert obs_url("wss://studio:1/") == "wss://studio:1"
     assert obs_url("[::1]") == "ws://[::1]:4455"
 
 
-async def test_finals_alone_reach_obs(server: Server, obs: Obs) -> None:
+async def test_only_finals_reach_obs(server: Server, obs: Obs) -> None:
     door = server.streams.get("door")
     async with bridge(server, obs.url) as (one, said, _):
         await until(lambda: server.app.state.audience.present == 1 and obs.connections == 1)
@@ -208,7 +208,7 @@ async def test_finals_alone_reach_obs(server: Server, obs: Obs) -> None:
     ]
 
 
-async def test_captions_that_come_too_fast_give_way_to_the_newest(server: Server, obs: Obs) -> None:
+async def test_fast_captions_keep_newest(server: Server, obs: Obs) -> None:
     door = server.streams.get("door")
     async with bridge(server, obs.url, every=3600.0) as (one, _, _):
         await until(lambda: server.app.state.audience.present == 1)
@@ -222,7 +222,7 @@ async def test_captions_that_come_too_fast_give_way_to_the_newest(server: Server
     assert obs.captions == ["first"]
 
 
-async def test_the_password_is_answered_and_never_said(server: Server, obs: Obs) -> None:
+async def test_password_is_accepted_and_never_logged(server: Server, obs: Obs) -> None:
     obs.password = "correct horse"
     async with bridge(server, obs.url, "correct horse") as (_, said, _):
         await until(lambda: server.app.state.audience.present == 1)
@@ -232,7 +232,7 @@ async def test_the_password_is_answered_and_never_said(server: Server, obs: Obs)
 
 
 @pytest.mark.parametrize(("password", "reason"), [("wrong horse", "wrong password"), (None, "STREAMCAP_OBS_PASSWORD")])
-async def test_a_wrong_password_ends_it(server: Server, obs: Obs, password: str | None, reason: str) -> None:
+async def test_wrong_password_stops_bridge(server: Server, obs: Obs, password: str | None, reason: str) -> None:
     obs.password = "correct horse"
     async with bridge(server, obs.url, password) as (_, _, task):
         with pytest.raises(ObsRefusedError, match=reason) as caught:
@@ -241,9 +241,7 @@ async def test_a_wrong_password_ends_it(server: Server, obs: Obs, password: str 
     assert obs.connections == 0
 
 
-async def test_obs_that_is_not_streaming_is_told_once_and_gets_the_newest_when_it_does(
-    server: Server, obs: Obs
-) -> None:
+async def test_idle_obs_gets_newest_when_streaming_starts(server: Server, obs: Obs) -> None:
     obs.streaming = False
     door = server.streams.get("door")
     async with bridge(server, obs.url) as (one, said, _):
@@ -257,7 +255,7 @@ async def test_obs_that_is_not_streaming_is_told_once_and_gets_the_newest_when_i
     assert sum("not streaming" in line for line in said) == 1
 
 
-async def test_obs_may_come_late_and_go_and_come_back(server: Server, obs: Obs) -> None:
+async def test_bridge_reconnects_to_obs(server: Server, obs: Obs) -> None:
     await obs.end()
     door = server.streams.get("door")
     async with bridge(server, obs.url) as (one, said, _):
@@ -275,7 +273,7 @@ async def test_obs_may_come_late_and_go_and_come_back(server: Server, obs: Obs) 
         await until(lambda: obs.captions[1:] == ["said after it came back"])
 
 
-async def test_who_is_kicked_does_not_come_back(server: Server, obs: Obs) -> None:
+async def test_kicked_bridge_does_not_reconnect(server: Server, obs: Obs) -> None:
     async with bridge(server, obs.url) as (_, _, task):
         await until(lambda: obs.connections == 1)
         await obs.end(4011)
@@ -283,14 +281,14 @@ async def test_who_is_kicked_does_not_come_back(server: Server, obs: Obs) -> Non
             await asyncio.wait_for(asyncio.shield(task), TIMEOUT_FACTOR)
 
 
-async def test_the_captions_own_websocket_is_not_taken_for_obs(server: Server) -> None:
+async def test_caption_websocket_is_not_obs(server: Server) -> None:
     async with bridge(server, server.url.replace("http", "ws")) as (_, _, task):
         with pytest.raises(ObsRefusedError, match="not OBS's websocket"):
             await asyncio.wait_for(asyncio.shield(task), TIMEOUT_FACTOR)
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "hello", '{"op": 0, "d": {}}', '{"op": 5, "d": {"rpcVersion": 1}}'])
-async def test_another_websocket_is_not_taken_for_obs(server: Server, text: str) -> None:
+async def test_unknown_websocket_is_not_obs(server: Server, text: str) -> None:
     async def talk(guest: ServerConnection) -> None:
         await guest.send(text)
         await guest.wait_closed()
@@ -302,7 +300,7 @@ async def test_another_websocket_is_not_taken_for_obs(server: Server, text: str)
                 await asyncio.wait_for(asyncio.shield(task), TIMEOUT_FACTOR)
 
 
-async def test_a_feed_that_is_refused_ends_it(server: Server, obs: Obs) -> None:
+async def test_refused_feed_stops_bridge(server: Server, obs: Obs) -> None:
     said: list[str] = []
     with pytest.raises(RefusedError, match="nobody"):
         await asyncio.wait_for(
@@ -318,7 +316,7 @@ async def command(*arguments: str, **environment: str) -> asyncio.subprocess.Pro
     )
 
 
-async def test_the_command_brings_captions_and_counts_them(server: Server, obs: Obs) -> None:
+async def test_command_sends_and_counts_captions(server: Server, obs: Obs) -> None:
     obs.password = "correct horse"
     process = await command(server.url, "--obs", obs.url, STREAMCAP_OBS_PASSWORD="correct horse")
     try:
@@ -339,7 +337,7 @@ async def test_the_command_brings_captions_and_counts_them(server: Server, obs: 
     assert errors.decode() == "streamcap-obs: 1 captions sent; 0 left out for newer ones, 0 grown old\n"
 
 
-async def test_a_wrong_password_is_one_line_and_status_2(server: Server, obs: Obs) -> None:
+async def test_wrong_password_is_one_line_with_exit_code_2(server: Server, obs: Obs) -> None:
     obs.password = "correct horse"
     process = await command(server.url, "--obs", obs.url, "--password", "wrong horse")
     _, errors = await asyncio.wait_for(process.communicate(), TIMEOUT_FACTOR)

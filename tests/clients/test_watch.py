@@ -12,9 +12,9 @@ from streamcap_client.watch import Screen
 
 from tests.clients.conftest import CLIENTS
 from tests.conftest import require_program
-from tests.patience import TIMEOUT_FACTOR
 from tests.server.browser import chromium
 from tests.server.conftest import Server, until
+from tests.timeouts import TIMEOUT_FACTOR
 
 LATENCY = {"total": 1.0}
 
@@ -23,21 +23,21 @@ def caption(text: str, *, final: bool) -> Caption:
     return Caption("door", 1, "door-1", 1, final, 0, 3725.4, 3726.4, text, None, "", "arrival", LATENCY)
 
 
-def test_the_caption_being_written_changes_in_place() -> None:
+def test_interim_caption_updates_in_place() -> None:
     screen = Screen(20)
     assert screen.draw(caption("a man opens a door", final=False)) == "\r\x1b[K…  door  a man open"
     assert screen.draw(caption("a man opens a door", final=True)) == "\r\x1b[K01:02:05  door  a man opens a door\n"
     assert screen.draw(Gap("door", 2, 4)).endswith("door: 3 events missed\n")
 
 
-def test_into_a_file_go_finals_and_states_alone() -> None:
+def test_redirected_output_has_finals_and_status_only() -> None:
     screen = Screen(0)
     assert screen.draw(caption("a man", final=False)) == ""
     assert screen.draw(Status("door", 1, "stalled", "no frame")) == "--  door is stalled: no frame\n"
 
 
 @pytest.mark.parametrize("program", ["watch", "finals.py", "finals.sh"])
-async def test_every_client_prints_the_finals(server: Server, program: str) -> None:
+async def test_every_client_prints_finals(server: Server, program: str) -> None:
     match program:
         case "watch":
             command = [sys.executable, "-m", "streamcap_client.watch", server.url]
@@ -63,7 +63,7 @@ async def test_every_client_prints_the_finals(server: Server, program: str) -> N
 
 
 @pytest.mark.browser
-async def test_the_javascript_example_follows_the_feed_in_a_page(server: Server) -> None:
+async def test_javascript_example_follows_feed_in_page(server: Server) -> None:
     async with chromium() as browser:
         page = await browser.new_page()
         said: list[str] = []
@@ -75,7 +75,7 @@ async def test_the_javascript_example_follows_the_feed_in_a_page(server: Server)
         await until(lambda: said == ["door a man opens a door"])
 
 
-async def test_a_refusal_is_one_line_and_status_2(server: Server) -> None:
+async def test_refusal_is_one_line_with_exit_code_2(server: Server) -> None:
     environment = {**os.environ, "PYTHONPATH": str(CLIENTS / "python")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "streamcap_client.watch", server.url, "--stream", "nobody"),

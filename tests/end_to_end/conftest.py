@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.camera import Clip, RtspServer
 from tests.conftest import require_gstreamer
-from tests.servers.camera import Clip, RtspServer
 
 
 @pytest.fixture

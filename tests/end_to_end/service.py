@@ -20,7 +20,7 @@ from typing import Any, Self
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.patience import TIMEOUT_FACTOR
+from tests.timeouts import TIMEOUT_FACTOR
 
 
 class Service:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from testbed.camera import RtspServer
 from tests.end_to_end.service import Service, Viewer, wait_until
-from tests.probe import subtitle_times
-from tests.servers.camera import RtspServer
+from tests.ffprobe import subtitle_times
 
 EVERY = "0.5"
 READS = 100  # of each subtitle file
@@ -38,7 +38,7 @@ def srt_cues(path: Path) -> list[tuple[float, str]]:
     ]
 
 
-def test_captions_are_the_true_sentences_at_the_true_times(cameras: RtspServer, tmp_path: Path) -> None:
+def test_rtsp_captions_and_times_are_correct(cameras: RtspServer, tmp_path: Path) -> None:
     # Every sample is decoded: with the gate, a right sentence would be counted once for all its samples.
     with Service(f"door={cameras.url()}", "--every", EVERY, "--change-threshold", "0", out=tmp_path) as service:
         with Viewer(service, "?stream=door&interim=0") as viewer:
@@ -66,7 +66,7 @@ def test_captions_are_the_true_sentences_at_the_true_times(cameras: RtspServer, 
     assert [json.loads(line)["seq"] for line in (tmp_path / "door.jsonl").read_text().splitlines()]
 
 
-def test_a_camera_killed_and_started_again(cameras: RtspServer, tmp_path: Path) -> None:
+def test_killed_camera_reconnects(cameras: RtspServer, tmp_path: Path) -> None:
     other = RtspServer(cameras.clip, paths=("steady",))
     with (
         other,
@@ -89,7 +89,7 @@ def test_a_camera_killed_and_started_again(cameras: RtspServer, tmp_path: Path) 
     assert times == sorted(times)
 
 
-def test_a_camera_that_freezes_and_goes_on(cameras: RtspServer, tmp_path: Path) -> None:
+def test_frozen_camera_resumes(cameras: RtspServer, tmp_path: Path) -> None:
     with (
         Service(
             f"door={cameras.url()}", "--every", EVERY, "--stall-after", "1", "--read-timeout", "3", out=tmp_path
@@ -111,7 +111,7 @@ def test_a_camera_that_freezes_and_goes_on(cameras: RtspServer, tmp_path: Path) 
     assert times == sorted(times)
 
 
-def test_files_are_whole_at_any_moment_and_after_a_kill(tmp_path: Path) -> None:
+def test_files_are_complete_at_any_time_and_after_kill(tmp_path: Path) -> None:
     srt, vtt = tmp_path / "scenes.srt", tmp_path / "scenes.vtt"
     with (
         Service("scenes:?seconds=0.6&rate=10", "--every", "0.1", "--change-threshold", "0", out=tmp_path) as service,
@@ -133,7 +133,7 @@ def test_files_are_whole_at_any_moment_and_after_a_kill(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("finals", [1, 4])
-def test_a_kill_right_after_a_final_loses_nothing(tmp_path: Path, finals: int) -> None:
+def test_kill_after_final_loses_nothing(tmp_path: Path, finals: int) -> None:
     with (
         Service("scenes:?seconds=0.6&rate=10", "--every", "0.1", "--change-threshold", "0", out=tmp_path) as service,
         Viewer(service, "?stream=scenes") as viewer,
@@ -145,7 +145,7 @@ def test_a_kill_right_after_a_final_loses_nothing(tmp_path: Path, finals: int) -
     assert [caption for caption in seen if caption not in filed] == []
 
 
-def test_a_restart_brings_what_was_missed(tmp_path: Path) -> None:
+def test_restart_replays_missed_events(tmp_path: Path) -> None:
     arguments = ("scenes:?seconds=0.6&rate=10", "--every", "0.2", "--change-threshold", "0")
     with Service(*arguments, out=tmp_path) as service:
         with Viewer(service, "?stream=scenes&interim=0") as viewer:
@@ -166,7 +166,7 @@ def test_a_restart_brings_what_was_missed(tmp_path: Path) -> None:
         assert later["start"] >= filed[-1]["end"] - 0.001
 
 
-def test_ctrl_c_ends_it_soon_with_the_last_cue_closed(tmp_path: Path) -> None:
+def test_ctrl_c_stops_and_closes_last_cue(tmp_path: Path) -> None:
     with Service("scenes:", "--every", "30", out=tmp_path) as service:
         wait_until(lambda: (tmp_path / "scenes.jsonl").exists(), service.describe)
         with Viewer(service) as viewer:

@@ -10,7 +10,7 @@ from tests.end_to_end.service import Service
 from tests.test_readme import blocks
 
 
-def test_the_example_prints_captions() -> None:
+def test_readme_feed_example_prints_captions() -> None:
     (example,) = (block for block in blocks("python") if "streamcap_client" in block)
     with Service("scenes:", "--every", "0.5", "--change-threshold", "0") as service:
         example = example.replace("http://127.0.0.1:8642", service.base).replace("print(", "print(flush=True, *(")

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from streamcap.engine.change_gate import ChangeGateOptions
 from streamcap.engine.engine import Engine, EngineOptions
-from streamcap.engine.gate import ChangeGateOptions
 from streamcap.engine.outcome import Captioned, Failed, Interim, Unchanged, Unconfirmed
-from tests.engine.made import ColorModel, Outcomes, sample
-from tests.patience import TIMEOUT_FACTOR
+from tests.engine.fakes import ColorModel, Outcomes, sample
+from tests.timeouts import TIMEOUT_FACTOR
 
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
 
@@ -40,7 +40,7 @@ def hold(running: Running) -> None:
     assert running.model.entered.wait(TIMEOUT_FACTOR)
 
 
-def test_streams_that_wait_together_are_one_batch(running: Running) -> None:
+def test_waiting_streams_share_one_batch(running: Running) -> None:
     hold(running)
     for name, color in (("a", RED), ("b", GREEN), ("c", BLUE)):
         running.engine.submit(sample(name, color))
@@ -55,7 +55,7 @@ def test_streams_that_wait_together_are_one_batch(running: Running) -> None:
     }
 
 
-def test_a_busy_device_gets_the_newest_frame_and_the_older_is_counted(running: Running) -> None:
+def test_busy_device_keeps_latest_sample(running: Running) -> None:
     hold(running)
     for second in range(1, 6):
         running.engine.submit(sample("door", (second, 0, 0), float(second)))
@@ -65,7 +65,7 @@ def test_a_busy_device_gets_the_newest_frame_and_the_older_is_counted(running: R
     assert running.engine.statistics.superseded == {"door": 4}
 
 
-def test_a_picture_that_cannot_be_captioned_costs_only_itself(running: Running) -> None:
+def test_failed_image_does_not_fail_its_batch(running: Running) -> None:
     running.model.fail_when = lambda pixels: "bad image" if (pixels[:, 0, 0, 0] == 66).any() else None
     hold(running)
     for name, red in (("a", 1), ("b", 66), ("c", 3)):
@@ -79,7 +79,7 @@ def test_a_picture_that_cannot_be_captioned_costs_only_itself(running: Running) 
     assert isinstance(running.outcomes.wait(5)[-1], Captioned)
 
 
-def test_out_of_memory_means_smaller_batches_not_a_dead_service(running: Running) -> None:
+def test_out_of_memory_reduces_batch_size(running: Running) -> None:
     running.model.fail_when = lambda pixels: "CUDA out of memory" if len(pixels) > 2 else None
     hold(running)
     for number in range(4):
@@ -89,7 +89,7 @@ def test_out_of_memory_means_smaller_batches_not_a_dead_service(running: Running
     assert max(running.model.decoded) == 2
 
 
-def test_a_still_scene_is_extended_without_decoding() -> None:
+def test_static_scene_is_extended_without_decoding() -> None:
     running = Running(threshold=0.01, interim_interval=0)
     running.engine.submit(sample("door", RED, 0.0))
     running.outcomes.wait(1)
@@ -104,7 +104,7 @@ def test_a_still_scene_is_extended_without_decoding() -> None:
     assert running.engine.stop(5)
 
 
-def test_a_moved_picture_with_the_same_sentence_extends() -> None:
+def test_moved_image_with_same_text_is_unchanged() -> None:
     running = Running(threshold=0.001, interim_interval=0)
     running.model.decode = lambda embeddings, *, on_text=None: ColorModel.decode(  # type: ignore[method-assign]
         running.model, embeddings * 0, on_text=on_text
@@ -117,14 +117,14 @@ def test_a_moved_picture_with_the_same_sentence_extends() -> None:
     assert running.engine.stop(5)
 
 
-def test_an_open_gate_captions_every_sample(running: Running) -> None:
+def test_zero_threshold_captions_every_sample(running: Running) -> None:
     for second in range(3):
         running.engine.submit(sample("door", RED, float(second)))
         running.outcomes.wait(second + 1)
     assert all(isinstance(o, Captioned) for o in running.outcomes.all)
 
 
-def test_interim_text_comes_before_the_final_and_only_for_news() -> None:
+def test_interim_precedes_final_of_changed_caption() -> None:
     running = Running(threshold=0.5, interim_interval=0.1)
     running.engine.submit(sample("door", RED, 0.0))
     first = running.outcomes.wait(2)
@@ -133,7 +133,7 @@ def test_interim_text_comes_before_the_final_and_only_for_news() -> None:
     assert running.engine.stop(5)
 
 
-def test_the_words_on_screen_are_not_begun_again_for_a_picture_that_moved_far() -> None:
+def test_same_text_sends_no_interim() -> None:
     running = Running(threshold=0.001, interim_interval=0.1)
     running.model.decode = lambda embeddings, *, on_text=None: ColorModel.decode(  # type: ignore[method-assign]
         running.model, embeddings * 0, on_text=on_text
@@ -145,7 +145,7 @@ def test_the_words_on_screen_are_not_begun_again_for_a_picture_that_moved_far() 
     assert running.engine.stop(5)
 
 
-def test_another_sentence_about_a_near_picture_waits_for_the_next_sample() -> None:
+def test_unconfirmed_caption_waits_for_next_sample() -> None:
     # From red 250 to 20 it is a cosine distance of 0.0019: moved, but less than five thresholds.
     running = Running(threshold=0.001, interim_interval=0.1)
     darker = (20, 0, 0)
@@ -163,14 +163,14 @@ def test_another_sentence_about_a_near_picture_waits_for_the_next_sample() -> No
     assert running.engine.stop(5)
 
 
-def test_latency_points_are_in_order(running: Running) -> None:
+def test_latency_timestamps_are_ordered(running: Running) -> None:
     running.engine.submit(sample("door", RED))
     (outcome,) = running.outcomes.wait(1)
     assert isinstance(outcome, Captioned)
     assert outcome.times.taken <= outcome.times.encoded <= outcome.times.decoded
 
 
-def test_stop_is_idempotent_and_nothing_is_captioned_after_it() -> None:
+def test_stop_is_idempotent_and_final() -> None:
     running = Running()
     assert running.engine.stop(5)
     assert running.engine.stop(5)

@@ -6,7 +6,7 @@ import pytest
 
 from streamcap.errors import InputError
 from streamcap.media.ring import FrameRing
-from tests.media.made import made_frame
+from tests.media.fakes import made_frame
 
 
 def filled(times: list[float], *, seconds: float = 10.0, frames: int = 100, spacing: float = 0.0) -> FrameRing:
@@ -21,7 +21,7 @@ def held(ring: FrameRing) -> list[float]:
     return sorted({frame.time for frame in ring.window(1e6, 10_000)})
 
 
-def test_it_holds_no_more_frames_than_told() -> None:
+def test_capacity_in_frames() -> None:
     ring = filled([number / 10 for number in range(50)], frames=8)
     assert held(ring) == [number / 10 for number in range(42, 50)]
     newest = ring.newest()
@@ -29,11 +29,11 @@ def test_it_holds_no_more_frames_than_told() -> None:
     assert newest.time == 4.9
 
 
-def test_it_holds_no_more_seconds_than_told() -> None:
+def test_capacity_in_seconds() -> None:
     assert held(filled([float(number) for number in range(30)], seconds=5.0)) == [24.0, 25.0, 26.0, 27.0, 28.0, 29.0]
 
 
-def test_a_thinned_ring_keeps_even_frames_and_the_newest() -> None:
+def test_thinned_ring_keeps_even_spacing_and_newest() -> None:
     times = [number / 30 for number in range(300)]
     ring = filled(times, spacing=0.25)
     assert len(held(ring)) <= 4 * 10 + 2
@@ -43,20 +43,20 @@ def test_a_thinned_ring_keeps_even_frames_and_the_newest() -> None:
     assert len(set(seen)) == 17
 
 
-def test_an_empty_ring_has_nothing() -> None:
+def test_empty_ring() -> None:
     ring = FrameRing(seconds=1, frames=1)
     assert ring.newest() is None
     assert ring.window(4, 8) == []
 
 
-def test_a_window_is_even_and_ends_with_the_newest() -> None:
+def test_clip_is_evenly_spaced_and_ends_with_newest() -> None:
     ring = filled([number / 30 for number in range(300)], frames=300)
     times = [frame.time for frame in ring.window(4.0, 5)]
     assert times == pytest.approx([299 / 30 - 4 + i for i in range(5)], abs=1 / 30)
     assert times[-1] == 299 / 30
 
 
-def test_a_window_over_less_than_asked_spreads_over_what_there_is() -> None:
+def test_clip_longer_than_ring_spans_available_frames() -> None:
     assert [frame.time for frame in filled([0.0, 1.0, 2.0]).window(60, 3)] == [0.0, 1.0, 2.0]
     assert [frame.time for frame in filled([7.0]).window(60, 4)] == [7.0] * 4
     assert [frame.time for frame in filled([0.0, 1.0]).window(60, 4)] == [0.0, 0.0, 1.0, 1.0]
@@ -64,14 +64,14 @@ def test_a_window_over_less_than_asked_spreads_over_what_there_is() -> None:
 
 
 @pytest.mark.parametrize(("time", "epoch"), [(9.5, 1), (3.0, 0)])
-def test_another_epoch_or_an_earlier_time_empties_it(time: float, epoch: int) -> None:
+def test_new_epoch_or_earlier_time_clears_ring(time: float, epoch: int) -> None:
     ring = filled([8.0, 9.0])
     ring.push(made_frame(time, epoch=epoch))
     assert [frame.time for frame in ring.window(10, 2)] == [time, time]
 
 
 @pytest.mark.parametrize(("seconds", "frames"), [(0, 5), (5, 0), (float("nan"), 5)])
-def test_bounds_that_hold_nothing_are_refused(seconds: float, frames: int) -> None:
+def test_invalid_bounds(seconds: float, frames: int) -> None:
     with pytest.raises(InputError, match="holds nothing"):
         FrameRing(seconds=seconds, frames=frames)
     with pytest.raises(InputError, match="at least 1"):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from streamcap.media.scenes import KINDS, Scene, SceneScript, draw, every_scene, random_scene
-from streamcap.media.scenes.pen import PAINT
+from streamcap.media.scenes.canvas import PAINT
 
 
-def test_every_scene_has_its_own_sentence() -> None:
+def test_every_scene_has_its_own_caption() -> None:
     sentences = [scene.sentence for scene in every_scene()]
     assert len(sentences) == len(set(sentences))
     assert 1000 <= len(sentences) <= 3000
@@ -30,18 +30,18 @@ def test_every_scene_has_its_own_sentence() -> None:
         (Scene("boat", "purple", 1, "sail", "water"), "a purple boat sails on the water"),
     ],
 )
-def test_sentences_read_as_a_person_would_write_them(scene: Scene, sentence: str) -> None:
+def test_captions_are_grammatical(scene: Scene, sentence: str) -> None:
     assert scene.sentence == sentence
 
 
-def test_sentences_are_lower_case_without_punctuation() -> None:
+def test_captions_are_lower_case_without_punctuation() -> None:
     assert all(
         scene.sentence == scene.sentence.lower() and scene.sentence.replace(" ", "").isalpha()
         for scene in every_scene()
     )
 
 
-def test_random_scenes_are_of_the_grammar() -> None:
+def test_random_scenes_follow_grammar() -> None:
     known = {replace(scene, look=0) for scene in every_scene()}
     rng = np.random.default_rng(4)
     scenes = [random_scene(rng) for _ in range(500)]
@@ -50,7 +50,7 @@ def test_random_scenes_are_of_the_grammar() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_scene_and_time_give_the_same_pixels(kind: str) -> None:
+def test_same_scene_and_time_give_same_pixels(kind: str) -> None:
     scene = random_scene(np.random.default_rng(2), (kind,))
     first = draw(scene, 1.3, 160, 90)
     draw(replace(scene, look=scene.look + 1), 0.2, 96, 96)
@@ -60,7 +60,7 @@ def test_the_same_scene_and_time_give_the_same_pixels(kind: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (320, 180), (90, 160), (641, 359)])
-def test_any_size_and_any_time_can_be_drawn(size: tuple[int, int]) -> None:
+def test_any_size_and_time_can_be_drawn(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     for kind in KINDS:
         for time in (0.0, 7.77, 86_400.0):
@@ -72,7 +72,7 @@ def test_any_size_and_any_time_can_be_drawn(size: tuple[int, int]) -> None:
     [("ball", "roll", "grass"), ("car", "drive", "road"), ("man", "stand", "room"), ("boat", "sail", "water")],
 )
 @pytest.mark.parametrize("color", ["red", "purple"])
-def test_the_colour_is_seen_and_more_of_it_the_more_there_are(kind: str, action: str, place: str, color: str) -> None:
+def test_named_color_is_visible(kind: str, action: str, place: str, color: str) -> None:
     def share(count: int, said: str) -> float:
         shown = draw(Scene(kind, said, count, action, place, look=35), 1.0, 320, 180).astype(np.int16)
         return float((np.abs(shown - np.array(PAINT[color])).max(axis=2) < 48).mean())
@@ -82,14 +82,14 @@ def test_the_colour_is_seen_and_more_of_it_the_more_there_are(kind: str, action:
     assert share(3, color) > share(1, color)
 
 
-def test_what_moves_moves_and_what_stands_keeps_its_ground() -> None:
+def test_moving_objects_move_and_ground_stays() -> None:
     run = Scene("dog", "brown", 1, "run", "road", look=8)
     assert (draw(run, 0.0, 160, 90) != draw(run, 0.5, 160, 90)).mean() > 0.05
     stand = Scene("man", "red", 1, "stand", "room", look=8)
     assert (draw(stand, 0.0, 160, 90) != draw(stand, 3.0, 160, 90)).mean() < 0.1
 
 
-def test_a_script_tells_what_is_true_at_any_time() -> None:
+def test_script_gives_caption_at_any_time() -> None:
     script = SceneScript(seed=5, seconds_per_scene=2.0)
     assert script.sentence_at(0.0) == script.sentence_at(1.999) == script.scene(0).sentence
     assert script.sentence_at(2.0) == script.scene(1).sentence
@@ -97,7 +97,7 @@ def test_a_script_tells_what_is_true_at_any_time() -> None:
     assert SceneScript(6, 2.0).scene(0) != script.scene(0)
 
 
-def test_neighbouring_scenes_never_say_the_same() -> None:
+def test_neighboring_scenes_differ() -> None:
     script = SceneScript(seed=1)
     sentences = [script.scene(index).sentence for index in range(400)]
     assert all(one != next_one for one, next_one in pairwise(sentences))

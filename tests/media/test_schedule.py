@@ -9,36 +9,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcap.media.schedule import Schedule
-from tests.media.made import made_frame
+from tests.media.fakes import made_frame
 
 
 def chosen(schedule: Schedule, times: list[float], *, delay: float = 0.0) -> list[float]:
     return [time for time in times if schedule.due(made_frame(time, arrived=time + delay))]
 
 
-def test_one_frame_a_second_of_thirty() -> None:
+def test_one_frame_per_second_of_thirty() -> None:
     picked = chosen(Schedule(1.0), [number / 30 for number in range(300)])
     assert picked == pytest.approx(list(range(10)), abs=0.04)
 
 
-def test_the_grid_does_not_drift_where_every_is_no_multiple_of_a_frame() -> None:
+def test_grid_does_not_drift() -> None:
     picked = chosen(Schedule(0.25), [number / 30 for number in range(3000)])
     assert len(picked) == pytest.approx(400, abs=1)
 
 
-def test_every_frame_when_they_come_slower_than_asked() -> None:
+def test_slow_source_takes_every_frame() -> None:
     times = [0.0, 3.0, 6.0, 9.0]
     assert chosen(Schedule(1.0), times) == times
 
 
-def test_a_new_epoch_begins_again_at_once() -> None:
+def test_new_epoch_is_due_immediately() -> None:
     schedule = Schedule(10.0)
     assert schedule.due(made_frame(500.0))
     assert not schedule.due(made_frame(501.0))
     assert schedule.due(made_frame(0.0, epoch=1, arrived=502.0))
 
 
-def test_a_backlog_gives_one_caption_of_what_is_current() -> None:
+def test_backlog_takes_one_current_frame() -> None:
     schedule = Schedule(1.0)
     frames = [number / 30 for number in range(600)]
     picked = []
@@ -52,7 +52,7 @@ def test_a_backlog_gives_one_caption_of_what_is_current() -> None:
     assert schedule.missed >= 9
 
 
-def test_a_source_that_stays_late_is_captioned_as_it_is() -> None:
+def test_constantly_late_source_is_sampled() -> None:
     schedule = Schedule(1.0)
     chosen(schedule, [number / 10 for number in range(50)])
     picked = chosen(schedule, [5 + number / 10 for number in range(100)], delay=4.0)
@@ -60,7 +60,7 @@ def test_a_source_that_stays_late_is_captioned_as_it_is() -> None:
 
 
 @given(st.floats(0.05, 5), st.lists(st.floats(0.001, 3), min_size=1, max_size=200), st.floats(0, 0.2))
-def test_never_more_than_the_rate_asked_for(every: float, gaps: list[float], delay: float) -> None:
+def test_rate_is_never_exceeded(every: float, gaps: list[float], delay: float) -> None:
     schedule, time, picked = Schedule(every), 0.0, []
     for gap in gaps:
         time += gap

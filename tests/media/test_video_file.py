@@ -11,11 +11,11 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from streamcap.media.frames import upright
 
 from streamcap.errors import InputError
+from streamcap.media.image_file import upright
 from streamcap.media.video_file import ChosenFrame, VideoFile
-from tests.media.numbered import ffmpeg, ffprobe_times, numbered, read_number, write_numbered
+from tests.media.numbered_frames import ffmpeg, ffprobe_times, numbered, read_number, write_numbered
 
 COUNT = 90
 # Variable rate: steps of 40 ms, every seventh frame lasts 250 ms.
@@ -38,7 +38,7 @@ def chosen(path: Path, choose: Callable[[VideoFile], list[int]]) -> list[ChosenF
         return list(video.frames(choose(video)))
 
 
-def test_every_time_is_the_frames_own(film: Path) -> None:
+def test_frame_times_are_exact(film: Path) -> None:
     truth = ffprobe_times(film)
     frames = chosen(film, lambda video: list(range(COUNT)))
     assert [number(frame) for frame in frames] == list(range(COUNT))
@@ -46,13 +46,13 @@ def test_every_time_is_the_frames_own(film: Path) -> None:
 
 
 @pytest.mark.parametrize("ordinals", [[0], [89], [3, 40, 41, 88], [14, 15, 16, 29, 30, 60], list(range(0, 90, 11))])
-def test_what_is_reached_by_seeking_is_what_was_asked_for(film: Path, ordinals: list[int]) -> None:
+def test_seeking_finds_requested_frames(film: Path, ordinals: list[int]) -> None:
     frames = chosen(film, lambda video: ordinals)
     assert [number(frame) for frame in frames] == ordinals
     assert [round(1000 * frame.seconds) for frame in frames] == [STAMPS[ordinal] for ordinal in ordinals]
 
 
-def test_few_frames_of_many_are_reached_without_decoding_all(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sparse_frames_do_not_decode_whole_file(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from streamcap.media import video_file
 
     read = 0
@@ -114,7 +114,7 @@ def test_any_container(film: Path, tmp_path: Path, kind: str) -> None:
         assert frames[place].seconds == pytest.approx(truth[wanted[place]] - begin, abs=5e-4)
 
 
-def test_a_clock_that_begins_again_goes_on(film: Path, tmp_path: Path) -> None:
+def test_restarted_clock_continues(film: Path, tmp_path: Path) -> None:
     """Two recordings of a broadcast, one after the other in one file."""
     ffmpeg("-i", film, "-c", "copy", tmp_path / "part.ts")
     joined = tmp_path / "joined.ts"
@@ -135,13 +135,13 @@ def test_a_clock_that_begins_again_goes_on(film: Path, tmp_path: Path) -> None:
         ("mpeg4", "yuv420p", (98, 46)),
     ],
 )
-def test_ten_bits_odd_sizes_and_grey(tmp_path: Path, codec: str, pix_fmt: str, size: tuple[int, int]) -> None:
+def test_ten_bit_odd_size_and_gray_video(tmp_path: Path, codec: str, pix_fmt: str, size: tuple[int, int]) -> None:
     path = write_numbered(tmp_path / "film.mkv", range(0, 400, 40), codec=codec, pix_fmt=pix_fmt, size=size)
     frames = chosen(path, lambda video: video.index.spread(5))
     assert [number(frame) for frame in frames] == [0, 2, 4, 6, 8]
 
 
-def test_the_best_of_several_streams(tmp_path: Path) -> None:
+def test_best_of_several_streams_is_used(tmp_path: Path) -> None:
     path = write_numbered(tmp_path / "film.mkv", range(0, 400, 40), others=["small video", "audio"])
     assert [number(frame) for frame in chosen(path, lambda video: [0, 9])] == [0, 9]
 
@@ -155,7 +155,7 @@ def turned(mp4: bytes, degrees: int) -> bytes:
 
 
 @pytest.mark.parametrize("turn", [90, 180, 270])
-def test_a_phones_film_is_upright(film: Path, tmp_path: Path, turn: int) -> None:
+def test_rotated_phone_video_is_upright(film: Path, tmp_path: Path, turn: int) -> None:
     """Held against ffmpeg, which turns by the display matrix too."""
     (tmp_path / "turned.mp4").write_bytes(turned(film.read_bytes(), turn))
     ffmpeg("-i", tmp_path / "turned.mp4", "-frames:v", "1", tmp_path / "truth.png")
@@ -178,7 +178,7 @@ def spoil(path: Path, ordinal: int) -> None:
         file.write(b"\xff" * (size - 16))
 
 
-def test_a_frame_that_cannot_be_decoded_shifts_no_other(tmp_path: Path) -> None:
+def test_undecodable_frame_shifts_no_other(tmp_path: Path) -> None:
     path = write_numbered(tmp_path / "film.mp4", range(0, 800, 40), codec="mpeg4", options={"g": "1"})
     spoil(path, 8)
     with VideoFile(path) as video:
@@ -191,7 +191,7 @@ def test_a_frame_that_cannot_be_decoded_shifts_no_other(tmp_path: Path) -> None:
         assert frame.seconds == pytest.approx(0.04 * frame.ordinal)
 
 
-def test_a_file_cut_short_gives_what_it_has(film: Path, tmp_path: Path) -> None:
+def test_truncated_file_yields_available_frames(film: Path, tmp_path: Path) -> None:
     ffmpeg("-i", film, "-c", "copy", "-movflags", "+faststart", tmp_path / "whole.mp4")
     data = (tmp_path / "whole.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 2 // 3])
@@ -222,7 +222,7 @@ BAD: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_is_no_video_is_refused_in_one_line(film: Path, tmp_path: Path, kind: str) -> None:
+def test_non_video_file_is_refused_in_one_line(film: Path, tmp_path: Path, kind: str) -> None:
     name, make = BAD[kind]
     make(tmp_path / name, film)
     with pytest.raises(InputError) as refused:
@@ -231,20 +231,20 @@ def test_what_is_no_video_is_refused_in_one_line(film: Path, tmp_path: Path, kin
     assert str(refused.value).startswith(str(tmp_path / name))
 
 
-def test_a_playlist_may_not_reach_into_the_network(tmp_path: Path) -> None:
+def test_playlist_cannot_reach_network(tmp_path: Path) -> None:
     path = tmp_path / "film.m3u8"
     path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n")
     with pytest.raises(InputError):
         VideoFile(path)
 
 
-def test_a_name_with_a_colon_is_a_file(film: Path, tmp_path: Path) -> None:
+def test_file_name_with_colon(film: Path, tmp_path: Path) -> None:
     path = tmp_path / "rtsp:film 100%.mp4"
     shutil.copy(film, path)
     assert [number(frame) for frame in chosen(path, lambda video: [7])] == [7]
 
 
-def test_closed_twice(film: Path) -> None:
+def test_close_is_idempotent(film: Path) -> None:
     video = VideoFile(film)
     video.close()
     video.close()

@@ -18,21 +18,21 @@ def index(*pts: int, end: int | None = None, keys: tuple[int, ...] = (0,), origi
     return VideoIndex(Fraction(1, 1000), origin, pts, pts[-1] + 100 if end is None else end, keyframes, unbroken=True)
 
 
-def test_a_stamp_shows_the_frame_that_began_last() -> None:
+def test_shown_at_gives_latest_started_frame() -> None:
     film = index(100, 200, 1000)
     assert [film.shown_at(stamp) for stamp in (0, 100, 199, 200, 999, 1000, 5000)] == [0, 0, 0, 1, 1, 2, 2]
 
 
-def test_spread_is_even_in_time_not_in_frames() -> None:
+def test_spread_is_even_in_time() -> None:
     assert index(0, 10, 20, 30, 500, end=1000).spread(2) == [0, 4]
     assert index(*range(0, 1000, 100)).spread(5) == [0, 2, 4, 6, 8]
 
 
-def test_more_frames_than_there_are_gives_each_once() -> None:
+def test_spread_beyond_length_gives_each_frame_once() -> None:
     assert index(0, 100, 200).spread(50) == [0, 1, 2]
 
 
-def test_every_skips_what_stands_still() -> None:
+def test_every_skips_repeated_frames() -> None:
     assert index(0, 400, 5000, 5400, end=6000).every(1.0) == [0, 1, 2]
     assert index(*range(0, 3000, 40), end=3000).every(1.0) == [0, 25, 50]
     assert index(0, 100, 200).every(60) == [0]
@@ -48,27 +48,27 @@ def test_windows_do_not_share_frames() -> None:
     assert film.windows(1, 1) == [[0]]
 
 
-def test_a_window_in_which_nothing_new_begins_is_left_out() -> None:
+def test_window_without_new_frame_is_omitted() -> None:
     assert index(0, 3000, end=4000).windows(4, 2) == [[0, 0], [1, 1]]
 
 
-def test_times_count_from_the_origin() -> None:
+def test_times_count_from_origin() -> None:
     film = index(90_000, 90_040, origin=90_000)
     assert (film.seconds(90_040), film.duration) == (0.04, 0.14)
 
 
-def test_the_keyframe_to_begin_with() -> None:
+def test_keyframe_before() -> None:
     film = index(*range(0, 1000, 100), keys=(0, 5))
     assert [film.keyframe_before(pts).pts for pts in (0, 499, 500, 900)] == [0, 0, 500, 500]
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
-def test_wrong_seconds_are_refused(seconds: float) -> None:
+def test_invalid_interval(seconds: float) -> None:
     with pytest.raises(InputError, match="above 0"):
         index(0).every(seconds)
 
 
-def test_wrong_counts_are_refused() -> None:
+def test_invalid_count() -> None:
     with pytest.raises(InputError, match="at least 1"):
         index(0).spread(0)
     with pytest.raises(InputError, match="at least 1"):
@@ -81,7 +81,7 @@ def test_wrong_counts_are_refused() -> None:
     length=st.integers(1, 30),
     seconds=st.floats(0.001, 20),
 )
-def test_choices_rise_and_exist(steps: list[int], count: int, length: int, seconds: float) -> None:
+def test_selected_frames_are_sorted_and_exist(steps: list[int], count: int, length: int, seconds: float) -> None:
     pts = [sum(steps[:number]) for number in range(len(steps))]
     film = index(*pts, end=sum(steps))
     for chosen in (film.spread(count), film.every(seconds)):

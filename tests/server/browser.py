@@ -12,7 +12,7 @@ import psutil
 from playwright.async_api import Browser, Page, async_playwright
 
 from tests.conftest import require_program
-from tests.patience import TIMEOUT_FACTOR
+from tests.timeouts import TIMEOUT_FACTOR
 
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -18,18 +18,18 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from streamcap.captions.caption import Caption, Latency
 from streamcap.captions.event import Event, Payload, Status, StreamState
-from streamcap.captions.feed import EventLog
+from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub, UnknownStreamError
 from streamcap.captions.track import CaptionTrack, SampleTime
 from streamcap.engine.engine import EngineStatistics
-from streamcap.media.sources.webrtc import PushSource
+from streamcap.media.sources.push import PushSource
 from streamcap.server.app import create_app
+from streamcap.server.http_server import listen, serve
 from streamcap.server.options import ServerOptions
-from streamcap.server.run import listen, serve
-from streamcap.service.settings import StreamOptions, check_name
-from streamcap.service.streams import DuplicateStreamError
-from streamcap.service.view import StreamSnapshot
-from tests.patience import TIMEOUT_FACTOR
+from streamcap.streams.options import StreamOptions, check_name
+from streamcap.streams.snapshot import StreamSnapshot
+from streamcap.streams.stream_set import DuplicateStreamError
+from tests.timeouts import TIMEOUT_FACTOR
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -116,7 +116,7 @@ class FakeStream:
 
 
 class FakeStreams:
-    """In the place of `streamcap.service.streams.StreamSet`."""
+    """In the place of `streamcap.streams.stream_set.StreamSet`."""
 
     def __init__(self) -> None:
         self.hub = Hub(monotonic=time.monotonic, wall=time.time)

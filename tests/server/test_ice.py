@@ -7,12 +7,12 @@ from aiortc.rtcicetransport import connection_kwargs
 
 from streamcap.errors import InputError
 from streamcap.server.ice import IceServer
-from streamcap.server.peer import WebRtcSession
+from streamcap.server.webrtc.session import WebRtcSession
 from tests.server.conftest import Start
-from tests.server.test_webrtc_routes import Color, connection, publish
+from tests.server.routes.test_webrtc import Color, connection, publish
 
 
-async def test_what_is_named_is_what_is_asked() -> None:
+async def test_ice_servers_reach_link_header_and_aiortc() -> None:
     stun = IceServer.parse("stun:stun.example.org:3479")
     assert (stun.url, stun.link) == ("stun:stun.example.org:3479", '<stun:stun.example.org:3479>; rel="ice-server"')
     turn = IceServer.parse("turn:door:p%40ss%22w@turn.example.org?transport=tcp")
@@ -43,16 +43,16 @@ async def test_what_is_named_is_what_is_asked() -> None:
         ("turns:door:hunter2@host?transport=udp", "TCP alone"),
     ],
 )
-def test_what_cannot_work_is_told_at_the_start_without_the_password(text: str, says: str) -> None:
+def test_invalid_ice_server_hides_password(text: str, says: str) -> None:
     with pytest.raises(InputError, match=says) as refused:
         IceServer.parse(text)
     assert "hunter2" not in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-async def test_a_publisher_is_told_of_the_servers(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_whip_response_lists_ice_servers(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "streamcap.server.publishers.WebRtcSession", lambda servers: WebRtcSession(())
+        "streamcap.server.webrtc.whip.WebRtcSession", lambda servers: WebRtcSession(())
     )  # none is asked here
     servers = (IceServer.parse("stun:stun.example.org"), IceServer.parse("turns:a:b@turn.example.org"))
     server = await start(ice_servers=servers)

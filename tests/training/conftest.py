@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from streamcap.training.cache import CacheWriter, FeatureCache
-from streamcap.training.corpus import Item
-from streamcap.training.encoders import EncoderId
+from streamcap.training.data.corpus import Item
+from streamcap.training.data.encoders import EncoderId
+from streamcap.training.data.feature_cache import CacheWriter, FeatureCache
 
 SENTENCES = ("a red car drives on a road", "two dogs run in the snow", "a man jumps", "three white boats sail")
 ENCODER = EncoderId("made-up", "projected", "0" * 64)

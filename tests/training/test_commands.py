@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 from streamcap.captioner import load_captioner
-from streamcap.captioner.names import mini_directory
+from streamcap.captioner.registry import mini_directory
 from streamcap.cli import main
 from streamcap.media.scenes import draw, random_scene
 from streamcap.training.curves import read_curves
-from streamcap.training.encoders import open_encoder
+from streamcap.training.data.encoders import open_encoder
 from tests.cli.conftest import logging_as_it_was  # noqa: F401
 from tests.training.conftest import make_cache
 
@@ -94,7 +94,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_from_pictures_to_scores_by_three_commands(run: Run, flickr: Path, tmp_path: Path) -> None:
+def test_dataset_train_evaluate_from_images(run: Run, flickr: Path, tmp_path: Path) -> None:
     cache, trained, scores = tmp_path / "cache", tmp_path / "run", tmp_path / "scores"
     status, out, err = run(*dataset_arguments(flickr, cache))
     assert status == 0
@@ -121,7 +121,7 @@ def test_from_pictures_to_scores_by_three_commands(run: Run, flickr: Path, tmp_p
     assert json.loads(out)["bleu1"] == pytest.approx(on_progress["bleu1"], abs=0.2)
 
 
-def test_what_was_kept_is_one_line_of_json(run: Run, cache: Path, tmp_path: Path) -> None:
+def test_train_json_reports_kept_checkpoint(run: Run, cache: Path, tmp_path: Path) -> None:
     trained = tmp_path / "run"
     status, out, _ = run("train", cache, "--out", trained, *TRAIN, "--json")
     assert status == 0 and out.count("\n") == 1
@@ -140,7 +140,7 @@ def test_what_was_kept_is_one_line_of_json(run: Run, cache: Path, tmp_path: Path
     assert status == 0 and json.loads(out) == on_progress
 
 
-def test_where_nothing_is_scored_the_last_is_kept_and_has_no_scores(run: Run, flickr: Path, tmp_path: Path) -> None:
+def test_run_without_scores_keeps_last_checkpoint(run: Run, flickr: Path, tmp_path: Path) -> None:
     media = ["--media", flickr / "images", "--encoder", "mini", "--device", "cpu"]
     split = ["--split", f"train={flickr / 'dev.txt'}"]
     assert run("dataset", flickr / "results.csv", *media, *split, "--out", tmp_path / "cache")[0] == 0
@@ -150,7 +150,7 @@ def test_where_nothing_is_scored_the_last_is_kept_and_has_no_scores(run: Run, fl
     assert on_progress == {"checkpoint": str(tmp_path / "run" / "best"), "steps": 2, "step": 2, "epoch": 2, "dev": None}
 
 
-def test_from_clips_to_scores_by_the_same_commands(run: Run, tmp_path: Path) -> None:
+def test_dataset_train_evaluate_from_clips(run: Run, tmp_path: Path) -> None:
     clips = tmp_path / "clips"
     clips.mkdir()
     rng = np.random.default_rng(4)
@@ -179,9 +179,7 @@ def test_from_clips_to_scores_by_the_same_commands(run: Run, tmp_path: Path) -> 
     assert load_captioner(str(trained / "best"), device="cpu").clip_length == 3
 
 
-def test_two_runs_with_one_seed_end_with_the_same_weights_and_another_with_others(
-    run: Run, cache: Path, tmp_path: Path
-) -> None:
+def test_same_seed_gives_same_weights(run: Run, cache: Path, tmp_path: Path) -> None:
     for name, seed in (("one", 5), ("two", 5), ("other", 6)):
         assert run("train", cache, "--out", tmp_path / name, *TRAIN, "--seed", seed)[0] == 0
     one, two, other = (
@@ -191,7 +189,7 @@ def test_two_runs_with_one_seed_end_with_the_same_weights_and_another_with_other
     assert (tmp_path / "one" / "curves.csv").read_bytes() == (tmp_path / "two" / "curves.csv").read_bytes()
 
 
-def test_dataset_tells_what_is_wrong_in_one_line(run: Run, flickr: Path, tmp_path: Path) -> None:
+def test_dataset_errors_are_one_line(run: Run, flickr: Path, tmp_path: Path) -> None:
     arguments = dataset_arguments(flickr, tmp_path / "cache")
     (tmp_path / "none.txt").write_text("gone.jpg\n")
     line = error_of(run(*arguments[:-2], "--split", f"dev={tmp_path / 'none.txt'}", *arguments[-2:]), 2)
@@ -201,7 +199,7 @@ def test_dataset_tells_what_is_wrong_in_one_line(run: Run, flickr: Path, tmp_pat
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_cache_of_another_encoder_stays_as_it_is(run: Run, flickr: Path, cache: Path, tmp_path: Path) -> None:
+def test_cache_of_other_encoder_is_kept(run: Run, flickr: Path, cache: Path, tmp_path: Path) -> None:
     mine = tmp_path / "cache"
     shutil.copytree(cache, mine)
     before = files_of(mine)
@@ -210,7 +208,7 @@ def test_a_cache_of_another_encoder_stays_as_it_is(run: Run, flickr: Path, cache
     assert files_of(mine) == before
 
 
-def test_train_tells_what_is_wrong_and_overwrites_nothing(run: Run, cache: Path, tmp_path: Path) -> None:
+def test_train_errors_are_one_line_and_overwrite_nothing(run: Run, cache: Path, tmp_path: Path) -> None:
     trained = tmp_path / "run"
     assert run("train", cache, "--out", trained, *TRAIN)[0] == 0
     before = files_of(trained)
@@ -229,7 +227,7 @@ def test_train_tells_what_is_wrong_and_overwrites_nothing(run: Run, cache: Path,
     assert not (tmp_path / "x").exists()
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_status_1(run: Run, cache: Path, tmp_path: Path) -> None:
+def test_nan_loss_exits_with_status_1(run: Run, cache: Path, tmp_path: Path) -> None:
     hot = [*TRAIN, "--learning-rate", "0.99", "--warmup", "0", "--epochs", "60"]
     spoilt = make_cache(tmp_path / "features", (16, 256), scale=float("inf"), encoder=open_encoder("mini").id).folder
     line = error_of(run("train", spoilt, "--out", tmp_path / "run", *hot), 1)
@@ -237,7 +235,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_status_1(run: Run, cache: Pa
     assert not (tmp_path / "run" / "best").exists()
 
 
-def test_a_full_disk_ends_the_run_with_status_1_and_the_last_epoch_stays(run: Run, cache: Path, tmp_path: Path) -> None:
+def test_full_disk_exits_with_status_1_and_keeps_epoch(run: Run, cache: Path, tmp_path: Path) -> None:
     trained = tmp_path / "run"
     assert run("train", cache, "--out", trained, *TRAIN, "--epochs", 1)[0] == 0
     options = json.loads((trained / "settings.json").read_text())
@@ -257,7 +255,7 @@ def test_a_full_disk_ends_the_run_with_status_1_and_the_last_epoch_stays(run: Ru
     assert run("train", cache, "--out", trained, *TRAIN, "--resume")[0] == 0
 
 
-def test_evaluate_tells_what_is_wrong_in_one_line(run: Run, flickr: Path, cache: Path, tmp_path: Path) -> None:
+def test_evaluate_errors_are_one_line(run: Run, flickr: Path, cache: Path, tmp_path: Path) -> None:
     assert "either --cache" in error_of(run("evaluate", "mini"), 2)
     assert "--media" in error_of(run("evaluate", "mini", "--captions", flickr / "results.csv", "--device", "cpu"), 2)
     assert "no split 'all'" in error_of(run("evaluate", "mini", "--cache", cache, "--split", "all"), 2)
@@ -269,14 +267,14 @@ def test_evaluate_tells_what_is_wrong_in_one_line(run: Run, flickr: Path, cache:
     assert "made by another vision encoder (made-up)" in line
 
 
-def test_evaluate_without_a_tokenizer_scores_no_empty_captions(run: Run, cache: Path, tmp_path: Path) -> None:
+def test_evaluate_without_tokenizer_is_refused(run: Run, cache: Path, tmp_path: Path) -> None:
     shutil.copytree(mini_directory(), tmp_path / "model")
     (tmp_path / "model" / "tokenizer.json").unlink()
     line = error_of(run("evaluate", tmp_path / "model", "--cache", cache, "--device", "cpu"), 2)
     assert "tokenizer" in line and str(tmp_path / "model") in line
 
 
-def test_a_split_whose_pictures_are_all_broken_is_told_and_tried_again(run: Run, flickr: Path, tmp_path: Path) -> None:
+def test_split_of_damaged_images_is_reported_and_retried(run: Run, flickr: Path, tmp_path: Path) -> None:
     shutil.copytree(flickr / "images", tmp_path / "images")
     whole = (tmp_path / "images" / "8.jpg").read_bytes()
     (tmp_path / "images" / "8.jpg").write_bytes(whole[:300])
@@ -292,7 +290,7 @@ def test_a_split_whose_pictures_are_all_broken_is_told_and_tried_again(run: Run,
     assert status == 0 and "dev 1; left out: nothing" in out
 
 
-def test_packages_that_are_not_there_are_told_before_the_work(
+def test_missing_packages_are_reported_before_work(
     run: Run, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
@@ -302,7 +300,7 @@ def test_packages_that_are_not_there_are_told_before_the_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_the_work(
+def test_unwritable_folder_is_reported_before_work(
     run: Run, flickr: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")

@@ -16,7 +16,7 @@ def gpt():
     return build_gpt2(CONFIG).eval()
 
 
-def test_packed_captions_get_the_logits_that_each_gets_alone(gpt) -> None:
+def test_packed_captions_equal_separate_logits(gpt) -> None:
     prefix = torch.randn(3, 4, 32)
     packed = pack(CAPTIONS, 4, stop=0)
     with torch.no_grad():
@@ -32,7 +32,7 @@ def test_packed_captions_get_the_logits_that_each_gets_alone(gpt) -> None:
     assert at == len(logits)
 
 
-def test_a_caption_that_was_cut_has_no_stop_token_to_predict(gpt) -> None:
+def test_truncated_caption_has_no_stop_target(gpt) -> None:
     prefix = torch.randn(1, 4, 32)
     packed = pack([[[5, 6, 7], [9, 8]]], 4, stop=0, longest=3)
     assert packed.targets.tolist() == [5, 6, 7, 9, 8, 0]
@@ -43,7 +43,7 @@ def test_a_caption_that_was_cut_has_no_stop_token_to_predict(gpt) -> None:
     assert torch.allclose(cut, logits[[0, 1, 2, 4, 5, 6]], atol=1e-5)
 
 
-def test_padding_has_no_say_in_the_loss(gpt) -> None:
+def test_padding_does_not_affect_loss(gpt) -> None:
     model = CaptionModel(None, nn.Identity(), gpt)
     prefix = torch.randn(2, 4, 32)
     with torch.no_grad():

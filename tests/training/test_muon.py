@@ -10,7 +10,7 @@ from streamcap.training.muon import Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(16, 40), (40, 16), (24, 24)])
-def test_what_is_orthogonal_has_the_same_vectors_and_singular_values_near_one(shape: tuple[int, int]) -> None:
+def test_orthogonalized_matrix_has_unit_singular_values(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     matrix = torch.randn(shape)
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
@@ -20,7 +20,7 @@ def test_what_is_orthogonal_has_the_same_vectors_and_singular_values_near_one(sh
     assert values.diag().min() > 0.3 and values.diag().max() < 1.3
 
 
-def test_a_matrix_goes_where_torchs_own_leads_it() -> None:
+def test_update_equals_torch_muon() -> None:
     torch.manual_seed(1)
     start, gradients = torch.randn(12, 30), torch.randn(5, 12, 30)
     ends = []
@@ -39,7 +39,7 @@ def test_a_matrix_goes_where_torchs_own_leads_it() -> None:
     assert (ends[0].norm() / ends[1].norm()).item() == pytest.approx(1, abs=0.02)
 
 
-def test_a_convolution_is_the_matrix_of_its_filters() -> None:
+def test_convolution_is_treated_as_filter_matrix() -> None:
     torch.manual_seed(2)
     filters = nn.Parameter(torch.randn(8, 4, 3, 3).to(memory_format=torch.channels_last))
     matrix = nn.Parameter(filters.detach().flatten(1).clone())

@@ -12,8 +12,8 @@ from streamcap.captioner import load_captioner
 from streamcap.captioner.checkpoints.convert import convert_checkpoint
 from streamcap.errors import InputError, StreamcapError
 from streamcap.training.curves import Curves, read_curves
-from streamcap.training.encoders import EncoderId, open_encoder
-from streamcap.training.settings import PRESETS, TrainOptions
+from streamcap.training.data.encoders import EncoderId, open_encoder
+from streamcap.training.options import PRESETS, TrainOptions
 from streamcap.training.trainer import Trainer, caption_features, learning_rate
 from tests.training.conftest import make_cache, sentence_of
 
@@ -47,7 +47,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("mapping", LAYOUTS)
-def test_every_mapping_trains_to_a_checkpoint_that_loads(mapping: str, cache_of, tmp_path: Path) -> None:
+def test_every_mapping_trains_to_loadable_checkpoint(mapping: str, cache_of, tmp_path: Path) -> None:
     family, shape, frames = LAYOUTS[mapping]
     cache = cache_of(shape, frames)
     Trainer(TINY.changed(mapping=mapping, epochs=1), cache, tmp_path / "run", CPU).run()
@@ -60,7 +60,7 @@ def test_every_mapping_trains_to_a_checkpoint_that_loads(mapping: str, cache_of,
 
 
 @pytest.mark.parametrize("mapping", ["mlp", "pooled"])
-def test_what_is_learned_is_what_the_captioner_says(mapping: str, cache_of, tmp_path: Path) -> None:
+def test_trained_captions_equal_captioner(mapping: str, cache_of, tmp_path: Path) -> None:
     """The loss goes down by a model that is not ours (transformers'), the words come from ours: they must agree."""
     cache = cache_of((64,))
     options = TINY.changed(mapping=mapping, epochs=12, captions=1, dropout=0.0, learning_rate=5e-3)
@@ -70,7 +70,7 @@ def test_what_is_learned_is_what_the_captioner_says(mapping: str, cache_of, tmp_
     assert [caption.removesuffix(" today") for caption in captions] == [sentence_of(i) for i in range(len(dev))]
 
 
-def test_a_run_stopped_and_resumed_gives_the_same_curve_and_weights(cache_of, tmp_path: Path) -> None:
+def test_resume_is_exact(cache_of, tmp_path: Path) -> None:
     cache = cache_of((24,))
     options = TINY.changed(epochs=3)
     whole, parts = Trainer(options, cache, tmp_path / "whole", CPU), tmp_path / "parts"
@@ -87,7 +87,7 @@ def test_a_run_stopped_and_resumed_gives_the_same_curve_and_weights(cache_of, tm
     assert (parts / "curves.png").stat().st_size > 0
 
 
-def test_only_the_mapping_learns_where_that_is_asked_for(cache_of, tmp_path: Path) -> None:
+def test_frozen_decoder_trains_mapping_only(cache_of, tmp_path: Path) -> None:
     trainer = Trainer(TINY.changed(train_gpt2=False, epochs=1, grad_accum=2), cache_of((24,)), tmp_path / "run", CPU)
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     trainer.run()
@@ -97,7 +97,7 @@ def test_only_the_mapping_learns_where_that_is_asked_for(cache_of, tmp_path: Pat
     assert trainer.step == 2
 
 
-def test_bad_runs_are_told_in_one_line_and_overwrite_nothing(cache_of, tmp_path: Path) -> None:
+def test_invalid_run_is_one_line_and_overwrites_nothing(cache_of, tmp_path: Path) -> None:
     cache, run = cache_of((24,)), tmp_path / "run"
     Trainer(TINY.changed(epochs=1), cache, run, CPU).run()
     kept = (run / "last.pt").read_bytes()
@@ -117,7 +117,7 @@ def test_bad_runs_are_told_in_one_line_and_overwrite_nothing(cache_of, tmp_path:
     assert (run / "last.pt").read_bytes() == kept
 
 
-def test_a_run_does_not_go_on_with_another_cache(cache_of, tmp_path: Path) -> None:
+def test_resume_with_other_cache_is_refused(cache_of, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = TINY.changed(epochs=2)
     Trainer(options, cache_of((24,)), run, CPU).run(until=1)
@@ -134,7 +134,7 @@ def test_a_run_does_not_go_on_with_another_cache(cache_of, tmp_path: Path) -> No
     assert Trainer(options, cache_of((24,)), run, CPU, resume=True).epoch == 1
 
 
-def test_a_cache_by_another_encoder_of_that_name_is_told_before_anything_is_learned(tmp_path: Path) -> None:
+def test_cache_of_other_encoder_version_is_refused(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "cache", (16, 256), encoder=EncoderId("mini", "grid", "0" * 64))
     with pytest.raises(InputError, match="made by another mini than is there now"):
         Trainer(TINY.changed(mapping="grid"), cache, tmp_path / "run", CPU)
@@ -142,7 +142,7 @@ def test_a_cache_by_another_encoder_of_that_name_is_told_before_anything_is_lear
 
 
 @pytest.mark.parametrize(("mapping", "shape", "frames"), [("mlp", (24,), None), ("pooled", (64,), None)])
-def test_the_encoder_that_is_looked_for_is_the_one_that_made_the_cache(
+def test_checkpoint_needs_the_encoder_of_its_cache(
     mapping: str, shape: tuple[int, ...], frames: int | None, cache_of, tmp_path: Path
 ) -> None:
     options = TINY.changed(mapping=mapping, epochs=1)
@@ -158,9 +158,7 @@ def test_the_encoder_that_is_looked_for_is_the_one_that_made_the_cache(
         load_captioner(tmp_path / "mini" / "best", device="cpu").caption([image])
 
 
-def test_another_encoder_under_the_name_of_the_one_that_taught_is_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_changed_encoder_under_same_name_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     vision = CLIPVisionConfig(
         hidden_size=32,
         intermediate_size=32,
@@ -186,7 +184,7 @@ def test_another_encoder_under_the_name_of_the_one_that_taught_is_told(
     assert "its captions may mean little" in caplog.text
 
 
-def test_captions_that_were_cut_do_not_teach_an_end(cache_of, tmp_path: Path) -> None:
+def test_truncated_captions_teach_no_end(cache_of, tmp_path: Path) -> None:
     cache = cache_of((64,))
     options = TINY.changed(max_tokens=3, epochs=4, captions=1, dropout=0.0, learning_rate=5e-3)
     Trainer(options, cache, tmp_path / "run", CPU).run()
@@ -196,7 +194,7 @@ def test_captions_that_were_cut_do_not_teach_an_end(cache_of, tmp_path: Path) ->
     assert all(len(result.tokens) == 3 and stop not in result.tokens for result in results)
 
 
-def test_curves_that_cannot_be_written_stay_as_they_were(tmp_path: Path) -> None:
+def test_unwritable_curves_keep_old_file(tmp_path: Path) -> None:
     path = tmp_path / "curves.csv"
     Curves(path, 0).add(step=20, loss=1.0)
     before = path.read_bytes()
@@ -210,7 +208,7 @@ def test_curves_that_cannot_be_written_stay_as_they_were(tmp_path: Path) -> None
     assert path.read_bytes() == before
 
 
-def test_a_damaged_run_is_told_and_left_as_it_is(cache_of, tmp_path: Path) -> None:
+def test_damaged_run_is_refused_and_kept(cache_of, tmp_path: Path) -> None:
     cache, run = cache_of((24,)), tmp_path / "run"
     Trainer(TINY.changed(epochs=1), cache, run, CPU).run()
     (run / "last.pt").write_bytes(b"PK nonsense")
@@ -222,7 +220,7 @@ def test_a_damaged_run_is_told_and_left_as_it_is(cache_of, tmp_path: Path) -> No
     assert (run / "last.pt").read_bytes() == b"PK nonsense"
 
 
-def test_a_loss_that_is_no_number_ends_the_run(cache_of, tmp_path: Path) -> None:
+def test_nan_loss_stops_run(cache_of, tmp_path: Path) -> None:
     trainer = Trainer(TINY, cache_of((24,)), tmp_path / "run", CPU)
     with torch.no_grad():
         next(trainer.model.mapping.parameters()).fill_(math.nan)
@@ -231,7 +229,7 @@ def test_a_loss_that_is_no_number_ends_the_run(cache_of, tmp_path: Path) -> None
     assert not (tmp_path / "run" / "best").exists()
 
 
-def test_the_rate_warms_up_and_falls_to_nothing() -> None:
+def test_learning_rate_warms_up_and_decays_to_zero() -> None:
     options = TINY.changed(warmup=10, learning_rate=0.1)
     rates = [learning_rate(step, 100, options) for step in range(100)]
     assert rates[0] == pytest.approx(0.01)
@@ -241,6 +239,6 @@ def test_the_rate_warms_up_and_falls_to_nothing() -> None:
 
 
 @pytest.mark.parametrize("field", ["mapping", "epochs", "learning_rate", "dropout", "vocabulary"])
-def test_settings_out_of_range_are_named(field: str) -> None:
+def test_invalid_settings(field: str) -> None:
     with pytest.raises(InputError, match=field):
         PRESETS["small"].changed(**{field: "cube" if field == "mapping" else -1})

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamcap.captioner.gpt2 import GPT2
-from streamcap.captioner.prompt import Prompter
-from streamcap.captioner.vit import Output
+from streamcap.captioner.models.gpt2 import GPT2
+from streamcap.captioner.models.prompt import Prompter
+from streamcap.captioner.models.vit import Output
 
 if TYPE_CHECKING:
-    from streamcap.captioner.vision import Vision
+    from streamcap.captioner.models.vision import Vision
 
 
 @dataclass(frozen=True, slots=True)

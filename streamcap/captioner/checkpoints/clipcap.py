@@ -17,9 +17,9 @@ from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShap
 from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
 from streamcap.captioner.checkpoints.settings import CheckpointSettings, EncoderRef, read_json
 from streamcap.captioner.checkpoints.tensors import Weights, layer_count, load_into, matrix, strip_prefix
-from streamcap.captioner.mapping import LinearMapping, MLPMapping, TransformerMapping
-from streamcap.captioner.prompt import MappedPrefixPrompter
-from streamcap.captioner.vision import Output
+from streamcap.captioner.models.mapping import LinearMapping, MLPMapping, TransformerMapping
+from streamcap.captioner.models.prompt import MappedPrefixPrompter
+from streamcap.captioner.models.vision import Output
 from streamcap.errors import InputError
 
 STOP_TOKEN = 13

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from streamcap.captioner.checkpoints.settings import read_int
 from streamcap.captioner.checkpoints.tensors import Weights, check_state_dict, layer_count, matrix
-from streamcap.captioner.gpt2 import GPT2, GPT2Config, expected_shapes, from_transformers, is_buffer
+from streamcap.captioner.models.gpt2 import GPT2, GPT2Config, expected_shapes, from_transformers, is_buffer
 from streamcap.errors import InputError
 
 HEAD_WIDTH = 64

@@ -15,7 +15,7 @@ from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
 from streamcap.captioner.checkpoints.settings import read_int, read_json
 from streamcap.captioner.checkpoints.tensors import load_into, read_weights, strip_prefix
 from streamcap.captioner.checkpoints.towers import processor_picture, vit, weights_file
-from streamcap.captioner.prompt import StartTokenPrompter
+from streamcap.captioner.models.prompt import StartTokenPrompter
 from streamcap.errors import InputError
 
 MAX_TOKENS = 20

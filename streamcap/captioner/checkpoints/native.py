@@ -21,10 +21,10 @@ from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShap
 from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
 from streamcap.captioner.checkpoints.settings import read_int
 from streamcap.captioner.checkpoints.tensors import load_into, read_weights, strip_prefix
-from streamcap.captioner.prompt import MappedPrefixPrompter
-from streamcap.captioner.vision import Vision
+from streamcap.captioner.models.prompt import MappedPrefixPrompter
+from streamcap.captioner.models.vision import Vision
 from streamcap.errors import InputError, StreamcapError
-from streamcap.image import ImageSpec
+from streamcap.image_spec import ImageSpec
 
 FAMILY = "streamcap"
 MAX_TOKENS = 30
@@ -37,7 +37,7 @@ def matches(config: Mapping[str, Any]) -> bool:
 
 def load(directory: Path, config: Mapping[str, Any]) -> Checkpoint:
     """Raises InputError that names the file and the key, shape or setting at fault."""
-    from streamcap.captioner.compact import build_mapping, build_vision
+    from streamcap.captioner.models.mini_encoder import build_mapping, build_vision
 
     where = str(directory / "config.json")
     parts: dict[str, Mapping[str, Any]] = {}

@@ -16,8 +16,8 @@ from streamcap.captioner.checkpoints.clipcap import STOP_TOKEN, projected_tower,
 from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
 from streamcap.captioner.checkpoints.settings import CheckpointSettings
 from streamcap.captioner.checkpoints.tensors import Weights, load_into, matrix, strip_prefix
-from streamcap.captioner.mapping import FrameMLPMapping
-from streamcap.captioner.prompt import MappedPrefixPrompter
+from streamcap.captioner.models.mapping import FrameMLPMapping
+from streamcap.captioner.models.prompt import MappedPrefixPrompter
 from streamcap.errors import InputError
 
 CLIP_LENGTH = 28

@@ -21,10 +21,10 @@ from streamcap.captioner.checkpoints.tensors import (
     matrix,
     read_weights,
 )
-from streamcap.captioner.vision import CLIP_MEAN, CLIP_STD, Vision
-from streamcap.captioner.vit import Output, VisionTransformer, ViTConfig
+from streamcap.captioner.models.vision import CLIP_MEAN, CLIP_STD, Vision
+from streamcap.captioner.models.vit import Output, VisionTransformer, ViTConfig
 from streamcap.errors import InputError
-from streamcap.image import ImageSpec
+from streamcap.image_spec import ImageSpec
 
 _LINEARS = ("q", "k", "v", "out", "fc1", "fc2")
 _CLIP_NAMES = {

@@ -24,8 +24,8 @@ from streamcap.captioner.checkpoints.tensors import (
     strip_prefix,
 )
 from streamcap.captioner.checkpoints.towers import clip_tower
-from streamcap.captioner.mapping import PooledMapping
-from streamcap.captioner.prompt import TwoPassPrefixPrompter
+from streamcap.captioner.models.mapping import PooledMapping
+from streamcap.captioner.models.prompt import TwoPassPrefixPrompter
 from streamcap.errors import InputError
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from streamcap.media.scenes.pen import Color, shade
+from streamcap.media.scenes.canvas import Color, shade
 
 _GROUND: dict[str, tuple[Color, Color]] = {
     "grass": ((104, 168, 72), (58, 118, 40)),

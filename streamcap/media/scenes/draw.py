@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from streamcap.media.scenes import living, things
+from streamcap.media.scenes import figures, objects
 from streamcap.media.scenes.backdrop import Backdrop, backdrop, horizon_of
-from streamcap.media.scenes.pen import Canvas, Point
+from streamcap.media.scenes.canvas import Canvas, Point
 from streamcap.media.scenes.scene import Scene
 
 _PHASES = 24
@@ -33,19 +33,19 @@ _SIZES: dict[str, tuple[float, float]] = {
     "ball": (0.52, 0.75),
 }
 _FIGURES: dict[str, Callable[[str, str, float, int], Canvas]] = {
-    "man": partial(living.person, dress=False),
-    "woman": partial(living.person, dress=True),
-    "dog": living.dog,
-    "cat": living.cat,
-    "horse": living.horse,
-    "bird": living.bird,
-    "duck": living.duck,
-    "car": things.car,
-    "bus": things.bus,
-    "truck": things.truck,
-    "bicycle": things.bicycle,
-    "boat": things.boat,
-    "ball": things.ball,
+    "man": partial(figures.person, dress=False),
+    "woman": partial(figures.person, dress=True),
+    "dog": figures.dog,
+    "cat": figures.cat,
+    "horse": figures.horse,
+    "bird": figures.bird,
+    "duck": figures.duck,
+    "car": objects.car,
+    "bus": objects.bus,
+    "truck": objects.truck,
+    "bicycle": objects.bicycle,
+    "boat": objects.boat,
+    "ball": objects.ball,
 }
 # Cycles a second, and image heights a second that the near ground passes by.
 _PACE: dict[str, tuple[float, float]] = {

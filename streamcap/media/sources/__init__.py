@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamcap.media.sources.contract import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
+from streamcap.media.sources.base import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.url import check_url, scheme_of
 
@@ -31,7 +31,7 @@ def open_source(url: str, *, options: SourceOptions | None = None) -> Source:
 
         return ScenesSource(url)
     if scheme == "whip":
-        from streamcap.media.sources.webrtc import PushSource
+        from streamcap.media.sources.push import PushSource
 
         return PushSource(url, read_timeout=options.read_timeout)
     from streamcap.media.sources.libav import LibavSource

@@ -21,10 +21,10 @@ from av.video.stream import VideoStream
 from streamcap.errors import InputError
 from streamcap.media.clock import JUMP_AHEAD_SECONDS, MediaClock
 from streamcap.media.frame import CaptureClock, Frame
-from streamcap.media.sources.contract import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
+from streamcap.media.sources.base import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
+from streamcap.media.sources.errors import HUNG_UP, describe_error, open_error
 from streamcap.media.sources.options import SourceOptions
-from streamcap.media.sources.pace import Pacer
-from streamcap.media.sources.refusal import HUNG_UP, describe_error, open_error
+from streamcap.media.sources.pacer import Pacer
 from streamcap.media.sources.srt import SourceTimeoutError, SrtPipe
 from streamcap.media.sources.url import NETWORK, file_path, scheme_of, webcam_device
 from streamcap.redact import redact

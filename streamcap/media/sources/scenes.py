@@ -14,7 +14,7 @@ from av import VideoFrame
 from streamcap.errors import InputError
 from streamcap.media.frame import Frame
 from streamcap.media.scenes import SceneScript, draw
-from streamcap.media.sources.contract import Source, SourceInfo
+from streamcap.media.sources.base import Source, SourceInfo
 
 
 @dataclass(frozen=True, slots=True)

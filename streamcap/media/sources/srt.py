@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 
-from streamcap.media.sources.contract import SourceRefused
+from streamcap.media.sources.base import SourceRefused
 from streamcap.redact import redact
 
 _LOOK_SECONDS = 0.2

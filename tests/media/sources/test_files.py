@@ -12,7 +12,7 @@ from PIL import Image
 from streamcap.media.frame import Frame
 from streamcap.media.sources import Source, SourceEnded, SourceOptions, SourceRefused, open_source
 from tests.conftest import require_program
-from tests.media.made import write_video
+from tests.media.fakes import write_video
 
 FAST = SourceOptions(realtime=False)
 
@@ -28,7 +28,7 @@ def read(source: Source) -> tuple[list[Frame], SourceEnded]:
 
 
 @pytest.mark.parametrize("name", ["film.mp4", "film.mkv", "film.ts", "film.avi"])
-def test_a_film_is_played_to_its_end(tmp_path: Path, name: str) -> None:
+def test_file_is_read_to_its_end(tmp_path: Path, name: str) -> None:
     path = write_video(tmp_path / name, seconds=2.0, rate=10)
     source = open_source(str(path), options=FAST)
     frames: list[Frame] = []
@@ -44,7 +44,7 @@ def test_a_film_is_played_to_its_end(tmp_path: Path, name: str) -> None:
     assert (counts["frames"], counts["decode_errors"], counts["repaired_pts"], counts["epochs"]) == (20, 0, 0, 0)
 
 
-def test_frame_times_are_those_ffprobe_reads(tmp_path: Path) -> None:
+def test_frame_times_match_ffprobe(tmp_path: Path) -> None:
     ffprobe = require_program("ffprobe")
     path = write_video(tmp_path / "film.mp4", seconds=1.0, rate=12)
     run = [ffprobe, "-v", "error", "-select_streams", "v", "-show_entries", "frame=pts_time", "-of", "csv=p=0"]
@@ -53,14 +53,14 @@ def test_frame_times_are_those_ffprobe_reads(tmp_path: Path) -> None:
     assert [frame.time for frame in frames] == pytest.approx([float(word.strip(",")) for word in said], abs=1e-5)
 
 
-def test_a_raw_stream_without_timestamps_goes_by_its_rate(tmp_path: Path) -> None:
+def test_raw_stream_uses_frame_rate(tmp_path: Path) -> None:
     path = write_video(tmp_path / "film.h264", seconds=1.0, rate=25, container="h264")
     frames, _ = read(open_source(str(path), options=FAST))
     assert len(frames) == 25
     assert frames[-1].time - frames[0].time == pytest.approx(24 / 25, abs=0.05)
 
 
-def test_live_playback_takes_as_long_as_the_film(tmp_path: Path) -> None:
+def test_realtime_playback_takes_file_duration(tmp_path: Path) -> None:
     path = write_video(tmp_path / "film.mp4", seconds=0.6, rate=10)
     frames, _ = read(open_source(str(path)))
     spans = [(frame.arrived - frames[0].arrived) - (frame.time - frames[0].time) for frame in frames]
@@ -68,7 +68,7 @@ def test_live_playback_takes_as_long_as_the_film(tmp_path: Path) -> None:
     assert min(spans) > -0.02
 
 
-def test_a_file_cut_off_in_the_middle_gives_what_it_has(tmp_path: Path) -> None:
+def test_truncated_file_yields_available_frames(tmp_path: Path) -> None:
     whole = write_video(tmp_path / "film.ts", seconds=2.0)
     cut = tmp_path / "cut.ts"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
@@ -76,7 +76,7 @@ def test_a_file_cut_off_in_the_middle_gives_what_it_has(tmp_path: Path) -> None:
     assert 5 <= len(frames) < 20
 
 
-def test_damaged_video_goes_on_and_counts_the_damage(tmp_path: Path) -> None:
+def test_damaged_video_continues_and_counts_errors(tmp_path: Path) -> None:
     path = write_video(tmp_path / "film.h264", seconds=3.0, rate=10, container="h264")
     data = bytearray(path.read_bytes())
     for at in range(len(data) // 3, 2 * len(data) // 3, 37):
@@ -88,7 +88,7 @@ def test_damaged_video_goes_on_and_counts_the_damage(tmp_path: Path) -> None:
     assert source.statistics()["decode_errors"] > 0
 
 
-def test_a_size_that_changes_in_the_middle_is_followed(tmp_path: Path) -> None:
+def test_resolution_change_is_followed(tmp_path: Path) -> None:
     parts = [
         write_video(tmp_path / f"{size[0]}.h264", size=size, container="h264").read_bytes()
         for size in ((160, 96), (320, 192), (64, 64))
@@ -99,7 +99,7 @@ def test_a_size_that_changes_in_the_middle_is_followed(tmp_path: Path) -> None:
     assert list(dict.fromkeys(frame.size for frame in frames)) == [(160, 96), (320, 192), (64, 64)]
 
 
-def test_keyframes_alone_are_decoded_where_that_is_asked(tmp_path: Path) -> None:
+def test_keyframes_only_option(tmp_path: Path) -> None:
     path = write_video(tmp_path / "film.mp4", seconds=3.0, rate=10)
     frames, _ = read(open_source(str(path), options=SourceOptions(realtime=False, keyframes_only=True)))
     assert [frame.time for frame in frames] == pytest.approx([0.0, 1.0, 2.0])
@@ -113,7 +113,7 @@ def refused(path: Path) -> SourceRefused:
     return caught.value
 
 
-def test_what_is_no_video_is_refused_for_good(tmp_path: Path) -> None:
+def test_non_video_file_is_refused_permanently(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     path.write_bytes(bytes(range(256)) * 40)
     assert "no video that libav can read" in str(refused(path))
@@ -126,14 +126,14 @@ def test_what_is_no_video_is_refused_for_good(tmp_path: Path) -> None:
     assert "no such file" in str(refused(path))
 
 
-def test_audio_alone_is_refused_as_such(tmp_path: Path) -> None:
+def test_audio_only_file_is_refused(tmp_path: Path) -> None:
     path = write_video(tmp_path / "sound.mp4", video=False, audio=True)
     error = refused(path)
     assert "there is audio, but no video" in str(error)
     assert not error.retry
 
 
-def test_a_song_with_its_cover_is_audio_alone(tmp_path: Path) -> None:
+def test_audio_with_cover_image_is_refused(tmp_path: Path) -> None:
     ffmpeg = require_program("ffmpeg")
     sound = write_video(tmp_path / "sound.mp4", video=False, audio=True)
     cover = tmp_path / "cover.jpg"
@@ -144,13 +144,13 @@ def test_a_song_with_its_cover_is_audio_alone(tmp_path: Path) -> None:
     assert "there is audio, but no video" in str(refused(song))
 
 
-def test_a_file_may_not_reach_out_of_the_file_system(tmp_path: Path) -> None:
+def test_playlist_cannot_leave_file_system(tmp_path: Path) -> None:
     path = tmp_path / "list.m3u8"
     path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
     refused(path)
 
 
-def test_stopping_ends_a_film_at_once(tmp_path: Path) -> None:
+def test_stop_ends_file_immediately(tmp_path: Path) -> None:
     source = open_source(str(write_video(tmp_path / "film.mp4", seconds=2.0)))
     source.open()
     frames = source.frames()
@@ -160,7 +160,7 @@ def test_stopping_ends_a_film_at_once(tmp_path: Path) -> None:
     source.close()
 
 
-def test_libav_keeps_its_own_logs_to_itself(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_libav_logs_are_suppressed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "film.mp4"
     path.write_bytes(b"no video")
     refused(path)

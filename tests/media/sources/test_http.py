@@ -16,7 +16,7 @@ from PIL import Image
 
 from streamcap.media.scenes import draw
 from streamcap.media.sources import SourceEnded, SourceLost, SourceOptions, SourceRefused, open_source
-from tests.media.made import SCENE, write_video
+from tests.media.fakes import SCENE, write_video
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 PATIENT_SECONDS = 30
@@ -90,7 +90,7 @@ class MotionJpeg:
             self.over.wait(PATIENT_SECONDS)
 
 
-def test_an_mjpeg_camera_is_timed_by_arrival_and_its_end_is_a_loss() -> None:
+def test_mjpeg_is_timed_by_arrival_and_end_is_a_loss() -> None:
     with serving(MotionJpeg(20)) as base:
         source = open_source(f"{base}/video.mjpg")
         info = source.open()
@@ -106,7 +106,7 @@ def test_an_mjpeg_camera_is_timed_by_arrival_and_its_end_is_a_loss() -> None:
     assert frames[-1].time - frames[0].time == pytest.approx(passed, abs=0.01)
 
 
-def test_an_mjpeg_camera_that_falls_silent_is_lost_after_the_read_timeout() -> None:
+def test_silent_mjpeg_camera_times_out() -> None:
     camera = MotionJpeg(12, silent=True)
     with serving(camera) as base:
         source = open_source(f"{base}/video.mjpg", options=SourceOptions(open_timeout=5, read_timeout=0.5))
@@ -118,7 +118,7 @@ def test_an_mjpeg_camera_that_falls_silent_is_lost_after_the_read_timeout() -> N
         camera.over.set()
 
 
-def test_a_film_over_http_is_played_to_its_end(tmp_path: Path) -> None:
+def test_http_file_is_read_to_its_end(tmp_path: Path) -> None:
     write_video(tmp_path / "film.mkv", seconds=0.5)
     with serving(folder(tmp_path)) as base:
         source = open_source(f"{base}/film.mkv")
@@ -147,7 +147,7 @@ def hls(path: Path, *, live: bool) -> Path:
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_hls_segments_are_given_out_in_real_time(tmp_path: Path, live: bool) -> None:
+def test_hls_segments_are_paced_in_real_time(tmp_path: Path, live: bool) -> None:
     hls(tmp_path, live=live)
     with serving(folder(tmp_path)) as base:
         source = open_source(f"{base}/live.m3u8")
@@ -173,7 +173,7 @@ def needs_login(request: BaseHTTPRequestHandler) -> None:
     request.end_headers()
 
 
-def test_a_camera_with_a_password() -> None:
+def test_http_camera_with_password() -> None:
     with serving(needs_login) as base:
         host = base.removeprefix("http://")
         with pytest.raises(SourceRefused, match="401: user name or password") as refused:
@@ -205,7 +205,7 @@ def status(code: int, body: bytes = b"") -> Answer:
         (status(503), r"cannot serve the stream now \(5xx\)", True),
     ],
 )
-def test_what_is_no_video_is_said_plainly(answer: Answer, said: str, retry: bool) -> None:
+def test_non_video_response_is_refused(answer: Answer, said: str, retry: bool) -> None:
     with serving(answer) as base:
         with pytest.raises(SourceRefused, match=said) as refused:
             open_source(f"{base}/live?token=hunter2").open()
@@ -213,7 +213,7 @@ def test_what_is_no_video_is_said_plainly(answer: Answer, said: str, retry: bool
         assert refused.value.retry is retry
 
 
-def test_a_playlist_may_not_name_files_of_this_machine(tmp_path: Path) -> None:
+def test_playlist_cannot_read_local_files(tmp_path: Path) -> None:
     film = write_video(tmp_path / "film.ts")
     text = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{film}\n#EXT-X-ENDLIST\n"
     with serving(status(200, text.encode())) as base, pytest.raises(SourceRefused):

@@ -17,8 +17,8 @@ import pytest
 from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRefused, open_source
 from streamcap.media.sources.srt import MAX_STDERR_BYTES, SrtPipe
 from tests.conftest import require_program
-from tests.media.made import write_video
-from tests.patience import TIMEOUT_FACTOR
+from tests.media.fakes import write_video
+from tests.timeouts import TIMEOUT_FACTOR
 
 OPTIONS = SourceOptions(open_timeout=20, read_timeout=5)
 
@@ -73,13 +73,13 @@ def check(source: Source, sender: subprocess.Popen[bytes]) -> None:
     source.close()
 
 
-def test_rtmp_is_read_and_a_sender_that_goes_is_a_loss(film: Path) -> None:
+def test_rtmp_is_read_and_sender_exit_is_a_loss(film: Path) -> None:
     url = f"rtmp://127.0.0.1:{free_port(socket.SOCK_STREAM)}/live/door"
     with sending(film, "-f", "flv", "-listen", "1", url) as sender:
         check(opened(url), sender)
 
 
-def test_srt_is_read_and_a_sender_that_goes_is_a_loss(film: Path) -> None:
+def test_srt_is_read_and_sender_exit_is_a_loss(film: Path) -> None:
     address = f"srt://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
     phrase = "passphrase=hunter2hunter2"
     with sending(film, "-f", "mpegts", f"{address}?mode=listener&{phrase}") as sender:
@@ -88,7 +88,7 @@ def test_srt_is_read_and_a_sender_that_goes_is_a_loss(film: Path) -> None:
         check(source, sender)
 
 
-def test_nobody_sends() -> None:
+def test_no_sender_times_out() -> None:
     require_program("ffmpeg")
     quick = SourceOptions(open_timeout=0.5, read_timeout=0.5)
     for scheme, kind in (("rtmp", socket.SOCK_STREAM), ("srt", socket.SOCK_DGRAM)):
@@ -101,7 +101,7 @@ def test_nobody_sends() -> None:
         assert "\n" not in str(refused.value)
 
 
-def test_a_program_that_never_stops_complaining_fills_no_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_endless_ffmpeg_stderr_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program, goes_on = tmp_path / "ffmpeg", tmp_path / "goes-on"
     complains = f"head -c {2 * MAX_STDERR_BYTES} /dev/zero >&2; echo x"
     waits = f"while [ ! -e {goes_on} ]; do sleep 0.05; done"
@@ -116,7 +116,7 @@ def test_a_program_that_never_stops_complaining_fills_no_disk(monkeypatch: pytes
     pipe.close()
 
 
-def test_srt_without_the_program_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ffmpeg_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SourceRefused, match="SRT needs the program ffmpeg") as refused:
         open_source("srt://127.0.0.1:9").open()

@@ -14,8 +14,8 @@ import pytest
 from streamcap.media.frame import Frame
 from streamcap.media.scenes import draw
 from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRefused, open_source
-from tests.patience import TIMEOUT_FACTOR
-from tests.servers.camera import Clip, RtspServer, require_rtsp_server
+from testbed.camera import Clip, RtspServer, require_rtsp_server
+from tests.timeouts import TIMEOUT_FACTOR
 
 CLIP = Clip(scenes=4, seconds=1.0, width=320, height=180, rate=15)
 OPTIONS = SourceOptions(open_timeout=60, read_timeout=30)
@@ -59,7 +59,7 @@ def until_rtcp(source: Source) -> Iterator[Frame]:
         assert number < PATIENT_FRAMES, "no sender report came"
 
 
-def test_a_camera_opens_and_its_frames_go_forward_in_one_epoch(server: RtspServer) -> None:
+def test_frame_times_are_monotonic_in_one_epoch(server: RtspServer) -> None:
     source = open_source(server.url(), options=OPTIONS)
     info = source.open()
     assert (info.codec, info.live) == ("h264", True)
@@ -74,7 +74,7 @@ def test_a_camera_opens_and_its_frames_go_forward_in_one_epoch(server: RtspServe
     assert source.statistics()["decode_errors"] == 0
 
 
-def test_the_senders_report_tells_when_each_frame_was_captured(server: RtspServer) -> None:
+def test_sender_report_gives_capture_time(server: RtspServer) -> None:
     # On a busy machine the server may be held while it writes a report, whose times then are not of one moment.
     differences = [off_by_report(server)]
     while differences[-1] >= 6 and len(differences) < REPORTS:
@@ -103,7 +103,7 @@ def off_by_report(server: RtspServer) -> float:
     return worst
 
 
-def test_several_cameras_are_read_at_once(server: RtspServer) -> None:
+def test_several_cameras_are_read_concurrently(server: RtspServer) -> None:
     sources = [opened(server.url(path)) for path in ("door", "yard", "door")]
     rows = [source.frames() for source in sources]
     for row in rows:
@@ -112,14 +112,14 @@ def test_several_cameras_are_read_at_once(server: RtspServer) -> None:
         source.close()
 
 
-def test_a_camera_that_encodes_while_it_plays(server: RtspServer) -> None:
+def test_live_encoding_camera(server: RtspServer) -> None:
     source = opened(server.url("live"))
     frames = source.frames()
     assert [next(frames).size for _ in range(5)] == [(640, 360)] * 5
     source.close()
 
 
-def test_stop_ends_the_frames(server: RtspServer) -> None:
+def test_stop_ends_frames(server: RtspServer) -> None:
     source = opened(server.url())
     frames = source.frames()
     next(frames)
@@ -136,14 +136,14 @@ def test_stop_ends_the_frames(server: RtspServer) -> None:
         ("broken", "cannot serve the stream now", True),
     ],
 )
-def test_what_a_server_does_not_have_is_said_plainly(server: RtspServer, path: str, said: str, retry: bool) -> None:
+def test_unknown_path_is_refused(server: RtspServer, path: str, said: str, retry: bool) -> None:
     error = refused(server.url(path))
     assert said in str(error)
     assert error.retry is retry
 
 
 @pytest.mark.parametrize("digest", [False, True])
-def test_a_camera_with_a_password(digest: bool) -> None:
+def test_camera_with_password(digest: bool) -> None:
     require_rtsp_server()
     with RtspServer(CLIP, user="viewer", password="hunter2", digest=digest) as server:
         for login in ("", "viewer:hunter3"):
@@ -157,7 +157,7 @@ def test_a_camera_with_a_password(digest: bool) -> None:
         source.close()
 
 
-def test_nobody_listens() -> None:
+def test_connection_refused() -> None:
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         error = refused(f"rtsp://user:hunter2@127.0.0.1:{taken.getsockname()[1]}/door")
@@ -166,7 +166,7 @@ def test_nobody_listens() -> None:
     assert error.retry
 
 
-def test_a_server_that_never_answers_is_given_up_after_the_timeout() -> None:
+def test_connect_timeout() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         error = refused(
             f"rtsp://127.0.0.1:{silent.getsockname()[1]}/door", SourceOptions(open_timeout=0.5, read_timeout=0.5)
@@ -175,7 +175,7 @@ def test_a_server_that_never_answers_is_given_up_after_the_timeout() -> None:
     assert error.retry
 
 
-def test_a_server_that_speaks_something_else_is_refused() -> None:
+def test_non_rtsp_server_is_refused() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
         other.settimeout(TIMEOUT_FACTOR)
         source = open_source(f"rtsp://127.0.0.1:{other.getsockname()[1]}/door", options=OPTIONS)
@@ -192,7 +192,7 @@ def test_a_server_that_speaks_something_else_is_refused() -> None:
         thread.join()
 
 
-def test_a_killed_camera_is_lost_and_can_be_opened_again(own_server: RtspServer) -> None:
+def test_killed_camera_is_lost_and_can_reopen(own_server: RtspServer) -> None:
     source = opened(own_server.url())
     frames = source.frames()
     next(frames)
@@ -208,7 +208,7 @@ def test_a_killed_camera_is_lost_and_can_be_opened_again(own_server: RtspServer)
     again.close()
 
 
-def test_a_stopped_camera_is_lost_after_the_read_timeout(own_server: RtspServer) -> None:
+def test_frozen_camera_times_out(own_server: RtspServer) -> None:
     source = opened(own_server.url(), SourceOptions(open_timeout=60, read_timeout=2))
     frames = source.frames()
     next(frames)
@@ -224,7 +224,7 @@ def test_a_stopped_camera_is_lost_after_the_read_timeout(own_server: RtspServer)
     again.close()
 
 
-def test_damaged_pictures_are_counted_and_the_rest_goes_on() -> None:
+def test_damaged_frames_are_counted() -> None:
     require_rtsp_server()
     with RtspServer(CLIP, damage=0.3) as server:
         source = opened(server.url())

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from streamcap.errors import InputError
 from streamcap.media.sources import SourceOptions, check_url, open_source
 from streamcap.media.sources.libav import LibavSource
+from streamcap.media.sources.push import PushSource
 from streamcap.media.sources.scenes import ScenesSource
 from streamcap.media.sources.url import LOCAL, NETWORK
-from streamcap.media.sources.webrtc import PushSource
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ from streamcap.media.sources.webrtc import PushSource
         "whip:",
     ],
 )
-def test_network_addresses_pass_without_their_blanks(url: str) -> None:
+def test_network_url_is_trimmed(url: str) -> None:
     assert check_url(f"  {url} ") == url
 
 
@@ -62,14 +62,14 @@ def test_network_addresses_pass_without_their_blanks(url: str) -> None:
         ("scenes:beach", "write it as"),
     ],
 )
-def test_what_names_no_source_is_refused_in_one_line(url: str, said: str) -> None:
+def test_invalid_source_is_refused_in_one_line(url: str, said: str) -> None:
     with pytest.raises(InputError, match=said) as refused:
         check_url(url)
     assert "\n" not in str(refused.value)
     assert "hunter2" not in str(refused.value)
 
 
-def test_local_sources_pass_and_a_directory_is_none(tmp_path: Path) -> None:
+def test_local_file_is_accepted_and_directory_refused(tmp_path: Path) -> None:
     film = tmp_path / "film.mp4"
     film.write_bytes(b"")
     for url in (str(film), f"file:{film}", f"file://{film}", "scenes:", "scenes:?seed=3&rate=30"):
@@ -78,12 +78,12 @@ def test_local_sources_pass_and_a_directory_is_none(tmp_path: Path) -> None:
         check_url(str(tmp_path))
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert check_url(str(tmp_path / "pipe")) == str(tmp_path / "pipe")
 
 
-def test_a_file_may_have_a_colon_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_name_with_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("take:2.mp4").write_bytes(b"")
     assert check_url("take:2.mp4") == "take:2.mp4"
@@ -97,7 +97,7 @@ def test_every_url_has_its_source() -> None:
 
 
 @pytest.mark.parametrize("timeouts", [(0.0, 5.0), (5.0, -1.0)])
-def test_timeouts_must_be_above_zero(timeouts: tuple[float, float]) -> None:
+def test_timeout_must_be_positive(timeouts: tuple[float, float]) -> None:
     with pytest.raises(InputError, match="above 0"):
         SourceOptions(open_timeout=timeouts[0], read_timeout=timeouts[1])
 
@@ -122,7 +122,7 @@ QUERIES = st.lists(
         ),
     ),
 )
-def test_any_text_is_a_source_or_is_refused_in_one_line(url: str) -> None:
+def test_any_text_is_a_source_or_one_line_error(url: str) -> None:
     try:
         check_url(url)
     except InputError as error:

@@ -1,0 +1,54 @@
+"""What does one 720p frame cost from the decoder's image to the caption? Limit: `mini` ≤ 60 ms on one core.
+
+    python benchmarks/end_to_end.py --one-core
+
+Needs torch, transformers and numpy; PyAV for preprocessing as the service does it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from streamcap.bench.end_to_end import measure_end_to_end, table
+from streamcap.bench.machine import describe_machine, usual_precisions
+from streamcap.bench.preprocess import measure_preprocess
+from streamcap.bench.preprocess import table as preprocess_table
+from streamcap.captioner.kernels.precision import find_device
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precisions", nargs="+", default=None)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--one-core", action="store_true", help="one thread, bound to one core")
+    parser.add_argument("--mini-only", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.one_core:
+        torch.set_num_threads(1)
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    device = find_device(arguments.device)
+    precisions = arguments.precisions or usual_precisions(device)
+    result = measure_end_to_end(device, precisions=precisions, rounds=arguments.rounds, big=not arguments.mini_only)
+    print(table(result))
+    content = {**result, "machine": describe_machine(device)}
+    if device.type == "cpu":
+        content["preprocess"] = measure_preprocess(rounds=3 * arguments.rounds)["rows"]
+        print(preprocess_table({"rows": content["preprocess"]}))
+    RESULTS.mkdir(exist_ok=True)
+    name = f"whole-{device.type}{'-one-core' if arguments.one_core else ''}.json"
+    (RESULTS / name).write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

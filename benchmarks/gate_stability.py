@@ -1,0 +1,233 @@
+"""What it brings, and what it costs, to let a second sample bear out another sentence about a near image.
+
+    python -m benchmarks.gate_stability [--video CLIP ...] [--json benchmarks/results/gate_stability.json]
+
+The engine's own gate is led over images that `mini` (or `--model`) has captioned, all of them, once:
+
+- drawn scenes that stay for a minute while what is in them moves (legs walk, a ball rolls): how many captions come for
+  the one wanted per refresh, and how many samples are decoded;
+- drawn scenes of which one thing changes at a known time (colour, number, action, or another subject in the same
+  place, in the same light): how many changes that the model tells are hidden, and how much later they are captioned;
+- real clips: captions and decodes. What is true there nobody has written down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.gate_threshold import sampled
+from streamcap import load_captioner
+from streamcap.bench.machine import describe_machine
+from streamcap.captioner import Captioner
+from streamcap.engine.change_gate import DEFAULT_THRESHOLD, ChangeGate, ChangeGateOptions, Features, Verdict, content
+from streamcap.media.convert import Converter
+from streamcap.media.frame import Sample
+from streamcap.media.scenes import SceneScript, draw
+from streamcap.media.scenes.scene import KINDS, Scene, every_scene
+
+SEED = 77
+STEP = 0.5
+"""Seconds between the images looked at; samples are taken of every one or every other."""
+PERIODS = (0.5, 1.0)
+HOLD_SECONDS = 60.0
+REFRESH = 30.0
+BEFORE = 8
+"""Images before a small change, and after it."""
+POLICIES = {"at once": ChangeGateOptions(DEFAULT_THRESHOLD, REFRESH, confirm_timeout=0.0)} | {
+    f"near {confirm_below * DEFAULT_THRESHOLD:g}": ChangeGateOptions(
+        DEFAULT_THRESHOLD, REFRESH, confirm_below=confirm_below
+    )
+    for confirm_below in (5.0, 10.0, 20.0)
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Images `STEP` apart as the model sees them."""
+
+    features: Features
+    texts: list[str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a gate made of one row of images."""
+
+    captions: list[tuple[float, str]]
+    """When each came, and its text."""
+    samples: int
+    decoded: int
+    waited: int
+    """Captions that a second sample bore out."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--scenes", type=int, default=24, help="scenes that stay")
+    parser.add_argument("--changes", type=int, default=100, help="scenes of which one thing changes")
+    parser.add_argument("--video", type=Path, action="append", default=[], help="a real clip")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/gate_stability.json"))
+    arguments = parser.parse_args()
+    captioner = load_captioner(arguments.model)
+    held = [see(captioner, drawn(scene, 0.0, round(HOLD_SECONDS / STEP) + 1)) for scene in scenes(arguments.scenes)]
+    changed = [see(captioner, change) for change in changes(arguments.changes)]
+    clips = {path.name: see(captioner, sampled(path, STEP)) for path in arguments.video}
+    rows = [
+        {"every_s": every, "policy": name}
+        | _held(held, every, options)
+        | _changed(changed, every, options)
+        | {"clips": {clip: _clip(lead(last_sample_at, every, options)) for clip, last_sample_at in clips.items()}}
+        for every in PERIODS
+        for name, options in POLICIES.items()
+    ]
+    result = {
+        "question": "captions of a scene that moves, and changes hidden or delayed",
+        "model": arguments.model,
+        "threshold": DEFAULT_THRESHOLD,
+        "refresh_s": REFRESH,
+        "held": {"scenes": len(held), "seconds": HOLD_SECONDS},
+        "nearest_change": round(min(_distance(last_sample_at) for last_sample_at in changed), 4),
+        "rows": rows,
+        "machine": describe_machine(torch.device("cpu")),
+    }
+    show(rows, list(clips))
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def scenes(count: int) -> list[Scene]:
+    script = SceneScript(seed=SEED)
+    return [script.scene(index) for index in range(count)]
+
+
+def drawn(scene: Scene, begin: float, count: int) -> list[av.VideoFrame]:
+    return [
+        av.VideoFrame.from_ndarray(draw(scene, begin + number * STEP, 640, 360), format="rgb24")
+        for number in range(count)
+    ]
+
+
+def changes(count: int) -> list[list[av.VideoFrame]]:
+    """Scenes of which one thing changes halfway: colour, number, action, or the subject; place and look stay."""
+    rng = np.random.default_rng(SEED)
+    known = {(s.kind, s.color, s.count, s.action, s.place) for s in every_scene()}
+    made = []
+    for scene in scenes(count):
+        others = [
+            *(replace(scene, color=color) for color in KINDS[scene.kind].colors),
+            *(replace(scene, count=number) for number in (1, 2, 3)),
+            *(replace(scene, action=action) for action in KINDS[scene.kind].actions),
+            *(
+                replace(scene, kind=kind, color=grammar.colors[0], action=next(iter(grammar.actions)))
+                for kind, grammar in KINDS.items()
+            ),
+        ]
+        allowed = [
+            o for o in others if o.sentence != scene.sentence and (o.kind, o.color, o.count, o.action, o.place) in known
+        ]
+        other = allowed[int(rng.integers(len(allowed)))]
+        made.append(drawn(scene, 0.0, BEFORE) + drawn(other, BEFORE * STEP, BEFORE))
+    return made
+
+
+def see(captioner: Captioner, images: Sequence[av.VideoFrame]) -> Seen:
+    convert = Converter(captioner.image_spec)
+    features, texts = [], []
+    for start in range(0, len(images), 32):
+        embeddings = captioner.encode(np.stack([convert.convert(one) for one in images[start : start + 32]]))
+        features.append(captioner.features(embeddings))
+        texts += [result.text for result in captioner.decode(embeddings)]
+    return Seen(np.concatenate(features), texts)
+
+
+def lead(last_sample_at: Seen, every: float, options: ChangeGateOptions) -> Run:
+    """The engine's gate over `last_sample_at`, sampled every `every` seconds."""
+    gate, captions, decoded, waited = ChangeGate(options), [], 0, 0
+    numbers = range(0, len(last_sample_at.texts), round(every / STEP))
+    for number in numbers:
+        at, features, text = number * STEP, last_sample_at.features[number], last_sample_at.texts[number]
+        sample = Sample("scene", np.empty(0, np.uint8), 0, at, at, "arrival", at, at)
+        distance = gate.distance(sample, features)
+        if gate.is_unchanged(distance):
+            gate.mark_unchanged(sample)
+            continue
+        decoded += 1
+        judgement = gate.classify(sample, features, distance, text)
+        if judgement.verdict is Verdict.CHANGED:
+            gate.commit(sample, features, text, first=judgement.first)
+            captions.append((at, text))
+            waited += judgement.first is not None
+    return Run(captions, len(numbers), decoded, waited)
+
+
+def _held(held: list[Seen], every: float, options: ChangeGateOptions) -> dict[str, Any]:
+    runs = [lead(last_sample_at, every, options) for last_sample_at in held]
+    return {
+        "held_captions": sum(len(run.captions) for run in runs),
+        "held_wanted": len(runs) * (int(HOLD_SECONDS // REFRESH) + 1),
+        "held_decoded": round(sum(run.decoded for run in runs) / sum(run.samples for run in runs), 4),
+    }
+
+
+def _changed(changed: list[Seen], every: float, options: ChangeGateOptions) -> dict[str, Any]:
+    """Of the changes that the model tells by itself: one sentence before, another after."""
+    told, hidden, delays = 0, 0, []
+    step = round(every / STEP)
+    for last_sample_at in changed:
+        before = {content(text) for text in last_sample_at.texts[:BEFORE:step]}
+        after = {content(text) for text in last_sample_at.texts[BEFORE::step]}
+        if len(before) != 1 or len(after) != 1 or before == after:
+            continue
+        told += 1
+        came = [at for at, _ in lead(last_sample_at, every, options).captions if at >= BEFORE * STEP]
+        hidden += not came
+        delays += [came[0] - BEFORE * STEP] if came else []
+    return {
+        "changes_told": told,
+        "changes_hidden": hidden,
+        "changes_delayed": round(float(np.mean(np.array(delays) > 0)), 4),
+        "longest_delay_s": max(delays),
+    }
+
+
+def _clip(run: Run) -> dict[str, Any]:
+    return {"captions": len(run.captions), "waited": run.waited, "decoded": round(run.decoded / run.samples, 4)}
+
+
+def _distance(last_sample_at: Seen) -> float:
+    """From the first image after the change to the nearest before it."""
+    return 1.0 - float((last_sample_at.features[:BEFORE] @ last_sample_at.features[BEFORE]).max())
+
+
+def show(rows: list[dict[str, Any]], clips: list[str]) -> None:
+    table = Table(title="captions of what moves and of what changes")
+    for column in ("every", "policy", "captions (wanted)", "decoded", "hidden (told)", "delayed", "by at most", *clips):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            f"{row['every_s']:g} s",
+            row["policy"],
+            f"{row['held_captions']} ({row['held_wanted']})",
+            f"{100 * row['held_decoded']:.0f} %",
+            f"{row['changes_hidden']} ({row['changes_told']})",
+            f"{100 * row['changes_delayed']:.0f} %",
+            f"{row['longest_delay_s']:g} s",
+            *(f"{clip['captions']}, {100 * clip['decoded']:.0f} %" for clip in row["clips"].values()),
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Frames of many streams that arrive one by one: join the running batch, or wait for the whole batch's end?"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from streamcap.bench.decode import PREFIX, TOKENS
+from streamcap.captioner.decoding.batch import ContinuousBatch, StopCriteria
+from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
+from streamcap.captioner.decoding.sampling import GreedySampler
+from streamcap.captioner.models.gpt2 import GPT2
+from streamcap.captioner.models.prompt import Prompt
+
+Batch = ContinuousBatch[int] | CudaGraphBatch[int]
+
+
+def measure_continuous_batching(
+    gpt2: GPT2, *, streams: int = 16, load: float = 0.7, seconds: float = 20.0, max_rows: int = 16
+) -> dict[str, Any]:
+    """Both ways at the same arrivals: each stream's frames are evenly spaced, the streams shifted against each other.
+
+    load: arrivals a second as a share of what whole batches of `streams` frames can do. Latencies are from a frame's
+    arrival to its last token, in milliseconds.
+    """
+    torch.manual_seed(3)
+    prefixes = 0.1 * torch.randn(streams, PREFIX, gpt2.config.n_embd, device=gpt2.device)
+    best = _throughput(gpt2, prefixes, max_rows)
+    every = streams / (load * best)
+    arrivals = sorted(
+        (round_number * every + number * every / streams, number)
+        for round_number in range(max(1, int(seconds / every)))
+        for number in range(streams)
+    )
+    ways: dict[str, Callable[[Batch, list[tuple[float, int]], Tensor], list[float]]] = {
+        "whole batches": _whole,
+        "joining": _joining,
+    }
+    rows = []
+    for name, way in ways.items():
+        batch = _batch(gpt2, max_rows)
+        _warm_up(batch, prefixes, max_rows)
+        began = time.perf_counter()
+        latencies = way(batch, arrivals, prefixes)
+        taken = time.perf_counter() - began
+        cuts = statistics.quantiles(latencies, n=20)
+        rows.append(
+            {
+                "way": name,
+                "captions": len(latencies),
+                "captions_per_second": round(len(latencies) / taken, 2),
+                "p50_ms": round(1000 * statistics.median(latencies), 1),
+                "p95_ms": round(1000 * cuts[18], 1),
+                "max_ms": round(1000 * max(latencies), 1),
+            }
+        )
+    return {
+        "question": "from frame to last token, frames of many streams arriving one by one",
+        "streams": streams,
+        "load": load,
+        "whole_batches_captions_per_second": round(best, 2),
+        "rows": rows,
+    }
+
+
+def _batch(gpt2: GPT2, max_rows: int) -> Batch:
+    stop_criteria = StopCriteria(TOKENS, frozenset({-1}))
+    if gpt2.device.type == "cuda":
+        return CudaGraphBatch(gpt2, stop_criteria, max_rows=max_rows)
+    return ContinuousBatch(gpt2, GreedySampler(), stop_criteria, max_rows=max_rows)
+
+
+def _warm_up(batch: Batch, prefixes: Tensor, max_rows: int) -> None:
+    """Every size a batch can have, largest first: what is recorded once on a GPU is not part of any latency."""
+    count = max_rows
+    while count:
+        for number in range(count):
+            batch.add(number, Prompt(prefixes[number % len(prefixes)]))
+        while batch.active:
+            batch.step()
+        count //= 2
+
+
+def _throughput(gpt2: GPT2, prefixes: Tensor, max_rows: int) -> float:
+    """Captions a second of whole batches without a pause."""
+    batch = _batch(gpt2, max_rows)
+    taken = []
+    for _ in range(4):
+        began = time.perf_counter()
+        for number, prefix in enumerate(prefixes):
+            batch.add(number, Prompt(prefix))
+        while batch.active:
+            batch.step()
+        taken.append(time.perf_counter() - began)
+    return len(prefixes) / min(taken[1:])
+
+
+def _whole(batch: Batch, arrivals: list[tuple[float, int]], prefixes: Tensor) -> list[float]:
+    return _run(batch, arrivals, prefixes, join=False)
+
+
+def _joining(batch: Batch, arrivals: list[tuple[float, int]], prefixes: Tensor) -> list[float]:
+    return _run(batch, arrivals, prefixes, join=True)
+
+
+def _run(batch: Batch, arrivals: list[tuple[float, int]], prefixes: Tensor, *, join: bool) -> list[float]:
+    latencies: list[float] = []
+    came: dict[int, float] = {}
+    began = time.perf_counter()
+    coming = list(reversed(arrivals))
+    number = 0
+    while coming or batch.active:
+        now = time.perf_counter() - began
+        if join or not batch.active:
+            while coming and coming[-1][0] <= now:
+                at, stream = coming.pop()
+                came[number] = at
+                batch.add(number, Prompt(prefixes[stream]))
+                number += 1
+        if not batch.active:
+            time.sleep(max(0.0, coming[-1][0] - now))
+            continue
+        finished = batch.step()
+        now = time.perf_counter() - began
+        latencies += [now - came.pop(row.key) for row in finished]
+    return latencies
+
+
+def table(result: dict[str, Any]) -> str:
+    """The rows as text, one line each."""
+    lines = [f"{'way':<16}{'captions':>9}{'captions/s':>12}{'p50 ms':>9}{'p95 ms':>9}{'max ms':>9}"]
+    lines += [
+        f"{row['way']:<16}{row['captions']:>9}{row['captions_per_second']:>12.1f}{row['p50_ms']:>9.0f}"
+        f"{row['p95_ms']:>9.0f}{row['max_ms']:>9.0f}"
+        for row in result["rows"]
+    ]
+    return "\n".join(lines)

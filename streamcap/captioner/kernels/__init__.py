@@ -1,0 +1,1 @@
+"""CPU kernels: built from C, packed weights, int8 and float32."""

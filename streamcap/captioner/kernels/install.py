@@ -1,0 +1,186 @@
+"""What of a model on a CPU goes through `kernels/`: GPT-2, layers of encoders and mappings, convolutions, products.
+
+Where there is no compiled library, or a layer's shape does not suit it, torch's products stay.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from streamcap.captioner.kernels import build, int8_torch
+from streamcap.captioner.kernels.packed import (
+    FusedLayers,
+    LayerWeights,
+    PackedConvolution,
+    PackedEmbedding,
+    PackedLayers,
+    PackedLinear,
+    can_fuse,
+    is_supported,
+    matmul,
+)
+from streamcap.captioner.models.gpt2 import GPT2
+from streamcap.captioner.models.mapping import TransformerMapping
+from streamcap.captioner.models.mini_encoder import ConvNorm, GridMapping
+from streamcap.captioner.models.vit import VisionTransformer
+
+
+def install_kernels(module: nn.Module, precision: str) -> None:
+    """In place: what `kernels/` can run goes through them, in `int8` or `fp32`; a GPT-2 as a whole or not at all."""
+    if build.load_library(precision) is None:
+        return
+    if isinstance(module, GPT2):
+        if not module.config.cross_width and can_fuse(_blocks(module)):
+            install_gpt2_kernels(module, precision)
+        return
+    for child in list(module.modules()):
+        if isinstance(child, VisionTransformer):
+            _install_vision(child, precision)
+        elif isinstance(child, GridMapping):
+            _install_grid_mapping(child, precision)
+        elif isinstance(child, ConvNorm):
+            _install_convolution(child)
+        elif isinstance(child, TransformerMapping) and not child.cross:
+            _install_mapping(child, precision)
+    int8_torch.replace_linears(
+        module, lambda linear: PackedLinear(linear, precision) if is_supported(linear) else linear
+    )
+
+
+# GPT-2 ----------------------------------------------------------------------------------------------------------
+
+
+def install_gpt2_kernels(gpt2: GPT2, precision: str, library: ctypes.CDLL | None = None) -> None:
+    """All layers in one call and the head in another, in place."""
+    tied = gpt2.head.weight is gpt2.wte.weight
+    plain: Any = gpt2.head
+    head = PackedLinear(plain, precision)
+    fused = FusedLayers(
+        _blocks(gpt2),
+        heads=gpt2.config.n_head,
+        activation=gpt2.config.activation_function,
+        precision=precision,
+        after=head,
+        library=library,
+    )
+    blocks: list[Any] = list(gpt2.blocks)
+    for block, (qkv, proj, fc1, fc2) in zip(blocks, fused.linears, strict=True):
+        block.attention.qkv, block.attention.out, block.fc1, block.fc2 = qkv, proj, fc1, fc2
+    gpt2.head = head
+    if tied and precision == "fp32":
+        gpt2.wte = PackedEmbedding(head)
+
+    def layers(
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        cross_keys: Tensor | None,
+        cross_values: Tensor | None,
+        start: int,
+        stop: int,
+        causal: bool,
+        positions: Tensor | None,
+        mask: Tensor | None,
+        last: Tensor | None = None,
+    ) -> Tensor:
+        """As `Blocks.forward`. Each row looks as far as it writes, which is what `causal` and `mask` mean there.
+
+        last: int64 (rows,), the one position of each row whose outcome is wanted, (rows, width).
+        """
+        output_steps = None if last is None else last[:, None]
+        out = fused.run(x, keys, values, start=start, positions=positions, output_steps=output_steps)
+        return out if last is None else out[:, 0]
+
+    def logits(hidden: Tensor) -> Tensor:
+        """(rows, width) → (rows, vocabulary), float32."""
+        return matmul(head, hidden, norm=gpt2.norm, following=fused.linears[0][0], library=library)
+
+    gpt2.run_with(layers, logits)
+
+
+def uses_kernels(gpt2: GPT2) -> bool:
+    """Whether it goes through the kernels."""
+    return isinstance(gpt2.head, PackedLinear)
+
+
+def _blocks(gpt2: GPT2) -> list[LayerWeights]:
+    blocks: list[Any] = list(gpt2.blocks)
+    return [
+        LayerWeights(block.norm_1, block.attention.qkv, block.attention.out, block.norm_2, block.fc1, block.fc2)
+        for block in blocks
+    ]
+
+
+# Encoders and mappings ------------------------------------------------------------------------------------------
+
+
+def _install_vision(vision: VisionTransformer, precision: str) -> None:
+    layers: list[Any] = list(vision.layers)
+    layer_weights = [
+        LayerWeights(layer.norm_1, layer.qkv, layer.out, layer.norm_2, layer.fc1, layer.fc2) for layer in layers
+    ]
+    if can_fuse(layer_weights):
+        config = vision.config
+        fused = FusedLayers(layer_weights, heads=config.heads, activation=config.activation, precision=precision)
+        vision.layers = nn.ModuleList([PackedLayers(fused, None if config.output == "states" else 1)])
+    convolution: Any = vision.patches
+    patches = _as_linear(convolution.weight.flatten(1), convolution.bias)
+    if is_supported(patches):
+        vision.patches = PackedLinear(patches, precision)
+
+
+def _install_grid_mapping(mapping: GridMapping, precision: str) -> None:
+    encoder: Any = mapping.layers
+    layers: list[Any] = list(encoder.layers)
+    layer_weights = [
+        LayerWeights(
+            layer.norm1,
+            _as_linear(layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias),
+            layer.self_attn.out_proj,
+            layer.norm2,
+            layer.linear1,
+            layer.linear2,
+        )
+        for layer in layers
+    ]
+    if can_fuse(layer_weights):
+        fused = FusedLayers(layer_weights, heads=layers[0].self_attn.num_heads, activation="gelu", precision=precision)
+        mapping.add_module("layers", nn.Sequential(PackedLayers(fused, len(mapping.prefix)), encoder.norm))
+
+
+def _install_mapping(mapping: TransformerMapping, precision: str) -> None:
+    layers: list[Any] = list(mapping.transformer.layers)
+    layer_weights = [
+        LayerWeights(
+            layer.norm1,
+            _as_linear(torch.cat((layer.attn.to_queries.weight, layer.attn.to_keys_values.weight)), None),
+            layer.attn.project,
+            layer.norm2,
+            layer.mlp.fc1,
+            layer.mlp.fc2,
+        )
+        for layer in layers
+    ]
+    if can_fuse(layer_weights):
+        fused = FusedLayers(layer_weights, heads=layers[0].attn.heads, activation="relu", precision=precision)
+        mapping.add_module("transformer", PackedLayers(fused, -len(mapping.prefix_const)))
+
+
+def _install_convolution(part: ConvNorm) -> None:
+    if isinstance(part.norm, nn.Identity) and build.load_library("fp32") is not None:
+        around = 0 if part.late else part.conv.kernel_size[0] // 2
+        part.packed = PackedConvolution(part.conv, around, 1 if part.late else around)
+        part.add_module("conv", nn.Identity())  # its weights are in `packed`
+
+
+def _as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """weight: (out, in)."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return linear

@@ -1,0 +1,434 @@
+"""Linear layers, stacks of transformer layers and convolutions through `kernels/`, in int8 or float32.
+
+A stack is one call, without torch or Python in between: torch's own int8 products cost about 50 µs each beside their
+bytes, 49 times a token, and without VNNI they keep 7 bits of an activation where these keep 12 and more; its float32
+products of some rows take two to three times as long.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from streamcap.captioner.kernels import build
+
+_MIN_SCALE = 1e-12
+_PANEL = 32
+"""Outputs that lie side by side; PANEL in matmul.h."""
+_INPUT_MULTIPLE = 64
+"""Inputs of layers come in whole multiples of this, so that no vector is cut."""
+_ATTN_LANES = 64
+"""Floats that attention adds up side by side; ATTN_LANES in layers.c."""
+_SMALL_BATCH_ROWS = 4
+"""Rows up to which each thread prepares them for itself; SMALL_BATCH_ROWS in matmul.h."""
+_ROW_PAD = 32
+"""Values between two rows, the most that ROW_PAD in matmul.h is."""
+_CONV_INPUT_MULTIPLE = 16
+"""Inputs of a convolution are filled up to whole multiples of this."""
+_BLOCK_CACHE_FLOATS = 1 << 16
+"""Floats that the pixels of one block of a convolution may see, so that they stay in a core's cache."""
+_MIN_BLOCK_PIXELS = 12
+"""Pixels of one block, at least; what one tile has at most in matmul.h."""
+_ACTIVATIONS = {"gelu": 1, "quick_gelu": 2, "relu": 3}
+"""As in matmul.h; all others are the tanh form, 0."""
+
+
+class PackedLinear(nn.Module):
+    """y = W x + b with W as int8 codes and one scale for each output, or as float32 and scales of 1.
+
+    As `kernels/` read them: panels of 32 outputs, and in a panel, for each pair of inputs (float32: for each input),
+    all outputs side by side: codes (panels, in / 2, 32, 2), or (panels, in, 32, 1); scales and bias (panels × 32). The
+    last panel is filled up with zeros.
+    """
+
+    def __init__(self, linear: nn.Linear, precision: str) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.precision = precision
+        weight = linear.weight.detach().float()
+        if precision == "int8":
+            scales = (weight.abs().amax(1) / 127).clamp_min(_MIN_SCALE)
+            qweight = (weight / scales[:, None]).round_().to(torch.int8)
+        else:
+            scales, qweight = _float_buffer(len(weight)).fill_(1), weight
+        bias = _float_buffer(self.out_features).zero_() if linear.bias is None else linear.bias.detach().float()
+        missing = -self.out_features % _PANEL
+        self.register_buffer("qweight", _to_panels(F.pad(qweight, (0, 0, 0, missing))))
+        self.register_buffer("scales", F.pad(scales, (0, missing)))
+        self.register_buffer("bias", F.pad(bias, (0, missing)))
+        self.qweight: Tensor
+        self.scales: Tensor
+        self.bias: Tensor
+
+    def weight(self) -> Tensor:
+        """What the codes stand for: float32 (out, in)."""
+        rows = self.qweight.transpose(1, 2).reshape(-1, self.in_features)
+        return (rows * self.scales[:, None])[: self.out_features]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) → (…, out) in float32; NaN throughout where x is not finite."""
+        rows = x.reshape(-1, self.in_features)
+        return matmul(self, rows).view(*x.shape[:-1], self.out_features)
+
+
+def _to_panels(qweight: Tensor) -> Tensor:
+    """int8 (out, in) → (panels, in / 2, 32, 2); float32 (out, in) → (panels, in, 32, 1)."""
+    outputs, inputs = qweight.shape
+    if qweight.dtype == torch.float32:
+        return qweight.view(outputs // _PANEL, _PANEL, inputs).transpose(1, 2).contiguous().unsqueeze(-1)
+    # Each pair is moved as one number of 16 bits.
+    pairs = qweight.contiguous().view(torch.int16).view(outputs // _PANEL, _PANEL, inputs // 2)
+    return pairs.transpose(1, 2).contiguous().view(torch.int8).view(outputs // _PANEL, inputs // 2, _PANEL, 2)
+
+
+class PackedEmbedding(nn.Module):
+    """Word embeddings out of the weights of the head they are tied to, which so lie in memory once."""
+
+    def __init__(self, head: PackedLinear) -> None:
+        super().__init__()
+        self._head = (head,)  # in a tuple, so that it is no second owner of the weights
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """int64 (…) → float32 (…, width). Raises IndexError for what is no word."""
+        if bool((tokens < 0).any()) or bool((tokens >= self._head[0].out_features).any()):
+            raise IndexError(f"a token is no word of {self._head[0].out_features}")
+        rows: Tensor = self._head[0].qweight[tokens // _PANEL, :, tokens % _PANEL, 0]
+        return rows
+
+
+def is_supported(linear: nn.Linear) -> bool:
+    """Whether the kernels can multiply by this layer."""
+    return linear.in_features % _INPUT_MULTIPLE == 0
+
+
+class _Linear(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("qweight", "scales", "bias")] + [
+        (name, ctypes.c_int32) for name in ("inputs", "outputs", "limit", "unused")
+    ]
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        ("norm_1", ctypes.c_void_p),
+        ("shift_1", ctypes.c_void_p),
+        ("qkv", _Linear),
+        ("proj", _Linear),
+        ("norm_2", ctypes.c_void_p),
+        ("shift_2", ctypes.c_void_p),
+        ("fc1", _Linear),
+        ("fc2", _Linear),
+    ]
+
+
+class _FusedLayers(ctypes.Structure):
+    _fields_ = [
+        ("layers", ctypes.POINTER(_Layer)),
+        ("after", ctypes.POINTER(_Linear)),
+        ("epsilon", ctypes.c_float),
+        ("count", ctypes.c_int32),
+        ("heads", ctypes.c_int32),
+        ("activation", ctypes.c_int32),
+    ]
+
+
+class _AttentionArgs(ctypes.Structure):
+    _fields_ = [
+        ("keys", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("layer", ctypes.c_int64),
+        ("row", ctypes.c_int64),
+        ("head", ctypes.c_int64),
+        ("positions", ctypes.c_void_p),
+        ("output_steps", ctypes.c_void_p),
+        ("rows", ctypes.c_int32),
+        ("steps", ctypes.c_int32),
+        ("start", ctypes.c_int32),
+        ("num_outputs", ctypes.c_int32),
+    ]
+
+
+def _library(precision: str) -> ctypes.CDLL:
+    found = build.load_library(precision)
+    if found is None:
+        raise RuntimeError("the compiled layers are not to be had; ask compiled.library() first")
+    return found
+
+
+def _activation_dtype(precision: str) -> torch.dtype:
+    """Of an activation."""
+    return torch.int16 if precision == "int8" else torch.float32
+
+
+def _float_buffer(*shape: int) -> Tensor:
+    """Uninitialised float32 on the CPU, whatever others have made the default."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def _num_row_copies(rows: int, threads: int) -> int:
+    """Rows of activations that there is room for: where they are few, each thread has its own."""
+    return max(rows, threads * min(rows, _SMALL_BATCH_ROWS))
+
+
+def _linear(linear: PackedLinear) -> _Linear:
+    """Valid as long as the layer's tensors stay where they are."""
+    limit = min(32767, (2**31 - 1) // (127 * linear.in_features))
+    pointers = [tensor.data_ptr() for tensor in (linear.qweight, linear.scales, linear.bias)]
+    return _Linear(*pointers, linear.in_features, linear.out_features, limit, 0)
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def matmul(
+    linear: PackedLinear,
+    x: Tensor,
+    *,
+    norm: nn.LayerNorm | None = None,
+    following: PackedLinear | None = None,
+    library: ctypes.CDLL | None = None,
+) -> Tensor:
+    """(rows, in), normed first where there is a `norm` → (rows, out), float32; NaN throughout where x is not finite.
+
+    following: what is multiplied by next, so that its weights may come.
+    """
+    x = x.detach().float().contiguous()
+    rows, width = x.shape
+    out = _float_buffer(rows, linear.out_features)
+    if not rows or not bool(torch.isfinite(x.sum())):
+        return out.fill_(torch.nan)
+    threads = torch.get_num_threads()
+    floats = _float_buffer(threads * rows)
+    scratch = torch.empty(
+        _num_row_copies(rows, threads) * (width + _ROW_PAD), dtype=_activation_dtype(linear.precision)
+    )
+    weight, shift = (None, None) if norm is None else (_pointer(norm.weight), _pointer(norm.bias))
+    (library or _library(linear.precision)).streamcap_linear(
+        ctypes.byref(_linear(linear)),
+        None if following is None else ctypes.byref(_linear(following)),
+        weight,
+        shift,
+        ctypes.c_float(0.0 if norm is None else norm.eps),
+        _pointer(x),
+        rows,
+        _pointer(floats),
+        _pointer(scratch),
+        threads,
+        _pointer(out),
+    )
+    return out
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One pre-norm layer: x + mix(attention(qkv(norm_1(x)))), then x + narrow(activation(widen(norm_2(x)))).
+
+    qkv: (width → 3 width), all heads' queries, then their keys, then their values. Norms are float32 with a bias.
+    """
+
+    norm_1: nn.LayerNorm
+    qkv: nn.Linear
+    proj: nn.Linear
+    norm_2: nn.LayerNorm
+    fc1: nn.Linear
+    fc2: nn.Linear
+
+    @property
+    def linears(self) -> tuple[nn.Linear, ...]:
+        return self.qkv, self.proj, self.fc1, self.fc2
+
+
+def can_fuse(layers: Sequence[LayerWeights]) -> bool:
+    """Whether the kernels can run these layers as one stack."""
+    first = layers[0]
+    width, inner = first.proj.out_features, first.fc1.out_features
+    # Its room is laid out by the inner width, and by the first layer's.
+    return width <= inner and all(
+        all(is_supported(linear) for linear in layer.linears)
+        and (layer.proj.out_features, layer.fc1.out_features) == (width, inner)
+        and layer.norm_1.eps == layer.norm_2.eps == first.norm_1.eps
+        for layer in layers
+    )
+
+
+class FusedLayers:
+    """Pre-norm layers of one shape, coded; see `can_fuse`. Holds what the C side points at."""
+
+    def __init__(
+        self,
+        layers: Sequence[LayerWeights],
+        *,
+        heads: int,
+        activation: str,
+        precision: str,
+        after: PackedLinear | None = None,
+        library: ctypes.CDLL | None = None,
+    ) -> None:
+        self.precision, self.heads = precision, heads
+        self.width, self.inner = layers[0].proj.out_features, layers[0].fc1.out_features
+        self._library = library or _library(precision)
+        self.linears = [[PackedLinear(linear, precision) for linear in layer.linears] for layer in layers]
+        self._norms = [
+            [tensor.detach().float().contiguous() for norm in (layer.norm_1, layer.norm_2)
+             for tensor in (norm.weight, norm.bias)] for layer in layers
+        ]  # fmt: skip
+        found = [
+            _Layer(
+                *(tensor.data_ptr() for tensor in norms[:2]), *map(_linear, linears[:2]),
+                *(tensor.data_ptr() for tensor in norms[2:]), *map(_linear, linears[2:]),
+            )
+            for norms, linears in zip(self._norms, self.linears, strict=True)
+        ]  # fmt: skip
+        self._layers = (_Layer * len(found))(*found)
+        # What the C side points at lives as long as this does, also where a module is moved meanwhile.
+        packed = [linear for linears in self.linears for linear in linears] + ([] if after is None else [after])
+        self._keep_alive = [tensor for linear in packed for tensor in linear.buffers()]
+        last = None if after is None else ctypes.pointer(_linear(after))
+        self._fused = _FusedLayers(
+            self._layers, last, layers[0].norm_1.eps, len(found), heads, _ACTIVATIONS.get(activation, 0)
+        )
+
+    def run(
+        self,
+        x: Tensor,
+        keys: Tensor | None = None,
+        values: Tensor | None = None,
+        *,
+        start: int = 0,
+        positions: Tensor | None = None,
+        output_steps: Tensor | None = None,
+    ) -> Tensor:
+        """x: (rows, S, width) → the same shape, float32; NaN throughout where it is not finite and S is above 1.
+
+        keys, values: (layers, rows, heads, positions, head width), float32, of one stride; written from `start` on, or
+        at `positions`, one for each row, and each position sees itself and those before it. Without them, each
+        position sees all.
+
+        wanted: int64 (rows, W), steps in rising order: of these alone the outcome is given, (rows, W, width), which
+        saves most of the last layer's work.
+        """
+        x = x.detach().float().clone(memory_format=torch.contiguous_format)
+        rows, steps, width = x.shape
+        if not x.numel() or (steps > 1 and not bool(torch.isfinite(x.sum()))):
+            # Of a single step it stays in the sum that the head looks at.
+            x.fill_(torch.nan)
+            return x if output_steps is None else x[:, : output_steps.shape[1]]
+        count, threads = rows * steps, torch.get_num_threads()
+        if keys is None or values is None:
+            args = _AttentionArgs()
+            own = self._encoder_scratch_floats(steps)
+        else:
+            if keys.dtype != torch.float32 or len(self.linears) > len(keys) or rows > keys.shape[1]:
+                raise ValueError(f"a cache of {tuple(keys.shape)}, {keys.dtype}, has no room for {rows} rows")
+            if start + steps > keys.shape[3]:
+                raise IndexError(f"{steps} positions from {start} on: the cache has {keys.shape[3]}")
+            args = _AttentionArgs(keys.data_ptr(), values.data_ptr(), *keys.stride()[:3])
+            own = keys.shape[3]
+        args.rows, args.steps, args.start = rows, steps, start
+        if positions is not None:
+            args.positions = positions.data_ptr()
+        if output_steps is not None:
+            output_steps = output_steps.contiguous()
+            args.output_steps, args.num_outputs = output_steps.data_ptr(), output_steps.shape[1]
+        floats = _float_buffer(count * (3 * width + self.inner + threads) + threads * own)
+        scratch = torch.empty(
+            _num_row_copies(count, threads) * (self.inner + _ROW_PAD), dtype=_activation_dtype(self.precision)
+        )
+        self._library.streamcap_layers(
+            ctypes.byref(self._fused),
+            ctypes.byref(args),
+            _pointer(x),
+            _pointer(floats),
+            _pointer(scratch),
+            threads,
+            ctypes.c_int64(own),
+        )
+        if output_steps is None:
+            return x
+        return x.view(count, width)[: output_steps.numel()].view(*output_steps.shape, width)
+
+    def _encoder_scratch_floats(self, steps: int) -> int:
+        """Floats that a thread wants for `attend_all`."""
+        depth = self.width // self.heads
+        across, deep = (-(-count // _ATTN_LANES) * _ATTN_LANES for count in (steps, depth))
+        return (depth + 1) * across + (steps + 1) * deep
+
+
+class PackedLayers(nn.Module):
+    """An encoder's layers: all positions see each other, nothing is kept. first: of how many positions the outcome is
+    wanted, from the first on, or, where negative, of how many of the last; all by default.
+    """
+
+    def __init__(self, fused: FusedLayers, first: int | None = None) -> None:
+        super().__init__()
+        self._fused, self._first = fused, first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, width) → the same shape, or (B, wanted, width); float32."""
+        if self._first is None:
+            return self._fused.run(x)
+        steps = torch.arange(x.shape[1])
+        steps = steps[: self._first] if self._first > 0 else steps[self._first :]
+        return self._fused.run(x, output_steps=steps.expand(len(x), -1))
+
+
+class _Grid(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int32)
+        for name in (
+            *("batch", "height", "width", "channels", "down", "across"),
+            *("kernel", "stride", "before"),
+        )
+    ]
+
+
+class PackedConvolution(nn.Module):
+    """A square convolution in float32, as products; torch on one core takes two to three times as long.
+
+    before, after: zeros above and on the left, and below and on the right.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, before: int, after: int, library: ctypes.CDLL | None = None) -> None:
+        super().__init__()
+        self.kernel, self.stride = convolution.kernel_size[0], convolution.stride[0]
+        self.channels = convolution.in_channels
+        self.before, self.after = before, after
+        weight = convolution.weight.detach().float().permute(0, 2, 3, 1).flatten(1)
+        weight = F.pad(weight, (0, -weight.shape[1] % _CONV_INPUT_MULTIPLE))
+        linear = nn.Linear(weight.shape[1], len(weight), bias=convolution.bias is not None, device="meta")
+        linear.weight = nn.Parameter(weight, requires_grad=False)
+        if convolution.bias is not None:
+            linear.bias = nn.Parameter(convolution.bias.detach().float(), requires_grad=False)
+        self.linear = PackedLinear(linear, "fp32")
+        # Looked up once: a small encoder has dozens of these, of a tenth of a millisecond each.
+        self._weights, self._inputs, self._outputs = _linear(self.linear), linear.in_features, linear.out_features
+        self._keep_alive = list(self.linear.buffers())  # what `_weights` points at, also where the module is moved
+        self._convolve = (library or _library("fp32")).streamcap_convolve
+
+    def forward(self, x: Tensor, add: Tensor | None = None, *, relu: bool = False) -> Tensor:
+        """(B, C, H, W) → (B, out, H', W'), float32, all best with the channels last in memory.
+
+        add: of the shape of what comes out, added before ReLU.
+        """
+        pixels = x.detach().float().permute(0, 2, 3, 1).contiguous()
+        batch, height, width, channels = pixels.shape
+        if channels != self.channels:
+            raise ValueError(f"{channels} channels, where the convolution takes {self.channels}")
+        down, across = ((side + self.before + self.after - self.kernel) // self.stride + 1 for side in (height, width))
+        inputs, threads = self._inputs, torch.get_num_threads()
+        block = max(_MIN_BLOCK_PIXELS, min(_BLOCK_CACHE_FLOATS // inputs, -(-batch * down * across // threads)))
+        out = _float_buffer(batch, down, across, self._outputs)
+        if add is not None:
+            out.copy_(add.permute(0, 2, 3, 1))
+        scratch = _float_buffer(threads * block * (inputs + _ROW_PAD))
+        grid = _Grid(batch, height, width, channels, down, across, self.kernel, self.stride, self.before)
+        self._convolve(
+            ctypes.byref(self._weights), ctypes.byref(grid), _pointer(pixels), int(add is not None), int(relu),
+            _pointer(scratch), block, threads, _pointer(out),
+        )  # fmt: skip
+        return out.permute(0, 3, 1, 2)

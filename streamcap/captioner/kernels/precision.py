@@ -1,0 +1,94 @@
+"""Devices and number formats: the one place where a loaded model is converted."""
+
+from __future__ import annotations
+
+import logging
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from streamcap.captioner.kernels import build, install, int8_torch
+from streamcap.captioner.models.gpt2 import GPT2
+from streamcap.errors import InputError
+
+log = logging.getLogger(__name__)
+
+Module = TypeVar("Module", bound=nn.Module)
+
+PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "bf16", "fp16")}
+_FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def find_device(name: str) -> torch.device:
+    """`auto` is a CUDA device where there is one, else the CPU. Raises InputError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise InputError(f"device {name!r} is unknown; it is auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise InputError(f"device {name!r} is not there ({count} CUDA devices found)")
+    elif device.type != "cpu":
+        raise InputError(f"device {name!r} is not supported; it is auto, cpu, cuda or cuda:N")
+    return device
+
+
+def find_precision(name: str, device: torch.device) -> str:
+    """`auto` is what is best on `device`: fp16 on a GPU; int8 on a CPU that multiplies full bytes exactly, else fp32.
+
+    Raises InputError for an unknown name, and for a format that the machine has not got.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            return "fp16"
+        return "int8" if int8_torch.engine() is not None and not int8_torch.int8_saturates() else "fp32"
+    known = PRECISIONS[device.type]
+    if name not in known:
+        everywhere = sorted({precision for names in PRECISIONS.values() for precision in names})
+        if name in everywhere:
+            raise InputError(f"precision {name} is not to be had on {device.type}; it is auto or {', '.join(known)}")
+        raise InputError(f"precision {name!r} is unknown; it is auto or one of {', '.join(everywhere)}")
+    if name == "int8" and int8_torch.engine() is None:
+        raise InputError("precision int8 needs a torch with FBGEMM (x86 CPUs); use fp32 here")
+    if name == "bf16" and not _has_bf16(device):
+        raise InputError(f"precision bf16: this {device.type} has no bf16 arithmetic; use fp32 here")
+    return name
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
+
+
+def _keeps_float32(module: nn.Module) -> bool:
+    """Whether what `kernels/` leaves of `module` in int8 stays float32.
+
+    Where sums of full bytes saturate, torch's products have 7 bits. A decoder gets them where it was asked to be int8
+    and nothing better is to be had; the odd layer of an encoder or a mapping would lose more accuracy than it gains
+    time.
+    """
+    return int8_torch.int8_saturates() and build.load_library("int8") is not None and not isinstance(module, GPT2)
+
+
+def convert(module: Module, precision: str, device: torch.device) -> Module:
+    """`module` (float32, on the CPU) on `device` in `precision`; may change it in place.
+
+    Raises InputError where the device has no room for it.
+    """
+    try:
+        if device.type == "cpu" and precision in ("int8", "fp32"):
+            install.install_kernels(module, precision)
+        if precision == "int8" and not _keeps_float32(module):
+            int8_torch.quantize(module)  # what is left
+        converted = module.to(device, _FLOATS.get(precision))
+    except torch.OutOfMemoryError:
+        raise InputError(f"{device} has no memory left for the model; use another device or precision") from None
+    if isinstance(converted, GPT2) and device.type == "cpu" and not install.uses_kernels(converted):
+        converted.compile()
+    return converted

@@ -1,0 +1,1 @@
+"""Vision encoders, mappings, GPT-2 and its KV cache."""

@@ -1,0 +1,141 @@
+"""What `streamcap caption` is to do: its files, told apart, and what is to be written where, checked beforehand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, cast, get_args
+
+from streamcap.errors import InputError
+
+Format = Literal["text", "srt", "vtt", "json"]
+_BY_SUFFIX: dict[str, Format] = {".txt": "text", ".srt": "srt", ".vtt": "vtt", ".json": "json"}
+SUFFIXES: dict[Format, str] = {written: suffix for suffix, written in _BY_SUFFIX.items()}
+# Captions are drawn into files of the same kind; of any other kind the drawn copy is PNG.
+PILLOW_NAMES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
+
+
+@dataclass(slots=True)
+class Files:
+    """The files of one run, told apart."""
+
+    images: dict[Path, Path] = field(default_factory=dict)
+    """Picture → where its drawn copy goes, relative to the directory for those."""
+    videos: list[Path] = field(default_factory=list)
+    alone: bool = True
+    """Whether one file was named, so that its name need not be said again."""
+
+
+def sort_files(names: Sequence[str], *, of_video: bool) -> Files:
+    """Folders give their images. Raises InputError for a path that is neither image, video nor folder of images.
+
+    of_video: whether options for videos were given; a GIF is then a video.
+    """
+    from streamcap.media.image_file import IMAGE_SUFFIXES, check_image, find_images
+    from streamcap.media.video_file import check_video
+
+    files = Files(alone=len(names) == 1 and not Path(names[0]).is_dir())
+    for name in names:
+        if not name.strip():
+            raise InputError("an empty PATH names no file")
+        path = Path(name)
+        if "://" in name:
+            raise InputError(f"{name}: a file is needed here; streams are for `streamcap serve`")
+        if path.is_dir():
+            files.images |= {found: found.relative_to(path) for found in find_images(path)}
+        elif path.suffix.lower() in IMAGE_SUFFIXES and not (of_video and path.suffix.lower() == ".gif"):
+            check_image(path)
+            files.images[path] = Path(path.name)
+        else:
+            try:
+                check_video(path)
+            except InputError as error:
+                try:
+                    check_image(path)
+                except InputError:
+                    raise error from None
+                files.images[path] = Path(path.name)
+            else:
+                files.videos.append(path)
+    return files
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRunOptions:
+    """What is to be written where."""
+
+    format: Format
+    output: Path | None
+    """A file; or a directory, for a file of each video."""
+    to_directory: bool
+    as_json: bool
+    """Whether a JSON array of everything is printed."""
+    num_captions: int | None
+    every: float | None
+    save_frames: Path | None
+    annotate_dir: Path | None
+    lang: str
+    merge: bool
+
+    @classmethod
+    def checked(cls, files: Files, *, output: str | None, requested: str | None, **others: Any) -> Self:
+        """Raises InputError where the wishes contradict each other or the files, before anything slow is done."""
+        if requested is not None and requested not in get_args(Format):
+            raise InputError(f"--format {requested}: it is one of {', '.join(get_args(Format))}")
+        out = None if output is None else Path(output)
+        to_directory = out is not None and (
+            out.is_dir() or str(output).endswith("/") or (len(files.videos) > 1 and not out.suffix)
+        )
+        by_suffix = None if out is None else _BY_SUFFIX.get(out.suffix.lower())
+        if out is not None and not to_directory and by_suffix is None and requested is None:
+            raise InputError(f"--output {output}: its suffix is one of {', '.join(_BY_SUFFIX)}, or give --format")
+        chosen = requested or by_suffix or ("srt" if to_directory else "text")
+        options = cls(format=cast(Format, chosen), output=out, to_directory=to_directory, **others)
+        if not files.videos and (
+            options.num_captions is not None or options.every is not None or options.save_frames is not None
+        ):
+            raise InputError("-n, --every and --save-frames are for videos; there are only images")
+        options._check_output(files)
+        options._check_annotated(files)
+        return options
+
+    def _check_output(self, files: Files) -> None:
+        subtitles = self.format in ("srt", "vtt")
+        if subtitles and files.images:
+            raise InputError(f"{next(iter(files.images))}: an image has no times; {self.format} is for videos")
+        if subtitles and len(files.videos) > 1 and not self.to_directory:
+            raise InputError("several videos: give -o DIRECTORY for their subtitles")
+        if self.to_directory and files.images:
+            raise InputError(f"--output {self.output}: a directory is for videos; give a .txt or .json file")
+        if self.output is None:
+            return
+        if self.output in (*files.images, *files.videos):
+            raise InputError(f"--output {self.output}: that is the file to be captioned")
+        if self.to_directory:
+            stems = [video.stem for video in files.videos]
+            if twice := {stem for stem in stems if stems.count(stem) > 1}:
+                raise InputError(f"two videos are named {sorted(twice)[0]}: their captions would be one file")
+        elif not self.output.parent.is_dir():
+            raise InputError(f"--output {self.output}: there is no directory {self.output.parent}")
+        elif not os.access(self.output.parent, os.W_OK):
+            raise InputError(f"--output {self.output}: the directory {self.output.parent} cannot be written to")
+
+    def _check_annotated(self, files: Files) -> None:
+        if self.annotate_dir is None:
+            return
+        seen: set[Path] = set()
+        for image, place in files.images.items():
+            drawn = self.drawn(place)
+            if drawn in seen:
+                raise InputError(f"two images are named {place}: their drawn copies would be one file")
+            if drawn.exists() and drawn.samefile(image):
+                raise InputError(f"--annotate {self.annotate_dir}: {image} itself would be overwritten")
+            seen.add(drawn)
+
+    def drawn(self, place: Path) -> Path:
+        """Where the drawn copy of an image goes."""
+        directory = cast(Path, self.annotate_dir)
+        same = place.suffix.lower() in PILLOW_NAMES
+        return directory / (place if same else place.with_name(f"{place.name}.png"))

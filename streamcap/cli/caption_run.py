@@ -1,0 +1,186 @@
+"""What `streamcap caption` does with its files: captions them and writes what was asked for."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from streamcap.cli.caption_options import PILLOW_NAMES, SUFFIXES, CaptionRunOptions, Files
+from streamcap.errors import InputError
+from streamcap.offline.whole import atomic_write, make_directory
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from rich.progress import Progress, TaskID
+
+    from streamcap.captions.cue import Cue
+    from streamcap.media.video_file import VideoFile
+    from streamcap.offline.file_captioner import FileCaptioner, VideoMoment
+
+_JPEG_QUALITY = 92
+
+
+class CaptionRun:
+    """One run over all files."""
+
+    def __init__(self, captioner: FileCaptioner, files: Files, options: CaptionRunOptions, progress: Progress) -> None:
+        self._captioner = captioner
+        self._files = files
+        self._options = options
+        self._progress = progress
+        self._entries: list[dict[str, Any]] = []
+        self._lines: list[str] = []
+        self._bad: list[InputError] = []
+        # Videos with a file of their own each are written as they are done; all else is one output at the end.
+        self._apart = options.to_directory or (options.format != "text" and len(files.videos) == 1 and not files.images)
+
+    def run(self) -> None:
+        """Caption everything. Raises InputError at the end for the files that could not be read."""
+        if self._files.images:
+            self._caption_pictures()
+        for path in self._files.videos:
+            try:
+                self._caption_video(path)
+            except InputError as error:
+                if self._files.alone:
+                    raise
+                self._bad.append(error)
+        self._write_all()
+        if self._bad:
+            more = f" (and {len(self._bad) - 1} more that could not be read)" if len(self._bad) > 1 else ""
+            raise InputError(f"{self._bad[0]}{more}")
+
+    # Images ---------------------------------------------------------------------------------------------------
+
+    def _caption_pictures(self) -> None:
+        from streamcap.offline.annotate import annotate
+
+        task = self._progress.add_task("images", total=len(self._files.images))
+        drawn = self._options.annotate_dir is not None
+
+        def on_bad(path: Path, error: InputError) -> None:
+            self._bad.append(error)
+            self._progress.advance(task)
+
+        for still, result in self._captioner.images(self._files.images, keep=drawn, on_bad=on_bad):
+            text = " ".join(result.text.split())
+            self._entries.append({"path": str(still.path), "text": text, "logprob": round(result.logprob, 4)})
+            self._say(still.path, text)
+            if still.image is not None:
+                place = self._options.drawn(self._files.images[still.path])
+                write_picture(place, annotate(still.image, text))
+            self._progress.advance(task)
+
+    # Videos -----------------------------------------------------------------------------------------------------
+
+    def _caption_video(self, path: Path) -> None:
+        from streamcap.media.video_file import VideoFile
+        from streamcap.offline.file_captioner import merged, select_frames, to_cues
+
+        options = self._options
+        with VideoFile(path) as video:
+            windows = select_frames(
+                video.index, self._captioner.clip_length, frames=options.num_captions, every=options.every
+            )
+            task = self._progress.add_task(path.name, total=len(windows))
+            captions = self._follow(video, windows, task)
+            if not captions:
+                raise InputError(f"{path}: no frame of the video can be decoded")
+            cues = to_cues(captions, video.index.seconds(video.index.end))
+        cues = merged(cues) if options.merge else cues
+        self._keep_video(path, cues)
+
+    def _follow(self, video: VideoFile, windows: list[list[int]], task: TaskID) -> list[tuple[float, str]]:
+        from streamcap.captions.cue import to_ms
+        from streamcap.captions.formats.vtt import timestamp
+
+        keep = self._options.save_frames is not None or self._options.annotate_dir is not None
+        captions: list[tuple[float, str]] = []
+        for at, result in self._captioner.video(video, windows, keep=keep):
+            text = " ".join(result.text.split())
+            again = self._options.merge and bool(captions) and captions[-1][1] == text
+            captions.append((at.seconds, text))
+            if not self._apart and not again:
+                self._say(video.path, f"{timestamp(to_ms(at.seconds))}  {text}")
+            self._keep_frames(video.path, len(captions), at, text)
+            self._progress.advance(task)
+        if lost := len(windows) - len(captions):
+            self._progress.advance(task, lost)
+            typer.echo(
+                f"{video.path}: {lost} of {len(windows)} moments could not be decoded and are left out", err=True
+            )
+        return captions
+
+    def _keep_frames(self, path: Path, number: int, at: VideoMoment, text: str) -> None:
+        from streamcap.media.image_file import upright
+        from streamcap.offline.annotate import annotate
+
+        for directory, drawn in ((self._options.save_frames, False), (self._options.annotate_dir, True)):
+            if directory is None:
+                continue
+            place = directory if len(self._files.videos) == 1 else directory / path.name
+            for frame in at.frames[:1] if drawn else at.frames:
+                image = upright(frame.video_frame)
+                name = f"frame_{number:04d}_{frame.seconds:.3f}s.jpg"
+                write_picture(place / name, annotate(image, text) if drawn else image)
+
+    def _keep_video(self, path: Path, cues: list[Cue]) -> None:
+        from streamcap.captions.formats.json import entries
+
+        self._entries.append({"path": str(path), "captions": entries(cues, self._options.lang)})
+        if not self._apart:
+            return
+        content = self._rendered(cues)
+        if self._options.to_directory and self._options.output is not None:
+            make_directory(self._options.output)
+            atomic_write(self._options.output / f"{path.stem}{SUFFIXES[self._options.format]}", content)
+        elif self._options.output is not None:
+            atomic_write(self._options.output, content)
+        elif not self._options.as_json:
+            typer.echo(content, nl=False)
+
+    def _rendered(self, cues: list[Cue]) -> str:
+        from streamcap.captions.formats import json as json_format
+        from streamcap.captions.formats import srt, vtt
+
+        match self._options.format:
+            case "srt":
+                return srt.render(cues)
+            case "vtt":
+                return vtt.render(cues)
+            case "json":
+                return json_format.render(cues, self._options.lang)
+            case "text":
+                return "".join(f"{vtt.timestamp(cue.start_ms)}  {cue.text}\n" for cue in cues)
+
+    # Output -----------------------------------------------------------------------------------------------------
+
+    def _say(self, path: Path, text: str) -> None:
+        """One line of text, at once where nothing else is wanted on standard output."""
+        line = text if self._files.alone else f"{path}: {text}"
+        self._lines.append(line)
+        if self._options.output is None and self._options.format == "text" and not self._options.as_json:
+            typer.echo(line)
+
+    def _write_all(self) -> None:
+        array = json.dumps(self._entries, indent=2, ensure_ascii=False) + "\n"
+        output, as_json = self._options.output, self._options.format == "json"
+        if not self._apart and self._entries:
+            if output is not None:
+                atomic_write(output, array if as_json else "".join(f"{line}\n" for line in self._lines))
+            elif as_json and not self._options.as_json:
+                typer.echo(array, nl=False)
+        if self._options.as_json:
+            typer.echo(array, nl=False)
+
+
+def write_picture(path: Path, image: Image) -> None:
+    """Whole or not at all, in the format of its suffix; its directory is made. Raises InputError."""
+    make_directory(path.parent)
+    content = io.BytesIO()
+    image.save(content, PILLOW_NAMES[path.suffix.lower()], quality=_JPEG_QUALITY)
+    atomic_write(path, content.getvalue())

@@ -1,0 +1,103 @@
+"""`Converter`: sampled frames become the pixels a model wants."""
+
+from __future__ import annotations
+
+import threading
+from typing import cast
+
+import numpy as np
+from av import FFmpegError, VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from streamcap.image_spec import ImageSpec, Placement
+from streamcap.media.crop import CropScaler, is_worthwhile
+from streamcap.media.frame import Frame, Pixels
+
+_INTERPOLATIONS = {
+    "bicubic": Interpolation.BICUBIC,
+    "bilinear": Interpolation.BILINEAR,
+    "area": Interpolation.AREA,
+}
+
+
+class Converter:
+    """Frames → uint8 RGB of `spec`: (H, W, 3), or (T, H, W, 3) for a clip model. Any thread may call it.
+
+    libav scales and converts in one go and without Python's lock, what a crop cuts away left out. Each thread has a
+    context of its own; it is made again when the size or format of the frames changes.
+    """
+
+    def __init__(self, spec: ImageSpec, clip_length: int | None = None) -> None:
+        self.spec = spec
+        self.clip_length = clip_length
+        self._own = threading.local()
+
+    def __call__(self, frames: list[Frame]) -> Pixels:
+        """The newest of `frames`, or all of them, oldest first, for a clip model. The pixels are a copy.
+
+        Raises av.FFmpegError for a frame that libav cannot convert, ValueError for no frames.
+        """
+        if not frames:
+            raise ValueError("no frames to convert")
+        if self.clip_length is None:
+            return self.convert(frames[-1].video_frame)
+        return np.stack([self.convert(frame.video_frame) for frame in frames])
+
+    def convert(self, video_frame: VideoFrame) -> Pixels:
+        """One libav frame, turned upright as its display matrix asks: uint8 RGB, (H, W, 3)."""
+        spec = self.spec
+        turns = round(video_frame.rotation / 90) % 4
+        width, height = video_frame.width, video_frame.height
+        if turns % 2:
+            width, height = height, width
+        placed = spec.place(width, height)
+        if turns == 0 and is_worthwhile(video_frame, placed, *spec.size):
+            crop = self._crop(video_frame, placed)
+            if crop is not None:
+                return crop
+        scaled = placed.scaled_width, placed.scaled_height
+        upright = np.rot90(self._scale(video_frame, *(reversed(scaled) if turns % 2 else scaled)), turns)
+        if (placed.left, placed.top, *scaled) == (0, 0, spec.width, spec.height):
+            return upright.copy()
+        out: Pixels = np.empty((spec.height, spec.width, 3), np.uint8)
+        if placed.left > 0 or placed.top > 0 or scaled[0] < spec.width or scaled[1] < spec.height:
+            out[:] = spec.fill
+        left, top = max(0, placed.left), max(0, placed.top)
+        cut_left, cut_top = max(0, -placed.left), max(0, -placed.top)
+        seen = upright[cut_top : cut_top + spec.height - top, cut_left : cut_left + spec.width - left]
+        out[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
+        return out
+
+    def _crop(self, video_frame: VideoFrame, placed: Placement) -> Pixels | None:
+        """The pixels by a `CropScaler`; None where libav does not take such frames in a filter."""
+        key = (
+            video_frame.width,
+            video_frame.height,
+            video_frame.format.name,
+            video_frame.colorspace,
+            video_frame.color_range,
+        )
+        kept_key, crop = getattr(self._own, "crop", (None, None))
+        try:
+            if kept_key != key:
+                flags = self.spec.interpolation
+                crop = CropScaler(video_frame, placed, *self.spec.size, flags)
+            pixels = None if crop is None else crop.scale(video_frame).copy()
+        except FFmpegError:
+            crop = pixels = None
+        self._own.crop = key, crop
+        return pixels
+
+    def _scale(self, video_frame: VideoFrame, width: int, height: int) -> Pixels:
+        """A view of the scaled frame's memory."""
+        reformatter: VideoReformatter | None = getattr(self._own, "reformatter", None)
+        if reformatter is None:
+            reformatter = self._own.reformatter = VideoReformatter()
+        scaled = reformatter.reformat(
+            video_frame,
+            width=width,
+            height=height,
+            format="rgb24",
+            interpolation=_INTERPOLATIONS[self.spec.interpolation],
+        )
+        return cast(Pixels, scaled.to_ndarray())

@@ -1,0 +1,90 @@
+"""`RefusalError`, and how every error becomes a status code with one line of reason: `{"detail": "..."}`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
+
+from streamcap.captions.hub import UnknownStreamError
+from streamcap.errors import InputError, StreamcapError
+from streamcap.redact import redact
+from streamcap.streams.caption_files import FilesLockedError
+from streamcap.streams.stream_set import DuplicateStreamError, TooManyStreamsError
+
+_METHODS = ("DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT")  # HEAD goes with GET
+_STATUS: dict[type[InputError], int] = {
+    UnknownStreamError: 404,
+    DuplicateStreamError: 409,
+    FilesLockedError: 409,
+    TooManyStreamsError: 503,
+}
+"""Of what is wrong in another way than its form, which is 400."""
+_log = logging.getLogger(__name__)
+
+
+class RefusalError(StreamcapError):
+    """A request that is answered with `status` and one line of reason."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = dict(headers or {})
+
+
+def answer(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The one shape of every error answer."""
+    # One line, whatever name or text of the client's it repeats.
+    return JSONResponse({"detail": " ".join(redact(detail).split())}, status, headers=dict(headers or {}))
+
+
+def _methods(app: FastAPI, connection: HTTPConnection) -> list[str]:
+    """The methods that the path of `connection` can be asked for with."""
+    scopes = {method: {**connection.scope, "method": method} for method in _METHODS}
+    return [m for m, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in app.routes)]
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error a user can cause with its code and reason, on HTTP and before a websocket is accepted."""
+
+    async def refused(_: HTTPConnection, error: Exception) -> Response:
+        assert isinstance(error, RefusalError)  # noqa: S101 - registered for this type alone
+        return answer(error.status, str(error), error.headers)
+
+    async def wrong_input(_: HTTPConnection, error: Exception) -> Response:
+        status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 400)
+        return answer(status, str(error), {"Retry-After": "5"} if status == 503 else None)
+
+    async def invalid(_: HTTPConnection, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type alone
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return answer(400, f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
+        if first["loc"] == ("body",):
+            return answer(400, "the body must be a JSON object, sent with Content-Type: application/json")
+        where = ".".join(str(part) for part in first["loc"] if part != "body")
+        return answer(400, f"{where or 'body'}: {first['msg']}")
+
+    async def http_error(connection: HTTPConnection, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type alone
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            # The framework names the methods of the first route that has this path; RFC 9110 wants all of them.
+            headers["Allow"] = ", ".join(_methods(app, connection)) or headers.get("Allow", "")
+        return answer(error.status_code, str(error.detail), headers)
+
+    async def own_failure(_: HTTPConnection, error: Exception) -> Response:
+        _log.error("request failed: %s", redact(error))
+        return answer(503, str(error))
+
+    app.add_exception_handler(RefusalError, refused)
+    app.add_exception_handler(InputError, wrong_input)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(StreamcapError, own_failure)

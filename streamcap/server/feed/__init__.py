@@ -1,0 +1,1 @@
+"""The caption feed over websocket and SSE."""

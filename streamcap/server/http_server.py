@@ -1,0 +1,175 @@
+"""Serving: the listening socket, and uvicorn under the caller's loop until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+
+import h11
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from streamcap.errors import InputError
+from streamcap.redact import redact
+from streamcap.server.feed.websocket import WebsocketProtocol
+from streamcap.server.options import ServerOptions
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 4096
+# Requests that are still running when told to stop get so long; the whole end stays under 3 s.
+GRACE_SECONDS = 2
+# A peer that acknowledges nothing or reads nothing for so long is cut off by the kernel, whatever is in its buffers.
+DEAD_PEER_MS = 30_000
+# Between two equal warnings of the HTTP server.
+QUIET_SECONDS = 60.0
+# From the connection, or the first byte of its next request, to the end of the request's head.
+HEAD_SECONDS = 20.0
+OPEN_FILES = 65_536
+
+
+def listen(options: ServerOptions) -> socket.socket:
+    """The bound, listening socket; its port is `.getsockname()[1]`. Raises InputError with what to do."""
+    try:
+        found = socket.getaddrinfo(options.host or None, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:  # the latter for a name that no host can have
+        why = getattr(error, "strerror", None) or "it is no host's name"
+        raise InputError(f"host {options.host[:80]!r} cannot be resolved: {why}") from error
+    family, kind, protocol, _, address = found[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError, AttributeError):  # not every system has it; accepted sockets inherit it
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_PEER_MS)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        where = f"{options.host}:{options.port}"
+        raise InputError(
+            f"cannot listen on {where}: {error.strerror or error}; choose another --port or --host"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def allow_connections() -> None:
+    """Let this process open as many files as the system lets it, up to OPEN_FILES. A connection is a file, and the
+    usual 1,024 are fewer than the viewers the service takes."""
+    try:
+        import resource
+    except ImportError:  # a system without such limits
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class HeaderTimeoutH11(H11Protocol):
+    """uvicorn's HTTP, but a peer that does not finish the head of a request within HEAD_SECONDS is cut off: each holds
+    a file, and whoever sends nothing needs no token for that."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]  # of a stream, as uvicorn declares
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_watching()
+
+    def _watch_head(self) -> None:
+        if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
+            self._stop_watching()
+        elif self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self._cut)
+
+    def _stop_watching(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _cut(self) -> None:
+        self._late = None
+        if self.conn.their_state is h11.IDLE:
+            self.transport.abort()
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the caller's, who sets `stop`."""
+        yield
+
+
+class _Redacting(logging.Filter):
+    """Tokens in URLs stay out of uvicorn's lines, and a line that comes again within `QUIET_SECONDS` is not printed:
+    who connects a thousand times a second and speaks no HTTP must not fill the disk.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: tuple[str, float] = ("", 0.0)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text, at = self._last
+        if record.levelno >= logging.WARNING and record.exc_info is None:
+            if record.getMessage() == text and record.created - at < QUIET_SECONDS:
+                return False
+            self._last = (record.getMessage(), record.created)
+        if isinstance(record.args, tuple):
+            record.args = tuple(redact(value) if isinstance(value, str) else value for value in record.args)
+        record.msg = redact(record.msg)
+        return True
+
+
+async def serve(
+    app: FastAPI, options: ServerOptions, stop: asyncio.Event, listener: socket.socket | None = None
+) -> None:
+    """Serve `app` until `stop` is set, then end within 3 s: feeds are closed with the reason, requests finished.
+
+    `listener`: from `listen`, where the caller wants to know the port or have errors first. Raises InputError.
+    """
+    listener = listener if listener is not None else listen(options)
+    config = uvicorn.Config(
+        app,
+        http=HeaderTimeoutH11,
+        ws=WebsocketProtocol,
+        ws_max_size=options.max_message_bytes,
+        ws_per_message_deflate=False,
+        log_config=None,
+        access_log=log.isEnabledFor(logging.DEBUG),
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        lifespan="on",
+    )
+    redacting = _Redacting()
+    for name in ("uvicorn.access", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.addFilter(redacting)
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    stopping = asyncio.create_task(stop.wait(), name="http-stop")
+    try:
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        app.state.broadcaster.hub.close("the service is stopping")
+        server.should_exit = True
+        await asyncio.shield(serving)
+        listener.close()
+        for name in ("uvicorn.access", "uvicorn.error"):
+            logging.getLogger(name).removeFilter(redacting)

@@ -1,0 +1,65 @@
+"""Subtitles as HLS: `/streams/NAME/hls/captions.m3u8`, to be named as a subtitle rendition in a video's playlist."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+
+from streamcap.captions.cue import Cue, merge_cues, to_ms
+from streamcap.captions.event import StreamState
+from streamcap.captions.formats import hls
+from streamcap.server.auth import Auth
+from streamcap.server.errors import RefusalError
+from streamcap.streams.stream_set import StreamSet
+
+# The 33-bit clock of MPEG-TS.
+_MPEGTS_RANGE = 2**33
+_Mpegts = Annotated[
+    int, Query(ge=0, lt=_MPEGTS_RANGE, description="90 kHz timestamp of the stream's time zero in the video.")
+]
+
+
+def routes(streams: StreamSet, auth: Auth) -> APIRouter:
+    router = APIRouter(prefix="/streams/{name}/hls", tags=["subtitles"], dependencies=[Depends(auth.viewer)])
+
+    @router.get("/captions.m3u8")
+    async def playlist(name: str, request: Request, mpegts: _Mpegts = hls.FFMPEG_MPEGTS) -> Response:
+        """The rolling playlist. What stands in its query is handed on to the segments."""
+        _, playlist_window = await _current_cues(streams, name)
+        return Response(
+            hls.playlist(playlist_window, urlencode(request.query_params.multi_items())),
+            headers={"Cache-Control": "no-store"},
+            media_type="application/vnd.apple.mpegurl",
+        )
+
+    @router.get("/{number}.vtt")
+    async def segment(
+        name: str, number: Annotated[int, Path(ge=0, lt=2**40)], mpegts: _Mpegts = hls.FFMPEG_MPEGTS
+    ) -> Response:
+        """One segment: what was on screen during its six seconds."""
+        cues, playlist_window = await _current_cues(streams, name)
+        if not playlist_window.first <= number < playlist_window.stop:
+            raise RefusalError(
+                404, f"segment {number} is not in the window, {playlist_window.first} to {playlist_window.stop - 1}"
+            )
+        return Response(
+            hls.segment(cues, number, mpegts),
+            headers={"Cache-Control": "max-age=3600"},
+            media_type="text/vtt",
+        )
+
+    return router
+
+
+async def _current_cues(streams: StreamSet, name: str) -> tuple[list[Cue], hls.PlaylistWindow]:
+    """The stream's cues and the window they fill; gathered in a thread: a full one takes too long for the loop."""
+    stream = streams.get(name)
+    track = stream.track
+    # The newest moment that was captioned or found unchanged.
+    seen = to_ms(track.end - track.every) if track.last is not None else 0
+    ended = stream.state in (StreamState.ENDED, StreamState.FAILED)
+    cues = await asyncio.to_thread(lambda finals: list(merge_cues(finals)), track.finals)
+    return cues, hls.playlist_window(cues, seen, ended=ended)

@@ -1,0 +1,190 @@
+"""`Preview`: a stream's frame, scaled and encoded once for all who watch it; while nobody does, not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import av
+from aiortc import MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
+from av.packet import Packet as AnyPacket
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import PictureType
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from streamcap.streams.stream import Stream
+
+log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    Packet = AnyPacket[VideoStream]
+
+CODEC = "video/VP8"
+WIDTH, HEIGHT = 640, 360
+"""The box a frame is scaled down into."""
+FRAMES_PER_SECOND = 12
+BITS_PER_SECOND = 600_000
+# A viewer who lost a packet sees the frame whole again after this at the latest.
+KEYFRAME_SECONDS = 2.0
+# A frame that stands still is sent again this often: a receiver may know that a frame is whole by the next one alone.
+REPEAT_SECONDS = 0.5
+# A viewer that takes no packets for so long skips to the next keyframe.
+QUEUE_PACKETS = 24
+_CLOCK = Fraction(1, 90_000)
+
+
+def fitted(width: int, height: int) -> tuple[int, int]:
+    """The largest even size of the same shape within the box; never larger than the frame."""
+    scale = min(1.0, WIDTH / width, HEIGHT / height)
+    return max(2, round(width * scale) // 2 * 2), max(2, round(height * scale) // 2 * 2)
+
+
+class Encoder:
+    """VP8 with no delay. One thread at a time."""
+
+    def __init__(self) -> None:
+        self._context: VideoCodecContext | None = None
+        self._scale = VideoReformatter()
+
+    def encode(self, video_frame: av.VideoFrame, pts: int, *, keyframe: bool) -> Packet | None:
+        """The packet of `video_frame` at `pts` (90 kHz)."""
+        width, height = fitted(video_frame.width, video_frame.height)
+        context = self._context
+        if context is None or (context.width, context.height) != (width, height):
+            context = self._context = _context(width, height)
+        scaled = self._scale.reformat(video_frame, width, height, "yuv420p")
+        scaled.pts, scaled.time_base = pts, _CLOCK
+        scaled.pict_type = PictureType.I if keyframe else PictureType.NONE
+        packets = context.encode(scaled)
+        return packets[0] if packets else None
+
+
+def _context(width: int, height: int) -> VideoCodecContext:
+    context = VideoCodecContext.create("libvpx", "w")
+    assert isinstance(context, VideoCodecContext)  # noqa: S101 - libvpx is a video codec
+    context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+    context.bit_rate = BITS_PER_SECOND
+    context.time_base = _CLOCK
+    context.framerate = Fraction(FRAMES_PER_SECOND)
+    context.gop_size = 1_000_000  # keyframes are asked for, by time
+    context.thread_count = 1
+    context.options = {"deadline": "realtime", "cpu-used": "-8", "lag-in-frames": "0", "error-resilient": "1"}
+    return context
+
+
+class PreviewTrack(MediaStreamTrack):
+    """One viewer's share of a preview: VP8 packets that aiortc only has to pack."""
+
+    kind = "video"
+
+    def __init__(self, preview: Preview) -> None:
+        super().__init__()
+        self._preview = preview
+        self._packets: deque[Packet] = deque()
+        self._changed = asyncio.Event()
+        self._waits_for_keyframe = True
+
+    def offer(self, packet: Packet) -> None:
+        """Queue a packet. Full, it is emptied and goes on with the next keyframe: half a frame helps nobody."""
+        if len(self._packets) >= QUEUE_PACKETS:
+            self._packets.clear()
+            self._waits_for_keyframe = True
+        if self._waits_for_keyframe and not packet.is_keyframe:
+            return
+        self._waits_for_keyframe = False
+        self._packets.append(packet)
+        self._changed.set()
+
+    async def recv(self) -> Packet:
+        while not self._packets:
+            if self.readyState != "live":
+                raise MediaStreamError
+            self._changed.clear()
+            await self._changed.wait()
+        return self._packets.popleft()
+
+    def stop(self) -> None:
+        if self.readyState == "live":
+            super().stop()
+            self._changed.set()
+            self._preview.unlock(self)
+
+
+class Preview:
+    """One stream's encoder and its viewers; its task runs while there are any."""
+
+    def __init__(self, stream: Stream, executor: ThreadPoolExecutor) -> None:
+        self.stream = stream
+        self._executor = executor
+        self._tracks: set[PreviewTrack] = set()
+        self._newcomer = False
+        self._task: asyncio.Task[None] | None = None
+        self.encoded = 0
+
+    @property
+    def watched(self) -> bool:
+        return bool(self._tracks)
+
+    def join(self) -> PreviewTrack:
+        """A new viewer's track; it begins with a keyframe."""
+        track = PreviewTrack(self)
+        self._tracks.add(track)
+        self._newcomer = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name=f"preview-{self.stream.name}")
+        return track
+
+    def unlock(self, track: PreviewTrack) -> None:
+        """The viewer is gone; after the last one the encoder stops."""
+        self._tracks.discard(track)
+
+    async def close(self) -> None:
+        for track in list(self._tracks):
+            track.stop()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    async def _run(self) -> None:
+        encoder = Encoder()
+        shown: object = None
+        began = time.monotonic()
+        sent_at = keyframe_at = began - KEYFRAME_SECONDS
+        while self._tracks:
+            now = time.monotonic()
+            frame = self.stream.newest_frame()
+            if frame is not None and (
+                frame.video_frame is not shown or self._newcomer or now - sent_at >= REPEAT_SECONDS
+            ):
+                keyframe = self._newcomer or now - keyframe_at >= KEYFRAME_SECONDS
+                self._newcomer = False
+                shown, sent_at = frame.video_frame, now
+                keyframe_at = now if keyframe else keyframe_at
+                if not await self._send(encoder, frame.video_frame, round((now - began) / _CLOCK), keyframe=keyframe):
+                    encoder = Encoder()
+            await asyncio.sleep(max(0.0, now + 1 / FRAMES_PER_SECOND - time.monotonic()))
+
+    async def _send(self, encoder: Encoder, video_frame: av.VideoFrame, pts: int, *, keyframe: bool) -> bool:
+        """Encode and hand to every viewer; False: the encoder is of no use any more."""
+        loop = asyncio.get_running_loop()
+        try:
+            packet = await loop.run_in_executor(self._executor, _encode, encoder, video_frame, pts, keyframe)
+        except (av.FFmpegError, ValueError) as error:
+            log.warning("preview of %s: %s", self.stream.name, error)
+            return False
+        if packet is not None:
+            self.encoded += 1
+            for track in self._tracks:
+                track.offer(packet)
+        return True
+
+
+def _encode(encoder: Encoder, video_frame: av.VideoFrame, pts: int, keyframe: bool) -> Packet | None:
+    return encoder.encode(video_frame, pts, keyframe=keyframe)

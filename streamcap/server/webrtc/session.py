@@ -1,0 +1,156 @@
+"""`WebRtcSession`: one WebRTC connection answered over HTTP, and the rules WHIP and WHEP share (RFC 9725)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Sequence
+
+from aiortc import (
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCRtpSender,
+    RTCSessionDescription,
+)
+from aiortc import sdp as session_description
+from starlette.requests import Request
+
+from streamcap.server.errors import RefusalError
+from streamcap.server.ice import IceServer
+from streamcap.streams.stream import Stream
+from streamcap.streams.stream_set import StreamSet
+
+log = logging.getLogger(__name__)
+
+SDP = "application/sdp"
+TRICKLE = "application/trickle-ice-sdpfrag"
+CLOSE_SECONDS = 2.0
+# An honest offer has one or two media sections; each costs sockets.
+MAX_MEDIA_SECTIONS = 8
+
+
+async def read_body(request: Request, content_type: str) -> str:
+    """The body as text. Raises RefusalError: 415 for another type, 400 for what is no text."""
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given != content_type:
+        raise RefusalError(415, f"content type {given[:60] or 'none'!r}: use {content_type}", {"Accept-Post": SDP})
+    try:
+        return (await request.body()).decode()
+    except UnicodeDecodeError as error:
+        raise RefusalError(400, "the body is not UTF-8 text") from error
+
+
+def check_offer(text: str, *, directions: Sequence[str]) -> session_description.SessionDescription:
+    """`text` parsed, with a video section of one of `directions`. Raises RefusalError: 400 where it is no SDP offer,
+    406 where nothing in it can be used.
+    """
+    try:
+        if not text.startswith("v=0"):
+            raise ValueError("it does not begin with v=0")
+        offer = session_description.SessionDescription.parse(text)
+        if not offer.media:
+            raise ValueError("it has no media section")
+        for media in offer.media:
+            ice, dtls = media.ice, media.dtls
+            if ice is None or not ice.usernameFragment or not ice.password or dtls is None or not dtls.fingerprints:
+                raise ValueError("a media section lacks its ICE or DTLS parameters")
+    except Exception as error:
+        raise RefusalError(400, f"not an SDP offer: {str(error)[:120] or 'it cannot be parsed'}") from error
+    if len(offer.media) > MAX_MEDIA_SECTIONS:
+        raise RefusalError(406, f"{len(offer.media)} media sections are offered, more than {MAX_MEDIA_SECTIONS}")
+    videos = [media for media in offer.media if media.kind == "video" and media.port]
+    if not any((media.direction or "sendrecv") in directions for media in videos):
+        raise RefusalError(406, f"no video section that is {' or '.join(directions)} is offered")
+    return offer
+
+
+def is_there(streams: StreamSet, stream: Stream) -> bool:
+    """Whether `stream` has not been removed. Another may have its name by now."""
+    return stream.name in streams.names() and streams.get(stream.name) is stream
+
+
+class WebRtcSession:
+    """One peer connection. `id` is a secret: it is all that is needed to end the session."""
+
+    def __init__(self, ice_servers: Sequence[IceServer]) -> None:
+        self.id = secrets.token_urlsafe(16)
+        self.ice_servers = [RTCIceServer(one.url, one.username, one.credential) for one in ice_servers]
+        # An empty list, not None: None would mean a public STUN server.
+        self.connection = RTCPeerConnection(RTCConfiguration(iceServers=self.ice_servers))
+        self.over = asyncio.Event()
+        """Set when the connection has failed or was closed."""
+        self._offer: session_description.SessionDescription | None = None
+        self._sends = False
+
+        @self.connection.on("connectionstatechange")
+        def changed() -> None:
+            if self.connection.connectionState in ("failed", "closed"):
+                self.over.set()
+
+    def send(self, track: MediaStreamTrack, codec: str) -> None:
+        """Send `track`, whose packets are already of `codec` (`video/VP8`); call it before `answer`."""
+        self._sends = True
+        transceiver = self.connection.addTransceiver(track, direction="sendonly")
+        codecs = [c for c in RTCRtpSender.getCapabilities("video").codecs if c.mimeType == codec]
+        transceiver.setCodecPreferences(codecs)
+
+    async def answer(self, text: str, *, directions: Sequence[str]) -> str:
+        """The answer to the offer `text`; the connection is made in the background. Raises RefusalError."""
+        self._offer = check_offer(text, directions=directions)
+        try:
+            await self.connection.setRemoteDescription(RTCSessionDescription(text, "offer"))
+            self._mute_all_but_one_video()
+            await self.connection.setLocalDescription(await self.connection.createAnswer())
+        except Exception as error:
+            await self.close()
+            raise RefusalError(406, f"the offer cannot be answered: {str(error)[:120]}") from error
+        return self.connection.localDescription.sdp
+
+    def video(self) -> MediaStreamTrack | None:
+        """The track the peer sends."""
+        for transceiver in self.connection.getTransceivers():
+            if transceiver.kind == "video" and transceiver.direction == "recvonly":
+                return transceiver.receiver.track
+        return None
+
+    async def add_candidates(self, fragment: str) -> None:
+        """Take trickled candidates (RFC 8840). Raises RefusalError: 400 for nonsense, 422 for a restart of ICE."""
+        offer = self._offer
+        if offer is None:
+            raise RefusalError(409, "this session has no offer yet")
+        names = {media.ice.usernameFragment for media in offer.media if media.ice is not None}
+        mid: str | None = offer.media[0].rtp.muxId
+        try:
+            for line in fragment.splitlines():
+                if line.startswith("a=ice-ufrag:") and line.partition(":")[2].strip() not in names:
+                    raise RefusalError(422, "ICE restarts are not supported; end this session and begin another")
+                if line.startswith("a=mid:"):
+                    mid = line[6:].strip()
+                if line.startswith("a=candidate:"):
+                    candidate = session_description.candidate_from_sdp(line[12:])
+                    candidate.sdpMid = mid
+                    await self.connection.addIceCandidate(candidate)
+        except (ValueError, AssertionError, IndexError) as error:
+            raise RefusalError(400, "not an ICE candidate fragment") from error
+
+    async def close(self) -> None:
+        """End the connection; idempotent, bounded in time."""
+        self.over.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.connection.close()
+
+    def _mute_all_but_one_video(self) -> None:
+        """Sound, and a second camera, are answered as inactive: nobody would read what they bring."""
+        chosen = False
+        for transceiver in self.connection.getTransceivers():
+            if transceiver.kind == "video" and not chosen:
+                chosen = True
+                if not self._sends:
+                    transceiver.direction = "recvonly"
+            else:
+                transceiver.direction = "inactive"

@@ -1,0 +1,174 @@
+"""`StreamSet`: the set of streams, the tasks that run them, and the way from the engine back to each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
+
+from streamcap.captions.hub import Hub, UnknownStreamError
+from streamcap.engine.engine import EngineStatistics
+from streamcap.engine.outcome import Outcome
+from streamcap.errors import InputError, StreamcapError
+from streamcap.media.sources import check_url
+from streamcap.streams.options import StreamOptions, check_every, check_name
+from streamcap.streams.stream import Counters, Stream, StreamDeps
+
+log = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 3.0
+# Names that are remembered after their stream was removed. Policy when full: the one removed first is forgotten.
+NAMES_KEPT = 1024
+
+
+class DuplicateStreamError(InputError):
+    """There is a stream of that name already."""
+
+
+class TooManyStreamsError(InputError):
+    """There are as many streams as the service takes."""
+
+
+class NotReadyError(StreamcapError):
+    """There is no model yet to caption with."""
+
+
+class StreamSet:
+    """Add, find and remove streams on a running service. All calls on the event loop."""
+
+    def __init__(self, options: StreamOptions, hub: Hub) -> None:
+        self.hub = hub
+        self.options = options
+        self.ready = False
+        """Whether the model is loaded, the engine runs, and the streams wanted from the start are there."""
+        self.engine = EngineStatistics()
+        """The engine's counters."""
+        self._deps: StreamDeps | None = None
+        self._forget: Callable[[str], None] = lambda name: None
+        self._streams: dict[str, Stream] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._counters: dict[str, Counters] = {}
+
+    def begin(self, deps: StreamDeps, *, forget: Callable[[str], None], engine: EngineStatistics) -> None:
+        """The model is there: from now on streams can be added."""
+        self._deps, self._forget, self.engine = deps, forget, engine
+
+    def names(self) -> list[str]:
+        return list(self._streams)
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def get(self, name: str) -> Stream:
+        """Raises UnknownStreamError."""
+        try:
+            return self._streams[name]
+        except KeyError:
+            known = ", ".join(self._streams) or "none"
+            raise UnknownStreamError(f"no stream is named {name[:80]!r}; there are: {known}") from None
+
+    async def add(self, name: str | None, url: str, every: float | None = None) -> Stream:
+        """Start captioning `url`; `name` None: one is made from the URL. Raises InputError, NotReadyError."""
+        if self._deps is None:
+            raise NotReadyError("the model is loading; try again in a moment")
+        url = check_url(url)
+        name = self._free_name(url) if name is None else check_name(name)
+        if name in self._streams:
+            raise DuplicateStreamError(f"there is a stream named {name} already; choose another name")
+        if len(self._streams) >= self.options.max_streams:
+            raise TooManyStreamsError(f"there are {len(self._streams)} streams already, the most this service takes")
+        every = check_every(self.options.every if every is None else every)
+        stream = Stream(name, url, every, self._deps, self._counters.get(name))
+        # Claimed before the first await, so that two requests cannot both have it.
+        self._streams[name] = stream
+        try:
+            await stream.prepare()
+        except OSError as error:
+            self._release_name(stream)
+            stream.unlock()
+            raise InputError(f"cannot use the files of stream {name}: {error}") from error
+        except BaseException:  # cancelled, too: the name is free again
+            self._release_name(stream)
+            stream.unlock()
+            raise
+        if self._streams.get(name) is not stream:
+            stream.unlock()
+            raise InputError(f"stream {name} was removed before it began")
+        stream.register()
+        task = asyncio.create_task(stream.run(), name=f"stream-{name}")
+        task.add_done_callback(_log_failure)
+        self._tasks[name] = task
+        return stream
+
+    async def remove(self, name: str) -> None:
+        """Stop a stream, close its last cue and files, and forget it; its files stay. Raises UnknownStreamError."""
+        stream = self.get(name)
+        await _end([self._tasks[name]] if name in self._tasks else [])
+        if self._streams.get(name) is not stream:
+            return  # removed by another, and perhaps begun anew
+        self._release_name(stream)
+        self._tasks.pop(name, None)
+        self._forget(name)
+        self.hub.remove(name)
+        self._counters.pop(name, None)
+        self._counters[name] = stream.counters()
+        while len(self._counters) > NAMES_KEPT:
+            del self._counters[next(iter(self._counters))]
+
+    async def close(self) -> None:
+        """End all streams within CLOSE_SECONDS; idempotent."""
+        self.ready = False
+        await _end(list(self._tasks.values()))
+        self.hub.close("the service is stopping")
+
+    def dispatch(self, outcomes: Sequence[Outcome]) -> None:
+        """Hand each outcome to its stream; one of a stream that is gone is dropped."""
+        for outcome in outcomes:
+            stream = self._streams.get(outcome.sample.stream)
+            if stream is None:
+                continue
+            try:
+                stream.on_outcome(outcome)
+            except Exception:  # one stream's trouble is no other's: theirs are in the same list
+                log.exception("stream %s: what the engine said of a sample was lost", stream.name)
+
+    def _release_name(self, stream: Stream) -> None:
+        if self._streams.get(stream.name) is stream:
+            del self._streams[stream.name]
+
+    def _free_name(self, url: str) -> str:
+        stem = _name_of(url)
+        if stem not in self._streams:
+            return stem
+        return next(name for number in range(2, 10_000) if (name := f"{stem}-{number}") not in self._streams)
+
+
+def _name_of(url: str) -> str:
+    """A stream name out of a URL: the last part of its path, else its host, else its scheme."""
+    deps = urlsplit(url)
+    last = deps.path.rstrip("/").rpartition("/")[2].rpartition(".")
+    for candidate in (last[0] or last[2], deps.hostname or "", deps.scheme):
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", candidate).strip("-._")[:48]
+        if name:
+            with contextlib.suppress(InputError):
+                return check_name(name)
+    return "camera"
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        # Asked once: a second time would cut short what it does to end well.
+        if not task.cancelling():
+            task.cancel()
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
+        for task in late:
+            log.warning("%s did not end within %g s", task.get_name(), CLOSE_SECONDS)
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("%s failed", task.get_name(), exc_info=error)

@@ -1,0 +1,1 @@
+"""Data sets: corpora, feature caches, text."""

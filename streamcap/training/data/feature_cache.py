@@ -1,0 +1,220 @@
+"""The feature cache: what the vision encoder made of every image or clip, in memory-mapped safetensors shards.
+
+    manifest.json          encoder, counts, what was skipped and why, whether it is complete
+    train-00000.safetensors    `features`, (n, ...) float16, and the names of its n items in the metadata
+    train.json             the captions of every item, by name
+
+A shard is written whole or not at all and covers a fixed stretch of its split, so a stopped run goes on with the first
+shard that is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from streamcap.errors import InputError
+from streamcap.offline.whole import make_directory
+from streamcap.training.data.corpus import Item, Problem
+from streamcap.training.data.encoders import EncoderId
+from streamcap.training.files import read_json, write_bytes, write_json
+
+VERSION = 1
+SHARD_ITEMS = 1000
+Features = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One item of a split as training takes it."""
+
+    name: str
+    captions: tuple[str, ...]
+    shard: int
+    row: int
+
+
+class CacheWriter:
+    """Writes one cache, or goes on with one that was stopped.
+
+    Raises InputError where the folder holds a cache of another encoder, frame count or corpus, which is left as it is,
+    and where it cannot be made.
+    """
+
+    def __init__(self, folder: Path, encoder: EncoderId, frames: int | None, splits: dict[str, list[Item]]) -> None:
+        self.folder = folder
+        self.frames = frames
+        self._splits = splits
+        self._identity = {
+            "version": VERSION,
+            "encoder": asdict(encoder),
+            "frames": frames,
+            "listed": {split: len(items) for split, items in splits.items()},
+            "names": {split: digest([item.name for item in items]) for split, items in splits.items()},
+        }
+        if (folder / "manifest.json").is_file():
+            _same(folder, _manifest(folder), self._identity)
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{folder}: is not empty and holds no feature cache; name another folder")
+        else:
+            make_directory(folder)
+            self._write_manifest(complete=False, problems=[])
+
+    def missing(self, readable: Callable[[Item], bool] = lambda item: False) -> Iterator[tuple[str, int, list[Item]]]:
+        """(split, number, its items) of every shard that is still to be made: that is not there, is damaged, or was
+        made without an item that is `readable` by now."""
+        for split, items in self._splits.items():
+            for number, start in enumerate(range(0, len(items), SHARD_ITEMS)):
+                some = items[start : start + SHARD_ITEMS]
+                try:
+                    skipped = {problem.name for problem in self._skipped(split, number)}
+                except (OSError, SafetensorError):
+                    yield split, number, some
+                    continue
+                if any(item.name in skipped and readable(item) for item in some):
+                    yield split, number, some
+
+    def reopen(self) -> None:
+        """Say that the cache is not complete, before a shard of one that was is written anew."""
+        self._write_manifest(complete=False, problems=[])
+
+    def write(self, split: str, number: int, names: list[str], features: Features, skipped: list[Problem]) -> None:
+        """One shard: features (n, ...) of the n items named, and what of its stretch was skipped."""
+        metadata = {"names": json.dumps(names), "skipped": json.dumps([asdict(problem) for problem in skipped])}
+        write_bytes(self._shard(split, number), save({"features": np.ascontiguousarray(features)}, metadata))
+
+    def finish(
+        self, problems: list[Problem], on_progress: Callable[[Problem], None] = lambda problem: None
+    ) -> dict[str, Any]:
+        """Write the captions and the manifest of a complete cache; returns the manifest.
+
+        told: called with everything that was skipped. Raises InputError where nothing of a split could be read.
+        """
+        counts = {}
+        for split, items in self._splits.items():
+            kept: set[str] = set()
+            for number in range(-(-len(items) // SHARD_ITEMS)):
+                kept.update(json.loads(self._metadata(split, number)["names"]))
+                for problem in self._skipped(split, number):
+                    on_progress(problem)
+                    problems.append(problem)
+            if not kept:
+                raise InputError(
+                    f"{self.folder}: nothing of the split {split} could be read; mend what is told above, and run this "
+                    "again"
+                )
+            counts[split] = len(kept)
+            write_json(self.folder / f"{split}.json", {item.name: item.captions for item in items if item.name in kept})
+        return self._write_manifest(complete=True, problems=problems, counts=counts)
+
+    def _shard(self, split: str, number: int) -> Path:
+        return self.folder / f"{split}-{number:05d}.safetensors"
+
+    def _metadata(self, split: str, number: int) -> dict[str, str]:
+        with safe_open(self._shard(split, number), "np") as shard:
+            metadata: dict[str, str] = shard.metadata()
+        return metadata
+
+    def _skipped(self, split: str, number: int) -> list[Problem]:
+        return [Problem(**problem) for problem in json.loads(self._metadata(split, number)["skipped"])]
+
+    def _write_manifest(self, *, complete: bool, problems: list[Problem], **more: Any) -> dict[str, Any]:
+        tally: dict[str, int] = {}
+        for problem in problems:
+            tally[problem.why] = tally.get(problem.why, 0) + 1
+        manifest = {
+            **self._identity,
+            "complete": complete,
+            "shard_items": SHARD_ITEMS,
+            **more,
+            "skipped": tally,
+            "problems": [asdict(problem) for problem in problems],
+        }
+        write_json(self.folder / "manifest.json", manifest)
+        return manifest
+
+
+class FeatureCache:
+    """A complete cache, read through memory maps. Raises InputError for one that is none, or not complete."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = _manifest(folder)
+        if not self.manifest.get("complete"):
+            raise InputError(f"{folder}: this feature cache is not complete; run `streamcap dataset` on it again")
+        self.encoder = EncoderId(**self.manifest["encoder"])
+        self.frames: int | None = self.manifest["frames"]
+        self._shards: dict[str, list[Any]] = {}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits it holds."""
+        return tuple(self.manifest["counts"])
+
+    def examples(self, split: str) -> list[Example]:
+        """Every item of a split. Raises InputError for a split it does not hold, and for a damaged shard."""
+        if split not in self.splits:
+            raise InputError(f"{self.folder}: has no split {split!r}; it has {', '.join(self.splits)}")
+        captions = read_json(self.folder / f"{split}.json")
+        shards, out = [], []
+        for number in range(-(-self.manifest["listed"][split] // SHARD_ITEMS)):
+            path = self.folder / f"{split}-{number:05d}.safetensors"
+            try:
+                shard = safe_open(path, "np")
+            except (OSError, SafetensorError) as error:
+                raise InputError(f"{path}: cannot be read ({error}); delete it and run `streamcap dataset`") from None
+            shards.append(shard)
+            metadata: dict[str, str] = shard.metadata()  # type: ignore[no-untyped-call]
+            for row, name in enumerate(json.loads(metadata["names"])):
+                out.append(Example(name, tuple(captions[name]), number, row))
+        self._shards[split] = [_slice(shard) for shard in shards]
+        return out
+
+    def features(self, split: str, examples: list[Example]) -> npt.NDArray[np.float32]:
+        """(B, ...) of the given examples of a split that `examples` listed."""
+        shards = self._shards[split]
+        return np.stack([shards[e.shard][e.row : e.row + 1][0] for e in examples]).astype(np.float32)
+
+
+def digest(content: object) -> str:
+    """SHA-256, in hexadecimal, of names or captions in their order."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _slice(shard: Any) -> Any:
+    return shard.get_slice("features")
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: is no feature cache (manifest.json is missing)")
+    content = read_json(path)
+    if content.get("version") != VERSION:
+        raise InputError(f"{path}: is no manifest of a feature cache that this version reads")
+    return content
+
+
+def _same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for key in ("encoder", "frames", "listed"):
+        if found.get(key) != wanted[key]:
+            on_progress = {"encoder": "encoder", "frames": "frames a clip", "listed": "captions"}[key]
+            raise InputError(
+                f"{folder}: holds a cache made with other {on_progress} ({found.get(key)}, not {wanted[key]}); "
+                "name another folder, nothing was overwritten"
+            )
+    other = [split for split, names in wanted["names"].items() if found.get("names", {}).get(split) != names]
+    if other:
+        raise InputError(
+            f"{folder}: is not known to hold these images or clips in the split {', '.join(other)}; name another "
+            "folder, nothing was overwritten"
+        )

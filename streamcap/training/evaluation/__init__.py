@@ -1,0 +1,1 @@
+"""Evaluation: scores, reports, contact sheets."""

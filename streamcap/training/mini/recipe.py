@@ -1,0 +1,299 @@
+"""The recipe of `mini`, the model in the package. From Flickr8k's folder to the shipped files:
+
+    python -m streamcap.training.mini.recipe FLICKR8K RUN --teacher mobilenet_v2_1.0_224_ptq.tflite
+
+FLICKR8K holds `results.csv`, `train.txt`, `dev.txt` and the images, in `images-192.tar` or a folder `images`. All
+that is made on the way is kept in RUN; the same command goes on where it was stopped (SIGTERM and Ctrl-C save first).
+The best model by the dev split is in RUN/best. The test split is not read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from streamcap.errors import InputError, StreamcapError
+from streamcap.image_spec import ImageSpec
+from streamcap.training.curves import Curves, draw_curves
+from streamcap.training.mini.caption_stage import CaptionStageOptions, CaptionStageTrainer
+from streamcap.training.mini.data import Data, prepare
+from streamcap.training.mini.features import StoppedError, store_features
+from streamcap.training.mini.joint import JointOptions, JointTrainer
+from streamcap.training.mini.scst import ScstOptions, ScstTrainer
+from streamcap.training.mini.stage import REWARD, StageTrainer, midpoint, read_state
+from streamcap.training.mini.teacher import Teacher, TfliteTeacher
+from streamcap.training.mini.validation import evaluate_stage
+
+log = logging.getLogger(__name__)
+
+PICTURE = ImageSpec(160, 160, "squash", "area", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CONFIG: dict[str, Any] = {
+    "vision": {
+        "architecture": "staged",
+        "stem": 16,
+        "widths": [32, 64, 128, 128, 256, 256],
+        "depths": [1, 1, 1, 1, 1, 1],
+        "strides": [2, 2, 2, 1, 2, 1],
+        # The teacher's channels and some of the encoder's own, for what only drawn scenes ask.
+        "outputs": [24 + 8, 32 + 16, 64 + 32, 96 + 32, 160 + 64, 320 + 64],
+    },
+    "mapping": {
+        "architecture": "grid",
+        "cells": 25,
+        "channels": 384,
+        "width": 256,
+        "prefix": 10,
+        "layers": 2,
+        "heads": 4,
+        "dropout": 0.0,
+    },
+    "gpt2": {
+        "vocab_size": 3000,
+        "n_positions": 64,
+        "n_embd": 256,
+        "n_layer": 4,
+        "n_head": 4,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    },
+}
+CURVE_STEPS = 50
+"""Steps whose mean loss makes one row of the curves."""
+SAVE_STEPS = 250
+"""Steps after which a stage is saved where it is not judged: a crash costs minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of training and how often it is judged."""
+
+    name: str
+    options: JointOptions | CaptionStageOptions
+    judge_every: int
+    """Steps; 0: it is not judged, having learned no words."""
+    after: tuple[str, ...] = ()
+    """Start from the mean of these stages' weights; none: from the last stage before it."""
+
+
+WORDING = CaptionStageOptions(
+    steps=800,
+    real=40,
+    scenes=48,
+    captions=5,
+    sentences=1.0,
+    learning_rate=8e-4,
+    warmup=50,
+    word_dropout=0.08,
+    orthogonal=True,
+)
+STAGES = (
+    # The encoder alone: what the teacher makes of real and drawn images, leg by leg, and what drawn scenes show.
+    Stage(
+        "sight",
+        JointOptions(
+            steps=3200,
+            real=40,
+            scenes=10,
+            captions=0,
+            sentences=0.0,
+            mixup_prob=0.3,
+            learning_rate=2e-3,
+            weight_decay=0.02,
+            orthogonal=True,
+        ),
+        0,
+    ),
+    # The words, on the features of the encoder as it is now.
+    Stage("wording", WORDING, 400),
+    # Encoder and mapping by captions and teacher at once: what the teacher sees is not all that captions are about.
+    Stage(
+        "together",
+        JointOptions(
+            steps=1600,
+            real=40,
+            scenes=10,
+            captions=1,
+            sentences=0.5,
+            teacher_forcing=0.0,
+            distill_weight=2.0,
+            learning_rate=1e-3,
+            warmup=50,
+            weight_decay=0.02,
+            orthogonal=True,
+            train_decoder=False,
+        ),
+        400,
+    ),
+    # The words, on what the encoder has become.
+    Stage("rewording", replace(WORDING, steps=400, learning_rate=4e-4, warmup=25), 400),
+    # The words once more, by what they are judged by.
+    Stage(
+        "critic",
+        ScstOptions(
+            steps=225, real=24, scenes=96, captions=1, sentences=1.0, learning_rate=3e-4, warmup=20, weight_decay=0.0
+        ),
+        225,
+    ),
+    # The mean of both is better on real images than either.
+    Stage("halfway", CaptionStageOptions(steps=0, real=16, scenes=128, captions=4), 1, after=("rewording", "critic")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How this call runs the stages."""
+
+    stages: tuple[Stage, ...]
+    chosen: frozenset[str]
+    """The names of those to run; the others only give their weights."""
+    views_kept: int = 4
+    """Views of each real image whose features are stored."""
+    other_settings: bool = False
+    """Go on with a stage that was started with other settings."""
+    open_teacher: Callable[[], Teacher | None] = lambda: None
+
+
+def plan(names: str | None, scale: float, views_kept: int, *, other_settings: bool = False) -> Plan:
+    """The stages `names` (comma-separated; None: all), each of `scale` times as many steps. Raises InputError."""
+    known = [stage.name for stage in STAGES]
+    chosen = known if names is None else [name.strip() for name in names.split(",")]
+    if (stray := next((name for name in chosen if name not in known), None)) is not None:
+        raise InputError(f"--stages {stray!r}: it is one of {', '.join(known)}")
+    if scale <= 0 or views_kept < 1:
+        raise InputError("--scale is above 0, --views-kept at least 1")
+    stages = tuple(
+        replace(stage, options=replace(stage.options, steps=_scaled(stage.options.steps, scale))) for stage in STAGES
+    )
+    return Plan(stages, frozenset(chosen), views_kept, other_settings)
+
+
+def _scaled(steps: int, scale: float) -> int:
+    return max(1, round(steps * scale)) if steps else 0
+
+
+def train(data: Data, run: Path, planned: Plan, stopped: Callable[[], bool]) -> None:
+    """Run the chosen stages that are not done yet, each from the weights of the last one before it that there is; the
+    best model by the dev split is in RUN/best."""
+    previous: list[Path] = []
+    for stage in planned.stages:
+        state, done = run / f"{stage.name}.pt", run / f"{stage.name}.done"
+        if stage.name in planned.chosen and not done.is_file():
+            _run_stage(stage, data, run, [run / f"{name}.pt" for name in stage.after] or previous, planned, stopped)
+            if stopped():
+                return
+            done.touch()
+        if state.is_file():
+            previous = [state]
+
+
+def _run_stage(
+    stage: Stage, data: Data, run: Path, previous: list[Path], planned: Plan, stopped: Callable[[], bool]
+) -> None:
+    trainer = _trainer(stage, data, planned.open_teacher)
+    state = run / f"{stage.name}.pt"
+    recent: list[float] = []
+    rewards: list[float] = []
+    if state.is_file():
+        found = trainer.restore(state, other_settings=planned.other_settings)
+        recent, rewards = found.get("recent", []), found.get("rewards", [])
+    elif previous:
+        trainer.start_from(midpoint([read_state(path) for path in previous]))
+    if isinstance(trainer, CaptionStageTrainer) and not previous:
+        raise InputError(f"{run}: the stage {stage.name} needs an encoder, and no stage before it has been run")
+    if isinstance(trainer, CaptionStageTrainer) and stage.options.steps:
+        log.info("%s: features of the frozen encoder", stage.name)
+        try:
+            real, scenes = data.train.pixels, data.scenes.pixels
+            trainer.learn_from(
+                store_features(run, trainer.vision, PICTURE, real, scenes, planned.views_kept, stopped=stopped)
+            )
+        except StoppedError:
+            return
+    curves = Curves(run / f"{stage.name}.csv", trainer.step)
+    if not stage.options.steps:
+        evaluate_stage(trainer, CONFIG, data, run, stage.name, curves)
+    began, first = time.monotonic(), trainer.step
+    while trainer.step < stage.options.steps and not stopped():
+        parts = trainer.run_step()
+        if REWARD in parts:
+            rewards.append(parts[REWARD])
+        recent.append(sum(value for name, value in parts.items() if name != REWARD))
+        if trainer.step % CURVE_STEPS == 0:
+            curves.add(
+                step=trainer.step,
+                epoch=0,
+                learning_rate=trainer.learning_rate(),
+                loss=float(np.mean(recent)),
+                **({"reward": float(np.mean(rewards))} if rewards else {}),
+            )
+            recent.clear()
+            rewards.clear()
+            speed = (trainer.step - first) / (time.monotonic() - began)
+            on_progress = ", ".join(f"{name} {value:.3f}" for name, value in parts.items())
+            log.info("%s %d/%d, %.2f steps/s: %s", stage.name, trainer.step, stage.options.steps, speed, on_progress)
+        if stage.judge_every and (trainer.step % stage.judge_every == 0 or trainer.step == stage.options.steps):
+            evaluate_stage(trainer, CONFIG, data, run, stage.name, curves)
+            trainer.save(state, recent=recent, rewards=rewards)
+        elif trainer.step % SAVE_STEPS == 0:
+            trainer.save(state, recent=recent, rewards=rewards)
+    trainer.save(state, recent=recent, rewards=rewards)
+    draw_curves(run / f"{stage.name}.csv", run / f"{stage.name}.png", f"mini, {stage.name}")
+
+
+def _trainer(stage: Stage, data: Data, open_teacher: Callable[[], Teacher | None]) -> StageTrainer:
+    options, sentences = stage.options, data.sentences()
+    if isinstance(options, ScstOptions):
+        return ScstTrainer(CONFIG, PICTURE, options, data.train.tokens, sentences, 0, data.tokenizer)
+    if isinstance(options, CaptionStageOptions):
+        return CaptionStageTrainer(CONFIG, PICTURE, options, data.train.tokens, sentences, stop=0)
+    teacher = open_teacher() if options.distill_weight else None
+    return JointTrainer(CONFIG, PICTURE, options, data.train, data.scenes, sentences, 0, teacher)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; exit status 2 for wrong use, with one line on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m streamcap.training.mini.recipe", description=__doc__)
+    parser.add_argument("source", type=Path, help="Flickr8k's folder")
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument(
+        "--teacher", type=Path, help="the tflite file; without it the encoder learns from drawn scenes alone"
+    )
+    parser.add_argument("--views-kept", type=int, default=4, help="views of every image whose features are stored")
+    parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
+    parser.add_argument("--scale", type=float, default=1.0, help="times as many steps in every stage")
+    parser.add_argument("--stages", help="run these alone, comma-separated, such as taught,words")
+    parser.add_argument(
+        "--other-settings", action="store_true", help="go on with a stage although it was started with other settings"
+    )
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_flush_denormal(True)
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    asked: list[int] = []
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda number, _frame: asked.append(number))
+    try:
+        planned = plan(given.stages, given.scale, given.views_kept, other_settings=given.other_settings)
+        if given.teacher is not None:
+            planned = replace(planned, open_teacher=lambda: TfliteTeacher(given.teacher, PICTURE.width))
+        data = prepare(given.source, given.run, CONFIG["gpt2"]["vocab_size"])
+        train(data, given.run, planned, lambda: bool(asked))
+    except StreamcapError as error:
+        log.error("%s", error)
+        return 2 if isinstance(error, InputError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,272 @@
+"""Products and encoders' layers through `kernels/`, against torch on the same weights."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from streamcap.captioner.kernels.packed import (
+    FusedLayers,
+    LayerWeights,
+    PackedConvolution,
+    PackedLayers,
+    PackedLinear,
+    can_fuse,
+    is_supported,
+    matmul,
+)
+from streamcap.captioner.models.vit import ViTConfig, ViTLayer
+from tests.captioner.packed_layers import needs_compiler, with_codes
+from tests.timeouts import TIMEOUT_FACTOR
+
+pytestmark = needs_compiler
+
+
+def layers(count: int, *, width: int = 64, heads: int = 4, inner: int = 128, activation: str = "gelu") -> nn.Sequential:
+    config = ViTConfig(
+        image=32, patch=16, width=width, layers=count, heads=heads, inner=inner, activation=activation,
+        epsilon=1e-5, output="states", pre_norm=False, patch_bias=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    made = nn.Sequential(*(ViTLayer(config) for _ in range(count))).eval()
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return made
+
+
+def parts(made: nn.Sequential) -> list[LayerWeights]:
+    return [
+        LayerWeights(layer.norm_1, layer.qkv, layer.out, layer.norm_2, layer.fc1, layer.fc2)
+        for layer in made
+        if isinstance(layer, ViTLayer)
+    ]
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "bias"), [(64, 32, True), (64, 57, False), (192, 1, True)])
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (5,), (3, 1), (2, 31)])
+@torch.inference_mode()
+def test_packed_linear_matches_torch(
+    library: ctypes.CDLL, precision: str, shape: tuple[int, ...], inputs: int, outputs: int, bias: bool
+) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(inputs, outputs, bias=bias)
+    coded = PackedLinear(linear, precision)
+    x = torch.randn(*shape, inputs)
+    output_steps = F.linear(x, coded.weight(), linear.bias)
+    near = 2e-3 if precision == "int8" else 1e-5
+    torch.testing.assert_close(coded(x), output_steps, rtol=near, atol=near)
+    rows = x.reshape(-1, inputs)
+    found = matmul(coded, rows, library=library).view(output_steps.shape)
+    torch.testing.assert_close(found, output_steps, rtol=near, atol=near)
+    torch.testing.assert_close(coded.weight(), linear.weight, rtol=0, atol=2e-3 if precision == "int8" else 0)
+
+
+@torch.inference_mode()
+def test_row_of_large_values_keeps_other_rows_exact(precision: str) -> None:
+    torch.manual_seed(1)
+    linear = nn.Linear(64, 64)
+    coded = PackedLinear(linear, precision)
+    x = torch.randn(8, 64)
+    x[0] *= 1000
+    torch.testing.assert_close(coded(x)[1:], F.linear(x, coded.weight(), linear.bias)[1:], rtol=2e-3, atol=2e-3)
+
+
+@torch.inference_mode()
+def test_packed_linear_of_non_finite_input_is_nan(precision: str) -> None:
+    coded = PackedLinear(nn.Linear(64, 32), precision)
+    x = torch.zeros(3, 64)
+    x[1, 5] = torch.inf
+    assert coded(x).isnan().all()
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu", "gelu_pytorch_tanh", "relu"])
+@pytest.mark.parametrize(("rows", "count"), [(1, 1), (1, 50), (3, 7), (2, 65)])
+@torch.inference_mode()
+def test_fused_layers_match_torch(library: ctypes.CDLL, precision: str, rows: int, count: int, activation: str) -> None:
+    made = layers(2, activation=activation)
+    coded = PackedLayers(FusedLayers(parts(made), heads=4, activation=activation, precision=precision, library=library))
+    with_codes(made, precision)
+    torch.manual_seed(2)
+    x = torch.randn(rows, count, 64)
+    near = 5e-3 if precision == "int8" else 5e-5
+    torch.testing.assert_close(coded(x), made(x), rtol=near, atol=near)
+
+
+@pytest.mark.parametrize(("width", "heads"), [(64, 1), (192, 2), (320, 4)])
+@torch.inference_mode()
+def test_fused_layers_support_any_head_width(library: ctypes.CDLL, precision: str, width: int, heads: int) -> None:
+    made = layers(1, width=width, heads=heads, inner=320)
+    coded = PackedLayers(FusedLayers(parts(made), heads=heads, activation="gelu", precision=precision, library=library))
+    with_codes(made, precision)
+    x = torch.randn(2, 9, width)
+    near = 5e-3 if precision == "int8" else 5e-5
+    torch.testing.assert_close(coded(x), made(x), rtol=near, atol=near)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("rows", "output_steps"), [(1, [0]), (1, [0, 3, 8]), (3, [2, 4, 5, 8]), (5, [8])])
+@torch.inference_mode()
+def test_last_layer_computes_requested_positions_only(
+    library: ctypes.CDLL, precision: str, rows: int, output_steps: list[int], threads: int
+) -> None:
+    fused = FusedLayers(parts(layers(2)), heads=4, activation="gelu", precision=precision, library=library)
+    x = torch.randn(rows, 9, 64)
+    torch.set_num_threads(threads)
+    try:
+        found = fused.run(x, output_steps=torch.tensor(output_steps).expand(rows, -1))
+        whole = fused.run(x)
+        keys, values = torch.zeros(2, 2, rows, 4, 12, 16)
+        causal = fused.run(x, keys, values)
+        kept = keys.clone(), values.clone()
+        last = torch.randint(0, 9, (rows, 1))
+        picked = fused.run(x, keys.zero_(), values.zero_(), output_steps=last)
+    finally:
+        torch.set_num_threads(1)
+    torch.testing.assert_close(found, whole[:, output_steps], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(picked, causal.take_along_dim(last[..., None], 1), rtol=1e-5, atol=1e-5)
+    assert torch.equal(keys, kept[0]) and torch.equal(values, kept[1])  # of all positions, wanted or not
+
+
+@torch.inference_mode()
+def test_fused_layers_propagate_nan(precision: str) -> None:
+    coded = PackedLayers(FusedLayers(parts(layers(1)), heads=4, activation="gelu", precision=precision))
+    x = torch.zeros(2, 3, 64)
+    x[1, 2, 5] = torch.nan
+    assert coded(x).isnan().all()
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize(("damaged", "by"), [(slice(0, 128), 1e21), (slice(128, 192), 1e38)])
+@torch.inference_mode()
+def test_overflow_inside_fused_layers_is_visible(
+    library: ctypes.CDLL, precision: str, damaged: slice, by: float, activation: str
+) -> None:
+    made = layers(2, activation=activation)
+    attention = made[0].get_submodule("qkv")
+    assert isinstance(attention, nn.Linear)
+    attention.weight[damaged] *= by
+    fused = FusedLayers(parts(made), heads=4, activation=activation, precision=precision, library=library)
+    x = torch.randn(1, 7, 64)
+    assert not made(x).isfinite().any()
+    assert not fused.run(x).isfinite().any()
+    cache = torch.zeros(2, 2, 1, 4, 8, 16)
+    assert not fused.run(x, cache[0], cache[1]).isfinite().all()
+
+
+@torch.inference_mode()
+def test_empty_batch_gives_empty_output(precision: str) -> None:
+    coded = PackedLinear(nn.Linear(64, 32), precision)
+    assert coded(torch.empty(0, 64)).shape == (0, 32)
+    fused = FusedLayers(parts(layers(1)), heads=4, activation="gelu", precision=precision)
+    assert fused.run(torch.empty(0, 5, 64)).shape == (0, 5, 64)
+
+
+@torch.inference_mode()
+def test_default_dtype_does_not_change_results(precision: str) -> None:
+    coded = PackedLinear(nn.Linear(64, 32), precision)
+    fused = FusedLayers(parts(layers(1)), heads=4, activation="gelu", precision=precision)
+    x = torch.randn(1, 6, 64)
+    output_steps = coded(x), fused.run(x)
+    torch.set_default_dtype(torch.float16)
+    try:
+        found = coded(x), fused.run(x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found[0], output_steps[0]) and torch.equal(found[1], output_steps[1])
+
+
+def test_packed_layers_have_no_gradient(precision: str) -> None:
+    x = torch.randn(1, 6, 64, requires_grad=True)
+    fused = FusedLayers(parts(layers(1)), heads=4, activation="gelu", precision=precision)
+    assert not fused.run(x).requires_grad
+    assert not PackedLinear(nn.Linear(64, 32), precision)(x).requires_grad
+
+
+@torch.inference_mode()
+def test_fused_layers_keep_weights_after_module_moves(precision: str) -> None:
+    fused = FusedLayers(parts(layers(1)), heads=4, activation="gelu", precision=precision)
+    x = torch.randn(1, 6, 64)
+    output_steps = fused.run(x)
+    for linear in fused.linears[0]:
+        linear.to(torch.float64)
+    assert torch.equal(fused.run(x), output_steps)
+
+
+@torch.inference_mode()
+def test_short_kv_cache_is_refused(precision: str) -> None:
+    fused = FusedLayers(parts(layers(1)), heads=4, activation="gelu", precision=precision)
+    cache = torch.zeros(2, 1, 2, 4, 6, 16)
+    with pytest.raises(IndexError, match="4 positions from 3 on: the cache has 6"):
+        fused.run(torch.randn(2, 4, 64), cache[0], cache[1], start=3)
+    with pytest.raises(ValueError, match="no room for 3 rows"):
+        fused.run(torch.randn(3, 4, 64), cache[0], cache[1])
+    with pytest.raises(ValueError, match="float64"):
+        fused.run(torch.randn(2, 4, 64), cache[0].double(), cache[1])
+
+
+def test_can_fuse_and_is_supported_limits() -> None:
+    assert is_supported(nn.Linear(64, 5)) and not is_supported(nn.Linear(60, 64))
+    assert can_fuse(parts(layers(2)))
+    assert not can_fuse(parts(layers(1, width=64, inner=32)))  # narrower inside
+    assert not can_fuse(parts(layers(1, width=48, heads=3)))  # vectors would be cut
+    uneven = [layers(1), layers(1, inner=192)]
+    assert not can_fuse(list(itertools.chain.from_iterable(map(parts, uneven))))
+
+
+@pytest.mark.parametrize("precision", ["fp32"], scope="session", indirect=True)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("size", [(1, 5, 5), (2, 9, 14), (1, 64, 40)])
+@pytest.mark.parametrize(
+    ("channels", "outputs", "kernel", "stride", "before", "after"),
+    [(3, 16, 3, 2, 0, 1), (16, 33, 3, 1, 1, 1), (20, 64, 1, 1, 0, 0), (8, 70, 3, 2, 1, 1), (4, 5, 5, 3, 2, 0)],
+)
+@torch.inference_mode()
+def test_packed_convolution_matches_torch(
+    library: ctypes.CDLL, channels: int, outputs: int, kernel: int, stride: int, before: int, after: int,
+    size: tuple[int, int, int], threads: int,
+) -> None:  # fmt: skip
+    torch.manual_seed(0)
+    batch, height, width = size
+    convolution = nn.Conv2d(channels, outputs, kernel, stride, bias=outputs % 2 == 0)
+    coded = PackedConvolution(convolution, before, after, library)
+    x = torch.randn(batch, channels, height, width)
+    output_steps = convolution(F.pad(x, (before, after, before, after)))
+    add = torch.randn_like(output_steps)
+    torch.set_num_threads(threads)
+    try:
+        found = [coded(x), coded(x.contiguous(memory_format=torch.channels_last), add, relu=True)]
+    finally:
+        torch.set_num_threads(1)
+    torch.testing.assert_close(found[0], output_steps, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[1], (output_steps + add).relu(), rtol=1e-4, atol=1e-5)
+
+
+def test_packed_convolution_refuses_other_channel_count() -> None:
+    with pytest.raises(ValueError, match="5 channels, where the convolution takes 4"):
+        PackedConvolution(nn.Conv2d(4, 8, 3), 1, 1)(torch.zeros(1, 5, 8, 8))
+
+
+def test_kernels_complete_with_fewer_threads_than_asked() -> None:
+    """As where a container or another library limits OpenMP."""
+    program = """if True:
+        import torch
+        from torch import nn
+        from streamcap.captioner.kernels.packed import CodedConvolution
+        torch.set_num_threads(3)
+        convolution, x = nn.Conv2d(16, 32, 3, padding=1), torch.randn(1, 16, 64, 64)
+        with torch.inference_mode():
+            print(float((CodedConvolution(convolution, 1, 1)(x) - convolution(x)).abs().max()))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "OMP_THREAD_LIMIT": "1"}, capture_output=True, text=True, timeout=TIMEOUT_FACTOR, check=True,
+    )  # fmt: skip
+    assert float(done.stdout) < 1e-4

@@ -1,0 +1,120 @@
+"""Names, and conversion."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from streamcap import load_captioner
+from streamcap.captioner.checkpoints.convert import convert_checkpoint
+from streamcap.captioner.registry import MODELS, cached
+from streamcap.cli.models import app
+from streamcap.errors import InputError
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(autouse=True)
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("STREAMCAP_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("name", [*sorted(set(MODELS) - {"mini"}), "someone/some-model"])
+def test_offline_download_fails_in_one_line(name: str) -> None:
+    entry = MODELS.get(name)
+    if entry is not None and cached(entry) is not None:
+        pytest.skip(f"{name} is on this machine")
+    with pytest.raises(InputError) as error:
+        load_captioner(name, device="cpu")
+    message = str(error.value)
+    assert "\n" not in message and "HF_HUB_OFFLINE" in message and "download" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("no-such-model", "streamcap models"), ("", "is empty"), ("a/b.pt", "no such")]
+)
+def test_unknown_model_name(name: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        load_captioner(name, device="cpu")
+
+
+def test_downloaded_file_is_found_in_cache(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "videocaptioner-s.pt").write_bytes((GOLDEN / "videocaptioner_net.pt").read_bytes())
+    (tmp_path / "cache" / "videocaptioner-s.json").write_bytes((GOLDEN / "videocaptioner_net.json").read_bytes())
+    assert load_captioner("videocaptioner-s", device="cpu").info["family"] == "videocaptioner"
+    assert cached(MODELS["videocaptioner-s"])
+
+
+def test_nyu_json_is_found_for_epoch_file(tmp_path: Path) -> None:
+    (tmp_path / "msrvtt_prefix-009.pt").write_bytes((GOLDEN / "nyu_video_cross.pt").read_bytes())
+    (tmp_path / "msrvtt_prefix.json").write_bytes((GOLDEN / "nyu_video_cross.json").read_bytes())
+    captioner = load_captioner(tmp_path / "msrvtt_prefix-009.pt", device="cpu", precision="fp32")
+    case = json.loads((GOLDEN / "nyu_video_cross.json").read_text())["cases"][0]
+    assert captioner.caption_embeddings([case["image_embedding"]])[0].tokens == case["greedy"]
+
+
+def test_defaults_without_json(tmp_path: Path) -> None:
+    for name, family in (
+        ("clipcap_mlp", "clipcap"),
+        ("clipcap_linear", "clipcap"),
+        ("clipcap_transformer", "clipcap"),
+        ("nyu_video_transformer", "nyu-video"),
+        ("nyu_video_mlp", "nyu-video"),
+        ("videocaptioner_net", "videocaptioner"),
+    ):
+        (tmp_path / f"{name}.pt").write_bytes((GOLDEN / f"{name}.pt").read_bytes())
+        captioner = load_captioner(tmp_path / f"{name}.pt", device="cpu", precision="fp32")
+        cases = json.loads((GOLDEN / f"{name}.json").read_text())["cases"]
+        assert captioner.info["family"] == family
+        for case in cases[:3]:
+            embedding = case.get("image_embedding") or case["pooler_output"]
+            expected = case.get("greedy") or case["tokens"]
+            assert captioner.caption_embeddings([embedding])[0].tokens == expected
+
+
+def test_training_checkpoint_is_unwrapped(tmp_path: Path) -> None:
+    weights = torch.load(GOLDEN / "videocaptioner_net.pt", weights_only=True)
+    torch.save({"epoch": 3, "model_state_dict": weights, "optimizer_state_dict": {"lr": 0.1}}, tmp_path / "wrapped.pt")
+    case = json.loads((GOLDEN / "videocaptioner_net.json").read_text())["cases"][1]
+    captioner = load_captioner(tmp_path / "wrapped.pt", device="cpu", precision="fp32")
+    assert captioner.caption_embeddings([case["pooler_output"]])[0].tokens == case["tokens"]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("*.pt")))
+def test_converted_checkpoint_gives_same_captions(tmp_path: Path, name: str) -> None:
+    result = CliRunner().invoke(app, ["convert", str(GOLDEN / f"{name}.pt"), str(tmp_path / "out"), "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["bytes"] > 100_000
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+    captioner = load_captioner(tmp_path / "out", device="cpu", precision="fp32")
+    for case in json.loads((GOLDEN / f"{name}.json").read_text())["cases"][:2]:
+        embedding = case.get("image_embedding") or case["pooler_output"]
+        assert captioner.caption_embeddings([embedding])[0].tokens == (case.get("greedy") or case["tokens"])
+    later_prefix = convert_checkpoint(tmp_path / "out", tmp_path / "twice")
+    assert later_prefix.family == captioner.info["family"]
+
+
+def test_failed_conversion_leaves_no_files(tmp_path: Path) -> None:
+    (tmp_path / "bad.pt").write_bytes(b"no")
+    (tmp_path / "full").mkdir()
+    with pytest.raises(InputError, match="already there"):
+        convert_checkpoint(GOLDEN / "clipcap_mlp.pt", tmp_path / "full")
+    with pytest.raises(InputError, match="not a PyTorch checkpoint"):
+        convert_checkpoint(tmp_path / "bad.pt", tmp_path / "out")
+    with pytest.raises(InputError, match="cannot be written"):
+        convert_checkpoint(GOLDEN / "clipcap_mlp.pt", tmp_path / "bad.pt" / "out")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["bad.pt", "full"]
+
+
+def test_list_contains_every_model() -> None:
+    rows = json.loads(CliRunner().invoke(app, ["--json"]).stdout)
+    assert [row["name"] for row in rows] == list(MODELS)
+    assert all(row["licence"] and row["megabytes"] for row in rows)
+    shown = CliRunner().invoke(app, [])
+    assert all(name in shown.stdout for name in MODELS)

@@ -1,0 +1,26 @@
+"""A file is there whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from streamcap.errors import InputError
+from streamcap.offline.whole import atomic_write
+
+
+def test_atomic_write_of_text_and_bytes(tmp_path: Path) -> None:
+    atomic_write(tmp_path / "a.txt", "ä\n")
+    atomic_write(tmp_path / "a.txt", b"\x00\x01")
+    assert (tmp_path / "a.txt").read_bytes() == b"\x00\x01"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_failed_atomic_write_keeps_old_file(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(InputError, match="taken: cannot be written"):
+        atomic_write(tmp_path / "taken", "new")
+    with pytest.raises(InputError, match="cannot be written"):
+        atomic_write(tmp_path / "missing" / "a.txt", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]

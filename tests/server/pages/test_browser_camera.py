@@ -1,0 +1,65 @@
+"""The whole way in a real browser: its camera shows drawn scenes, and the page shows what is seen in them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from testbed.camera import Clip, RtspServer
+from testbed.film import Film
+from tests.conftest import require_gstreamer
+from tests.end_to_end.service import Service, Viewer
+from tests.server.browser import (
+    CAPTIONS_SHOWN,
+    becomes_true,
+    chromium,
+    kill_chromium,
+    page_without_errors,
+    publish_camera,
+)
+from tests.timeouts import TIMEOUT_FACTOR
+
+pytestmark = pytest.mark.browser
+
+WANTED = 30
+
+
+async def test_browser_camera_is_captioned_in_page(tmp_path: Path) -> None:
+    film = Film(seed=1)
+    camera = film.write(tmp_path / "camera.y4m")
+    with (
+        Service("tab=whip:", "--every", "0.5", "--change-threshold", "0") as service,
+        Viewer(service, "?interim=0") as viewer,
+    ):
+        async with chromium(camera) as browser:
+            page = await page_without_errors(browser, service.base)
+            # Seen in the page: what went up over WHIP comes back over WHEP, and its captions over the feed.
+            await publish_camera(page, "tab")
+            async with asyncio.timeout(TIMEOUT_FACTOR):
+                while await page.locator(".past li").count() < WANTED:
+                    await asyncio.sleep(0.2)
+            shown: list[tuple[float, str]] = [(start, text) for start, text in await page.evaluate(CAPTIONS_SHOWN)]
+            assert page.errors == []
+            # The browser is gone without a word; the service notices by itself and waits for the next.
+            kill_chromium(camera)
+            await asyncio.to_thread(viewer.until, lambda: viewer.states("tab")[-1] == "reconnecting")
+            assert viewer.states("tab")[-3:] == ["live", "stalled", "reconnecting"]
+    right = film.right(shown)
+    assert sum(right) >= 0.9 * len(right), [one for one, true in zip(shown, right, strict=True) if not true]
+    assert len({text for _, text in shown}) >= film.scenes - 1
+
+
+async def test_rtsp_video_plays_in_page() -> None:
+    require_gstreamer()
+    with (
+        RtspServer(Clip(seed=1, scenes=2, seconds=2.0), paths=("door",)) as cameras,
+        Service(f"door={cameras.url()}") as service,
+    ):
+        async with chromium() as browser:
+            page = await page_without_errors(browser, service.base)
+            await becomes_true(page, "document.querySelector('video')?.videoWidth === 640")
+            played = await page.evaluate("document.querySelector('video').currentTime")
+            await becomes_true(page, f"document.querySelector('video').currentTime > {played} + 1")
+            assert page.errors == []

@@ -1,0 +1,314 @@
+"""The pages in a real browser."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import subprocess
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+import pytest_asyncio
+from PIL import Image
+from playwright.async_api import Browser, Page
+
+from streamcap.captions.event import StreamState
+from streamcap.captions.hub import CloseReason
+from tests.conftest import require_program
+from tests.server.browser import becomes_true, chromium, page_without_errors
+from tests.server.conftest import Server, Start, until
+
+pytestmark = pytest.mark.browser
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
+async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
+    """One for all tests; its camera shows plain blue."""
+    camera = tmp_path_factory.mktemp("camera") / "camera.y4m"
+    ffmpeg = require_program("ffmpeg", "it makes the camera's file")
+    made = (*(ffmpeg, "-v", "error", "-f", "lavfi", "-i", "color=0x2060c0:s=320x240:r=10:d=2"), "-pix_fmt", "yuv420p")
+    await asyncio.to_thread(subprocess.run, (*made, str(camera)), check=True)
+    async with chromium(camera) as running:
+        yield running
+
+
+async def test_captions_update_in_place_and_video_plays(browser: Browser, server: Server) -> None:
+    door = server.streams.get("door")
+    image = av.VideoFrame.from_ndarray(np.full((720, 1280, 3), (30, 160, 60), np.uint8), format="rgb24")
+    door.frame = SimpleNamespace(video_frame=image)
+    door.status(StreamState.LIVE)
+    page = await page_without_errors(browser, server.url)
+    card = page.locator("article", has=page.get_by_role("heading", name="door"))
+    await card.locator(".state", has_text="live").wait_for()
+    door.interim("a man")
+    await card.locator(".caption[data-final=false]", has_text="a man").wait_for()
+    door.final("a man opens a door")
+    await card.locator(".caption[data-final=true]", has_text="a man opens a door").wait_for()
+    assert await card.locator(".past li").count() == 1
+    assert await card.locator(".latency").inner_text() == "10 ms"
+    # A screen reader hears finals alone.
+    announced = card.locator("[aria-live=polite]")
+    assert await announced.text_content() == "a man opens a door"
+    door.status(StreamState.RECONNECTING, "the camera is away")
+    await card.locator(".reason", has_text="the camera is away").wait_for()
+    door.status(StreamState.LIVE)
+    await becomes_true(page, "document.querySelector('video').videoWidth === 640")
+    await until(lambda: len(server.app.state.whep_sessions) == 1)
+    assert page.errors == []
+    await page.context.close()
+    await until(lambda: len(server.app.state.whep_sessions) == 0)
+
+
+FOCUSED = """((one) => (one === document.body ? "" : (one.ariaLabel ?? one.innerText)))(document.activeElement)"""
+
+
+async def tab_to(page: Page, name: str) -> None:
+    """Press Tab until what is called `name` has the focus."""
+    for _ in range(40):
+        await page.keyboard.press("Tab")
+        if name in await page.evaluate(FOCUSED):
+            return
+    raise AssertionError(f"{name} cannot be reached by Tab")
+
+
+@pytest.mark.parametrize("width", [400, 1300])
+async def test_layout_is_stable_on_captions_and_errors(browser: Browser, server: Server, width: int) -> None:
+    door = server.streams.get("door")
+    door.status(StreamState.LIVE)
+    page = await page_without_errors(browser, server.url, viewport={"width": width, "height": 800})
+    card = page.locator("article")
+    await card.locator(".state", has_text="live").wait_for()
+    await card.locator(".counts", has_text="captions").wait_for()
+
+    async def places() -> list[list[float]]:
+        """Left and top of everything that stays."""
+        return await page.evaluate(
+            """[..."header > *, article, .screen, h2, .bar, .facts, .counts, .past, .acts > *".split(", ")]
+            .flatMap((those) => [...document.querySelectorAll(those)])
+            .map((one) => one.getBoundingClientRect()).map(({ x, y, bottom }) => [x, y, bottom])"""
+        )
+
+    before = await places()
+    door.interim("a")
+    door.final("a man opens a door")
+    long = "a very long sentence about three men in red shirts who run over the wide green grass beside a truck"
+    door.final(long)
+    await card.locator(".past li", has_text="three men").wait_for()
+    door.status(StreamState.STALLED, f"no frame for a long time: {long}")
+    await card.locator(".reason", has_text="no frame").wait_for()
+    assert await places() == before
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    # What is cut off can be read all the same.
+    assert await card.locator(".reason").get_attribute("title") == f"no frame for a long time: {long}"
+    assert page.errors == []
+
+
+async def test_announce_switch_and_dialogs_by_keyboard(browser: Browser, server: Server) -> None:
+    await server.streams.add("yard", "rtsp://yard")
+    page = await page_without_errors(browser, server.url)
+    await page.get_by_role("heading", name="yard").wait_for()
+    await page.keyboard.press("Tab")
+    assert await page.evaluate(FOCUSED) == "Skip to the streams"
+    await page.keyboard.press("Enter")
+    await tab_to(page, "Announce captions of yard")
+    announce = page.get_by_role("button", name="Announce captions of yard")
+    assert await announce.get_attribute("aria-pressed") == "false"
+    await page.keyboard.press("Space")
+    assert await announce.get_attribute("aria-pressed") == "true"
+    server.streams.get("yard").final("a cat sleeps")
+    spoken = page.locator("article", has=page.get_by_role("heading", name="yard")).locator("[aria-live=polite]")
+    await spoken.filter(has_text="a cat sleeps").wait_for(state="attached")
+    await page.reload()
+    await page.get_by_role("heading", name="yard").wait_for()
+    await tab_to(page, "Add a camera")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("dialog").wait_for()
+    await page.keyboard.press("Escape")
+    await page.get_by_role("dialog").wait_for(state="hidden")
+    assert await page.evaluate(FOCUSED) == "Add a camera"
+
+
+async def test_camera_is_added_and_removed_by_keyboard(browser: Browser, server: Server) -> None:
+    page = await page_without_errors(browser, server.url)
+    page.on("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
+    await page.get_by_role("heading", name="door").wait_for()
+    await tab_to(page, "Add a camera")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("dialog").wait_for()
+    await page.keyboard.type("/etc/passwd")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("alert").filter(has_text="this machine").wait_for()
+    await page.get_by_role("textbox", name="Address", exact=True).fill("rtsp://yard/1")
+    await page.keyboard.press("Tab")
+    await page.keyboard.type("yard")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("heading", name="yard").wait_for()
+    assert server.streams.names() == ["door", "yard"]
+    await tab_to(page, "Remove yard")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("heading", name="yard").wait_for(state="detached")
+    assert server.streams.names() == ["door"]
+
+
+async def test_browser_camera_is_published_and_stopped(browser: Browser, server: Server) -> None:
+    page = await page_without_errors(browser, server.url)
+    await tab_to(page, "Use this browser")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("dialog").wait_for()
+    await page.keyboard.press("Control+A")
+    await page.keyboard.type("tab")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("button", name="Stop camera").wait_for()
+    source = server.streams.get("tab").source
+    await until(lambda: len(source._waiting) > 0)
+    await asyncio.to_thread(source.open)
+    frame = await asyncio.to_thread(lambda: next(source.frames()))
+    red, _, blue = frame.video_frame.to_ndarray(format="rgb24").mean(axis=(0, 1))
+    assert blue > 150
+    assert red < 80
+    await tab_to(page, "Stop camera")
+    await page.keyboard.press("Enter")
+    await until(lambda: source._end is not None)
+    assert page.errors == []
+
+
+async def test_overlay_is_transparent_and_holds_caption(browser: Browser, server: Server) -> None:
+    door = server.streams.get("door")
+    query = "stream=door&hold=3&size=40&color=ffff00&background=rgb(0,0,80)&position=top-left&lines=1"
+    page = await page_without_errors(browser, f"{server.url}/overlay?{query}", viewport={"width": 640, "height": 360})
+    await until(lambda: server.app.state.broadcaster.present == 1)
+    door.interim("a very")
+    await page.locator(".line[data-final=false]", has_text="a very").wait_for()
+    door.final("a very long sentence about a man with a dog that does not fit on one line")
+    line = page.locator(".line[data-final=true]")
+    await line.wait_for()
+    await page.wait_for_timeout(400)  # its fade
+    shot = Image.open(io.BytesIO(await page.screenshot(omit_background=True)))
+    assert shot.getpixel((620, 340)) == (0, 0, 0, 0)
+    box = await line.bounding_box()
+    assert box is not None
+    assert box["x"] < 60
+    assert box["y"] < 60
+    assert box["height"] < 80
+    assert shot.getpixel((int(box["x"]) + 4, int(box["y"] + box["height"] / 2)))[:3] == (0, 0, 80)
+    assert (255, 255, 0) in {color[:3] for _, color in shot.getcolors(1 << 20)}
+    await page.locator(".line[data-shown=false]").wait_for(state="attached")
+    door.extend()
+    await page.locator(".line[data-shown=true]").wait_for()
+    assert await page.get_by_role("status").text_content() == door.track.last.text
+    assert page.errors == []
+
+
+async def test_overlay_speaks_finals_and_shortens_backlog(browser: Browser, server: Server) -> None:
+    door = server.streams.get("door")
+    page = await (await browser.new_context()).new_page()
+    # Speech that takes as long as the test says.
+    await page.add_init_script(
+        """window.said = [];
+        window.later = 0;
+        const now = performance.now.bind(performance);
+        performance.now = () => now() + window.later;
+        Object.defineProperty(window, "speechSynthesis", { value: { speak(one) { said.push(one); } } });"""
+    )
+    await page.goto(f"{server.url}/overlay?stream=door&speak=1")
+    await until(lambda: server.app.state.broadcaster.present == 1)
+    for text in ("a man opens a door", "a cat", "a brown dog and a small child run over the wide green grass"):
+        door.interim(text[:5])
+        door.final(text)
+    await page.locator(".line", has_text="a brown dog").wait_for()
+    assert await page.evaluate("said.map((one) => one.text)") == ["a man opens a door"]
+    await page.evaluate("said[0].onend()")
+    assert await page.evaluate("said.map((one) => one.text)") == ["a man opens a door", "brown dog"]
+    assert await page.evaluate("said[1].rate > 1")
+    # What waited until it was old is not said any more; after a voice that failed the next is said, in full.
+    door.final("a horse runs on a road")
+    await page.locator(".line", has_text="a horse").wait_for()
+    await page.evaluate("later = 7000; said[1].onend()")
+    door.final("three ducks swim")
+    await becomes_true(page, "said.length === 3")
+    door.final("a bus drives in the snow")
+    await page.locator(".line", has_text="a bus").wait_for()
+    await page.evaluate("said[2].onerror()")
+    assert await page.evaluate("said.map((one) => one.text).slice(2)") == [
+        "three ducks swim",
+        "bus drives in the snow",
+    ]
+    assert await page.evaluate("[said[2].rate, said[2].lang]") == [1, "en"]
+
+
+async def test_page_asks_for_token_and_hides_it(browser: Browser, start: Start) -> None:
+    server = await start(publish_tokens=frozenset({"secret-1"}))
+    await server.streams.add("door", "rtsp://door")
+    page = await page_without_errors(browser, server.url)
+    await page.get_by_role("textbox", name="Token").fill("secret-1")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("heading", name="door").wait_for()
+    other = await page_without_errors(browser, f"{server.url}/?token=secret-1")
+    await other.get_by_role("heading", name="door").wait_for()
+    assert "secret" not in other.url
+    assert other.errors == []
+
+
+async def test_api_page_shows_every_path(browser: Browser, server: Server) -> None:
+    page = await page_without_errors(browser, f"{server.url}/docs")
+    await page.get_by_text("/whip/{name}", exact=True).wait_for()
+    assert page.errors == []
+
+
+async def test_event_source_resumes_after_disconnect(browser: Browser, server: Server) -> None:
+    door = server.streams.get("door")
+    page = await page_without_errors(browser, f"{server.url}/docs")
+    await page.evaluate(
+        """() => {
+          window.got = [];
+          const source = new EventSource("/captions/door");
+          source.onmessage = ({ data, lastEventId }) => got.push([JSON.parse(data).text ?? "", lastEventId]);
+        }"""
+    )
+    await until(lambda: server.app.state.broadcaster.present == 1)
+    door.final("one")
+    await becomes_true(page, "got.length === 2")
+    (subscription,) = server.app.state.broadcaster.hub._subscriptions.values()
+    subscription.close(CloseReason.STOPPING, "as if the line were cut")
+    door.final("two")
+    await becomes_true(page, "got.length === 4")
+    door.final("three")
+    await becomes_true(page, "got.length === 5")
+    # Each greeting has no number of its own: the last one stays.
+    assert await page.evaluate("got") == [["", ""], ["one", "1"], ["", "1"], ["two", "2"], ["three", "3"]]
+
+
+async def test_page_feed_resumes_until_refused(browser: Browser, server: Server) -> None:
+    page = await page_without_errors(browser, f"{server.url}/docs")
+    asked = await page.evaluate(
+        """async () => {
+          const later = window.setTimeout;
+          window.setTimeout = (act, milliseconds) => later(act, Math.min(milliseconds, 10));
+          const sockets = [];
+          let ready = false;
+          window.WebSocket = class {
+            constructor(url) { this.url = url; sockets.push(this); }
+            close() {}
+          };
+          window.fetch = async () => ({ ok: ready });
+          const { Feed } = await import("/pages/feed.js");
+          const feed = new Feed({ on: () => {} });
+          const tried = async (times) => { while (sockets.length < times) await new Promise((go) => later(go, 10)); };
+          sockets[0].onopen();
+          sockets[0].onmessage({ data: '{"stream":"door","seq":7}' });
+          sockets[0].onclose({ code: 1006 });
+          for (let times = 2; times <= 4; times += 1) {
+            await tried(times);
+            ready = times > 2;
+            sockets[times - 1].onclose({ code: 1006 });
+          }
+          await tried(5);
+          feed.close();
+          return sockets.map((one) => one.url.searchParams.get("since"));
+        }"""
+    )
+    # Away, then there and refusing twice: only then what it asks for must be wrong.
+    assert asked == [None, "door:7", "door:7", "door:7", None]

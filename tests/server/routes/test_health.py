@@ -1,0 +1,61 @@
+"""Metrics as Prometheus reads them, and the API's own description."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from streamcap.captions.event import StreamState
+from tests.server.conftest import Server, receive
+
+
+async def scrape(server: Server) -> dict[tuple[str, str], float]:
+    answer = await server.http.get("/metrics")
+    assert answer.status_code == 200
+    return {
+        (sample.name, ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+async def test_metrics_report_events(server: Server) -> None:
+    door = server.streams.get("door")
+    door.status(StreamState.LIVE)
+    viewer = await server.viewer("?stream=door")
+    door.final("a man")
+    await receive(viewer, 3)
+    server.streams.engine.decode_skipped = 3
+    server.streams.engine.replaced["door"] = 2
+    values = await scrape(server)
+    assert values["streamcap_frames_total", "stream=door"] == 100
+    lost = [
+        values[f"streamcap_{what}_total", "stream=door"]
+        for what in ("samples_missed", "frame_conversion_errors", "files_dropped")
+    ]
+    assert lost == [4, 3, 2]
+    assert values["streamcap_stream_state", "state=live,stream=door"] == 1
+    assert values["streamcap_stream_state", "state=failed,stream=door"] == 0
+    assert values["streamcap_source_events_total", "kind=decode_errors,stream=door"] == 2
+    assert values["streamcap_engine_decode_skipped_total", ""] == 3
+    assert values["streamcap_engine_replaced_total", "stream=door"] == 2
+    assert values["streamcap_caption_latency_seconds_count", "stage=total,stream=door"] == 1
+    assert values["streamcap_caption_latency_seconds_bucket", "le=0.01,stage=total,stream=door"] == 1
+    assert values["streamcap_feed_subscribers", ""] == 1
+    assert values["streamcap_whep_sessions", ""] == values["streamcap_whip_sessions", ""] == 0
+    assert values["streamcap_messages_sent_total", ""] == 3
+
+    await server.streams.remove("door")
+    assert not [labels for _, labels in await scrape(server) if "stream=door" in labels]
+
+
+async def test_openapi_uses_no_other_host(server: Server) -> None:
+    described = (await server.http.get("/openapi.json")).json()
+    assert {"/streams", "/streams/{name}", "/captions/{name}", "/streams/{name}/hls/captions.m3u8", "/metrics"} <= set(
+        described["paths"]
+    )
+    page = await server.http.get("/docs")
+    script = await server.http.get("/pages/docs.js")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    for text in (page.text, script.text):
+        assert "https://" not in text
+        assert "http://" not in text

@@ -1,0 +1,141 @@
+"""Sources and an engine made for tests: what happens when is the test's to say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from av import VideoFrame
+
+from streamcap.captions.hub import Hub, SubscribeOptions
+from streamcap.engine.engine import EngineStatistics
+from streamcap.engine.outcome import Captioned, Outcome, Times
+from streamcap.errors import StreamcapError
+from streamcap.media.frame import Frame, Pixels, Sample
+from streamcap.media.sources.base import Source, SourceInfo
+from streamcap.streams.options import StreamOptions
+from streamcap.streams.stream import StreamDeps
+from streamcap.streams.stream_set import StreamSet
+from tests.timeouts import TIMEOUT_FACTOR
+
+TIME_BASE = Fraction(1, 1000)
+
+
+def frame(seconds: float, epoch: int = 0, gray: int = 100) -> Frame:
+    now = time.monotonic()
+    return Frame(
+        video_frame=VideoFrame.from_ndarray(np.full((16, 16, 3), gray, np.uint8), format="rgb24"),
+        pts=round(seconds * 1000),
+        time_base=TIME_BASE,
+        time=seconds,
+        epoch=epoch,
+        arrived=now,
+        captured_at=time.time(),
+        captured_at_source="arrival",
+    )
+
+
+class MadeSource(Source):
+    """Yields what the test puts; raises what the test puts."""
+
+    def __init__(self, url: str, opens: StreamcapError | None = None) -> None:
+        self.url = url
+        self.opens = opens
+        self.closed = 0
+        self._items: queue.Queue[Frame | Exception | None] = queue.Queue()
+
+    def put(self, item: Frame | Exception | None) -> None:
+        self._items.put(item)
+
+    def open(self) -> SourceInfo:
+        if self.opens is not None:
+            raise self.opens
+        return SourceInfo(16, 16, 25.0, "made", live=True)
+
+    def frames(self) -> Iterator[Frame]:
+        while (item := self._items.get(timeout=TIMEOUT_FACTOR)) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def stop(self) -> None:
+        self._items.put(None)
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def statistics(self) -> dict[str, int]:
+        return {"decoded": 1}
+
+
+class FakeService:
+    """A set of streams with made sources and an engine that captions at once, on the reader's thread."""
+
+    def __init__(self, out: Path | None = None, *, clip_length: int | None = None, **options: float) -> None:
+        self.sources: list[MadeSource] = []
+        self.refusals: list[StreamcapError] = []
+        self.forgotten: list[str] = []
+        self.samples: list[Sample] = []
+        self.delay = 0.0
+        """Seconds the engine takes."""
+        self.hub = Hub(time.monotonic, time.time)
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        options = {"retry_first": 0.01, "retry_most": 0.02, **options}
+        checked = StreamOptions(out=out, **options)  # type: ignore[arg-type]
+        self.streams = StreamSet(checked, self.hub)
+        self.streams.begin(
+            StreamDeps(
+                options=checked,
+                hub=self.hub,
+                open_source=self._open,
+                convert=lambda frames: self._pixels(frames, clip_length),
+                submit=self._caption,
+                clip_length=clip_length,
+            ),
+            forget=self.forgotten.append,
+            engine=EngineStatistics(),
+        )
+        self.messages: list[dict[str, Any]] = []
+        self._subscription = self.hub.subscribe(SubscribeOptions(), self._changed.set)
+
+    def _open(self, url: str) -> MadeSource:
+        source = MadeSource(url, self.refusals.pop(0) if self.refusals else None)
+        self.sources.append(source)
+        return source
+
+    @staticmethod
+    def _pixels(frames: list[Frame], clip_length: int | None) -> Pixels:
+        pixels = np.stack([f.video_frame.to_ndarray(format="rgb24") for f in frames])
+        return pixels[0] if clip_length is None else pixels
+
+    def _caption(self, sample: Sample) -> None:
+        self.samples.append(sample)
+        now = time.monotonic()
+        outcome: Outcome = Captioned(sample, f"grey {sample.pixels.reshape(-1)[0]}", -0.5, Times(now, now, now))
+        if self.delay:
+            self._loop.call_soon_threadsafe(self._loop.call_later, self.delay, self.streams.dispatch, [outcome])
+        else:
+            self._loop.call_soon_threadsafe(self.streams.dispatch, [outcome])
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a state of the messages, or of anything that changes with them."""
+        async with asyncio.timeout(TIMEOUT_FACTOR):
+            while not condition():
+                await self._changed.wait()
+                self._changed.clear()
+                self.messages += [json.loads(text) for text in self._subscription.take()]
+
+    def of(self, kind: str, stream: str | None = None) -> list[dict[str, Any]]:
+        """The messages so far of one type."""
+        return [m for m in self.messages if m["type"] == kind and stream in (None, m["stream"])]
+
+    def states(self, stream: str) -> list[str]:
+        return [str(m["state"]) for m in self.of("status", stream)]

@@ -1,0 +1,103 @@
+"""The service while its model loads: alive, not ready, and not deaf to signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from streamcap.app import ServeOptions, _opener, serve_streams
+from streamcap.engine.change_gate import ChangeGateOptions
+from streamcap.engine.engine import EngineOptions
+from streamcap.errors import InputError
+from streamcap.media.sources import SourceEnded
+from streamcap.server.http_server import listen
+from streamcap.server.options import ServerOptions
+from streamcap.streams.options import StreamOptions
+from tests.media.fakes import write_video
+from tests.timeouts import TIMEOUT_FACTOR
+
+if TYPE_CHECKING:
+    from streamcap.captioner import Captioner
+
+OPTIONS = ServeOptions(
+    sources=[("door", "scenes:")],
+    stream_options=StreamOptions(),
+    server=ServerOptions(port=0),
+    engine=EngineOptions(ChangeGateOptions(threshold=0.02)),
+    fit=None,
+)
+
+
+def test_keyframes_only_option_reaches_source(tmp_path: Path) -> None:
+    path = str(write_video(tmp_path / "film.mp4", seconds=1.2, rate=10))
+    for keyframes_only, times in ((True, [0.0, 1.0]), (False, [number / 10 for number in range(12)])):
+        source = _opener(StreamOptions(keyframes_only=keyframes_only))(path)
+        source.open()
+        frames = []
+        with pytest.raises(SourceEnded):
+            frames.extend(frame.time for frame in source.frames())
+        source.close()
+        assert frames == pytest.approx(times)
+
+
+def test_loading_service_is_alive_not_ready_and_stoppable() -> None:
+    # In a process of its own: the signal is for the service, not for what other tests have left running.
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-m", "tests.test_app"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_FACTOR,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+async def alive_while_loading() -> None:
+    loaded = threading.Event()
+
+    def load() -> Captioner:
+        loaded.wait(TIMEOUT_FACTOR)
+        raise InputError("nobody waits for it any more")
+
+    with listen(OPTIONS.server) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        serving = asyncio.create_task(serve_streams(OPTIONS, load, listener))
+        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=TIMEOUT_FACTOR) as http:
+            assert (await http.get("/healthz")).status_code == 200
+            assert (await http.get("/")).status_code == 200
+            early = [await http.get(path) for path in ("/readyz", "/captions/door", "/streams")]
+            early.append(await http.post("/streams", json={"name": "yard", "url": "rtsp://yard/1"}))
+            assert [answer.status_code for answer in early] == [503] * 4
+            assert [answer.headers.get("retry-after") for answer in early[1:]] == ["1"] * 3
+            assert "loading" in early[1].json()["detail"]
+            assert "streamcap_ready 0.0" in (await http.get("/metrics")).text
+            # A client that gives up where a stream is unknown must not be told so.
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(f"ws://{address}/captions?stream=door").__aenter__()
+            assert refused.value.response.status_code == 503
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await asyncio.wait_for(serving, TIMEOUT_FACTOR) is False
+    loaded.set()
+
+
+async def test_failed_model_load_stops_service_with_reason() -> None:
+    def load() -> Captioner:
+        raise InputError("no such model")
+
+    with listen(OPTIONS.server) as listener, pytest.raises(InputError, match="no such model"):
+        await asyncio.wait_for(serve_streams(OPTIONS, load, listener), TIMEOUT_FACTOR)
+
+
+if __name__ == "__main__":
+    asyncio.run(alive_while_loading())
