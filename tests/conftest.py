@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import locale
 import os
+import random
 import shutil
+import signal
 import subprocess
-from typing import NoReturn
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,6 +24,42 @@ settings.load_profile("streamcap")
 
 # Read by the hub library when it is imported: no test may ever ask a hub for anything.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def _process_state() -> dict[str, Any]:
+    """What every later test shares with this one, as far as it is cheap to read."""
+    state: dict[str, Any] = {
+        "environment": {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
+        "working directory": Path.cwd(),
+        "locale": locale.setlocale(locale.LC_ALL),
+    }
+    state |= {f"handler of {number.name}": signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    status = Path("/proc/self/status")  # os.umask() tells the mask only by setting another
+    if status.is_file():
+        state["umask"] = next((line for line in status.read_text().splitlines() if line.startswith("Umask:")), "")
+    if sys.platform != "win32":
+        import resource
+
+        for limit in ("RLIMIT_FSIZE", "RLIMIT_NOFILE"):
+            state[limit] = resource.getrlimit(getattr(resource, limit))
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        state["torch threads"] = torch.get_num_threads()
+        state["torch default dtype"] = torch.get_default_dtype()
+    return state
+
+
+@pytest.fixture(autouse=True)
+def process_state() -> Iterator[None]:
+    """A test leaves the process as it was, and draws the same random numbers whichever tests ran before it."""
+    random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+    before = _process_state()
+    yield
+    after = _process_state()
+    changed = [name for name in before if before[name] != after[name]]
+    assert not changed, f"changed for the tests that follow: {', '.join(changed)}"
 
 
 def require_program(name: str, why: str = "") -> str:

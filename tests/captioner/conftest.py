@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,10 +12,13 @@ import torch
 from streamcap.captioner.kernels import build
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
     """Tiny matrices: a second thread only waits."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session", params=["int8", "fp32"])

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from streamcap.captions.cue import Cue
 from streamcap.captions.event import encode
 from streamcap.streams.caption_files import RESERVE, CaptionFiles, FilesLockedError
 from tests.captions.fakes import caption
+from tests.file_limit import run_with_file_limit
 
 
 def final(seq: int) -> str:
@@ -123,14 +122,12 @@ def test_readers_see_complete_files_only(tmp_path: Path) -> None:
 
 
 FULL_DISK = """
-import resource, sys, json
+import json
 from pathlib import Path
 from streamcap.streams.caption_files import CaptionFiles
-import signal
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 files = CaptionFiles(Path(sys.argv[1]), "door")
 files.append(["x" * 400])
-resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))  # the disk is full after 500 bytes
+limit_file_size()
 try:
     files.append(["y" * 400])
 except OSError as error:
@@ -139,8 +136,8 @@ except OSError as error:
 
 
 def test_full_disk_leaves_no_partial_line(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["size"] == 401
+    done = run_with_file_limit(500, FULL_DISK, tmp_path)
+    assert json.loads(done.stdout)["size"] == 401, done.stderr
 
 
 def test_removed_directory_is_os_error(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import resource
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from streamcap.captioner import load_captioner
@@ -235,19 +237,22 @@ def test_nan_loss_exits_with_status_1(run: Run, cache: Path, tmp_path: Path) -> 
     assert not (tmp_path / "run" / "best").exists()
 
 
-def test_full_disk_exits_with_status_1_and_keeps_epoch(run: Run, cache: Path, tmp_path: Path) -> None:
+def test_full_disk_exits_with_status_1_and_keeps_epoch(
+    run: Run, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained = tmp_path / "run"
     assert run("train", cache, "--out", trained, *TRAIN, "--epochs", 1)[0] == 0
     options = json.loads((trained / "settings.json").read_text())
     options["train"]["epochs"] = 2
     (trained / "settings.json").write_text(json.dumps(options))
     kept = (trained / "last.pt").read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, hard))
-    try:
+
+    def save(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(torch, "save", save)
         line = error_of(run("train", cache, "--out", trained, *TRAIN, "--resume"), 1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "cannot be written" in line
     assert (trained / "last.pt").read_bytes() == kept
     assert not list(trained.rglob("*.part"))

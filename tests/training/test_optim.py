@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from streamcap.errors import StreamcapError
 from streamcap.training.data.arrays import read_array, write_array
 from streamcap.training.optim import average, decay_groups, save_state, warm_cosine
-
-
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    """No file may grow over 64 KiB: what the system then says is what it says of a full disk, by another number."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from tests.file_limit import run_with_file_limit
 
 
 def test_written_array_equals_numpy(tmp_path: Path) -> None:
@@ -41,20 +31,46 @@ def test_incomplete_array_is_not_written(rows: int, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_full_disk_keeps_old_array(tmp_path: Path, full_disk: None) -> None:
-    small, large = np.ones((4, 4)), np.zeros((100, 100))
+WRITE_ARRAY = """
+from pathlib import Path
+import numpy as np
+from streamcap.errors import StreamcapError
+from streamcap.training.data.arrays import write_array
+limit_file_size()
+try:
+    write_array(Path(sys.argv[1]), np.float64, (100, 100), [np.zeros((100, 100))])
+except StreamcapError as error:
+    print(error)
+"""
+
+
+def test_full_disk_keeps_old_array(tmp_path: Path) -> None:
+    small = np.ones((4, 4))
     write_array(tmp_path / "a.npy", small.dtype, small.shape, [small])
-    with pytest.raises(StreamcapError, match=r"a\.npy: cannot be written \(.*\); nothing was overwritten"):
-        write_array(tmp_path / "a.npy", large.dtype, large.shape, [large])
+    done = run_with_file_limit(64 * 1024, WRITE_ARRAY, tmp_path / "a.npy")
+    assert re.search(r"a\.npy: cannot be written \(.*\); nothing was overwritten", done.stdout), done.stderr
     assert np.array_equal(np.load(tmp_path / "a.npy"), small)
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
 
 
-def test_full_disk_keeps_old_state(tmp_path: Path, full_disk: None) -> None:
+SAVE_STATE = """
+from pathlib import Path
+import torch
+from streamcap.errors import StreamcapError
+from streamcap.training.optim import save_state
+limit_file_size()
+try:
+    save_state(Path(sys.argv[1]), {"step": 4, "weights": torch.zeros(100_000)})
+except StreamcapError as error:
+    print(error)
+"""
+
+
+def test_full_disk_keeps_old_state(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     save_state(path, {"step": 3})
-    with pytest.raises(StreamcapError, match=r"last\.pt: cannot be written"):
-        save_state(path, {"step": 4, "weights": torch.zeros(100_000)})
+    done = run_with_file_limit(64 * 1024, SAVE_STATE, path)
+    assert "last.pt: cannot be written" in done.stdout, done.stderr
     assert torch.load(path, weights_only=True) == {"step": 3}
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 

@@ -1,6 +1,5 @@
 import json
 import math
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from streamcap.training.curves import Curves, read_curves
 from streamcap.training.data.encoders import EncoderId, open_encoder
 from streamcap.training.options import PRESETS, TrainOptions
 from streamcap.training.trainer import Trainer, caption_features, learning_rate
+from tests.file_limit import run_with_file_limit
 from tests.training.conftest import make_cache, sentence_of
 
 CPU = torch.device("cpu")
@@ -194,17 +194,24 @@ def test_truncated_captions_teach_no_end(cache_of, tmp_path: Path) -> None:
     assert all(len(result.tokens) == 3 and stop not in result.tokens for result in results)
 
 
+OPEN_CURVES = """
+from pathlib import Path
+from streamcap.errors import StreamcapError
+from streamcap.training.curves import Curves
+limit_file_size()
+try:
+    Curves(Path(sys.argv[1]), 0)
+except StreamcapError as error:
+    print(error)
+"""
+
+
 def test_unwritable_curves_keep_old_file(tmp_path: Path) -> None:
     path = tmp_path / "curves.csv"
     Curves(path, 0).add(step=20, loss=1.0)
     before = path.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))
-    try:
-        with pytest.raises(StreamcapError, match=r"curves\.csv: cannot be written"):
-            Curves(path, 0)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    done = run_with_file_limit(8, OPEN_CURVES, path)
+    assert "curves.csv: cannot be written" in done.stdout, done.stderr
     assert path.read_bytes() == before
 
 
