@@ -24,6 +24,7 @@ from torch import Tensor
 
 from streamcap.bench.onnx_graph import Step, Tower, export, with_codes
 from streamcap.captioner.kernels.int8_torch import int8_saturates
+from streamcap.extras import install_command
 
 PRECISIONS = ("fp32", "int8")
 ONNXRUNTIME, OPENVINO = "onnxruntime", "OpenVINO"
@@ -55,7 +56,7 @@ class Baselines:
 def missing(baseline: str) -> str | None:
     """Why `baseline` cannot be measured here, or None."""
     absent = [name for name in NEEDED[baseline] if importlib.util.find_spec(name) is None]
-    return f"{', '.join(absent)} not installed (streamcap[peers] has it)" if absent else None
+    return f"{', '.join(absent)} not installed; {install_command('peers')}" if absent else None
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from streamcap.errors import InputError
+from streamcap.extras import install_command
 from streamcap.offline.whole import atomic_write
 
 
@@ -16,7 +17,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise InputError("a chart needs matplotlib; pip install 'streamcap[bench]'") from None
+        raise InputError(f"a chart needs matplotlib; {install_command('bench')}") from None
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
     lines = _lines(result["decode"]["rows"])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamcap.errors import InputError
+from streamcap.extras import install_command
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ def _from_drive(name: ModelEntry) -> Path:
     try:
         import gdown
     except ImportError:
-        raise InputError(f"{name.name}: pip install 'streamcap[drive]' to download it, or {put}") from None
+        raise InputError(f"{name.name}: {install_command('drive')} to download it, or {put}") from None
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".part")
     try:

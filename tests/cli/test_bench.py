@@ -50,5 +50,5 @@ def test_unwritable_output_is_refused_before_measuring(tmp_path: Path, monkeypat
     assert f"{out}: this directory cannot be made" in str(CliRunner().invoke(app, ["bench", "--out", out]).exception)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     said = str(CliRunner().invoke(app, ["bench", "--out", str(tmp_path / "new")]).exception)
-    assert "pip install 'streamcap[bench]'" in said
+    assert "pip install '.[bench]'" in said
     assert not (tmp_path / "new").exists()

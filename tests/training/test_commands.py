@@ -301,7 +301,7 @@ def test_missing_packages_are_reported_before_work(
     monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
     for arguments in (["train", cache, *TRAIN], ["evaluate", "mini", "--cache", cache]):
         line = error_of(run(*arguments, "--out", tmp_path / "out"), 2)
-        assert "pycocoevalcap" in line and "pip install 'streamcap[train]'" in line
+        assert "pycocoevalcap" in line and "pip install '.[train]'" in line
     assert not (tmp_path / "out").exists()
 
 
