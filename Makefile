@@ -2,9 +2,10 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+CHECK_WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test lint types format check clean
+.PHONY: demo test lint types format check check-fast coverage clean
 
 demo: $(VENV)/installed
 	@echo "Open http://127.0.0.1:8642/ in a browser; end with Ctrl-C."
@@ -16,6 +17,7 @@ test: $(VENV)/installed-dev
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
@@ -26,8 +28,14 @@ format: $(VENV)/installed-dev
 
 check: lint types test
 
+check-fast: lint
+	$(BIN)/python -m pytest -q -n $(CHECK_WORKERS) --dist loadfile -m "not e2e and not browser and not slow" $(PYTEST_ARGS)
+
+coverage: $(VENV)/installed-dev
+	$(BIN)/python -m pytest --cov $(PYTEST_ARGS)
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
