@@ -29,7 +29,7 @@ format: $(VENV)/installed-dev
 check: lint types test
 
 check-fast: lint
-	$(BIN)/python -m pytest -q -n $(CHECK_WORKERS) --dist loadfile -m "not e2e and not browser and not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CHECK_WORKERS) --dist loadfile -m "not e2e and not browser and not slow" $(PYTEST_ARGS)
 
 coverage: $(VENV)/installed-dev
 	$(BIN)/python -m pytest --cov $(PYTEST_ARGS)

@@ -26,7 +26,7 @@ def precision(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="session", params=["this CPU's vectors", "AVX2"])
+@pytest.fixture(scope="session", params=["this CPU's vectors", pytest.param("AVX2", marks=pytest.mark.slow)])
 def library(request: pytest.FixtureRequest, precision: str, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The kernels as they are compiled here, and for CPUs without AVX-512."""
     if request.param != "AVX2":

@@ -25,6 +25,7 @@ def test_mini_captions_synthetic_scenes(mini: Captioner) -> None:
     assert right >= 28, list(zip(said, [script.sentence_at(time) for time in times], strict=True))
 
 
+@pytest.mark.slow
 def test_mini_loads_without_heavy_imports() -> None:
     large = "transformers av aiortc fastapi huggingface_hub"
     code = (

@@ -17,6 +17,8 @@ from testbed.camera import RtspServer
 from tests.end_to_end.service import Service, Viewer, wait_until
 from tests.ffprobe import subtitle_times
 
+pytestmark = pytest.mark.e2e
+
 EVERY = "0.5"
 READS = 100  # of each subtitle file
 

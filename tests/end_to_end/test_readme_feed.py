@@ -6,8 +6,12 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from tests.end_to_end.service import Service
 from tests.test_readme import blocks
+
+pytestmark = pytest.mark.e2e
 
 
 def test_readme_feed_example_prints_captions() -> None:

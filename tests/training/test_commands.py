@@ -26,6 +26,8 @@ from streamcap.training.data.encoders import open_encoder
 from tests.cli.conftest import logging_as_it_was  # noqa: F401
 from tests.training.conftest import make_cache
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., tuple[int, str, str]]
 SPLITS = {"train": range(8), "dev": range(8, 11), "test": range(11, 14)}
 SHAPE = "--preset small --prefix 2 --mapper-layers 1 --mapper-heads 2 --width 64 --layers 1 --vocabulary 320"

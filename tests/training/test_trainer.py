@@ -17,6 +17,8 @@ from streamcap.training.trainer import Trainer, caption_features, learning_rate
 from tests.file_limit import run_with_file_limit
 from tests.training.conftest import make_cache, sentence_of
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 TINY = TrainOptions(
     mapping="mlp",

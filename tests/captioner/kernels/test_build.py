@@ -18,6 +18,7 @@ from tests.captioner.tiny_models import ours, tower
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_library_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAMCAP_CACHE", str(tmp_path / "cache"))

@@ -254,6 +254,7 @@ def test_packed_convolution_refuses_other_channel_count() -> None:
         PackedConvolution(nn.Conv2d(4, 8, 3), 1, 1)(torch.zeros(1, 5, 8, 8))
 
 
+@pytest.mark.slow
 def test_kernels_complete_with_fewer_threads_than_asked() -> None:
     """As where a container or another library limits OpenMP."""
     program = """if True:

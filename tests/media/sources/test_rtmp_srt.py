@@ -20,6 +20,8 @@ from tests.conftest import require_program
 from tests.media.fakes import write_video
 from tests.timeouts import TIMEOUT_FACTOR
 
+pytestmark = pytest.mark.e2e
+
 OPTIONS = SourceOptions(open_timeout=20, read_timeout=5)
 
 

@@ -17,6 +17,8 @@ from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRef
 from testbed.camera import Clip, RtspServer, require_rtsp_server
 from tests.timeouts import TIMEOUT_FACTOR
 
+pytestmark = pytest.mark.e2e
+
 CLIP = Clip(scenes=4, seconds=1.0, width=320, height=180, rate=15)
 OPTIONS = SourceOptions(open_timeout=60, read_timeout=30)
 PATIENT_FRAMES = 400

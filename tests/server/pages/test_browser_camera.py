@@ -21,7 +21,7 @@ from tests.server.browser import (
 )
 from tests.timeouts import TIMEOUT_FACTOR
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.e2e]
 
 WANTED = 30
 

@@ -19,6 +19,8 @@ from streamcap.training.mini.joint import JointOptions, JointTrainer, RealPictur
 from streamcap.training.mini.validation import rank
 from tests.training.fakes import CONFIG, PICTURE, Colors
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data():

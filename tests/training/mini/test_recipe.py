@@ -19,6 +19,8 @@ from streamcap.training.mini.recipe import Plan, Stage, plan, train
 from streamcap.training.mini.scst import ScstOptions
 from tests.training.fakes import CONFIG, PICTURE, Colors, make_data
 
+pytestmark = pytest.mark.slow
+
 STAGES = (
     Stage("sight", JointOptions(steps=2, real=2, scenes=2, captions=0, sentences=0.0, warmup=1), 0),
     Stage("words", CaptionStageOptions(steps=4, real=2, scenes=2, warmup=1, dropout=0.1), 2),

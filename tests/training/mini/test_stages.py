@@ -16,6 +16,8 @@ from streamcap.training.mini.scst import ScstOptions, ScstTrainer, advantages
 from streamcap.training.mini.stage import REWARD, midpoint, read_state
 from tests.training.fakes import CONFIG, PICTURE, make_data
 
+pytestmark = pytest.mark.slow
+
 WORDING = {"steps": 6, "real": 4, "scenes": 4, "captions": 2, "warmup": 2, "dropout": 0.1}
 KINDS = ("text", "critic")
 
