@@ -58,6 +58,10 @@ def process_state() -> Iterator[None]:
     before = _process_state()
     yield
     after = _process_state()
+    # Libraries add variables where they are first imported.
+    after["environment"] = {
+        name: value for name, value in after["environment"].items() if name in before["environment"]
+    }
     changed = [name for name in before if before[name] != after[name]]
     assert not changed, f"changed for the tests that follow: {', '.join(changed)}"
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -8,11 +9,15 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """A command run in this process sets levels and handlers for good; the tests after it must not notice."""
+    """A command run in this process sets levels and handlers for good, those of signals too; the tests after it must
+    not notice."""
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     levels = {name: logging.getLogger(name).level for name in logging.root.manager.loggerDict}
     yield
+    for number, handler in signals.items():
+        signal.signal(number, handler)
     logging.captureWarnings(capture=False)
     root.handlers[:] = handlers
     root.setLevel(level)
