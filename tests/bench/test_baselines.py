@@ -18,6 +18,8 @@ from streamcap.bench.onnx_graph import Step, Tower, with_codes
 from tests.captioner import tiny_models
 from tests.conftest import require_package
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -15,6 +15,8 @@ from streamcap.bench.timing import interleaved, ratio
 from streamcap.captioner.kernels.int8_torch import engine
 from tests.captioner.tiny_models import gpt2
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 PRECISIONS = ["fp32"] if engine() is None else ["fp32", "int8"]
 

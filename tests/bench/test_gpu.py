@@ -14,6 +14,8 @@ from benchmarks import gpu
 from streamcap.bench import continuous_batching, decode, encode
 from tests.captioner.tiny_models import gpt2
 
+pytestmark = pytest.mark.slow
+
 
 def test_gpu_benchmark_measures_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vision = CLIPVisionConfig(

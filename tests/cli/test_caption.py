@@ -418,6 +418,7 @@ def with_mini(mini: Captioner, monkeypatch: pytest.MonkeyPatch) -> Captioner:
     return mini
 
 
+@pytest.mark.slow
 def test_mini_captions_a_video(run: Run, with_mini: Captioner, tmp_path: Path) -> None:
     from tests.media.fakes import write_video
 
@@ -434,6 +435,7 @@ def test_cli_captions_equal_python_api(run: Run, with_mini: Captioner, images: P
     assert run(images / "b.png", "--beam", 3)[1] == f"{result.text}\n"
 
 
+@pytest.mark.slow
 def test_seed_is_independent_of_batch_size(run: Run, with_mini: Captioner, film: Path) -> None:
     sampled = [
         run(film, "-n", 5, "--temperature", 1.5, "--top-p", 0.95, "--seed", 7, "--batch", size)[1]

@@ -96,6 +96,7 @@ def test_no_subtitle_file_before_first_cue(tmp_path: Path) -> None:
     assert not files.srt.exists() and not files.vtt.exists()
 
 
+@pytest.mark.slow
 def test_readers_see_complete_files_only(tmp_path: Path) -> None:
     files = CaptionFiles(tmp_path, "door")
     short, long = [Cue(0, 1, "a dog")], [Cue(n, n + 1, "a dog") for n in range(2000)]

@@ -43,6 +43,7 @@ def test_greedy_batch(name: str) -> None:
     assert [result.tokens for result in results] == [case.get("greedy", case.get("tokens")) for case in cases] * 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "videocaptioner_net"])
 def test_beam_search(name: str) -> None:
     captioner, cases = golden(name)

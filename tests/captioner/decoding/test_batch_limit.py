@@ -16,6 +16,8 @@ from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.vision import Vision
 from streamcap.captioner.options import SearchOptions
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 NO_ROOM = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
