@@ -17,6 +17,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from streamcap.errors import InputError
+from streamcap.media.containers import ACCEPTED, FILE_OPTIONS
 from streamcap.media.video_index import (
     Keyframe,
     VideoIndex,
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 
 # libavformat also "plays" text as ANSI art and frames as one-frame videos.
 _NO_VIDEOS = frozenset({"tty", "bin", "xbin", "adf", "idf", "image2"})
-# Local playlists may name other files, but a file must not make us fetch from a network.
-_OPTIONS = {"protocol_whitelist": "file,crypto,data,subfile"}
 # Decoding on past so many unwanted frames costs less than a seek, which empties the decoder's pipeline.
 _SEEK_BEYOND_FRAMES = 12
 _MOST_THREADS = 4
@@ -207,7 +206,9 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
         raise InputError(f"{path}: the file is empty")
     try:
         # The prefix keeps a name with a colon in it from being read as a URL.
-        container = av.open(f"file:{path}", options=_OPTIONS)
+        container = av.open(f"file:{path}", options=FILE_OPTIONS)
+    except av.error.ArgumentError:  # libav's answer to a format that is not in the list
+        raise InputError(f"{path}: not a video: the file must be {ACCEPTED}") from None
     except av.FFmpegError as error:
         raise InputError(f"{path}: not a video that can be read: {error.strerror}") from None
     except OSError as error:

@@ -6,6 +6,7 @@ import errno
 
 import av
 
+from streamcap.media.containers import ACCEPTED
 from streamcap.media.sources.base import SourceRefused
 from streamcap.redact import redact
 
@@ -26,6 +27,9 @@ def open_error(error: av.FFmpegError, url: str, *, network: bool, waited: float,
             return SourceRefused(f"{where}: {reason}", retry=retry and network)
     if error.errno in _UNREACHABLE:
         return SourceRefused(f"{where}: the host cannot be reached; check the address and the network", retry=True)
+    if isinstance(error, av.error.ArgumentError) and not where.startswith(("rtsp", "rtmp", "webcam")):
+        # libav's answer to a format that is not in the list.
+        return SourceRefused(f"{where}: its format is not accepted here; send {ACCEPTED}", retry=network)
     if isinstance(error, av.error.InvalidDataError):
         return SourceRefused(f"{where}: this is no video that libav can read", retry=network)
     if error.errno == errno.EIO and network:

@@ -20,6 +20,7 @@ from av.video.stream import VideoStream
 
 from streamcap.errors import InputError
 from streamcap.media.clock import JUMP_AHEAD_SECONDS, MediaClock
+from streamcap.media.containers import FILE_FORMATS, FILE_OPTIONS
 from streamcap.media.frame import CaptureClock, Frame
 from streamcap.media.sources.base import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
 from streamcap.media.sources.errors import HUNG_UP, describe_error, open_error
@@ -39,20 +40,28 @@ FINE = Fraction(1, 90_000)
 """The time base where a source has none of its own."""
 # Opens at the live edge in about 0.1 s: the session description says all that probing would find out.
 _LOW_LATENCY = {"probesize": "32", "fpsprobesize": "0", "analyzeduration": "0"}
-_RTSP = {"rtsp_transport": "tcp", **_LOW_LATENCY}
-_BRIEF_PROBE = {"fpsprobesize": "0", "analyzeduration": "1000000"}
+# Every opening names the protocols that may be used, nested openings (segments, keys) included.
+_RTSP = {"rtsp_transport": "tcp", "protocol_whitelist": "tcp", **_LOW_LATENCY}
+_RTMP = {"fflags": "nobuffer", "rtmp_live": "live", "analyzeduration": "500000", "protocol_whitelist": "rtmp,tcp"}
+_HTTP = {
+    "fpsprobesize": "0",
+    "analyzeduration": "1000000",
+    "protocol_whitelist": "http,https,httpproxy,tcp,tls,crypto",
+    "format_whitelist": f"hls,webvtt,{FILE_FORMATS}",
+}
 _OPTIONS: dict[str, dict[str, str]] = {
     "rtsp": _RTSP,
-    "rtsps": _RTSP,
-    "rtmp": {"fflags": "nobuffer", "rtmp_live": "live", "analyzeduration": "500000"},
-    "rtmps": {"fflags": "nobuffer", "rtmp_live": "live", "analyzeduration": "500000"},
-    "srt": {"fflags": "nobuffer", "analyzeduration": "500000"},
-    "http": _BRIEF_PROBE,
-    "https": _BRIEF_PROBE,
-    # A media file that names others may not reach out of the file system.
-    "file": {"protocol_whitelist": "file,crypto,data"},
-    "webcam": {},
+    "rtsps": {**_RTSP, "protocol_whitelist": "tls,tcp"},
+    "rtmp": _RTMP,
+    "rtmps": {**_RTMP, "protocol_whitelist": "rtmps,tls,tcp"},
+    "srt": {"fflags": "nobuffer", "analyzeduration": "500000", "protocol_whitelist": "srt"},
+    "http": _HTTP,
+    "https": _HTTP,
+    "file": FILE_OPTIONS,
+    "webcam": {"protocol_whitelist": ""},
 }
+# And the one format that each speaks. HTTP and files carry several: `format_whitelist` names those.
+_FORMATS = {"rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "flv", "rtmps": "flv", "srt": "mpegts", "webcam": "v4l2"}
 
 
 @dataclass(slots=True)
@@ -180,15 +189,15 @@ class LibavSource(Source):
         }
 
     def _open_container(self) -> InputContainer:
-        name, format_name = self._secret_url, None
+        name = self._secret_url
         if self._scheme == "webcam":
-            name, format_name = webcam_device(self._secret_url), "v4l2"
+            name = webcam_device(self._secret_url)
         elif self._scheme == "file":
             name = f"file:{file_path(self._secret_url)}"
         timeout = (self._options.open_timeout, self._options.read_timeout) if self._network else None
         options: dict[str, Any] = dict(_OPTIONS[self._scheme])
         try:
-            return av.open(name, "r", format=format_name, options=options, timeout=timeout)
+            return av.open(name, "r", format=_FORMATS.get(self._scheme), options=options, timeout=timeout)
         except av.error.ProtocolNotFoundError:
             if self._scheme != "srt":
                 raise
@@ -201,7 +210,7 @@ class LibavSource(Source):
             read_timeout=self._options.read_timeout,
             stopping=self._stopping,
         )
-        return av.open(self._pipe, "r", format="mpegts", options=_OPTIONS["srt"])
+        return av.open(self._pipe, "r", format=_FORMATS["srt"], options=_OPTIONS["srt"])
 
     def _prepare(self, container: InputContainer, stream: VideoStream) -> SourceInfo:
         context = stream.codec_context

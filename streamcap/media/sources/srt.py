@@ -16,6 +16,8 @@ from streamcap.redact import redact
 
 _LOOK_SECONDS = 0.2
 _END_SECONDS = 1.0
+# What the program needs to start; tokens and keys in our own environment are none of its business.
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT")
 # What the program says is kept to tell why nothing comes. On a bad line it may say something for every packet.
 MAX_STDERR_BYTES = 65_536
 
@@ -44,10 +46,18 @@ class SrtPipe:
         self._stopping = stopping
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         quiet = [program, "-nostdin", "-nostats", "-hide_banner", "-loglevel", "error"]
-        receive = ["-fflags", "nobuffer", "-analyzeduration", "500000", "-i", url, "-map", "0:v:0", "-c", "copy"]
+        # What comes is a stranger's: it is MPEG-TS and nothing else, and may not have anything opened.
+        accept = ["-protocol_whitelist", "srt", "-f", "mpegts"]
+        receive = [*accept, "-fflags", "nobuffer", "-analyzeduration", "500000", "-i", url]
+        copy = ["-map", "0:v:0", "-c", "copy"]
         send = ["-copyts", "-muxdelay", "0", "-flush_packets", "1", "-f", "mpegts", "pipe:1"]
         self._process = subprocess.Popen(
-            [*quiet, *receive, *send], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._stderr
+            [*quiet, *receive, *copy, *send],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            cwd="/",
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         )
 
     def read(self, size: int) -> bytes:

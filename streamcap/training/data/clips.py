@@ -11,6 +11,7 @@ import numpy.typing as npt
 from streamcap.captioner.preprocess import fit_images
 from streamcap.errors import InputError
 from streamcap.image_spec import ImageSpec
+from streamcap.media.containers import FILE_OPTIONS
 from streamcap.media.image_file import decode_image
 
 Pixels = npt.NDArray[np.uint8]
@@ -36,7 +37,7 @@ def read_clip(path: Path, count: int, spec: ImageSpec) -> Pixels:
     A clip of fewer frames gives some of them more than once. Raises UnreadableError.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(f"file:{path}", options=FILE_OPTIONS) as container:
             if not container.streams.video:
                 raise UnreadableError("no video in it")
             total = sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
@@ -45,7 +46,7 @@ def read_clip(path: Path, count: int, spec: ImageSpec) -> Pixels:
         wanted = [min(total - 1, int((part + 0.5) * total / count)) for part in range(count)]
         last = wanted[-1]
         chosen: dict[int, Pixels] = {}
-        with av.open(str(path)) as container:
+        with av.open(f"file:{path}", options=FILE_OPTIONS) as container:
             container.streams.video[0].thread_type = "AUTO"
             for number, frame in enumerate(container.decode(video=0)):
                 if number in wanted:

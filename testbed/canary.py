@@ -1,0 +1,62 @@
+"""What must never be touched: a file that notices being opened, and a server that notices being asked."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_IN_ACCESS_OR_OPEN = 0x01 | 0x20
+
+
+class Canary:
+    """`file`, a copy of a video, and `address`, a TCP server on the loopback. `with` starts and ends it."""
+
+    def __init__(self, video: Path, folder: Path) -> None:
+        self.file = folder / f"canary{video.suffix}"
+        shutil.copy(video, self.file)
+        self._requests: list[bytes] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Self:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._watch = libc.inotify_init1(os.O_NONBLOCK)
+        watched = libc.inotify_add_watch(self._watch, os.fsencode(self.file), _IN_ACCESS_OR_OPEN)
+        assert watched >= 0, os.strerror(ctypes.get_errno())
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+        os.close(self._watch)
+
+    def touched(self) -> list[str]:
+        """What has happened since the last call; empty is right."""
+        events = []
+        with suppress(BlockingIOError):
+            if os.read(self._watch, 65_536):
+                events.append("the file was opened")
+        requests, self._requests = self._requests, []
+        return [*events, *(f"the server was asked: {request!r}" for request in requests)]
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection, suppress(OSError):
+                self._requests.append(b"")
+                connection.settimeout(2.0)
+                self._requests[-1] = connection.recv(200)
