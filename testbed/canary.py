@@ -42,7 +42,7 @@ class Canary:
         os.close(self._watch)
 
     def touched(self) -> list[str]:
-        """What has happened since the last call; empty is right."""
+        """What has happened since the last call; empty is right. A request counts when it has been read."""
         events = []
         with suppress(BlockingIOError):
             if os.read(self._watch, 65_536):
@@ -56,7 +56,8 @@ class Canary:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            request = b""
             with connection, suppress(OSError):
-                self._requests.append(b"")
                 connection.settimeout(2.0)
-                self._requests[-1] = connection.recv(200)
+                request = connection.recv(200)
+            self._requests.append(request)

@@ -35,6 +35,9 @@ _NO_VIDEOS = frozenset({"tty", "bin", "xbin", "adf", "idf", "image2"})
 # Decoding on past so many unwanted frames costs less than a seek, which empties the decoder's pipeline.
 _SEEK_BEYOND_FRAMES = 12
 _MOST_THREADS = 4
+MAX_PIXELS = 100_000_000
+"""Frames of more are not decoded: a small file may ask for any amount of memory."""
+_LIMITS = {"max_pixels": str(MAX_PIXELS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +209,7 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
         raise InputError(f"{path}: the file is empty")
     try:
         # The prefix keeps a name with a colon in it from being read as a URL.
-        container = av.open(f"file:{path}", options=FILE_OPTIONS)
+        container = av.open(f"file:{path}", options={**FILE_OPTIONS, **_LIMITS})
     except av.error.ArgumentError:  # libav's answer to a format that is not in the list
         raise InputError(f"{path}: not a video: the file must be {ACCEPTED}") from None
     except av.FFmpegError as error:
@@ -220,6 +223,7 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
         raise
     stream.thread_type = "AUTO"
     stream.thread_count = _MOST_THREADS
+    stream.codec_context.options = _LIMITS
     return container, stream
 
 
@@ -236,4 +240,7 @@ def _best_stream(container: InputContainer, path: Path) -> VideoStream:
     stream = best if isinstance(best, VideoStream) and best in moving else moving[0]
     if stream.codec_context is None:
         raise InputError(f"{path}: there is no decoder for its video")
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{path}: its frames are {width}×{height}, above the limit of {MAX_PIXELS / 1e6:g} megapixels")
     return stream

@@ -112,7 +112,8 @@ class SourceThread:
 
     def _take(self, frame: Frame) -> None:
         first = self.last_frame_at is None
-        self.last_frame_at = self._monotonic()
+        # When its bytes came: a decoder may hand out at a timeout what it held back.
+        self.last_frame_at = min(frame.arrived, self._monotonic())
         if first:
             self._on_first(frame)
         self._statistics.frames += 1

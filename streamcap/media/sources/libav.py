@@ -24,6 +24,7 @@ from streamcap.media.containers import FILE_FORMATS, FILE_OPTIONS
 from streamcap.media.frame import CaptureClock, Frame
 from streamcap.media.sources.base import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
 from streamcap.media.sources.errors import HUNG_UP, describe_error, open_error
+from streamcap.media.sources.jpeg import jpeg_size
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.pacer import Pacer
 from streamcap.media.sources.srt import SourceTimeoutError, SrtPipe
@@ -105,6 +106,9 @@ class LibavSource(Source):
         self._untimed = False
         self._counts = _Counts()
         self._wall_minus_pts: float | None = None
+        self._packet_arrived = 0.0
+        self._silent = False
+        """Whether reading has run into its timeout."""
 
     def open(self) -> SourceInfo:
         started = self._monotonic()
@@ -147,7 +151,8 @@ class LibavSource(Source):
         for packet in self._packets(container, stream):
             if self._stopping.is_set():
                 return
-            arrived, wall = self._monotonic(), self._wall()
+            arrived = self._packet_arrived
+            wall = self._wall() - (self._monotonic() - arrived)
             self._note_capture_time(packet)
             for video_frame in self._decode(packet):
                 last_picture = arrived
@@ -157,6 +162,8 @@ class LibavSource(Source):
                 yield frame
                 if self._stopping.is_set():
                     return
+            if self._silent:
+                raise SourceLost(f"{self.url}: no data for {self._options.read_timeout:g} s")
             if arrived - last_picture > no_picture:
                 raise SourceLost(f"{self.url}: data comes, but no frame for {no_picture:g} s")
         if self._stopping.is_set():
@@ -195,7 +202,7 @@ class LibavSource(Source):
         elif self._scheme == "file":
             name = f"file:{file_path(self._secret_url)}"
         timeout = (self._options.open_timeout, self._options.read_timeout) if self._network else None
-        options: dict[str, Any] = dict(_OPTIONS[self._scheme])
+        options: dict[str, Any] = {**_OPTIONS[self._scheme], **self._limits}
         try:
             return av.open(name, "r", format=_FORMATS.get(self._scheme), options=options, timeout=timeout)
         except av.error.ProtocolNotFoundError:
@@ -210,10 +217,13 @@ class LibavSource(Source):
             read_timeout=self._options.read_timeout,
             stopping=self._stopping,
         )
-        return av.open(self._pipe, "r", format=_FORMATS["srt"], options=_OPTIONS["srt"])
+        return av.open(self._pipe, "r", format=_FORMATS["srt"], options={**_OPTIONS["srt"], **self._limits})
 
     def _prepare(self, container: InputContainer, stream: VideoStream) -> SourceInfo:
         context = stream.codec_context
+        self._check_size((context.width, context.height), SourceRefused)
+        # Decoders check it before they allocate a frame, whatever its size becomes later.
+        context.options = self._limits
         # Frame threads would each hold one frame back.
         context.thread_type = "SLICE"
         context.thread_count = 1
@@ -238,10 +248,25 @@ class LibavSource(Source):
             live=not self._finite,
         )
 
+    @property
+    def _limits(self) -> dict[str, str]:
+        return {"max_pixels": str(self._options.max_pixels)}
+
+    def _check_size(self, size: tuple[int, int], kind: type[SourceRefused] | type[SourceLost]) -> None:
+        """Raises `kind` where frames of `size` are larger than what is decoded."""
+        width, height = size
+        if width * height <= self._options.max_pixels:
+            return
+        most = f"{self._options.max_pixels / 1e6:g} megapixels"
+        message = f"{self.url}: its frames are {width}×{height}, above the limit of {most}; set the camera to less"
+        self.close()
+        raise SourceRefused(message, retry=self._network) if kind is SourceRefused else SourceLost(message)
+
     def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
         """Packets until the source's end; libav's failures become typed ends."""
         packets = container.demux(stream)
         while True:
+            waited_since = self._monotonic()
             try:
                 packet = next(packets)
             except StopIteration:
@@ -259,6 +284,10 @@ class LibavSource(Source):
                 if self._network and error.errno in HUNG_UP:
                     return
                 raise SourceLost(f"{self.url}: {describe_error(error)}") from None
+            self._packet_arrived = self._monotonic()
+            if self._network and self._packet_arrived - waited_since >= self._options.read_timeout:
+                # At its timeout libav hands out the packet that it held back: its bytes came before the silence.
+                self._packet_arrived, self._silent = waited_since, True
             yield packet
 
     def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
@@ -267,6 +296,8 @@ class LibavSource(Source):
             video_frames = packet.decode()
         except av.FFmpegError as error:
             self._counts.decode_errors += 1
+            if packet.stream.codec_context.name == "mjpeg":
+                self._check_size(jpeg_size(bytes(packet)) or (0, 0), SourceLost)
             log.debug("%s: a packet could not be decoded: %s", self.url, describe_error(error))
             return []
         out = [video_frame for video_frame in video_frames if isinstance(video_frame, VideoFrame)]

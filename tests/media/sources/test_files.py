@@ -9,6 +9,7 @@ import av
 import pytest
 from PIL import Image
 
+from streamcap.errors import StreamcapError
 from streamcap.media.frame import Frame
 from streamcap.media.sources import Source, SourceEnded, SourceOptions, SourceRefused, open_source
 from tests.conftest import require_program
@@ -148,6 +149,34 @@ def test_playlist_cannot_leave_file_system(tmp_path: Path) -> None:
     path = tmp_path / "list.m3u8"
     path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
     refused(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("film.mp4", "libx264"), ("film.ts", "libx264"), ("film.flv", "libx264"), ("film.mjpg", "mjpeg")],
+)
+def test_frames_above_max_pixels_are_not_decoded(tmp_path: Path, name: str, codec: str) -> None:
+    container = "mjpeg" if codec == "mjpeg" else None
+    path = write_video(tmp_path / name, size=(640, 480), codec=codec, container=container)
+    enough = SourceOptions(realtime=False, max_pixels=640 * 480)
+    assert len(read(open_source(str(path), options=enough))[0]) == 10
+    source = open_source(str(path), options=SourceOptions(realtime=False, max_pixels=640 * 480 - 1))
+    with pytest.raises(StreamcapError, match=r"640×480, above the limit of 0\.307199 megapixels"):
+        source.open()
+        next(source.frames())
+    source.close()
+
+
+def test_larger_frames_in_the_middle_are_not_decoded(tmp_path: Path) -> None:
+    sizes = ((160, 96), (320, 192), (64, 64))
+    path = tmp_path / "film.h264"
+    parts = [write_video(tmp_path / f"{size[0]}.h264", size=size, container="h264").read_bytes() for size in sizes]
+    path.write_bytes(b"".join(parts))
+    # Decoders count with rows padded to a multiple of 64.
+    source = open_source(str(path), options=SourceOptions(realtime=False, max_pixels=192 * 96))
+    frames, _ = read(source)
+    assert {frame.size for frame in frames} == {(160, 96), (64, 64)}
+    assert source.statistics()["decode_errors"] >= 10
 
 
 def test_stop_ends_file_immediately(tmp_path: Path) -> None:
