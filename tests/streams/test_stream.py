@@ -59,10 +59,10 @@ async def test_skipped_decodes_are_counted(service: FakeService) -> None:
 
 async def test_failing_model_is_reported_until_it_recovers(service: FakeService) -> None:
     seen = await first_sample(service)
-    failed = Failed(replace(seen, start=1.0), "RuntimeError: at rtsp://a:hunter2@cam")
+    failed = Failed(replace(seen, start=1.0), "RuntimeError: at rtsp://admin:hunter2@cam")
     service.streams.dispatch([failed, failed])
     await service.until(lambda: service.of("status")[-1]["reason"] != "")
-    assert service.of("status")[-1]["reason"] == "captioning failed: RuntimeError: at rtsp://a:***@cam"
+    assert service.of("status")[-1]["reason"] == "captioning failed: RuntimeError: at rtsp://admin:***@cam"
     service.streams.dispatch([Unchanged(replace(seen, start=2.0), decoded=True)])
     await service.until(lambda: service.of("status")[-1]["reason"] == "")
     assert service.states("door") == ["connecting", "live", "live", "live"]

@@ -218,8 +218,7 @@ def test_frozen_camera_times_out(own_server: RtspServer) -> None:
     own_server.pause()
     arrivals = []
     with pytest.raises(SourceLost, match=r"no data for 2 s|closed"):
-        for frame in frames:
-            arrivals.append(frame.arrived)
+        arrivals.extend(frame.arrived for frame in frames)
     # libav hands out a last frame at its timeout: it counts from when its bytes came, and reading ends there.
     assert time.monotonic() - arrivals[-1] == pytest.approx(2.0, abs=1.0)
     source.close()

@@ -91,7 +91,7 @@ def test_file_name_with_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_url_has_its_source() -> None:
     assert isinstance(open_source("rtsp://u:hunter2@host/x"), LibavSource)
-    assert open_source("rtsp://u:hunter2@host/x").url == "rtsp://u:***@host/x"
+    assert open_source("rtsp://admin:hunter2@host/1").url == "rtsp://admin:***@host/1"
     assert isinstance(open_source("scenes:"), ScenesSource)
     assert isinstance(open_source("whip:", options=SourceOptions(read_timeout=1)), PushSource)
 
