@@ -129,12 +129,20 @@ class RtspServer:
         user: str = "",
         password: str = "",
         digest: bool = False,
+        udp: bool = False,
         damage: float = 0.0,
     ) -> None:
         self.clip = clip or Clip()
         self.port = port
         self.t0 = 0.0
-        self._options = {"paths": paths, "user": user, "password": password, "digest": digest, "damage": damage}
+        self._options = {
+            "paths": paths,
+            "user": user,
+            "password": password,
+            "digest": digest,
+            "udp": udp,
+            "damage": damage,
+        }
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:

@@ -3,7 +3,8 @@
 
 Run by the system's Python, where GObject lives; `camera.py` beside this file starts it. Arguments: one JSON object
 with `clip` (a raw H.264 file), `index` (JSON: `rate`, and `sizes` and `keys` of its access units), `paths` (one camera
-each), `port`, and optionally `user`, `password`, `digest`, `damage` (part of the access units that is spoiled).
+each), `port`, and optionally `user`, `password`, `digest`, `udp` (no TCP), `damage` (part of the access units that is
+spoiled).
 
 When it listens it prints `READY {"port": ..., "t0": ...}`. Every camera shows access unit `n % count` at wall time
 `t0 + n / rate`, and its RTCP sender reports say so. Beside the cameras there are /live (encoded while it plays),
@@ -122,10 +123,12 @@ def on_media(_factory, media, clip):
     thread.start()
 
 
-def factory(launch, auth):
+def factory(launch, auth, udp=False):
     made = GstRtspServer.RTSPMediaFactory()
     made.set_launch(launch)
     made.set_shared(True)
+    if udp:
+        made.set_protocols(GstRtsp.RTSPLowerTrans.UDP)
     if auth:
         permissions = GstRtspServer.RTSPPermissions()
         permissions.add_role("viewer")
@@ -159,7 +162,7 @@ def main():
     clip = Clip(options["clip"], options["index"], options.get("damage", 0.0))
     mounts = server.get_mount_points()
     for path in options["paths"]:
-        camera = factory(CAMERA, auth)
+        camera = factory(CAMERA, auth, options.get("udp", False))
         camera.connect("media-configure", on_media, clip)
         mounts.add_factory(f"/{path}", camera)
     for path, launch in (("live", LIVE), ("audio", AUDIO), ("broken", BROKEN)):

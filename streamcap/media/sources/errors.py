@@ -8,20 +8,32 @@ import av
 
 from streamcap.media.containers import ACCEPTED
 from streamcap.media.sources.base import SourceRefused
+from streamcap.media.sources.diagnosis import connection_fault, rtsp_challenges
 from streamcap.redact import redact
 
 HUNG_UP = (errno.EIO, errno.EPIPE, errno.ECONNRESET)
 """How libav says that the other side closed the connection."""
 _NO_ANSWER = (errno.ETIMEDOUT, errno.EAGAIN)
+_LOOK_SECONDS = 2.0
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EADDRNOTAVAIL)
 
 
 def open_error(error: av.FFmpegError, url: str, *, network: bool, waited: float, open_timeout: float) -> SourceRefused:
-    """Why `url` could not be opened. `waited`: the seconds that opening took, which alone tell some timeouts."""
+    """Why `url` could not be opened: what libav reports for certain; for the rest, what a look at the host shows.
+
+    May connect to the host, for up to a few seconds. `waited`: the seconds that opening took. libav reports some of its
+    timeouts as unreadable data.
+    """
     where = redact(url)
+    if isinstance(error, av.error.HTTPUnauthorizedError):
+        return SourceRefused(f"{where}: {_login_reason(url)}", retry=False)
     timed_out = isinstance(error, av.error.ExitError | TimeoutError) or error.errno in _NO_ANSWER
-    if network and (timed_out or waited >= 0.95 * open_timeout):
-        return SourceRefused(f"{where}: no answer within {open_timeout:g} s", retry=True)
+    timed_out = timed_out or waited >= open_timeout
+    if network and (timed_out or error.errno == errno.EIO):
+        fault = connection_fault(url, timeout=min(_LOOK_SECONDS, open_timeout))
+        if fault is None and timed_out:
+            fault = f"it takes connections, but sent no video that could be opened within {open_timeout:g} s"
+        return SourceRefused(f"{where}: {fault or 'it closed the connection before any video came'}", retry=True)
     for kind, reason, retry in _REASONS:
         if isinstance(error, kind):
             return SourceRefused(f"{where}: {reason}", retry=retry and network)
@@ -32,11 +44,18 @@ def open_error(error: av.FFmpegError, url: str, *, network: bool, waited: float,
         return SourceRefused(f"{where}: its format is not accepted here; send {ACCEPTED}", retry=network)
     if isinstance(error, av.error.InvalidDataError):
         return SourceRefused(f"{where}: this is no video that libav can read", retry=network)
-    if error.errno == errno.EIO and network:
-        return SourceRefused(f"{where}: the host is unknown or hung up; check the name", retry=True)
     if error.errno == errno.EBUSY:
         return SourceRefused(f"{where}: another program is using the device", retry=True)
     return SourceRefused(f"{where}: {describe_error(error)}", retry=network)
+
+
+def _login_reason(url: str) -> str:
+    offered = rtsp_challenges(url, timeout=_LOOK_SECONDS)
+    if offered and not {"Basic", "Digest MD5"} & set(offered):
+        return f"401: it offers only {' and '.join(offered)} to log in; libav knows Basic and Digest MD5"
+    if "@" not in url:
+        return "401: it asks for a user name and a password; write them as SCHEME://USER:PASSWORD@HOST"
+    return "401: it does not accept this user name and password"
 
 
 def describe_error(error: BaseException) -> str:
@@ -47,7 +66,6 @@ def describe_error(error: BaseException) -> str:
 
 _REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, bool], ...] = (
     (ConnectionRefusedError, "the connection was refused; is the camera on, and the port right?", True),
-    (av.error.HTTPUnauthorizedError, "401: user name or password is missing or wrong", False),
     (av.error.HTTPForbiddenError, "403: this user may not see it", False),
     (av.error.HTTPNotFoundError, "404: the server has no such stream; check the path", True),
     (av.error.HTTPServerError, "the server is there, but cannot serve the stream now (5xx)", True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import struct
 import threading
@@ -43,6 +44,7 @@ FINE = Fraction(1, 90_000)
 _LOW_LATENCY = {"probesize": "32", "fpsprobesize": "0", "analyzeduration": "0"}
 # Every opening names the protocols that may be used, nested openings (segments, keys) included.
 _RTSP = {"rtsp_transport": "tcp", "protocol_whitelist": "tcp", **_LOW_LATENCY}
+_RTSP_UDP = {"rtsp_transport": "udp", "protocol_whitelist": "tcp,rtp,udp"}
 _RTMP = {"fflags": "nobuffer", "rtmp_live": "live", "analyzeduration": "500000", "protocol_whitelist": "rtmp,tcp"}
 _HTTP = {
     "fpsprobesize": "0",
@@ -163,7 +165,7 @@ class LibavSource(Source):
                 if self._stopping.is_set():
                     return
             if self._silent:
-                raise SourceLost(f"{self.url}: no data for {self._options.read_timeout:g} s")
+                raise SourceLost(self._silence)
             if arrived - last_picture > no_picture:
                 raise SourceLost(f"{self.url}: data comes, but no frame for {no_picture:g} s")
         if self._stopping.is_set():
@@ -209,6 +211,12 @@ class LibavSource(Source):
             if self._scheme != "srt":
                 raise
             return self._open_pipe()
+        except av.FFmpegError as error:
+            if error.errno != errno.EPROTONOSUPPORT or self._scheme != "rtsp":
+                raise
+            # libav's word for 461: the camera was asked for TCP, which it does not serve.
+            log.warning("%s: it serves no RTSP over TCP (461); reading over UDP, where packets may be lost", self.url)
+            return av.open(name, "r", format="rtsp", options={**options, **_RTSP_UDP}, timeout=timeout)
 
     def _open_pipe(self) -> InputContainer:
         self._pipe = SrtPipe(
@@ -249,6 +257,10 @@ class LibavSource(Source):
         )
 
     @property
+    def _silence(self) -> str:
+        return f"{self.url}: no frame came for {self._options.read_timeout:g} s"
+
+    @property
     def _limits(self) -> dict[str, str]:
         return {"max_pixels": str(self._options.max_pixels)}
 
@@ -279,8 +291,8 @@ class LibavSource(Source):
                 if self._finite:
                     self._counts.decode_errors += 1
                     raise SourceEnded(f"{self.url}: it breaks off: {describe_error(error)}") from None
-                if self._network and isinstance(error, av.error.ExitError | av.error.InvalidDataError | TimeoutError):
-                    raise SourceLost(f"{self.url}: no data for {self._options.read_timeout:g} s") from None
+                if self._network and self._monotonic() - waited_since >= self._options.read_timeout:
+                    raise SourceLost(self._silence) from None
                 if self._network and error.errno in HUNG_UP:
                     return
                 raise SourceLost(f"{self.url}: {describe_error(error)}") from None

@@ -15,6 +15,7 @@ import pytest
 from streamcap.media.frame import Frame
 from streamcap.media.scenes import draw
 from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRefused, open_source
+from testbed.answers import answering
 from testbed.camera import Clip, RtspServer, require_rtsp_server
 from tests.timeouts import TIMEOUT_FACTOR
 
@@ -151,13 +152,39 @@ def test_camera_with_password(digest: bool) -> None:
     with RtspServer(CLIP, user="viewer", password="hunter2", digest=digest) as server:
         for login in ("", "viewer:hunter3"):
             error = refused(server.url(login=login))
-            assert "401: user name or password is missing or wrong" in str(error)
+            assert ("does not accept this user name" if login else "asks for a user name") in str(error)
             assert "hunter3" not in str(error)
             assert not error.retry
         source = opened(server.url(login="viewer:hunter2"))
         assert "hunter2" not in source.url
         assert next(iter(source.frames())).size == (320, 180)
         source.close()
+
+
+def test_camera_without_tcp_is_read_over_udp(caplog: pytest.LogCaptureFixture) -> None:
+    require_rtsp_server()
+    with RtspServer(CLIP, udp=True) as server:
+        source = opened(server.url())
+        frames = source.frames()
+        assert [next(frames).size for _ in range(5)] == [(320, 180)] * 5
+        source.close()
+    assert "serves no RTSP over TCP (461); reading over UDP" in caplog.text
+
+
+def test_login_that_libav_does_not_know_is_named() -> None:
+    challenge = (
+        b'RTSP/1.0 401 Unauthorized\r\n{cseq}\r\nWWW-Authenticate: Digest realm="c", nonce="1", algorithm=SHA-256'
+    )
+    with answering(challenge + b"\r\n\r\n") as port:
+        error = refused(f"rtsp://viewer:hunter2@127.0.0.1:{port}/live")
+    assert "401: it offers only Digest SHA-256 to log in" in str(error)
+    assert not error.retry
+
+
+def test_unknown_host_is_named() -> None:
+    error = refused("rtsp://no-such-camera.invalid/live", SourceOptions(open_timeout=5, read_timeout=1))
+    assert "the name no-such-camera.invalid is not known" in str(error)
+    assert error.retry
 
 
 def test_connection_refused() -> None:
@@ -174,7 +201,7 @@ def test_connect_timeout() -> None:
         error = refused(
             f"rtsp://127.0.0.1:{silent.getsockname()[1]}/door", SourceOptions(open_timeout=0.5, read_timeout=0.5)
         )
-    assert "no answer within 0.5 s" in str(error)
+    assert "takes connections, but sent no video that could be opened within 0.5 s" in str(error)
     assert error.retry
 
 
@@ -217,7 +244,7 @@ def test_frozen_camera_times_out(own_server: RtspServer) -> None:
     next(frames)
     own_server.pause()
     arrivals = []
-    with pytest.raises(SourceLost, match=r"no data for 2 s|closed"):
+    with pytest.raises(SourceLost, match=r"no frame came for 2 s|closed"):
         arrivals.extend(frame.arrived for frame in frames)
     # libav hands out a last frame at its timeout: it counts from when its bytes came, and reading ends there.
     assert time.monotonic() - arrivals[-1] == pytest.approx(2.0, abs=1.0)

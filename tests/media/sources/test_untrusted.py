@@ -19,6 +19,7 @@ from streamcap.media.sources import SourceOptions, open_source
 from streamcap.media.sources.libav import _FORMATS, _OPTIONS
 from streamcap.media.sources.url import NETWORK
 from streamcap.media.video_file import VideoFile
+from testbed.answers import answering
 from testbed.canary import Canary
 from tests.conftest import require_program
 from tests.media.fakes import write_video
@@ -182,32 +183,12 @@ def test_every_scheme_names_formats_and_protocols(scheme: str) -> None:
     assert not {"concat", "dash", "sdp", "image2", "tty"} & set(_OPTIONS[scheme].get("format_whitelist", "").split(","))
 
 
-def rtsp_server(answer: bytes) -> tuple[socket.socket, threading.Thread]:
-    """Answers every request of one connection with `answer`, its CSeq filled in."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        with suppress(OSError):
-            connection, _ = listener.accept()
-            with connection:
-                connection.settimeout(5.0)
-                while request := connection.recv(4096):
-                    line = next(line for line in request.split(b"\r\n") if line.lower().startswith(b"cseq"))
-                    connection.sendall(answer.replace(b"{cseq}", line))
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    return listener, thread
-
-
 @pytest.mark.parametrize("where", ["http://{address}/x", "file:{file}", "ftp://{address}/x", "rtmp://{address}/x"])
 def test_rtsp_redirect_leads_to_rtsp_alone(canary: Canary, where: str) -> None:
     location = where.format(file=canary.file, address=canary.address)
     answer = f"RTSP/1.0 302 Moved\r\n{{cseq}}\r\nLocation: {location}\r\n\r\n".encode()
-    listener, thread = rtsp_server(answer)
-    read(f"rtsp://127.0.0.1:{listener.getsockname()[1]}/x")
-    listener.close()
-    thread.join()
+    with answering(answer) as port:
+        read(f"rtsp://127.0.0.1:{port}/x")
     assert not canary.touched()
 
 
@@ -216,8 +197,6 @@ def test_rtsp_description_opens_nothing_else(canary: Canary, target: str) -> Non
     name = f"file:{canary.file}" if target == "file" else f"http://{canary.address}/x.ts"
     body = FORMATS["sdp"](name)
     head = f"RTSP/1.0 200 OK\r\n{{cseq}}\r\nContent-Type: application/sdp\r\nContent-Length: {len(body)}\r\n"
-    listener, thread = rtsp_server(head.encode() + f"Content-Base: {name}\r\n\r\n".encode() + body)
-    read(f"rtsp://127.0.0.1:{listener.getsockname()[1]}/x")
-    listener.close()
-    thread.join()
+    with answering(head.encode() + f"Content-Base: {name}\r\n\r\n".encode() + body) as port:
+        read(f"rtsp://127.0.0.1:{port}/x")
     assert not canary.touched()

@@ -1,0 +1,72 @@
+"""What can be observed about a source that does not open: name, connection, and what an RTSP server asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+from urllib.parse import SplitResult, urlsplit
+
+_PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
+_MAX_REPLY_BYTES = 16_384
+_CHALLENGE = re.compile(rb"^WWW-Authenticate:[ \t]*(?P<kind>\w+)(?P<rest>[^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_ALGORITHM = re.compile(rb'algorithm="?(?P<name>[\w-]+)', re.IGNORECASE)
+
+
+def connection_fault(url: str, *, timeout: float) -> str | None:
+    """What is wrong before a byte is exchanged, in words; None where a connection comes about.
+
+    Looks the name up and connects once, within `timeout` seconds each.
+    """
+    parts = urlsplit(url)
+    port = parts.port or _PORTS.get(parts.scheme.lower())
+    if not parts.hostname or port is None:
+        return None
+    try:
+        addresses = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return f"the name {parts.hostname} is not known to the name server; check it"
+    family, kind, protocol, _, address = addresses[0]
+    with socket.socket(family, kind, protocol) as connection:
+        connection.settimeout(timeout)
+        try:
+            connection.connect(address)
+        except TimeoutError:
+            return f"no connection to port {port} within {timeout:g} s"
+        except ConnectionRefusedError:
+            return "the connection was refused; is the camera on, and the port right?"
+        except OSError as error:
+            return f"no connection to port {port}: {error.strerror or error}"
+    return None
+
+
+def rtsp_challenges(url: str, *, timeout: float) -> list[str]:
+    """The ways to log in that an `rtsp://` server offers, such as "Basic" or "Digest SHA-256"; []: it says none."""
+    parts = urlsplit(url)
+    if parts.scheme.lower() != "rtsp" or not parts.hostname:
+        return []
+    reply = b""
+    address = parts.hostname, parts.port or 554
+    with contextlib.suppress(OSError), socket.create_connection(address, timeout) as connection:
+        connection.settimeout(timeout)
+        connection.sendall(_describe(parts))
+        while b"\r\n\r\n" not in reply and len(reply) < _MAX_REPLY_BYTES:
+            more = connection.recv(4096)
+            if not more:
+                break
+            reply += more
+    return [_challenge(match["kind"], match["rest"]) for match in _CHALLENGE.finditer(reply)]
+
+
+def _describe(parts: SplitResult) -> bytes:
+    host = parts.netloc.rpartition("@")[2]
+    target = f"rtsp://{host}{parts.path}{f'?{parts.query}' if parts.query else ''}"
+    return f"DESCRIBE {target} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n\r\n".encode()
+
+
+def _challenge(kind: bytes, rest: bytes) -> str:
+    name = kind.decode(errors="replace").capitalize()
+    algorithm = _ALGORITHM.search(rest)
+    if name == "Digest":
+        return f"Digest {algorithm['name'].decode(errors='replace').upper() if algorithm else 'MD5'}"
+    return name
