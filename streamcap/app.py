@@ -136,6 +136,8 @@ def _opener(stream_options: StreamOptions) -> Callable[[str], Source]:
         open_timeout=stream_options.open_timeout,
         read_timeout=stream_options.read_timeout,
         keyframes_only=stream_options.keyframes_only,
+        # As often as a caption is wanted, and often enough not to count as stalled.
+        poll_interval=min(stream_options.every, stream_options.stall_after / 2),
     )
     return lambda url: open_source(url, options=options)
 

@@ -34,6 +34,10 @@ def open_source(url: str, *, options: SourceOptions | None = None) -> Source:
         from streamcap.media.sources.push import PushSource
 
         return PushSource(url, read_timeout=options.read_timeout)
+    if scheme in ("http", "https"):
+        from streamcap.media.sources.http import HttpSource
+
+        return HttpSource(url, options)
     from streamcap.media.sources.libav import LibavSource
 
     return LibavSource(url, options)

@@ -111,7 +111,7 @@ def test_silent_mjpeg_camera_times_out() -> None:
     with serving(camera) as base:
         source = open_source(f"{base}/video.mjpg", options=SourceOptions(open_timeout=5, read_timeout=0.5))
         source.open()
-        with pytest.raises(SourceLost, match=r"no frame came for 0\.5 s"):
+        with pytest.raises(SourceLost, match=r"no data for 0\.5 s"):
             for _ in source.frames():
                 pass
         source.close()

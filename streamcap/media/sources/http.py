@@ -1,0 +1,240 @@
+"""`HttpSource`: finds out what an HTTP address sends. JPEGs, streamed or polled, are read here; the rest by libav."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import av
+from av import VideoFrame
+
+from streamcap.media.clock import MediaClock
+from streamcap.media.frame import Frame
+from streamcap.media.sources.base import Source, SourceInfo, SourceLost, SourceRefused
+from streamcap.media.sources.diagnosis import connection_fault
+from streamcap.media.sources.hls import choose_rendition
+from streamcap.media.sources.http_client import HttpClient
+from streamcap.media.sources.jpeg import START, JpegSplitter, jpeg_size
+from streamcap.media.sources.libav import FINE, LibavSource
+from streamcap.media.sources.options import SourceOptions
+from streamcap.redact import redact
+
+log = logging.getLogger(__name__)
+
+_READ_BYTES = 65_536
+_MAX_PLAYLIST_BYTES = 262_144
+_IMAGE_TYPES = ("multipart/", "image/jpeg", "image/jpg", "image/pjpeg")
+
+
+class HttpSource(Source):
+    """One opening of an HTTP address.
+
+    A camera that sends JPEGs one after the other is read as they come, whatever stands between them. An address that
+    answers with a single JPEG is asked again every `options.poll_interval` seconds. Of an HLS master playlist one
+    rendition is read. Frames have no timestamps of their own: they are timed by arrival. Nothing is dropped.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        options: SourceOptions,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.url = redact(url)
+        self._secret_url = url
+        self._options = options
+        self._monotonic = monotonic
+        self._wall = wall
+        self._stopping = threading.Event()
+        self._inner: LibavSource | None = None
+        self._client = HttpClient(url, timeout=options.read_timeout)
+        self._response: http.client.HTTPResponse | None = None
+        self._splitter = JpegSplitter()
+        self._waiting: list[bytes] = []
+        self._polled = False
+        self._clock = MediaClock()
+        self._decoder = av.VideoCodecContext.create("mjpeg", "r")
+        self._decoder.options = {"max_pixels": str(options.max_pixels)}
+        self._frames = 0
+        self._decode_errors = 0
+
+    def open(self) -> SourceInfo:
+        started = self._monotonic()
+        try:
+            response = self._response = self._client.get()
+            first = response.read1(_READ_BYTES)
+            content_type = (response.headers.get("Content-Type") or "").lower()
+            if not content_type.startswith(_IMAGE_TYPES) and not first.startswith(START):
+                return self._open_libav(response, first)
+            self._waiting = self._splitter.feed(first)
+            while not self._waiting and self._monotonic() - started < self._options.open_timeout:
+                self._waiting = self._more()
+        except SourceLost as lost:
+            raise SourceRefused(str(lost), retry=True) from None
+        except SourceRefused:
+            self.close()
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise SourceRefused(f"{self.url}: {self._fault(error)}", retry=True) from None
+        size = jpeg_size(self._waiting[0]) if self._waiting else None
+        if size is None:
+            self.close()
+            raise SourceRefused(f"{self.url}: no JPEG came within {self._options.open_timeout:g} s", retry=True)
+        self._check_size(size)
+        return SourceInfo(width=size[0], height=size[1], frames_per_second=0.0, codec="mjpeg", live=True)
+
+    def frames(self) -> Iterator[Frame]:
+        if self._inner is not None:
+            yield from self._inner.frames()
+            return
+        while not self._stopping.is_set():
+            for data in self._waiting:
+                arrived, wall = self._monotonic(), self._wall()
+                for video_frame in self._decode(data):
+                    yield self._timed(video_frame, arrived, wall)
+                    if self._stopping.is_set():
+                        return
+            self._waiting = self._next()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._inner is not None:
+            self._inner.stop()
+
+    def close(self) -> None:
+        if self._inner is not None:
+            self._inner.close()
+        response, self._response = self._response, None
+        if response is not None:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                response.close()
+
+    def statistics(self) -> dict[str, int]:
+        if self._inner is not None:
+            return self._inner.statistics()
+        return {
+            "frames": self._frames,
+            "decode_errors": self._decode_errors + self._splitter.dropped,
+            "repaired_pts": self._clock.repaired,
+            "epochs": self._clock.epochs,
+            "dropped": 0,
+        }
+
+    def _open_libav(self, response: http.client.HTTPResponse, first: bytes) -> SourceInfo:
+        url = self._secret_url
+        if first.lstrip(b"\xef\xbb\xbf").startswith(b"#EXTM3U"):
+            while len(first) < _MAX_PLAYLIST_BYTES and (more := response.read1(_READ_BYTES)):
+                first += more
+            rendition = choose_rendition(first.decode(errors="replace"), self._client.url)
+            if rendition is not None and rendition.lower().startswith(("http://", "https://")):
+                log.info("%s: of its renditions %s is read", self.url, redact(rendition))
+                url = rendition
+        self.close()
+        self._inner = LibavSource(url, self._options, monotonic=self._monotonic, wall=self._wall)
+        if self._stopping.is_set():
+            self._inner.stop()
+        return self._inner.open()
+
+    def _next(self) -> list[bytes]:
+        """The JPEGs that came next; none where the time to ask again has not come."""
+        if self._polled:
+            return self._poll()
+        try:
+            return self._more()
+        except SourceLost:
+            # A single JPEG a request: an address to be asked again.
+            if self._frames > 1:
+                raise
+            self._polled = True
+            return []
+
+    def _more(self) -> list[bytes]:
+        """The JPEGs that the next bytes complete. Raises SourceLost."""
+        response = self._response
+        if response is None:
+            raise SourceLost(f"{self.url}: not open")
+        try:
+            data = response.read1(_READ_BYTES)
+        except TimeoutError:
+            raise SourceLost(f"{self.url}: no data for {self._options.read_timeout:g} s") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise SourceLost(f"{self.url}: {_words(error)}") from None
+        if not data:
+            raise SourceLost(f"{self.url}: the other side closed the stream")
+        return self._splitter.feed(data)
+
+    def _poll(self) -> list[bytes]:
+        if self._stopping.wait(self._options.poll_interval):
+            return []
+        self.close()
+        self._splitter = JpegSplitter()
+        try:
+            self._response = self._client.get()
+            until = self._monotonic() + self._options.read_timeout
+            while self._monotonic() < until:
+                found = self._more()
+                if found:
+                    return found
+        except SourceRefused as refused:
+            raise SourceLost(str(refused)) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise SourceLost(f"{self.url}: {_words(error)}") from None
+        raise SourceLost(f"{self.url}: no whole JPEG within {self._options.read_timeout:g} s")
+
+    def _decode(self, data: bytes) -> list[VideoFrame]:
+        size = jpeg_size(data)
+        try:
+            if size is not None:
+                self._check_size(size)
+            return self._decoder.decode(av.Packet(data))
+        except SourceRefused as refused:
+            raise SourceLost(str(refused)) from None
+        except av.FFmpegError as error:
+            self._decode_errors += 1
+            log.debug("%s: a JPEG could not be decoded: %s", self.url, error)
+            return []
+
+    def _check_size(self, size: tuple[int, int]) -> None:
+        if size[0] * size[1] > self._options.max_pixels:
+            most = f"{self._options.max_pixels / 1e6:g} megapixels"
+            self.close()
+            message = f"{self.url}: its frames are {size[0]}×{size[1]}, above the limit of {most}"
+            raise SourceRefused(f"{message}; set the camera to less", retry=True)
+
+    def _timed(self, video_frame: VideoFrame, arrived: float, wall: float) -> Frame:
+        self._frames += 1
+        stamp = self._clock.stamp(None, FINE, arrived)
+        return Frame(
+            video_frame=video_frame,
+            pts=stamp.pts,
+            time_base=stamp.time_base,
+            time=stamp.time,
+            epoch=stamp.epoch,
+            arrived=arrived,
+            captured_at=wall,
+            captured_at_source="arrival",
+        )
+
+    def _fault(self, error: Exception) -> str:
+        timeout = self._options.read_timeout
+        fault = connection_fault(self._secret_url, timeout=min(2.0, timeout)) if isinstance(error, OSError) else None
+        if fault is not None:
+            return fault
+        if isinstance(error, TimeoutError):
+            return f"it takes connections, but sent nothing for {timeout:g} s"
+        return _words(error)
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, http.client.RemoteDisconnected | ConnectionError | http.client.IncompleteRead):
+        return "the other side closed the connection"
+    if isinstance(error, http.client.HTTPException):
+        return "what it sent is no HTTP response"
+    return redact(getattr(error, "strerror", None) or error)

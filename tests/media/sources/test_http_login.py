@@ -1,0 +1,50 @@
+"""Against the examples of RFC 7616, section 3.9.1."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamcap.media.sources.http_login import HttpLogin
+
+NONCE = "7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v"
+OWN = "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ"
+FIELDS = f'realm="http-auth@example.org", qop="auth, auth-int", nonce="{NONCE}", opaque="FQhe/qaU925kfnzjCev0ciny7QMk"'
+
+
+def login() -> HttpLogin:
+    return HttpLogin("Mufasa", "Circle of Life", make_nonce=lambda: OWN)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "response"),
+    [
+        ("MD5", "8ca523f5e9506fed4657c9700eebdbec"),
+        ("SHA-256", "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1"),
+    ],
+)
+def test_digest_header_is_that_of_the_rfc(algorithm: str, response: str) -> None:
+    made = login()
+    assert made.answer([f"Digest {FIELDS}, algorithm={algorithm}"])
+    header = made.header("GET", "/dir/index.html")
+    assert header is not None
+    assert f'response="{response}"' in header
+    assert "nc=00000001" in header
+    assert "nc=00000002" in (made.header("GET", "/dir/index.html") or "")
+
+
+def test_answer_takes_the_strongest_of_one_line_or_several() -> None:
+    for challenges in (
+        [f"Digest {FIELDS}, algorithm=MD5", f"Digest {FIELDS}, algorithm=SHA-256", 'Basic realm="x"'],
+        [f'Basic realm="x", Digest {FIELDS}, algorithm=MD5, Digest {FIELDS}, algorithm=SHA-256'],
+    ):
+        made = login()
+        assert made.answer(challenges)
+        assert "algorithm=SHA-256" in (made.header("GET", "/") or "")
+
+
+def test_answer_knows_basic_and_refuses_others() -> None:
+    made = login()
+    assert made.header("GET", "/") is None
+    assert made.answer(['Basic realm="camera"'])
+    assert made.header("GET", "/") == "Basic TXVmYXNhOkNpcmNsZSBvZiBMaWZl"
+    assert not login().answer(['Negotiate, Digest realm="x", nonce="y", algorithm=SHA-512-256'])
