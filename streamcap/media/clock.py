@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -9,6 +10,17 @@ JUMP_BACK_SECONDS = 1.0
 """Timestamps that fall back by no more than this are jitter, and repaired; by more, the source's clock began again."""
 JUMP_AHEAD_SECONDS = 10.0
 """A leap ahead of so much more than has passed on our own clock is another epoch."""
+LEAP_FRAMES = 3
+"""So many frames in a row must agree on a leap before an epoch begins with it; a single one is repaired."""
+MAX_EPOCHS_A_MINUTE = 3
+"""Of a source that begins more, the timestamps mean nothing."""
+MAX_LEAD_SECONDS = 5.0
+MAX_LAG_SECONDS = 15.0
+"""How far time in an epoch may run from arrival. Cameras send a buffer at once when opened; a network may hold some."""
+RATE_WINDOW_SECONDS = 2.0
+_RATE_WINDOWS = 3
+_RATE_OFF = 0.1
+_RATE_ALIKE = 0.1
 _STUCK_AFTER = 3
 _FIRST_INTERVAL_SECONDS = Fraction(1, 25)
 
@@ -30,19 +42,30 @@ class MediaClock:
     What is sound passes unchanged. Until a source names its first timestamp (RTSP before the first sender report) time
     is counted from 0 by arrival, and the named ones then go on from there: no epoch is opened for that.
 
+    A live source whose timestamps run at another rate than time, run away from arrival, or leap for ever is timed by
+    arrival from then on.
+
     Parameters:
         jump_ahead: seconds a timestamp may lead the time that has passed on our own clock; None: any (a file, which is
             read as fast as it is played).
+        check_rate: whether frames of a live source arrive as they are captured, so that arrival can be compared with.
         interval: seconds by which a frame without a timestamp follows the last; None: as long as it took to come.
     """
 
     def __init__(
-        self, *, jump_ahead: float | None = JUMP_AHEAD_SECONDS, interval: Fraction | float | None = None
+        self,
+        *,
+        jump_ahead: float | None = JUMP_AHEAD_SECONDS,
+        check_rate: bool = True,
+        interval: Fraction | float | None = None,
     ) -> None:
         self.repaired = 0
         """Frames whose timestamp was missing, repeated or fell back a little."""
         self.epochs = 0
         """How many were opened after the first."""
+        self.by_arrival = False
+        """Whether the source's timestamps are no longer believed."""
+        self._check_rate = check_rate and jump_ahead is not None
         self._jump_ahead = jump_ahead
         self._missing = interval
         self._base: Fraction | None = None
@@ -54,6 +77,15 @@ class MediaClock:
         """Added to what the source says; None until it says something."""
         self._said: int | None = None
         self._stuck = 0
+        self._leap: int | None = None
+        """The timestamp of the last frame that leapt."""
+        self._leaps = 0
+        """How many in a row agree with it."""
+        self._epochs_at: deque[float] = deque(maxlen=MAX_EPOCHS_A_MINUTE)
+        self._anchor = (0, 0.0)
+        """A time of this epoch, and when it arrived."""
+        self._window = (0, 0.0)
+        self._rates: deque[float] = deque(maxlen=_RATE_WINDOWS)
 
     def stamp(self, pts: int | None, time_base: Fraction, arrived: float) -> Stamp:
         """The time of the next frame in order of presentation; `arrived` in monotonic seconds."""
@@ -62,7 +94,7 @@ class MediaClock:
         if pts is not None and time_base != self._base:
             pts = round(pts * time_base / self._base)
         repaired = True
-        if pts is None:
+        if pts is None or self.by_arrival:
             at = self._by_arrival(arrived)
         else:
             if self._offset is None:
@@ -76,14 +108,21 @@ class MediaClock:
                 at = self._by_arrival(arrived)
                 self._offset = at - pts
             elif self._jumped(at, arrived):
-                return self._next_epoch(pts, arrived)
+                if self._leap_holds(pts, arrived):
+                    return self._next_epoch(pts, arrived)
+                at = self._by_arrival(arrived)
             elif at <= self._last:
+                self._leaps = 0
                 # Between the last and where the next is due, so that the next needs no repair.
                 at = self._last + (max(1, self._interval // 2) if stuck else 1)
             else:
                 repaired = False
+                self._leaps = 0
                 if at - self._last <= self._ticks(JUMP_BACK_SECONDS):
                     self._interval = at - self._last
+            if self._check_rate and self._runs_away(at, arrived):
+                self.by_arrival = repaired = True
+                at = self._by_arrival(arrived)
         self.repaired += repaired
         return self._emit(at, arrived, repaired=repaired)
 
@@ -92,15 +131,53 @@ class MediaClock:
         self._ticks_per_second = float(1 / time_base)
         self._interval = max(1, round(_FIRST_INTERVAL_SECONDS / time_base))
         self._said = pts
+        self._anchor = self._window = (0 if pts is None else pts, arrived)
         if pts is None:
             self.repaired += 1
             return self._emit(0, arrived, repaired=True)
         self._offset = 0
         return self._emit(pts, arrived, repaired=False)
 
+    def _leap_holds(self, pts: int, arrived: float) -> bool:
+        """Whether enough frames in a row say that time is elsewhere now, and it has not been everywhere already."""
+        passed = self._ticks(JUMP_BACK_SECONDS + max(0.0, arrived - self._last_arrived))
+        agrees = self._leap is not None and self._leaps > 0 and 0 < pts - self._leap <= passed
+        self._leap, self._leaps = pts, self._leaps + 1 if agrees else 1
+        if self._leaps < LEAP_FRAMES:
+            return False
+        often = len(self._epochs_at) == MAX_EPOCHS_A_MINUTE and arrived - self._epochs_at[0] < 60.0
+        if often and self._check_rate:
+            self.by_arrival = True
+            return False
+        return True
+
+    def _runs_away(self, at: int, arrived: float) -> bool:
+        """Whether timestamps run at another rate than time, or have run too far from it."""
+        lead = self._lead(at, arrived)
+        if lead > MAX_LEAD_SECONDS or lead < -MAX_LAG_SECONDS:
+            return True
+        passed = arrived - self._window[1]
+        if passed < RATE_WINDOW_SECONDS:
+            return False
+        self._rates.append((at - self._window[0]) / self._ticks_per_second / passed)
+        self._window = (at, arrived)
+        if len(self._rates) < _RATE_WINDOWS or any(abs(rate - 1) <= _RATE_OFF for rate in self._rates):
+            return False
+        # A network that stalls and catches up gives each window another rate.
+        return max(self._rates) - min(self._rates) <= _RATE_ALIKE * max(self._rates)
+
+    def _lead(self, at: int, arrived: float) -> float:
+        """Seconds by which time runs ahead of arrival; negative: behind."""
+        return (at - self._anchor[0]) / self._ticks_per_second - (arrived - self._anchor[1])
+
     def _next_epoch(self, pts: int, arrived: float) -> Stamp:
         self.epochs += 1
-        self._offset = 0
+        self._epochs_at.append(arrived)
+        self._offset, self._leaps = 0, 0
+        # What was ahead stays ahead, as output time never goes back; what was behind begins anew.
+        ahead = max(0.0, self._lead(self._last, self._last_arrived))
+        self._anchor, self._window = (pts, arrived + ahead), (pts, arrived)
+        self._rates.clear()
         return self._emit(pts, arrived, repaired=False)
 
     def _emit(self, at: int, arrived: float, *, repaired: bool) -> Stamp:

@@ -36,8 +36,10 @@ log = logging.getLogger(__name__)
 
 NO_PICTURE_SECONDS = 15.0
 """Data that gives no frame for so long (or three read timeouts) is as good as none."""
-CAMERA_CLOCK_OFF_SECONDS = 3600.0
-"""A camera whose clock is further from ours has none: then arrival counts."""
+MAX_CAPTURE_AHEAD_SECONDS = 0.25
+"""A capture that a sender report puts so far after its arrival is wrong: then arrival counts."""
+MAX_CAPTURE_BEHIND_SECONDS = 10.0
+"""Also one so long before its arrival that no network explains it."""
 FINE = Fraction(1, 90_000)
 """The time base where a source has none of its own."""
 # Opens at the live edge in about 0.1 s: the session description says all that probing would find out.
@@ -244,6 +246,8 @@ class LibavSource(Source):
         rate = stream.average_rate or stream.guessed_rate
         self._clock = MediaClock(
             jump_ahead=None if self._finite else JUMP_AHEAD_SECONDS,
+            # A segment of HLS comes in one piece.
+            check_rate="hls" not in kind,
             interval=1 / Fraction(rate) if self._finite and rate else None,
         )
         if self._options.realtime and (self._finite or "hls" in kind):
@@ -327,8 +331,8 @@ class LibavSource(Source):
     def _captured(self, video_frame: VideoFrame, wall: float) -> tuple[float, CaptureClock]:
         if self._wall_minus_pts is not None and video_frame.pts is not None and video_frame.time_base is not None:
             at = float(video_frame.pts * video_frame.time_base) + self._wall_minus_pts
-            if abs(at - wall) <= CAMERA_CLOCK_OFF_SECONDS:
-                return at, "rtcp"
+            if -MAX_CAPTURE_AHEAD_SECONDS <= wall - at <= MAX_CAPTURE_BEHIND_SECONDS:
+                return min(at, wall), "rtcp"
         return wall, "arrival"
 
     def _timed(self, video_frame: VideoFrame, stream: VideoStream, arrived: float, wall: float) -> Frame | None:
