@@ -13,11 +13,10 @@ from typing import Any, Self
 
 import av
 from av.container import InputContainer
-from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from streamcap.errors import InputError
-from streamcap.media.containers import ACCEPTED, FILE_OPTIONS
+from streamcap.media.containers import ACCEPTED, FILE_OPTIONS, best_video
 from streamcap.media.video_index import (
     Keyframe,
     VideoIndex,
@@ -231,13 +230,11 @@ def _best_stream(container: InputContainer, path: Path) -> VideoStream:
     """The video stream that a player would show; a cover frame of a song is none."""
     if container.format.name in _NO_VIDEOS or container.format.name.endswith("_pipe"):
         raise InputError(f"{path}: not a video")
-    best = container.streams.best("video")
-    moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-    if not moving:
+    stream = best_video(container)
+    if stream is None:
         if container.streams.audio:
             raise InputError(f"{path}: there is only sound in this file; a video is needed")
         raise InputError(f"{path}: there is no video in this file; is it cut short?")
-    stream = best if isinstance(best, VideoStream) and best in moving else moving[0]
     if stream.codec_context is None:
         raise InputError(f"{path}: there is no decoder for its video")
     width, height = stream.codec_context.width, stream.codec_context.height

@@ -14,14 +14,14 @@ _ALGORITHM = re.compile(rb'algorithm="?(?P<name>[\w-]+)', re.IGNORECASE)
 
 
 def connection_fault(url: str, *, timeout: float) -> str | None:
-    """What is wrong before a byte is exchanged, in words; None where a connection comes about.
+    """What is wrong before a byte is exchanged, in words; None where a TCP connection comes about, or none is used.
 
     Looks the name up and connects once, within `timeout` seconds each.
     """
     parts = urlsplit(url)
-    port = parts.port or _PORTS.get(parts.scheme.lower())
-    if not parts.hostname or port is None:
+    if not parts.hostname or parts.scheme.lower() not in _PORTS:
         return None
+    port = parts.port or _PORTS[parts.scheme.lower()]
     try:
         addresses = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
     except OSError:

@@ -15,6 +15,7 @@ HUNG_UP = (errno.EIO, errno.EPIPE, errno.ECONNRESET)
 """How libav says that the other side closed the connection."""
 _NO_ANSWER = (errno.ETIMEDOUT, errno.EAGAIN)
 _LOOK_SECONDS = 2.0
+_DATAGRAMS = ("udp:", "rtp:", "srt:")
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EADDRNOTAVAIL)
 
 
@@ -32,7 +33,8 @@ def open_error(error: av.FFmpegError, url: str, *, network: bool, waited: float,
     if network and (timed_out or error.errno == errno.EIO):
         fault = connection_fault(url, timeout=min(_LOOK_SECONDS, open_timeout))
         if fault is None and timed_out:
-            fault = f"it takes connections, but sent no video that could be opened within {open_timeout:g} s"
+            what = "" if where.startswith(_DATAGRAMS) else "it takes connections, but "
+            fault = f"{what}no video that could be opened came within {open_timeout:g} s"
         return SourceRefused(f"{where}: {fault or 'it closed the connection before any video came'}", retry=True)
     for kind, reason, retry in _REASONS:
         if isinstance(error, kind):

@@ -16,12 +16,11 @@ from typing import Any
 import av
 from av import Packet, VideoFrame
 from av.container import InputContainer
-from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from streamcap.errors import InputError
 from streamcap.media.clock import JUMP_AHEAD_SECONDS, MediaClock
-from streamcap.media.containers import FILE_FORMATS, FILE_OPTIONS
+from streamcap.media.containers import FILE_FORMATS, FILE_OPTIONS, best_video
 from streamcap.media.frame import CaptureClock, Frame
 from streamcap.media.sources.base import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
 from streamcap.media.sources.errors import HUNG_UP, describe_error, open_error
@@ -48,6 +47,7 @@ _LOW_LATENCY = {"probesize": "32", "fpsprobesize": "0", "analyzeduration": "0"}
 _RTSP = {"rtsp_transport": "tcp", "protocol_whitelist": "tcp", **_LOW_LATENCY}
 _RTSP_UDP = {"rtsp_transport": "udp", "protocol_whitelist": "tcp,rtp,udp"}
 _RTMP = {"fflags": "nobuffer", "rtmp_live": "live", "analyzeduration": "500000", "protocol_whitelist": "rtmp,tcp"}
+_DATAGRAMS = {"fflags": "nobuffer", "analyzeduration": "1000000"}
 _HTTP = {
     "fpsprobesize": "0",
     "analyzeduration": "1000000",
@@ -60,13 +60,24 @@ _OPTIONS: dict[str, dict[str, str]] = {
     "rtmp": _RTMP,
     "rtmps": {**_RTMP, "protocol_whitelist": "rtmps,tls,tcp"},
     "srt": {"fflags": "nobuffer", "analyzeduration": "500000", "protocol_whitelist": "srt"},
+    "udp": {**_DATAGRAMS, "protocol_whitelist": "udp"},
+    "rtp": {**_DATAGRAMS, "protocol_whitelist": "rtp,udp"},
     "http": _HTTP,
     "https": _HTTP,
     "file": FILE_OPTIONS,
     "webcam": {"protocol_whitelist": ""},
 }
 # And the one format that each speaks. HTTP and files carry several: `format_whitelist` names those.
-_FORMATS = {"rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "flv", "rtmps": "flv", "srt": "mpegts", "webcam": "v4l2"}
+_FORMATS = {
+    "rtsp": "rtsp",
+    "rtsps": "rtsp",
+    "rtmp": "flv",
+    "rtmps": "flv",
+    "srt": "mpegts",
+    "udp": "mpegts",
+    "rtp": "rtp",
+    "webcam": "v4l2",
+}
 
 
 @dataclass(slots=True)
@@ -137,13 +148,14 @@ class LibavSource(Source):
             raise
         except InputError as error:
             raise SourceRefused(str(error), retry=self._scheme == "webcam") from None
-        # The cover of a song is a frame, not a video.
-        videos = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
-        if not videos:
+        stream = self._stream = best_video(container)
+        if stream is None:
             what = "there is audio, but no video in it" if container.streams.audio else "there is no video in it"
             self.close()
             raise SourceRefused(f"{self.url}: {what}", retry=False)
-        stream = self._stream = videos[0]
+        if len(container.streams.video) > 1:
+            size = f"{stream.codec_context.width}×{stream.codec_context.height}"
+            log.info("%s: of its videos the one of %s (stream %d) is read", self.url, size, stream.index)
         return self._prepare(container, stream)
 
     def frames(self) -> Iterator[Frame]:

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from streamcap.errors import InputError
 from streamcap.redact import redact
 
-NETWORK = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "http", "https")
+NETWORK = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "http", "https")
 LOCAL = ("file", "webcam", "scenes")
 PUSHED = ("whip",)
-_KNOWN = "rtsp://, rtsps://, rtmp://, srt://, http(s)://, a file's path, webcam:, whip: or scenes:"
+_KNOWN = "rtsp://, rtsps://, rtmp://, srt://, udp://, rtp://, http(s)://, a file's path, webcam:, whip: or scenes:"
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<rest>.*)", re.DOTALL)
 
 

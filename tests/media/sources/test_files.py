@@ -12,6 +12,7 @@ from PIL import Image
 from streamcap.errors import StreamcapError
 from streamcap.media.frame import Frame
 from streamcap.media.sources import Source, SourceEnded, SourceOptions, SourceRefused, open_source
+from streamcap.media.video_file import VideoFile
 from tests.conftest import require_program
 from tests.media.fakes import write_video
 
@@ -177,6 +178,19 @@ def test_larger_frames_in_the_middle_are_not_decoded(tmp_path: Path) -> None:
     frames, _ = read(source)
     assert {frame.size for frame in frames} == {(160, 96), (64, 64)}
     assert source.statistics()["decode_errors"] >= 10
+
+
+def test_of_two_videos_source_and_file_take_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ffmpeg = require_program("ffmpeg")
+    small = write_video(tmp_path / "small.mp4", size=(64, 48), seconds=1.0)
+    large = write_video(tmp_path / "large.mp4", size=(320, 192), seconds=1.0)
+    both = tmp_path / "both.ts"
+    run = [ffmpeg, "-v", "error", "-i", str(small), "-i", str(large), "-map", "0", "-map", "1", "-c", "copy"]
+    subprocess.run([*run, str(both)], check=True)
+    with caplog.at_level("INFO"), VideoFile(both) as video:
+        frames, _ = read(open_source(str(both), options=FAST))
+    assert {frame.size for frame in frames} == {(video.width, video.height)}
+    assert f"the one of {video.width}×{video.height} (stream " in caplog.text
 
 
 def test_stop_ends_file_immediately(tmp_path: Path) -> None:

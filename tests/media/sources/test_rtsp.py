@@ -201,7 +201,7 @@ def test_connect_timeout() -> None:
         error = refused(
             f"rtsp://127.0.0.1:{silent.getsockname()[1]}/door", SourceOptions(open_timeout=0.5, read_timeout=0.5)
         )
-    assert "takes connections, but sent no video that could be opened within 0.5 s" in str(error)
+    assert "takes connections, but no video that could be opened came within 0.5 s" in str(error)
     assert error.retry
 
 
