@@ -21,7 +21,9 @@ def address_fault(address: str, *, allow_private: bool) -> str | None:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return address_fault(str(inner), allow_private=allow_private)
-    if ip.is_link_local or ip.is_unspecified or ip.is_multicast or ip.is_reserved:
+    # IPv6's loopback lies in a reserved range.
+    special = ip.is_unspecified or ip.is_multicast or (ip.is_reserved and not ip.is_loopback)
+    if ip.is_link_local or special:
         return "link-local and special addresses are not fetched from"
     if not allow_private and not ip.is_global:
         return "addresses of this machine and of private networks are not fetched from; start serve with --allow-net"
