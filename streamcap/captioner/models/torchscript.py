@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.jit._fuser import optimized_execution
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ def to_torchscript(module: nn.Module) -> Forward:
 
     def run(*arguments: Any) -> Tensor:
         # Unoptimised: specialising to shapes gains nothing here, and would be done again for every new one.
-        with optimized_execution(False):
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined] # public, missing in torch's __all__
             out: Tensor = compiled(*arguments)
         return out
 
