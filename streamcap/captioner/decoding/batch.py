@@ -14,7 +14,7 @@ from torch import Tensor
 from streamcap.captioner.decoding.sampling import Sampler, token_logprobs
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.kv_cache import KVCache
-from streamcap.captioner.models.prompt import Prompt, pad_prefixes
+from streamcap.captioner.models.prompt import Prompt, PromptBatch, prefill_prompts
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -136,28 +136,17 @@ class ContinuousBatch(Generic[Key]):
         prompts = [prompt for _, prompt in joining]
         first = len(self._rows)
         self._rows += [row for row, _ in joining]
-        cache = self._reserve(joining)
-        lengths = [prompt.length for prompt in prompts]
-        cross = None
-        if prompts[0].cross is not None:
-            cross = torch.stack([prompt.cross for prompt in prompts if prompt.cross is not None])
-        hidden, cache_slice = self._gpt2.prefill(
-            pad_prefixes([prompt.prefix for prompt in prompts]), lengths, cache, cross=cross
-        )
-        finished = self._select(self._gpt2.logits(hidden), first)
-        if prompts[0].later_prefix is not None:
-            later = pad_prefixes([prompt.later_prefix for prompt in prompts if prompt.later_prefix is not None])
-            self._gpt2.prefill(later, lengths, cache, cache_slice=cache_slice)
-        return self._remove_finished(finished)
+        batch = PromptBatch.of(prompts)
+        cache = self._reserve(joining, batch.cross_positions)
+        cache_slice = cache.append([prompt.length for prompt in prompts], batch.width)
+        hidden = prefill_prompts(self._gpt2, batch, cache.context(cache_slice))
+        return self._take(self._gpt2.logits(hidden[:, 0]), first)
 
-    def _reserve(self, joining: list[tuple[Request[Key], Prompt]]) -> KVCache:
+    def _reserve(self, joining: list[tuple[Request[Key], Prompt]], cross_positions: int) -> KVCache:
         needed = max(prompt.length + row.limit for row, prompt in joining)
         rows = len(self._rows)
         if self._cache is None:
-            cross = joining[0][1].cross
-            self._cache = self._gpt2.new_cache(
-                rows=rows, positions=needed, cross_positions=0 if cross is None else cross.shape[0]
-            )
+            self._cache = self._gpt2.new_cache(rows=rows, positions=needed, cross_positions=cross_positions)
         elif rows > self._cache.capacity or needed > self._cache.positions:
             # Doubled, so that joining one by one does not copy the cache each time.
             self._cache.reserve(min(self._max_rows, max(rows, 2 * self._cache.capacity)), needed)

@@ -16,7 +16,7 @@ from torch import Tensor
 from streamcap.captioner.decoding.batch import StopCriteria
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.kv_cache import KVCache
-from streamcap.captioner.models.prompt import Prompt, pad_prefixes
+from streamcap.captioner.models.prompt import Prompt, PromptBatch, prefill_prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +95,11 @@ def beam_search(gpt2: GPT2, prompts: Sequence[Prompt], stop_criteria: StopCriter
 
 def _prefill(gpt2: GPT2, prompts: Sequence[Prompt], beams: int, positions: int) -> tuple[KVCache, Tensor]:
     """Prefill, one row for each prompt in a cache with room for its beams. Returns it and (F, V) logits."""
-    cross = None
-    if prompts[0].cross is not None:
-        cross = torch.stack([prompt.cross for prompt in prompts if prompt.cross is not None])
-    cache = gpt2.new_cache(
-        rows=len(prompts) * beams, positions=positions, cross_positions=0 if cross is None else cross.shape[1]
-    )
-    lengths = [prompt.length for prompt in prompts]
-    hidden, cache_slice = gpt2.prefill(pad_prefixes([prompt.prefix for prompt in prompts]), lengths, cache, cross=cross)
-    logits = gpt2.logits(hidden)
-    if prompts[0].later_prefix is not None:
-        later = pad_prefixes([prompt.later_prefix for prompt in prompts if prompt.later_prefix is not None])
-        gpt2.prefill(later, lengths, cache, cache_slice=cache_slice)
-    return cache, logits
+    batch = PromptBatch.of(prompts)
+    cache = gpt2.new_cache(rows=len(prompts) * beams, positions=positions, cross_positions=batch.cross_positions)
+    cache_slice = cache.append([prompt.length for prompt in prompts], batch.width)
+    hidden = prefill_prompts(gpt2, batch, cache.context(cache_slice))
+    return cache, gpt2.logits(hidden[:, 0])
 
 
 def _retire_finished(

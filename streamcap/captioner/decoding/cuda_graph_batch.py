@@ -19,7 +19,8 @@ from streamcap.captioner.decoding.batch import Request, StopCriteria, WaitingQue
 from streamcap.captioner.decoding.cuda_graphs import GraphedCallable, bucket
 from streamcap.captioner.decoding.sampling import greedy_tokens, token_logprobs
 from streamcap.captioner.models.gpt2 import GPT2
-from streamcap.captioner.models.prompt import Prompt, pad_prefixes
+from streamcap.captioner.models.kv_cache import KVCache, Span
+from streamcap.captioner.models.prompt import Prompt, PromptBatch, prefill_prompts
 
 log = logging.getLogger(__name__)
 
@@ -37,19 +38,20 @@ class StaticDecodeState:
         device = gpt2.device
         self.gpt2 = gpt2
         self.positions = positions
-        self.stop = torch.tensor(sorted(stop), device=device, dtype=torch.int64)
-        self.cache = gpt2.new_cache(rows=rows, positions=positions, cross_positions=cross)
-        self.columns = torch.arange(positions, device=device)
-        self.open = torch.zeros(positions, device=device, dtype=gpt2.dtype)
-        self.token = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.length = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.limit = torch.ones(rows, dtype=torch.int64, device=device)
-        self.active = torch.zeros(rows, dtype=torch.bool, device=device)
-        self.sum_logprobs = torch.zeros(rows, dtype=torch.float64, device=device)
-        self.num_generated = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.tokens = torch.zeros(rows, tokens, dtype=torch.int64, device=device)
+        self.stop = torch.tensor(sorted(stop), device=device, dtype=torch.int64)  # (stop tokens,)
+        self.cache = gpt2.new_cache(rows=rows, positions=positions, cross_positions=cross)  # (layers, R, heads, P, …)
+        self.columns = torch.arange(positions, device=device)  # (P,)
+        self.open = torch.zeros(positions, device=device, dtype=gpt2.dtype)  # (P,) a mask that hides nothing
+        self.token = torch.zeros(rows, dtype=torch.int64, device=device)  # (R,) the newest, not yet in the cache
+        self.length = torch.zeros(rows, dtype=torch.int64, device=device)  # (R,) positions in the cache
+        self.limit = torch.ones(rows, dtype=torch.int64, device=device)  # (R,) tokens a caption may have
+        self.active = torch.zeros(rows, dtype=torch.bool, device=device)  # (R,)
+        self.sum_logprobs = torch.zeros(rows, dtype=torch.float64, device=device)  # (R,) sum of log-probabilities
+        self.num_generated = torch.zeros(rows, dtype=torch.int64, device=device)  # (R,) tokens so far
+        self.tokens = torch.zeros(rows, tokens, dtype=torch.int64, device=device)  # (R, T)
         self._steps: dict[int, GraphedCallable] = {}
-        self.prefills: dict[tuple[int, int], tuple[GraphedCallable, _PrefillBuffers]] = {}
+        self.prefills: dict[tuple[int, int], tuple[GraphedCallable, KVCache]] = {}
+        """By rows and positions; the cache is where the prefill writes."""
 
     @property
     def rows(self) -> int:
@@ -78,12 +80,8 @@ class StaticDecodeState:
         mask = self.open.masked_fill(self.columns > length.unsqueeze(1), -math.inf)[:, None, None, :]
         position = gpt2.token_position_weight * gpt2.wpe(length)
         x = (gpt2.wte(self.token[:rows]) + position).unsqueeze(1)
-        cross_keys = None if cache.cross_keys is None else cache.cross_keys[:, :rows]
-        cross_values = None if cache.cross_values is None else cache.cross_values[:, :rows]
-        hidden = gpt2.run_blocks(
-            x, cache.keys[:, :rows], cache.values[:, :rows], cross_keys, cross_values, 0, self.positions, False,
-            length, mask,
-        )  # fmt: skip
+        span = Span(slice(0, rows), 0, self.positions, positions=length.unsqueeze(1), mask=mask)
+        hidden = gpt2.backend.run_layers(x, cache.context(span))
         logits = gpt2.logits(hidden[:, 0])
         chosen = greedy_tokens(logits)
         num_generated = self.num_generated[:rows]
@@ -104,19 +102,11 @@ class StaticDecodeState:
 
     def admit(self, slots: list[int], prompts: list[Prompt], stop_criteria: list[int]) -> None:
         """Read prompts into `slots`, which gives each its first token."""
-        lengths = [prompt.length for prompt in prompts]
-        prefix = pad_prefixes([prompt.prefix for prompt in prompts])
-        cross = None
-        if prompts[0].cross is not None:
-            cross = torch.stack([prompt.cross for prompt in prompts if prompt.cross is not None])
-        chosen, score, buffers = self._prefill(prefix, lengths, cross)
-        chosen, score = chosen.clone(), score.clone()
-        if prompts[0].later_prefix is not None:
-            later_prefix = pad_prefixes([prompt.later_prefix for prompt in prompts if prompt.later_prefix is not None])
-            _, _, buffers = self._prefill(later_prefix, lengths, cross)
+        batch = PromptBatch.of(prompts)
+        chosen, score, buffers = self._prefill(batch)
         device = self.token.device
-        where, length, limit = torch.tensor([slots, lengths, stop_criteria]).to(device, non_blocking=True)
-        count, width = prefix.shape[:2]
+        where, limit = torch.tensor([slots, stop_criteria]).to(device, non_blocking=True)
+        count, width = batch.prefix.shape[:2]
         self.cache.keys[:, where, :, :width] = buffers.keys[:, :count]
         self.cache.values[:, where, :, :width] = buffers.values[:, :count]
         if buffers.cross_keys is not None and buffers.cross_values is not None:
@@ -124,30 +114,30 @@ class StaticDecodeState:
             self.cache.cross_keys[:, where] = buffers.cross_keys[:, :count]
             self.cache.cross_values[:, where] = buffers.cross_values[:, :count]
         self.token[where] = chosen
-        self.length[where] = length
+        self.length[where] = batch.lengths
         self.limit[where] = limit
         self.sum_logprobs[where] = score.double()
         self.num_generated[where] = 1
         self.tokens[where, 0] = chosen
         self.active[where] = ~self._stops(chosen) & (limit > 1)
 
-    def _prefill(
-        self, prefix: Tensor, lengths: list[int], cross: Tensor | None
-    ) -> tuple[Tensor, Tensor, _PrefillBuffers]:
-        """First tokens (J,), their log-probabilities (J,) and the keys and values they left behind."""
-        count, width = prefix.shape[:2]
+    def _prefill(self, prompts: PromptBatch) -> tuple[Tensor, Tensor, KVCache]:
+        """First tokens (J,), their log-probabilities (J,) and the keys and values they left behind.
+
+        All hold until the next call.
+        """
+        count, width = prompts.prefix.shape[:2]
         size = bucket(count, self.rows)
+        inputs = [_padded(prompts.prefix, size), _padded(prompts.lengths, size, 1)]
+        inputs += [_padded(more, size) for more in (prompts.later_prefix, prompts.cross) if more is not None]
         found = self.prefills.get((size, width))
-        inputs = [_padded(prefix, size), _padded(torch.tensor(lengths).to(prefix.device), size, 1)]
-        if cross is not None:
-            inputs.append(_padded(cross, size))
         if found is None:
-            buffers = _PrefillBuffers(self.gpt2, size, width, 0 if cross is None else cross.shape[1])
-            found = GraphedCallable(buffers.prefill, inputs, self.gpt2.device), buffers
+            buffers = _PrefillBuffers(self.gpt2, size, prompts)
+            found = GraphedCallable(buffers.prefill, inputs, self.gpt2.device), buffers.cache
             self.prefills[size, width] = found
-        replay, buffers = found
+        replay, cache = found
         chosen, score = replay(*inputs)
-        return chosen[:count], score[:count], buffers
+        return chosen[:count], score[:count], cache
 
     def sync_to_host(self, rows: int) -> tuple[list[bool], list[int], list[list[int]], list[float]]:
         """What slots [0, `rows`) hold: still going, tokens produced, the tokens, the sum of their log-probabilities.
@@ -165,21 +155,20 @@ class StaticDecodeState:
 class _PrefillBuffers:
     """Where one prefill of a fixed shape writes, before it is copied into slots."""
 
-    def __init__(self, gpt2: GPT2, rows: int, width: int, cross: int) -> None:
+    def __init__(self, gpt2: GPT2, rows: int, like: PromptBatch) -> None:
         self._gpt2 = gpt2
-        cache = gpt2.new_cache(rows=rows, positions=width, cross_positions=cross)
-        self.keys, self.values = cache.keys, cache.values
-        self.cross_keys, self.cross_values = cache.cross_keys, cache.cross_values
-        self._rows = torch.arange(rows, device=gpt2.device)
+        self._again = like.later_prefix is not None
+        self.cache = gpt2.new_cache(rows=rows, positions=like.width, cross_positions=like.cross_positions)
+        self._span = Span(slice(0, rows), 0, like.width, causal=True)
 
-    def prefill(self, prefix: Tensor, lengths: Tensor, cross: Tensor | None = None) -> tuple[Tensor, ...]:
-        gpt2 = self._gpt2
-        if cross is not None and self.cross_keys is not None and self.cross_values is not None:
-            gpt2.write_cross_kv(cross, self.cross_keys, self.cross_values)
-        width = prefix.shape[1]
-        x = prefix.to(gpt2.dtype) + gpt2.wpe.weight[:width]
-        x = gpt2.run_blocks(x, self.keys, self.values, self.cross_keys, self.cross_values, 0, width, True, None, None)
-        logits = gpt2.logits(x[self._rows, lengths - 1])
+    def prefill(self, prefix: Tensor, lengths: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+        """`more`: what the prompts have of `later_prefix` and `cross`."""
+        later_prefix = more[0] if self._again else None
+        cross = more[-1] if len(more) > self._again else None
+        hidden = prefill_prompts(
+            self._gpt2, PromptBatch(prefix, lengths, later_prefix, cross), self.cache.context(self._span)
+        )
+        logits = self._gpt2.logits(hidden[:, 0])
         chosen = greedy_tokens(logits)
         return chosen, token_logprobs(logits, chosen)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from streamcap.captioner.context import AttentionContext
 from streamcap.captioner.kernels import build, int8_torch
 from streamcap.captioner.kernels.packed import (
     FusedLayers,
@@ -74,32 +75,28 @@ def install_gpt2_kernels(gpt2: GPT2, precision: str, library: ctypes.CDLL | None
     if tied and precision == "fp32":
         gpt2.wte = PackedEmbedding(head)
 
-    def layers(
-        x: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        cross_keys: Tensor | None,
-        cross_values: Tensor | None,
-        start: int,
-        stop: int,
-        causal: bool,
-        positions: Tensor | None,
-        mask: Tensor | None,
-        last: Tensor | None = None,
-    ) -> Tensor:
-        """As `Blocks.forward`. Each row looks as far as it writes, which is what `causal` and `mask` mean there.
+    gpt2.backend = KernelBackend(fused, gpt2.norm, head)
 
-        last: int64 (rows,), the one position of each row whose outcome is wanted, (rows, width).
-        """
-        output_steps = None if last is None else last[:, None]
-        out = fused.run(x, keys, values, start=start, positions=positions, output_steps=output_steps)
-        return out if last is None else out[:, 0]
 
-    def logits(hidden: Tensor) -> Tensor:
-        """(rows, width) → (rows, vocabulary), float32."""
-        return matmul(head, hidden, norm=gpt2.norm, following=fused.linears[0][0], library=library)
+class KernelBackend:
+    """GPT-2 by the kernels: all layers in one call, the head in another (see `DecoderBackend`)."""
 
-    gpt2.run_with(layers, logits)
+    row_independent = True
+
+    def __init__(self, fused: FusedLayers, norm: nn.LayerNorm, head: PackedLinear) -> None:
+        self._fused, self._norm, self._head = fused, norm, head
+
+    def run_layers(self, x: Tensor, context: AttentionContext, output_steps: Tensor | None = None) -> Tensor:
+        """Each position looks as far as it writes, which is what `causal` and `mask` mean as well."""
+        positions = None if context.positions is None else context.positions[:, 0].contiguous()
+        return self._fused.run(
+            x, context.keys, context.values, start=context.start, positions=positions, output_steps=output_steps
+        )
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return matmul(
+            self._head, hidden, norm=self._norm, following=self._fused.linears[0][0], library=self._fused.load_library
+        )
 
 
 def uses_kernels(gpt2: GPT2) -> bool:

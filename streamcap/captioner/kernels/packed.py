@@ -271,7 +271,7 @@ class FusedLayers:
     ) -> None:
         self.precision, self.heads = precision, heads
         self.width, self.inner = layers[0].proj.out_features, layers[0].fc1.out_features
-        self._library = library or _library(precision)
+        self.load_library = library or _library(precision)
         self.linears = [[PackedLinear(linear, precision) for linear in layer.linears] for layer in layers]
         self._norms = [
             [tensor.detach().float().contiguous() for norm in (layer.norm_1, layer.norm_2)
@@ -339,7 +339,7 @@ class FusedLayers:
         scratch = torch.empty(
             _num_row_copies(count, threads) * (self.inner + _ROW_PAD), dtype=_activation_dtype(self.precision)
         )
-        self._library.streamcap_layers(
+        self.load_library.streamcap_layers(
             ctypes.byref(self._fused),
             ctypes.byref(args),
             _pointer(x),

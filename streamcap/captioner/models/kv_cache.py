@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from streamcap.captioner.context import AttentionContext
 
 
 @dataclass(frozen=True, slots=True)
 class CacheSlice:
     """Where one pass over the decoder writes, and what it may look at.
 
-    Either every row writes the same positions (`start` to `stop`), or, with `positions`, each row writes one position
-    of its own and `mask` hides what lies behind it.
+    Either every row writes the same positions (`start` to `stop`), or, with `positions`, each row writes positions of
+    its own. `mask` hides from each what lies behind it.
     """
 
     rows: slice
@@ -21,9 +24,9 @@ class CacheSlice:
     stop: int
     causal: bool = False
     positions: Tensor | None = None
-    """(rows,) int64."""
+    """(rows, S) int64, see `AttentionContext`."""
     mask: Tensor | None = None
-    """(rows, 1, 1, stop) bool, true where a row may look."""
+    """(rows or 1, 1, S, stop) bool, true where a position may look."""
 
 
 class KVCache:
@@ -97,18 +100,34 @@ class KVCache:
         self.lengths.extend(lengths)
         return CacheSlice(rows=slice(first, self.rows), start=0, stop=width, causal=True)
 
-    def advance(self) -> CacheSlice:
-        """One more position for every row in use; where the step writes it."""
+    def extend(self, steps: int) -> CacheSlice:
+        """Where a pass of `steps` more positions for every row in use writes; the lengths stay until `accept`."""
         rows = slice(0, self.rows)
         longest = max(self.lengths)
-        self_lengths = self.lengths
-        self.lengths = [length + 1 for length in self_lengths]
-        if min(self_lengths) == longest:
-            return CacheSlice(rows=rows, start=longest, stop=longest + 1)
-        positions = torch.tensor(self_lengths, device=self.keys.device)
-        columns = torch.arange(longest + 1, device=self.keys.device)
-        mask = columns[None, :] <= positions[:, None]
-        return CacheSlice(rows=rows, start=longest, stop=longest + 1, positions=positions, mask=mask[:, None, None, :])
+        stop = longest + steps
+        same = min(self.lengths) == longest
+        if same and steps == 1:
+            return CacheSlice(rows=rows, start=longest, stop=stop)
+        device = self.keys.device
+        first = torch.tensor([longest] if same else self.lengths, device=device).unsqueeze(1)
+        positions = first + torch.arange(steps, device=device)
+        mask = torch.arange(stop, device=device) <= positions.unsqueeze(2)
+        return CacheSlice(rows, longest, stop, positions=None if same else positions, mask=mask.unsqueeze(1))
+
+    def accept(self, counts: Sequence[int], first: int = 0) -> None:
+        """The rows from `first` on keep so many of the positions that were written behind their length."""
+        for row, count in enumerate(counts, first):
+            self.lengths[row] += count
+
+    def context(self, cache_slice: CacheSlice) -> AttentionContext:
+        """The rows of `cache_slice`, as views, for one pass."""
+        rows = cache_slice.rows
+        cross_keys = None if self.cross_keys is None else self.cross_keys[:, rows]
+        cross_values = None if self.cross_values is None else self.cross_values[:, rows]
+        return AttentionContext(
+            self.keys[:, rows], self.values[:, rows], cross_keys, cross_values,
+            cache_slice.start, cache_slice.stop, cache_slice.causal, cache_slice.positions, cache_slice.mask,
+        )  # fmt: skip
 
     def remove(self, row: int) -> int:
         """Free `row`; the last row in use takes its place. Returns that row's old number."""

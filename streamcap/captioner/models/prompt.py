@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from streamcap.captioner.context import AttentionContext
 from streamcap.captioner.models.gpt2 import GPT2
 
 
@@ -27,11 +28,62 @@ class Prompt:
         return self.prefix.shape[0]
 
 
-def pad_prefixes(prompts: Sequence[Tensor]) -> Tensor:
-    """Prefixes of any length as one tensor (rows, longest, E), padded with zeros on the right."""
-    if len({len(prompt) for prompt in prompts}) == 1:
-        return torch.stack(list(prompts))
-    return torch.nn.utils.rnn.pad_sequence(list(prompts), batch_first=True)
+@dataclass(frozen=True, slots=True)
+class PromptBatch:
+    """Prompts of one model as tensors. R rows, P positions of the longest prefix, E the decoder's width."""
+
+    prefix: Tensor
+    """(R, P, E), padded with zeros on the right."""
+    lengths: Tensor
+    """(R,) int64 on the prefix's device."""
+    later_prefix: Tensor | None = None
+    """(R, P, E), see `Prompt`."""
+    cross: Tensor | None = None
+    """(R, N, C), see `Prompt`."""
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt]) -> PromptBatch:
+        """Prompts of any length, in order."""
+        prefix = _stack([prompt.prefix for prompt in prompts])
+        lengths = torch.tensor([prompt.length for prompt in prompts]).to(prefix.device, non_blocking=True)
+        later_prefix = [prompt.later_prefix for prompt in prompts if prompt.later_prefix is not None]
+        cross = [prompt.cross for prompt in prompts if prompt.cross is not None]
+        return cls(
+            prefix, lengths, _stack(later_prefix) if later_prefix else None, torch.stack(cross) if cross else None
+        )
+
+    @property
+    def width(self) -> int:
+        """P."""
+        return self.prefix.shape[1]
+
+    @property
+    def cross_positions(self) -> int:
+        """N; 0 without cross-attention."""
+        return 0 if self.cross is None else self.cross.shape[1]
+
+
+def _stack(prefixes: Sequence[Tensor]) -> Tensor:
+    if len({len(prefix) for prefix in prefixes}) == 1:
+        return torch.stack(list(prefixes))
+    return torch.nn.utils.rnn.pad_sequence(list(prefixes), batch_first=True)
+
+
+def prefill_prompts(
+    gpt2: GPT2, prompts: PromptBatch, context: AttentionContext, following: Tensor | None = None
+) -> Tensor:
+    """Read prompts into rows of a cache; asks the device for nothing.
+
+    context: those rows, the first P + K positions, causal. following: (R, K) guessed tokens behind each prefix, not
+    where prompts are read `later_prefix`. Returns the hidden states of each row's last prefix position and of its K guesses,
+    (R, 1 + K, E), before the head.
+    """
+    if prompts.cross is not None and context.cross_keys is not None and context.cross_values is not None:
+        gpt2.write_cross_kv(prompts.cross, context.cross_keys, context.cross_values)
+    hidden = gpt2.read(prompts.prefix, prompts.lengths, context, following)
+    if prompts.later_prefix is not None:
+        gpt2.read(prompts.later_prefix, prompts.lengths, context)
+    return hidden
 
 
 class Prompter(nn.Module):

@@ -27,19 +27,19 @@ def room_for(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets GPT-2's passes and the vision encoder take so many rows and no more."""
 
     def limit(rows: int) -> None:
-        step, encode = GPT2.step, Vision.encode
+        extend, encode = GPT2.extend, Vision.encode
 
-        def narrow_step(self: GPT2, tokens: torch.Tensor, *more: Any) -> torch.Tensor:
+        def narrow_extend(self: GPT2, tokens: torch.Tensor, *more: Any) -> torch.Tensor:
             if len(tokens) > rows:
                 raise NO_ROOM
-            return step(self, tokens, *more)
+            return extend(self, tokens, *more)
 
         def narrow_encode(self: Vision, pixels: torch.Tensor) -> torch.Tensor:
             if len(pixels) > rows:
                 raise NO_ROOM
             return encode(self, pixels)
 
-        monkeypatch.setattr(GPT2, "step", narrow_step)
+        monkeypatch.setattr(GPT2, "extend", narrow_extend)
         monkeypatch.setattr(Vision, "encode", narrow_encode)
 
     return limit

@@ -15,6 +15,7 @@ from streamcap.captioner.decoding.cuda_graph_batch import StaticDecodeState
 from streamcap.captioner.decoding.cuda_graphs import GraphedCallable
 from streamcap.captioner.decoding.sampling import token_logprobs
 from streamcap.captioner.models.gpt2 import GPT2, GPT2Config
+from streamcap.captioner.models.prompt import PromptBatch
 
 CUDA = torch.device("cuda", 0)
 
@@ -36,7 +37,8 @@ def test_step_and_prefill_do_not_sync_to_host(cross: int) -> None:
     assert slots._step(4) == () and slots._step(1) == ()
     prefix = torch.empty(2, 6, 32, device="meta", dtype=torch.float16)
     states = torch.empty(2, 5, 24, device="meta", dtype=torch.float16) if cross else None
-    chosen, score, scratch = slots._prefill(prefix, [6, 3], states)
+    lengths = torch.empty(2, device="meta", dtype=torch.int64)
+    chosen, score, scratch = slots._prefill(PromptBatch(prefix, lengths, None if cross else prefix, states))
     assert chosen.shape == score.shape == (2,)
     assert scratch.keys.shape == (2, 2, 2, 6, 16)
 

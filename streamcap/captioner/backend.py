@@ -1,0 +1,49 @@
+"""How a decoder pass is run: as torch modules, as TorchScript, or (see `passes`) by the CPU kernels."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from streamcap.captioner.context import AttentionContext
+from streamcap.captioner.models.torchscript import Pass, script
+
+
+class DecoderBackend(Protocol):
+    """Runs GPT-2's layers and its head. R rows, S positions a row."""
+
+    row_independent: bool
+    """Whether a position's result is the same bits whatever else is in the pass."""
+
+    def run_layers(self, x: Tensor, context: AttentionContext, wanted: Tensor | None = None) -> Tensor:
+        """x: (R, S, width) embeddings → hidden states (R, S, width) before the last norm.
+
+        wanted: int64 (R, W), rising in each row: only these positions are returned, (R, W, width).
+        """
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(rows, width) → (rows, vocabulary), float32."""
+
+
+class EagerBackend:
+    """The modules as they are."""
+
+    row_independent = False
+
+    def __init__(self, layers: Pass, head: Pass) -> None:
+        self._layers, self._head = layers, head
+
+    def run_layers(self, x: Tensor, context: AttentionContext, wanted: Tensor | None = None) -> Tensor:
+        out = self._layers(x, context)
+        return out if wanted is None else out.gather(1, wanted.unsqueeze(2).expand(-1, -1, out.shape[2]))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self._head(hidden)
+
+
+class TorchScriptBackend(EagerBackend):
+    """The modules compiled by TorchScript, where torch can."""
+
+    def __init__(self, layers: nn.Module, head: nn.Module) -> None:
+        super().__init__(script(layers), script(head))
