@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +15,19 @@ from torch import Tensor
 
 from streamcap.captioner import registry
 from streamcap.captioner.checkpoints import Checkpoint, open_checkpoint
-from streamcap.captioner.checkpoints.towers import clip_directory
-from streamcap.captioner.decoding.batch import ContinuousBatch, Request, StopCriteria
+from streamcap.captioner.decoding.batch import ContinuousBatch, StopCriteria
 from streamcap.captioner.decoding.batch_limit import BatchLimit
 from streamcap.captioner.decoding.beam import Hypothesis, beam_search
 from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
 from streamcap.captioner.decoding.cuda_graphs import GraphedCallable, bucket
 from streamcap.captioner.decoding.sampling import make_sampler
-from streamcap.captioner.decoding.tokenizer import TextDecoder, load_tokenizer
+from streamcap.captioner.decoding.tokenizer import TextDecoder
+from streamcap.captioner.joining import ContinuousDecoder
 from streamcap.captioner.kernels.precision import convert, find_device, find_precision
+from streamcap.captioner.loading import find_tokenizer, find_tower
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.prompt import Prompt, Prompter
-from streamcap.captioner.models.vision import Vision, fingerprint
+from streamcap.captioner.models.vision import Vision
 from streamcap.captioner.options import SearchOptions
 from streamcap.captioner.preprocess import fit_images
 from streamcap.captioner.result import Result
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Key = TypeVar("Key", bound=Hashable)
 OnText = Callable[[int, list[int]], None]
 
 MAX_ROWS = {"cpu": 32, "cuda": 512}
@@ -321,7 +321,7 @@ class Captioner:
         """The text of `tokens`; empty where there is no tokenizer at hand."""
         if self._text is None and self._text_missing is None:
             try:
-                self._text = self._find_tokenizer()
+                self._text = find_tokenizer(self._checkpoint, self._tokenizer_name)
             except InputError as error:
                 if self._tokenizer_name is not None:
                     raise
@@ -332,7 +332,7 @@ class Captioner:
     def require_text(self) -> None:
         """Raises InputError where there is no tokenizer at hand, and captions would be tokens without text."""
         if self._text is None:
-            self._text = self._find_tokenizer()
+            self._text = find_tokenizer(self._checkpoint, self._tokenizer_name)
 
     # Inside -----------------------------------------------------------------------------------------------------
 
@@ -349,104 +349,10 @@ class Captioner:
 
     def _tower(self) -> Vision:
         if self._vision is None:
-            tower = self._find_tower()
-            width = self._checkpoint.embedding.width
-            if tower.width != width:
-                raise InputError(f"vision gives embeddings {tower.width} wide, this checkpoint takes {width}")
+            tower = find_tower(self._checkpoint, self._vision_name)
             self._parameters += sum(p.numel() for p in tower.parameters())
             self._vision = convert(tower, self._precision, self._device)
         return self._vision
-
-    def _find_tower(self) -> Vision:
-        need = self._checkpoint.vision_ref
-        if need is None:
-            raise InputError(f"{self._checkpoint.path}: has a vision encoder of its own; vision= does not apply")
-        name = need.name if self._vision_name is None else str(self._vision_name)
-        if name is None:
-            raise InputError(f"{self._checkpoint.path}: {need.reason or 'no vision tower is known for it'}")
-        tower = clip_directory(registry.find_vision(name), need.output)
-        if need.fingerprint is not None and fingerprint(tower) != need.fingerprint:
-            other = f"{self._checkpoint.path}: was taught with other weights than {name} has"
-            if self._vision_name is None:
-                raise InputError(f"{other}; its captions would mean little. Name the right encoder with vision=")
-            log.warning("%s; its captions may mean little", other)
-        return tower
-
-    def _find_tokenizer(self) -> TextDecoder:
-        if self._tokenizer_name is not None:
-            found = load_tokenizer(registry.find_tokenizer(str(self._tokenizer_name)))
-        elif self._checkpoint.tokenizer is not None:
-            found = load_tokenizer(self._checkpoint.tokenizer)
-        else:
-            name = self._checkpoint.tokenizer_name
-            size = self._gpt2.config.vocab_size
-            if size != registry.GPT2_VOCABULARY:
-                raise InputError(f"no tokenizer is known for a vocabulary of {size}; name one with tokenizer=")
-            found = load_tokenizer(registry.find_tokenizer(name))
-        if found.size > self._gpt2.config.vocab_size:
-            raise InputError(
-                f"the tokenizer has {found.size} tokens, GPT-2 {self._gpt2.config.vocab_size}: not of one model"
-            )
-        return found
-
-
-class ContinuousDecoder(Generic[Key]):
-    """Captions that join a running batch at any step and leave it when they are finished. Where memory runs out, all
-    that are not finished begin anew, fewer side by side."""
-
-    def __init__(self, captioner: Captioner, search: SearchOptions, max_rows: int) -> None:
-        self._captioner = captioner
-        self._search = search
-        self._batch_limit = BatchLimit(max_rows, "captions", captioner._device)
-        self._unfinished: dict[Key, Prompt] = {}
-        self._batch: ContinuousBatch[Key] | CudaGraphBatch[Key] | None = None
-
-    @property
-    def active(self) -> int:
-        """Captions not finished, waiting ones included."""
-        return len(self._unfinished)
-
-    def add(self, key: Key, embedding: Tensor) -> None:
-        """One caption, of one row of what `encode` gives; it joins at the next `step`."""
-        with torch.inference_mode():
-            (prompt,) = self._captioner._prompts(embedding.unsqueeze(0))
-        if self._batch is None:
-            self._batch = self._new_batch(prompt, self._batch_limit.max_rows)
-        self._batch.add(key, prompt)
-        self._unfinished[key] = prompt
-
-    def drop(self, key: Key) -> bool:
-        """Forget an unfinished caption; false when there is none of this key."""
-        if self._batch is not None:
-            self._batch.drop(key)
-        return self._unfinished.pop(key, None) is not None
-
-    def step(self) -> list[tuple[Key, Result]]:
-        """Decode one more token of every caption; those that are finished with it, in no particular order."""
-        done = self._batch_limit.run(self.active, self._step) if self._unfinished else []
-        for row in done:
-            del self._unfinished[row.key]
-        return [(row.key, self._captioner._result(row.tokens, row.logprob)) for row in done]
-
-    def tokens(self) -> dict[Key, list[int]]:
-        """The tokens so far of every caption that is being decoded."""
-        return {} if self._batch is None else {row.key: list(row.tokens) for row in self._batch.rows}
-
-    def _step(self, max_rows: int) -> list[Request[Key]]:
-        batch, self._batch = self._batch, None
-        if batch is None:
-            batch = self._new_batch(next(iter(self._unfinished.values())), max_rows)
-            for key, prompt in self._unfinished.items():
-                batch.add(key, prompt)
-        done = batch.step()
-        # Kept only now: after a failure the next step begins anew.
-        self._batch = batch
-        return done
-
-    def _new_batch(self, prompt: Prompt, max_rows: int) -> ContinuousBatch[Key] | CudaGraphBatch[Key]:
-        return self._captioner._new_batch(
-            self._search, self._captioner._stop_criteria(self._search, prompt.length), max_rows
-        )
 
 
 def load_captioner(

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from streamcap.captioner.context import AttentionContext
+from streamcap.captioner.convolution import PackedConvolution
 from streamcap.captioner.kernels import build, int8_torch
 from streamcap.captioner.kernels.packed import (
     FusedLayers,
     LayerWeights,
-    PackedConvolution,
     PackedEmbedding,
     PackedLayers,
     PackedLinear,

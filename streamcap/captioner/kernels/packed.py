@@ -1,4 +1,4 @@
-"""Linear layers, stacks of transformer layers and convolutions through `kernels/`, in int8 or float32.
+"""Linear layers and stacks of transformer layers through `kernels/`, in int8 or float32.
 
 A stack is one call, without torch or Python in between: torch's own int8 products cost about 50 µs each beside their
 bytes, 49 times a token, and without VNNI they keep 7 bits of an activation where these keep 12 and more; its float32
@@ -26,14 +26,8 @@ _ATTN_LANES = 64
 """Floats that attention adds up side by side; ATTN_LANES in layers.c."""
 _SMALL_BATCH_ROWS = 4
 """Rows up to which each thread prepares them for itself; SMALL_BATCH_ROWS in matmul.h."""
-_ROW_PAD = 32
+APART = 32
 """Values between two rows, the most that ROW_PAD in matmul.h is."""
-_CONV_INPUT_MULTIPLE = 16
-"""Inputs of a convolution are filled up to whole multiples of this."""
-_BLOCK_CACHE_FLOATS = 1 << 16
-"""Floats that the pixels of one block of a convolution may see, so that they stay in a core's cache."""
-_MIN_BLOCK_PIXELS = 12
-"""Pixels of one block, at least; what one tile has at most in matmul.h."""
 _ACTIVATIONS = {"gelu": 1, "quick_gelu": 2, "relu": 3}
 """As in matmul.h; all others are the tanh form, 0."""
 
@@ -55,8 +49,8 @@ class PackedLinear(nn.Module):
             scales = (weight.abs().amax(1) / 127).clamp_min(_MIN_SCALE)
             qweight = (weight / scales[:, None]).round_().to(torch.int8)
         else:
-            scales, qweight = _float_buffer(len(weight)).fill_(1), weight
-        bias = _float_buffer(self.out_features).zero_() if linear.bias is None else linear.bias.detach().float()
+            scales, qweight = empty_floats(len(weight)).fill_(1), weight
+        bias = empty_floats(self.out_features).zero_() if linear.bias is None else linear.bias.detach().float()
         missing = -self.out_features % _PANEL
         self.register_buffer("qweight", _to_panels(F.pad(qweight, (0, 0, 0, missing))))
         self.register_buffer("scales", F.pad(scales, (0, missing)))
@@ -152,7 +146,7 @@ class _AttentionArgs(ctypes.Structure):
     ]
 
 
-def _library(precision: str) -> ctypes.CDLL:
+def library_for(precision: str) -> ctypes.CDLL:
     found = build.load_library(precision)
     if found is None:
         raise RuntimeError("the compiled layers are not to be had; ask compiled.library() first")
@@ -164,7 +158,7 @@ def _activation_dtype(precision: str) -> torch.dtype:
     return torch.int16 if precision == "int8" else torch.float32
 
 
-def _float_buffer(*shape: int) -> Tensor:
+def empty_floats(*shape: int) -> Tensor:
     """Uninitialised float32 on the CPU, whatever others have made the default."""
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
@@ -174,14 +168,14 @@ def _num_row_copies(rows: int, threads: int) -> int:
     return max(rows, threads * min(rows, _SMALL_BATCH_ROWS))
 
 
-def _linear(linear: PackedLinear) -> _Linear:
+def linear_struct(linear: PackedLinear) -> _Linear:
     """Valid as long as the layer's tensors stay where they are."""
     limit = min(32767, (2**31 - 1) // (127 * linear.in_features))
     pointers = [tensor.data_ptr() for tensor in (linear.qweight, linear.scales, linear.bias)]
     return _Linear(*pointers, linear.in_features, linear.out_features, limit, 0)
 
 
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+def at(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
@@ -199,27 +193,25 @@ def matmul(
     """
     x = x.detach().float().contiguous()
     rows, width = x.shape
-    out = _float_buffer(rows, linear.out_features)
+    out = empty_floats(rows, linear.out_features)
     if not rows or not bool(torch.isfinite(x.sum())):
         return out.fill_(torch.nan)
     threads = torch.get_num_threads()
-    floats = _float_buffer(threads * rows)
-    scratch = torch.empty(
-        _num_row_copies(rows, threads) * (width + _ROW_PAD), dtype=_activation_dtype(linear.precision)
-    )
-    weight, shift = (None, None) if norm is None else (_pointer(norm.weight), _pointer(norm.bias))
-    (library or _library(linear.precision)).streamcap_linear(
-        ctypes.byref(_linear(linear)),
-        None if following is None else ctypes.byref(_linear(following)),
+    floats = empty_floats(threads * rows)
+    scratch = torch.empty(_num_row_copies(rows, threads) * (width + APART), dtype=_activation_dtype(linear.precision))
+    weight, shift = (None, None) if norm is None else (at(norm.weight), at(norm.bias))
+    (library or library_for(linear.precision)).streamcap_linear(
+        ctypes.byref(linear_struct(linear)),
+        None if following is None else ctypes.byref(linear_struct(following)),
         weight,
         shift,
         ctypes.c_float(0.0 if norm is None else norm.eps),
-        _pointer(x),
+        at(x),
         rows,
-        _pointer(floats),
-        _pointer(scratch),
+        at(floats),
+        at(scratch),
         threads,
-        _pointer(out),
+        at(out),
     )
     return out
 
@@ -271,7 +263,7 @@ class FusedLayers:
     ) -> None:
         self.precision, self.heads = precision, heads
         self.width, self.inner = layers[0].proj.out_features, layers[0].fc1.out_features
-        self.load_library = library or _library(precision)
+        self.load_library = library or library_for(precision)
         self.linears = [[PackedLinear(linear, precision) for linear in layer.linears] for layer in layers]
         self._norms = [
             [tensor.detach().float().contiguous() for norm in (layer.norm_1, layer.norm_2)
@@ -279,8 +271,8 @@ class FusedLayers:
         ]  # fmt: skip
         found = [
             _Layer(
-                *(tensor.data_ptr() for tensor in norms[:2]), *map(_linear, linears[:2]),
-                *(tensor.data_ptr() for tensor in norms[2:]), *map(_linear, linears[2:]),
+                *(tensor.data_ptr() for tensor in norms[:2]), *map(linear_struct, linears[:2]),
+                *(tensor.data_ptr() for tensor in norms[2:]), *map(linear_struct, linears[2:]),
             )
             for norms, linears in zip(self._norms, self.linears, strict=True)
         ]  # fmt: skip
@@ -288,7 +280,7 @@ class FusedLayers:
         # What the C side points at lives as long as this does, also where a module is moved meanwhile.
         packed = [linear for linears in self.linears for linear in linears] + ([] if after is None else [after])
         self._keep_alive = [tensor for linear in packed for tensor in linear.buffers()]
-        last = None if after is None else ctypes.pointer(_linear(after))
+        last = None if after is None else ctypes.pointer(linear_struct(after))
         self._fused = _FusedLayers(
             self._layers, last, layers[0].norm_1.eps, len(found), heads, _ACTIVATIONS.get(activation, 0)
         )
@@ -335,18 +327,12 @@ class FusedLayers:
         if output_steps is not None:
             output_steps = output_steps.contiguous()
             args.output_steps, args.num_outputs = output_steps.data_ptr(), output_steps.shape[1]
-        floats = _float_buffer(count * (3 * width + self.inner + threads) + threads * own)
+        floats = empty_floats(count * (3 * width + self.inner + threads) + threads * own)
         scratch = torch.empty(
-            _num_row_copies(count, threads) * (self.inner + _ROW_PAD), dtype=_activation_dtype(self.precision)
+            _num_row_copies(count, threads) * (self.inner + APART), dtype=_activation_dtype(self.precision)
         )
         self.load_library.streamcap_layers(
-            ctypes.byref(self._fused),
-            ctypes.byref(args),
-            _pointer(x),
-            _pointer(floats),
-            _pointer(scratch),
-            threads,
-            ctypes.c_int64(own),
+            ctypes.byref(self._fused), ctypes.byref(args), at(x), at(floats), at(scratch), threads, ctypes.c_int64(own)
         )
         if output_steps is None:
             return x
@@ -375,60 +361,3 @@ class PackedLayers(nn.Module):
         steps = torch.arange(x.shape[1])
         steps = steps[: self._first] if self._first > 0 else steps[self._first :]
         return self._fused.run(x, output_steps=steps.expand(len(x), -1))
-
-
-class _Grid(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_int32)
-        for name in (
-            *("batch", "height", "width", "channels", "down", "across"),
-            *("kernel", "stride", "before"),
-        )
-    ]
-
-
-class PackedConvolution(nn.Module):
-    """A square convolution in float32, as products; torch on one core takes two to three times as long.
-
-    before, after: zeros above and on the left, and below and on the right.
-    """
-
-    def __init__(self, convolution: nn.Conv2d, before: int, after: int, library: ctypes.CDLL | None = None) -> None:
-        super().__init__()
-        self.kernel, self.stride = convolution.kernel_size[0], convolution.stride[0]
-        self.channels = convolution.in_channels
-        self.before, self.after = before, after
-        weight = convolution.weight.detach().float().permute(0, 2, 3, 1).flatten(1)
-        weight = F.pad(weight, (0, -weight.shape[1] % _CONV_INPUT_MULTIPLE))
-        linear = nn.Linear(weight.shape[1], len(weight), bias=convolution.bias is not None, device="meta")
-        linear.weight = nn.Parameter(weight, requires_grad=False)
-        if convolution.bias is not None:
-            linear.bias = nn.Parameter(convolution.bias.detach().float(), requires_grad=False)
-        self.linear = PackedLinear(linear, "fp32")
-        # Looked up once: a small encoder has dozens of these, of a tenth of a millisecond each.
-        self._weights, self._inputs, self._outputs = _linear(self.linear), linear.in_features, linear.out_features
-        self._keep_alive = list(self.linear.buffers())  # what `_weights` points at, also where the module is moved
-        self._convolve = (library or _library("fp32")).streamcap_convolve
-
-    def forward(self, x: Tensor, add: Tensor | None = None, *, relu: bool = False) -> Tensor:
-        """(B, C, H, W) → (B, out, H', W'), float32, all best with the channels last in memory.
-
-        add: of the shape of what comes out, added before ReLU.
-        """
-        pixels = x.detach().float().permute(0, 2, 3, 1).contiguous()
-        batch, height, width, channels = pixels.shape
-        if channels != self.channels:
-            raise ValueError(f"{channels} channels, where the convolution takes {self.channels}")
-        down, across = ((side + self.before + self.after - self.kernel) // self.stride + 1 for side in (height, width))
-        inputs, threads = self._inputs, torch.get_num_threads()
-        block = max(_MIN_BLOCK_PIXELS, min(_BLOCK_CACHE_FLOATS // inputs, -(-batch * down * across // threads)))
-        out = _float_buffer(batch, down, across, self._outputs)
-        if add is not None:
-            out.copy_(add.permute(0, 2, 3, 1))
-        scratch = _float_buffer(threads * block * (inputs + _ROW_PAD))
-        grid = _Grid(batch, height, width, channels, down, across, self.kernel, self.stride, self.before)
-        self._convolve(
-            ctypes.byref(self._weights), ctypes.byref(grid), _pointer(pixels), int(add is not None), int(relu),
-            _pointer(scratch), block, threads, _pointer(out),
-        )  # fmt: skip
-        return out.permute(0, 3, 1, 2)

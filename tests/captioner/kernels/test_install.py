@@ -11,15 +11,16 @@ from torch import nn
 
 from streamcap.captioner import load_captioner
 from streamcap.captioner.checkpoints.decoder import load_gpt2
+from streamcap.captioner.convolution import PackedConvolution
 from streamcap.captioner.decoding.batch import ContinuousBatch, StopCriteria
 from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
 from streamcap.captioner.decoding.sampling import GreedySampler
 from streamcap.captioner.kernels.install import install_gpt2_kernels
 from streamcap.captioner.kernels.int8_torch import Int8Linear
-from streamcap.captioner.kernels.packed import PackedConvolution, PackedEmbedding, PackedLayers, PackedLinear
+from streamcap.captioner.kernels.packed import PackedEmbedding, PackedLayers, PackedLinear
 from streamcap.captioner.kernels.precision import convert
 from streamcap.captioner.models.mapping import MLPMapping, TransformerMapping
-from streamcap.captioner.models.mini_encoder import GridEncoder, GridMapping, StagedEncoder
+from streamcap.captioner.models.mini_encoder import GridMapping, StagedEncoder
 from streamcap.captioner.models.prompt import Prompt
 from tests.captioner.packed_layers import needs_compiler, with_codes
 from tests.captioner.tiny_models import generate, gpt2, ours, tower
@@ -142,7 +143,6 @@ CODED: dict[str, dict[str, type[nn.Module]]] = {
     "crossing mapping": {"transformer.layers.0.attn.project": PackedLinear},
     "grid mapping": {"layers.0": PackedLayers, "inward": PackedLinear},
     "perceptron": {"model.0": PackedLinear},
-    "residual grid": {"stem.0.coded": PackedConvolution, "blocks.1.shortcut.coded": PackedConvolution},
     "staged": {"stem.coded": PackedConvolution, "legs.0.inward.coded": PackedConvolution},
 }
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -151,7 +151,6 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "crossing mapping": (lambda: mapping(cross=True), (3, 64)),
     "grid mapping": (lambda: GridMapping(4, 64, 64, 3, 2, 4, 0.0), (2, 4, 64)),
     "perceptron": (lambda: MLPMapping(64, 128, 192, 64), (2, 64)),
-    "residual grid": (lambda: GridEncoder(8, (8, 16, 16, 24), (1, 1, 1, 1), True), (2, 3, 96, 64)),
     "staged": (lambda: StagedEncoder(8, (16, 24), (1, 1), (2, 1), (12, 20), True), (2, 3, 33, 64)),
 }
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from streamcap.captioner.convolution import PackedConvolution
 from streamcap.captioner.kernels.packed import (
     FusedLayers,
     LayerWeights,
-    PackedConvolution,
     PackedLayers,
     PackedLinear,
     can_fuse,
@@ -260,7 +260,7 @@ def test_kernels_complete_with_fewer_threads_than_asked() -> None:
     program = """if True:
         import torch
         from torch import nn
-        from streamcap.captioner.kernels.packed import CodedConvolution
+        from streamcap.captioner.convolution import CodedConvolution
         torch.set_num_threads(3)
         convolution, x = nn.Conv2d(16, 32, 3, padding=1), torch.randn(1, 16, 64, 64)
         with torch.inference_mode():

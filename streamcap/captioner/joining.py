@@ -1,0 +1,82 @@
+"""`ContinuousDecoder`: captions that join a running batch one by one. `streamcap caption` decodes files with it.
+
+One decoder serves all of a file's batches, so that a seed gives the same captions whatever the size of a batch. The
+live engine decodes whole batches: on a CPU that is faster than joining (see docs/speed.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from streamcap.captioner.decoding.batch import ContinuousBatch, Row
+from streamcap.captioner.decoding.batch_limit import BatchLimit
+from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
+from streamcap.captioner.models.prompt import Prompt
+from streamcap.captioner.options import SearchOptions
+from streamcap.captioner.result import Result
+
+if TYPE_CHECKING:
+    from streamcap.captioner.captioner import Captioner
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class ContinuousDecoder(Generic[Key]):
+    """Captions that join a running batch at any step and leave it when they are finished. Where memory runs out, all
+    that are not finished begin anew, fewer side by side."""
+
+    def __init__(self, captioner: Captioner, search: SearchOptions, max_rows: int) -> None:
+        self._captioner = captioner
+        self._search = search
+        self._room = BatchLimit(max_rows, "captions", captioner._device)
+        self._unfinished: dict[Key, Prompt] = {}
+        self._batch: ContinuousBatch[Key] | CudaGraphBatch[Key] | None = None
+
+    @property
+    def active(self) -> int:
+        """Captions not finished, waiting ones included."""
+        return len(self._unfinished)
+
+    def add(self, key: Key, embedding: Tensor) -> None:
+        """One caption, of one row of what `encode` gives; it joins at the next `step`."""
+        with torch.inference_mode():
+            (prompt,) = self._captioner._prompts(embedding.unsqueeze(0))
+        if self._batch is None:
+            self._batch = self._new_batch(prompt, self._room.most)
+        self._batch.add(key, prompt)
+        self._unfinished[key] = prompt
+
+    def drop(self, key: Key) -> bool:
+        """Forget an unfinished caption; false when there is none of this key."""
+        if self._batch is not None:
+            self._batch.drop(key)
+        return self._unfinished.pop(key, None) is not None
+
+    def step(self) -> list[tuple[Key, Result]]:
+        """Decode one more token of every caption; those that are finished with it, in no particular order."""
+        done = self._room.run(self.active, self._step) if self._unfinished else []
+        for row in done:
+            del self._unfinished[row.key]
+        return [(row.key, self._captioner._result(row.tokens, row.logprob)) for row in done]
+
+    def tokens(self) -> dict[Key, list[int]]:
+        """The tokens so far of every caption that is being decoded."""
+        return {} if self._batch is None else {row.key: list(row.tokens) for row in self._batch.rows}
+
+    def _step(self, most: int) -> list[Row[Key]]:
+        batch, self._batch = self._batch, None
+        if batch is None:
+            batch = self._new_batch(next(iter(self._unfinished.values())), most)
+            for key, prompt in self._unfinished.items():
+                batch.add(key, prompt)
+        done = batch.step()
+        # Kept only now: after a failure the next step begins anew.
+        self._batch = batch
+        return done
+
+    def _new_batch(self, prompt: Prompt, most: int) -> ContinuousBatch[Key] | CudaGraphBatch[Key]:
+        return self._captioner._new_batch(self._search, self._captioner._limits(self._search, prompt.length), most)
