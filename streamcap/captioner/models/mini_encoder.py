@@ -60,30 +60,6 @@ class Residual(nn.Module):
         return y
 
 
-class GridEncoder(nn.Module):
-    """A ResNet whose last map is the grid. Plain 3x3 convolutions: on a CPU they train and run faster than
-    depthwise ones of the same accuracy, which are bound by memory."""
-
-    def __init__(self, stem: int, widths: tuple[int, ...], depths: tuple[int, ...], folded: bool) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            ConvNorm(3, stem, 3, 2, folded), nn.ReLU(), ConvNorm(stem, widths[0], 3, 2, folded), nn.ReLU()
-        )
-        blocks: list[nn.Module] = []
-        channels = widths[0]
-        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-            for i in range(depth):
-                blocks.append(Residual(channels, width, 2 if stage and not i else 1, folded))
-                channels = width
-        self.blocks = nn.Sequential(*blocks)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """`pixels`: normalised float, (B, 3, H, W). Returns the grid row by row, (B, N, C)."""
-        grid = self.blocks(self.stem(pixels.contiguous(memory_format=torch.channels_last)))
-        rows: Tensor = grid.flatten(2).transpose(1, 2)
-        return rows
-
-
 class EncoderStage(nn.Module):
     """One leg of a `StagedEncoder`: into a wide map, residual blocks there, and out of it by a linear product."""
 
@@ -165,11 +141,6 @@ def build_vision(config: Mapping[str, Any]) -> nn.Module:
     """The encoder a config's `vision` describes. Raises InputError where it names another architecture."""
     folded = bool(config.get("folded", False))
     match config.get("architecture"):
-        case "resnet":
-            widths, depths = tuple(config["widths"]), tuple(config["depths"])
-            if len(widths) != 4 or len(depths) != 4:
-                raise InputError(f"a resnet has four widths and four depths, not {widths} and {depths}")
-            return GridEncoder(int(config["stem"]), widths, depths, folded)
         case "staged":
             stages = [tuple(config[name]) for name in ("widths", "depths", "strides", "outputs")]
             if len({len(several) for several in stages}) != 1 or not stages[0]:
@@ -177,7 +148,7 @@ def build_vision(config: Mapping[str, Any]) -> nn.Module:
             widths, depths, strides, outputs = stages
             return StagedEncoder(int(config["stem"]), widths, depths, strides, outputs, folded)
         case other:
-            raise InputError(f"vision architecture {other!r} is unknown; known: 'resnet', 'staged'")
+            raise InputError(f"vision architecture {other!r} is unknown; known: 'staged'")
 
 
 def build_mapping(config: Mapping[str, Any]) -> nn.Module:

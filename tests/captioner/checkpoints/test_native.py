@@ -19,7 +19,14 @@ from streamcap.errors import InputError
 from tests.captioner.tiny_models import generate, gpt2
 
 CONFIG = {
-    "vision": {"architecture": "resnet", "stem": 8, "widths": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+    "vision": {
+        "architecture": "staged",
+        "stem": 8,
+        "widths": [8, 8, 16, 16],
+        "depths": [1, 1, 1, 1],
+        "strides": [2, 2, 2, 2],
+        "outputs": [8, 8, 16, 16],
+    },
     "mapping": {
         "architecture": "grid",
         "cells": 4,
@@ -118,7 +125,7 @@ def test_invalid_config_is_one_line(directory: Path, tmp_path: Path) -> None:
     relay = {"architecture": "staged", "stem": 4, "widths": [8], "depths": [1], "strides": [2], "outputs": [4, 4]}
     assert "a staged encoder has as many widths as depths, strides and outputs" in loading(vision=relay)
     assert "cells" in loading(mapping={"architecture": "grid"})
-    assert "vision.blocks" in loading(vision=CONFIG["vision"] | {"widths": [8, 8, 8, 16]})
+    assert "vision.legs" in loading(vision=CONFIG["vision"] | {"widths": [8, 8, 8, 16]})
     assert "image fit 'stretch'" in loading(image={"width": 64, "height": 64, "fit": "stretch"})
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match="not readable as json"):
