@@ -22,6 +22,8 @@ from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
 from streamcap.captioner.decoding.cuda_graphs import GraphedCallable, bucket
 from streamcap.captioner.decoding.sampling import make_sampler
 from streamcap.captioner.decoding.tokenizer import TextDecoder
+from streamcap.captioner.draft_budget import DraftBudget
+from streamcap.captioner.drafts import Acceptances, Drafts, DraftSource, DraftStatistics, draft_sources
 from streamcap.captioner.joining import ContinuousDecoder
 from streamcap.captioner.kernels.precision import convert, find_device, find_precision
 from streamcap.captioner.loading import find_tokenizer, find_tower
@@ -31,6 +33,7 @@ from streamcap.captioner.models.vision import Vision
 from streamcap.captioner.options import SearchOptions
 from streamcap.captioner.preprocess import fit_images
 from streamcap.captioner.result import Result
+from streamcap.captioner.verify import Verifier
 from streamcap.errors import InputError, StreamcapError
 from streamcap.image_spec import ImageSpec
 
@@ -80,6 +83,12 @@ class Captioner:
         self._beam_limit = BatchLimit(MAX_BEAM_ROWS[device.type], "beams", device)
         self._batch: CudaGraphBatch[Any] | None = None
         self._encoders: dict[tuple[int, ...], GraphedCallable] = {}
+        self.draft_statistics = DraftStatistics()
+        """What became of the guesses of all calls; zeros where drafts are not used."""
+        self._draft_acceptances = Acceptances()
+        self._verifier: Verifier | None = None
+        if device.type == "cpu" and (self._gpt2.backend.row_independent or precision == "fp32"):
+            self._verifier = Verifier(DraftBudget(), self.draft_statistics, self._gpt2.config.vocab_size)
         self._text: TextDecoder | None = None
         self._text_missing: str | None = None
 
@@ -130,11 +139,13 @@ class Captioner:
         *,
         top_p: float = 1.0,
         seed: int | None = None,
+        drafts: Drafts | None = None,
     ) -> list[Result]:
         """One result for each image, in order.
 
         images: uint8 RGB arrays (H, W, 3) of any size, or PIL images; for a clip model a sequence of sequences, one
-        frame each. Raises InputError for what is no image, and where no vision tower is to be had.
+        frame each. drafts: see `decode`. Raises InputError for what is no image, for drafts that cannot be used, and
+        where no vision tower is to be had.
         """
         search = SearchOptions(beam_size, temperature, top_p, seed, max_tokens)
         given: list[Any] = list(images)
@@ -150,7 +161,7 @@ class Captioner:
             else:
                 clips = [self._clip(clip, spec, start + number) for number, clip in enumerate(some)]
                 parts.append(self.encode(np.stack(clips)))
-        return self.decode(torch.cat(parts), search)
+        return self.decode(torch.cat(parts), search, drafts=drafts)
 
     def _clip(self, frames: object, spec: ImageSpec, number: int) -> npt.NDArray[np.uint8]:
         if isinstance(frames, np.ndarray) and frames.ndim == 4:
@@ -169,14 +180,16 @@ class Captioner:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
+        drafts: Drafts | None = None,
     ) -> list[Result]:
         """One result for each row of what the vision encoder would have given.
 
         x: (B, C), for clip models (B, T, C), for encoders whose states are attended to (B, N, C). `text` is empty
-        where there is no tokenizer at hand. Raises InputError for another shape.
+        where there is no tokenizer at hand. drafts: see `decode`. Raises InputError for another
+        shape, and for drafts that cannot be used.
         """
         search = SearchOptions(beam_size, temperature, top_p, seed, max_tokens)
-        return self.decode(self._embeddings(x), search)
+        return self.decode(self._embeddings(x), search, drafts=drafts)
 
     def _embeddings(self, x: Tensor | npt.ArrayLike) -> Tensor:
         shape = self._checkpoint.embedding
@@ -241,18 +254,36 @@ class Captioner:
 
     @torch.inference_mode()
     def decode(
-        self, embeddings: Tensor, search: SearchOptions | None = None, *, on_text: OnText | None = None
+        self,
+        embeddings: Tensor,
+        search: SearchOptions | None = None,
+        *,
+        on_text: OnText | None = None,
+        drafts: Drafts | None = None,
     ) -> list[Result]:
         """One result for each row of `embeddings`, as `encode` gives them.
 
-        on_text: called with (row, tokens so far) after every token of a greedy or sampled caption that goes on; must
-        not block. Raises InputError where `max_tokens` is more than GPT-2 has positions for.
+        on_text: called with (row, tokens so far) after every pass of a greedy or sampled caption that goes on; must
+        not block. drafts: for each row what the caption may well be, as tokens or as a source of guesses, or None;
+        greedy only. They change the time, never the tokens, and are not used where a pass over several positions
+        rounds otherwise than one over each (bf16, fp16, torch's int8) or on a GPU.
+
+        Raises InputError where `max_tokens` is more than GPT-2 has positions for, and for drafts that are not one a
+        row, hold what is not in the vocabulary, are longer than GPT-2's positions, or come with beams or sampling.
         """
         search = search or SearchOptions()
         if not len(embeddings):
             return []
         prompts = self._prompts(embeddings)
-        stop_criteria = self._stop_criteria(search, max(prompt.length for prompt in prompts))
+        longest = max(prompt.length for prompt in prompts)
+        stop_criteria = self._stop_criteria(search, longest)
+        sources = None
+        if drafts is not None:
+            if search.beam_size > 1 or search.temperature > 0:
+                raise InputError("drafts are for greedy search: without beams and at temperature 0")
+            config = self._gpt2.config
+            positions = config.n_positions - longest + 1
+            sources = draft_sources(drafts, len(prompts), config.vocab_size, positions, self._draft_acceptances)
         if search.beam_size > 1:
             size = search.beam_size
             return self._beam_limit.run(
@@ -261,14 +292,14 @@ class Captioner:
                 min_rows=size,
             )
         return self._row_limit.run(
-            len(prompts), lambda max_rows: self._decode(prompts, search, stop_criteria, on_text, max_rows)
+            len(prompts), lambda max_rows: self._decode(prompts, search, stop_criteria, on_text, sources, max_rows)
         )
 
     def _search(self, prompts: list[Prompt], size: int, stop_criteria: StopCriteria, step: int) -> list[Result]:
         found: list[Hypothesis] = []
         for start in range(0, len(prompts), step):
             found += beam_search(self._gpt2, prompts[start : start + step], stop_criteria, size)
-        return [self._result(best.tokens, best.logprob) for best in found]
+        return [self._result(best.tokens, best.logprob, best.passes) for best in found]
 
     def _decode(
         self,
@@ -276,6 +307,7 @@ class Captioner:
         search: SearchOptions,
         stop_criteria: StopCriteria,
         on_text: OnText | None,
+        drafts: Sequence[DraftSource | None] | None,
         max_rows: int,
     ) -> list[Result]:
         # Slots and what was recorded for them serve call after call; after a failure they start anew.
@@ -283,11 +315,11 @@ class Captioner:
         reusable = kept is not None and search.temperature == 0 and kept.stop_criteria == stop_criteria
         batch = kept if kept is not None and reusable else self._new_batch(search, stop_criteria, max_rows)
         for number, prompt in enumerate(prompts):
-            batch.add(number, prompt)
+            batch.add(number, prompt, None if drafts is None else drafts[number])
         finished: dict[int, Result] = {}
         while batch.active:
             for row in batch.step():
-                finished[row.key] = self._result(row.tokens, row.logprob)
+                finished[row.key] = self._result(row.tokens, row.logprob, row.passes)
             if on_text is not None:
                 for row in batch.rows:
                     on_text(row.key, row.tokens)
@@ -300,15 +332,16 @@ class Captioner:
     ) -> ContinuousBatch[Any] | CudaGraphBatch[Any]:
         if self._device.type == "cuda" and search.temperature == 0:
             return CudaGraphBatch(self._gpt2, stop_criteria, max_rows=rows)
-        return ContinuousBatch(self._gpt2, make_sampler(search), stop_criteria, max_rows=rows)
+        verifier = self._verifier if search.temperature == 0 else None
+        return ContinuousBatch(self._gpt2, make_sampler(search), stop_criteria, max_rows=rows, verifier=verifier)
 
-    def _result(self, tokens: list[int], logprob: float) -> Result:
+    def _result(self, tokens: list[int], logprob: float, passes: int) -> Result:
         if not math.isfinite(logprob):
             advice = "use precision fp32" if self._precision != "fp32" else "the checkpoint may be damaged"
             raise StreamcapError(
                 f"{self._checkpoint.path}: decoding in {self._precision} gave numbers that are not finite; {advice}"
             )
-        return Result(self.text(tokens), tokens, logprob)
+        return Result(self.text(tokens), tokens, logprob, passes)
 
     def decoder(self, search: SearchOptions | None = None, *, max_rows: int | None = None) -> ContinuousDecoder[Any]:
         """A running batch that captions may join at any step. Raises InputError for a search with beams."""

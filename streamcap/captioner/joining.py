@@ -61,7 +61,7 @@ class ContinuousDecoder(Generic[Key]):
         done = self._room.run(self.active, self._step) if self._unfinished else []
         for row in done:
             del self._unfinished[row.key]
-        return [(row.key, self._captioner._result(row.tokens, row.logprob)) for row in done]
+        return [(row.key, self._captioner._result(row.tokens, row.logprob, row.passes)) for row in done]
 
     def tokens(self) -> dict[Key, list[int]]:
         """The tokens so far of every caption that is being decoded."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor
 
 from streamcap.captioner.decoding.sampling import Sampler, token_logprobs
+from streamcap.captioner.drafts import DraftSource
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.kv_cache import KVCache
 from streamcap.captioner.models.prompt import Prompt, PromptBatch, prefill_prompts
+from streamcap.captioner.verify import NO_PLAN, Plan, Verifier, accepted
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -36,6 +39,9 @@ class Request(Generic[Key]):
     rng: random.Random | None
     tokens: list[int] = field(default_factory=list)
     sum_logprobs: float = 0.0
+    draft: DraftSource | None = None
+    passes: int = 0
+    """Passes of GPT-2 so far, that over the prefix included."""
 
     @property
     def logprob(self) -> float:
@@ -54,9 +60,11 @@ class WaitingQueue(Generic[Key]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, key: Key, prompt: Prompt, rng: random.Random | None = None) -> None:
+    def add(self, key: Key, prompt: Prompt, rng: random.Random | None = None, draft: DraftSource | None = None) -> None:
         room = self._positions - prompt.length + 1
-        self._entries.append((Request(key, max(1, min(self._stop_criteria.max_tokens, room)), rng), prompt))
+        self._entries.append(
+            (Request(key, max(1, min(self._stop_criteria.max_tokens, room)), rng, draft=draft), prompt)
+        )
 
     def drop(self, key: Key) -> bool:
         """Forget a caption; false when there is none of this key."""
@@ -80,14 +88,25 @@ class ContinuousBatch(Generic[Key]):
     """Greedy or sampled decoding of captions that come and go.
 
     `add` queues; `step` first reads the prefixes of what waits (as far as `max_rows` allows), which gives those rows
-    their first token, and then decodes one more token for every row. All calls come from one thread.
+    their first token, and then decodes one more token for every row. A row with a draft has guessed tokens verified in
+    the same passes, and gets as many more as were right. All calls come from one thread.
     """
 
-    def __init__(self, gpt2: GPT2, sampler: Sampler, stop_criteria: StopCriteria, *, max_rows: int) -> None:
+    def __init__(
+        self,
+        gpt2: GPT2,
+        sampler: Sampler,
+        stop_criteria: StopCriteria,
+        *,
+        max_rows: int,
+        verifier: Verifier | None = None,
+    ) -> None:
+        """verifier: chooses the guesses; None: drafts are not used. Only for a greedy selector."""
         self._gpt2 = gpt2
         self._sampler = sampler
         self._stop_criteria = stop_criteria
         self._max_rows = max_rows
+        self._verifier = verifier
         self._cache: KVCache | None = None
         self._rows: list[Request[Key]] = []
         self._waiting: WaitingQueue[Key] = WaitingQueue(gpt2, stop_criteria)
@@ -103,9 +122,9 @@ class ContinuousBatch(Generic[Key]):
         """The captions being decoded, in no particular order."""
         return list(self._rows)
 
-    def add(self, key: Key, prompt: Prompt) -> None:
+    def add(self, key: Key, prompt: Prompt, draft: DraftSource | None = None) -> None:
         """Queue one caption; it joins at the next `step`."""
-        self._waiting.add(key, prompt, self._sampler.make_rng(self._added))
+        self._waiting.add(key, prompt, self._sampler.make_rng(self._added), draft)
         self._added += 1
 
     @torch.inference_mode()
@@ -119,13 +138,20 @@ class ContinuousBatch(Generic[Key]):
 
     @torch.inference_mode()
     def step(self) -> list[Request[Key]]:
-        """Admit what waits, decode one token everywhere; returns the captions that are finished, in no order."""
+        """Admit what waits, one pass for every row; returns the captions that are finished, in no order."""
         finished = self._admit()
         if not self._rows or self._cache is None:
             return finished
-        last = torch.tensor([row.tokens[-1] for row in self._rows], device=self._gpt2.device)
-        hidden = self._gpt2.step(last, self._cache)
-        return finished + self._take(self._gpt2.logits(hidden), 0)
+        cache = self._cache
+        began = time.perf_counter()
+        plan = self._plan(0, cache.positions - max(cache.lengths) - 1)
+        fed = torch.tensor([[row.tokens[-1]] for row in self._rows], device=self._gpt2.device)
+        if plan.width:
+            fed = torch.cat((fed, plan.tensor(self._gpt2.device)), dim=1)
+        gained, ended = self._take(self._gpt2.extend(fed, cache), plan, 0)
+        cache.accept(gained)
+        self._measure(fed.numel(), gained, began)
+        return finished + self._remove_finished(ended)
 
     def _admit(self) -> list[Request[Key]]:
         count = min(len(self._waiting), self._max_rows - len(self._rows))
@@ -138,9 +164,18 @@ class ContinuousBatch(Generic[Key]):
         self._rows += [row for row, _ in joining]
         batch = PromptBatch.of(prompts)
         cache = self._reserve(joining, batch.cross_positions)
-        cache_slice = cache.append([prompt.length for prompt in prompts], batch.width)
-        hidden = prefill_prompts(self._gpt2, batch, cache.context(cache_slice))
-        return self._take(self._gpt2.logits(hidden[:, 0]), first)
+        lengths = [prompt.length for prompt in prompts]
+        began = time.perf_counter()
+        plan = NO_PLAN if batch.later_prefix is not None else self._plan(first, cache.positions - batch.width)
+        cache_slice = cache.append(lengths, batch.width + plan.width)
+        following = plan.tensor(self._gpt2.device) if plan.width else None
+        hidden = prefill_prompts(self._gpt2, batch, cache.context(cache_slice), following)
+        gained, ended = self._take(hidden, plan, first)
+        # The last token of each is not in the cache yet.
+        cache.accept([count - 1 for count in gained], first)
+        if batch.later_prefix is None:  # else the prompts were read twice, which says nothing of one pass
+            self._measure(len(prompts) * (batch.width + plan.width), gained, began)
+        return self._remove_finished(ended)
 
     def _reserve(self, joining: list[tuple[Request[Key], Prompt]], cross_positions: int) -> KVCache:
         needed = max(prompt.length + row.limit for row, prompt in joining)
@@ -152,21 +187,47 @@ class ContinuousBatch(Generic[Key]):
             self._cache.reserve(min(self._max_rows, max(rows, 2 * self._cache.capacity)), needed)
         return self._cache
 
-    def _take(self, logits: Tensor, first: int) -> list[Request[Key]]:
-        return self._remove_finished(self._select(logits, first))
+    def _plan(self, first: int, room: int) -> Plan:
+        """Guesses for the rows from `first` on, for which the cache has `room` positions."""
+        if self._verifier is None or room < 1:
+            return NO_PLAN
+        return self._verifier.plan(self._rows[first:], room)
 
-    def _select(self, logits: Tensor, first: int) -> list[int]:
-        """Give the rows from `first` on their next token; the numbers of those that are finished with it."""
-        rows = self._rows[first:]
-        tokens = self._sampler.sample(logits, [row.rng for row in rows])
-        scores = token_logprobs(logits, tokens)
+    def _measure(self, positions: int, gained: list[int], began: float) -> None:
+        if self._verifier is not None:
+            self._verifier.measure(positions, gained, time.perf_counter() - began)
+
+    def _take(self, hidden: Tensor, plan: Plan, first: int) -> tuple[list[int], list[int]]:
+        """Give the rows from `first` on the tokens of this pass.
+
+        hidden: (rows, 1 + K, width), K guessed tokens. Returns how many tokens each got, and the numbers of the rows
+        that are finished.
+        """
+        rows, stop = self._rows[first:], self._stop_criteria.stop_tokens
+        logits = self._gpt2.logits(hidden.flatten(0, 1))
+        chosen = self._sampler.sample(logits, [row.rng for row in rows for _ in range(1 + plan.width)])
+        choices = chosen.view(len(rows), -1).tolist()
+        if plan.width:
+            gained = [
+                accepted(guess.tokens, each, stop, row.limit - len(row.tokens))
+                for row, guess, each in zip(rows, plan.guesses, choices, strict=True)
+            ]
+            kept = [number * (1 + plan.width) + step for number, each in enumerate(gained) for step in range(len(each))]
+            index = torch.tensor(kept, device=logits.device)
+            logits, chosen = logits[index], chosen[index]
+        else:
+            gained = choices
+        if self._verifier is not None:
+            self._verifier.learn(rows, plan, gained)
+        scores = iter(token_logprobs(logits, chosen).tolist())
         finished = []
-        for number, (row, token, score) in enumerate(zip(rows, tokens.tolist(), scores.tolist(), strict=True), first):
-            row.tokens.append(token)
-            row.sum_logprobs += score
-            if token in self._stop_criteria.stop_tokens or len(row.tokens) >= row.limit:
+        for number, (row, tokens) in enumerate(zip(rows, gained, strict=True), first):
+            row.passes += 1
+            row.tokens += tokens
+            row.sum_logprobs += sum(next(scores) for _ in tokens)
+            if tokens[-1] in stop or len(row.tokens) >= row.limit:
                 finished.append(number)
-        return finished
+        return [len(tokens) for tokens in gained], finished
 
     def _remove_finished(self, numbers: list[int]) -> list[Request[Key]]:
         gone = [self._rows[number] for number in numbers]

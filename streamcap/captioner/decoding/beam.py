@@ -26,6 +26,8 @@ class Hypothesis:
     tokens: list[int]
     logprob: float
     """Mean natural-log probability of the tokens."""
+    passes: int
+    """Passes of GPT-2 until all beams of its frame had stopped."""
 
 
 @dataclass(slots=True)
@@ -62,7 +64,7 @@ class _Beams:
         averages = self.scores[frame] / self.lengths[frame]
         winner = int(averages.argmax())
         length = int(self.lengths[frame, winner])
-        return Hypothesis(self.tokens[frame, winner, :length].tolist(), float(averages[winner]))
+        return Hypothesis(self.tokens[frame, winner, :length].tolist(), float(averages[winner]), self.tokens.shape[2])
 
 
 @torch.inference_mode()

@@ -18,6 +18,7 @@ from torch import Tensor
 from streamcap.captioner.decoding.batch import Request, StopCriteria, WaitingQueue
 from streamcap.captioner.decoding.cuda_graphs import GraphedCallable, bucket
 from streamcap.captioner.decoding.sampling import greedy_tokens, token_logprobs
+from streamcap.captioner.drafts import DraftSource
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.kv_cache import KVCache, Span
 from streamcap.captioner.models.prompt import Prompt, PromptBatch, prefill_prompts
@@ -207,8 +208,8 @@ class CudaGraphBatch(Generic[Key]):
         """The captions being decoded, with the tokens of the last look."""
         return list(self._rows.values())
 
-    def add(self, key: Key, prompt: Prompt) -> None:
-        """Queue one caption; it joins at the next `step`."""
+    def add(self, key: Key, prompt: Prompt, draft: DraftSource | None = None) -> None:
+        """Queue one caption; it joins at the next `step`. The draft is not used."""
         self._waiting.add(key, prompt)
 
     @torch.inference_mode()
@@ -244,6 +245,7 @@ class CudaGraphBatch(Generic[Key]):
         for slot, row in list(self._rows.items()):
             row.tokens = tokens[slot][: num_generated[slot]]
             row.sum_logprobs = sums[slot]
+            row.passes = len(row.tokens)
             if not active[slot]:
                 finished.append(self._rows.pop(slot))
         return finished

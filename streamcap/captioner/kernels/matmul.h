@@ -201,12 +201,17 @@ LOCAL float pack_row(const float *x, int count, int limit, Value *out) {
 #define VECTORS (PANEL / GROUP)
 
 /* `vectors` of one panel times `rows` (1 to TILE) rows of x, both known to the compiler, scaled: out (rows, PANEL).
-   Fetches what comes AHEAD bytes later, first of this panel, then of `next`. With few rows each sum is made in parts,
-   so that none waits for the one before it. */
+   Fetches what comes AHEAD bytes later, first of this panel, then of `next`. With few rows each sum of integers is made
+   in parts, so that none waits for the one before it. Floats are summed in one order whatever the number of rows: a
+   row's result is the same bits in every batch. */
 static inline __attribute__((always_inline)) void tile(const Weight *qweight, const Weight *next, const Value *x, int in,
                                                        const int rows, const int vectors, const float *x_scales,
                                                        const float *scales, const float *bias, float *out) {
+#if defined(FLOATS)
+    const int parts = 1;
+#else
     const int parts = rows * vectors * 4 <= SUMS ? 4 : rows * vectors * 2 <= SUMS ? 2 : 1;
+#endif
     Vector sum[TILE][VECTORS][4];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)

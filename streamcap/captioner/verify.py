@@ -1,0 +1,110 @@
+"""Which guesses a pass verifies, and which of them hold (greedy speculative decoding, Leviathan et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from streamcap.captioner.draft_budget import DraftBudget
+from streamcap.captioner.drafts import NO_GUESS, DraftSource, DraftStatistics, Guess
+
+
+class DraftedRow(Protocol):
+    """A caption on its way."""
+
+    @property
+    def limit(self) -> int: ...
+    @property
+    def tokens(self) -> list[int]: ...
+    @property
+    def draft(self) -> DraftSource | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The guesses of one pass: of R rows, each at most K = `width` tokens."""
+
+    guesses: Sequence[Guess]
+    width: int
+
+    def tensor(self, device: torch.device) -> Tensor:
+        """(R, K) int64, short guesses filled up with 0."""
+        rows = [[*guess.tokens, *[0] * (self.width - len(guess.tokens))] for guess in self.guesses]
+        return torch.tensor(rows, dtype=torch.int64).to(device)
+
+
+NO_PLAN = Plan((), 0)
+
+
+class Verifier:
+    """Plans guesses within a budget, and learns from what became of them."""
+
+    def __init__(self, budget: DraftBudget, statistics: DraftStatistics, vocabulary: int) -> None:
+        self._budget = budget
+        self._statistics = statistics
+        self._vocabulary = vocabulary
+
+    def plan(self, rows: Sequence[DraftedRow], room: int) -> Plan:
+        """What is guessed of these rows, at most `room` tokens of each."""
+        guesses = [self._guess(row) for row in rows]
+        longest = max((len(guess.tokens) for guess in guesses), default=0)
+        if not longest:
+            return NO_PLAN
+        chances = [
+            (0.0 if row.draft is None else row.draft.acceptances[guess.context].probability, len(guess.tokens))
+            for row, guess in zip(rows, guesses, strict=True)
+        ]
+        width = self._budget.guesses(chances, min(room, longest))
+        if not width and any(guess.tokens and not row.tokens for row, guess in zip(rows, guesses, strict=True)):
+            # One position beside a prefix costs next to nothing, and tells whether the source has become better.
+            width = 1
+        if not width:
+            for row, guess in zip(rows, guesses, strict=True):
+                if row.draft is not None and guess.tokens:
+                    row.draft.acceptances[guess.context].skip()
+            return NO_PLAN
+        return Plan([Guess(guess.tokens[:width], guess.context) for guess in guesses], width)
+
+    def _guess(self, row: DraftedRow) -> Guess:
+        if row.draft is None:
+            return NO_GUESS
+        guess = row.draft.propose(row.tokens)
+        # Each pass gives a token of its own, so the last one needs no guess.
+        tokens = guess.tokens[: max(0, row.limit - len(row.tokens) - 1)]
+        wrong = next((place for place, token in enumerate(tokens) if not 0 <= token < self._vocabulary), None)
+        if wrong is not None:
+            self._statistics.dropped += 1
+            tokens = tokens[:wrong]
+        return Guess(tokens, guess.context)
+
+    def learn(self, rows: Sequence[DraftedRow], plan: Plan, gained: Sequence[Sequence[int]]) -> None:
+        """gained: the tokens that each row got of a pass: guesses that held, and one of the pass itself."""
+        self._statistics.passes += len(rows)
+        self._statistics.tokens += sum(len(tokens) for tokens in gained)
+        if not plan.width:
+            return
+        for row, guess, tokens in zip(rows, plan.guesses, gained, strict=True):
+            held = sum(one == other for one, other in zip(guess.tokens, tokens, strict=False))
+            self._statistics.proposed += len(guess.tokens)
+            self._statistics.accepted += held
+            if row.draft is not None and guess.tokens:
+                row.draft.acceptances[guess.context].record(min(len(guess.tokens), len(tokens)), held)
+
+    def measure(self, positions: int, gained: Sequence[int], seconds: float) -> None:
+        """A pass over so many positions; `gained`: tokens that each row got."""
+        self._budget.record(positions, seconds, len(gained), sum(gained))
+
+
+def accepted(guess: Sequence[int], chosen: Sequence[int], stop_tokens: frozenset[int], limit: int) -> list[int]:
+    """The tokens that decoding one by one gives: chosen[0] is the token after what is known, chosen[i + 1] the one
+    after guess[i], and means nothing where guess[i] is wrong. At most `limit`, up to a stop token."""
+    tokens: list[int] = []
+    for place, token in enumerate(chosen):
+        tokens.append(token)
+        if token in stop_tokens or len(tokens) >= limit or place >= len(guess) or guess[place] != token:
+            break
+    return tokens
