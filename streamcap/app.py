@@ -110,6 +110,7 @@ def _start_engine(streams: StreamSet, captioner: Captioner, live: LiveModel, opt
             loop.call_soon_threadsafe(streams.dispatch, outcomes)
 
     engine = Engine(live, options.engine, deliver)
+    engine.statistics.drafts = live.draft_statistics
     image = captioner.image_spec if options.fit is None else replace(captioner.image_spec, fit=options.fit)
     deps = StreamDeps(
         options=options.stream_options,

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from streamcap.captioner.drafts import DraftStatistics
 from streamcap.engine.change_gate import ChangeGate, ChangeGateOptions, Features, Verdict
 from streamcap.engine.latest_queue import LatestSampleQueue
 from streamcap.engine.outcome import Captioned, Failed, Interim, Outcome, Times, Unchanged, Unconfirmed
@@ -38,8 +39,10 @@ class Model(Protocol):
     def features(self, embeddings: Any) -> Features:
         """(B, D) float32 of unit length, for the gate."""
 
-    def decode(self, embeddings: Any, *, on_text: Callable[[int, list[int]], None] | None = None) -> Sequence[Decoded]:
-        """One result a row; `on_text(row, tokens so far)` as it goes."""
+    def decode(
+        self, embeddings: Any, *, streams: Sequence[str], on_text: Callable[[int, list[int]], None] | None = None
+    ) -> Sequence[Decoded]:
+        """One result a row, each of the stream named in `streams`; `on_text(row, tokens so far)` as it goes."""
 
     def text(self, tokens: list[int]) -> str: ...
 
@@ -72,6 +75,8 @@ class EngineStatistics:
     failed: int = 0
     superseded: dict[str, int] = field(default_factory=dict)
     busy_seconds: float = 0.0
+    drafts: DraftStatistics = field(default_factory=DraftStatistics)
+    """The model's passes and guessed tokens; whoever makes the engine puts a model's own here."""
 
 
 class Engine:
@@ -190,7 +195,9 @@ class Engine:
             encoded,
         )
         results = self._model.decode(
-            embeddings if len(moved) == len(batch) else embeddings[moved], on_text=interim.listener
+            embeddings if len(moved) == len(batch) else embeddings[moved],
+            streams=[batch[row].stream for row in moved],
+            on_text=interim.listener,
         )
         times = Times(taken, encoded, self._monotonic())
         return [

@@ -1,4 +1,4 @@
-"""`LiveModel`: a captioner as the engine wants it: greedy, warmed up."""
+"""`LiveModel`: a captioner as the engine wants it: greedy, warmed up, each stream's past as its draft."""
 
 from __future__ import annotations
 
@@ -13,23 +13,32 @@ from streamcap.media.frame import Pixels
 
 if TYPE_CHECKING:
     from streamcap.captioner import Captioner
+    from streamcap.captioner.drafts import DraftStatistics
 
 
 class LiveModel:
-    """Greedy search: beams cannot be shown while they grow."""
+    """Greedy search: beams cannot be shown while they grow. A stream's earlier captions are what its next one may well
+    be, and are verified in fewer passes than it has tokens (see `drafts`)."""
 
     def __init__(self, captioner: Captioner) -> None:
         from streamcap.captioner import SearchOptions
+        from streamcap.captioner.drafts import DraftHistory
 
         self._captioner = captioner
         self._search = SearchOptions()
+        self._history = DraftHistory()
+
+    @property
+    def draft_statistics(self) -> DraftStatistics:
+        """Passes, tokens and guesses since the start. Read from any thread."""
+        return self._captioner.draft_statistics
 
     def warm_up(self) -> None:
         """Caption a grey image, so that the first real one does not pay for lazy initialisation."""
         captioner = self._captioner
         width, height = captioner.image_spec.size
         shape = (1, height, width, 3) if captioner.clip_length is None else (1, captioner.clip_length, height, width, 3)
-        self.decode(self.encode(np.full(shape, 127, np.uint8)))
+        self._captioner.decode(self.encode(np.full(shape, 127, np.uint8)), self._search)
 
     def encode(self, pixels: Pixels) -> Any:
         return self._captioner.encode(pixels)
@@ -37,8 +46,14 @@ class LiveModel:
     def features(self, embeddings: Any) -> Features:
         return self._captioner.features(embeddings)
 
-    def decode(self, embeddings: Any, *, on_text: Callable[[int, list[int]], None] | None = None) -> Sequence[Decoded]:
-        return self._captioner.decode(embeddings, self._search, on_text=on_text)
+    def decode(
+        self, embeddings: Any, *, streams: Sequence[str], on_text: Callable[[int, list[int]], None] | None = None
+    ) -> Sequence[Decoded]:
+        drafts = [self._history.stream(name) for name in streams]
+        results = self._captioner.decode(embeddings, self._search, on_text=on_text, drafts=drafts)
+        for draft, result in zip(drafts, results, strict=True):
+            draft.add(result.tokens)
+        return results
 
     def text(self, tokens: list[int]) -> str:
         return self._captioner.text(tokens)

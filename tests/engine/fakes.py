@@ -43,8 +43,9 @@ class ColorModel:
         rows = embeddings.astype(np.float32) + 1.0
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-    def decode(self, embeddings: Any, *, on_text: Any = None) -> Sequence[MadeResult]:
+    def decode(self, embeddings: Any, *, streams: Sequence[str], on_text: Any = None) -> Sequence[MadeResult]:
         self.decoded.append(len(embeddings))
+        assert len(streams) == len(embeddings)
         texts = ["colour " + " ".join(str(int(value)) for value in row) for row in embeddings]
         if on_text is not None:
             for row in range(len(texts)):
