@@ -106,8 +106,8 @@ def test_static_scene_is_extended_without_decoding() -> None:
 
 def test_moved_image_with_same_text_is_unchanged() -> None:
     running = Running(threshold=0.001, interim_interval=0)
-    running.model.decode = lambda embeddings, *, on_text=None: ColorModel.decode(  # type: ignore[method-assign]
-        running.model, embeddings * 0, on_text=on_text
+    running.model.decode = lambda embeddings, *, streams, on_text=None: ColorModel.decode(  # type: ignore[method-assign]
+        running.model, embeddings * 0, streams=streams, on_text=on_text
     )
     running.engine.submit(sample("door", RED, 0.0))
     running.outcomes.wait(1)
@@ -135,8 +135,8 @@ def test_interim_precedes_final_of_changed_caption() -> None:
 
 def test_same_text_sends_no_interim() -> None:
     running = Running(threshold=0.001, interim_interval=0.1)
-    running.model.decode = lambda embeddings, *, on_text=None: ColorModel.decode(  # type: ignore[method-assign]
-        running.model, embeddings * 0, on_text=on_text
+    running.model.decode = lambda embeddings, *, streams, on_text=None: ColorModel.decode(  # type: ignore[method-assign]
+        running.model, embeddings * 0, streams=streams, on_text=on_text
     )
     for second, color in enumerate((RED, GREEN, BLUE)):
         running.engine.submit(sample("door", color, float(second)))
