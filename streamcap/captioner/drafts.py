@@ -24,8 +24,9 @@ _MEMORY = 0.7
 """Weight that earlier outcomes keep when a new one comes."""
 _MAX_TRIED = 10.0
 """Guessed tokens, by weight, that earlier outcomes count at most: a scene that changes is soon noticed."""
-_UNUSED = 0.98
-"""Weight that they keep where no guess was made, so that a source is tried again after a while."""
+_UNUSED_AT_START, _UNUSED = 0.95, 0.98
+"""Weight that they keep where no guess was made, at a caption's start and later: a source is tried again after about
+five captions, or fifteen passes."""
 _MAX_PROBABILITY = 0.98
 
 
@@ -43,7 +44,8 @@ NO_GUESS = Guess((), 0)
 class Acceptance:
     """The probability that a guessed token is right, given that those before it were: from recent outcomes."""
 
-    def __init__(self) -> None:
+    def __init__(self, unused: float = _UNUSED) -> None:
+        self._unused = unused
         self._right, self._tried = _PRIOR_RIGHT, _PRIOR_TRIED
 
     @property
@@ -59,15 +61,15 @@ class Acceptance:
 
     def skip(self) -> None:
         """A guess was at hand and not used."""
-        self._right = self._right * _UNUSED + _PRIOR_RIGHT * (1 - _UNUSED)
-        self._tried = self._tried * _UNUSED + _PRIOR_TRIED * (1 - _UNUSED)
+        self._right = self._right * self._unused + _PRIOR_RIGHT * (1 - self._unused)
+        self._tried = self._tried * self._unused + _PRIOR_TRIED * (1 - self._unused)
 
 
 class Acceptances:
-    """One `Acceptance` for each length of context."""
+    """One `Acceptance` for each length of context; 0 is a caption's start."""
 
     def __init__(self) -> None:
-        self._by_context = [Acceptance() for _ in range(MAX_CONTEXT + 1)]
+        self._by_context = [Acceptance(_UNUSED if count else _UNUSED_AT_START) for count in range(MAX_CONTEXT + 1)]
 
     def __getitem__(self, context: int) -> Acceptance:
         return self._by_context[context]

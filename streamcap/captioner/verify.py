@@ -59,9 +59,6 @@ class Verifier:
             for row, guess in zip(rows, guesses, strict=True)
         ]
         width = self._budget.guesses(chances, min(room, longest))
-        if not width and any(guess.tokens and not row.tokens for row, guess in zip(rows, guesses, strict=True)):
-            # One position beside a prefix costs next to nothing, and tells whether the source has become better.
-            width = 1
         if not width:
             for row, guess in zip(rows, guesses, strict=True):
                 if row.draft is not None and guess.tokens:

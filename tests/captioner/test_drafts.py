@@ -116,16 +116,16 @@ class Row:
         self.limit, self.tokens, self.draft = 30, list[int](), draft
 
 
-def test_absurd_drafts_soon_cost_one_position_a_caption() -> None:
+def test_absurd_drafts_soon_cost_little() -> None:
     statistics, acceptances = DraftStatistics(), Acceptances()
     verifier = Verifier(measured(0.15), statistics, 100)
     widths = []
-    for _ in range(12):
+    for _ in range(30):
         row = Row(TokenDraft([7] * 20, acceptances))
         plan = verifier.plan([row], 99)
         widths.append(plan.width)
         verifier.learn([row], plan, [[1]])
-    assert 1 < widths[0] <= 16 and widths[-3:] == [1, 1, 1]
+    assert 1 < widths[0] <= 16 and 1 <= sum(widths[10:]) <= 12, "it is tried again now and then"
 
 
 def test_guesses_outside_the_vocabulary_are_dropped() -> None:
