@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +14,10 @@ from typing import Any, Self
 
 import av
 from av.container import InputContainer
-from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from streamcap.errors import InputError
+from streamcap.media.orientation import SQUARE, sample_aspect
 from streamcap.media.video_index import (
     Keyframe,
     VideoIndex,
@@ -26,6 +27,7 @@ from streamcap.media.video_index import (
     until_damaged,
     video_frames,
 )
+from streamcap.media.video_stream import best_video, describe_choice
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ _OPTIONS = {"protocol_whitelist": "file,crypto,data,subfile"}
 # Decoding on past so many unwanted frames costs less than a seek, which empties the decoder's pipeline.
 _SEEK_BEYOND_FRAMES = 12
 _MOST_THREADS = 4
+MAX_FRAME_PIXELS = 8192 * 4608
+"""Pixels of a frame that is still decoded: 8K. A decoder holds up to 16 such frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ class ChosenFrame:
     """Its own PTS as a time."""
     video_frame: av.VideoFrame
     """Unconverted, not yet turned upright."""
+    sample_aspect: Fraction = SQUARE
+    """Width of a pixel over its height."""
 
 
 class VideoFile:
@@ -70,6 +76,8 @@ class VideoFile:
             self._container.close()
             raise
         self.width, self.height = self._stream.width, self._stream.height
+        self.choice = describe_choice(self._container, self._stream)
+        """Which of several video streams this is, in one line; None where there is one alone."""
         self._seekable = self.index.by_pts
 
     def _read_index(self) -> VideoIndex:
@@ -110,7 +118,8 @@ class VideoFile:
             while want is not None and ordinal >= want:
                 following = next(wanted, None)
                 if following is None or ordinal < following:
-                    yield ChosenFrame(want, ordinal, self.index.seconds(self.index.pts[ordinal]), video_frame)
+                    seconds = self.index.seconds(self.index.pts[ordinal])
+                    yield ChosenFrame(want, ordinal, seconds, video_frame, sample_aspect(self._stream))
                 else:
                     self.undecodable += 1
                 want = following
@@ -226,13 +235,17 @@ def _best_stream(container: InputContainer, path: Path) -> VideoStream:
     """The video stream that a player would show; a cover frame of a song is none."""
     if container.format.name in _NO_VIDEOS or container.format.name.endswith("_pipe"):
         raise InputError(f"{path}: not a video")
-    best = container.streams.best("video")
-    moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-    if not moving:
+    stream = best_video(container)
+    if stream is None:
         if container.streams.audio:
             raise InputError(f"{path}: there is only sound in this file; a video is needed")
         raise InputError(f"{path}: there is no video in this file; is it cut short?")
-    stream = best if isinstance(best, VideoStream) and best in moving else moving[0]
     if stream.codec_context is None:
         raise InputError(f"{path}: there is no decoder for its video")
+    if stream.width * stream.height > MAX_FRAME_PIXELS:
+        raise InputError(
+            f"{path}: frames of {stream.width}x{stream.height} pixels; at most {MAX_FRAME_PIXELS / 1e6:.0f} megapixels"
+        )
+    # For frames that turn out larger than the header says.
+    stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
     return stream

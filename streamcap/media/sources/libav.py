@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from streamcap.errors import InputError
 from streamcap.media.clock import JUMP_AHEAD_SECONDS, MediaClock
 from streamcap.media.frame import CaptureClock, Frame
+from streamcap.media.orientation import sample_aspect
 from streamcap.media.sources.base import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
 from streamcap.media.sources.errors import HUNG_UP, describe_error, open_error
 from streamcap.media.sources.options import SourceOptions
@@ -300,4 +301,5 @@ class LibavSource(Source):
             arrived=arrived,
             captured_at=captured_at,
             captured_at_source=captured_at_source,
+            sample_aspect=sample_aspect(stream),
         )
