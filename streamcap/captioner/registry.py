@@ -184,7 +184,7 @@ def find_tokenizer(name: str) -> Path:
     if path.exists():
         return path
     if _HUB_NAME.match(name) or name == "gpt2":
-        return download(name, None, patterns=("tokenizer.json", "vocab.json", "merges.txt"))
+        return download(name, None, patterns=("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"))
     raise InputError(f"{name}: no such tokenizer directory or hub name")
 
 
