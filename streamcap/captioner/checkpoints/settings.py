@@ -19,7 +19,7 @@ _EPOCH = re.compile(r"-(?:\d+|latest)$")
 def read_json(path: Path) -> dict[str, Any]:
     """A json object from a file. Raises InputError where it is missing, unreadable or no object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
