@@ -34,6 +34,7 @@ class Reader:
 
     def __init__(self, clip_length: int | None = None) -> None:
         self.image_spec = ImageSpec(60, 20, fit="squash")
+        self.info = {"family": "reader"}
         self.clip_length = clip_length
         self.batches: list[int] = []
 
@@ -78,7 +79,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         with pytest.raises(SystemExit) as ended:
             main()
         captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
+        # Which model runs is said first, by every run that comes so far.
+        err = "".join(line for line in captured.err.splitlines(keepends=True) if not line.startswith("model "))
+        return int(ended.value.code or 0), captured.out, err
 
     return run
 
@@ -124,6 +127,24 @@ def written(folder: Path) -> list[str]:
 
 def test_single_image_is_one_line(run: Run, reader: Reader, images: Path) -> None:
     assert run(images / "a.jpg") == (0, "number 1\n", "")
+
+
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        ("mini", "model mini: drawn scenes, people and dogs outdoors; for other cameras --model clipcap-coco\n"),
+        ("clipcap-coco", "model clipcap-coco: everyday scenes indoors and outdoors, in careful sentences\n"),
+        ("own.pt", "model own.pt: a reader checkpoint; it knows what it was trained on\n"),
+    ],
+)
+def test_caption_names_its_model(
+    reader: Reader, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    model: str, line: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["streamcap", "caption", str(images / "a.jpg"), "--model", model])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr() == ("number 1\n", line)
 
 
 def test_folder_is_one_line_per_image(run: Run, reader: Reader, images: Path) -> None:
