@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -40,7 +41,8 @@ UPRIGHT = Orientation()
 
 def orientation_of(frame: VideoFrame) -> Orientation:
     """What the frame's display matrix asks for; angles between are rounded to the next quarter turn."""
-    data = next((data for data in frame.side_data if data.type == Type.DISPLAYMATRIX), None)
+    sides: Iterable[Any] = frame.side_data
+    data = next((side for side in sides if side.type == Type.DISPLAYMATRIX), None)
     if data is None or data.buffer_size < 36:
         return UPRIGHT
     # libavutil/display.h: (p, q) of the frame is shown at (a p + c q, b p + d q).

@@ -28,6 +28,7 @@ from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.pacer import Pacer
 from streamcap.media.sources.srt import SourceTimeoutError, SrtPipe
 from streamcap.media.sources.url import NETWORK, file_path, scheme_of, webcam_device
+from streamcap.media.video_stream import best_video, describe_choice
 from streamcap.redact import redact
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,9 @@ class LibavSource(Source):
             what = "there is audio, but no video in it" if container.streams.audio else "there is no video in it"
             self.close()
             raise SourceRefused(f"{self.url}: {what}", retry=False)
-        stream = self._stream = videos[0]
+        stream = self._stream = best_video(container) or videos[0]
+        if (choice := describe_choice(container, stream)) is not None:
+            log.info("%s: %s", self.url, choice)
         return self._prepare(container, stream)
 
     def frames(self) -> Iterator[Frame]:
