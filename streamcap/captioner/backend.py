@@ -1,4 +1,4 @@
-"""How a decoder pass is run: as torch modules, as TorchScript, or (see `passes`) by the CPU kernels."""
+"""How a decoder pass is run: as torch modules, as TorchScript, or (see `kernels.install`) by the CPU kernels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from streamcap.captioner.context import AttentionContext
-from streamcap.captioner.models.torchscript import Pass, script
+from streamcap.captioner.models.torchscript import Forward, to_torchscript
 
 
 class DecoderBackend(Protocol):
@@ -16,10 +16,10 @@ class DecoderBackend(Protocol):
     row_independent: bool
     """Whether a position's result is the same bits whatever else is in the pass."""
 
-    def run_layers(self, x: Tensor, context: AttentionContext, wanted: Tensor | None = None) -> Tensor:
+    def run_layers(self, x: Tensor, context: AttentionContext, output_steps: Tensor | None = None) -> Tensor:
         """x: (R, S, width) embeddings → hidden states (R, S, width) before the last norm.
 
-        wanted: int64 (R, W), rising in each row: only these positions are returned, (R, W, width).
+        output_steps: int64 (R, W), rising in each row: only these positions are returned, (R, W, width).
         """
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -31,12 +31,12 @@ class EagerBackend:
 
     row_independent = False
 
-    def __init__(self, layers: Pass, head: Pass) -> None:
+    def __init__(self, layers: Forward, head: Forward) -> None:
         self._layers, self._head = layers, head
 
-    def run_layers(self, x: Tensor, context: AttentionContext, wanted: Tensor | None = None) -> Tensor:
+    def run_layers(self, x: Tensor, context: AttentionContext, output_steps: Tensor | None = None) -> Tensor:
         out = self._layers(x, context)
-        return out if wanted is None else out.gather(1, wanted.unsqueeze(2).expand(-1, -1, out.shape[2]))
+        return out if output_steps is None else out.gather(1, output_steps.unsqueeze(2).expand(-1, -1, out.shape[2]))
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self._head(hidden)
@@ -46,4 +46,4 @@ class TorchScriptBackend(EagerBackend):
     """The modules compiled by TorchScript, where torch can."""
 
     def __init__(self, layers: nn.Module, head: nn.Module) -> None:
-        super().__init__(script(layers), script(head))
+        super().__init__(to_torchscript(layers), to_torchscript(head))

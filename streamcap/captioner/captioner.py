@@ -28,7 +28,7 @@ from streamcap.captioner.joining import ContinuousDecoder
 from streamcap.captioner.kernels.precision import convert, find_device, find_precision
 from streamcap.captioner.loading import find_tokenizer, find_tower
 from streamcap.captioner.models.gpt2 import GPT2
-from streamcap.captioner.models.prompt import Prompt, Prompter
+from streamcap.captioner.models.prompt import Prompt, Prompter, TwoPassPrefixPrompter
 from streamcap.captioner.models.vision import Vision
 from streamcap.captioner.options import SearchOptions
 from streamcap.captioner.preprocess import fit_images
@@ -91,6 +91,7 @@ class Captioner:
             self._verifier = Verifier(DraftBudget(), self.draft_statistics, self._gpt2.config.vocab_size)
         self._text: TextDecoder | None = None
         self._text_missing: str | None = None
+        self._stops: frozenset[int] | None = None
 
     # What the model is ------------------------------------------------------------------------------------------
 
@@ -360,7 +361,7 @@ class Captioner:
                     raise
                 self._text_missing = str(error)
                 log.warning("captions are tokens without text: %s", error)
-        return "" if self._text is None else self._text.text(tokens, self._checkpoint.stop_tokens)
+        return "" if self._text is None else self._text.text(tokens, self._stop_tokens())
 
     def require_text(self) -> None:
         """Raises InputError where there is no tokenizer at hand, and captions would be tokens without text."""
@@ -370,6 +371,7 @@ class Captioner:
     # Inside -----------------------------------------------------------------------------------------------------
 
     def _prompts(self, embeddings: Tensor) -> list[Prompt]:
+        self._stop_tokens()  # another tokenizer may begin with another token
         return self._prompter.prompts(embeddings.to(self._device, self._gpt2.dtype), self._gpt2)
 
     def _stop_criteria(self, search: SearchOptions, prefix: int) -> StopCriteria:
@@ -378,7 +380,38 @@ class Captioner:
             raise InputError(f"a prefix of {prefix} positions is longer than GPT-2's {room + prefix - 1}")
         if search.max_tokens is not None and search.max_tokens > room:
             raise InputError(f"max_tokens {search.max_tokens} is more than GPT-2 has positions for ({room})")
-        return StopCriteria(min(search.max_tokens or self.max_tokens, room), self._checkpoint.stop_tokens)
+        return StopCriteria(min(search.max_tokens or self.max_tokens, room), self._stop_tokens())
+
+    def _stop_tokens(self) -> frozenset[int]:
+        """The checkpoint's, or of another tokenizer than OpenAI's its own. Raises InputError where it has none."""
+        if self._stops is None:
+            self._stops = self._find_stops()
+        return self._stops
+
+    def _find_stops(self) -> frozenset[int]:
+        checkpoint = self._checkpoint
+        named = self._tokenizer_name or checkpoint.tokenizer or checkpoint.own_tokenizer
+        if checkpoint.stop_rule == "fixed" or named is None:
+            return checkpoint.stop_tokens
+        try:
+            self._text = self._text or find_tokenizer(self._checkpoint, self._tokenizer_name)
+        except InputError:
+            if self._tokenizer_name is not None:
+                raise
+            return checkpoint.stop_tokens
+        periods, ends, begin = self._text.periods(), self._text.ends(), self._text.begin()
+        if checkpoint.stop_rule == "period" and checkpoint.stop_tokens <= periods:
+            # OpenAI's vocabulary: ClipCap goes on until this full stop, whatever else is said.
+            return checkpoint.stop_tokens
+        if checkpoint.stop_rule == "end" and isinstance(self._prompter, TwoPassPrefixPrompter) and begin is not None:
+            self._prompter.bos_token = begin
+        found = ends if checkpoint.stop_rule == "end" else periods | ends
+        if not found:
+            raise InputError(
+                f"{checkpoint.path}: the tokenizer has no full stop and no end-of-text token of a usual name; give "
+                "stop_token_id in the json beside the file"
+            )
+        return found
 
     def _tower(self) -> Vision:
         if self._vision is None:

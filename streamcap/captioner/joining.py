@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from streamcap.captioner.decoding.batch import ContinuousBatch, Row
+from streamcap.captioner.decoding.batch import ContinuousBatch, Request
 from streamcap.captioner.decoding.batch_limit import BatchLimit
 from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
 from streamcap.captioner.models.prompt import Prompt
@@ -32,7 +32,7 @@ class ContinuousDecoder(Generic[Key]):
     def __init__(self, captioner: Captioner, search: SearchOptions, max_rows: int) -> None:
         self._captioner = captioner
         self._search = search
-        self._room = BatchLimit(max_rows, "captions", captioner._device)
+        self._batch_limit = BatchLimit(max_rows, "captions", captioner._device)
         self._unfinished: dict[Key, Prompt] = {}
         self._batch: ContinuousBatch[Key] | CudaGraphBatch[Key] | None = None
 
@@ -46,7 +46,7 @@ class ContinuousDecoder(Generic[Key]):
         with torch.inference_mode():
             (prompt,) = self._captioner._prompts(embedding.unsqueeze(0))
         if self._batch is None:
-            self._batch = self._new_batch(prompt, self._room.most)
+            self._batch = self._new_batch(prompt, self._batch_limit.max_rows)
         self._batch.add(key, prompt)
         self._unfinished[key] = prompt
 
@@ -58,7 +58,7 @@ class ContinuousDecoder(Generic[Key]):
 
     def step(self) -> list[tuple[Key, Result]]:
         """Decode one more token of every caption; those that are finished with it, in no particular order."""
-        done = self._room.run(self.active, self._step) if self._unfinished else []
+        done = self._batch_limit.run(self.active, self._step) if self._unfinished else []
         for row in done:
             del self._unfinished[row.key]
         return [(row.key, self._captioner._result(row.tokens, row.logprob, row.passes)) for row in done]
@@ -67,10 +67,10 @@ class ContinuousDecoder(Generic[Key]):
         """The tokens so far of every caption that is being decoded."""
         return {} if self._batch is None else {row.key: list(row.tokens) for row in self._batch.rows}
 
-    def _step(self, most: int) -> list[Row[Key]]:
+    def _step(self, max_rows: int) -> list[Request[Key]]:
         batch, self._batch = self._batch, None
         if batch is None:
-            batch = self._new_batch(next(iter(self._unfinished.values())), most)
+            batch = self._new_batch(next(iter(self._unfinished.values())), max_rows)
             for key, prompt in self._unfinished.items():
                 batch.add(key, prompt)
         done = batch.step()
@@ -78,5 +78,7 @@ class ContinuousDecoder(Generic[Key]):
         self._batch = batch
         return done
 
-    def _new_batch(self, prompt: Prompt, most: int) -> ContinuousBatch[Key] | CudaGraphBatch[Key]:
-        return self._captioner._new_batch(self._search, self._captioner._limits(self._search, prompt.length), most)
+    def _new_batch(self, prompt: Prompt, max_rows: int) -> ContinuousBatch[Key] | CudaGraphBatch[Key]:
+        return self._captioner._new_batch(
+            self._search, self._captioner._stop_criteria(self._search, prompt.length), max_rows
+        )

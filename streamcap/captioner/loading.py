@@ -41,8 +41,9 @@ def find_tower(checkpoint: Checkpoint, name: str | Path | None) -> Vision:
 def find_tokenizer(checkpoint: Checkpoint, name: str | Path | None) -> TextDecoder:
     """The tokenizer called `name`; None: the checkpoint's own, or GPT-2's. Raises InputError where none fits."""
     size = checkpoint.gpt2.config.vocab_size
-    if name is not None:
-        found = load_tokenizer(registry.find_tokenizer(str(name)))
+    named = name or checkpoint.own_tokenizer
+    if named is not None:
+        found = load_tokenizer(registry.find_tokenizer(str(named)))
     elif checkpoint.tokenizer is not None:
         found = load_tokenizer(checkpoint.tokenizer)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -56,6 +57,9 @@ def _streamcap(
 
 def main() -> None:
     """Run the command line: exit status 0; 2 for wrong use, with one line on stderr; 1 for all else."""
+    if not sys.warnoptions:
+        # Python's warnings are for developers: what a user has to know is said in our own words.
+        warnings.simplefilter("ignore")
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except typer.TyperException as error:

@@ -92,12 +92,14 @@ def caption(
     )
 
     from streamcap.captioner import load_captioner
+    from streamcap.captioner.registry import describe_model
     from streamcap.cli.caption_run import CaptionRun
     from streamcap.cli.progress import progress_bar
     from streamcap.offline.file_captioner import FileCaptioner
 
     model_loaded = load_captioner(model, device=device, precision=precision, vision=vision, tokenizer=tokenizer)
     model_loaded.require_text()
+    typer.echo(describe_model(model, model_loaded.info["family"]), err=True)
     captioner = FileCaptioner(model_loaded, search, batch=batch, fit=cast("Fit | None", fit))
     with progress_bar() as progress:
         CaptionRun(captioner, files, options, progress).run()

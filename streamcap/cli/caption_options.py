@@ -24,6 +24,8 @@ class Files:
     images: dict[Path, Path] = field(default_factory=dict)
     """Picture → where its drawn copy goes, relative to the directory for those."""
     videos: list[Path] = field(default_factory=list)
+    left_out: dict[Path, str] = field(default_factory=dict)
+    """File of a folder that is not captioned → why."""
     alone: bool = True
     """Whether one file was named, so that its name need not be said again."""
 
@@ -31,9 +33,9 @@ class Files:
 def sort_files(names: Sequence[str], *, of_video: bool) -> Files:
     """Folders give their images. Raises InputError for a path that is neither image, video nor folder of images.
 
-    of_video: whether options for videos were given; a GIF is then a video.
+    of_video: whether options for videos were given; an animated image is then a video.
     """
-    from streamcap.media.image_file import IMAGE_SUFFIXES, check_image, find_images
+    from streamcap.media.image_file import check_image, has_image_name, list_folder
     from streamcap.media.video_file import check_video
 
     files = Files(alone=len(names) == 1 and not Path(names[0]).is_dir())
@@ -44,10 +46,15 @@ def sort_files(names: Sequence[str], *, of_video: bool) -> Files:
         if "://" in name:
             raise InputError(f"{name}: a file is needed here; streams are for `streamcap serve`")
         if path.is_dir():
-            files.images |= {found: found.relative_to(path) for found in find_images(path)}
-        elif path.suffix.lower() in IMAGE_SUFFIXES and not (of_video and path.suffix.lower() == ".gif"):
+            contents = list_folder(path)
+            files.images |= {found: found.relative_to(path) for found in contents.images}
+            files.left_out |= {other: _why_left_out(other) for other in contents.others}
+        elif has_image_name(path):
             check_image(path)
-            files.images[path] = Path(path.name)
+            if of_video and _plays(path):
+                files.videos.append(path)
+            else:
+                files.images[path] = Path(path.name)
         else:
             try:
                 check_video(path)
@@ -60,6 +67,22 @@ def sort_files(names: Sequence[str], *, of_video: bool) -> Files:
             else:
                 files.videos.append(path)
     return files
+
+
+def _plays(path: Path) -> bool:
+    from streamcap.media.animation import ANIMATED_SUFFIXES, is_animated
+
+    return path.suffix.lower() == ".gif" or (path.suffix.lower() in ANIMATED_SUFFIXES and is_animated(path))
+
+
+def _why_left_out(path: Path) -> str:
+    from streamcap.media.video_file import check_video
+
+    try:
+        check_video(path)
+    except InputError:
+        return "not an image, by its suffix"
+    return "a video; of a folder only images are captioned, so name it itself"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from streamcap.captions.cue import Cue
+    from streamcap.media.animation import AnimatedImage
     from streamcap.media.video_file import VideoFile
     from streamcap.offline.file_captioner import FileCaptioner, VideoMoment
 
@@ -40,6 +41,8 @@ class CaptionRun:
 
     def run(self) -> None:
         """Caption everything. Raises InputError at the end for the files that could not be read."""
+        for path, reason in self._files.left_out.items():
+            typer.echo(f"left out: {path}: {reason}", err=True)
         if self._files.images:
             self._caption_pictures()
         for path in self._files.videos:
@@ -50,9 +53,19 @@ class CaptionRun:
                     raise
                 self._bad.append(error)
         self._write_all()
-        if self._bad:
-            more = f" (and {len(self._bad) - 1} more that could not be read)" if len(self._bad) > 1 else ""
-            raise InputError(f"{self._bad[0]}{more}")
+        self._report()
+
+    def _report(self) -> None:
+        """Name and count what was not captioned. Raises InputError where any of it should have been."""
+        if self._bad and self._files.alone:
+            raise self._bad[0]
+        for error in self._bad:
+            typer.echo(f"left out: {error}", err=True)
+        if count := len(self._bad) + len(self._files.left_out):
+            summary = f"{len(self._entries)} captioned, {count} left out"
+            if self._bad:
+                raise InputError(f"{summary}, {len(self._bad)} of which cannot be read")
+            typer.echo(summary, err=True)
 
     # Images ---------------------------------------------------------------------------------------------------
 
@@ -78,11 +91,13 @@ class CaptionRun:
     # Videos -----------------------------------------------------------------------------------------------------
 
     def _caption_video(self, path: Path) -> None:
-        from streamcap.media.video_file import VideoFile
+        from streamcap.media.animation import open_video
         from streamcap.offline.file_captioner import merged, select_frames, to_cues
 
         options = self._options
-        with VideoFile(path) as video:
+        with open_video(path) as video:
+            if video.choice is not None:
+                typer.echo(f"{path}: {video.choice}", err=True)
             windows = select_frames(
                 video.index, self._captioner.clip_length, frames=options.num_captions, every=options.every
             )
@@ -94,7 +109,9 @@ class CaptionRun:
         cues = merged(cues) if options.merge else cues
         self._keep_video(path, cues)
 
-    def _follow(self, video: VideoFile, windows: list[list[int]], task: TaskID) -> list[tuple[float, str]]:
+    def _follow(
+        self, video: VideoFile | AnimatedImage, windows: list[list[int]], task: TaskID
+    ) -> list[tuple[float, str]]:
         from streamcap.captions.cue import to_ms
         from streamcap.captions.formats.vtt import timestamp
 
@@ -124,7 +141,7 @@ class CaptionRun:
                 continue
             place = directory if len(self._files.videos) == 1 else directory / path.name
             for frame in at.frames[:1] if drawn else at.frames:
-                image = upright(frame.video_frame)
+                image = upright(frame.video_frame, frame.sample_aspect)
                 name = f"frame_{number:04d}_{frame.seconds:.3f}s.jpg"
                 write_picture(place / name, annotate(image, text) if drawn else image)
 

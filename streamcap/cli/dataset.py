@@ -21,7 +21,8 @@ def dataset(
         list[str],
         typer.Argument(
             metavar="CAPTIONS ...",
-            help="flickr: the pipe-separated file. coco: SPLIT=FILE.json for each split. msrvtt: the json.",
+            help="flickr: the file of captions. coco: SPLIT=FILE.json for each split, or Karpathy's json alone. "
+            "msrvtt: the json.",
             show_default=False,
         ),
     ],
@@ -87,6 +88,8 @@ def _read(layout: str, captions: list[str], split: list[str], media: MediaFolder
     from streamcap.training.data import corpus
 
     if layout == "coco":
+        if len(captions) == 1 and captions[0].partition("=")[0] not in corpus.SPLITS and Path(captions[0]).is_file():
+            return corpus.read_karpathy(Path(captions[0]), media)
         return corpus.read_coco(_named(captions, "CAPTIONS"), media)
     if len(captions) != 1:
         raise InputError(f"--format {layout} takes one file of captions, not {len(captions)}")

@@ -92,7 +92,7 @@ def _on_pictures(
     from streamcap.training.evaluation.evaluation import evaluate_results
 
     corpus = read_flickr(captions, media, {} if split_file is None else {"test": split_file})
-    items = next(iter(corpus.splits.values()))
+    items = corpus.splits.get("test") or next(iter(corpus.splits.values()))
     results, kept = [], []
     for start in range(0, len(items), BATCH):
         pixels = []

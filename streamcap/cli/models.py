@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ def models(context: typer.Context, as_json: Json = False) -> None:
 
 @app.command("list")
 def list_models(as_json: Json = False) -> None:
-    """Names, sizes, licences where they are known, and what is on this machine."""
+    """What each is good for, its size, quality and license, what is on this machine, and the command."""
     from streamcap.captioner.registry import MODELS, cached
 
     rows = []
@@ -38,6 +39,9 @@ def list_models(as_json: Json = False) -> None:
                 "name": entry.name,
                 "what": entry.description,
                 "licence": entry.license,
+                "good_for": entry.good_for,
+                "quality": entry.quality,
+                "command": f"streamcap caption photo.jpg --model {entry.name}",
                 "megabytes": round(_bytes(found) / 1e6) if found is not None else entry.megabytes,
                 "source": entry.source,
                 "cached": str(found) if found is not None else None,
@@ -49,12 +53,17 @@ def list_models(as_json: Json = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "what", "MB", "licence", "here", box=None, header_style="bold", pad_edge=False)
+    # A pipe has no width to keep to.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    for header in ("good for", "MB", "quality", "licence", "here"):
+        table.add_column(header)
     for row in rows:
-        here = "yes" if row["cached"] else "no"
-        table.add_row(str(row["name"]), str(row["what"]), str(row["megabytes"]), str(row["licence"]), here)
-    console = Console(highlight=False)
+        fields = (row["name"], row["good_for"], row["megabytes"], row["quality"], row["licence"])
+        table.add_row(*map(str, fields), "yes" if row["cached"] else "no")
     console.print(table)
+    console.print("Use one: streamcap serve URL --model NAME, or streamcap caption photo.jpg --model NAME.")
     console.print("Also: any hub owner/name, a checkpoint file, or a directory.", style="dim")
 
 

@@ -197,6 +197,7 @@ def _load(
     model: str, device: str, precision: str, threads: int | None, *, vision: str | None, tokenizer: str | None
 ) -> Captioner:
     from streamcap.captioner import load_captioner
+    from streamcap.captioner.registry import describe_model
 
     if threads is not None:
         import torch
@@ -205,7 +206,7 @@ def _load(
     began = time.monotonic()
     captioner = load_captioner(model, device=device, precision=precision, vision=vision, tokenizer=tokenizer)
     captioner.require_text()
-    log.info("model %s loaded in %.1f s", model, time.monotonic() - began)
+    log.info("%s (loaded in %.1f s)", describe_model(model, captioner.info["family"]), time.monotonic() - began)
     return captioner
 
 

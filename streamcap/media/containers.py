@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from av.container import InputContainer
-from av.stream import Disposition
-from av.video.stream import VideoStream
-
 # libavformat's demuxer names. A name that a build of libav does not know does no harm.
 _VIDEO = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,live_flv,ogg,asf,asf_o,mxf,nut,wtv,rm,swf,dv,gxf,lxf,nsv,nuv,pva,ty,"
@@ -21,12 +17,3 @@ FILE_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FILE_FORMATS}
 """Options for `av.open` of a local file: nothing but this one file is opened, whatever stands in it."""
 ACCEPTED = "MP4, MOV, Matroska, WebM, AVI, MPEG-TS, MPEG-PS, FLV or another video container"
 """The formats in words."""
-
-
-def best_video(container: InputContainer) -> VideoStream | None:
-    """The video stream that a player would show; the cover image of a song is none."""
-    moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-    best = container.streams.best("video")
-    if isinstance(best, VideoStream) and best in moving:
-        return best
-    return moving[0] if moving else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from fractions import Fraction
 from typing import cast
 
 import numpy as np
@@ -12,6 +13,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from streamcap.image_spec import ImageSpec, Placement
 from streamcap.media.crop import CropScaler, is_worthwhile
 from streamcap.media.frame import Frame, Pixels
+from streamcap.media.orientation import SQUARE, UPRIGHT, display_size, orientation_of
 
 _INTERPOLATIONS = {
     "bicubic": Interpolation.BICUBIC,
@@ -40,23 +42,27 @@ class Converter:
         if not frames:
             raise ValueError("no frames to convert")
         if self.clip_length is None:
-            return self.convert(frames[-1].video_frame)
-        return np.stack([self.convert(frame.video_frame) for frame in frames])
+            return self.convert(frames[-1].video_frame, frames[-1].sample_aspect)
+        return np.stack([self.convert(frame.video_frame, frame.sample_aspect) for frame in frames])
 
-    def convert(self, video_frame: VideoFrame) -> Pixels:
-        """One libav frame, turned upright as its display matrix asks: uint8 RGB, (H, W, 3)."""
+    def convert(self, video_frame: VideoFrame, aspect: Fraction = SQUARE) -> Pixels:
+        """One libav frame, turned and flipped as its display matrix asks: uint8 RGB, (H, W, 3).
+
+        aspect: width of a pixel over its height (see `sample_aspect`).
+        """
         spec = self.spec
-        turns = round(video_frame.rotation / 90) % 4
-        width, height = video_frame.width, video_frame.height
-        if turns % 2:
+        orientation = orientation_of(video_frame)
+        width, height = display_size(video_frame.width, video_frame.height, aspect)
+        if orientation.transpose:
             width, height = height, width
         placed = spec.place(width, height)
-        if turns == 0 and is_worthwhile(video_frame, placed, *spec.size):
+        if orientation == UPRIGHT and is_worthwhile(video_frame, placed, *spec.size):
             crop = self._crop(video_frame, placed)
             if crop is not None:
                 return crop
         scaled = placed.scaled_width, placed.scaled_height
-        upright = np.rot90(self._scale(video_frame, *(reversed(scaled) if turns % 2 else scaled)), turns)
+        lying = reversed(scaled) if orientation.transpose else scaled
+        upright = orientation.apply(self._scale(video_frame, *lying))
         if (placed.left, placed.top, *scaled) == (0, 0, spec.width, spec.height):
             return upright.copy()
         out: Pixels = np.empty((spec.height, spec.width, 3), np.uint8)
@@ -76,6 +82,7 @@ class Converter:
             video_frame.format.name,
             video_frame.colorspace,
             video_frame.color_range,
+            placed,
         )
         kept_key, crop = getattr(self._own, "crop", (None, None))
         try:

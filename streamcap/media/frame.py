@@ -35,6 +35,8 @@ class Frame:
     captured_at: float
     """Wall clock, seconds since 1970 UTC, when the camera saw it (`captured_at_source` says by whose clock)."""
     captured_at_source: CaptureClock
+    sample_aspect: Fraction = Fraction(1)
+    """Width of a pixel over its height; 1 for square pixels."""
 
     @property
     def size(self) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,8 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from streamcap.errors import InputError
-from streamcap.media.containers import ACCEPTED, FILE_OPTIONS, best_video
+from streamcap.media.containers import ACCEPTED, FILE_OPTIONS
+from streamcap.media.orientation import SQUARE, sample_aspect
 from streamcap.media.video_index import (
     Keyframe,
     VideoIndex,
@@ -26,6 +28,7 @@ from streamcap.media.video_index import (
     until_damaged,
     video_frames,
 )
+from streamcap.media.video_stream import best_video, describe_choice
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +37,9 @@ _NO_VIDEOS = frozenset({"tty", "bin", "xbin", "adf", "idf", "image2"})
 # Decoding on past so many unwanted frames costs less than a seek, which empties the decoder's pipeline.
 _SEEK_BEYOND_FRAMES = 12
 _MOST_THREADS = 4
-MAX_PIXELS = 100_000_000
-"""Frames of more are not decoded: a small file may ask for any amount of memory."""
-_LIMITS = {"max_pixels": str(MAX_PIXELS)}
+MAX_FRAME_PIXELS = 8192 * 4608
+"""Pixels of a frame that is still decoded: 8K. A decoder holds up to 16 such frames."""
+_LIMITS = {"max_pixels": str(MAX_FRAME_PIXELS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class ChosenFrame:
     """Its own PTS as a time."""
     video_frame: av.VideoFrame
     """Unconverted, not yet turned upright."""
+    sample_aspect: Fraction = SQUARE
+    """Width of a pixel over its height."""
 
 
 class VideoFile:
@@ -71,6 +76,8 @@ class VideoFile:
             self._container.close()
             raise
         self.width, self.height = self._stream.width, self._stream.height
+        self.choice = describe_choice(self._container, self._stream)
+        """Which of several video streams this is, in one line; None where there is one alone."""
         self._seekable = self.index.by_pts
 
     def _read_index(self) -> VideoIndex:
@@ -111,7 +118,8 @@ class VideoFile:
             while want is not None and ordinal >= want:
                 following = next(wanted, None)
                 if following is None or ordinal < following:
-                    yield ChosenFrame(want, ordinal, self.index.seconds(self.index.pts[ordinal]), video_frame)
+                    seconds = self.index.seconds(self.index.pts[ordinal])
+                    yield ChosenFrame(want, ordinal, seconds, video_frame, sample_aspect(self._stream))
                 else:
                     self.undecodable += 1
                 want = following
@@ -237,7 +245,8 @@ def _best_stream(container: InputContainer, path: Path) -> VideoStream:
         raise InputError(f"{path}: there is no video in this file; is it cut short?")
     if stream.codec_context is None:
         raise InputError(f"{path}: there is no decoder for its video")
-    width, height = stream.codec_context.width, stream.codec_context.height
-    if width * height > MAX_PIXELS:
-        raise InputError(f"{path}: its frames are {width}×{height}, above the limit of {MAX_PIXELS / 1e6:g} megapixels")
+    if stream.width * stream.height > MAX_FRAME_PIXELS:
+        raise InputError(
+            f"{path}: frames of {stream.width}x{stream.height} pixels; at most {MAX_FRAME_PIXELS / 1e6:.0f} megapixels"
+        )
     return stream

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from streamcap.captioner import Captioner, Result, SearchOptions
     from streamcap.image_spec import Fit
+    from streamcap.media.animation import AnimatedImage
     from streamcap.media.frame import Pixels
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ class FileCaptioner:
         return self._captions(self._image_items(paths, keep, on_bad))
 
     def video(
-        self, video: VideoFile, windows: Sequence[Sequence[int]], *, keep: bool = False
+        self, video: VideoFile | AnimatedImage, windows: Sequence[Sequence[int]], *, keep: bool = False
     ) -> Iterator[tuple[VideoMoment, Result]]:
         """A caption for each of `windows` (see `select_frames`), in order of time.
 
@@ -144,7 +145,7 @@ class FileCaptioner:
             yield ModelInput(ImageItem(path, image if keep else None), pixels)
 
     def _moments(
-        self, video: VideoFile, windows: Sequence[Sequence[int]], keep: bool
+        self, video: VideoFile | AnimatedImage, windows: Sequence[Sequence[int]], keep: bool
     ) -> Iterator[ModelInput[VideoMoment]]:
         convert = Converter(self._spec).convert
         frames = video.frames(sorted({ordinal for window in windows for ordinal in window}))
@@ -157,7 +158,7 @@ class FileCaptioner:
             if not chosen:
                 continue
             try:
-                converted = {frame.wanted: convert(frame.video_frame) for frame in chosen}
+                converted = {frame.wanted: convert(frame.video_frame, frame.sample_aspect) for frame in chosen}
             except av.FFmpegError as error:
                 raise InputError(f"{video.path}: its images cannot be converted: {error.strerror}") from None
             # A frame that is missing is stood in for by its nearest neighbour.

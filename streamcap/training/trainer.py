@@ -285,5 +285,5 @@ def caption_features(
 
 def _encode(tokenizer: Tokenizer, examples: list[Example], longest: int) -> list[list[list[int]]]:
     flat = [normalize(caption) for example in examples for caption in example.captions]
-    encoded = iter(tokenizer.encode_batch(flat))
+    encoded = iter(tokenizer.encode_batch(flat, add_special_tokens=False))
     return [[next(encoded).ids[:longest] for _ in example.captions] for example in examples]

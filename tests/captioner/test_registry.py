@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from streamcap import load_captioner
 from streamcap.captioner.checkpoints.convert import convert_checkpoint
-from streamcap.captioner.registry import MODELS, cached
+from streamcap.captioner.reachable import is_reachable
+from streamcap.captioner.registry import MODELS, cached, download, mini_directory
 from streamcap.cli.models import app
 from streamcap.errors import InputError
 
@@ -116,5 +120,59 @@ def test_list_contains_every_model() -> None:
     rows = json.loads(CliRunner().invoke(app, ["--json"]).stdout)
     assert [row["name"] for row in rows] == list(MODELS)
     assert all(row["licence"] and row["megabytes"] for row in rows)
-    shown = CliRunner().invoke(app, [])
+    assert all(row["good_for"] and row["quality"] and row["name"] in row["command"] for row in rows)
+    shown = CliRunner().invoke(app, [], env={"COLUMNS": "80"})
     assert all(name in shown.stdout for name in MODELS)
+    assert shown.stdout.splitlines()[0].split("  ")[0] == "name"
+    assert "--model NAME" in shown.stdout
+
+
+def test_quality_of_mini_is_what_its_page_says() -> None:
+    figure = MODELS["mini"].quality.removeprefix("CIDEr ").removesuffix(" on Flickr8k")
+    assert f"CIDEr {figure}" in (mini_directory() / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", ["weights.pt", None])
+def test_hub_out_of_reach_fails_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, file: str | None
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    with socket.socket() as taken:
+        # Bound and not listening: a connection is refused.
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(InputError) as error:
+            download("someone/some-model", file)
+    message = str(error.value)
+    assert "\n" not in message
+    assert "the hub cannot be reached; download it elsewhere" in message
+    assert caplog.records == []
+
+
+def test_is_reachable_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+
+    def hang(address: tuple[str, int], timeout: float) -> socket.socket:
+        released.wait(30)
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", hang)
+    assert not is_reachable("https://a-name-whose-lookup-hangs.invalid", timeout=0.05)
+    released.set()
+
+
+def test_is_reachable_asks_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def connect(address: tuple[str, int], timeout: float) -> socket.socket:
+        asked.append(address)
+        return socket.socket()
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    for name in ("no_proxy", "NO_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    assert is_reachable("https://hub.example")
+    monkeypatch.delenv("https_proxy")
+    assert is_reachable("https://hub.example")
+    assert asked == [("proxy.example", 3128), ("hub.example", 443)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import av
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -33,6 +34,7 @@ class Reader:
 
     def __init__(self, clip_length: int | None = None) -> None:
         self.image_spec = ImageSpec(60, 20, fit="squash")
+        self.info = {"family": "reader"}
         self.clip_length = clip_length
         self.batches: list[int] = []
 
@@ -77,7 +79,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         with pytest.raises(SystemExit) as ended:
             main()
         captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
+        # Which model runs is said first, by every run that comes so far.
+        err = "".join(line for line in captured.err.splitlines(keepends=True) if not line.startswith("model "))
+        return int(ended.value.code or 0), captured.out, err
 
     return run
 
@@ -125,11 +129,33 @@ def test_single_image_is_one_line(run: Run, reader: Reader, images: Path) -> Non
     assert run(images / "a.jpg") == (0, "number 1\n", "")
 
 
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        ("mini", "model mini: drawn scenes, people and dogs outdoors; for other cameras --model clipcap-coco\n"),
+        ("clipcap-coco", "model clipcap-coco: everyday scenes indoors and outdoors, in careful sentences\n"),
+        ("own.pt", "model own.pt: a reader checkpoint; it knows what it was trained on\n"),
+    ],
+)
+def test_caption_names_its_model(
+    reader: Reader, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    model: str, line: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["streamcap", "caption", str(images / "a.jpg"), "--model", model])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr() == ("number 1\n", line)
+
+
 def test_folder_is_one_line_per_image(run: Run, reader: Reader, images: Path) -> None:
     status, out, err = run(images, "--batch", 2)
     names = ["a.jpg", "b.png", "more/c.webp", "more/d.bmp", "more/e.gif"]
     assert out.splitlines() == [f"{images / name}: number {number}" for number, name in enumerate(names, 1)]
-    assert (status, err) == (0, "")
+    assert status == 0
+    assert err.splitlines() == [
+        f"left out: {images / 'notes.txt'}: not an image, by its suffix",
+        "5 captioned, 1 left out",
+    ]
     assert reader.batches == [2, 2, 1]
 
 
@@ -151,8 +177,7 @@ def test_text_and_json_files(run: Run, reader: Reader, images: Path, tmp_path: P
 
 def test_annotated_copies_keep_image_and_folder_layout(run: Run, reader: Reader, images: Path, tmp_path: Path) -> None:
     before = (images / "b.png").read_bytes()
-    status, _, err = run(images, "--annotate", tmp_path / "drawn")
-    assert (status, err) == (0, "")
+    assert run(images, "--annotate", tmp_path / "drawn")[0] == 0
     assert written(tmp_path / "drawn") == ["a.jpg", "b.png", "more/c.webp", "more/d.bmp", "more/e.gif.png"]
     copy = np.asarray(load(tmp_path / "drawn" / "b.png"))
     left = (copy.shape[1] - 120) // 2
@@ -183,9 +208,77 @@ def test_invalid_image_does_not_stop_folder(run: Run, reader: Reader, images: Pa
     status, out, err = run(images)
     assert status == 2
     assert [line.rpartition(": ")[2] for line in out.splitlines()] == ["number 1", "number 4", "number 5"]
-    assert err.count("\n") == 1
-    assert "b.png" in err
-    assert "1 more" in err
+    lines = err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["left out"] * 3 + ["streamcap"]
+    assert [Path(line.split(": ")[1]).name for line in lines[:3]] == ["notes.txt", "b.png", "c.webp"]
+    assert lines[3] == "streamcap: 3 captioned, 3 left out, 2 of which cannot be read"
+
+
+def test_caption_folder_names_videos(run: Run, reader: Reader, images: Path, film: Path) -> None:
+    (images / "clip.mp4").write_bytes(film.read_bytes())
+    status, out, err = run(images)
+    assert (status, out.count("\n")) == (0, 5)
+    assert f"left out: {images / 'clip.mp4'}: a video; of a folder only images are captioned" in err
+    assert err.endswith("5 captioned, 2 left out\n")
+
+
+def _flip_film(tmp_path: Path, **turn: Any) -> Path:
+    path = tmp_path / "turned.mp4"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
+        stream.set_display_rotation(**turn)
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(numbered(19, 80, 48), format="rgb24")
+            out.mux(stream.encode(frame.reformat(format="yuv420p")))
+        out.mux(stream.encode(None))
+    return path
+
+
+def test_caption_mirrored_video(run: Run, reader: Reader, tmp_path: Path) -> None:
+    mirrored = sum(1 << (9 - bit) for bit in range(10) if 19 >> bit & 1)
+    path = _flip_film(tmp_path, degrees=0, hflip=True)
+    status, out, _ = run(path, "-n", 1, "--frames", tmp_path / "frames")
+    assert (status, out) == (0, f"00:00:00.000  number {mirrored}\n")
+    (frame,) = (tmp_path / "frames").iterdir()
+    assert read_number(np.asarray(load(frame))) == mirrored
+
+
+def test_caption_saves_anamorphic_frames_wide(run: Run, reader: Reader, tmp_path: Path) -> None:
+    path = tmp_path / "anamorphic.mp4"
+    ffmpeg("-f", "lavfi", "-i", "testsrc=size=96x96:rate=5:duration=1,setsar=16/9", path)
+    assert run(path, "-n", 1, "--frames", tmp_path / "frames")[0] == 0
+    (frame,) = (tmp_path / "frames").iterdir()
+    assert load(frame).size == (171, 96)
+
+
+def test_caption_tells_which_of_several_videos(run: Run, reader: Reader, tmp_path: Path) -> None:
+    film = write_numbered(tmp_path / "two.mkv", [0, 100], others=["small video"])
+    status, out, err = run(film, "-n", 1)
+    assert (status, out) == (0, "00:00:00.000  number 0\n")
+    assert err == (f"{film}: 2 videos in it; taking stream 1 (h264 80x48), not stream 0 (mpeg4 16x16)\n")
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".apng", ".png"])
+def test_caption_animated_image_as_video(run: Run, reader: Reader, tmp_path: Path, suffix: str) -> None:
+    frames = [Image.fromarray(numbered(number, 80, 48)) for number in range(1, 5)]
+    path = tmp_path / f"moving{suffix}"
+    kind = "WEBP" if suffix == ".webp" else "PNG"
+    options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
+    frames[0].save(path, kind, save_all=True, append_images=frames[1:], duration=500, loop=0, **options)
+    assert run(path)[1] == "number 1\n"
+    status, out, err = run(path, "--every", 1, "-o", tmp_path / "out.srt")
+    assert (status, out, err) == (0, "", "")
+    assert (tmp_path / "out.srt").read_text().splitlines() == [
+        "1", "00:00:00,000 --> 00:00:01,000", "number 1", "",
+        "2", "00:00:01,000 --> 00:00:02,000", "number 3", "",
+    ]  # fmt: skip
+
+
+def test_caption_still_webp_stays_a_picture(run: Run, reader: Reader, images: Path) -> None:
+    status, _, err = run(images / "more" / "c.webp", "--every", 1)
+    assert status == 2
+    assert "only images" in err
 
 
 def test_clip_model_repeats_single_image(run: Run, reader: Reader, images: Path) -> None:

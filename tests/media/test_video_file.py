@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from streamcap.errors import InputError
+from streamcap.media import video_file
 from streamcap.media.image_file import upright
 from streamcap.media.video_file import ChosenFrame, VideoFile
 from tests.media.numbered_frames import ffmpeg, ffprobe_times, numbered, read_number, write_numbered
@@ -248,3 +249,9 @@ def test_close_is_idempotent(film: Path) -> None:
     video = VideoFile(film)
     video.close()
     video.close()
+
+
+def test_oversized_video_is_refused(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_file, "MAX_FRAME_PIXELS", 1000)
+    with pytest.raises(InputError, match=r"frames of 80x48 pixels; at most 0 megapixels"):
+        VideoFile(film)

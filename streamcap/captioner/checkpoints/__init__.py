@@ -8,12 +8,14 @@ from typing import Any
 from streamcap.captioner.checkpoints import clipcap, encoder_decoder, native, nyu, videocaptioner
 from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape, VisionTowerRef
 from streamcap.captioner.checkpoints.settings import CheckpointSettings, read_json, settings_beside
+from streamcap.captioner.checkpoints.shards import find_index
 from streamcap.captioner.checkpoints.tensors import Weights, read_weights
 from streamcap.errors import InputError
 
 __all__ = ["Checkpoint", "EmbeddingShape", "VisionTowerRef", "open_checkpoint"]
 
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -22,11 +24,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return _open_directory(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or directory")
-    if path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
+    if path.name.startswith("model.safetensors") and (path.parent / "config.json").is_file():
         config = read_json(path.parent / "config.json")
-        if path.name == "model.safetensors" and (native.matches(config) or encoder_decoder.matches(config)):
+        if native.matches(config) or encoder_decoder.matches(config):
             return _open_directory(path.parent)
-    return _open_weights(path, read_weights(path), settings_beside(path))
+    return _open_file(find_index(path) or path)
 
 
 def _open_directory(directory: Path) -> Checkpoint:
@@ -38,14 +40,28 @@ def _open_directory(directory: Path) -> Checkpoint:
     if encoder_decoder.matches(config):
         return encoder_decoder.load(directory, config)
     files = sorted(file for file in directory.iterdir() if file.suffix in _SUFFIXES and file.is_file())
+    # The shards of one checkpoint count as one.
+    files = list(dict.fromkeys(find_index(file) or file for file in files))
     if not files:
         raise InputError(f"{directory}: holds no checkpoint ({', '.join(_SUFFIXES)})")
     if len(files) > 1:
         names = ", ".join(file.name for file in files[:4])
         raise InputError(f"{directory}: holds {len(files)} checkpoints ({names}); name one of them")
-    checkpoint = _open_weights(files[0], read_weights(files[0]), settings_beside(files[0]))
-    if checkpoint.tokenizer is None and any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+    checkpoint = _open_file(files[0])
+    if checkpoint.tokenizer is None and any((directory / name).is_file() for name in _TOKENIZER_FILES):
         checkpoint.tokenizer = directory
+    return checkpoint
+
+
+def _open_file(path: Path) -> Checkpoint:
+    settings = settings_beside(path)
+    checkpoint = _open_weights(path, read_weights(path), settings)
+    if settings.tokenizer is not None:
+        directory = Path(settings.where).parent / Path(settings.tokenizer).expanduser()
+        if directory.exists():
+            checkpoint.tokenizer = directory
+        else:
+            checkpoint.own_tokenizer = settings.tokenizer
     return checkpoint
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.prompt import Prompter
@@ -12,6 +12,10 @@ from streamcap.captioner.models.vit import Output
 
 if TYPE_CHECKING:
     from streamcap.captioner.models.vision import Vision
+
+
+StopRule = Literal["fixed", "period", "end"]
+"""What ends a caption: `fixed` tokens, or the tokenizer's full stop, or its end-of-text token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Checkpoint:
     prompter: Prompter
     embedding: EmbeddingShape
     stop_tokens: frozenset[int]
+    """Those of OpenAI's vocabulary where `stop_rule` is not `fixed`."""
     max_tokens: int
     clip_length: int | None = None
     vision: Vision | None = None
@@ -56,3 +61,7 @@ class Checkpoint:
     tokenizer: Path | None = None
     """A directory or file that holds it; None: `tokenizer_name` is looked for."""
     tokenizer_name: str = "openai-community/gpt2"
+    stop_rule: StopRule = "fixed"
+    """How stop tokens are found for another tokenizer than OpenAI's."""
+    own_tokenizer: str | None = None
+    """Directory or hub name of the tokenizer, where the json beside the file names one."""

@@ -52,6 +52,7 @@ def load(path: Path, weights: Weights, settings: CheckpointSettings) -> Checkpoi
         prompter=MappedPrefixPrompter(mapping),
         embedding=EmbeddingShape(width),
         stop_tokens=check_stop(stop, gpt2, where),
+        stop_rule="period" if settings.stop_token_id is None else "fixed",
         max_tokens=settings.max_tokens or MAX_TOKENS,
         vision_ref=vision_from_settings(settings.encoder) or projected_tower(width),
     )

@@ -27,6 +27,7 @@ _BESIDE = (
     "tokenizer_config.json",
     "vocab.json",
     "merges.txt",
+    "vocab.txt",
     "README.md",
 )
 
@@ -65,7 +66,7 @@ def _write(checkpoint: Checkpoint, made: Path) -> None:
         weights = read_weights(path)
         text = json.dumps(_configuration(checkpoint), indent=2, ensure_ascii=False)
         (made / "config.json").write_text(text + "\n", encoding="utf-8")
-        for name in ("tokenizer.json", "vocab.json", "merges.txt"):
+        for name in ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"):
             if checkpoint.tokenizer is not None and (checkpoint.tokenizer / name).is_file():
                 shutil.copyfile(checkpoint.tokenizer / name, made / name)
     save_file(_own_memory(weights), made / "model.safetensors", metadata={"format": "pt"})
@@ -96,6 +97,8 @@ def _configuration(checkpoint: Checkpoint) -> dict[str, Any]:
     """The json beside the weights, in the contract's keys, with what was guessed from shapes said outright."""
     settings = settings_beside(checkpoint.path)
     (stop,) = checkpoint.stop_tokens
+    # Another tokenizer than OpenAI's says its own stop token.
+    openai = checkpoint.tokenizer is None and checkpoint.own_tokenizer is None
     told: dict[str, Any] = {
         "family": checkpoint.family,
         "gpt2": checkpoint.gpt2.config.to_json(),
@@ -104,7 +107,8 @@ def _configuration(checkpoint: Checkpoint) -> dict[str, Any]:
         "cross": settings.cross or None,
         "clip_length": settings.clip_length,
         "max_tokens": checkpoint.max_tokens,
-        "stop_token_id": stop,
+        "stop_token_id": stop if openai or checkpoint.stop_rule == "fixed" else None,
+        "tokenizer": checkpoint.own_tokenizer,
         "clip_vision": dict(settings.clip_vision) or None,
         "encoder": asdict(settings.encoder) if settings.encoder is not None else None,
     }

@@ -21,6 +21,7 @@ from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShap
 from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
 from streamcap.captioner.checkpoints.settings import read_int
 from streamcap.captioner.checkpoints.tensors import load_into, read_weights, strip_prefix
+from streamcap.captioner.checkpoints.towers import weights_file
 from streamcap.captioner.models.prompt import MappedPrefixPrompter
 from streamcap.captioner.models.vision import Vision
 from streamcap.errors import InputError, StreamcapError
@@ -46,7 +47,7 @@ def load(directory: Path, config: Mapping[str, Any]) -> Checkpoint:
         if not isinstance(fields, Mapping):
             raise InputError(f"{where}: {name} is missing or no json object")
         parts[name] = fields
-    file = directory / "model.safetensors"
+    file = weights_file(directory)
     weights = read_weights(file)
     stray = [key for key in weights if not key.startswith(("gpt.", "vision.", "mapping."))]
     if stray:

@@ -60,6 +60,7 @@ def load(path: Path, weights: Weights, settings: CheckpointSettings) -> Checkpoi
             width, axes=(1, 2) if settings.clip_length is None else (2,), count=settings.clip_length
         ),
         stop_tokens=check_stop(stop, gpt2, where),
+        stop_rule="period" if settings.stop_token_id is None else "fixed",
         max_tokens=settings.max_tokens or MAX_TOKENS,
         clip_length=settings.clip_length or CLIP_LENGTH,
         vision_ref=vision_from_settings(settings.encoder) or projected_tower(width),

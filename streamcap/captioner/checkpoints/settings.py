@@ -11,13 +11,15 @@ from typing import Any
 
 from streamcap.errors import InputError
 
+INDEX_SUFFIX = ".index.json"
+"""Of the file that says which shard holds which tensor."""
 _EPOCH = re.compile(r"-(?:\d+|latest)$")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A json object from a file. Raises InputError where it is missing, unreadable or no object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -65,6 +67,8 @@ class CheckpointSettings:
     clip_vision: Mapping[str, Any] = field(default_factory=dict)
     """A CLIPVisionConfig for the vision model inside the file, which has heads that no shape tells."""
     encoder: EncoderRef | None = None
+    tokenizer: str | None = None
+    """A directory (as seen from the json's), or a hub name."""
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str) -> CheckpointSettings:
@@ -77,6 +81,9 @@ class CheckpointSettings:
         cross = content.get("cross") or False
         if not isinstance(cross, bool):
             raise InputError(f"{where}: cross is true or false, not {cross!r}")
+        tokenizer = content.get("tokenizer")
+        if tokenizer is not None and (not isinstance(tokenizer, str) or not tokenizer):
+            raise InputError(f"{where}: tokenizer is a directory or a hub name, not {tokenizer!r}")
         longest = "max_tokens" if content.get("max_tokens") is not None else "entry_length"
         return cls(
             where=where,
@@ -90,6 +97,7 @@ class CheckpointSettings:
             max_len=read_int(content, "max_len", where, minimum=1),
             stop_token_id=read_int(content, "stop_token_id", where, minimum=0),
             encoder=EncoderRef.from_json(content.get("encoder")),
+            tokenizer=tokenizer,
         )
 
 
@@ -103,11 +111,17 @@ def read_int(content: Mapping[str, Any], key: str, where: str, *, minimum: int) 
     return value
 
 
+def is_index(path: Path) -> bool:
+    """Whether this is the index of a sharded checkpoint, as transformers writes it."""
+    return path.name.endswith(INDEX_SUFFIX)
+
+
 def settings_beside(path: Path) -> CheckpointSettings:
     """The settings for a weights file: its own stem's json, else (NYU) `PREFIX.json` for `PREFIX-009.pt`, else, in a
     directory this package wrote, config.json; else defaults."""
-    beside = [path.with_suffix(".json"), path.with_name(_EPOCH.sub("", path.stem) + ".json")]
-    if path.name == "model.safetensors":
+    stem = path.name.removesuffix(INDEX_SUFFIX).rpartition(".")[0] if is_index(path) else path.stem
+    beside = [path.with_name(f"{stem}.json"), path.with_name(_EPOCH.sub("", stem) + ".json")]
+    if stem in ("model", "pytorch_model"):
         beside.append(path.with_name("config.json"))
     for candidate in beside:
         if candidate.is_file():

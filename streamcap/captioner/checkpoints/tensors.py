@@ -14,20 +14,47 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from streamcap.captioner.checkpoints.settings import is_index
+from streamcap.captioner.checkpoints.shards import read_index
 from streamcap.errors import InputError
 
 Weights = dict[str, Tensor]
 Shape = tuple[int, ...]
 
+_WRAPPERS = ("model_state_dict", "state_dict", "model", "net", "module")
+"""Keys under which trainers keep the state dict beside their own state."""
+# torch.compile, DataParallel and DistributedDataParallel, Lightning Fabric, FSDP, activation checkpointing.
+_WRAPPING_MODULE = re.compile(
+    r"(?:(?<=^)|(?<=\.))(?:_orig_mod|module|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+_ATTRIBUTES = ("model.", "net.", "captioner.")
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def read_weights(path: Path) -> Weights:
     """The named tensors of a safetensors file or of a PyTorch file, on the CPU.
 
-    A training checkpoint's `model_state_dict` (or `state_dict`) is unwrapped. Raises InputError for a file that is
-    missing, truncated, no checkpoint, or a pickle that would run code.
+    path: may be the index of a sharded checkpoint. What trainers wrap around a state dict, and the prefixes that
+    compiling and wrapping modules leaves in its keys, are taken off. Raises InputError for a file that is missing,
+    truncated, no checkpoint, or a pickle that would run code.
     """
+    if is_index(path):
+        return _without_wrappers(_read_shards(path), path)
+    return _without_wrappers(_read_file(path), path)
+
+
+def _read_shards(index: Path) -> Weights:
+    weights: Weights = {}
+    for shard, keys in read_index(index).items():
+        found = _read_file(shard)
+        missing = [key for key in keys if key not in found]
+        if missing:
+            raise InputError(f"{shard}: {missing[0]} is missing, which {index.name} says is there")
+        weights |= {key: found[key] for key in keys}
+    return weights
+
+
+def _read_file(path: Path) -> Weights:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
@@ -76,19 +103,28 @@ def _code_in_pickle(path: Path) -> str | None:
 
 
 def _state_dict(content: object, path: Path) -> Weights:
-    for wrapper in ("model_state_dict", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
+    while isinstance(content, Mapping):
+        wrapped = next((name for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        if wrapped is None:
             break
+        content = content[wrapped]
     if not isinstance(content, Mapping) or not content:
         raise InputError(f"{path}: holds no state dict (a {type(content).__name__})")
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise InputError(f"{path}: not a state dict: {key!r} is a {type(value).__name__}, not a tensor")
-    weights: Weights = dict(content)
-    if all(key.startswith("module.") for key in weights):  # torch.nn.DataParallel's prefix
-        weights = {key.removeprefix("module."): value for key, value in weights.items()}
-    return weights
+    return dict(content)
+
+
+def _without_wrappers(weights: Weights, path: Path) -> Weights:
+    """The keys as the bare model has them."""
+    bare = {_WRAPPING_MODULE.sub("", key): value for key, value in weights.items()}
+    # A LightningModule or another trainer's module holds the captioner as an attribute.
+    while prefix := next((name for name in _ATTRIBUTES if bare and all(key.startswith(name) for key in bare)), None):
+        bare = {key.removeprefix(prefix): value for key, value in bare.items()}
+    if len(bare) < len(weights):
+        raise InputError(f"{path}: two of its keys differ only in the prefixes of compiled or wrapped modules")
+    return bare
 
 
 def strip_prefix(weights: Mapping[str, Tensor], prefix: str) -> Weights:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from streamcap.captioner.checkpoints.settings import read_json
+from streamcap.captioner.checkpoints.settings import INDEX_SUFFIX, read_json
 from streamcap.captioner.checkpoints.tensors import (
     Shape,
     Weights,
@@ -201,11 +201,15 @@ def clip_directory(directory: Path, output: Output) -> Vision:
 
 
 def weights_file(directory: Path) -> Path:
-    """The one weights file of a directory in `transformers`' layout. Raises InputError where there is none."""
+    """The weights of a directory in `transformers`' layout: one file, or the index of its shards.
+
+    Raises InputError where there is none.
+    """
     for name in ("model.safetensors", "pytorch_model.bin"):
-        if (directory / name).is_file():
-            return directory / name
-    raise InputError(f"{directory}: holds neither model.safetensors nor pytorch_model.bin")
+        for file in (directory / name, directory / f"{name}{INDEX_SUFFIX}"):
+            if file.is_file():
+                return file
+    raise InputError(f"{directory}: holds neither model.safetensors nor pytorch_model.bin, whole or in shards")
 
 
 def processor_picture(directory: Path) -> ImageSpec | None:

@@ -61,6 +61,7 @@ def load(path: Path, weights: Weights, settings: CheckpointSettings) -> Checkpoi
     elif tower:
         log.warning("%s: how many heads its vision model has is not known; embeddings work", where)
     stop = gpt2.config.eos_token_id if settings.stop_token_id is None else settings.stop_token_id
+    told = bool({"bos_token_id", "eos_token_id"} & set(settings.gpt2))
     name = _TOWER_BY_WIDTH.get(width)
     reason = "" if name else f"no vision tower is known whose pooled output is {width} wide; name one with vision="
     return Checkpoint(
@@ -70,6 +71,7 @@ def load(path: Path, weights: Weights, settings: CheckpointSettings) -> Checkpoi
         prompter=TwoPassPrefixPrompter(mapping, gpt2.config.bos_token_id),
         embedding=EmbeddingShape(width),
         stop_tokens=check_stop(stop, gpt2, where),
+        stop_rule="fixed" if settings.stop_token_id is not None or told else "end",
         max_tokens=settings.max_tokens or settings.max_len or MAX_TOKENS,
         vision=vision,
         vision_ref=vision_from_settings(settings.encoder) or VisionTowerRef("pooled", name, reason),

@@ -20,7 +20,7 @@ from streamcap.captioner.decoding.cuda_graphs import GraphedCallable, bucket
 from streamcap.captioner.decoding.sampling import greedy_tokens, token_logprobs
 from streamcap.captioner.drafts import DraftSource
 from streamcap.captioner.models.gpt2 import GPT2
-from streamcap.captioner.models.kv_cache import KVCache, Span
+from streamcap.captioner.models.kv_cache import CacheSlice, KVCache
 from streamcap.captioner.models.prompt import Prompt, PromptBatch, prefill_prompts
 
 log = logging.getLogger(__name__)
@@ -81,8 +81,8 @@ class StaticDecodeState:
         mask = self.open.masked_fill(self.columns > length.unsqueeze(1), -math.inf)[:, None, None, :]
         position = gpt2.token_position_weight * gpt2.wpe(length)
         x = (gpt2.wte(self.token[:rows]) + position).unsqueeze(1)
-        span = Span(slice(0, rows), 0, self.positions, positions=length.unsqueeze(1), mask=mask)
-        hidden = gpt2.backend.run_layers(x, cache.context(span))
+        cache_slice = CacheSlice(slice(0, rows), 0, self.positions, positions=length.unsqueeze(1), mask=mask)
+        hidden = gpt2.backend.run_layers(x, cache.context(cache_slice))
         logits = gpt2.logits(hidden[:, 0])
         chosen = greedy_tokens(logits)
         num_generated = self.num_generated[:rows]
@@ -160,14 +160,14 @@ class _PrefillBuffers:
         self._gpt2 = gpt2
         self._again = like.later_prefix is not None
         self.cache = gpt2.new_cache(rows=rows, positions=like.width, cross_positions=like.cross_positions)
-        self._span = Span(slice(0, rows), 0, like.width, causal=True)
+        self._cache_slice = CacheSlice(slice(0, rows), 0, like.width, causal=True)
 
     def prefill(self, prefix: Tensor, lengths: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
         """`more`: what the prompts have of `later_prefix` and `cross`."""
         later_prefix = more[0] if self._again else None
         cross = more[-1] if len(more) > self._again else None
         hidden = prefill_prompts(
-            self._gpt2, PromptBatch(prefix, lengths, later_prefix, cross), self.cache.context(self._span)
+            self._gpt2, PromptBatch(prefix, lengths, later_prefix, cross), self.cache.context(self._cache_slice)
         )
         logits = self._gpt2.logits(hidden[:, 0])
         chosen = greedy_tokens(logits)

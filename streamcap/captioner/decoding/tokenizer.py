@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
+from tokenizers.models import BPE, WordPiece
 
 from streamcap.errors import InputError
+
+_PERIODS = (".", "\u3002")
+_ENDS = ("<|endoftext|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "[SEP]")
+_BEGINNINGS = ("<|endoftext|>", "<s>", "<bos>", "<|bos|>", "[BOS]", "[CLS]")
 
 
 class TextDecoder:
@@ -30,13 +34,32 @@ class TextDecoder:
         text: str = self._tokenizer.decode(kept, skip_special_tokens=True)
         return text.rstrip("\ufffd").strip()
 
+    def periods(self) -> frozenset[int]:
+        """The tokens of a full stop; empty where there is none. For GPT-2's own vocabulary: 13."""
+        single = (self._tokenizer.encode(mark, add_special_tokens=False).ids for mark in _PERIODS)
+        found = {ids[0] for ids in single if len(ids) == 1}
+        found |= {token for mark in _PERIODS if (token := self._tokenizer.token_to_id(mark)) is not None}
+        return frozenset(token for token in found if self.text([token]) in _PERIODS)
+
+    def ends(self) -> frozenset[int]:
+        """The tokens that end a text; empty where there is none of the usual names."""
+        return frozenset(token for name in _ENDS if (token := self._tokenizer.token_to_id(name)) is not None)
+
+    def begin(self) -> int | None:
+        """The token that begins a text; None where there is none of the usual names."""
+        tokens = (self._tokenizer.token_to_id(name) for name in _BEGINNINGS)
+        return next((token for token in tokens if token is not None), None)
+
     def _is_word(self, token: int) -> bool:
         piece = self._tokenizer.id_to_token(token)
-        return piece is not None and not (piece.startswith("<") and piece.endswith(">") and len(piece) > 2)
+        return piece is not None and not (len(piece) > 2 and piece[0] + piece[-1] in ("<>", "[]"))
 
 
 def load_tokenizer(path: Path) -> TextDecoder:
-    """From tokenizer.json, or a directory that holds it or GPT-2's vocab.json and merges.txt. Raises InputError."""
+    """From tokenizer.json, or a directory that holds it, GPT-2's vocab.json and merges.txt, or BERT's vocab.txt.
+
+    Raises InputError.
+    """
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
         if file.is_file():
@@ -44,9 +67,11 @@ def load_tokenizer(path: Path) -> TextDecoder:
         vocabulary, merges = path / "vocab.json", path / "merges.txt"
         if vocabulary.is_file() and merges.is_file():
             return TextDecoder(_byte_level(vocabulary, merges))
+        if (path / "vocab.txt").is_file():
+            return TextDecoder(_word_pieces(path / "vocab.txt"))
     except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for every damaged file
         raise InputError(f"{path}: not a tokenizer ({str(error).splitlines()[0]})") from None
-    raise InputError(f"{path}: no tokenizer there (tokenizer.json, or vocab.json and merges.txt)")
+    raise InputError(f"{path}: no tokenizer there (tokenizer.json, vocab.json and merges.txt, or vocab.txt)")
 
 
 def _byte_level(vocabulary: Path, merges: Path) -> Tokenizer:
@@ -55,4 +80,14 @@ def _byte_level(vocabulary: Path, merges: Path) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     if tokenizer.token_to_id("<|endoftext|>") is not None:
         tokenizer.add_special_tokens(["<|endoftext|>"])
+    return tokenizer
+
+
+def _word_pieces(vocabulary: Path) -> Tokenizer:
+    """BERT's, which Chinese GPT-2s use."""
+    tokenizer = Tokenizer(WordPiece.from_file(str(vocabulary), unk_token="[UNK]"))  # noqa: S106 - no password
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    tokenizer.add_special_tokens([name for name in special if tokenizer.token_to_id(name) is not None])
     return tokenizer

@@ -20,8 +20,9 @@ from av.video.stream import VideoStream
 
 from streamcap.errors import InputError
 from streamcap.media.clock import JUMP_AHEAD_SECONDS, MediaClock
-from streamcap.media.containers import FILE_FORMATS, FILE_OPTIONS, best_video
+from streamcap.media.containers import FILE_FORMATS, FILE_OPTIONS
 from streamcap.media.frame import CaptureClock, Frame
+from streamcap.media.orientation import sample_aspect
 from streamcap.media.sources.base import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
 from streamcap.media.sources.errors import HUNG_UP, describe_error, open_error
 from streamcap.media.sources.jpeg import jpeg_size
@@ -29,6 +30,7 @@ from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.pacer import Pacer
 from streamcap.media.sources.srt import SourceTimeoutError, SrtPipe
 from streamcap.media.sources.url import NETWORK, file_path, scheme_of, webcam_device
+from streamcap.media.video_stream import best_video, describe_choice
 from streamcap.redact import redact
 
 log = logging.getLogger(__name__)
@@ -153,9 +155,8 @@ class LibavSource(Source):
             what = "there is audio, but no video in it" if container.streams.audio else "there is no video in it"
             self.close()
             raise SourceRefused(f"{self.url}: {what}", retry=False)
-        if len(container.streams.video) > 1:
-            size = f"{stream.codec_context.width}×{stream.codec_context.height}"
-            log.info("%s: of its videos the one of %s (stream %d) is read", self.url, size, stream.index)
+        if (choice := describe_choice(container, stream)) is not None:
+            log.info("%s: %s", self.url, choice)
         return self._prepare(container, stream)
 
     def frames(self) -> Iterator[Frame]:
@@ -368,4 +369,5 @@ class LibavSource(Source):
             arrived=arrived,
             captured_at=captured_at,
             captured_at_source=captured_at_source,
+            sample_aspect=sample_aspect(stream),
         )

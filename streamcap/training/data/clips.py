@@ -13,6 +13,8 @@ from streamcap.errors import InputError
 from streamcap.image_spec import ImageSpec
 from streamcap.media.containers import FILE_OPTIONS
 from streamcap.media.image_file import decode_image
+from streamcap.media.orientation import sample_aspect, show
+from streamcap.media.video_stream import best_video
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -38,19 +40,23 @@ def read_clip(path: Path, count: int, spec: ImageSpec) -> Pixels:
     """
     try:
         with av.open(f"file:{path}", options=FILE_OPTIONS) as container:
-            if not container.streams.video:
+            stream = best_video(container)
+            if stream is None:
                 raise UnreadableError("no video in it")
-            total = sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
+            total = sum(packet.size > 0 for packet in container.demux(stream))
         if total == 0:
             raise UnreadableError("no frame in it")
         wanted = [min(total - 1, int((part + 0.5) * total / count)) for part in range(count)]
         last = wanted[-1]
         chosen: dict[int, Pixels] = {}
         with av.open(f"file:{path}", options=FILE_OPTIONS) as container:
-            container.streams.video[0].thread_type = "AUTO"
-            for number, frame in enumerate(container.decode(video=0)):
+            stream = best_video(container)
+            if stream is None:
+                raise UnreadableError("no video in it")
+            stream.thread_type = "AUTO"
+            for number, frame in enumerate(container.decode(stream)):
                 if number in wanted:
-                    chosen[number] = _fitted(frame, spec)
+                    chosen[number] = fit_images([show(frame, sample_aspect(stream))], spec)[0]
                 if number >= last:
                     break
     except (av.FFmpegError, OSError) as error:
@@ -60,9 +66,3 @@ def read_clip(path: Path, count: int, spec: ImageSpec) -> Pixels:
     # A damaged end gives fewer frames than were counted: the last good one stands in.
     end = max(chosen)
     return np.stack([chosen[min(number, end)] for number in wanted])
-
-
-def _fitted(frame: av.VideoFrame, spec: ImageSpec) -> Pixels:
-    rgb: Pixels = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-    fitted: Pixels = fit_images([rgb], spec)[0]
-    return fitted

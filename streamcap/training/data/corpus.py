@@ -1,12 +1,14 @@
-"""Images or clips with their captions, read from the three layouts people have them in.
+"""Images or clips with their captions, read from the layouts people have them in.
 
-Flickr (`image_name| comment_number| comment`), COCO (json of `images` and `annotations`) and MSR-VTT (json of `videos`
-and `sentences`). What is amiss is listed, not fatal: empty captions, captions said twice, images that are not there.
+Flickr (lines or csv, see `caption_files`), COCO (json of `images` and `annotations`, ClipCap's list, Karpathy's splits)
+and MSR-VTT (json of `videos` and `sentences`). What is amiss is listed, not fatal: empty captions, captions said twice,
+images that are not there.
 """
 
 from __future__ import annotations
 
 import tarfile
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +16,15 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from streamcap.errors import InputError
+from streamcap.training.caption_files import (
+    CocoImage,
+    is_karpathy,
+    parse_coco,
+    parse_karpathy,
+    read_captions,
+    read_lines,
+)
+from streamcap.training.caption_files import read_json as read_any_json
 from streamcap.training.data.text import normalize
 from streamcap.training.files import read_json
 
@@ -90,43 +101,52 @@ class MediaFolder:
 
 
 def read_flickr(captions: Path, media: MediaFolder, splits: Mapping[str, Path]) -> Corpus:
-    """Flickr8k and 30k: one caption a line, fields parted by `|`; `splits` are files of one image name a line."""
+    """Flickr8k and 30k in any of the files they are published in (see `read_captions`), or Karpathy's json.
+
+    splits: files of one image name a line; Karpathy's json says the splits itself. Raises InputError.
+    """
+    if captions.suffix.lower() == ".json":
+        return read_karpathy(captions, media)
     corpus = Corpus({})
-    said: dict[str, list[str]] = {}
-    for number, line in enumerate(_lines(captions), 1):
-        if not line.strip() or (number == 1 and line.lower().startswith("image_name")):
-            continue
-        parts = [part.strip() for part in line.split("|", 2)]
-        if len(parts) < 3:
-            corpus.problems.append(Problem(f"line {number}", "malformed line", line[:80]))
-            continue
-        said.setdefault(parts[0], []).append(parts[2])
-    if not said:
+    found = read_captions(captions)
+    if not found.captions:
         raise InputError(f"{captions}: holds no line of the form `image_name| comment_number| comment`")
-    listed = {split: [line.strip() for line in _lines(path) if line.strip()] for split, path in splits.items()}
-    for split, names in (listed or {"train": list(said)}).items():
-        corpus.splits[split] = _checked(names, said, media, corpus.problems)
+    corpus.problems += [Problem(f"line {number}", "malformed line", line[:80]) for number, line in found.malformed]
+    listed = {split: [line.strip() for line in read_lines(path) if line.strip()] for split, path in splits.items()}
+    for split, names in (listed or {"train": list(found.captions)}).items():
+        corpus.splits[split] = _checked(names, found.captions, media, corpus.problems)
     return _nonempty(corpus, captions)
 
 
 def read_coco(files: Mapping[str, Path], media: MediaFolder) -> Corpus:
-    """COCO captions: one json for each split."""
+    """COCO captions: one json for each split, COCO's own or ClipCap's list of annotations. Raises InputError."""
     corpus = Corpus({})
     for split, path in files.items():
-        content = read_json(path)
+        content = read_any_json(path)
+        if is_karpathy(content):
+            raise InputError(f"{path}: says its splits itself; give it alone, without {split}=")
         try:
-            names = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
-            said: dict[str, list[str]] = {name: [] for name in names.values()}
-            for annotation in content["annotations"]:
-                name = names.get(int(annotation["image_id"]))
-                if name is None:
-                    corpus.problems.append(Problem(f"image id {annotation['image_id']}", "missing", "not in `images`"))
-                else:
-                    said[name].append(str(annotation["caption"]))
+            images, unknown = parse_coco(content)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: not COCO captions: {type(error).__name__} {error}") from None
-        corpus.splits[split] = _checked(list(names.values()), said, media, corpus.problems)
+        corpus.problems += [Problem(f"image id {image}", "missing", "not in `images`") for image in unknown]
+        corpus.splits[split] = _located(images, media, corpus.problems)
     return _nonempty(corpus, *files.values())
+
+
+def read_karpathy(path: Path, media: MediaFolder) -> Corpus:
+    """Karpathy's `dataset_coco.json` and its like, with the splits it says. Raises InputError."""
+    content = read_any_json(path)
+    if not is_karpathy(content):
+        raise InputError(f"{path}: not Karpathy's json (images with sentences); COCO's own is given as SPLIT={path}")
+    corpus = Corpus({})
+    try:
+        splits = parse_karpathy(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not Karpathy's json: {type(error).__name__} {error}") from None
+    for split in sorted(splits, key=SPLITS.index):
+        corpus.splits[split] = _located(splits[split], media, corpus.problems)
+    return _nonempty(corpus, path)
 
 
 def read_msrvtt(captions: Path, media: MediaFolder) -> Corpus:
@@ -139,13 +159,26 @@ def read_msrvtt(captions: Path, media: MediaFolder) -> Corpus:
             said.setdefault(str(sentence["video_id"]), []).append(str(sentence["caption"]))
         listed: dict[str, list[str]] = {}
         for video in content["videos"]:
-            split = {"validate": "dev", "val": "dev"}.get(str(video.get("split", "train")), str(video.get("split")))
-            listed.setdefault(split if split != "None" else "train", []).append(str(video["video_id"]))
+            listed.setdefault(_msrvtt_split(video.get("split")), []).append(str(video["video_id"]))
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{captions}: not MSR-VTT captions: {type(error).__name__} {error}") from None
     for split, names in listed.items():
         corpus.splits[split] = _checked(names, said, media, corpus.problems, clips=True)
     return _nonempty(corpus, captions)
+
+
+def _msrvtt_split(name: object) -> str:
+    """`train`, `validate`, `test` and the challenge's `public test`; train where nothing is said."""
+    said = str(name or "train").lower()
+    return "test" if "test" in said else "dev" if "val" in said else "train"
+
+
+def _located(images: Iterable[CocoImage], media: MediaFolder, problems: list[Problem]) -> list[Item]:
+    """The images where they are found, else where they should be."""
+    said: dict[str, list[str]] = {}
+    for image in images:
+        said[next((path for path in image.paths if path in media), image.paths[0])] = list(image.captions)
+    return _checked(said, said, media, problems)
 
 
 def _checked(
@@ -174,7 +207,8 @@ def _checked(
             elif text in captions:
                 problems.append(Problem(name, "duplicate caption", caption))
             else:
-                captions[text] = caption.strip()
+                # A line or paragraph separator inside must not end a line of what is written of it.
+                captions[text] = unicodedata.normalize("NFC", " ".join(caption.split()))
         if captions:
             items.append(Item(name, tuple(captions.values())))
         else:
@@ -189,10 +223,3 @@ def _nonempty(corpus: Corpus, *sources: Path) -> Corpus:
         counts = ", ".join(f"{count} {why}" for why, count in corpus.counts().items()) or "nothing was listed"
         raise InputError(f"{', '.join(map(str, sources))}: the split {what} is empty ({counts})")
     return corpus
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None

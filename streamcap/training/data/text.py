@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer
@@ -14,14 +15,67 @@ from tokenizers.trainers import BpeTrainer
 STOP = "<|endoftext|>"
 """The stop token of a tokenizer made here; its id is 0."""
 _CUT = re.compile(r"[^\w\s']|_")
+_JOINERS = "\u200c\u200d"
+"""They stand inside words: Persian's half-space, and what joins letters of Indian scripts."""
+# Scripts written without blanks between words: Thai and Lao, Tibetan, Burmese, Khmer, Tai Tham, Japanese, Chinese.
+_UNSPACED = (
+    "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u1a20-\u1aaf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+_UNSPACED_RUN = re.compile(f"[{_UNSPACED}]+")
 _GLUE = re.compile(r"\s*'\s*(?=s\b)")
 
 
 def normalize(caption: str) -> str:
-    """Lower case, without punctuation, words set apart by single blanks; `man 's` and `man's` come out alike."""
-    text = _GLUE.sub(" '", _CUT.sub(" ", caption.lower()))
+    """Lower case, without punctuation, words set apart by single blanks; `man 's` and `man's` come out alike.
+
+    Letters, marks and numbers of every script stay, composed (NFC).
+    """
+    lower = caption.lower()
+    text = _GLUE.sub(" '", _CUT.sub(" ", lower) if lower.isascii() else _without_punctuation(lower))
     words = (word if word == "'s" else word.strip("'") for word in text.split())
     return " ".join(word for word in words if word)
+
+
+def split_words(caption: str) -> list[str]:
+    """The words of `normalize(caption)`; of scripts without blanks each character, with its marks, is one."""
+    words: list[str] = []
+    for word in normalize(caption).split():
+        start = 0
+        for run in _UNSPACED_RUN.finditer(word):
+            words += [word[start : run.start()], *_characters(run[0])]
+            start = run.end()
+        words.append(word[start:])
+    return [word for word in words if word]
+
+
+def is_unspaced(caption: str) -> bool:
+    """Whether any of it is in a script without blanks between words."""
+    return _UNSPACED_RUN.search(caption) is not None
+
+
+def _without_punctuation(text: str) -> str:
+    # Lower case of the Turkish dotted I is an i with another dot, which no other i has.
+    text = unicodedata.normalize("NFC", text.replace("i\u0307", "i").replace("\u2019", "'"))
+    kept: list[str] = []
+    inside = False
+    for character in text:
+        category = unicodedata.category(character)
+        # A mark belongs to the letter before it; an emoji's selector goes with the emoji.
+        is_mark = category[0] == "M" and not "\ufe00" <= character <= "\ufe0f"
+        inside = category[0] in "LN" or (inside and (is_mark or character in _JOINERS))
+        kept.append(character if inside or character == "'" else " ")
+    return "".join(kept)
+
+
+def _characters(run: str) -> list[str]:
+    found: list[str] = []
+    for character in run:
+        if found and unicodedata.category(character)[0] == "M":
+            found[-1] += character
+        else:
+            found.append(character)
+    return found
 
 
 def make_tokenizer(captions: Iterable[str], size: int) -> Tokenizer:

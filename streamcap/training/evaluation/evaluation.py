@@ -16,7 +16,7 @@ from streamcap.captioner.models.vision import fingerprint
 from streamcap.captioner.result import Result
 from streamcap.errors import InputError
 from streamcap.training.data.feature_cache import Example, FeatureCache
-from streamcap.training.data.text import normalize
+from streamcap.training.data.text import split_words
 from streamcap.training.evaluation.scores import Scores, score
 
 if TYPE_CHECKING:
@@ -47,11 +47,12 @@ class Evaluation:
 
     def report(self) -> dict[str, Any]:
         """The figures, fit for JSON."""
-        lengths = [len(normalize(one.caption).split()) for one in self.judged]
-        captions = [normalize(one.caption) for one in self.judged]
-        words = {word for caption in captions for word in caption.split()}
+        captions = [tuple(split_words(one.caption)) for one in self.judged]
+        lengths = [len(caption) for caption in captions]
+        words = {word for caption in captions for word in caption}
         return {
             "captions": len(captions),
+            "scored_on": self.scores.unit,
             **self.scores.summary(),
             "distinct": len(set(captions)),
             "distinct_words": len(words),
@@ -131,8 +132,8 @@ def table(report: dict[str, Any]) -> str:
 
 
 def _found(one: EvaluatedCaption) -> float:
-    known = {word for reference in one.references for word in normalize(reference).split()}
-    words = normalize(one.caption).split()
+    known = {word for reference in one.references for word in split_words(reference)}
+    words = split_words(one.caption)
     return sum(word in known for word in words) / len(words) if words else 0.0
 
 

@@ -76,6 +76,17 @@ def test_greedy_tokens_equal_generate(both: tuple[VisionEncoderDecoderModel, Cap
     assert len(captioner.caption(list(pixels), beam_size=3)) == 6
 
 
+def test_transformers_shards_load_alike(
+    both: tuple[VisionEncoderDecoderModel, Captioner, Path], tmp_path: Path
+) -> None:
+    model, captioner, _ = both
+    model.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    pixels = list(np.random.default_rng(2).integers(0, 255, (3, 32, 32, 3), np.uint8))
+    sharded = load_captioner(tmp_path, device="cpu", precision="fp32")
+    assert [one.tokens for one in sharded.caption(pixels)] == [one.tokens for one in captioner.caption(pixels)]
+
+
 def test_legacy_key_names_load(both: tuple[VisionEncoderDecoderModel, Captioner, Path], tmp_path: Path) -> None:
     model, captioner, directory = both
     renamed = {}

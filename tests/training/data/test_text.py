@@ -1,4 +1,8 @@
-from streamcap.training.data.text import STOP, make_tokenizer, normalize
+import unicodedata
+
+import pytest
+
+from streamcap.training.data.text import STOP, make_tokenizer, normalize, split_words
 
 
 def test_normalize_lowers_and_drops_punctuation() -> None:
@@ -23,3 +27,47 @@ def test_tokenizer_round_trip_and_single_token_words() -> None:
     assert tokenizer.encode("dog").ids[0] == tokenizer.encode("a dog").ids[-1]
     assert tokenizer.token_to_id(STOP) == 0
     assert tokenizer.decode(tokenizer.encode("ein Bär").ids).strip() == "ein Bär"
+
+
+@pytest.mark.parametrize(
+    ("caption", "normalized"),
+    [
+        ("एक लड़की दौड़ती है।", "एक लड़की दौड़ती है"),
+        ("เด็กผู้หญิงกำลังวิ่ง", "เด็กผู้หญิงกำลังวิ่ง"),
+        ("ஒரு பெண் ஓடுகிறாள்!", "ஒரு பெண் ஓடுகிறாள்"),
+        ("كَلْبٌ يَركُض، سريعاً", "كَلْبٌ يَركُض سريعاً"),
+        ("کتاب‌ها را می‌خواند", "کتاب‌ها را می‌خواند"),
+        ("一只狗,在草地上奔跑。", "一只狗 在草地上奔跑"),
+        ("犬が走る 🐕️", "犬が走る"),
+        ("Cafe\u0301 – NAÏVE", "café naïve"),
+        ("L’homme d'ici", "l'homme d'ici"),
+        ("İstanbul'da bir KÖPEK", "istanbul'da bir köpek"),
+    ],
+)
+def test_normalise_keeps_letters_and_marks(caption: str, normalized: str) -> None:
+    assert normalize(caption) == unicodedata.normalize("NFC", normalized)
+
+
+def test_normalise_tells_girl_from_boy_in_hindi() -> None:
+    assert normalize("लड़की दौड़ती है") != normalize("लड़का दौड़ता है")
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("A man's hat.", ["a", "man", "'s", "hat"]),
+        ("एक लड़की दौड़ती है", ["एक", "लड़की", "दौड़ती", "है"]),
+        ("一只狗 runs 在草地", ["一", "只", "狗", "runs", "在", "草", "地"]),
+        ("2匹の犬が", ["2", "匹", "の", "犬", "が"]),
+        ("ผู้หญิง", ["ผู้", "ห", "ญิ", "ง"]),
+        ("개가 달린다", ["개가", "달린다"]),
+    ],
+)
+def test_split_words_of_scripts_without_blanks(caption: str, words: list[str]) -> None:
+    assert split_words(caption) == [unicodedata.normalize("NFC", word) for word in words]
+
+
+@pytest.mark.parametrize("caption", ["लड़की दौड़ती है", "เด็กผู้หญิงกำลังวิ่ง", "一只狗在草地上奔跑"])
+def test_tokenizer_gives_back_every_script(caption: str) -> None:
+    tokenizer = make_tokenizer([caption] * 20, 400)
+    assert tokenizer.decode(tokenizer.encode(caption).ids).strip() == caption

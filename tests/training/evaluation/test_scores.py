@@ -125,3 +125,24 @@ def test_empty_caption_scores_zero() -> None:
 def test_invalid_input_is_refused(captions: list[str], references: list[list[str]]) -> None:
     with pytest.raises(InputError):
         score(captions, references)
+
+
+@pytest.mark.parametrize(
+    ("caption", "near", "far"),
+    [
+        ("一只狗在草地上奔跑", "一只狗在草地上走", "两个人在海边踢足球"),
+        ("เด็กผู้หญิงกำลังวิ่ง", "เด็กผู้หญิงกำลังเดิน", "รถสีแดงจอดอยู่"),
+    ],
+)
+def test_scores_of_scripts_without_blanks(caption: str, near: str, far: str) -> None:
+    scores = score([caption, far], [[near], [far]])
+    assert scores.unit == "words; characters in scripts without blanks"
+    assert 0.3 < scores.bleu1 < 1
+    assert scores.each_cider[0] > 0
+    assert score([far, caption], [[near], [far]]).each_cider[0] < scores.each_cider[0]
+
+
+def test_scores_tell_hindi_vowels_apart() -> None:
+    scores = score(["लड़की दौड़ती है"], [["लड़का दौड़ता है"]])
+    assert (scores.exact, scores.unit) == (0.0, "words")
+    assert scores.bleu1 == pytest.approx(1 / 3)

@@ -1,0 +1,40 @@
+"""HEIC and HEIF, the photos of phones, by `pillow-heif`, which is imported when the first one is met."""
+
+from __future__ import annotations
+
+from streamcap.errors import InputError
+
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+# Brands of ISO/IEC 23008-12; AVIF shares the container, and Pillow reads it.
+_HEVC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
+_ANY_BRANDS = frozenset({b"mif1", b"msf1", b"mif2"})
+
+
+_AV1_BRANDS = frozenset({b"avif", b"avis"})
+
+
+def is_heif(first_bytes: bytes) -> bool:
+    """Whether a file that begins so is HEIF and not AVIF. first_bytes: 32 or more."""
+    brands = _brands(first_bytes)
+    return bool(brands & _HEVC_BRANDS) or (bool(brands & _ANY_BRANDS) and not brands & _AV1_BRANDS)
+
+
+def is_image_container(first_bytes: bytes) -> bool:
+    """Whether a file that begins so is HEIF or AVIF, which libav would open as a video of the image's tiles."""
+    return bool(_brands(first_bytes) & (_HEVC_BRANDS | _ANY_BRANDS | _AV1_BRANDS))
+
+
+def _brands(first_bytes: bytes) -> frozenset[bytes]:
+    if first_bytes[4:8] != b"ftyp":
+        return frozenset()
+    length = min(int.from_bytes(first_bytes[:4], "big"), len(first_bytes))
+    return frozenset({first_bytes[8:12], *(first_bytes[at : at + 4] for at in range(16, length - 3, 4))})
+
+
+def register_heif() -> None:
+    """Let Pillow read HEIF. Raises InputError where `pillow-heif` is not installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise InputError("a HEIC image; to read it, install the package pillow-heif") from None
+    pillow_heif.register_heif_opener()

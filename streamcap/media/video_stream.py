@@ -1,0 +1,36 @@
+"""Which video of a file or network stream is taken, for every command alike."""
+
+from __future__ import annotations
+
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+
+def moving_videos(container: InputContainer) -> list[VideoStream]:
+    """The video streams; the cover frame of a song is none."""
+    return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+
+
+def best_video(container: InputContainer) -> VideoStream | None:
+    """The stream that libav ranks first (av_find_best_stream), as players do; None where there is no video."""
+    moving = moving_videos(container)
+    best = container.streams.best("video")
+    if isinstance(best, VideoStream) and best in moving:
+        return best
+    return moving[0] if moving else None
+
+
+def describe_choice(container: InputContainer, chosen: VideoStream) -> str | None:
+    """One line that names the stream taken and the others; None where there is no choice."""
+    moving = moving_videos(container)
+    if len(moving) < 2:
+        return None
+    others = ", ".join(_describe(stream) for stream in moving if stream.index != chosen.index)
+    return f"{len(moving)} videos in it; taking {_describe(chosen)}, not {others}"
+
+
+def _describe(stream: VideoStream) -> str:
+    context = stream.codec_context
+    codec = "an unknown codec" if context is None else context.name
+    return f"stream {stream.index} ({codec} {stream.width}x{stream.height})"

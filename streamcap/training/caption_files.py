@@ -1,0 +1,180 @@
+"""Files of captions as they are published, parsed: Flickr8k and 30k, COCO, ClipCap's list, Karpathy's splits."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from streamcap.errors import InputError
+
+_NAME_COLUMNS = ("image", "image_name", "filename", "file_name")
+_CAPTION_COLUMNS = ("caption", "comment", "raw")
+# One line of Flickr30k's results.csv lacks its second bar.
+_BAR_LACKING = re.compile(r"^(\d+)\s+(\S.*)$", re.DOTALL)
+_COCO_FOLDERS = ("train2014", "val2014", "train2017", "val2017", "test2014", "test2015")
+_KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
+
+
+@dataclass(slots=True)
+class CaptionLines:
+    """What a file of captions says, one caption a line."""
+
+    captions: dict[str, list[str]] = field(default_factory=dict)
+    """By image name, in the file's order."""
+    malformed: list[tuple[int, str]] = field(default_factory=list)
+    """Line number, from 1, and text."""
+
+
+@dataclass(frozen=True, slots=True)
+class CocoImage:
+    """One image and what is said of it."""
+
+    paths: tuple[str, ...]
+    """Where it may be, seen from the folder of images; the likeliest first."""
+    captions: tuple[str, ...]
+
+
+def read_text(path: Path) -> str:
+    """UTF-8 with or without a byte order mark, line ends as `\\n`. Raises InputError."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines as an editor counts them: U+2028 and its like inside a caption end none. Raises InputError."""
+    return read_text(path).split("\n")
+
+
+def read_captions(path: Path) -> CaptionLines:
+    """Flickr's files, by their first line: `name| number| caption`, `name#number TAB caption`, or a csv with a header.
+
+    Raises InputError for a file that cannot be read.
+    """
+    text = read_text(path)
+    first = text.lstrip("\n").partition("\n")[0]
+    columns = _csv_columns(first)
+    if columns is not None:
+        return _read_csv(text, *columns)
+    found = CaptionLines()
+    by_tab = "\t" in first and "#" in first.partition("\t")[0]
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip() or (number == 1 and line.lower().startswith("image_name")):
+            continue
+        parsed = _by_tab(line) if by_tab else _by_bars(line)
+        if parsed is None:
+            found.malformed.append((number, line))
+        else:
+            found.captions.setdefault(parsed[0], []).append(parsed[1])
+    return found
+
+
+def _by_tab(line: str) -> tuple[str, str] | None:
+    name, tab, caption = line.partition("\t")
+    return (name.rpartition("#")[0].strip(), caption.strip()) if tab and "#" in name else None
+
+
+def _by_bars(line: str) -> tuple[str, str] | None:
+    parts = [part.strip() for part in line.split("|", 2)]
+    if len(parts) == 3:
+        return parts[0], parts[2]
+    lacking = _BAR_LACKING.match(parts[1]) if len(parts) == 2 else None
+    return (parts[0], lacking[2].strip()) if lacking else None
+
+
+def _csv_columns(header: str) -> tuple[int, int] | None:
+    """Places of the image's name and the caption; None where this is no header of a csv."""
+    names = [name.strip().lower() for name in header.split(",")]
+    name = next((names.index(one) for one in _NAME_COLUMNS if one in names), None)
+    caption = next((names.index(one) for one in _CAPTION_COLUMNS if one in names), None)
+    return None if name is None or caption is None else (name, caption)
+
+
+def _read_csv(text: str, name_place: int, caption_place: int) -> CaptionLines:
+    found = CaptionLines()
+    rows = csv.reader(io.StringIO(text, newline=""))
+    next(rows, None)
+    try:
+        for row in rows:
+            if not row:
+                continue
+            if len(row) <= max(name_place, caption_place):
+                found.malformed.append((rows.line_num, ",".join(row)))
+            else:
+                found.captions.setdefault(row[name_place].strip(), []).append(row[caption_place].strip())
+    except csv.Error as error:
+        found.malformed.append((rows.line_num, str(error)))
+    return found
+
+
+def read_json(path: Path) -> Any:
+    """Any json. Raises InputError for a file that cannot be read."""
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+
+
+def is_karpathy(content: Any) -> bool:
+    """Whether this is a `dataset_coco.json` (or `_flickr8k`, `_flickr30k`) of Karpathy's splits."""
+    images = content.get("images") if isinstance(content, Mapping) else None
+    return isinstance(images, list) and bool(images) and isinstance(images[0], Mapping) and "sentences" in images[0]
+
+
+def parse_karpathy(content: Mapping[str, Any]) -> dict[str, list[CocoImage]]:
+    """Images by split; `restval` belongs to train, as everybody uses it. Raises KeyError, TypeError or ValueError."""
+    splits: dict[str, list[CocoImage]] = {}
+    for image in content["images"]:
+        split = _KARPATHY_SPLITS[str(image.get("split", "train"))]
+        name = str(image["filename"])
+        inside = [f"{image['filepath']}/{name}"] if image.get("filepath") else []
+        captions = tuple(_sentence(sentence) for sentence in image["sentences"])
+        splits.setdefault(split, []).append(CocoImage((*inside, *_coco_paths(name)), captions))
+    return splits
+
+
+def _sentence(sentence: Mapping[str, Any]) -> str:
+    return str(sentence["raw"]) if "raw" in sentence else " ".join(map(str, sentence["tokens"]))
+
+
+def parse_coco(content: Any) -> tuple[list[CocoImage], list[str]]:
+    """COCO's json, or ClipCap's list of annotations alone; and the image ids that `images` lacks.
+
+    Raises KeyError, TypeError or ValueError for something else.
+    """
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        return _parse_annotations(content), []
+    names = {str(image["id"]): str(image["file_name"]) for image in content["images"]}
+    said: dict[str, list[str]] = {image: [] for image in names}
+    unknown = []
+    for annotation in content["annotations"]:
+        image = str(annotation["image_id"])
+        if image in said:
+            said[image].append(str(annotation["caption"]))
+        else:
+            unknown.append(image)
+    return [CocoImage(_coco_paths(name), tuple(said[image])) for image, name in names.items()], unknown
+
+
+def _parse_annotations(annotations: Sequence[Any]) -> list[CocoImage]:
+    said: dict[int, list[str]] = {}
+    for annotation in annotations:
+        said.setdefault(int(annotation["image_id"]), []).append(str(annotation["caption"]))
+    found = []
+    for image, captions in said.items():
+        old = [f"{folder}/COCO_{folder}_{image:012d}.jpg" for folder in ("train2014", "val2014")]
+        new = [f"{folder}/{image:012d}.jpg" for folder in ("train2017", "val2017")]
+        flat = [path.partition("/")[2] for path in (*old, new[0])]
+        found.append(CocoImage((*old, *new, *flat), tuple(captions)))
+    return found
+
+
+def _coco_paths(name: str) -> tuple[str, ...]:
+    return name, *(f"{folder}/{name}" for folder in _COCO_FOLDERS)
