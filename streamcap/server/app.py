@@ -13,8 +13,9 @@ import streamcap
 from streamcap.server import errors
 from streamcap.server.auth import Auth
 from streamcap.server.feed.broadcaster import FeedBroadcaster
+from streamcap.server.limits import RequestLimits
 from streamcap.server.metrics import Metrics
-from streamcap.server.middleware import RequestLimits
+from streamcap.server.middleware import SecurityHeaders
 from streamcap.server.options import ServerOptions
 from streamcap.server.readiness import Readiness
 from streamcap.server.routes import feed, health, hls, page, stream, webrtc
@@ -56,7 +57,8 @@ def create_app(streams: StreamSet, options: ServerOptions) -> FastAPI:
     app.include_router(health.routes(streams, metrics, auth))
     app.include_router(page.routes())
     app.add_middleware(Readiness, streams=streams)
-    app.add_middleware(RequestLimits, most_bytes=options.max_body_bytes)
+    app.add_middleware(RequestLimits, max_body_bytes=options.max_body_bytes)
+    app.add_middleware(SecurityHeaders)
     if options.origins:
         app.add_middleware(
             CORSMiddleware,

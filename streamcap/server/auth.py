@@ -5,16 +5,16 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterable
 
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from streamcap.server.errors import RefusalError
 from streamcap.server.options import LOOPBACK_NAMES, ServerOptions
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="streamcap"'}
 
 
 class Auth:
-    """Checks one request or websocket handshake; raises RefusalError (401 or 403) with the reason."""
+    """Checks one request or websocket handshake; raises HTTPException (401 or 403) with the reason."""
 
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
@@ -26,7 +26,7 @@ class Auth:
         """Let pass who may see captions, states and video."""
         self._check_origin(connection)
         if not self._options.open and not _matches(_token(connection), self._view):
-            raise RefusalError(
+            raise HTTPException(
                 401, "a view token is needed: Authorization: Bearer TOKEN, or token=TOKEN in the query", _CHALLENGE
             )
 
@@ -39,8 +39,8 @@ class Auth:
         if _matches(token, self._publish):
             return
         if _matches(token, self._view):
-            raise RefusalError(403, "a view token cannot do this; a publish token is needed")
-        raise RefusalError(
+            raise HTTPException(403, "a view token cannot do this; a publish token is needed")
+        raise HTTPException(
             401, "a publish token is needed: Authorization: Bearer TOKEN, or token=TOKEN in the query", _CHALLENGE
         )
 
@@ -48,14 +48,14 @@ class Auth:
         host = connection.headers.get("host", "")
         if self._options.open and _host_name(host) not in self._hosts:
             # A page of elsewhere whose name was made to point at this machine (DNS rebinding) names itself here.
-            raise RefusalError(
+            raise HTTPException(
                 403, f"host {host[:80]!r} is not this server's; open it as {self._options.host}, or set a token"
             )
         origin = connection.headers.get("origin")
         if origin is None or "*" in self._options.origins or origin in self._options.origins:
             return
         if origin == "null" or origin.partition("://")[2].lower() != host.lower():
-            raise RefusalError(
+            raise HTTPException(
                 403, f"origin {origin[:80]!r} is not allowed; start the service with it as an allowed origin"
             )
 

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from streamcap.server.auth import Auth
-from streamcap.server.errors import RefusalError
 from streamcap.server.options import ServerOptions
 from streamcap.server.webrtc.session import SDP, TRICKLE, WebRtcSession, read_body
 from streamcap.server.webrtc.whep import WhepSessions
@@ -48,7 +48,7 @@ def routes(whip_sessions: WhipSessions, whep_sessions: WhepSessions, auth: Auth,
             """More ICE candidates, as `application/trickle-ice-sdpfrag`."""
             peer = find(name, session)
             if request.headers.get("if-match", "*") not in ("*", f'"{peer.id}"'):
-                raise RefusalError(412, "If-Match names another session")
+                raise HTTPException(412, "If-Match names another session")
             await peer.add_candidates(await read_body(request, TRICKLE))
 
         @router.delete(f"{path}/{{session}}", dependencies=[Depends(check)])

@@ -8,7 +8,8 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from streamcap.server.errors import RefusalError
+from starlette.exceptions import HTTPException
+
 from streamcap.server.options import ServerOptions
 from streamcap.server.webrtc.preview import CODEC, Preview, PreviewTrack
 from streamcap.server.webrtc.session import WebRtcSession, is_there
@@ -45,10 +46,10 @@ class WhepSessions:
         return len(self._whep_sessions)
 
     async def watch(self, name: str, offer: str) -> tuple[WhepSession, str]:
-        """A new watcher of stream `name`, and the SDP answer. Raises RefusalError, UnknownStreamError."""
+        """A new watcher of stream `name`, and the SDP answer. Raises HTTPException, UnknownStreamError."""
         preview = self._preview(name)
         if len(self._whep_sessions) >= self._options.max_whep_sessions:
-            raise RefusalError(
+            raise HTTPException(
                 503, f"{len(self._whep_sessions)} watch already, the most this service takes", {"Retry-After": "5"}
             )
         track = preview.join()
@@ -66,10 +67,10 @@ class WhepSessions:
         return watcher, answer
 
     def find(self, name: str, session: str) -> WhepSession:
-        """The watcher of that session. Raises RefusalError (404)."""
+        """The watcher of that session. Raises HTTPException (404)."""
         watcher = self._whep_sessions.get(session)
         if watcher is None or watcher.name != name:
-            raise RefusalError(404, f"there is no such session of {name[:80]}")
+            raise HTTPException(404, f"there is no such session of {name[:80]}")
         return watcher
 
     async def end(self, watcher: WhepSession) -> None:

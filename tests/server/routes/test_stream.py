@@ -156,4 +156,4 @@ async def test_file_name_that_is_not_unicode_is_listed(server: Server) -> None:
     await server.streams.add("film", "/films/caf\udce9.mp4")
     listed = await server.http.get("/streams")
     assert listed.status_code == 200
-    assert listed.json()[1]["url"] == "/films/caf?.mp4"
+    assert listed.json()[1]["url"] == "/films/caf\ufffd.mp4"
