@@ -16,6 +16,7 @@ from streamcap.server.feed.broadcaster import FeedBroadcaster
 from streamcap.server.limits import RequestLimits
 from streamcap.server.metrics import Metrics
 from streamcap.server.middleware import SecurityHeaders
+from streamcap.server.offers import OfferPace
 from streamcap.server.options import ServerOptions
 from streamcap.server.readiness import Readiness
 from streamcap.server.routes import feed, health, hls, page, stream, webrtc
@@ -26,7 +27,8 @@ from streamcap.streams.stream_set import StreamSet
 
 def create_app(streams: StreamSet, options: ServerOptions) -> FastAPI:
     """The application; serve it with `streamcap.server.http_server.serve`. `streams` stays the caller's to close."""
-    whip_sessions, whep_sessions = WhipSessions(streams, options), WhepSessions(streams, options)
+    pace = OfferPace()
+    whip_sessions, whep_sessions = WhipSessions(streams, options, pace), WhepSessions(streams, options, pace)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

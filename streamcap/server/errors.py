@@ -17,12 +17,13 @@ from streamcap.captions.text import clean_text
 from streamcap.errors import InputError, StreamcapError
 from streamcap.redact import redact
 from streamcap.streams.caption_files import FilesLockedError
-from streamcap.streams.stream_set import DuplicateStreamError, TooManyStreamsError
+from streamcap.streams.stream_set import DuplicateStreamError, StreamRemovedError, TooManyStreamsError
 
 _METHODS = ("DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT")  # HEAD goes with GET
 _STATUS: dict[type[InputError], int] = {
     UnknownStreamError: 404,
     DuplicateStreamError: 409,
+    StreamRemovedError: 409,
     FilesLockedError: 409,
     TooManyStreamsError: 503,
 }

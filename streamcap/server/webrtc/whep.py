@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
 
+from streamcap.server.offers import OfferPace
 from streamcap.server.options import ServerOptions
 from streamcap.server.webrtc.preview import CODEC, Preview, PreviewTrack
 from streamcap.server.webrtc.session import WebRtcSession, is_there
@@ -35,8 +36,9 @@ class WhepSession:
 class WhepSessions:
     """Starts, finds and ends watchers; one preview for each stream that is watched. All calls on the event loop."""
 
-    def __init__(self, streams: StreamSet, options: ServerOptions) -> None:
+    def __init__(self, streams: StreamSet, options: ServerOptions, pace: OfferPace) -> None:
         self._streams = streams
+        self._pace = pace
         self._options = options
         self._whep_sessions: dict[str, WhepSession] = {}
         self._previews: dict[str, tuple[object, Preview]] = {}
@@ -52,10 +54,12 @@ class WhepSessions:
             raise HTTPException(
                 503, f"{len(self._whep_sessions)} watch already, the most this service takes", {"Retry-After": "5"}
             )
+        delay = self._pace.reserve_now()
         track = preview.join()
         watcher = WhepSession(name, WebRtcSession(self._options.ice_servers), track)
         self._whep_sessions[watcher.peer.id] = watcher
         try:
+            await asyncio.sleep(delay)
             watcher.peer.send(track, CODEC)
             answer = await watcher.peer.answer(offer, directions=("recvonly", "sendrecv"))
         except BaseException:  # a cancelled request, too, must free the encoder and the connection

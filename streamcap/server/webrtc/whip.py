@@ -13,6 +13,7 @@ from aiortc.mediastreams import MediaStreamError
 from av import VideoFrame
 from starlette.exceptions import HTTPException
 
+from streamcap.server.offers import OfferPace
 from streamcap.server.options import ServerOptions
 from streamcap.server.webrtc.session import WebRtcSession, is_there
 from streamcap.streams.stream import Stream
@@ -50,9 +51,15 @@ class WhipSessions:
     """Starts, finds and ends publishers. All calls on the event loop."""
 
     def __init__(
-        self, streams: StreamSet, options: ServerOptions, *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        streams: StreamSet,
+        options: ServerOptions,
+        pace: OfferPace,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._streams = streams
+        self._pace = pace
         self._options = options
         self._monotonic = monotonic
         self._whip_sessions: dict[str, WhipSession] = {}
@@ -64,12 +71,14 @@ class WhipSessions:
     async def publish(self, name: str, offer: str) -> tuple[WhipSession, str]:
         """A new publisher of stream `name`, which is made if there is none, and the SDP answer.
 
-        Raises HTTPException (409: the name is taken; 400, 406: the offer), InputError (the name).
+        Raises HTTPException (409: the name is taken; 400, 406: the offer; 503: too many), InputError (the name).
         """
         if name in self._whip_sessions:
             raise HTTPException(409, f"someone publishes to {name} already")
+        delay = self._pace.reserve_now()
         publisher = self._whip_sessions[name] = WhipSession(name, WebRtcSession(self._options.ice_servers))
         try:
+            await asyncio.sleep(delay)
             answer = await publisher.peer.answer(offer, directions=("sendonly", "sendrecv"))
             track = publisher.peer.video()
             if track is None:

@@ -321,6 +321,22 @@ FRAGMENTS = st.one_of(
 )
 
 
+async def test_offers_beyond_the_pace_are_503(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamcap.server.offers.OFFER_INTERVAL", 1000.0)
+    async with connection() as peer:
+        peer.addTransceiver("video", "recvonly")
+        told = await offer(peer)
+        first, *others = [
+            await server.http.post(f"/{kind}", content=told, headers=SDP)
+            for kind in ("whep/door", "whep/door", "whip/tab", "whip/tab")
+        ]
+    assert first.status_code == 201
+    assert {answer.status_code for answer in others} == {503}
+    assert {answer.headers["retry-after"] for answer in others} == {"2"}
+    assert len(server.app.state.whip_sessions) == 0
+    assert (await server.http.delete(first.headers["location"])).status_code == 200
+
+
 @options(deadline=None, derandomize=True, max_examples=10)
 @given(st.lists(FRAGMENTS, min_size=5, max_size=10))
 def test_any_ice_fragment_is_accepted_or_refused(fragments: list[str]) -> None:
