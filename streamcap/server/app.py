@@ -11,13 +11,14 @@ from starlette.middleware.cors import CORSMiddleware
 
 import streamcap
 from streamcap.server import errors
-from streamcap.server.auth import Auth
+from streamcap.server.auth import Auth, normal_origin
 from streamcap.server.feed.broadcaster import FeedBroadcaster
 from streamcap.server.limits import RequestLimits
 from streamcap.server.metrics import Metrics
 from streamcap.server.middleware import SecurityHeaders
 from streamcap.server.offers import OfferPace
 from streamcap.server.options import ServerOptions
+from streamcap.server.path_prefix import PathPrefix
 from streamcap.server.readiness import Readiness
 from streamcap.server.routes import feed, health, hls, page, stream, webrtc
 from streamcap.server.webrtc.whep import WhepSessions
@@ -64,9 +65,10 @@ def create_app(streams: StreamSet, options: ServerOptions) -> FastAPI:
     if options.origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=sorted(options.origins),
+            allow_origins=sorted(map(normal_origin, options.origins)),
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "If-Match"],
             expose_headers=["Location", "ETag", "Link"],
         )
+    app.add_middleware(PathPrefix, root_path=options.root_path)
     return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Iterable
 
 from starlette.exceptions import HTTPException
@@ -10,6 +11,8 @@ from starlette.requests import HTTPConnection
 
 from streamcap.server.options import LOOPBACK_NAMES, ServerOptions
 
+_PORTS = {"http": 80, "https": 443}
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@?#\s]+)(:[0-9]{1,5})?")
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="streamcap"'}
 
 
@@ -20,6 +23,7 @@ class Auth:
         self._options = options
         self._publish = [token.encode() for token in options.publish_tokens]
         self._view = [token.encode() for token in options.view_tokens] + self._publish
+        self._origins = {normal_origin(origin) for origin in options.origins}
         self._hosts = LOOPBACK_NAMES | {options.host}
 
     def viewer(self, connection: HTTPConnection) -> None:
@@ -52,12 +56,31 @@ class Auth:
                 403, f"host {host[:80]!r} is not this server's; open it as {self._options.host}, or set a token"
             )
         origin = connection.headers.get("origin")
-        if origin is None or "*" in self._options.origins or origin in self._options.origins:
+        if origin is None or "*" in self._origins or normal_origin(origin) in self._origins:
             return
-        if origin == "null" or origin.partition("://")[2].lower() != host.lower():
+        if not is_same_origin(origin, host):
             raise HTTPException(
                 403, f"origin {origin[:80]!r} is not allowed; start the service with it as an allowed origin"
             )
+
+
+def normal_origin(origin: str) -> str:
+    """`origin` in lower case, without its scheme's own port, as browsers send it."""
+    origin = origin.lower()
+    scheme, _, authority = origin.partition("://")
+    port = f":{_PORTS.get(scheme, 0)}"
+    return origin.removesuffix(port) if authority.endswith(port) else origin
+
+
+def is_same_origin(origin: str, host: str) -> bool:
+    """Whether a page of `origin` comes from the server that the header `Host: host` names.
+
+    The scheme is not compared: behind a proxy that ends TLS this server cannot know it.
+    """
+    scheme, _, authority = normal_origin(origin).partition("://")
+    if scheme not in _PORTS or _AUTHORITY.fullmatch(authority) is None:
+        return False
+    return normal_origin(f"{scheme}://{host}") == f"{scheme}://{authority}"
 
 
 def _token(connection: HTTPConnection) -> bytes:

@@ -132,6 +132,8 @@ async def serve(
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         lifespan="on",
+        ssl_certfile=options.tls_cert,
+        ssl_keyfile=options.tls_key,
     )
     log_filter = LogFilter(options.view_tokens | options.publish_tokens)
     for name in ("uvicorn.access", "uvicorn.error"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from streamcap.server.path_prefix import route_path
+
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -33,7 +35,7 @@ class SecurityHeaders:
                     headers.setdefault(name, value)
             await send(message)
 
-        if scope["method"] == "HEAD" and not scope["path"].startswith("/captions/"):
+        if scope["method"] == "HEAD" and not route_path(scope).startswith("/captions/"):
             # As GET; uvicorn leaves the body out. An event stream would have no end.
             scope = {**scope, "method": "GET"}
         await self._app(scope, receive, send_with_headers)

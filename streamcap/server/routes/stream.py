@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
@@ -69,11 +69,11 @@ def routes(streams: StreamSet, auth: Auth, options: ServerOptions) -> APIRouter:
         return [shown(streams.get(name).view()) for name in streams.names()]
 
     @router.post("", status_code=201, dependencies=[Depends(auth.publisher)])
-    async def add_stream(new: NewStream, response: Response) -> StreamSnapshot:
+    async def add_stream(new: NewStream, request: Request, response: Response) -> StreamSnapshot:
         """Start captioning a camera. Network addresses only, unless the service was started with `--allow-local`."""
         check_scheme(new.url, allow_local=options.allow_local)
         stream = await streams.add(new.name, new.url, new.every)
-        response.headers["Location"] = f"/streams/{stream.name}"
+        response.headers["Location"] = f"{request.scope['root_path']}/streams/{stream.name}"
         return shown(stream.view())
 
     @router.get("/{name}", dependencies=[Depends(auth.viewer)])
