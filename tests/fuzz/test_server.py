@@ -18,7 +18,7 @@ HANDSHAKE = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 STATUS = re.compile(rb"\AHTTP/1\.1 (\d{3}) ")
-ALLOWED = {101, *range(200, 500), 501, 503}
+ALLOWED = {100, 101, *range(200, 500), 501, 503}
 
 
 @pytest.fixture(scope="module")
