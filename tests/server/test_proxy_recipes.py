@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import socket
 import ssl
@@ -33,9 +34,10 @@ def free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def running(port: int, *command: str | Path) -> AsyncIterator[None]:
+async def running(directory: Path, port: int, *command: str | Path) -> AsyncIterator[None]:
     """`command`, once it listens on `port`, until it is ended."""
-    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
+    environment = {**os.environ, "HOME": str(directory), "XDG_CONFIG_HOME": str(directory)}
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL, env=environment)
     try:
         async with asyncio.timeout(TIMEOUT_FACTOR):
             while True:
@@ -73,7 +75,7 @@ def caddy(directory: Path, port: int, there: int) -> list[str | Path]:
     cert, key = certificate(directory)
     text = recipe("caddyfile").replace("home.example {", f"https://127.0.0.1:{port} {{\n    tls {cert} {key}")
     config = directory / "Caddyfile"
-    options = "{\n    admin off\n    auto_https off\n    persist_config off\n}\n"
+    options = f"{{\n    admin off\n    auto_https off\n    storage file_system {directory}\n}}\n"
     config.write_text(options + text.replace(":8642", f":{there}"))
     return [require_program("caddy", "it runs the recipe"), "run", "--adapter", "caddyfile", "--config", config]
 
@@ -83,7 +85,7 @@ async def test_recipe_serves_under_prefix_with_tls(start: Start, tmp_path: Path,
     server: Server = await start(publish_tokens=frozenset({"t"}), root_path="/cams")
     door = await server.streams.add("door", "rtsp://door")
     port = free_port()
-    async with running(port, *proxy(tmp_path, port, server.port)):
+    async with running(tmp_path, port, *proxy(tmp_path, port, server.port)):
         trust = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
         url, headers = f"https://127.0.0.1:{port}", {"Authorization": "Bearer t", "Origin": f"https://127.0.0.1:{port}"}
         async with httpx.AsyncClient(base_url=url, verify=trust, headers=headers, timeout=TIMEOUT_FACTOR) as http:
