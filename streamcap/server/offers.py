@@ -8,27 +8,31 @@ from starlette.exceptions import HTTPException
 
 # An answer takes 10 to 30 ms of the event loop, in parts of a few ms; at this pace captions go on between them.
 OFFER_INTERVAL = 0.05
-MAX_WAIT_SECONDS = 2.0
+MAX_WAITING = 40
 
 
 class OfferPace:
-    """Spaces answers OFFER_INTERVAL apart, for WHIP and WHEP together. Offers that would wait longer than
-    MAX_WAIT_SECONDS are refused, and counted.
+    """Begins work on offers OFFER_INTERVAL apart, for WHIP and WHEP together, also after the loop was held up. While
+    MAX_WAITING wait, further ones are refused, and counted.
     """
 
     def __init__(self) -> None:
         self.refused = 0
-        self._next = 0.0
+        self._waiting = 0
+        self._lock = asyncio.Lock()
 
-    def reserve_seq(self, now: float) -> float:
-        """Seconds to wait, from `now`, before the work on a new offer begins. Raises HTTPException (503)."""
-        delay = max(0.0, self._next - now)
-        if delay > MAX_WAIT_SECONDS:
+    def check(self) -> None:
+        """Raises HTTPException (503) where there is no room for one more."""
+        if self._lock.locked() and self._waiting >= MAX_WAITING:
             self.refused += 1
-            raise HTTPException(503, "too many offers at a time", {"Retry-After": f"{MAX_WAIT_SECONDS:.0f}"})
-        self._next = now + delay + OFFER_INTERVAL
-        return delay
+            raise HTTPException(503, "too many offers at a time", {"Retry-After": "2"})
 
-    def reserve_now(self) -> float:
-        """`reserve_seq` by the running loop's clock."""
-        return self.reserve_seq(asyncio.get_running_loop().time())
+    async def turn(self) -> None:
+        """Until the work on one more offer may begin. Raises HTTPException (503)."""
+        self.check()
+        self._waiting += 1
+        try:
+            await self._lock.acquire()
+        finally:
+            self._waiting -= 1
+        asyncio.get_running_loop().call_later(OFFER_INTERVAL, self._lock.release)

@@ -1,20 +1,41 @@
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
 from starlette.exceptions import HTTPException
 
-from streamcap.server.offers import MAX_WAIT_SECONDS, OFFER_INTERVAL, OfferPace
+from streamcap.server import offers
+from streamcap.server.offers import OfferPace
 
 
-def test_offers_are_spaced_and_the_line_is_bounded() -> None:
+async def test_turns_do_not_bunch_after_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offers, "OFFER_INTERVAL", 0.01)
+    pace, order = OfferPace(), []
+
+    async def one(number: int) -> None:
+        await pace.turn()
+        order.append(number)
+
+    tasks = [asyncio.create_task(one(number)) for number in range(5)]
+    time.sleep(0.05)  # noqa: ASYNC251 - the loop is held up for several intervals
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert order == [0]
+    await asyncio.gather(*tasks)
+    assert order == [0, 1, 2, 3, 4]
+
+
+async def test_offers_beyond_the_line_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offers, "MAX_WAITING", 2)
     pace = OfferPace()
-    assert pace.reserve_seq(1000.0) == 0
-    assert pace.reserve_seq(1000.0) == pytest.approx(OFFER_INTERVAL)
-    delays = []
+    tasks = [asyncio.create_task(pace.turn()) for _ in range(3)]
+    await asyncio.sleep(0)
     with pytest.raises(HTTPException) as refused:
-        delays.extend(pace.reserve_seq(1000.0) for _ in range(1000))
-    assert delays[-1] <= MAX_WAIT_SECONDS < delays[-1] + OFFER_INTERVAL
+        pace.check()
     assert (refused.value.status_code, refused.value.headers, pace.refused) == (503, {"Retry-After": "2"}, 1)
-    # Those refused took no place in the line; later there is none.
-    assert pace.reserve_seq(1000.0 + MAX_WAIT_SECONDS) <= 2 * OFFER_INTERVAL
-    assert pace.reserve_seq(2000.0) == 0
+    tasks[2].cancel()  # who goes away leaves its place
+    await asyncio.wait((tasks[2],))
+    pace.check()
+    await asyncio.gather(*tasks[:2])

@@ -54,12 +54,12 @@ class WhepSessions:
             raise HTTPException(
                 503, f"{len(self._whep_sessions)} watch already, the most this service takes", {"Retry-After": "5"}
             )
-        delay = self._pace.reserve_now()
+        self._pace.check()
         track = preview.join()
         watcher = WhepSession(name, WebRtcSession(self._options.ice_servers), track)
         self._whep_sessions[watcher.peer.id] = watcher
         try:
-            await asyncio.sleep(delay)
+            await self._pace.turn()
             watcher.peer.send(track, CODEC)
             answer = await watcher.peer.answer(offer, directions=("recvonly", "sendrecv"))
         except BaseException:  # a cancelled request, too, must free the encoder and the connection

@@ -75,10 +75,10 @@ class WhipSessions:
         """
         if name in self._whip_sessions:
             raise HTTPException(409, f"someone publishes to {name} already")
-        delay = self._pace.reserve_now()
+        self._pace.check()
         publisher = self._whip_sessions[name] = WhipSession(name, WebRtcSession(self._options.ice_servers))
         try:
-            await asyncio.sleep(delay)
+            await self._pace.turn()
             answer = await publisher.peer.answer(offer, directions=("sendonly", "sendrecv"))
             track = publisher.peer.video()
             if track is None:
