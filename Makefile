@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CHECK_WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test lint types format check check-fast coverage clean
+.PHONY: demo test fuzz chaos lint types format check check-fast coverage clean
 
 demo: $(VENV)/installed
 	@echo "Open http://127.0.0.1:8642/ in a browser; end with Ctrl-C."
@@ -13,6 +13,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# 50,000 hostile inputs for every parser of outside bytes; `make test` tries some hundreds of them.
+fuzz: $(VENV)/installed-dev
+	STREAMCAP_FUZZ_EXAMPLES=$${STREAMCAP_FUZZ_EXAMPLES:-50000} $(BIN)/python -m pytest tests/fuzz --timeout 0
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -78,7 +78,7 @@ async def serve_streams(options: ServeOptions, load: Callable[[], Captioner], li
             for name, url in options.sources:
                 await streams.add(name, url)
             streams.ready = True
-            log.info("listening on %s", _address(options.server.host, listener))
+            log.info("listening on %s", _address(options.server, listener))
             await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     finally:
         # Sources first, so that viewers still hear of their last captions; then the server, then the device.
@@ -143,5 +143,7 @@ def _opener(stream_options: StreamOptions) -> Callable[[str], Source]:
     return lambda url: open_source(url, options=options)
 
 
-def _address(host: str, listener: socket.socket) -> str:
-    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
+def _address(options: ServerOptions, listener: socket.socket) -> str:
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    scheme = "http" if options.tls_cert is None else "https"
+    return f"{scheme}://{host}:{listener.getsockname()[1]}{options.root_path}/"

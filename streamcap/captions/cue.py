@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
+
+from streamcap.captions.text import clean_text
 
 MAX_LINE_CHARS = 42
 MAX_LINES = 2
@@ -65,18 +69,25 @@ def _readable_end(cue: Cue, limit_ms: int | None) -> int:
 def wrap_lines(text: str, width: int = MAX_LINE_CHARS, most: int = MAX_LINES) -> tuple[str, ...]:
     """`text` broken between words into lines of about `width` characters, evenly: at most `most` of them.
 
-    A text that cannot fit gets wider lines rather than lose words; a word is never cut.
+    A text that cannot fit gets wider lines rather than lose words; a word is never cut. The text is cleaned first
+    (`clean_text`). Time is linear in its length.
     """
-    words = text.split()
-    total = len(" ".join(words))
-    if total <= width or most < 2 or len(words) < 2:
+    words = clean_text(text).split()
+    if len(words) < 2 or most < 2:
         return (" ".join(words),)
-    count = min(most, -(-total // width))
+    # ends[i]: characters of the first i + 1 words and the blanks between them.
+    ends = [end - 1 for end in accumulate(len(word) + 1 for word in words)]
+    if ends[-1] <= width:
+        return (" ".join(words),)
+    count = min(most, -(-ends[-1] // width))
     broken: list[str] = []
-    while count > 1 and len(words) > 1:
-        target = len(" ".join(words)) / count
-        cut = min(range(1, len(words)), key=lambda i: abs(len(" ".join(words[:i])) - target))
-        broken.append(" ".join(words[:cut]))
-        words = words[cut:]
+    first, begin = 0, 0  # the first word that is left, and where it begins
+    while count > 1 and first < len(words) - 1:
+        target = begin + (ends[-1] - begin) / count
+        # `ends` rises: the word that ends nearest to the target is one of two neighbours.
+        after = bisect_left(ends, target, first, len(words) - 1)
+        cut = min((i for i in (after - 1, after) if first <= i < len(words) - 1), key=lambda i: abs(ends[i] - target))
+        broken.append(" ".join(words[first : cut + 1]))
+        first, begin = cut + 1, ends[cut] + 1
         count -= 1
-    return (*broken, " ".join(words))
+    return (*broken, " ".join(words[first:]))

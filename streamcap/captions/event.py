@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from streamcap.captions.caption import Caption, utc_text
+from streamcap.captions.text import clean_text
 
 PROTOCOL_VERSION = 1
+# Line breaks to Python's `splitlines` or to JavaScript, which JSON does not escape; lone surrogates.
+_UNSAFE = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
 
 class StreamState(StrEnum):
@@ -95,7 +99,7 @@ def encode(seq: int, payload: Payload) -> Event:
                 "stream": payload.stream,
                 "seq": seq,
                 "state": payload.state.value,
-                "reason": payload.reason,
+                "reason": clean_text(payload.reason),
             }
         case Extend():
             message = {
@@ -142,5 +146,11 @@ def hello_text(streams: list[StreamSummary], now: float) -> str:
 
 
 def dump(message: dict[str, object]) -> str:
-    """Compact JSON, UTF-8 text kept as it is."""
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+    """Compact JSON, UTF-8 text kept as it is, that UTF-8 can encode and no reader breaks into lines."""
+    text = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+    return text if text.isascii() else _UNSAFE.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return "\ufffd" if 0xD800 <= code < 0xE000 else f"\\u{code:04x}"

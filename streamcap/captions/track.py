@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from streamcap.captions.caption import Caption, CaptureClock, Latency
 from streamcap.captions.cue import Cue, merge_cues, to_ms
 from streamcap.captions.event import Extend
+from streamcap.captions.text import clean_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ class CaptionTrack:
             is_final=is_final,
             start=at.start,
             end=at.start + self.every,
-            text=" ".join(text.split()),
+            text=clean_text(text),
             logprob=logprob,
             captured_at=at.captured_at,
             captured_at_source=at.captured_at_source,

@@ -62,6 +62,11 @@ def serve(
             "given."
         ),
     ] = None,
+    root_path: Annotated[
+        str, typer.Option(help="Path under which a proxy serves this service: /cams.", show_default=False)
+    ] = "",
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM): serve https.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Key (PEM) of the certificate.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, or a reduced one: see `streamcap models`.")] = "auto",
     vision: Annotated[
@@ -138,6 +143,9 @@ def serve(
         origins=frozenset(origin or ()),
         allow_local=allow_local,
         ice_servers=tuple(map(IceServer.parse, ice_server or ())),
+        root_path=root_path,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
     )
     stream_options = StreamOptions(
         every=every,

@@ -11,11 +11,14 @@ from starlette.middleware.cors import CORSMiddleware
 
 import streamcap
 from streamcap.server import errors
-from streamcap.server.auth import Auth
+from streamcap.server.auth import Auth, normal_origin
 from streamcap.server.feed.broadcaster import FeedBroadcaster
+from streamcap.server.limits import RequestLimits
 from streamcap.server.metrics import Metrics
-from streamcap.server.middleware import RequestLimits
+from streamcap.server.middleware import SecurityHeaders
+from streamcap.server.offers import OfferPace
 from streamcap.server.options import ServerOptions
+from streamcap.server.path_prefix import PathPrefix
 from streamcap.server.readiness import Readiness
 from streamcap.server.routes import feed, health, hls, page, stream, webrtc
 from streamcap.server.webrtc.whep import WhepSessions
@@ -25,7 +28,8 @@ from streamcap.streams.stream_set import StreamSet
 
 def create_app(streams: StreamSet, options: ServerOptions) -> FastAPI:
     """The application; serve it with `streamcap.server.http_server.serve`. `streams` stays the caller's to close."""
-    whip_sessions, whep_sessions = WhipSessions(streams, options), WhepSessions(streams, options)
+    pace = OfferPace()
+    whip_sessions, whep_sessions = WhipSessions(streams, options, pace), WhepSessions(streams, options, pace)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -56,13 +60,15 @@ def create_app(streams: StreamSet, options: ServerOptions) -> FastAPI:
     app.include_router(health.routes(streams, metrics, auth))
     app.include_router(page.routes())
     app.add_middleware(Readiness, streams=streams)
-    app.add_middleware(RequestLimits, most_bytes=options.max_body_bytes)
+    app.add_middleware(RequestLimits, max_body_bytes=options.max_body_bytes)
+    app.add_middleware(SecurityHeaders)
     if options.origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=sorted(options.origins),
+            allow_origins=sorted(map(normal_origin, options.origins)),
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "If-Match"],
             expose_headers=["Location", "ETag", "Link"],
         )
+    app.add_middleware(PathPrefix, root_path=options.root_path)
     return app

@@ -1,4 +1,4 @@
-"""`RefusalError`, and how every error becomes a status code with one line of reason: `{"detail": "..."}`."""
+"""How every error becomes a status code with one line of reason: `{"detail": "..."}`."""
 
 from __future__ import annotations
 
@@ -13,35 +13,38 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
 from streamcap.captions.hub import UnknownStreamError
+from streamcap.captions.text import clean_text
 from streamcap.errors import InputError, StreamcapError
 from streamcap.redact import redact
 from streamcap.streams.caption_files import FilesLockedError
-from streamcap.streams.stream_set import DuplicateStreamError, TooManyStreamsError
+from streamcap.streams.stream_set import DuplicateStreamError, StreamRemovedError, TooManyStreamsError
 
 _METHODS = ("DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT")  # HEAD goes with GET
 _STATUS: dict[type[InputError], int] = {
     UnknownStreamError: 404,
     DuplicateStreamError: 409,
+    StreamRemovedError: 409,
     FilesLockedError: 409,
     TooManyStreamsError: 503,
 }
 """Of what is wrong in another way than its form, which is 400."""
+MAX_DETAIL_CHARACTERS = 1000
 _log = logging.getLogger(__name__)
 
 
-class RefusalError(StreamcapError):
-    """A request that is answered with `status` and one line of reason."""
-
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.headers = dict(headers or {})
-
-
 def answer(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    """The one shape of every error answer."""
-    # One line, whatever name or text of the client's it repeats.
-    return JSONResponse({"detail": " ".join(redact(detail).split())}, status, headers=dict(headers or {}))
+    """The one shape of every error answer: one line of at most MAX_DETAIL_CHARACTERS, whatever it repeats of the
+    client's.
+    """
+    return JSONResponse({"detail": clean_text(redact(_shortened(detail)))}, status, headers=dict(headers or {}))
+
+
+def _shortened(detail: str) -> str:
+    """`detail`, cut before redaction, whose time grows with the square of the length."""
+    if len(detail) <= MAX_DETAIL_CHARACTERS:
+        return detail
+    # At a blank, so that of a URL all or nothing stays: half a password would not be found.
+    return f"{detail[: MAX_DETAIL_CHARACTERS - 1].rpartition(' ')[0]}…"
 
 
 def _methods(app: FastAPI, connection: HTTPConnection) -> list[str]:
@@ -52,10 +55,6 @@ def _methods(app: FastAPI, connection: HTTPConnection) -> list[str]:
 
 def install(app: FastAPI) -> None:
     """Answer every error a user can cause with its code and reason, on HTTP and before a websocket is accepted."""
-
-    async def refused(_: HTTPConnection, error: Exception) -> Response:
-        assert isinstance(error, RefusalError)  # noqa: S101 - registered for this type alone
-        return answer(error.status, str(error), error.headers)
 
     async def wrong_input(_: HTTPConnection, error: Exception) -> Response:
         status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 400)
@@ -83,7 +82,6 @@ def install(app: FastAPI) -> None:
         _log.error("request failed: %s", redact(error))
         return answer(503, str(error))
 
-    app.add_exception_handler(RefusalError, refused)
     app.add_exception_handler(InputError, wrong_input)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http_error)

@@ -15,8 +15,8 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from streamcap.errors import InputError
-from streamcap.redact import redact
 from streamcap.server.feed.websocket import WebsocketProtocol
+from streamcap.server.log_filter import LogFilter
 from streamcap.server.options import ServerOptions
 
 log = logging.getLogger(__name__)
@@ -26,8 +26,6 @@ BACKLOG = 4096
 GRACE_SECONDS = 2
 # A peer that acknowledges nothing or reads nothing for so long is cut off by the kernel, whatever is in its buffers.
 DEAD_PEER_MS = 30_000
-# Between two equal warnings of the HTTP server.
-QUIET_SECONDS = 60.0
 # From the connection, or the first byte of its next request, to the end of the request's head.
 HEAD_SECONDS = 20.0
 OPEN_FILES = 65_536
@@ -115,27 +113,6 @@ class _Server(uvicorn.Server):
         yield
 
 
-class _Redacting(logging.Filter):
-    """Tokens in URLs stay out of uvicorn's lines, and a line that comes again within `QUIET_SECONDS` is not printed:
-    who connects a thousand times a second and speaks no HTTP must not fill the disk.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._last: tuple[str, float] = ("", 0.0)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text, at = self._last
-        if record.levelno >= logging.WARNING and record.exc_info is None:
-            if record.getMessage() == text and record.created - at < QUIET_SECONDS:
-                return False
-            self._last = (record.getMessage(), record.created)
-        if isinstance(record.args, tuple):
-            record.args = tuple(redact(value) if isinstance(value, str) else value for value in record.args)
-        record.msg = redact(record.msg)
-        return True
-
-
 async def serve(
     app: FastAPI, options: ServerOptions, stop: asyncio.Event, listener: socket.socket | None = None
 ) -> None:
@@ -155,11 +132,13 @@ async def serve(
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
         lifespan="on",
+        ssl_certfile=options.tls_cert,
+        ssl_keyfile=options.tls_key,
     )
-    redacting = _Redacting()
+    log_filter = LogFilter(options.view_tokens | options.publish_tokens)
     for name in ("uvicorn.access", "uvicorn.error"):
         logger = logging.getLogger(name)
-        logger.addFilter(redacting)
+        logger.addFilter(log_filter)
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
     stopping = asyncio.create_task(stop.wait(), name="http-stop")
@@ -172,4 +151,4 @@ async def serve(
         await asyncio.shield(serving)
         listener.close()
         for name in ("uvicorn.access", "uvicorn.error"):
-            logging.getLogger(name).removeFilter(redacting)
+            logging.getLogger(name).removeFilter(log_filter)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from dataclasses import dataclass
+from pathlib import Path
 
 from streamcap.errors import InputError
 from streamcap.server.ice import IceServer
+from streamcap.server.path_prefix import is_prefix
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 
@@ -49,6 +52,11 @@ class ServerOptions:
     """Seconds between signs of life on a silent SSE connection."""
     publisher_timeout: float = 4.0
     """Seconds without a frame after which a WHIP publisher is taken for gone: noticed and told within five."""
+    root_path: str = ""
+    """Path under which a proxy serves this service, such as `/cams`; empty for none."""
+    tls_cert: Path | None = None
+    """Certificate chain (PEM) to serve https with; needs `tls_key`."""
+    tls_key: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -59,6 +67,9 @@ class ServerOptions:
         for origin in self.origins:
             if origin not in ("*", "null") and ("://" not in origin or origin.endswith("/")):
                 raise InputError(f"origin {origin!r}: write it as a browser sends it, such as https://example.org")
+        if self.root_path and not is_prefix(self.root_path):
+            raise InputError(f"--root-path {self.root_path[:80]!r}: write it as /cams, without a slash at its end")
+        self._check_tls()
         if not is_loopback(self.host) and self.open:
             raise InputError(
                 f"host {self.host or '(all)'} can be reached from other machines: set a token, or listen on 127.0.0.1"
@@ -68,3 +79,15 @@ class ServerOptions:
     def open(self) -> bool:
         """Whether no token is asked for."""
         return not self.view_tokens and not self.publish_tokens
+
+    def _check_tls(self) -> None:
+        if self.tls_cert is None and self.tls_key is None:
+            return
+        if self.tls_cert is None or self.tls_key is None:
+            raise InputError("--tls-cert and --tls-key go together: a certificate chain and its key, both as PEM files")
+        try:
+            # A key with a password is refused: there is nobody to ask.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.tls_cert, self.tls_key, password="")
+        except OSError as error:  # an ssl.SSLError is one
+            why = error.strerror or str(error)
+            raise InputError(f"--tls-cert {self.tls_cert}, --tls-key {self.tls_key}: cannot be used: {why}") from None

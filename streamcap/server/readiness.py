@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from streamcap.server.errors import answer
+from streamcap.server.path_prefix import route_path
 from streamcap.streams.stream_set import StreamSet
 
 NOT_READY = "the service is not ready: its model is loading, or it is about to end; try again in a moment"
@@ -20,7 +21,7 @@ class Readiness:
         self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._streams.ready or scope["type"] not in ("http", "websocket") or not _is_of_streams(scope["path"]):
+        if self._streams.ready or scope["type"] not in ("http", "websocket") or not _is_of_streams(route_path(scope)):
             await self._app(scope, receive, send)
         else:
             await answer(503, NOT_READY, {"Retry-After": "1"})(scope, receive, send)

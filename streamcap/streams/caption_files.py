@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,12 +16,15 @@ from streamcap.captions.event import Event
 from streamcap.captions.formats import jsonl, srt, vtt
 from streamcap.errors import InputError
 
+log = logging.getLogger(__name__)
+
 # Sequence numbers are reserved on disk in blocks of this many, so that a number once sent is never sent again for
 # another event, even after a crash that lost count.
 RESERVE = 1000
 # A tail of this size holds thousands of captions; more is read where the window of the subtitle files asks for it.
 TAIL_BYTES = 2_000_000
-_TIMES = re.compile(r"^(\d+):(\d\d):(\d\d)\.(\d{3}) --> (\d+):(\d\d):(\d\d)\.(\d{3})$", re.MULTILINE)
+# No more is read of a file, whatever its window: a day of captions.
+MAX_TAIL_BYTES = 64_000_000
 
 
 class FilesLockedError(InputError):
@@ -42,6 +45,7 @@ class CaptionFiles:
     """Blocking; one thread at a time. Methods raise OSError."""
 
     def __init__(self, directory: Path, stream: str) -> None:
+        self._stream = stream
         self.srt = directory / f"{stream}.srt"
         self.vtt = directory / f"{stream}.vtt"
         self.jsonl = directory / f"{stream}.jsonl"
@@ -90,18 +94,24 @@ class CaptionFiles:
                 while True:
                     file.seek(max(0, size - tail))
                     data = file.read()
-                    read = jsonl.finals(data.decode("utf-8", "replace").splitlines())
-                    finals = [event for event, _ in read]
-                    shown = _until_gone([caption for _, caption in read], cues)
-                    if tail >= size or (shown and shown[0].start <= shown[-1].end - window):
+                    parsed = jsonl.parse_lines(data, stream=self._stream, is_tail=tail < size)
+                    finals = [event for event, _ in parsed.finals]
+                    shown = _until_gone([caption for _, caption in parsed.finals], cues)
+                    if min(size, MAX_TAIL_BYTES) <= tail or (shown and shown[0].start <= shown[-1].end - window):
                         break
                     tail *= 2
                 if data and not data.endswith(b"\n"):
                     # The broken line stays, closed: a reader may want it, and the next line must not run on.
                     file.write(b"\n")
+                if parsed.skipped:
+                    line = parsed.first_skipped + _count_lines(file, size - len(data))
+                    log.warning(
+                        "%s: %d lines skipped, the first is line %d: %s",
+                        *(self.jsonl, parsed.skipped, line, parsed.reason),
+                    )
         next_seq = finals[-1].seq + 1 if finals else 1
         try:
-            next_seq = max(next_seq, int(self._seq.read_text()))
+            next_seq = max(next_seq, self._reserved_seq())
         except (FileNotFoundError, ValueError):
             # Without the count, leave room for what was sent but not filed.
             next_seq += RESERVE if finals else 0
@@ -144,14 +154,26 @@ class CaptionFiles:
     def _cue_times(self) -> list[tuple[int, int]]:
         """Start and end of every cue of the WebVTT file, in ms."""
         try:
-            text = self.vtt.read_text(encoding="utf-8", errors="replace")
+            with self.vtt.open("rb") as file:
+                data = file.read(MAX_TAIL_BYTES)
         except FileNotFoundError:
             return []
-        return [(_ms(*times[:4]), _ms(*times[4:])) for times in _TIMES.findall(text)]
+        return vtt.parse_times(data.decode(errors="replace"))
+
+    def _reserved_seq(self) -> int:
+        """The number in the file of the sequence. Raises FileNotFoundError, ValueError where there is none."""
+        with self._seq.open("rb") as file:
+            return jsonl.parse_seq(file.read(jsonl.MAX_SEQ_DIGITS + 2))
 
 
-def _ms(hours: str, minutes: str, seconds: str, ms: str) -> int:
-    return 3_600_000 * int(hours) + 60_000 * int(minutes) + 1000 * int(seconds) + int(ms)
+def _count_lines(file: BinaryIO, size: int) -> int:
+    """The lines that end in the first `size` bytes of `file`."""
+    file.seek(0)
+    count = 0
+    while size > 0 and (data := file.read(min(size, 1 << 20))):
+        count += data.count(b"\n")
+        size -= len(data)
+    return count
 
 
 def _until_gone(captions: list[Caption], cues: list[tuple[int, int]]) -> list[Caption]:

@@ -28,6 +28,10 @@ class DuplicateStreamError(InputError):
     """There is a stream of that name already."""
 
 
+class StreamRemovedError(InputError):
+    """The stream was removed while it was being added."""
+
+
 class TooManyStreamsError(InputError):
     """There are as many streams as the service takes."""
 
@@ -96,7 +100,7 @@ class StreamSet:
             raise
         if self._streams.get(name) is not stream:
             stream.unlock()
-            raise InputError(f"stream {name} was removed before it began")
+            raise StreamRemovedError(f"stream {name} was removed before it began")
         stream.register()
         task = asyncio.create_task(stream.run(), name=f"stream-{name}")
         task.add_done_callback(_log_failure)

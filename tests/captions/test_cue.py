@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcap.captions.cue import Cue, merge_cues, to_ms, wrap_lines
+from streamcap.captions.text import clean_text
 
 
 def test_cue_end_must_follow_start() -> None:
@@ -55,10 +57,27 @@ def test_wrapped_lines_are_cached() -> None:
 @given(st.text(min_size=0, max_size=300))
 def test_wrapping_keeps_every_word(text: str) -> None:
     broken = wrap_lines(text)
-    assert " ".join(broken).split() == text.split()
+    assert " ".join(broken) == clean_text(text)
     assert len(broken) <= 2
-    if len(" ".join(text.split())) <= 42:
+    if len(clean_text(text)) <= 42:
         assert len(broken) == 1
+
+
+@given(st.lists(st.integers(1, 60), min_size=2, max_size=60), st.integers(2, 4))
+def test_lines_break_at_best_word(lengths: list[int], count: int) -> None:
+    words = ["x" * length for length in lengths]
+    broken = wrap_lines(" ".join(words), 42, count)
+    if len(broken) == 2 and count == 2:
+        whole = len(" ".join(words))
+        best = min(abs(len(" ".join(words[:cut])) - whole / 2) for cut in range(1, len(words)))
+        assert abs(len(broken[0]) - whole / 2) == best
+
+
+def test_lines_of_many_words_take_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamcap.captions.text.MAX_TEXT_CHARACTERS", 10_000_000)
+    began = time.process_time()
+    assert len(wrap_lines("ab " * 200_000)) == 2
+    assert time.process_time() - began < 2  # 0.1 s; the square of 200,000 takes minutes
 
 
 def test_to_ms_rounds_once_and_is_never_negative() -> None:

@@ -23,7 +23,7 @@ from streamcap.streams import stream_set
 from streamcap.streams.backoff import Backoff
 from streamcap.streams.caption_files import CaptionFiles, FilesLockedError, SavedHistory
 from streamcap.streams.file_writer import pause
-from streamcap.streams.stream_set import DuplicateStreamError, TooManyStreamsError
+from streamcap.streams.stream_set import DuplicateStreamError, StreamRemovedError, TooManyStreamsError
 from tests.streams.fakes import FakeService, frame
 from tests.timeouts import TIMEOUT_FACTOR
 
@@ -419,7 +419,7 @@ async def test_removal_during_history_load_frees_name(service: FakeService, monk
     with pytest.raises(FilesLockedError, match="being written by another"):
         await service.streams.add("door", URL)
     goes_on.set()
-    with pytest.raises(InputError, match="removed before it began"):
+    with pytest.raises(StreamRemovedError, match="removed before it began"):
         await adding
     await live(service)
 

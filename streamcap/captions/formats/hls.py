@@ -14,6 +14,9 @@ SEGMENT_MS = 6000
 SETTLE_MS = 1000
 # What ffmpeg's MPEG-TS muxer begins at: 1.4 s of the 90 kHz clock.
 FFMPEG_MPEGTS = 126_000
+MAX_PLAYLIST_BYTES = 1_000_000
+# Of a segment's two lines, without the query.
+_SEGMENT_BYTES = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +40,19 @@ def playlist_window(cues: Sequence[Cue], seen_ms: int, *, ended: bool) -> Playli
 
 
 def playlist(segments: PlaylistWindow, query: str = "") -> str:
-    """The media playlist; `query` is added to each segment's address."""
+    """The media playlist; `query` is added to each segment's address.
+
+    Of more segments than MAX_PLAYLIST_BYTES have room for, the oldest are left out.
+    """
     suffix = f"?{query}" if query else ""
+    first = max(segments.first, segments.stop - MAX_PLAYLIST_BYTES // (_SEGMENT_BYTES + len(suffix)))
     wrap_lines = [
         "#EXTM3U",
         "#EXT-X-VERSION:3",
         f"#EXT-X-TARGETDURATION:{-(-SEGMENT_MS // 1000)}",
-        f"#EXT-X-MEDIA-SEQUENCE:{segments.first}",
+        f"#EXT-X-MEDIA-SEQUENCE:{first}",
     ]
-    for number in range(segments.first, segments.stop):
+    for number in range(first, segments.stop):
         wrap_lines += [f"#EXTINF:{SEGMENT_MS / 1000:.3f},", f"{number}.vtt{suffix}"]
     if segments.ended:
         wrap_lines.append("#EXT-X-ENDLIST")

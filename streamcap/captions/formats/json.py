@@ -7,12 +7,14 @@ from collections.abc import Iterable
 
 from streamcap.captions.cue import Cue
 from streamcap.captions.formats.srt import timestamp
+from streamcap.captions.text import clean_text
 
 
 def entries(cues: Iterable[Cue], lang: str = "en") -> list[dict[str, str]]:
     """One object for each cue; times as SubRip writes them, `HH:MM:SS,mmm`; `lang` a language tag (BCP 47)."""
     return [
-        {"start": timestamp(cue.start_ms), "end": timestamp(cue.end_ms), "lang": lang, "text": cue.text} for cue in cues
+        {"start": timestamp(cue.start_ms), "end": timestamp(cue.end_ms), "lang": lang, "text": clean_text(cue.text)}
+        for cue in cues
     ]
 
 

@@ -2,39 +2,98 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from typing import Any
+import re
+from dataclasses import dataclass, field
 
-from streamcap.captions.caption import Caption, Latency, utc_seconds
-from streamcap.captions.event import Event
+from streamcap.captions.caption import Caption, Latency
+from streamcap.captions.event import Event, encode
+from streamcap.captions.formats import checks
+from streamcap.captions.text import MAX_TEXT_CHARACTERS
 
-
-def parse(line: str) -> Event | None:
-    """The event of one line; None where the line is not a whole final caption (a write cut short by a crash)."""
-    try:
-        message: dict[str, Any] = json.loads(line)
-        latency = message["latency_ms"]
-        caption = Caption(
-            stream=str(message["stream"]),
-            epoch=int(message["epoch"]),
-            id=str(message["id"]),
-            revision=int(message["revision"]),
-            is_final=bool(message["is_final"]),
-            start=float(message["start"]),
-            end=float(message["end"]),
-            text=str(message["text"]),
-            logprob=None if message["logprob"] is None else float(message["logprob"]),
-            captured_at=utc_seconds(message["captured_at"]),
-            captured_at_source="rtcp" if message["captured_at_source"] == "rtcp" else "arrival",
-            latency=Latency(**{part: float(latency[part]) for part in Latency.__slots__}),
-        )
-        return Event(int(message["seq"]), caption, line.strip())
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        return None
+MAX_SEQ_DIGITS = 16
+MAX_LATENCY_MS = 1e9
+MAX_LOGPROB = 1e6
+_ID = re.compile(r"(?P<stream>.{1,80})-(?P<number>[0-9]{1,15})", re.DOTALL)
 
 
-def finals(file_lines: Iterable[str]) -> list[tuple[Event, Caption]]:
-    """The finals, in order, each with what it says; broken lines are passed over."""
-    events = (event for line in file_lines if (event := parse(line)) is not None)
-    return [(event, event.payload) for event in events if isinstance(event.payload, Caption) and event.is_final]
+@dataclass(slots=True)
+class ParsedLines:
+    """The finals of a file, in order, and what was skipped of it."""
+
+    finals: list[tuple[Event, Caption]] = field(default_factory=list)
+    """Each event with its caption."""
+    skipped: int = 0
+    """Lines that are no final caption."""
+    first_skipped: int = 0
+    """The first of these, counting from 1; 0 for none."""
+    reason: str = ""
+    """What is wrong with that line."""
+
+
+def parse(line: bytes, *, stream: str | None = None) -> tuple[Event, Caption]:
+    """The event of one line, and the final caption it tells. Raises ValueError with the reason.
+
+    `stream`: the only stream whose captions are taken; None takes any.
+    """
+    message = checks.read_json(line)
+    if message.get("type") != "caption" or message.get("is_final") is not True:
+        raise ValueError("not a final caption")
+    name = checks.read_text(message, "stream", 64)
+    if stream is not None and name != stream:
+        raise ValueError(f"a caption of stream {name!r}")
+    caption_id = checks.read_text(message, "id", 80)
+    match = _ID.fullmatch(caption_id)
+    if match is None or match["stream"] != name:
+        raise ValueError("id is not the stream's name and a number")
+    start = checks.read_number(message, "start", 0, checks.MAX_SECONDS)
+    latency = checks.read_object(message, "latency_ms")
+    caption = Caption(
+        stream=name,
+        epoch=checks.read_int(message, "epoch", 0, checks.MAX_EPOCH),
+        id=caption_id,
+        revision=checks.read_int(message, "revision", 0, checks.MAX_SEQ),
+        is_final=True,
+        start=start,
+        end=checks.read_number(message, "end", start, checks.MAX_SECONDS),
+        text=checks.read_text(message, "text", MAX_TEXT_CHARACTERS),
+        logprob=(
+            None
+            if message.get("logprob") is None
+            else checks.read_number(message, "logprob", -MAX_LOGPROB, MAX_LOGPROB)
+        ),
+        captured_at=checks.read_utc(message, "captured_at"),
+        captured_at_source="rtcp" if message.get("captured_at_source") == "rtcp" else "arrival",
+        latency=Latency(
+            **{part: checks.read_number(latency, part, -MAX_LATENCY_MS, MAX_LATENCY_MS) for part in Latency.__slots__}
+        ),
+    )
+    # Encoded anew: subscribers get the fields that were checked, and none besides.
+    return encode(checks.read_int(message, "seq", 1, checks.MAX_SEQ), caption), caption
+
+
+def parse_lines(data: bytes, *, stream: str | None = None, is_tail: bool = False) -> ParsedLines:
+    """The finals in `data`, a whole file or, with `is_tail`, its end, whose first line may be a part of one.
+
+    A line that is no final caption is skipped and counted; blank lines are not counted.
+    """
+    parsed = ParsedLines()
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            parsed.finals.append(parse(line, stream=stream))
+        except ValueError as error:
+            if is_tail and number == 1:
+                continue
+            parsed.skipped += 1
+            if not parsed.first_skipped:
+                parsed.first_skipped, parsed.reason = number, str(error)
+    return parsed
+
+
+def parse_seq(data: bytes) -> int:
+    """The sequence number that is all of `data`, but for white space. Raises ValueError."""
+    digits = data.strip()
+    if not digits.isdigit() or len(digits) > MAX_SEQ_DIGITS or not 0 < int(digits) <= checks.MAX_SEQ:
+        raise ValueError(f"not a sequence number from 1 to {checks.MAX_SEQ}")
+    return int(digits)

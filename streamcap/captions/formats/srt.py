@@ -20,7 +20,7 @@ def render(cues: Iterable[Cue]) -> str:
     # `-->` inside a text would read as a time line to some players, an empty line as the end of the cue.
     return "".join(
         f"{number}\n{timestamp(cue.start_ms)} --> {timestamp(cue.end_ms)}\n"
-        + ("\n".join(wrap_lines(cue.text.replace("-->", "→"))) or " ")
+        + ("\n".join(line.replace("-->", "→") for line in wrap_lines(cue.text)) or " ")
         + "\n\n"
         for number, cue in enumerate(cues, 1)
     )

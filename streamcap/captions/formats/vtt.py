@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from streamcap.captions.cue import Cue, wrap_lines
 
 HEADER = "WEBVTT\n\n"
+# Six digits of hours are a century.
+_TIMES = re.compile(
+    r"^([0-9]{2,6}):([0-5][0-9]):([0-5][0-9])\.([0-9]{3}) --> ([0-9]{2,6}):([0-5][0-9]):([0-5][0-9])\.([0-9]{3})$",
+    re.MULTILINE,
+)
 
 
 def timestamp(ms: int) -> str:
@@ -30,3 +36,20 @@ def render(cues: Iterable[Cue], header: str = HEADER) -> str:
         + "\n\n"
         for cue in cues
     )
+
+
+def parse_times(text: str) -> list[tuple[int, int]]:
+    """Start and end, in ms, of every cue that `render` wrote into `text`, in order.
+
+    Skipped: time lines of another form, cues that do not end after they start, cues that start before the one before.
+    """
+    times: list[tuple[int, int]] = []
+    for found in _TIMES.findall(text):
+        start, end = _ms(*found[:4]), _ms(*found[4:])
+        if end > start and (not times or start >= times[-1][0]):
+            times.append((start, end))
+    return times
+
+
+def _ms(hours: str, minutes: str, seconds: str, ms: str) -> int:
+    return 3_600_000 * int(hours) + 60_000 * int(minutes) + 1000 * int(seconds) + int(ms)

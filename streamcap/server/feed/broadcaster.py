@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocket
 
 from streamcap.captions.hub import CloseReason, Hub, SubscribeOptions, Subscription
-from streamcap.server.errors import RefusalError
 from streamcap.server.feed.query import FeedRequest
 from streamcap.server.feed.websocket import EXTENSION, WebsocketProtocol, text_frame
 
@@ -54,10 +54,10 @@ class FeedBroadcaster:
         self._frames: dict[str, bytes] = {}
 
     def subscribe(self, request: FeedRequest, wake: Callable[[], None]) -> Subscription:
-        """A subscription for one more viewer. Raises RefusalError (503) when full, InputError; pair with `unlock`."""
+        """A subscription for one more viewer. Raises HTTPException (503) when full, InputError; pair with `unlock`."""
         if self.present >= self.most:
             self.statistics.refused += 1
-            raise RefusalError(
+            raise HTTPException(
                 503, f"there are {self.present} viewers, the most this service takes", {"Retry-After": "5"}
             )
         subscription = self.hub.subscribe(request.options, wake, request.since)
@@ -77,7 +77,7 @@ class FeedBroadcaster:
         """One viewer's visit, from before the handshake's answer until it is over."""
         pipe = websocket.scope.get("extensions", {}).get(EXTENSION)
         if not isinstance(pipe, WebsocketProtocol):
-            raise RefusalError(501, "this server does not speak streamcap's websocket; start it with streamcap serve")
+            raise HTTPException(501, "this server does not speak streamcap's websocket; start it with streamcap serve")
         seat = _Connection(self, pipe)
         subscription = seat.subscription = self.subscribe(request, seat.wake)
         try:

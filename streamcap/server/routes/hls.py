@@ -7,16 +7,19 @@ from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from starlette.exceptions import HTTPException
 
 from streamcap.captions.cue import Cue, merge_cues, to_ms
 from streamcap.captions.event import StreamState
 from streamcap.captions.formats import hls
 from streamcap.server.auth import Auth
-from streamcap.server.errors import RefusalError
+from streamcap.server.limits import newest_cues
 from streamcap.streams.stream_set import StreamSet
 
 # The 33-bit clock of MPEG-TS.
 _MPEGTS_RANGE = 2**33
+MAX_QUERY_BYTES = 1000
+"""Of a playlist's query, which every segment's address repeats."""
 _Mpegts = Annotated[
     int, Query(ge=0, lt=_MPEGTS_RANGE, description="90 kHz timestamp of the stream's time zero in the video.")
 ]
@@ -27,10 +30,13 @@ def routes(streams: StreamSet, auth: Auth) -> APIRouter:
 
     @router.get("/captions.m3u8")
     async def playlist(name: str, request: Request, mpegts: _Mpegts = hls.FFMPEG_MPEGTS) -> Response:
-        """The rolling playlist. What stands in its query is handed on to the segments."""
+        """The rolling playlist. What stands in its query (at most 1,000 bytes) is handed on to the segments."""
+        query = urlencode(request.query_params.multi_items())
+        if len(query) > MAX_QUERY_BYTES:
+            raise HTTPException(414, f"the query is longer than {MAX_QUERY_BYTES} bytes: every segment repeats it")
         _, playlist_window = await _current_cues(streams, name)
         return Response(
-            hls.playlist(playlist_window, urlencode(request.query_params.multi_items())),
+            hls.playlist(playlist_window, query),
             headers={"Cache-Control": "no-store"},
             media_type="application/vnd.apple.mpegurl",
         )
@@ -42,7 +48,7 @@ def routes(streams: StreamSet, auth: Auth) -> APIRouter:
         """One segment: what was on screen during its six seconds."""
         cues, playlist_window = await _current_cues(streams, name)
         if not playlist_window.first <= number < playlist_window.stop:
-            raise RefusalError(
+            raise HTTPException(
                 404, f"segment {number} is not in the window, {playlist_window.first} to {playlist_window.stop - 1}"
             )
         return Response(
@@ -61,5 +67,5 @@ async def _current_cues(streams: StreamSet, name: str) -> tuple[list[Cue], hls.P
     # The newest moment that was captioned or found unchanged.
     seen = to_ms(track.end - track.every) if track.last is not None else 0
     ended = stream.state in (StreamState.ENDED, StreamState.FAILED)
-    cues = await asyncio.to_thread(lambda finals: list(merge_cues(finals)), track.finals)
+    cues = await asyncio.to_thread(lambda finals: newest_cues(merge_cues(finals)), track.finals)
     return cues, hls.playlist_window(cues, seen, ended=ended)

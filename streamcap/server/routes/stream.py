@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 
 from streamcap.captions.cue import Cue, merge_cues
 from streamcap.captions.formats import srt, vtt
+from streamcap.captions.text import clean_text
 from streamcap.errors import InputError
 from streamcap.media.sources.url import LOCAL, NETWORK, PUSHED
 from streamcap.server.auth import Auth
-from streamcap.server.errors import RefusalError
+from streamcap.server.limits import newest_cues
 from streamcap.server.options import ServerOptions
 from streamcap.streams.snapshot import StreamSnapshot
 from streamcap.streams.stream_set import StreamSet
@@ -36,30 +38,26 @@ class NewStream(BaseModel):
 
 
 def check_scheme(url: str, *, allow_local: bool) -> None:
-    """Whether a stream of `url` may be added over HTTP. Raises RefusalError (403), InputError."""
+    """Whether a stream of `url` may be added over HTTP. Raises HTTPException (403), InputError."""
     scheme, colon, _ = url.strip().partition(":")
     if allow_local or scheme.lower() in NETWORK_SCHEMES:
         return
     if url.strip()[len(scheme) :].startswith("://") and scheme.lower() not in LOCAL_SCHEMES:
         raise InputError(f"no source has the scheme {scheme[:20]!r}; use {', '.join(sorted(NETWORK_SCHEMES))}")
     what = "a file" if not colon or "/" in scheme else f"{scheme[:20]}:"
-    raise RefusalError(
+    raise HTTPException(
         403, f"{what} is a source of this machine: use a network address, or start the service with --allow-local"
     )
 
 
 def shown(view: StreamSnapshot) -> StreamSnapshot:
     """`view` as JSON can say it: the name of a file need not be Unicode."""
-    return replace(view, url=_unicode(view.url), reason=_unicode(view.reason))
-
-
-def _unicode(text: str) -> str:
-    return text.encode(errors="replace").decode()
+    return replace(view, url=clean_text(view.url), reason=clean_text(view.reason))
 
 
 def _render(render: Callable[[Iterable[Cue]], str], finals: tuple[Cue, ...]) -> str:
     """A subtitle file; a full window of a caption a second takes too long for the loop."""
-    return render(merge_cues(finals))
+    return render(newest_cues(merge_cues(finals)))
 
 
 def routes(streams: StreamSet, auth: Auth, options: ServerOptions) -> APIRouter:
@@ -71,11 +69,11 @@ def routes(streams: StreamSet, auth: Auth, options: ServerOptions) -> APIRouter:
         return [shown(streams.get(name).view()) for name in streams.names()]
 
     @router.post("", status_code=201, dependencies=[Depends(auth.publisher)])
-    async def add_stream(new: NewStream, response: Response) -> StreamSnapshot:
+    async def add_stream(new: NewStream, request: Request, response: Response) -> StreamSnapshot:
         """Start captioning a camera. Network addresses only, unless the service was started with `--allow-local`."""
         check_scheme(new.url, allow_local=options.allow_local)
         stream = await streams.add(new.name, new.url, new.every)
-        response.headers["Location"] = f"/streams/{stream.name}"
+        response.headers["Location"] = f"{request.scope['root_path']}/streams/{stream.name}"
         return shown(stream.view())
 
     @router.get("/{name}", dependencies=[Depends(auth.viewer)])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request, Response
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from streamcap.server.auth import Auth
-from streamcap.server.errors import RefusalError
 from streamcap.server.options import ServerOptions
 from streamcap.server.webrtc.session import SDP, TRICKLE, WebRtcSession, read_body
 from streamcap.server.webrtc.whep import WhepSessions
@@ -24,8 +25,13 @@ _CREATED: dict[int | str, dict[str, Any]] = {
 def routes(whip_sessions: WhipSessions, whep_sessions: WhepSessions, auth: Auth, options: ServerOptions) -> APIRouter:
     router = APIRouter(tags=["video"])
 
-    def created(kind: str, name: str, peer: WebRtcSession, answer: str) -> Response:
-        headers = {"Location": f"/{kind}/{name}/{peer.id}", "ETag": f'"{peer.id}"', "Cache-Control": "no-store"}
+    def created(request: Request, peer: WebRtcSession, answer: str) -> Response:
+        """201 for the new session of `request`, a POST to `/whip/NAME` or `/whep/NAME`."""
+        headers = {
+            "Location": f"{quote(request.scope['path'])}/{peer.id}",
+            "ETag": f'"{peer.id}"',
+            "Cache-Control": "no-store",
+        }
         response = Response(answer, 201, headers, SDP)
         for server in options.ice_servers:
             response.headers.append("Link", server.link)
@@ -48,7 +54,7 @@ def routes(whip_sessions: WhipSessions, whep_sessions: WhepSessions, auth: Auth,
             """More ICE candidates, as `application/trickle-ice-sdpfrag`."""
             peer = find(name, session)
             if request.headers.get("if-match", "*") not in ("*", f'"{peer.id}"'):
-                raise RefusalError(412, "If-Match names another session")
+                raise HTTPException(412, "If-Match names another session")
             await peer.add_candidates(await read_body(request, TRICKLE))
 
         @router.delete(f"{path}/{{session}}", dependencies=[Depends(check)])
@@ -69,13 +75,13 @@ def routes(whip_sessions: WhipSessions, whep_sessions: WhepSessions, auth: Auth,
     async def whip(name: str, request: Request) -> Response:
         """Publish a camera to stream NAME, which is made if there is none."""
         publisher, answer = await whip_sessions.publish(name, await read_body(request, SDP))
-        return created("whip", name, publisher.peer, answer)
+        return created(request, publisher.peer, answer)
 
     @router.post("/whep/{name}", dependencies=[Depends(auth.viewer)], **answered)
     async def whep(name: str, request: Request) -> Response:
         """Watch stream NAME: VP8, scaled down, without sound."""
         watcher, answer = await whep_sessions.watch(name, await read_body(request, SDP))
-        return created("whep", name, watcher.peer, answer)
+        return created(request, watcher.peer, answer)
 
     session_routes("whip", auth.publisher, lambda name, session: whip_sessions.find(name, session).peer, end_publisher)
     session_routes("whep", auth.viewer, lambda name, session: whep_sessions.find(name, session).peer, end_watcher)

@@ -17,9 +17,9 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc import sdp as session_description
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from streamcap.server.errors import RefusalError
 from streamcap.server.ice import IceServer
 from streamcap.streams.stream import Stream
 from streamcap.streams.stream_set import StreamSet
@@ -34,18 +34,18 @@ MAX_MEDIA_SECTIONS = 8
 
 
 async def read_body(request: Request, content_type: str) -> str:
-    """The body as text. Raises RefusalError: 415 for another type, 400 for what is no text."""
+    """The body as text. Raises HTTPException: 415 for another type, 400 for what is no text."""
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != content_type:
-        raise RefusalError(415, f"content type {given[:60] or 'none'!r}: use {content_type}", {"Accept-Post": SDP})
+        raise HTTPException(415, f"content type {given[:60] or 'none'!r}: use {content_type}", {"Accept-Post": SDP})
     try:
         return (await request.body()).decode()
     except UnicodeDecodeError as error:
-        raise RefusalError(400, "the body is not UTF-8 text") from error
+        raise HTTPException(400, "the body is not UTF-8 text") from error
 
 
 def check_offer(text: str, *, directions: Sequence[str]) -> session_description.SessionDescription:
-    """`text` parsed, with a video section of one of `directions`. Raises RefusalError: 400 where it is no SDP offer,
+    """`text` parsed, with a video section of one of `directions`. Raises HTTPException: 400 where it is no SDP offer,
     406 where nothing in it can be used.
     """
     try:
@@ -59,12 +59,12 @@ def check_offer(text: str, *, directions: Sequence[str]) -> session_description.
             if ice is None or not ice.usernameFragment or not ice.password or dtls is None or not dtls.fingerprints:
                 raise ValueError("a media section lacks its ICE or DTLS parameters")
     except Exception as error:
-        raise RefusalError(400, f"not an SDP offer: {str(error)[:120] or 'it cannot be parsed'}") from error
+        raise HTTPException(400, f"not an SDP offer: {str(error)[:120] or 'it cannot be parsed'}") from error
     if len(offer.media) > MAX_MEDIA_SECTIONS:
-        raise RefusalError(406, f"{len(offer.media)} media sections are offered, more than {MAX_MEDIA_SECTIONS}")
+        raise HTTPException(406, f"{len(offer.media)} media sections are offered, more than {MAX_MEDIA_SECTIONS}")
     videos = [media for media in offer.media if media.kind == "video" and media.port]
     if not any((media.direction or "sendrecv") in directions for media in videos):
-        raise RefusalError(406, f"no video section that is {' or '.join(directions)} is offered")
+        raise HTTPException(406, f"no video section that is {' or '.join(directions)} is offered")
     return offer
 
 
@@ -99,7 +99,7 @@ class WebRtcSession:
         transceiver.setCodecPreferences(codecs)
 
     async def answer(self, text: str, *, directions: Sequence[str]) -> str:
-        """The answer to the offer `text`; the connection is made in the background. Raises RefusalError."""
+        """The answer to the offer `text`; the connection is made in the background. Raises HTTPException."""
         self._offer = check_offer(text, directions=directions)
         try:
             await self.connection.setRemoteDescription(RTCSessionDescription(text, "offer"))
@@ -107,7 +107,7 @@ class WebRtcSession:
             await self.connection.setLocalDescription(await self.connection.createAnswer())
         except Exception as error:
             await self.close()
-            raise RefusalError(406, f"the offer cannot be answered: {str(error)[:120]}") from error
+            raise HTTPException(406, f"the offer cannot be answered: {str(error)[:120]}") from error
         return self.connection.localDescription.sdp
 
     def video(self) -> MediaStreamTrack | None:
@@ -118,16 +118,16 @@ class WebRtcSession:
         return None
 
     async def add_candidates(self, fragment: str) -> None:
-        """Take trickled candidates (RFC 8840). Raises RefusalError: 400 for nonsense, 422 for a restart of ICE."""
+        """Take trickled candidates (RFC 8840). Raises HTTPException: 400 for nonsense, 422 for a restart of ICE."""
         offer = self._offer
         if offer is None:
-            raise RefusalError(409, "this session has no offer yet")
+            raise HTTPException(409, "this session has no offer yet")
         names = {media.ice.usernameFragment for media in offer.media if media.ice is not None}
         mid: str | None = offer.media[0].rtp.muxId
         try:
             for line in fragment.splitlines():
                 if line.startswith("a=ice-ufrag:") and line.partition(":")[2].strip() not in names:
-                    raise RefusalError(422, "ICE restarts are not supported; end this session and begin another")
+                    raise HTTPException(422, "ICE restarts are not supported; end this session and begin another")
                 if line.startswith("a=mid:"):
                     mid = line[6:].strip()
                 if line.startswith("a=candidate:"):
@@ -135,7 +135,7 @@ class WebRtcSession:
                     candidate.sdpMid = mid
                     await self.connection.addIceCandidate(candidate)
         except (ValueError, AssertionError, IndexError) as error:
-            raise RefusalError(400, "not an ICE candidate fragment") from error
+            raise HTTPException(400, "not an ICE candidate fragment") from error
 
     async def close(self) -> None:
         """End the connection; idempotent, bounded in time."""

@@ -8,7 +8,9 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from streamcap.server.errors import RefusalError
+from starlette.exceptions import HTTPException
+
+from streamcap.server.offers import OfferPace
 from streamcap.server.options import ServerOptions
 from streamcap.server.webrtc.preview import CODEC, Preview, PreviewTrack
 from streamcap.server.webrtc.session import WebRtcSession, is_there
@@ -34,8 +36,9 @@ class WhepSession:
 class WhepSessions:
     """Starts, finds and ends watchers; one preview for each stream that is watched. All calls on the event loop."""
 
-    def __init__(self, streams: StreamSet, options: ServerOptions) -> None:
+    def __init__(self, streams: StreamSet, options: ServerOptions, pace: OfferPace) -> None:
         self._streams = streams
+        self._pace = pace
         self._options = options
         self._whep_sessions: dict[str, WhepSession] = {}
         self._previews: dict[str, tuple[object, Preview]] = {}
@@ -45,16 +48,18 @@ class WhepSessions:
         return len(self._whep_sessions)
 
     async def watch(self, name: str, offer: str) -> tuple[WhepSession, str]:
-        """A new watcher of stream `name`, and the SDP answer. Raises RefusalError, UnknownStreamError."""
+        """A new watcher of stream `name`, and the SDP answer. Raises HTTPException, UnknownStreamError."""
         preview = self._preview(name)
         if len(self._whep_sessions) >= self._options.max_whep_sessions:
-            raise RefusalError(
+            raise HTTPException(
                 503, f"{len(self._whep_sessions)} watch already, the most this service takes", {"Retry-After": "5"}
             )
+        self._pace.check()
         track = preview.join()
         watcher = WhepSession(name, WebRtcSession(self._options.ice_servers), track)
         self._whep_sessions[watcher.peer.id] = watcher
         try:
+            await self._pace.turn()
             watcher.peer.send(track, CODEC)
             answer = await watcher.peer.answer(offer, directions=("recvonly", "sendrecv"))
         except BaseException:  # a cancelled request, too, must free the encoder and the connection
@@ -66,10 +71,10 @@ class WhepSessions:
         return watcher, answer
 
     def find(self, name: str, session: str) -> WhepSession:
-        """The watcher of that session. Raises RefusalError (404)."""
+        """The watcher of that session. Raises HTTPException (404)."""
         watcher = self._whep_sessions.get(session)
         if watcher is None or watcher.name != name:
-            raise RefusalError(404, f"there is no such session of {name[:80]}")
+            raise HTTPException(404, f"there is no such session of {name[:80]}")
         return watcher
 
     async def end(self, watcher: WhepSession) -> None:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 from av import VideoFrame
+from starlette.exceptions import HTTPException
 
-from streamcap.server.errors import RefusalError
+from streamcap.server.offers import OfferPace
 from streamcap.server.options import ServerOptions
 from streamcap.server.webrtc.session import WebRtcSession, is_there
 from streamcap.streams.stream import Stream
@@ -50,9 +51,15 @@ class WhipSessions:
     """Starts, finds and ends publishers. All calls on the event loop."""
 
     def __init__(
-        self, streams: StreamSet, options: ServerOptions, *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        streams: StreamSet,
+        options: ServerOptions,
+        pace: OfferPace,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._streams = streams
+        self._pace = pace
         self._options = options
         self._monotonic = monotonic
         self._whip_sessions: dict[str, WhipSession] = {}
@@ -64,16 +71,18 @@ class WhipSessions:
     async def publish(self, name: str, offer: str) -> tuple[WhipSession, str]:
         """A new publisher of stream `name`, which is made if there is none, and the SDP answer.
 
-        Raises RefusalError (409: the name is taken; 400, 406: the offer), InputError (the name).
+        Raises HTTPException (409: the name is taken; 400, 406: the offer; 503: too many), InputError (the name).
         """
         if name in self._whip_sessions:
-            raise RefusalError(409, f"someone publishes to {name} already")
+            raise HTTPException(409, f"someone publishes to {name} already")
+        self._pace.check()
         publisher = self._whip_sessions[name] = WhipSession(name, WebRtcSession(self._options.ice_servers))
         try:
+            await self._pace.turn()
             answer = await publisher.peer.answer(offer, directions=("sendonly", "sendrecv"))
             track = publisher.peer.video()
             if track is None:
-                raise RefusalError(406, "no video that can be decoded is offered")
+                raise HTTPException(406, "no video that can be decoded is offered")
             stream = await self._stream(name)
         except BaseException:  # a cancelled request, too, must free the name and the connection
             del self._whip_sessions[name]
@@ -83,10 +92,10 @@ class WhipSessions:
         return publisher, answer
 
     def find(self, name: str, session: str) -> WhipSession:
-        """The publisher of that session. Raises RefusalError (404)."""
+        """The publisher of that session. Raises HTTPException (404)."""
         publisher = self._whip_sessions.get(name)
         if publisher is None or publisher.peer.id != session:
-            raise RefusalError(404, f"there is no such session of {name[:80]}")
+            raise HTTPException(404, f"there is no such session of {name[:80]}")
         return publisher
 
     async def end(self, publisher: WhipSession, reason: str) -> None:
@@ -126,7 +135,7 @@ class WhipSessions:
             return stream
         stream = self._streams.get(name)
         if not stream.url.startswith("whip:"):
-            raise RefusalError(409, f"stream {name} is fed by {stream.url}; publish under another name")
+            raise HTTPException(409, f"stream {name} is fed by {stream.url}; publish under another name")
         if name in self._ad_hoc:
             self._ad_hoc[name].left = None
         return stream

@@ -161,5 +161,5 @@ async def test_non_unicode_reason_does_not_break_feed(server: Server) -> None:
     server.streams.get("door").status(StreamState.FAILED, "caf\udce9.mp4 cannot be read")
     server.streams.get("door").final("still here")
     status, final = await receive(viewer, 2)
-    assert status["reason"] == "caf?.mp4 cannot be read"
+    assert status["reason"] == "caf\ufffd.mp4 cannot be read"
     assert final["text"] == "still here"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 
+import pytest
+
 from streamcap.captions.event import StreamState
 from tests.conftest import require_program
 from tests.server.conftest import Server, Start
@@ -39,6 +41,23 @@ async def test_token_is_passed_to_segments(start: Start) -> None:
     playlist = await server.http.get("/streams/door/hls/captions.m3u8?token=t%26t&mpegts=0")
     (segment,) = [line for line in playlist.text.splitlines() if ".vtt" in line]
     assert (await server.http.get(f"/streams/door/hls/{segment}")).status_code == 200
+
+
+async def test_playlist_repeats_no_long_query(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    door = server.streams.get("door")
+    for number in range(60):
+        door.final(f"caption {number}")
+    playlist = "/streams/door/hls/captions.m3u8"
+    for query, status in (("x" * 60_000, 414), ("x" * 7000, 414), ("&" * 7000, 200), ("%E2" * 400, 414)):
+        refused = await server.http.get(f"{playlist}?{query}=1")
+        assert refused.status_code == status
+        assert len(refused.content) < 2000
+    monkeypatch.setattr("streamcap.captions.formats.hls.MAX_PLAYLIST_BYTES", 2000)
+    most = await server.http.get(f"{playlist}?x={'y' * 900}")
+    assert len(most.content) < 2500
+    # The newest segments stay, under their own numbers.
+    assert most.text.count(".vtt?x=") == 2
+    assert "#EXT-X-MEDIA-SEQUENCE:7\n" in most.text
 
 
 async def test_ffmpeg_plays_hls(server: Server) -> None:

@@ -11,7 +11,7 @@ from streamcap.captions.cue import Cue
 from streamcap.captions.event import StreamState
 from streamcap.captions.formats import srt, vtt
 from streamcap.streams.caption_files import FilesLockedError
-from streamcap.streams.stream_set import TooManyStreamsError
+from streamcap.streams.stream_set import StreamRemovedError, TooManyStreamsError
 from tests.server.conftest import Server, Start
 
 
@@ -57,7 +57,11 @@ async def test_invalid_stream_is_refused_with_reason(server: Server, body: objec
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(FilesLockedError("door.jsonl is being written"), 409), (TooManyStreamsError("256 streams"), 503)],
+    [
+        (FilesLockedError("door.jsonl is being written"), 409),
+        (StreamRemovedError("stream yard was removed before it began"), 409),
+        (TooManyStreamsError("256 streams"), 503),
+    ],
 )
 async def test_add_error_status_and_retry_after(server: Server, error: Exception, status: int) -> None:
     def refuse(stream: object) -> None:
@@ -156,4 +160,4 @@ async def test_file_name_that_is_not_unicode_is_listed(server: Server) -> None:
     await server.streams.add("film", "/films/caf\udce9.mp4")
     listed = await server.http.get("/streams")
     assert listed.status_code == 200
-    assert listed.json()[1]["url"] == "/films/caf?.mp4"
+    assert listed.json()[1]["url"] == "/films/caf\ufffd.mp4"

@@ -1,0 +1,98 @@
+"""How large requests and answers may be, and how long a request may take to come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from streamcap.captions.cue import Cue
+from streamcap.server.errors import answer
+
+MAX_TARGET_BYTES = 8000
+"""Path and query: enough for a hundred streams by name. A websocket's request line may have 8,192 bytes in all."""
+MAX_SUBTITLE_BYTES = 8_000_000
+"""Of a subtitle file that is an answer: days of usual captions."""
+BODY_SECONDS = 20.0
+# So much more of a refused body is read and thrown away, for a client that does not read the answer while it sends.
+_DRAIN_BYTES = 16 * 1024 * 1024
+_CLOSE = {"Connection": "close"}
+# Of a cue, besides its text: its number and its time line.
+_CUE_BYTES = 48
+
+
+class RequestLimits:
+    """ASGI middleware: 414 for a target over MAX_TARGET_BYTES, 413 for a body over `max_body_bytes`, announced or not,
+    408 for a body that is not there within BODY_SECONDS, 400 for one whose end is ambiguous.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_TARGET_BYTES:
+            await answer(414, f"path and query are longer than {MAX_TARGET_BYTES} bytes")(scope, receive, send)
+            return
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, send)
+            return
+        names = {name for name, _ in scope["headers"]}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            # Another server before this one may see the end of the body elsewhere: what follows cannot be trusted.
+            both = answer(400, "a body has Content-Length or Transfer-Encoding, not both", _CLOSE)
+            await both(scope, receive, send)
+            return
+        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await self._body(receive)
+        except ClientDisconnect:
+            return
+        except TimeoutError:
+            await answer(408, f"the body did not come within {BODY_SECONDS:g} s", _CLOSE)(scope, receive, send)
+            return
+        if body is None:
+            await answer(413, f"the body is larger than {self._max_body_bytes} bytes", _CLOSE)(scope, receive, send)
+            return
+        pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replayed_receive() -> Message:
+            return pending.pop() if pending else await receive()
+
+        await self._app(scope, replayed_receive, send)
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        """The whole body; None when it is too large. Raises ClientDisconnect."""
+        body = bytearray()
+        dropped = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            part = message.get("body", b"")
+            if dropped or len(body) + len(part) > self._max_body_bytes:
+                dropped += len(part)
+                body.clear()
+            else:
+                body += part
+            if not message.get("more_body", False) or dropped > _DRAIN_BYTES:
+                return None if dropped else bytes(body)
+
+
+def newest_cues(cues: Iterable[Cue]) -> list[Cue]:
+    """`cues` without the oldest, where a file of all of them would be larger than MAX_SUBTITLE_BYTES."""
+    kept = list(cues)
+    room = MAX_SUBTITLE_BYTES
+    for place in range(len(kept) - 1, -1, -1):
+        room -= _CUE_BYTES + len(kept[place].text.encode(errors="replace"))
+        if room < 0:
+            return kept[place + 1 :]
+    return kept

@@ -1,0 +1,99 @@
+"""A real service on a thread of its own, which hears of every traceback, and raw sockets to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from streamcap.server.app import create_app
+from streamcap.server.http_server import listen, serve
+from streamcap.server.options import ServerOptions
+from tests.server.conftest import FakeStreams
+
+MAX_ANSWER_BYTES = 1_000_000
+
+
+class Failures(logging.Handler):
+    """Log records that tell of a fault of the service."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(logging.Formatter().format(record))
+
+
+class Service:
+    """One stream, `door`, with captions; `failures` must stay empty."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = ServerOptions(port=0, **options)
+        self.failures = Failures()
+        self.streams = FakeStreams()
+        self._ready = threading.Event()
+        self._listener = listen(self.options)
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="fuzzed")
+
+    def __enter__(self) -> Service:
+        logging.getLogger().addHandler(self.failures)
+        self._thread.start()
+        assert self._ready.wait(60)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(60)
+        logging.getLogger().removeHandler(self.failures)
+        assert not self._thread.is_alive()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(lambda _, context: self.failures.texts.append(repr(context)))
+        self._stop = asyncio.Event()
+        door = await self.streams.add("door", "rtsp://user:***@camera/1")
+        for number in range(20):
+            door.final(f"caption {number}")
+        self.app = create_app(self.streams, self.options)  # type: ignore[arg-type]
+        self._loop.call_later(0.2, self._ready.set)
+        await serve(self.app, self.options, self._stop, self._listener)
+
+    def tasks(self) -> int:
+        """Tasks of the service's loop."""
+        return len(asyncio.all_tasks(self._loop))
+
+    def exchange(self, *parts: bytes) -> bytes:
+        """What is answered to `parts`, sent one after the other, until the connection is closed."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
+            answer = bytearray()
+            try:
+                for part in parts:
+                    connection.sendall(part)
+                connection.shutdown(socket.SHUT_WR)
+                while data := connection.recv(65_536):
+                    answer += data
+                    assert len(answer) < MAX_ANSWER_BYTES
+            except OSError as error:
+                # Refused and closed before all was sent.
+                assert not isinstance(error, TimeoutError), f"hangs after {bytes(answer)[:200]!r}"
+        return bytes(answer)
+
+    def check(self) -> None:
+        """Raises AssertionError with the first traceback, if there was one."""
+        assert not self.failures.texts, self.failures.texts[0]
+
+
+@contextmanager
+def no_growth(mb: float) -> Iterator[None]:
+    """What is done within leaves the process no larger than by `mb` MB."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert grown < mb, f"{grown:.0f} MB more"

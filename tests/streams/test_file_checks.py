@@ -1,0 +1,68 @@
+"""Files of an earlier run that somebody else wrote into."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from streamcap.captions.event import encode
+from streamcap.streams.caption_files import RESERVE, CaptionFiles
+from tests.captions.fakes import caption
+
+
+def final(seq: int) -> str:
+    return encode(seq, caption(number=seq, start=float(seq))).text
+
+
+def changed(**values: object) -> str:
+    return json.dumps(json.loads(final(9)) | values)
+
+
+HOSTILE_LINES = {
+    "nan": changed(start=float("nan")),
+    "overflow": final(9).replace('"end":10.0', '"end":1e999'),
+    "long id": changed(id="door-" + "9" * 5000),
+    "surrogate": changed(text="\ud800"),
+    "many words": changed(text="a " * 200_000),
+    "other stream": changed(stream="yard", id="yard-1"),
+    "not json": "\x00" * 100,
+}
+
+
+@pytest.mark.parametrize("line", HOSTILE_LINES.values(), ids=HOSTILE_LINES)
+def test_hostile_line_is_skipped_and_named(tmp_path: Path, line: str, caplog: pytest.LogCaptureFixture) -> None:
+    files = CaptionFiles(tmp_path, "door")
+    files.append([final(1), line, final(10)])
+    with caplog.at_level(logging.WARNING):
+        load_history = files.load_history(3600.0)
+    assert [event.seq for event in load_history.finals] == [1, 10]
+    assert [said.id for said in load_history.shown] == ["door-1", "door-10"]
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith(f"{files.jsonl}: 1 lines skipped, the first is line 2: ")
+    assert len(warning) < 500
+
+
+def test_line_number_counts_from_the_beginning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamcap.streams.caption_files.TAIL_BYTES", 1000)
+    files = CaptionFiles(tmp_path, "door")
+    files.append([*(final(seq) for seq in range(1, 101)), "{}", final(101)])
+    with files.jsonl.open("a") as file:
+        file.write(final(102)[:30])
+    assert files.load_history(1.0).finals[-1].seq == 101
+    assert "2 lines skipped, the first is line 101: " in caplog.text
+    assert files.jsonl.read_text().endswith(final(102)[:30] + "\n")
+
+
+def test_hostile_vtt_and_seq_files_are_passed_over(tmp_path: Path) -> None:
+    files = CaptionFiles(tmp_path, "door")
+    files.append([final(3)])
+    files.vtt.write_text(f"WEBVTT\n\n00:00:02.000 --> {'9' * 5000}:00:00.000\nx\n\n00:00:03.000 --> 00:00:08.000\nx\n")
+    for text in ("9" * 5000, "-1", "\x00", "٣", "1" + "0" * 300, ""):
+        (tmp_path / ".door.seq").write_text(text)
+        load_history = CaptionFiles(tmp_path, "door").load_history(3600.0)
+        assert (load_history.next_seq, load_history.shown[0].end) == (4 + RESERVE, 8.0)
