@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HUNG_SECONDS = 2.0
+HUNG_SECONDS = 0.4
 """For writes that are on their way when everything else has ended."""
 
 

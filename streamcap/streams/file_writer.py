@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from streamcap.captions.caption import Caption
 from streamcap.captions.cue import Cue
 from streamcap.captions.event import Payload, encode
+from streamcap.daemon_pool import DaemonPool
 from streamcap.streams.caption_files import CaptionFiles
 
 log = logging.getLogger(__name__)
@@ -34,18 +35,20 @@ class CaptionFileWriter:
     its turn. A disk that refuses holds nothing up: the final is published, and filed when the disk takes it.
 
     Parameters:
+        worker: one thread, of this stream alone: a disk that hangs stops no other stream.
         cues: gives the present window of the subtitle files; it is gone through on a worker thread.
         last_seq: gives the newest sequence number sent.
         release: publishes a payload, live or not, under the next number. Nobody else publishes for this stream.
         on_trouble: hears one line when writing begins to fail, and an empty one when it works again. Finals are
             kept meanwhile, up to PENDING_FINALS.
 
-    All calls on the loop; the disk is touched on worker threads, by one at a time.
+    All calls on the loop; the disk is touched on `worker` alone.
     """
 
     def __init__(
         self,
         files: CaptionFiles,
+        worker: DaemonPool,
         cues: Callable[[], Iterable[Cue]],
         last_seq: Callable[[], int],
         release: Callable[[Payload, bool], object],
@@ -53,6 +56,7 @@ class CaptionFileWriter:
     ) -> None:
         self.dropped = 0
         self._files = files
+        self._worker = worker
         self._cues = cues
         self._last_seq = last_seq
         self._release = release
@@ -113,7 +117,7 @@ class CaptionFileWriter:
                 await self._wait(RETRY_SECONDS)
         await self._write(due=True)
         with contextlib.suppress(OSError):  # said already by the write before it
-            await asyncio.to_thread(self._files.release_unused, self._last_seq() + 1)
+            await self._worker.run(self._files.release_unused, self._last_seq() + 1)
 
     async def _wait(self, timeout: float | None) -> None:
         with contextlib.suppress(TimeoutError):
@@ -141,7 +145,7 @@ class CaptionFileWriter:
                 self._stale = False
                 time = asyncio.get_running_loop().time
                 began = time()
-                await asyncio.to_thread(self._files.write_cues, self._cues())
+                await self._worker.run(self._files.write_cues, self._cues())
                 self._rewrite_at = began + pause(time() - began)
         except OSError as error:
             self._stale = True
@@ -164,9 +168,9 @@ class CaptionFileWriter:
 
     async def _append(self, lines: list[str], last_seq: int) -> None:
         if last_seq >= self._reserve_at:
-            self._reserve_at = await asyncio.to_thread(self._files.reserve_seq, last_seq)
+            self._reserve_at = await self._worker.run(self._files.reserve_seq, last_seq)
         if lines:
-            await asyncio.to_thread(self._files.append, lines)
+            await self._worker.run(self._files.append, lines)
             for _ in lines:
                 self._pending.popleft()
 

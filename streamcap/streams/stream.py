@@ -16,6 +16,7 @@ from streamcap.captions.event import Payload, Status, StreamState
 from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub
 from streamcap.captions.track import CaptionTrack, SampleTime
+from streamcap.daemon_pool import DaemonPool
 from streamcap.engine.outcome import Captioned, Failed, Interim, Outcome, Times, Unchanged, Unconfirmed
 from streamcap.errors import StreamcapError
 from streamcap.media.frame import Frame, Sample
@@ -40,6 +41,8 @@ STALL_CHECK_S = 0.25
 STABLE_AFTER_S = 10.0
 # How long a removed stream's reader may take; after that its daemon thread is left to its own read timeout.
 READER_STOP_TIMEOUT_S = 1.5
+# How long the files of a stream that is added may take to be read.
+PREPARE_SECONDS = 10.0
 # How long a source that has ended waits for the caption of its last sample.
 DRAIN_TIMEOUT_S = 30.0
 
@@ -103,6 +106,7 @@ class Stream:
         self._timeline = Timeline()
         self._ring = _ring(deps)
         self._source_thread: SourceThread | None = None
+        self._worker = DaemonPool(f"files-{name}")
         self._files: CaptionFiles | None = None
         self._filing: CaptionFileWriter | None = None
         self._error_text = ""
@@ -123,19 +127,33 @@ class Stream:
             self._refill(SavedHistory([], [], self._first_counters.seq))
         else:
             files = self._files = CaptionFiles(out, self.name)
-            await asyncio.to_thread(files.lock)
-            load_history = await asyncio.to_thread(files.load_history, self._deps.options.subtitle_window)
-            load_history = replace(load_history, next_seq=max(load_history.next_seq, self._first_counters.seq))
-            await asyncio.to_thread(files.reserve_seq, load_history.next_seq)
+            try:
+                async with asyncio.timeout(PREPARE_SECONDS):
+                    await self._worker.run(files.lock)
+                    load_history = await self._worker.run(files.load_history, self._deps.options.subtitle_window)
+                    load_history = replace(load_history, next_seq=max(load_history.next_seq, self._first_counters.seq))
+                    await self._worker.run(files.reserve_seq, load_history.next_seq)
+            except TimeoutError:
+                raise TimeoutError(f"{files.jsonl}: the disk did not answer within {PREPARE_SECONDS:g} s") from None
             self._refill(load_history)
             self._filing = CaptionFileWriter(
-                files, lambda: merge_cues(self.track.finals), lambda: self._feed.last_seq, self._release, self._on_disk
+                files,
+                self._worker,
+                lambda: merge_cues(self.track.finals),
+                lambda: self._feed.last_seq,
+                self._release,
+                self._on_disk,
             )
 
-    def unlock(self) -> None:
+    async def unlock(self) -> None:
         """Let go of its files: it never began, or is over. Idempotent."""
-        if self._files is not None:
-            self._files.unlock()
+        if self._files is None:
+            return
+        with contextlib.suppress(RuntimeError):  # closed already
+            # After whatever still hangs there: until then nobody else may write these files.
+            left = asyncio.wrap_future(self._worker.submit(self._files.unlock))
+            self._worker.close()
+            await asyncio.wait((left,), timeout=READER_STOP_TIMEOUT_S)
 
     def counters(self) -> Counters:
         """Where another stream of this name may go on."""
@@ -163,7 +181,7 @@ class Stream:
                     self._filing.close()
                     await wait_through_cancel(filing)
             finally:
-                self.unlock()
+                await self.unlock()
 
     def view(self) -> StreamSnapshot:
         """A snapshot."""

@@ -88,14 +88,14 @@ class StreamSet:
             await stream.prepare()
         except OSError as error:
             self._release_name(stream)
-            stream.unlock()
+            await stream.unlock()
             raise InputError(f"cannot use the files of stream {name}: {error}") from error
         except BaseException:  # cancelled, too: the name is free again
             self._release_name(stream)
-            stream.unlock()
+            await stream.unlock()
             raise
         if self._streams.get(name) is not stream:
-            stream.unlock()
+            await stream.unlock()
             raise InputError(f"stream {name} was removed before it began")
         stream.register()
         task = asyncio.create_task(stream.run(), name=f"stream-{name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -11,6 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from streamcap.captions.cue import Cue, merge_cues, to_ms
 from streamcap.captions.event import StreamState
 from streamcap.captions.formats import hls
+from streamcap.daemon_pool import DaemonPool
 from streamcap.server.auth import Auth
 from streamcap.server.errors import RefusalError
 from streamcap.streams.stream_set import StreamSet
@@ -22,13 +22,13 @@ _Mpegts = Annotated[
 ]
 
 
-def routes(streams: StreamSet, auth: Auth) -> APIRouter:
+def routes(streams: StreamSet, auth: Auth, pool: DaemonPool) -> APIRouter:
     router = APIRouter(prefix="/streams/{name}/hls", tags=["subtitles"], dependencies=[Depends(auth.viewer)])
 
     @router.get("/captions.m3u8")
     async def playlist(name: str, request: Request, mpegts: _Mpegts = hls.FFMPEG_MPEGTS) -> Response:
         """The rolling playlist. What stands in its query is handed on to the segments."""
-        _, playlist_window = await _current_cues(streams, name)
+        _, playlist_window = await _current_cues(streams, name, pool)
         return Response(
             hls.playlist(playlist_window, urlencode(request.query_params.multi_items())),
             headers={"Cache-Control": "no-store"},
@@ -40,7 +40,7 @@ def routes(streams: StreamSet, auth: Auth) -> APIRouter:
         name: str, number: Annotated[int, Path(ge=0, lt=2**40)], mpegts: _Mpegts = hls.FFMPEG_MPEGTS
     ) -> Response:
         """One segment: what was on screen during its six seconds."""
-        cues, playlist_window = await _current_cues(streams, name)
+        cues, playlist_window = await _current_cues(streams, name, pool)
         if not playlist_window.first <= number < playlist_window.stop:
             raise RefusalError(
                 404, f"segment {number} is not in the window, {playlist_window.first} to {playlist_window.stop - 1}"
@@ -54,12 +54,12 @@ def routes(streams: StreamSet, auth: Auth) -> APIRouter:
     return router
 
 
-async def _current_cues(streams: StreamSet, name: str) -> tuple[list[Cue], hls.PlaylistWindow]:
+async def _current_cues(streams: StreamSet, name: str, pool: DaemonPool) -> tuple[list[Cue], hls.PlaylistWindow]:
     """The stream's cues and the window they fill; gathered in a thread: a full one takes too long for the loop."""
     stream = streams.get(name)
     track = stream.track
     # The newest moment that was captioned or found unchanged.
     seen = to_ms(track.end - track.every) if track.last is not None else 0
     ended = stream.state in (StreamState.ENDED, StreamState.FAILED)
-    cues = await asyncio.to_thread(lambda finals: list(merge_cues(finals)), track.finals)
+    cues = await pool.run(lambda finals: list(merge_cues(finals)), track.finals)
     return cues, hls.playlist_window(cues, seen, ended=ended)
