@@ -19,6 +19,7 @@ from streamcap.daemon_pool import DaemonPool
 from streamcap.engine.engine import Engine, EngineOptions
 from streamcap.engine.live import LiveModel
 from streamcap.engine.outcome import Outcome
+from streamcap.errors import StreamcapError
 from streamcap.media.convert import Converter
 from streamcap.media.sources import SourceOptions, open_source
 from streamcap.media.sources.base import Source
@@ -26,7 +27,7 @@ from streamcap.server import http_server
 from streamcap.server.app import create_app
 from streamcap.server.options import ServerOptions
 from streamcap.streams.options import StreamOptions
-from streamcap.streams.stream import StreamDeps
+from streamcap.streams.stream_deps import StreamDeps
 from streamcap.streams.stream_set import StreamSet
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ async def serve_streams(options: ServeOptions, load: Callable[[], Captioner], li
     """Serve until SIGINT or SIGTERM.
 
     `load` runs on a thread of its own: meanwhile `/healthz` answers 200 and `/readyz` 503, and a signal ends it all.
-    Returns whether all threads that may be inside torch have ended. Raises StreamcapError: what `load` raised, or a
-    stream that cannot be added.
+    Returns whether all threads that may be inside torch have ended. Raises StreamcapError: what `load` raised, a
+    stream that cannot be added, or finals that were lost.
     """
     loop = asyncio.get_running_loop()
     stop, server_stop = asyncio.Event(), asyncio.Event()
@@ -104,6 +105,10 @@ async def serve_streams(options: ServeOptions, load: Callable[[], Captioner], li
         model_thread.close()
         stop_thread.close()
         deadline.cancel()
+    if streams.dropped_finals:
+        raise StreamcapError(
+            f"{streams.dropped_finals} final captions are lost: the disk of --out refused them, or did not answer"
+        )
     return ended
 
 

@@ -76,7 +76,7 @@ class DaemonPool:
                 continue
             try:
                 future.set_result(call())
-            except BaseException as error:  # the caller's to handle, whatever it is
+            except BaseException as error:  # noqa: BLE001 - the caller's to handle, whatever it is
                 future.set_exception(error)
             # Neither is to live on in an idle thread.
             del future, call

@@ -14,8 +14,10 @@ from streamcap.engine.engine import EngineStatistics
 from streamcap.engine.outcome import Outcome
 from streamcap.errors import InputError, StreamcapError
 from streamcap.media.sources import check_url
+from streamcap.streams.counters import Counters
 from streamcap.streams.options import StreamOptions, check_every, check_name
-from streamcap.streams.stream import Counters, Stream, StreamDeps
+from streamcap.streams.stream import Stream
+from streamcap.streams.stream_deps import StreamDeps
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class StreamSet:
         self._streams: dict[str, Stream] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._counters: dict[str, Counters] = {}
+        self._dropped_finals = 0  # of streams that were removed
 
     def begin(self, deps: StreamDeps, *, forget: Callable[[str], None], engine: EngineStatistics) -> None:
         """The model is there: from now on streams can be added."""
@@ -61,6 +64,11 @@ class StreamSet:
 
     def __len__(self) -> int:
         return len(self._streams)
+
+    @property
+    def dropped_finals(self) -> int:
+        """Finals that no viewer got, of all streams ever: a disk refused or hung for too long."""
+        return self._dropped_finals + sum(stream.publisher.dropped_finals for stream in self._streams.values())
 
     def get(self, name: str) -> Stream:
         """Raises UnknownStreamError."""
@@ -113,6 +121,7 @@ class StreamSet:
         self._tasks.pop(name, None)
         self._forget(name)
         self.hub.remove(name)
+        self._dropped_finals += stream.publisher.dropped_finals
         self._counters.pop(name, None)
         self._counters[name] = stream.counters()
         while len(self._counters) > NAMES_KEPT:
