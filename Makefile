@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test lint types format check clean
+.PHONY: demo test chaos lint types format check clean
 
 demo: $(VENV)/installed
 	@echo "Open http://127.0.0.1:8642/ in a browser; end with Ctrl-C."
@@ -12,6 +12,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+chaos: $(VENV)/installed-dev
+	$(BIN)/python -m tests.chaos.storm --kills 300
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from streamcap.engine.failure_log import INTERVAL_SECONDS, MAX_KINDS, FailureLog
 def failure(kind: type[Exception], message: str) -> Exception:
     try:
         raise kind(message)
-    except Exception as error:
+    except kind as error:
         return error
 
 

@@ -6,7 +6,8 @@ import json
 import os
 from pathlib import Path
 
-from tests.end_to_end.service import Service, Viewer, wait_until
+from tests.chaos.storm import FakeService
+from tests.end_to_end.service import Viewer, wait_until
 
 SCENES = "scenes:?size=64x64&rate=2&seconds=1&seed="
 
@@ -21,7 +22,7 @@ class HungViewer(Viewer):
 def test_hung_files_stop_no_other_stream(tmp_path: Path) -> None:
     hung = [f"hung{number}" for number in range(6)]
     sources = [f"{name}={SCENES}{number}" for number, name in enumerate([*hung, "good"])]
-    with Service(*sources, "--every", "0.5", "--change-threshold", "0", out=tmp_path) as service:
+    with FakeService(*sources, "--every", "0.5", "--change-threshold", "0", out=tmp_path) as service:
         for name in hung:
             # What a network disk that is away does to a writer: it does not come back.
             fifo = tmp_path / f"{name}.fifo"
