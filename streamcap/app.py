@@ -61,6 +61,7 @@ async def serve_streams(options: ServeOptions, load: Callable[[], Captioner], li
     """Serve until SIGINT or SIGTERM.
 
     `load` runs on a thread of its own: meanwhile `/healthz` answers 200 and `/readyz` 503, and a signal ends it all.
+    A signal also starts a timer that ends the process after END_SECONDS, whatever hangs, in this function or after it.
     Returns whether all threads that may be inside torch have ended. Raises StreamcapError: what `load` raised, a
     stream that cannot be added, or finals that were lost.
     """
@@ -104,7 +105,6 @@ async def serve_streams(options: ServeOptions, load: Callable[[], Captioner], li
         await serving
         model_thread.close()
         stop_thread.close()
-        deadline.cancel()
     if streams.dropped_finals:
         raise StreamcapError(
             f"{streams.dropped_finals} final captions are lost: the disk of --out refused them, or did not answer"

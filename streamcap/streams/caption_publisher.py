@@ -251,7 +251,7 @@ class CaptionPublisher:
         reason = await self._send(writer)
         if not reason and self._stale_cues and asyncio.get_running_loop().time() >= self._rewrite_at:
             self._cues_reason = await self._rewrite_cues(writer)
-        self._set_disk(f"{reason}; captions are held back until it can" if reason else self._cues_reason)
+        self._set_disk(_held(reason) if reason else self._cues_reason)
         if reason:
             await self._pause(RETRY_SECONDS)
 
@@ -333,7 +333,7 @@ class CaptionPublisher:
                 self._hang(writer)
             if over:
                 task.cancel()  # its thread goes on alone
-                raise TimeoutError(f"{writer.path}: the disk does not answer")
+                raise TimeoutError("the disk does not answer")
             await asyncio.wait((task,), timeout=POLL_SECONDS)
         task.result()
         return hung
@@ -342,7 +342,7 @@ class CaptionPublisher:
         if self._numbered:
             self._numbered = False
             self._skip(len(self._in_flight) + self._untold_drops)
-        self._set_disk(f"{writer.path}: the disk does not answer; captions are held back until it does")
+        self._set_disk(_held(f"cannot write {writer.path}: the disk does not answer"))
 
     async def _rewrite_cues(self, writer: CaptionFileWriter) -> str:
         loop = asyncio.get_running_loop()
@@ -387,6 +387,10 @@ async def wait_through_cancel(task: asyncio.Task[None]) -> None:
             cancelled = error
     if cancelled is not None:
         raise cancelled
+
+
+def _held(reason: str) -> str:
+    return f"{reason}; captions are held back until it can"
 
 
 def _sample_time(sample: Sample) -> SampleTime:
