@@ -27,7 +27,7 @@ NAMES_KEPT = 1024
 
 
 class DuplicateStreamError(InputError):
-    """There is a stream of that name already."""
+    """There is a stream of that name already, or one is being removed."""
 
 
 class TooManyStreamsError(InputError):
@@ -104,7 +104,7 @@ class StreamSet:
             raise
         if self._streams.get(name) is not stream:
             await stream.unlock()
-            raise InputError(f"stream {name} was removed before it began")
+            raise DuplicateStreamError(f"stream {name} was removed before it began; try again")
         stream.register()
         task = asyncio.create_task(stream.run(), name=f"stream-{name}")
         task.add_done_callback(_log_failure)

@@ -81,7 +81,7 @@ class Weather:
             self.rotated.append(target)
 
 
-def run_storm(kind: str, kills: int, out: Path, seed: int = 0) -> Verdict:
+def run_storm(kind: str, kills: int, out: Path, seed: int = 0, max_alive: float = MAX_ALIVE_SECONDS) -> Verdict:
     """`kills` runs of the service that are killed at random moments, and a last one that ends in order."""
     rng = random.Random(f"{kind}{seed}")
     port = _free_port()
@@ -94,7 +94,7 @@ def run_storm(kind: str, kills: int, out: Path, seed: int = 0) -> Verdict:
             for client in clients:
                 client.run = run
             is_last = run == kills
-            end = time.monotonic() + (2.0 if is_last else rng.uniform(0.0, MAX_ALIVE_SECONDS))
+            end = time.monotonic() + (2.0 if is_last else rng.uniform(0.0, max_alive))
             while time.monotonic() < end:
                 if not is_last:
                     weather.strike(service.pid)

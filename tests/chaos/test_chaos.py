@@ -17,7 +17,7 @@ from tests.chaos.storm import WEATHERS, run_storm
 
 @pytest.mark.parametrize("weather", WEATHERS)
 def test_kills_break_no_promise(weather: str, tmp_path: Path) -> None:
-    verdict = run_storm(weather, 1, tmp_path)
+    verdict = run_storm(weather, 1, tmp_path, max_alive=2.0)
     assert verdict.violations == []
     assert verdict.events > 0
 

@@ -466,7 +466,7 @@ async def test_removal_during_history_load_frees_name(service: FakeService, monk
     with pytest.raises(FilesLockedError, match="being written by another"):
         await service.streams.add("door", URL)
     goes_on.set()
-    with pytest.raises(InputError, match="removed before it began"):
+    with pytest.raises(DuplicateStreamError, match="removed before it began"):
         await adding
     await live(service)
 
