@@ -19,7 +19,7 @@ from streamcap.daemon_pool import DaemonPool
 from streamcap.engine.engine import Engine, EngineOptions
 from streamcap.engine.live import LiveModel
 from streamcap.engine.outcome import Outcome
-from streamcap.errors import StreamcapError
+from streamcap.errors import LostCaptionsError
 from streamcap.media.convert import Converter
 from streamcap.media.sources import SourceOptions, open_source
 from streamcap.media.sources.base import Source
@@ -106,7 +106,7 @@ async def serve_streams(options: ServeOptions, load: Callable[[], Captioner], li
         model_thread.close()
         stop_thread.close()
     if streams.dropped_finals:
-        raise StreamcapError(
+        raise LostCaptionsError(
             f"{streams.dropped_finals} final captions are lost: the disk of --out refused them, or did not answer"
         )
     return ended

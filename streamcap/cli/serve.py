@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from streamcap.errors import InputError
+from streamcap.errors import InputError, LostCaptionsError
 from streamcap.redact import redact
 
 if TYPE_CHECKING:
@@ -225,13 +225,18 @@ def _run(main: Coroutine[None, None, bool]) -> None:
         _start_timer(HUNG_SECONDS, _leave)
         return ended
 
+    status = 0
     with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(bounded())
+        try:
+            uvloop.run(bounded())
+        except LostCaptionsError as error:
+            sys.stderr.write(f"streamcap: {error}\n")
+            status = 1
         # Files are whole and viewers told. The interpreter's end takes a busy machine seconds; and where a thread is
         # inside torch, it would unwind it there, through C++, which aborts the process.
         logging.shutdown()
         sys.stdout.flush()
-        os._exit(0)
+        os._exit(status)
 
 
 def _start_timer(seconds: float, function: Callable[..., object], *args: object) -> None:
