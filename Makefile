@@ -18,6 +18,10 @@ test: $(VENV)/installed-dev
 fuzz: $(VENV)/installed-dev
 	STREAMCAP_FUZZ_EXAMPLES=$${STREAMCAP_FUZZ_EXAMPLES:-50000} $(BIN)/python -m pytest tests/fuzz --timeout 0
 
+# 300 `kill -9` at random moments: a full disk, hung files, outside rotation; `make test` tries some.
+chaos: $(VENV)/installed-dev
+	$(BIN)/python -m tests.chaos.storm --kills 300
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -5,5 +5,9 @@ class StreamcapError(Exception):
     """Base of every error this package raises on purpose. The command line prints it and exits with 1."""
 
 
+class LostCaptionsError(StreamcapError):
+    """The service has ended in order, but some captions are lost."""
+
+
 class InputError(StreamcapError):
     """What was asked for or handed in cannot work: exit status 2, HTTP 4xx."""

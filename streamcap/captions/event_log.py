@@ -78,6 +78,13 @@ class EventLog:
         if self._next > self.last_stored + 1:
             self._remember(LostRange(self.last_stored + 1, self._next - 1))
 
+    def skip(self, count: int) -> LostRange:
+        """The next `count` numbers are given to nothing: what they were meant for is lost."""
+        lost = LostRange(self._next, self._next + count - 1)
+        self._next += count
+        self._remember(lost)
+        return lost
+
     @property
     def last_stored(self) -> int:
         return self._kept[-1].seq if self._kept else self._forgotten

@@ -137,7 +137,13 @@ class Subscription:
     def skip(self, event: Event) -> None:
         """`event` is not for live viewers: a `gap` says so to those who would have had it."""
         if self._wants(event):
-            self._miss(event)
+            self._miss(event.stream, event.seq, event.seq)
+            self._wake()
+
+    def miss(self, stream: str, lost: LostRange) -> None:
+        """Nobody gets the events `lost` of `stream`: a `gap` says so."""
+        if self.closed is None and (self.options.streams is None or stream in self.options.streams):
+            self._miss(stream, lost.first, lost.last)
             self._wake()
 
     def close(self, cause: CloseReason, reason: str) -> None:
@@ -169,7 +175,7 @@ class Subscription:
             return False
         if event.is_interim:
             self.statistics.interim_dropped += 1
-            self._miss(event)
+            self._miss(event.stream, event.seq, event.seq)
             return False
         waiting = [(index, item) for index, item in enumerate(self._queue) if isinstance(item, Event)]
         index, dropped = next(((i, item) for i, item in waiting if item.is_interim), waiting[0])
@@ -181,13 +187,13 @@ class Subscription:
         self._replace_by_gap(index, dropped)
         return True
 
-    def _miss(self, event: Event) -> None:
+    def _miss(self, stream: str, first: int, last: int) -> None:
         """A gap at the end of the queue."""
-        before = self._neighbour(event.stream, range(len(self._queue) - 1, -1, -1))
+        before = self._neighbour(stream, range(len(self._queue) - 1, -1, -1))
         if isinstance(before, _Gap):
-            before.last = event.seq
+            before.last = last
         else:
-            self._queue.append(_Gap(event.stream, event.seq, event.seq))
+            self._queue.append(_Gap(stream, first, last))
 
     def _replace_by_gap(self, index: int, event: Event) -> None:
         """One with the gaps before and behind it, so that between two gaps there is always an event."""
@@ -263,6 +269,12 @@ class Hub:
                 self._subscriptions.pop(id(subscription), None)
                 self.statistics.closed_slow += subscription.cause is CloseReason.SLOW
         return event
+
+    def skip(self, stream: str, count: int) -> None:
+        """`count` events of `stream` are lost: they take its next numbers, and a `gap` tells everyone."""
+        lost = self.feeds[stream].skip(count)
+        for subscription in list(self._subscriptions.values()):
+            subscription.miss(stream, lost)
 
     def subscribe(
         self, options: SubscribeOptions, wake: Callable[[], None], since: dict[str, int] | int | None = None

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from streamcap.errors import InputError
+from streamcap.errors import InputError, LostCaptionsError
 from streamcap.redact import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from streamcap.captioner import Captioner
 
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 HUNG_SECONDS = 2.0
 """For writes that are on their way when everything else has ended."""
+ERROR_SECONDS = 1.0
 
 
 def serve(
@@ -219,23 +220,38 @@ def _load(
 
 
 def _run(main: Coroutine[None, None, bool]) -> None:
-    """`main` says whether the threads that may be inside torch have ended."""
+    """Run `main`, then end the process. Raises StreamcapError."""
     import uvloop
 
     async def bounded() -> bool:
-        ended = await main
+        try:
+            ended = await main
+        except BaseException:
+            # The error is told, and the process ended with its status, whatever the interpreter's end waits for.
+            _start_timer(ERROR_SECONDS, os._exit, 1)
+            raise
         # The loop's own end waits up to five minutes for threads, such as one that writes to a disk that hangs.
-        waited = threading.Timer(HUNG_SECONDS, _leave)
-        waited.daemon = True
-        waited.start()
+        _start_timer(HUNG_SECONDS, _leave)
         return ended
 
+    status = 0
     with contextlib.suppress(KeyboardInterrupt):
-        if not uvloop.run(bounded()):
-            # One is inside torch. The interpreter's end would unwind it there, through C++, which aborts the process.
-            logging.shutdown()
-            sys.stdout.flush()
-            os._exit(0)
+        try:
+            uvloop.run(bounded())
+        except LostCaptionsError as error:
+            sys.stderr.write(f"streamcap: {error}\n")
+            status = 1
+        # Files are whole and viewers told. The interpreter's end takes a busy machine seconds; and where a thread is
+        # inside torch, it would unwind it there, through C++, which aborts the process.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def _start_timer(seconds: float, function: Callable[..., object], *args: object) -> None:
+    timer = threading.Timer(seconds, function, args)
+    timer.daemon = True
+    timer.start()
 
 
 def _leave() -> None:

@@ -8,6 +8,7 @@ back. How this was chosen is in docs/gate.md.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -95,7 +96,7 @@ class ChangeGate:
         """Cosine distance, 0 to 2, of `features` (D, unit length) of `sample` from the last final's nearest image.
 
         Infinite where there is none to compare with: the first sample, another epoch, or a final older than
-        `refresh_interval`.
+        `refresh_interval`. Raises FloatingPointError where it is not a number: a comparison would take that for unchanged.
         """
         final = self._finals.get(sample.stream)
         if (
@@ -105,7 +106,10 @@ class ChangeGate:
             or final.references[0].shape != features.shape
         ):
             return float("inf")
-        return max(0.0, 1.0 - max(float(np.dot(view, features)) for view in final.references))
+        distance = 1.0 - max(float(np.dot(view, features)) for view in final.references)
+        if not math.isfinite(distance):
+            raise FloatingPointError("the distance of two embeddings is not a number")
+        return max(0.0, distance)
 
     def is_unchanged(self, distance: float) -> bool:
         """Whether an image at `distance` shows what the last final says."""

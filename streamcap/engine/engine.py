@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from streamcap.captioner.drafts import DraftStatistics
 from streamcap.engine.change_gate import ChangeGate, ChangeGateOptions, Features, Verdict
+from streamcap.engine.failure_log import FailureLog, describe
 from streamcap.engine.latest_queue import LatestSampleQueue
 from streamcap.engine.outcome import Captioned, Failed, Interim, Outcome, Times, Unchanged, Unconfirmed
 from streamcap.media.frame import Pixels, Sample
@@ -84,8 +86,9 @@ class Engine:
 
     `deliver` is called on that thread with outcomes in each stream's order; it must not block (hand them to a loop).
     A stream has at most one sample in the batch, so its outcomes never overtake one another. When the model fails,
-    the batch is tried again in halves (a device out of memory), then row by row, and what still fails is a `Failed`
-    outcome: the service goes on.
+    the batch is tried again in halves, then row by row, so that one bad frame costs only itself, and what still fails
+    is a `Failed` outcome: the service goes on. A device out of memory is the model's to handle. Numbers that are none
+    (NaN) are a failure of the model.
     """
 
     def __init__(
@@ -107,7 +110,7 @@ class Engine:
         self._forgotten: deque[str] = deque()
         self._changed = threading.Condition()
         self._stopping = False
-        self._max_batch = options.max_batch
+        self._failures = FailureLog(monotonic)
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
     def start(self) -> None:
@@ -143,7 +146,7 @@ class Engine:
                     return
                 while self._forgotten:
                     self._gate.forget(self._forgotten.popleft())
-                batch = self._queue.take(self._max_batch)
+                batch = self._queue.take(self.options.max_batch)
             began = self._monotonic()
             self._caption(batch, began)
             self.statistics.batches += 1
@@ -153,18 +156,12 @@ class Engine:
     def _caption(self, batch: list[Sample], taken: float) -> None:
         try:
             outcomes = self._outcomes(batch, taken)
-        except Exception as error:  # whatever a model raises must not end the device thread
+        except Exception as error:  # noqa: BLE001 - whatever a model raises must not end the device thread
             if len(batch) == 1:
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                log.exception("the model failed on a frame of stream %s", batch[0].stream)
-                self.statistics.failed += 1
-                self._deliver([Failed(batch[0], reason)])
+                self._deliver([self._failed(batch[0], error)])
                 return
             half = len(batch) // 2
-            log.warning("a batch of %d failed (%s); trying it in halves", len(batch), error)
-            if "out of memory" in str(error).lower():
-                # It would not fit next time either; one bad frame, on the other hand, is no reason to go on smaller.
-                self._max_batch = half
+            log.debug("a batch of %d failed (%s); trying it in halves", len(batch), error)
             self._caption(batch[:half], taken)
             self._caption(batch[half:], taken)
             return
@@ -175,24 +172,32 @@ class Engine:
         embeddings = self._model.encode(np.stack([sample.pixels for sample in batch]))
         features = self._model.features(embeddings)
         encoded = self._monotonic()
-        distances = [self._gate.distance(sample, row) for sample, row in zip(batch, features, strict=True)]
-        moved = [row for row, distance in enumerate(distances) if not self._gate.is_unchanged(distance)]
-        still = [row for row in range(len(batch)) if row not in moved]
+        finite = np.isfinite(features).reshape(len(batch), -1).all(1)
+        outcomes: list[Outcome] = [
+            self._failed(batch[row], FloatingPointError("the model's embedding is not a number"))
+            for row in np.flatnonzero(~finite)
+        ]
+        rows = np.flatnonzero(finite).tolist()
+        distances = {row: self._gate.distance(batch[row], features[row]) for row in rows}
+        moved = [row for row in rows if not self._gate.is_unchanged(distances[row])]
+        still = [row for row in rows if self._gate.is_unchanged(distances[row])]
         for row in still:
             self._gate.mark_unchanged(batch[row])
         self.statistics.decode_skipped += len(still)
-        outcomes: list[Outcome] = [Unchanged(batch[row], decoded=False) for row in still]
+        outcomes += [Unchanged(batch[row], decoded=False) for row in still]
         if not moved:
             return outcomes
         if outcomes:
             # Those whose scene is still need not wait for the others' decode.
             self._deliver(outcomes)
         interim = _InterimTexts(
-            self,
             [batch[row] for row in moved],
             [self._gate.last_text(batch[row]) if self._gate.is_changed(distances[row]) else None for row in moved],
-            taken,
-            encoded,
+            Times(taken, encoded, encoded),
+            text=self._model.text,
+            deliver=self._deliver,
+            interval=self.options.interim_interval,
+            monotonic=self._monotonic,
         )
         results = self._model.decode(
             embeddings if len(moved) == len(batch) else embeddings[moved],
@@ -208,6 +213,8 @@ class Engine:
     def _commit(
         self, sample: Sample, features: Features, distance: float, result: Decoded, times: Times, *, shown: bool
     ) -> Outcome:
+        if math.isnan(result.logprob):
+            return self._failed(sample, FloatingPointError("the model's log-probability is not a number"))
         judgement = self._gate.classify(sample, features, distance, result.text)
         # What was begun in sight of the viewer is finished there, even if it says the same again.
         if judgement.verdict is Verdict.UNCHANGED and not shown:
@@ -220,36 +227,53 @@ class Engine:
         self.statistics.captioned += 1
         return Captioned(sample, result.text, result.logprob, times, judgement.first)
 
+    def _failed(self, sample: Sample, error: Exception) -> Failed:
+        self._failures.report(error, f"stream {sample.stream}")
+        self.statistics.failed += 1
+        return Failed(sample, describe(error))
+
 
 class _InterimTexts:
     """Hands on text as it is decoded: of images that are news, rate-limited, and from where it says something new.
 
     Parameters:
         said: of each row what is on screen already; None: of this row nothing is to be shown.
+        times: up to the encoded embeddings.
+        text: of tokens.
+        interval: seconds between two texts of a row; 0 or less: none is shown.
     """
 
     def __init__(
-        self, engine: Engine, samples: list[Sample], last_texts: list[str | None], taken: float, encoded: float
+        self,
+        samples: list[Sample],
+        last_texts: list[str | None],
+        times: Times,
+        *,
+        text: Callable[[list[int]], str],
+        deliver: Callable[[list[Outcome]], None],
+        interval: float,
+        monotonic: Callable[[], float],
     ) -> None:
         self.shown = [False] * len(samples)
-        self._engine = engine
         self._samples = samples
         self._last_texts = last_texts
-        self._taken = taken
-        self._encoded = encoded
-        self._next_at = [encoded] * len(samples)
-        wanted = engine.options.interim_interval > 0 and any(one is not None for one in last_texts)
+        self._times = times
+        self._text = text
+        self._deliver = deliver
+        self._interval = interval
+        self._monotonic = monotonic
+        self._next_at = [times.encoded] * len(samples)
+        wanted = interval > 0 and any(one is not None for one in last_texts)
         self.listener = self._on_text if wanted else None
 
     def _on_text(self, row: int, tokens: list[int]) -> None:
-        engine, last_texts = self._engine, self._last_texts[row]
-        now = engine._monotonic()
+        last_texts, now = self._last_texts[row], self._monotonic()
         if last_texts is None or now < self._next_at[row]:
             return
-        text = engine._model.text(tokens).strip()
+        text = self._text(tokens).strip()
         # So far it may be the same sentence again, which would be no news at its end.
         if not text or last_texts.startswith(text):
             return
-        self._next_at[row] = now + engine.options.interim_interval
+        self._next_at[row] = now + self._interval
         self.shown[row] = True
-        engine._deliver([Interim(self._samples[row], text, Times(self._taken, self._encoded, now))])
+        self._deliver([Interim(self._samples[row], text, replace(self._times, decoded=now))])

@@ -10,13 +10,13 @@ class Timeline:
     monotonic clock says it came, but never before the last time given out.
     """
 
-    def __init__(self, begin: float = 0.0) -> None:
+    def __init__(self, begin: float = 0.0, epoch: int = -1) -> None:
         self._last = begin
         self._offset = 0.0
         self._key: tuple[int, int] | None = None
         self._anchor: tuple[float, float] | None = None  # (monotonic, output time) of the first frame ever
-        self.epoch = -1
-        """Epochs begun so far, less one: the stream's own count, over all openings of its source."""
+        self.epoch = epoch
+        """The newest epoch: the stream's own count, over all openings of its source; `epoch` + 1 is the first."""
 
     @property
     def last(self) -> float:

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 import streamcap
+from streamcap.daemon_pool import DaemonPool
 from streamcap.server import errors
 from streamcap.server.auth import Auth, normal_origin
 from streamcap.server.feed.broadcaster import FeedBroadcaster
@@ -25,6 +26,10 @@ from streamcap.server.webrtc.whep import WhepSessions
 from streamcap.server.webrtc.whip import WhipSessions
 from streamcap.streams.stream_set import StreamSet
 
+# Subtitle files and playlists are written on these. Policy when more wait: 503.
+RENDER_THREADS = 2
+MAX_WAITING_RENDERS = 64
+
 
 def create_app(streams: StreamSet, options: ServerOptions) -> FastAPI:
     """The application; serve it with `streamcap.server.http_server.serve`. `streams` stays the caller's to close."""
@@ -37,6 +42,7 @@ def create_app(streams: StreamSet, options: ServerOptions) -> FastAPI:
         yield
         sweeping.cancel()
         await asyncio.gather(asyncio.wait((sweeping,)), whip_sessions.close(), whep_sessions.close())
+        pool.close()
 
     app = FastAPI(
         title="streamcap",
@@ -47,6 +53,7 @@ def create_app(streams: StreamSet, options: ServerOptions) -> FastAPI:
         lifespan=lifespan,
     )
     auth = Auth(options)
+    pool = DaemonPool("http", max_threads=RENDER_THREADS, max_waiting=MAX_WAITING_RENDERS)
     broadcaster = FeedBroadcaster(streams.hub, options.max_viewers)
     metrics = Metrics(streams, broadcaster, whip_sessions, whep_sessions)
     streams.hub.observers.append(metrics.observe)
@@ -54,8 +61,8 @@ def create_app(streams: StreamSet, options: ServerOptions) -> FastAPI:
     app.state.streams = streams
     errors.install(app)
     app.include_router(feed.routes(broadcaster, auth, heartbeat=options.heartbeat))
-    app.include_router(stream.routes(streams, auth, options))
-    app.include_router(hls.routes(streams, auth))
+    app.include_router(stream.routes(streams, auth, options, pool))
+    app.include_router(hls.routes(streams, auth, pool))
     app.include_router(webrtc.routes(whip_sessions, whep_sessions, auth, options))
     app.include_router(health.routes(streams, metrics, auth))
     app.include_router(page.routes())

@@ -29,6 +29,10 @@ DEAD_PEER_MS = 30_000
 # From the connection, or the first byte of its next request, to the end of the request's head.
 HEAD_SECONDS = 20.0
 OPEN_FILES = 65_536
+# Files that connections do not get, or a quarter of what the system allows if that is less.
+RESERVED_FILES = 1024
+# Between two looks whether a connection can be accepted.
+PAUSE_SECONDS = 0.1
 
 
 def listen(options: ServerOptions) -> socket.socket:
@@ -106,7 +110,59 @@ class HeaderTimeoutH11(H11Protocol):
             self.transport.abort()
 
 
+def max_connection_files() -> float:
+    """How many files may be open when a connection is taken; the rest is for caption files and cameras."""
+    try:
+        import resource
+    except ImportError:  # a system without such limits
+        return float("inf")
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return float("inf") if soft == resource.RLIM_INFINITY else soft - min(RESERVED_FILES, soft // 4)
+
+
+def _open_files(listener: socket.socket) -> int:
+    """At least so many: the system gives out the lowest number that is free."""
+    lowest = os.dup(listener.fileno())
+    os.close(lowest)
+    return lowest
+
+
 class _Server(uvicorn.Server):
+    """uvicorn's server, but it accepts no connection that would take the last files: those wait in the backlog."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._accepting: list[asyncio.Task[None]] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        self._accepting = [asyncio.create_task(self._accept(one), name="accept") for one in sockets or []]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for task in self._accepting:
+            task.cancel()
+        await super().shutdown(sockets)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop, limit, paused = asyncio.get_running_loop(), max_connection_files(), False
+        while True:
+            try:
+                if _open_files(listener) >= limit:
+                    if not paused:
+                        log.warning("%d files are open: new connections wait until some are closed", limit)
+                    paused = True
+                    await asyncio.sleep(PAUSE_SECONDS)
+                    continue
+                paused = False
+                connection, _ = await loop.sock_accept(listener)
+                await loop.connect_accepted_socket(self._protocol, connection)
+            except OSError as error:
+                log.debug("a connection was not accepted: %s", error)
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return HeaderTimeoutH11(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Signals are the caller's, who sets `stop`."""

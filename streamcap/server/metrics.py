@@ -71,7 +71,7 @@ class Metrics(Collector):
             "decode_skipped": "Samples whose image had not moved; they count as extended too.",
             "samples_missed": "Moments for which no frame came in time.",
             "frame_conversion_errors": "Sampled frames lost since they could not be converted.",
-            "files_dropped": "Finals missing in the files, since the disk refused them for too long.",
+            "files_dropped": "Finals that no viewer got, since the disk refused or hung for too long.",
             "reconnections": "Times the source was lost or refused and will be opened again.",
         }
         families = {

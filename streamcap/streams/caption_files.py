@@ -1,4 +1,5 @@
-"""`CaptionFiles`: a stream's `NAME.srt`, `NAME.vtt` and `NAME.jsonl`, whole at any moment, also after a crash."""
+"""`CaptionFiles`: a stream's `NAME.srt`, `NAME.vtt` and `NAME.jsonl`, and `.NAME.state` with what is reserved: whole
+at any moment, also after a crash."""
 
 from __future__ import annotations
 
@@ -15,12 +16,13 @@ from streamcap.captions.cue import Cue, to_ms
 from streamcap.captions.event import Event
 from streamcap.captions.formats import jsonl, srt, vtt
 from streamcap.errors import InputError
+from streamcap.streams.counters import MAX_STATE_BYTES, Counters, caption_number, format_counters, parse_counters
 
 log = logging.getLogger(__name__)
 
-# Sequence numbers are reserved on disk in blocks of this many, so that a number once sent is never sent again for
-# another event, even after a crash that lost count.
-RESERVE = 1000
+# What is taken to have been shown, beyond what the finals say, where the state file is lost.
+LOST_NUMBERS = 1000
+LOST_SECONDS = 60.0
 # A tail of this size holds thousands of captions; more is read where the window of the subtitle files asks for it.
 TAIL_BYTES = 2_000_000
 # No more is read of a file, whatever its window: a day of captions.
@@ -33,12 +35,13 @@ class FilesLockedError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class SavedHistory:
-    """What an earlier run left: its newest finals, and the first sequence number that it surely never used."""
+    """What an earlier run left."""
 
     finals: list[Event]
     shown: list[Caption]
     """What each final said, until it left the screen: an `extend`, which is not filed, may have moved that."""
-    next_seq: int
+    counters: Counters
+    """What that run surely never used."""
 
 
 class CaptionFiles:
@@ -49,10 +52,10 @@ class CaptionFiles:
         self.srt = directory / f"{stream}.srt"
         self.vtt = directory / f"{stream}.vtt"
         self.jsonl = directory / f"{stream}.jsonl"
-        self._seq = directory / f".{stream}.seq"
+        self.state = directory / f".{stream}.state"
+        self._stream = stream
         self._lock_path = directory / f".{stream}.lock"
         self._lock_file: BinaryIO | None = None
-        self._reserved = 0
 
     def lock(self) -> None:
         """Be the only one who writes these files, until `unlock` or the end of the process, however it ends.
@@ -109,26 +112,11 @@ class CaptionFiles:
                         "%s: %d lines skipped, the first is line %d: %s",
                         *(self.jsonl, parsed.skipped, line, parsed.reason),
                     )
-        next_seq = finals[-1].seq + 1 if finals else 1
-        try:
-            next_seq = max(next_seq, self._reserved_seq())
-        except (FileNotFoundError, ValueError):
-            # Without the count, leave room for what was sent but not filed.
-            next_seq += RESERVE if finals else 0
-        self._reserved = 0
-        return SavedHistory(finals, shown, next_seq)
+        return SavedHistory(finals, shown, self._counters(finals, shown))
 
-    def reserve_seq(self, seq: int) -> int:
-        """Make sure that a later run begins beyond `seq`; returns the number from which to reserve again."""
-        if seq + RESERVE // 2 >= self._reserved:
-            _replace(self._seq, str(seq + RESERVE))
-            self._reserved = seq + RESERVE
-        return self._reserved - RESERVE // 2
-
-    def release_unused(self, next_seq: int) -> None:
-        """A clean end: a later run may go on at `next_seq`."""
-        self._reserved = next_seq
-        _replace(self._seq, str(next_seq))
+    def write_counters(self, counters: Counters) -> None:
+        """A later run begins with `counters`, whatever becomes of the other files."""
+        _replace(self.state, format_counters(self._stream, counters))
 
     def append(self, lines: Sequence[str]) -> None:
         """Add finals. Unbuffered, so that a crash loses nothing; a disk that is full gets no half line."""
@@ -151,6 +139,22 @@ class CaptionFiles:
             _replace(self.srt, srt.render(shown))
             _replace(self.vtt, vtt.render(shown))
 
+    def _counters(self, finals: list[Event], shown: list[Caption]) -> Counters:
+        """Of the state file, which others do not rotate; never less than the finals say."""
+        filed = Counters()
+        if finals and shown:
+            ends = max(caption.end for caption in shown)
+            filed = Counters(finals[-1].seq + 1, caption_number(shown[-1].id) + 1, shown[-1].epoch, ends)
+        try:
+            with self.state.open("rb") as file:
+                return filed.union(parse_counters(file.read(MAX_STATE_BYTES + 1), self._stream))
+        except FileNotFoundError:
+            pass
+        except ValueError as error:
+            log.warning("%s is passed over: %s", self.state, error)
+        # Leave room for what was shown but not filed.
+        return filed.ahead(LOST_NUMBERS, LOST_SECONDS) if finals else filed
+
     def _cue_times(self) -> list[tuple[int, int]]:
         """Start and end of every cue of the WebVTT file, in ms."""
         try:
@@ -159,11 +163,6 @@ class CaptionFiles:
         except FileNotFoundError:
             return []
         return vtt.parse_times(data.decode(errors="replace"))
-
-    def _reserved_seq(self) -> int:
-        """The number in the file of the sequence. Raises FileNotFoundError, ValueError where there is none."""
-        with self._seq.open("rb") as file:
-            return jsonl.parse_seq(file.read(jsonl.MAX_SEQ_DIGITS + 2))
 
 
 def _count_lines(file: BinaryIO, size: int) -> int:

@@ -33,4 +33,4 @@ class StreamSnapshot:
     frame_conversion_errors: int = 0
     """Sampled frames lost since they could not be converted."""
     files_dropped: int = 0
-    """Finals missing in the files, since the disk refused them for too long; viewers had them."""
+    """Finals that no viewer got, since the disk refused or hung for too long."""

@@ -7,20 +7,32 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import av
 
 from streamcap.errors import StreamcapError
-from streamcap.media.frame import Frame, Pixels, Sample
+from streamcap.media.frame import Frame, Sample
 from streamcap.media.ring import FrameRing
 from streamcap.media.schedule import Schedule
 from streamcap.media.sources.base import Source, SourceInfo, SourceLost
 from streamcap.media.timeline import Timeline
 from streamcap.redact import redact
+from streamcap.streams.stream_deps import StreamDeps
 
 log = logging.getLogger(__name__)
 
-Convert = Callable[[list[Frame]], Pixels]
+
+class ReaderListener(Protocol):
+    """Who hears of one opening of a source. All are called on the reader's thread."""
+
+    def opened(self, info: SourceInfo) -> None: ...
+    def first_frame(self, frame: Frame) -> None: ...
+    def sampled(self, sample: Sample) -> None:
+        """A sample for the engine; must not block."""
+
+    def ended(self, error: StreamcapError | None) -> None:
+        """What ended it; None after `stop`."""
 
 
 @dataclass(slots=True)
@@ -37,31 +49,22 @@ class SourceStatistics:
 class SourceThread:
     """Reads `source` until it ends or `stop` is called.
 
-    `on_open`, `on_first` (with the first frame) and `on_end` are called on the thread; `on_end` gets what ended it,
-    None after `stop`.
-
     Parameters:
         opening: counts the openings of this stream's source, so that the timeline tells their epochs apart.
-        clip_length: frames a sample holds, spread over `clip_seconds`; None: the one newest frame.
     """
 
     def __init__(
         self,
         stream: str,
         source: Source,
+        deps: StreamDeps,
+        listener: ReaderListener,
         *,
         connection_no: int,
         ring: FrameRing,
         schedule: Schedule,
         timeline: Timeline,
-        convert: Convert,
-        submit: Callable[[Sample], None],
-        clip_length: int | None,
-        clip_seconds: float,
         statistics: SourceStatistics,
-        on_open: Callable[[SourceInfo], None],
-        on_first: Callable[[Frame], None],
-        on_end: Callable[[StreamcapError | None], None],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.source = source
@@ -72,15 +75,12 @@ class SourceThread:
         self._ring = ring
         self._schedule = schedule
         self._timeline = timeline
-        self._convert = convert
-        self._submit = submit
-        self._clip_length = clip_length
-        self._clip_seconds = clip_seconds
+        self._convert = deps.convert
+        self._clip_length = deps.clip_length
+        self._clip_seconds = deps.options.clip_seconds
+        self._listener = listener
         self._statistics = statistics
         self._samples_missed_before = statistics.samples_missed
-        self._on_open = on_open
-        self._on_first = on_first
-        self._on_end = on_end
         self._monotonic = monotonic
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"source-{stream}", daemon=True)
@@ -89,14 +89,14 @@ class SourceThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask it to end; `on_end` is called within the source's read timeout. Idempotent, from any thread."""
+        """Ask it to end; `ended` is called within the source's read timeout. Idempotent, from any thread."""
         self._stopping = True
         self.source.stop()
 
     def _run(self) -> None:
         end: StreamcapError | None = None
         try:
-            self._on_open(self.source.open())
+            self._listener.opened(self.source.open())
             for frame in self.source.frames():
                 self._take(frame)
                 if self._stopping:
@@ -108,14 +108,14 @@ class SourceThread:
             end = SourceLost(redact(f"{type(error).__name__}: {error}".splitlines()[0]))
         finally:
             self.source.close()
-        self._on_end(None if self._stopping else end or SourceLost("the source stopped without saying why"))
+        self._listener.ended(None if self._stopping else end or SourceLost("the source stopped without saying why"))
 
     def _take(self, frame: Frame) -> None:
         first = self.last_frame_at is None
         # When its bytes came: a decoder may hand out at a timeout what it held back.
         self.last_frame_at = min(frame.arrived, self._monotonic())
         if first:
-            self._on_first(frame)
+            self._listener.first_frame(frame)
         self._statistics.frames += 1
         self._ring.push(frame)
         start = self._timeline.place(self._opening, frame.epoch, frame.time, frame.arrived)
@@ -131,7 +131,7 @@ class SourceThread:
             log.warning("stream %s: a frame could not be converted: %s", self._stream, redact(error))
             return
         self._statistics.sampled += 1
-        self._submit(
+        self._listener.sampled(
             Sample(
                 stream=self._stream,
                 pixels=pixels,

@@ -14,8 +14,10 @@ from streamcap.engine.engine import EngineStatistics
 from streamcap.engine.outcome import Outcome
 from streamcap.errors import InputError, StreamcapError
 from streamcap.media.sources import check_url
+from streamcap.streams.counters import Counters
 from streamcap.streams.options import StreamOptions, check_every, check_name
-from streamcap.streams.stream import Counters, Stream, StreamDeps
+from streamcap.streams.stream import Stream
+from streamcap.streams.stream_deps import StreamDeps
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +27,7 @@ NAMES_KEPT = 1024
 
 
 class DuplicateStreamError(InputError):
-    """There is a stream of that name already."""
+    """There is a stream of that name already, or one is being removed."""
 
 
 class StreamRemovedError(InputError):
@@ -55,6 +57,7 @@ class StreamSet:
         self._streams: dict[str, Stream] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._counters: dict[str, Counters] = {}
+        self._dropped_finals = 0  # of streams that were removed
 
     def begin(self, deps: StreamDeps, *, forget: Callable[[str], None], engine: EngineStatistics) -> None:
         """The model is there: from now on streams can be added."""
@@ -65,6 +68,11 @@ class StreamSet:
 
     def __len__(self) -> int:
         return len(self._streams)
+
+    @property
+    def dropped_finals(self) -> int:
+        """Finals that no viewer got, of all streams ever: a disk refused or hung for too long."""
+        return self._dropped_finals + sum(stream.publisher.dropped_finals for stream in self._streams.values())
 
     def get(self, name: str) -> Stream:
         """Raises UnknownStreamError."""
@@ -92,15 +100,15 @@ class StreamSet:
             await stream.prepare()
         except OSError as error:
             self._release_name(stream)
-            stream.unlock()
+            await stream.unlock()
             raise InputError(f"cannot use the files of stream {name}: {error}") from error
         except BaseException:  # cancelled, too: the name is free again
             self._release_name(stream)
-            stream.unlock()
+            await stream.unlock()
             raise
         if self._streams.get(name) is not stream:
-            stream.unlock()
-            raise StreamRemovedError(f"stream {name} was removed before it began")
+            await stream.unlock()
+            raise StreamRemovedError(f"stream {name} was removed before it began; try again")
         stream.register()
         task = asyncio.create_task(stream.run(), name=f"stream-{name}")
         task.add_done_callback(_log_failure)
@@ -117,6 +125,7 @@ class StreamSet:
         self._tasks.pop(name, None)
         self._forget(name)
         self.hub.remove(name)
+        self._dropped_finals += stream.publisher.dropped_finals
         self._counters.pop(name, None)
         self._counters[name] = stream.counters()
         while len(self._counters) > NAMES_KEPT:

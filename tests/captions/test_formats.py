@@ -181,13 +181,6 @@ def test_parse_lines_names_first_skipped_line() -> None:
     assert (other.finals, other.skipped, other.reason) == ([], 5, "a caption of stream 'door'")
 
 
-@pytest.mark.parametrize("data", [b"", b"-5", b"9" * 5000, b"1e3", b"0", "١".encode(), b"\xff", b"10000000000000000"])
-def test_parse_seq_refuses_what_is_no_number(data: bytes) -> None:
-    with pytest.raises(ValueError, match="sequence number"):
-        jsonl.parse_seq(data)
-    assert jsonl.parse_seq(b" 41\n") == 41
-
-
 def test_vtt_times_out_of_range_are_skipped() -> None:
     good = [Cue(0, 1000, "a"), Cue(1000, 2500, "b")]
     hostile = [

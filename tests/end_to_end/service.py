@@ -26,6 +26,8 @@ from tests.timeouts import TIMEOUT_FACTOR
 class Service:
     """`with Service("door=rtsp://…", "--every", "0.5") as service:` — ready when entered, killed when left."""
 
+    command = (sys.executable, "-m", "streamcap", "serve")
+
     def __init__(self, *arguments: str, out: Path | None = None) -> None:
         self._arguments = [*arguments, "--port", "0", *(["--out", str(out)] if out else [])]
         self.errors: list[str] = []
@@ -37,7 +39,7 @@ class Service:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "streamcap", "serve", *self._arguments],
+            [*self.command, *self._arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

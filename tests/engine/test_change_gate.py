@@ -154,3 +154,9 @@ def test_invalid_threshold(threshold: float) -> None:
 def test_invalid_confirm_timeout(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="confirm_timeout"):
         ChangeGateOptions(threshold=0.02, **options)
+
+
+def test_distance_that_is_no_number_is_a_failure(gate: ChangeGate) -> None:
+    gate.commit(at(0.0), A, SAID)
+    with pytest.raises(FloatingPointError, match="not a number"):
+        gate.distance(at(1.0), np.full(3, np.nan, np.float32))

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from streamcap.engine.change_gate import ChangeGateOptions
 from streamcap.engine.engine import Engine, EngineOptions
 from streamcap.engine.outcome import Captioned, Failed, Interim, Unchanged, Unconfirmed
-from tests.engine.fakes import ColorModel, Outcomes, sample
+from tests.engine.fakes import ColorModel, MadeResult, Outcomes, sample
 from tests.timeouts import TIMEOUT_FACTOR
 
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
@@ -79,14 +80,47 @@ def test_failed_image_does_not_fail_its_batch(running: Running) -> None:
     assert isinstance(running.outcomes.wait(5)[-1], Captioned)
 
 
-def test_out_of_memory_reduces_batch_size(running: Running) -> None:
-    running.model.fail_when = lambda pixels: "CUDA out of memory" if len(pixels) > 2 else None
+def test_failures_are_told_once_then_counted(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    running.model.fail_when = lambda pixels: "no such layer"
+    for second in range(50):
+        running.engine.submit(sample("door", RED, float(second)))
+        running.outcomes.wait(second + 1)
+    assert running.engine.statistics.failed == 50
+    assert len([record for record in caplog.records if record.exc_info]) == 1 == len(caplog.records)
+
+
+@pytest.mark.parametrize("what", ["embedding", "log-probability"])
+def test_nan_is_a_failure_of_its_row_alone(what: str) -> None:
+    running = Running(threshold=0.01, interim_interval=0)
+    running.engine.submit(sample("bad", RED))
+    running.outcomes.wait(1)
+    model, features, decode = running.model, running.model.features, running.model.decode
+
+    def nan_features(embeddings: np.ndarray) -> np.ndarray:
+        rows = features(embeddings)
+        rows[embeddings[:, 2] > 0] = np.nan
+        return rows
+
+    def nan_decode(embeddings: np.ndarray, *, on_text: object = None) -> list[MadeResult]:
+        return [
+            MadeResult(made.text, float("nan") if row[2] > 0 else -0.5)
+            for made, row in zip(decode(embeddings), embeddings, strict=True)
+        ]
+
+    if what == "embedding":
+        model.features = nan_features  # type: ignore[method-assign]
+    else:
+        model.decode = nan_decode  # type: ignore[method-assign]
     hold(running)
-    for number in range(4):
-        running.engine.submit(sample(f"s{number}", (number, 0, 0)))
-    running.model.gate.set()
-    assert all(isinstance(o, Captioned) for o in running.outcomes.wait(5))
-    assert max(running.model.decoded) == 2
+    running.engine.submit(sample("bad", BLUE, 1.0))
+    running.engine.submit(sample("good", GREEN, 1.0))
+    model.gate.set()
+    by_stream = {o.sample.stream: o for o in running.outcomes.wait(4)[1:]}
+    failed = by_stream["bad"]
+    assert isinstance(failed, Failed) and failed.reason == f"FloatingPointError: the model's {what} is not a number"
+    assert isinstance(by_stream["good"], Captioned)
+    assert running.engine.statistics.failed == 1
+    assert running.engine.stop(5)
 
 
 def test_static_scene_is_extended_without_decoding() -> None:

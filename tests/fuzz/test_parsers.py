@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from streamcap.captions.cue import Cue, merge_cues
 from streamcap.captions.event import Status, StreamState, encode
-from streamcap.captions.event_log import Feed
+from streamcap.captions.event_log import EventLog
 from streamcap.captions.formats import hls, jsonl, srt, vtt
 from streamcap.captions.formats import json as json_format
 from streamcap.captions.track import CaptionTrack
@@ -27,6 +27,7 @@ from streamcap.server.ice import IceServer
 from streamcap.server.log_filter import LogFilter
 from streamcap.server.routes.stream import check_scheme
 from streamcap.server.webrtc.session import check_offer
+from streamcap.streams.counters import Counters, parse_counters
 from streamcap.streams.options import check_name
 from streamcap.streams.stream_set import _name_of
 from tests.captions.fakes import LATENCY, at, caption
@@ -45,7 +46,7 @@ def test_jsonl(data: bytes, is_tail: bool) -> None:
     parsed = jsonl.parse_lines(data, stream="door", is_tail=is_tail)
     assert (parsed.skipped > 0) == (parsed.first_skipped > 0) == bool(parsed.reason)
     assert len(parsed.reason) < 300
-    feed, track = Feed("door"), CaptionTrack("door", every=1.0)
+    feed, track = EventLog("door"), CaptionTrack("door", every=1.0)
     feed.refill((event for event, _ in parsed.finals), 1)
     for event, said in parsed.finals:
         json.loads(event.text, parse_constant=lambda name: 1 / 0)
@@ -66,11 +67,21 @@ def test_vtt(data: bytes) -> None:
     assert times == sorted(times, key=lambda time: time[0])
 
 
+STATE = st.fixed_dictionaries(
+    {},
+    optional={
+        "version": st.just(1) | st.integers(),
+        "stream": st.just("door") | grammar.WORD,
+        **{key: st.integers() | st.floats() | st.none() | grammar.WORD for key in ("seq", "caption", "epoch", "time")},
+    },
+)
+
+
 @fuzz(0.02, 25)
-@given(st.binary(max_size=30) | grammar.WORD.map(lambda word: word.encode(errors="replace")))
-def test_sequence_file(data: bytes) -> None:
+@given(st.binary(max_size=300) | STATE.map(lambda state: json.dumps(state).encode()))
+def test_state_file(data: bytes) -> None:
     with contextlib.suppress(ValueError):
-        assert 0 < jsonl.parse_seq(data) <= 10**15
+        assert parse_counters(data, "door").covers(Counters())
 
 
 @fuzz(0.08, 50)

@@ -21,7 +21,7 @@ from streamcap.errors import StreamcapError
 from streamcap.media.frame import Frame, Pixels, Sample
 from streamcap.media.sources.base import Source, SourceInfo
 from streamcap.streams.options import StreamOptions
-from streamcap.streams.stream import StreamDeps
+from streamcap.streams.stream_deps import StreamDeps
 from streamcap.streams.stream_set import StreamSet
 from tests.timeouts import TIMEOUT_FACTOR
 

@@ -8,7 +8,8 @@ import pytest
 
 from streamcap.captions.cue import Cue
 from streamcap.captions.event import encode
-from streamcap.streams.caption_files import RESERVE, CaptionFiles, FilesLockedError
+from streamcap.streams.caption_files import LOST_NUMBERS, LOST_SECONDS, CaptionFiles, FilesLockedError
+from streamcap.streams.counters import Counters
 from tests.captions.fakes import caption
 from tests.file_limit import run_with_file_limit
 
@@ -19,7 +20,7 @@ def final(seq: int) -> str:
 
 def test_history_is_empty_at_first_start(tmp_path: Path) -> None:
     load_history = CaptionFiles(tmp_path, "door").load_history(3600.0)
-    assert load_history.finals == [] and load_history.next_seq == 1
+    assert load_history.finals == [] and load_history.counters == Counters()
 
 
 def test_second_writer_is_refused(tmp_path: Path) -> None:
@@ -60,24 +61,55 @@ def test_history_covers_subtitle_window(tmp_path: Path, monkeypatch: pytest.Monk
         assert [event.seq for event in load_history.finals] == list(range(load_history.finals[0].seq, 101))
 
 
-def test_clean_stop_continues_with_next_seq(tmp_path: Path) -> None:
+def test_state_outlives_rotation_of_the_jsonl(tmp_path: Path) -> None:
     files = CaptionFiles(tmp_path, "door")
-    files.reserve_seq(0)
+    kept = Counters(seq=8, caption=7, epoch=2, time=12.5)
     files.append([final(3), final(5)])
-    files.release_unused(8)
+    files.write_counters(kept)
+    assert CaptionFiles(tmp_path, "door").load_history(3600.0).counters == kept
+    files.jsonl.rename(tmp_path / "door.jsonl.1")
     load_history = CaptionFiles(tmp_path, "door").load_history(3600.0)
-    assert [event.seq for event in load_history.finals] == [3, 5]
-    assert load_history.next_seq == 8
+    assert (load_history.finals, load_history.counters) == ([], kept)
+    files.jsonl.touch()
+    assert CaptionFiles(tmp_path, "door").load_history(3600.0).counters == kept
 
 
-def test_crash_repeats_no_delivered_seq(tmp_path: Path) -> None:
+def test_state_is_never_less_than_the_finals(tmp_path: Path) -> None:
     files = CaptionFiles(tmp_path, "door")
-    again_at = files.reserve_seq(0)
+    files.write_counters(Counters(seq=2, caption=9, time=1.0))
+    files.append([final(3), final(5)])
+    assert CaptionFiles(tmp_path, "door").load_history(3600.0).counters == Counters(6, 9, 0, 6.0)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        None,
+        b"",
+        b"\xff\xfe",
+        b"[" * 4000,
+        b"1e999",
+        b'{"version":1,"stream":"yard","seq":90000,"caption":9,"epoch":0,"time":1}',
+        b'{"version":1,"stream":"door","seq":true,"caption":9,"epoch":0,"time":1}',
+        b'{"version":1,"stream":"door","seq":1e3,"caption":9,"epoch":0,"time":1}',
+        b'{"version":1,"stream":"door","seq":-5,"caption":9,"epoch":0,"time":1}',
+        b'{"version":1,"stream":"door","seq":9007199254740993,"caption":9,"epoch":0,"time":1}',
+        b'{"version":1,"stream":"door","seq":9,"caption":9,"epoch":0,"time":NaN}',
+        b'{"version":1,"stream":"door","seq":9,"caption":9,"epoch":0,"time":1e999}',
+        b'{"version":1,"stream":"door","seq":9,"caption":9,"epoch":0,"time":"\\ud800"}',
+        b'{"version":1,"stream":"door","seq":' + b"9" * 4000 + b"}",
+        b" " * 5000,
+    ],
+)
+def test_broken_state_is_passed_over(tmp_path: Path, state: bytes | None, caplog: pytest.LogCaptureFixture) -> None:
+    files = CaptionFiles(tmp_path, "door")
+    if state is not None:
+        files.state.write_bytes(state)
+    assert files.load_history(3600.0).counters == Counters()
     files.append([final(3)])
-    sent = again_at - 1  # the highest that may be sent before reserving again
-    assert CaptionFiles(tmp_path, "door").load_history(3600.0).next_seq > sent
-    files.reserve_seq(again_at)
-    assert CaptionFiles(tmp_path, "door").load_history(3600.0).next_seq >= again_at + RESERVE // 2
+    # What was shown but not filed: nobody knows how much.
+    assert files.load_history(3600.0).counters == Counters(4, 4, 0, 4.0).ahead(LOST_NUMBERS, LOST_SECONDS)
+    assert [record.getMessage().count("\n") for record in caplog.records] == ([] if state is None else [0, 0])
 
 
 def test_truncated_last_line_is_closed_and_skipped(tmp_path: Path) -> None:

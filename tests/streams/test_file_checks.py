@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamcap.captions.event import encode
-from streamcap.streams.caption_files import RESERVE, CaptionFiles
+from streamcap.streams.caption_files import LOST_NUMBERS, CaptionFiles
 from tests.captions.fakes import caption
 
 
@@ -37,9 +37,9 @@ def test_hostile_line_is_skipped_and_named(tmp_path: Path, line: str, caplog: py
     files = CaptionFiles(tmp_path, "door")
     files.append([final(1), line, final(10)])
     with caplog.at_level(logging.WARNING):
-        load_history = files.load_history(3600.0)
-    assert [event.seq for event in load_history.finals] == [1, 10]
-    assert [said.id for said in load_history.shown] == ["door-1", "door-10"]
+        history = files.load_history(3600.0)
+    assert [event.seq for event in history.finals] == [1, 10]
+    assert [said.id for said in history.shown] == ["door-1", "door-10"]
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning.startswith(f"{files.jsonl}: 1 lines skipped, the first is line 2: ")
     assert len(warning) < 500
@@ -58,11 +58,13 @@ def test_line_number_counts_from_the_beginning(
     assert files.jsonl.read_text().endswith(final(102)[:30] + "\n")
 
 
-def test_hostile_vtt_and_seq_files_are_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text", ["9" * 5000, "{}", "\x00", '{"version": 1, "stream": "door", "seq": 1e999}', "[" * 5000, ""]
+)
+def test_hostile_vtt_and_state_files_are_ignored(tmp_path: Path, text: str) -> None:
     files = CaptionFiles(tmp_path, "door")
     files.append([final(3)])
     files.vtt.write_text(f"WEBVTT\n\n00:00:02.000 --> {'9' * 5000}:00:00.000\nx\n\n00:00:03.000 --> 00:00:08.000\nx\n")
-    for text in ("9" * 5000, "-1", "\x00", "٣", "1" + "0" * 300, ""):
-        (tmp_path / ".door.seq").write_text(text)
-        load_history = CaptionFiles(tmp_path, "door").load_history(3600.0)
-        assert (load_history.next_seq, load_history.shown[0].end) == (4 + RESERVE, 8.0)
+    files.state.write_text(text)
+    history = files.load_history(3600.0)
+    assert (history.counters.seq, history.shown[0].end) == (4 + LOST_NUMBERS, 8.0)

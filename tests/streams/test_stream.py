@@ -13,6 +13,8 @@ import pytest
 
 from streamcap.engine.outcome import Captioned, Failed, Interim, Times, Unchanged, Unconfirmed
 from streamcap.media.frame import Sample
+from streamcap.streams.caption_files import CaptionFiles
+from streamcap.streams.counters import Counters
 from tests.streams.fakes import FakeService, frame
 from tests.timeouts import TIMEOUT_FACTOR
 
@@ -126,3 +128,68 @@ async def test_interim_id_is_not_reused_after_crash(tmp_path: Path) -> None:
     assert second_run.of("caption")[0]["id"] not in {m["id"] for m in first.of("caption")}
     for service in (first, second_run):
         await service.streams.close()
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+async def test_time_goes_on_after_a_kill(tmp_path: Path, rotated: bool) -> None:
+    first = FakeService(tmp_path / "first", every=1.0)
+    seen = await first_sample(first)
+    first.streams.dispatch([Unchanged(replace(seen, start=30.0), decoded=True)])
+    first.streams.dispatch([Interim(replace(seen, start=31.4, epoch=3), "a man", Times(0.0, 0.0, 0.0))])
+    await first.until(lambda: len(first.of("caption")) == 2)
+    shutil.copytree(tmp_path / "first", tmp_path / "left", ignore=shutil.ignore_patterns("*.partial"))
+    if rotated:
+        (tmp_path / "left" / "door.jsonl").rename(tmp_path / "left" / "door.jsonl.1")
+    second = FakeService(tmp_path / "left", every=1.0)
+    await first_sample(second)
+    (caption,) = second.of("caption")
+    assert caption["start"] >= first.of("caption")[-1]["end"] == 32.4
+    assert caption["epoch"] == 4
+    assert caption["id"] not in {m["id"] for m in first.of("caption")}
+    assert caption["seq"] > max(m["seq"] for m in first.messages if "seq" in m)
+    for service in (first, second):
+        await service.streams.close()
+
+
+@pytest.mark.parametrize("filed", [False, True])
+async def test_time_goes_on_when_added_anew(tmp_path: Path, filed: bool) -> None:
+    service = FakeService(tmp_path if filed else None, every=1.0)
+    seen = await first_sample(service)
+    service.streams.dispatch([Unchanged(replace(seen, start=30.0), decoded=True)])
+    service.streams.dispatch([Interim(replace(seen, start=31.0, epoch=2), "a man", Times(0.0, 0.0, 0.0))])
+    await service.until(lambda: len(service.of("caption")) == 2)
+    await service.streams.remove("door")
+    await service.streams.add("door", "rtsp://camera/1")
+    async with asyncio.timeout(TIMEOUT_FACTOR):
+        while len(service.sources) < 2:
+            await asyncio.sleep(0.005)
+    service.sources[1].put(frame(0.0))
+    await service.until(lambda: len(service.of("caption")) == 3)
+    assert service.of("caption")[-1]["start"] >= 32.0
+    assert service.of("caption")[-1]["epoch"] == 3
+    await service.streams.close()
+
+
+async def test_nothing_is_shown_beyond_the_reservation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamcap.streams.caption_publisher.RETRY_SECONDS", 0.05)
+    service = FakeService(tmp_path, every=1.0)
+    seen = await first_sample(service)
+    write = CaptionFiles.write_counters
+    tries = 0
+
+    def refuse(files: CaptionFiles, counters: Counters) -> None:
+        nonlocal tries
+        tries += 1
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(CaptionFiles, "write_counters", refuse)
+    for second in range(1, 30):
+        service.streams.dispatch([Unchanged(replace(seen, start=float(second)), decoded=True)])
+    await service.until(lambda: "No space left" in service.of("status")[-1]["reason"])
+    kept = CaptionFiles(tmp_path, "door").load_history(3600.0).counters
+    assert kept.time >= max(extend["end"] for extend in service.of("extend"))
+    assert kept.seq > max(m["seq"] for m in service.messages if "seq" in m)
+    monkeypatch.setattr(CaptionFiles, "write_counters", write)
+    await service.until(lambda: service.of("extend")[-1]["end"] == 30.0)
+    assert tries and service.streams.dropped_finals == 0
+    await service.streams.close()

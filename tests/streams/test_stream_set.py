@@ -22,7 +22,7 @@ from streamcap.media.sources.base import SourceEnded, SourceLost, SourceRefused
 from streamcap.streams import stream_set
 from streamcap.streams.backoff import Backoff
 from streamcap.streams.caption_files import CaptionFiles, FilesLockedError, SavedHistory
-from streamcap.streams.file_writer import pause
+from streamcap.streams.caption_publisher import rewrite_pause
 from streamcap.streams.stream_set import DuplicateStreamError, StreamRemovedError, TooManyStreamsError
 from tests.streams.fakes import FakeService, frame
 from tests.timeouts import TIMEOUT_FACTOR
@@ -182,10 +182,10 @@ async def test_final_is_written_before_delivery(service: FakeService, tmp_path: 
     assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
 
 
-async def test_hung_disk_holds_bounded_events(
+async def test_hung_disk_is_a_status_and_a_gap(
     service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamcap.streams.file_writer.MAX_HELD_EVENTS", 2)
+    monkeypatch.setattr("streamcap.streams.caption_publisher.HANG_SECONDS", 0.2)
     await live(service)
     goes_on, append = threading.Event(), CaptionFiles.append
 
@@ -194,18 +194,40 @@ async def test_hung_disk_holds_bounded_events(
         append(files, lines)
 
     monkeypatch.setattr(CaptionFiles, "append", hang)
-    for second in range(1, 6):
+    service.sources[0].put(frame(1.0, gray=1))
+    await service.until(lambda: "does not answer" in service.of("status")[-1]["reason"])
+    for second in range(2, 6):
         service.sources[0].put(frame(float(second), gray=second))
-    await service.until(lambda: len(service.of("caption")) == 4)
+    async with asyncio.timeout(TIMEOUT_FACTOR):
+        while service.streams.get("door").view().captions < 6:
+            await asyncio.sleep(0.005)
+    assert len(service.of("caption")) == 1
     goes_on.set()
-    await service.until(lambda: len(service.of("caption")) == 6)
+    await service.until(lambda: len(service.of("caption")) == 5 and service.of("status")[-1]["reason"] == "")
     await service.streams.close()
     filed = [json.loads(line) for line in (tmp_path / "out" / "door.jsonl").read_text().splitlines()]
-    assert filed == service.of("caption")
+    # The one that was being written is in the file, and a gap to viewers; the others waited for the disk.
+    assert [c["text"] for c in filed] == ["grey 100", "grey 1", "grey 2", "grey 3", "grey 4", "grey 5"]
+    assert [filed[0], *filed[2:]] == service.of("caption")
+    (gap,) = service.of("gap")
+    assert gap["from"] == gap["to"] == filed[1]["seq"]
+    assert service.streams.dropped_finals == 1
+    assert_numbers_once(service)
+
+
+def assert_numbers_once(service: FakeService) -> None:
+    """Every number is an event or in a gap, in order."""
+    told: list[int] = []
+    for message in service.messages:
+        if message["type"] == "gap":
+            told += range(message["from"], message["to"] + 1)
+        elif "seq" in message:
+            told.append(message["seq"])
+    assert told == list(range(told[0], told[0] + len(told)))
 
 
 def test_slow_subtitle_writes_are_less_frequent() -> None:
-    assert [pause(cost) for cost in (0.0, 0.04, 0.2, 60.0)] == [1.0, 1.0, 4.0, 10.0]
+    assert [rewrite_pause(cost) for cost in (0.0, 0.04, 0.2, 60.0)] == [1.0, 1.0, 4.0, 10.0]
 
 
 async def test_last_caption_precedes_ended_status(tmp_path: Path) -> None:
@@ -269,7 +291,7 @@ async def test_late_caption_is_written_but_not_delivered(tmp_path: Path) -> None
 async def test_failing_disk_is_reported_and_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("streamcap.streams.file_writer.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("streamcap.streams.caption_publisher.RETRY_SECONDS", 0.05)
     out = tmp_path / "out"
     service = FakeService(out, every=1.0)
     await live(service)
@@ -284,15 +306,8 @@ async def test_failing_disk_is_reported_and_retried(
     assert len((out / "door.jsonl").read_text().splitlines()) == 3
 
 
-async def test_losses_are_counted(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamcap.streams.file_writer.RETRY_SECONDS", 0.05)
-    monkeypatch.setattr("streamcap.streams.file_writer.MAX_PENDING_FINALS", 1)
+async def test_frames_that_are_lost_are_counted(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     await live(service)
-
-    def refuse(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(CaptionFiles, "append", refuse)
     service.sources[0].put(frame(5.0))
     await service.until(lambda: len(service.of("caption")) == 2)
     service.sources[0].put(frame(6.0))
@@ -305,10 +320,42 @@ async def test_losses_are_counted(service: FakeService, monkeypatch: pytest.Monk
     service.sources[1].put(frame(3.0))
     door = service.streams.get("door")
     async with asyncio.timeout(TIMEOUT_FACTOR):
-        while door.view().frame_conversion_errors < 2 or not door.view().files_dropped:
+        while door.view().frame_conversion_errors < 2:
             await asyncio.sleep(0.005)
-    view = door.view()
-    assert (view.samples_missed, view.frame_conversion_errors, view.files_dropped) == (6, 2, 1)
+    assert (door.view().samples_missed, door.view().frame_conversion_errors) == (6, 2)
+
+
+@pytest.mark.parametrize("recovers", [True, False])
+async def test_full_disk_holds_finals_then_drops_them(
+    service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recovers: bool
+) -> None:
+    monkeypatch.setattr("streamcap.streams.caption_publisher.RETRY_SECONDS", 0.05)
+    await live(service)
+    door, append = service.streams.get("door"), CaptionFiles.append
+    monkeypatch.setattr(door.publisher._outbox, "_max_events", 3)
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(CaptionFiles, "append", refuse)
+    for second in range(1, 7):
+        service.sources[0].put(frame(float(second), gray=second))
+    await service.until(lambda: "No space left on device; captions are held" in service.of("status")[-1]["reason"])
+    async with asyncio.timeout(TIMEOUT_FACTOR):
+        while door.view().files_dropped < 3:
+            await asyncio.sleep(0.005)
+    assert len(service.of("caption")) == 1
+    if recovers:
+        monkeypatch.setattr(CaptionFiles, "append", append)
+        await service.until(lambda: service.of("status")[-1]["reason"] == "")
+    await service.streams.close()
+    await service.until(lambda: bool(service.of("gap")))
+    texts = ["grey 100", "grey 4", "grey 5", "grey 6"] if recovers else ["grey 100"]
+    filed = [json.loads(line) for line in (tmp_path / "out" / "door.jsonl").read_text().splitlines()]
+    assert [c["text"] for c in service.of("caption")] == texts and filed == service.of("caption")
+    assert service.streams.dropped_finals == (3 if recovers else 6)
+    assert [gap["to"] - gap["from"] + 1 for gap in service.of("gap")] == [3 if recovers else 6]
+    assert_numbers_once(service)
 
 
 async def test_names_are_checked_and_found(service: FakeService) -> None:

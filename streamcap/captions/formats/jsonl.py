@@ -10,7 +10,6 @@ from streamcap.captions.event import Event, encode
 from streamcap.captions.formats import checks
 from streamcap.captions.text import MAX_TEXT_CHARACTERS
 
-MAX_SEQ_DIGITS = 16
 MAX_LATENCY_MS = 1e9
 MAX_LOGPROB = 1e6
 _ID = re.compile(r"(?P<stream>.{1,80})-(?P<number>[0-9]{1,15})", re.DOTALL)
@@ -89,11 +88,3 @@ def parse_lines(data: bytes, *, stream: str | None = None, is_tail: bool = False
             if not parsed.first_skipped:
                 parsed.first_skipped, parsed.reason = number, str(error)
     return parsed
-
-
-def parse_seq(data: bytes) -> int:
-    """The sequence number that is all of `data`, but for white space. Raises ValueError."""
-    digits = data.strip()
-    if not digits.isdigit() or len(digits) > MAX_SEQ_DIGITS or not 0 < int(digits) <= checks.MAX_SEQ:
-        raise ValueError(f"not a sequence number from 1 to {checks.MAX_SEQ}")
-    return int(digits)

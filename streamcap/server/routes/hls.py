@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -12,6 +11,7 @@ from starlette.exceptions import HTTPException
 from streamcap.captions.cue import Cue, merge_cues, to_ms
 from streamcap.captions.event import StreamState
 from streamcap.captions.formats import hls
+from streamcap.daemon_pool import DaemonPool
 from streamcap.server.auth import Auth
 from streamcap.server.limits import newest_cues
 from streamcap.streams.stream_set import StreamSet
@@ -25,7 +25,7 @@ _Mpegts = Annotated[
 ]
 
 
-def routes(streams: StreamSet, auth: Auth) -> APIRouter:
+def routes(streams: StreamSet, auth: Auth, pool: DaemonPool) -> APIRouter:
     router = APIRouter(prefix="/streams/{name}/hls", tags=["subtitles"], dependencies=[Depends(auth.viewer)])
 
     @router.get("/captions.m3u8")
@@ -34,7 +34,7 @@ def routes(streams: StreamSet, auth: Auth) -> APIRouter:
         query = urlencode(request.query_params.multi_items())
         if len(query) > MAX_QUERY_BYTES:
             raise HTTPException(414, f"the query is longer than {MAX_QUERY_BYTES} bytes: every segment repeats it")
-        _, playlist_window = await _current_cues(streams, name)
+        _, playlist_window = await _current_cues(streams, name, pool)
         return Response(
             hls.playlist(playlist_window, query),
             headers={"Cache-Control": "no-store"},
@@ -46,7 +46,7 @@ def routes(streams: StreamSet, auth: Auth) -> APIRouter:
         name: str, number: Annotated[int, Path(ge=0, lt=2**40)], mpegts: _Mpegts = hls.FFMPEG_MPEGTS
     ) -> Response:
         """One segment: what was on screen during its six seconds."""
-        cues, playlist_window = await _current_cues(streams, name)
+        cues, playlist_window = await _current_cues(streams, name, pool)
         if not playlist_window.first <= number < playlist_window.stop:
             raise HTTPException(
                 404, f"segment {number} is not in the window, {playlist_window.first} to {playlist_window.stop - 1}"
@@ -60,12 +60,12 @@ def routes(streams: StreamSet, auth: Auth) -> APIRouter:
     return router
 
 
-async def _current_cues(streams: StreamSet, name: str) -> tuple[list[Cue], hls.PlaylistWindow]:
+async def _current_cues(streams: StreamSet, name: str, pool: DaemonPool) -> tuple[list[Cue], hls.PlaylistWindow]:
     """The stream's cues and the window they fill; gathered in a thread: a full one takes too long for the loop."""
     stream = streams.get(name)
     track = stream.track
     # The newest moment that was captioned or found unchanged.
     seen = to_ms(track.end - track.every) if track.last is not None else 0
     ended = stream.state in (StreamState.ENDED, StreamState.FAILED)
-    cues = await asyncio.to_thread(lambda finals: newest_cues(merge_cues(finals)), track.finals)
+    cues = await pool.run(lambda finals: newest_cues(merge_cues(finals)), track.finals)
     return cues, hls.playlist_window(cues, seen, ended=ended)

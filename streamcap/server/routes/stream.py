@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Annotated
@@ -14,6 +13,7 @@ from starlette.exceptions import HTTPException
 from streamcap.captions.cue import Cue, merge_cues
 from streamcap.captions.formats import srt, vtt
 from streamcap.captions.text import clean_text
+from streamcap.daemon_pool import DaemonPool
 from streamcap.errors import InputError
 from streamcap.media.sources.url import LOCAL, NETWORK, PUSHED
 from streamcap.server.auth import Auth
@@ -60,7 +60,7 @@ def _render(render: Callable[[Iterable[Cue]], str], finals: tuple[Cue, ...]) -> 
     return render(newest_cues(merge_cues(finals)))
 
 
-def routes(streams: StreamSet, auth: Auth, options: ServerOptions) -> APIRouter:
+def routes(streams: StreamSet, auth: Auth, options: ServerOptions, pool: DaemonPool) -> APIRouter:
     router = APIRouter(prefix="/streams", tags=["streams"])
 
     @router.get("", dependencies=[Depends(auth.viewer)])
@@ -89,13 +89,13 @@ def routes(streams: StreamSet, auth: Auth, options: ServerOptions) -> APIRouter:
     @router.get("/{name}/captions.srt", dependencies=[Depends(auth.viewer)])
     async def captions_srt(name: str) -> Response:
         """The rolling window as SubRip."""
-        text = await asyncio.to_thread(_render, srt.render, streams.get(name).track.finals)
+        text = await pool.run(_render, srt.render, streams.get(name).track.finals)
         return Response(text, headers=_NO_STORE, media_type="application/x-subrip")
 
     @router.get("/{name}/captions.vtt", dependencies=[Depends(auth.viewer)])
     async def captions_vtt(name: str) -> Response:
         """The rolling window as WebVTT."""
-        text = await asyncio.to_thread(_render, vtt.render, streams.get(name).track.finals)
+        text = await pool.run(_render, vtt.render, streams.get(name).track.finals)
         return Response(text, headers=_NO_STORE, media_type="text/vtt")
 
     return router

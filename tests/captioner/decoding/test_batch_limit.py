@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from streamcap import load_captioner
-from streamcap.captioner.decoding.batch_limit import BatchLimit
+from streamcap.captioner.decoding.batch_limit import GROW_SECONDS, BatchLimit
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.vision import Vision
 from streamcap.captioner.options import SearchOptions
@@ -118,3 +118,26 @@ def test_batch_limit_minimum_rows() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         BatchLimit(64, "beams", torch.device("cpu")).run(40, never, min_rows=3)
     assert tried == [64, 20, 10, 5, 3]
+
+
+def test_rows_grow_again_slowly() -> None:
+    now, room_rows, tried = 0.0, 8, list[int]()
+
+    def work(max_rows: int) -> int:
+        tried.append(max_rows)
+        if max_rows > room_rows:
+            raise NO_ROOM
+        return max_rows
+
+    room = BatchLimit(16, "captions", torch.device("cpu"), lambda: now)
+    assert room.run(16, work) == 8
+    now = GROW_SECONDS - 1
+    assert room.run(16, work) == 8
+    now = GROW_SECONDS
+    assert room.run(16, work) == 8 and tried[-2:] == [16, 8]
+    # That was too soon: it takes twice as long.
+    now += 2 * GROW_SECONDS - 1
+    room_rows = 16
+    assert room.run(16, work) == 8
+    now += 1
+    assert room.run(16, work) == 16 == room.run(16, work)

@@ -1,0 +1,71 @@
+"""`python -m tests.chaos.fake_model serve …`: the real command with a model that needs no torch and a moment a caption.
+
+The text is a fingerprint of the image, so that another scene is another caption.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from streamcap import app
+from streamcap.cli import main
+from streamcap.image_spec import ImageSpec
+
+DECODE_SECONDS = 0.03
+WORDS = ("a man", "a dog", "a red car", "a tree", "two birds", "a house", "the sea", "a clock")
+
+
+@dataclass(frozen=True)
+class FakeResult:
+    text: str
+    logprob: float = -0.5
+
+
+class FakeModel:
+    """Embeds an image as 4 × 4 mean colors."""
+
+    def encode(self, pixels: Any) -> Any:
+        rows = pixels.astype(np.float32)
+        return rows.reshape(len(rows), 4, 8, 4, 8, 3).mean((2, 4)).reshape(len(rows), -1)
+
+    def features(self, embeddings: Any) -> Any:
+        centered = embeddings - embeddings.mean(1, keepdims=True) + 1e-3
+        return (centered / np.linalg.norm(centered, axis=1, keepdims=True)).astype(np.float32)
+
+    def decode(
+        self, embeddings: Any, *, on_text: Callable[[int, list[int]], None] | None = None
+    ) -> Sequence[FakeResult]:
+        texts = [self._text(row) for row in embeddings]
+        for words in range(1, 4):
+            time.sleep(DECODE_SECONDS / 3)
+            for row, text in enumerate(texts):
+                if on_text is not None:
+                    on_text(row, list(" ".join(text.split()[: 2 * words]).encode()))
+        return [FakeResult(text) for text in texts]
+
+    def text(self, tokens: list[int]) -> str:
+        return bytes(tokens).decode()
+
+    def _text(self, row: Any) -> str:
+        digest = zlib.crc32((row // 16).astype(np.uint8).tobytes())
+        return " and ".join(WORDS[digest >> shift & 7] for shift in (0, 3, 6))
+
+
+class FakeCaptioner:
+    clip_length = None
+    image = ImageSpec(width=32, height=32)
+
+
+def load(_load: Callable[[], object]) -> tuple[FakeCaptioner, FakeModel]:
+    return FakeCaptioner(), FakeModel()
+
+
+if __name__ == "__main__":
+    app._load = load  # type: ignore[assignment]
+    main()

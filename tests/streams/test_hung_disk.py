@@ -1,0 +1,43 @@
+"""Six streams whose files hang, and a seventh that is not to notice: the real service with real FIFOs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from tests.chaos.storm import FakeService
+from tests.end_to_end.service import Viewer, wait_until
+
+SCENES = "scenes:?size=64x64&rate=2&seconds=1&seed="
+
+
+class HungViewer(Viewer):
+    def hung(self) -> set[str]:
+        """The streams that have told that their disk hangs."""
+        statuses = (m for m in list(self.messages) if m["type"] == "status")
+        return {m["stream"] for m in statuses if "does not answer" in m["reason"]}
+
+
+def test_hung_files_stop_no_other_stream(tmp_path: Path) -> None:
+    hung = [f"hung{number}" for number in range(6)]
+    sources = [f"{name}={SCENES}{number}" for number, name in enumerate([*hung, "good"])]
+    with FakeService(*sources, "--every", "0.5", "--change-threshold", "0", out=tmp_path) as service:
+        for name in hung:
+            # What a network disk that is away does to a writer: it does not come back.
+            fifo = tmp_path / f"{name}.fifo"
+            os.mkfifo(fifo)
+            fifo.replace(tmp_path / f"{name}.jsonl")
+        with HungViewer(service) as viewer:
+            viewer.until(lambda: viewer.hung() >= set(hung))
+            seen = len(viewer.finals("good"))
+            viewer.until(lambda: len(viewer.finals("good")) >= seen + 8)
+            lines = [json.loads(line)["id"] for line in (tmp_path / "good.jsonl").read_text().splitlines()]
+            assert {m["id"] for m in viewer.finals("good")} <= set(lines)
+            for name in ("good", "hung0"):
+                assert service.get(f"/streams/{name}/captions.srt")[0] == 200
+            wait_until(lambda: service.get("/streams/good/hls/captions.m3u8")[0] == 200)
+            status, seconds = service.terminate()
+        # Five, on a machine that is not busy. It was never.
+        assert seconds < 20.0, service.describe()
+        assert status == 1, service.describe()
