@@ -1,4 +1,5 @@
-import { Feed, takeToken } from "./feed.js";
+import { Feed } from "./feed.js";
+import { authorization, storeToken, takeToken } from "./service.js";
 import { publish, watch } from "./video.js";
 
 const REFRESH_MS = 4000;
@@ -9,7 +10,7 @@ let token = takeToken();
 let feed;
 const cards = new Map();
 const by = (id) => document.getElementById(id);
-const headers = () => (token ? { Authorization: `Bearer ${token}` } : {});
+const headers = () => authorization(token);
 
 async function call(path, options = {}) {
   const answer = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
@@ -222,9 +223,9 @@ function listen() {
       if (event.type === "status") card(event.stream).setState(event.state, event.reason);
       if (event.type === "caption") card(event.stream).caption(event);
     },
-    onState: (text) => {
-      by("link").dataset.open = String(text === "open");
-      by("link").textContent = text === "open" ? "connected" : text;
+    onState: (state, message) => {
+      by("link").dataset.open = String(state === "open");
+      by("link").textContent = message;
     },
   });
 }
@@ -287,7 +288,7 @@ async function useOwnCamera({ name }) {
 
 const ask = dialog("ask", async (fields) => {
   token = fields.token;
-  sessionStorage.setItem("token", token);
+  storeToken(token);
   await refresh();
   listen();
 });
