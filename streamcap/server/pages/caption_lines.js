@@ -1,8 +1,9 @@
 // Captions as lines on screen: one box for each stream, its letters as large as fits.
 
 const FADE_MS = 300;
-// Letters shrink to this part of their size to fit the wanted number of lines; then lines are added. Words are never lost.
+// Letters shrink this far to fit the wanted number of lines; then lines are added. Words are never lost.
 const MIN_SCALE = 0.5;
+const MIN_READABLE_PX = 16;
 const STEP = 0.93;
 
 // No line ends in an article: it stays with the word after it, as in the subtitle files.
@@ -51,13 +52,15 @@ class Line {
   fit() {
     const { element, text } = this;
     text.style.width = "auto";
+    const size = Number.parseFloat(getComputedStyle(element.parentElement).fontSize);
+    const minScale = Math.max(MIN_SCALE, MIN_READABLE_PX / size);
     let scale = 1;
     let rows;
     do {
       element.style.fontSize = `${scale}em`;
       rows = this.rows();
       scale *= STEP;
-    } while (rows.count > this.options.lines && scale >= MIN_SCALE);
+    } while (rows.count > this.options.lines && scale >= minScale);
     // Balanced lines are shorter than their box: the background follows the text, not the box.
     text.style.width = `${Math.ceil(rows.width) + 1}px`;
   }
