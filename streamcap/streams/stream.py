@@ -113,6 +113,11 @@ class Stream:
         self._answered: Sample | None = None
         self._answered_event = asyncio.Event()
 
+    @property
+    def source_url(self) -> str:
+        """With its password: never shown."""
+        return self._secret_url
+
     async def prepare(self) -> None:
         """Go on with the numbers of an earlier stream of this name, and take up what one filed.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from streamcap.captions.cue import Cue, merge_cues
@@ -25,13 +25,25 @@ LOCAL_SCHEMES = frozenset(LOCAL)
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
+_EXAMPLE_URL = "rtsp://user:password@camera/stream"
+
+
 class NewStream(BaseModel):
     """The body of `POST /streams`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    url: Annotated[str, Field(min_length=1, max_length=2048, examples=["rtsp://user:password@camera/stream"])]
+    url: Annotated[str, Field(min_length=1, max_length=2048, examples=[_EXAMPLE_URL])]
     name: Annotated[str | None, Field(max_length=64, description="Made from the URL when there is none.")] = None
+    every: Annotated[float | None, Field(description="Seconds between captions.", allow_inf_nan=False)] = None
+
+
+class StreamChange(BaseModel):
+    """The body of `PATCH /streams/NAME`: what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: Annotated[str | None, Field(min_length=1, max_length=2048, examples=[_EXAMPLE_URL])] = None
     every: Annotated[float | None, Field(description="Seconds between captions.", allow_inf_nan=False)] = None
 
 
@@ -66,8 +78,9 @@ def routes(streams: StreamSet, auth: Auth, options: ServerOptions) -> APIRouter:
     router = APIRouter(prefix="/streams", tags=["streams"])
 
     @router.get("", dependencies=[Depends(auth.viewer)])
-    async def list_streams() -> list[StreamSnapshot]:
-        """Every stream with its state, counters and newest caption."""
+    async def list_streams(request: Request, response: Response) -> list[StreamSnapshot]:
+        """Every stream with its state, counters and newest caption. `Allow` has POST if this token may add streams."""
+        response.headers["Allow"] = "GET, HEAD, POST" if auth.may_publish(request) else "GET, HEAD"
         return [shown(streams.get(name).view()) for name in streams.names()]
 
     @router.post("", status_code=201, dependencies=[Depends(auth.publisher)])
@@ -82,6 +95,14 @@ def routes(streams: StreamSet, auth: Auth, options: ServerOptions) -> APIRouter:
     async def show_stream(name: str) -> StreamSnapshot:
         """One stream."""
         return shown(streams.get(name).view())
+
+    @router.patch("/{name}", dependencies=[Depends(auth.publisher)])
+    async def change_stream(name: str, change: StreamChange) -> StreamSnapshot:
+        """Restart a stream, with another address or interval if the body has one; `{}` tries a failed camera again."""
+        if change.url is not None:
+            check_scheme(change.url, allow_local=options.allow_local)
+        stream = await streams.replace(name, url=change.url, every=change.every)
+        return shown(stream.view())
 
     @router.delete("/{name}", status_code=204, dependencies=[Depends(auth.publisher)])
     async def remove_stream(name: str) -> None:
