@@ -13,6 +13,7 @@ from streamcap.captions.event import StreamState
 from streamcap.captions.formats import hls
 from streamcap.server.auth import Auth
 from streamcap.server.errors import RefusalError
+from streamcap.server.routes.stream import file_of
 from streamcap.streams.stream_set import StreamSet
 
 # The 33-bit clock of MPEG-TS.
@@ -25,7 +26,7 @@ _Mpegts = Annotated[
 def routes(streams: StreamSet, auth: Auth) -> APIRouter:
     router = APIRouter(prefix="/streams/{name}/hls", tags=["subtitles"], dependencies=[Depends(auth.viewer)])
 
-    @router.get("/captions.m3u8")
+    @router.get("/captions.m3u8", **file_of("application/vnd.apple.mpegurl"))
     async def playlist(name: str, request: Request, mpegts: _Mpegts = hls.FFMPEG_MPEGTS) -> Response:
         """The rolling playlist. What stands in its query is handed on to the segments."""
         _, playlist_window = await _current_cues(streams, name)
@@ -35,7 +36,7 @@ def routes(streams: StreamSet, auth: Auth) -> APIRouter:
             media_type="application/vnd.apple.mpegurl",
         )
 
-    @router.get("/{number}.vtt")
+    @router.get("/{number}.vtt", **file_of("text/vtt"))
     async def segment(
         name: str, number: Annotated[int, Path(ge=0, lt=2**40)], mpegts: _Mpegts = hls.FFMPEG_MPEGTS
     ) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,6 +45,11 @@ class StreamChange(BaseModel):
 
     url: Annotated[str | None, Field(min_length=1, max_length=2048, examples=[_EXAMPLE_URL])] = None
     every: Annotated[float | None, Field(description="Seconds between captions.", allow_inf_nan=False)] = None
+
+
+def file_of(media_type: str) -> dict[str, Any]:
+    """What a route that answers with a file of `media_type` says of itself in the API's description."""
+    return {"response_class": Response, "responses": {200: {"content": {media_type: {"schema": {"type": "string"}}}}}}
 
 
 def check_scheme(url: str, *, allow_local: bool) -> None:
@@ -109,13 +114,13 @@ def routes(streams: StreamSet, auth: Auth, options: ServerOptions) -> APIRouter:
         """Stop a stream. Its files stay."""
         await streams.remove(name)
 
-    @router.get("/{name}/captions.srt", dependencies=[Depends(auth.viewer)])
+    @router.get("/{name}/captions.srt", dependencies=[Depends(auth.viewer)], **file_of("application/x-subrip"))
     async def captions_srt(name: str) -> Response:
         """The rolling window as SubRip."""
         text = await asyncio.to_thread(_render, srt.render, streams.get(name).track.finals)
         return Response(text, headers=_NO_STORE, media_type="application/x-subrip")
 
-    @router.get("/{name}/captions.vtt", dependencies=[Depends(auth.viewer)])
+    @router.get("/{name}/captions.vtt", dependencies=[Depends(auth.viewer)], **file_of("text/vtt"))
     async def captions_vtt(name: str) -> Response:
         """The rolling window as WebVTT."""
         text = await asyncio.to_thread(_render, vtt.render, streams.get(name).track.finals)
