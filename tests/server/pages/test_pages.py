@@ -303,7 +303,6 @@ async def test_wall_fits_screen(browser: Browser, server: Server, cameras: int, 
     for number in range(1, cameras):
         await server.streams.add(f"camera{number}", "rtsp://camera")
     for name in server.streams.names():
-        server.streams.get(name).status(StreamState.STALLED, "no frame")
         server.streams.get(name).final("a man in a red shirt rides a horse along the beach")
     page = await page_without_errors(browser, server.url, viewport={"width": width, "height": height})
     await becomes_true(page, f"document.querySelectorAll('article').length === {cameras}")
