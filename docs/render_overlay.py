@@ -27,7 +27,7 @@ SCENE_TIME = 7.2
 WIDTH, HEIGHT = 1280, 720
 RATE = 5
 SECONDS = 4
-COLORS = 160
+COLORS = 96
 """Of the palette: the picture stays below 200 kB."""
 
 
