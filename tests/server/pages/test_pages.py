@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -294,7 +295,9 @@ async def test_removed_own_camera_is_released(browser: Browser, server: Server) 
     await page.get_by_role("heading", name="tab").wait_for()
     server.streams.get("tab").status(StreamState.ENDED, "stopped")
     await server.streams.remove("tab")
-    await page.get_by_role("status").get_by_text("The stream tab was removed, so your camera was stopped.").wait_for()
+    # On a loaded machine the publisher may be lost before it is removed: either way the page says what became of it.
+    note = page.get_by_role("status").get_by_text(re.compile("stream tab was removed|camera tab was lost"))
+    await note.wait_for()
     assert await page.evaluate("media.getTracks().map((one) => one.readyState)") == ["ended"]
 
 
