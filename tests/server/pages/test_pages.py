@@ -116,7 +116,7 @@ async def test_announce_switch_and_dialogs_by_keyboard(browser: Browser, server:
     page = await page_without_errors(browser, server.url)
     await page.get_by_role("heading", name="yard").wait_for()
     await page.keyboard.press("Tab")
-    assert await page.evaluate(FOCUSED) == "Skip to the streams"
+    assert await page.evaluate(FOCUSED) == "Skip to the cameras"
     await page.keyboard.press("Enter")
     await tab_to(page, "Announce captions of yard")
     announce = page.get_by_role("button", name="Announce captions of yard")
