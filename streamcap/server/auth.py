@@ -34,6 +34,10 @@ class Auth:
                 401, "a view token is needed: Authorization: Bearer TOKEN, or token=TOKEN in the query", _CHALLENGE
             )
 
+    def may_publish(self, connection: HTTPConnection) -> bool:
+        """Whether `publisher` would let pass."""
+        return self._options.open or _matches(_token(connection), self._publish)
+
     def publisher(self, connection: HTTPConnection) -> None:
         """Let pass who may add and remove streams and publish video."""
         self._check_origin(connection)

@@ -76,6 +76,11 @@ class Stream:
     def state(self) -> StreamState:
         return self.publisher.state
 
+    @property
+    def source_url(self) -> str:
+        """With its password: never shown."""
+        return self._secret_url
+
     async def prepare(self) -> None:
         """Go on with the numbers and the time of an earlier stream of this name, and take up what one filed.
 

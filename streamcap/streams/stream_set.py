@@ -131,6 +131,14 @@ class StreamSet:
         while len(self._counters) > NAMES_KEPT:
             del self._counters[next(iter(self._counters))]
 
+    async def replace(self, name: str, *, url: str | None = None, every: float | None = None) -> Stream:
+        """Start a stream again, with another URL or interval if one is given. Raises as `add`, UnknownStreamError."""
+        old = self.get(name)
+        url = check_url(old.source_url if url is None else url)
+        every = check_every(old.every if every is None else every)
+        await self.remove(name)
+        return await self.add(name, url, every)
+
     async def close(self) -> None:
         """End all streams within CLOSE_SECONDS; idempotent."""
         self.ready = False

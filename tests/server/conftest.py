@@ -148,6 +148,11 @@ class FakeStreams:
         del self.streams[name]
         self.hub.remove(name)
 
+    async def replace(self, name: str, *, url: str | None = None, every: float | None = None) -> FakeStream:
+        old = self.get(name)
+        await self.remove(name)
+        return await self.add(name, url or old.url, every or old.every)
+
     async def close(self) -> None:
         self.hub.close("the service is stopping")
 

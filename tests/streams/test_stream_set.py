@@ -420,6 +420,25 @@ async def test_re_added_stream_continues_seq(tmp_path: Path, filed: bool) -> Non
     await service.streams.close()
 
 
+async def test_replace_keeps_url_and_numbers(service: FakeService) -> None:
+    await live(service)
+    seq = service.of("caption")[-1]["seq"]
+    old = service.streams.get("door")
+    new = await service.streams.replace("door")
+    assert new is not old
+    assert new.source_url == URL
+    await wait_sources(service, 2)
+    service.sources[-1].put(frame(0.0))
+    await service.until(lambda: len(service.of("caption")) == 2)
+    assert service.of("caption")[-1]["seq"] > seq
+    with pytest.raises(InputError, match="every 0"):
+        await service.streams.replace("door", every=0.0)
+    assert service.streams.get("door") is new
+    assert (await service.streams.replace("door", every=5.0)).every == 5.0
+    with pytest.raises(UnknownStreamError):
+        await service.streams.replace("yard")
+
+
 async def test_removed_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_set, "NAMES_KEPT", 2)
     service = FakeService()

@@ -1,24 +1,15 @@
-// The caption feed over a websocket that takes up where it broke off. Knows nothing of any page.
+// The caption feed over a websocket that resumes after a lost connection. Knows nothing of any page.
+
+import { address, authorization, errorText } from "./service.js";
 
 const FIRST_PAUSE_MS = 500;
-const LONGEST_PAUSE_MS = 15_000;
-// One may have met a service that was just coming up.
-const REFUSALS_TO_BEGIN_ANEW = 2;
-
-// The page's token: taken out of the address, so that it is not shared with a copied link, and kept for this tab.
-export function takeToken() {
-  const address = new URL(location.href);
-  const token = address.searchParams.get("token");
-  if (token !== null) {
-    sessionStorage.setItem("token", token);
-    address.searchParams.delete("token");
-    history.replaceState(null, "", address);
-  }
-  return sessionStorage.getItem("token") ?? "";
-}
+const MAX_PAUSE_MS = 15_000;
+// A single refusal may come from a service that was just starting.
+const REFUSALS_BEFORE_RESET = 2;
 
 export class Feed {
-  // `streams`: names, or none for all. `on(event)` gets every event; `onState(text)`: "connecting", "open" or why not.
+  // `streams`: names, or none for all. `on(event)` gets every event. `onState(state, message)`: "connecting", "open", or
+  // why there is no connection: "offline", "starting", "token" (missing or wrong), "unknown" (no such stream), "refused".
   constructor({ streams = [], interim = true, token = "", on, onState = () => {} }) {
     this.streams = streams;
     this.interim = interim;
@@ -29,12 +20,13 @@ export class Feed {
     this.pause = FIRST_PAUSE_MS;
     this.closed = false;
     this.refusals = 0;
+    this.onState("connecting", "Connecting");
     this.connect();
   }
 
-  address() {
-    const url = new URL("/captions", location.href);
-    url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+  url() {
+    const url = address("captions");
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
     if (this.streams.length) url.searchParams.set("stream", this.streams.join(","));
     if (!this.interim) url.searchParams.set("interim", "0");
     if (this.token) url.searchParams.set("token", this.token);
@@ -44,44 +36,74 @@ export class Feed {
   }
 
   connect() {
-    this.onState("connecting");
-    const socket = new WebSocket(this.address());
+    const socket = new WebSocket(this.url());
     this.socket = socket;
     let opened = false;
     socket.onopen = () => {
       opened = true;
       this.pause = FIRST_PAUSE_MS;
       this.refusals = 0;
-      this.onState("open");
+      this.onState("open", "Connected");
     };
     socket.onmessage = ({ data }) => {
       const event = JSON.parse(data);
       if (event.seq !== undefined) this.seen.set(event.stream, event.seq);
       this.on(event);
     };
-    socket.onclose = ({ code, reason }) => {
-      if (this.closed) return;
+    socket.onclose = async ({ code, reason }) => {
+      if (this.closed || socket !== this.socket) return;
+      this.pause = Math.min(MAX_PAUSE_MS, this.pause * 1.8);
+      this.timer = setTimeout(() => this.connect(), this.pause * (0.5 + Math.random()));
       if (code === 4404) this.seen.clear();
-      if (!opened) this.judge();
-      this.onState(reason || "reconnecting");
-      this.pause = Math.min(LONGEST_PAUSE_MS, this.pause * 1.8);
-      setTimeout(() => this.closed || this.connect(), this.pause * (0.5 + Math.random()));
+      if (opened && reason) {
+        this.onState(code === 4404 ? "unknown" : "offline", sentence(reason));
+        return;
+      }
+      const found = await this.diagnose(opened);
+      if (!this.closed && socket === this.socket) this.onState(...found);
     };
   }
 
-  // Not opened. A service that is there and ready refuses what was asked for: streams that are gone, or numbers of an
-  // earlier run; then begin anew. One that is away, or not ready yet, is asked for the same when it is back.
-  async judge() {
-    const ready = await fetch("/readyz", { cache: "no-store" }).then(
-      (answer) => answer.ok,
-      () => false,
-    );
-    this.refusals = ready ? this.refusals + 1 : 0;
-    if (this.refusals >= REFUSALS_TO_BEGIN_ANEW) this.seen.clear();
+  // A browser hides why a websocket was refused; the same service says it over HTTP. A service that is ready and refuses
+  // again has lost the streams or the numbers that were asked for: begin anew.
+  async diagnose(opened) {
+    let answer;
+    try {
+      answer = await fetch(address("streams"), { cache: "no-store", headers: authorization(this.token) });
+    } catch {
+      return ["offline", "Connection lost. Trying again."];
+    }
+    if (answer.status === 401) {
+      return ["token", this.token ? "This token is not accepted." : "This service needs a token."];
+    }
+    if (answer.status === 502 || answer.status === 503 || answer.status === 504) {
+      return ["starting", "The service is not ready yet. Trying again."];
+    }
+    if (!answer.ok) return ["refused", sentence(await errorText(answer))];
+    if (!opened) this.refusals += 1;
+    if (this.refusals >= REFUSALS_BEFORE_RESET) this.seen.clear();
+    const names = new Set((await answer.json()).map((view) => view.name));
+    const missing = this.streams.filter((name) => !names.has(name));
+    if (missing.length) return ["unknown", `There is no stream named ${missing.join(", ")}.`];
+    return ["connecting", "Reconnecting"];
+  }
+
+  // Connect now, with `token`.
+  retry(token) {
+    this.token = token;
+    clearTimeout(this.timer);
+    this.socket.close();
+    this.onState("connecting", "Connecting");
+    this.connect();
   }
 
   close() {
     this.closed = true;
+    clearTimeout(this.timer);
     this.socket.close();
   }
+}
+
+function sentence(text) {
+  return `${text[0].toUpperCase()}${text.slice(1).replace(/\.$/, "")}.`;
 }

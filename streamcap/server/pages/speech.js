@@ -1,11 +1,11 @@
-// What to say when captions come faster than they can be spoken: the newest counts, and it is made short. No browser
-// object is touched here but the `synthesis` that is handed in.
+// What to say when captions come faster than they can be spoken: the newest waits, and is shortened. Touches no browser
+// object but the `synthesis` that it is given.
 
 const STALE_MS = 6000;
 const SHORT_WORDS = 7;
-const QUICK_RATE = 1.35;
+const CATCH_UP_RATE = 1.35;
 
-// A caption cut to its beginning: at a comma or a joining word if one comes in time.
+// The beginning of a caption: up to a comma or a joining word if one comes early enough.
 export function shorten(text) {
   const words = text.replace(/^(a|an|the) /i, "").split(" ");
   if (words.length <= SHORT_WORDS) return words.join(" ");
@@ -14,36 +14,57 @@ export function shorten(text) {
 }
 
 export class Speaker {
-  constructor(synthesis, makeUtterance, now = () => performance.now()) {
+  // `onBlocked()`: the browser refuses to speak before the visitor has clicked on the page.
+  constructor(synthesis, makeUtterance, { now = () => performance.now(), onBlocked = () => {} } = {}) {
     this.synthesis = synthesis;
     this.makeUtterance = makeUtterance;
     this.now = now;
+    this.onBlocked = onBlocked;
+    this.rate = 1;
+    this.voice = null;
+    this.paused = false;
     this.waiting = null;
-    this.speaking = false;
+    this.current = null;
     this.skipped = 0;
   }
 
   say(text) {
-    if (this.speaking) {
+    if (this.paused) return;
+    if (this.current) {
       if (this.waiting) this.skipped += 1;
       this.waiting = { text, at: this.now() };
       return;
     }
-    this.utter(text, 1);
+    this.utter(text, this.rate);
+  }
+
+  // Paused, it is silent at once and nothing is kept for later.
+  setPaused(paused) {
+    this.paused = paused;
+    if (!paused) return;
+    this.current = this.waiting = null;
+    this.synthesis.cancel();
   }
 
   utter(text, rate) {
     const utterance = this.makeUtterance(text);
     utterance.rate = rate;
-    this.speaking = true;
-    utterance.onend = utterance.onerror = () => {
-      this.speaking = false;
-      const next = this.waiting;
-      this.waiting = null;
-      if (!next) return;
-      if (this.now() - next.at > STALE_MS) this.skipped += 1;
-      else this.utter(shorten(next.text), QUICK_RATE);
+    if (this.voice) utterance.voice = this.voice;
+    this.current = utterance;
+    utterance.onend = () => this.next(utterance);
+    utterance.onerror = (event) => {
+      if (event?.error === "not-allowed") this.onBlocked();
+      this.next(utterance);
     };
     this.synthesis.speak(utterance);
+  }
+
+  next(utterance) {
+    if (utterance !== this.current) return; // cancelled
+    const next = this.waiting;
+    this.current = this.waiting = null;
+    if (!next || this.paused) return;
+    if (this.now() - next.at > STALE_MS) this.skipped += 1;
+    else this.utter(shorten(next.text), this.rate * CATCH_UP_RATE);
   }
 }

@@ -1,5 +1,7 @@
 // Video over WebRTC: `watch` a stream (WHEP), `publish` a camera (WHIP). No STUN server: hosts find each other directly.
 
+import { address, errorText } from "./service.js";
+
 async function gathered(peer) {
   if (peer.iceGatheringState === "complete") return;
   await new Promise((resolve) => {
@@ -12,23 +14,23 @@ async function gathered(peer) {
   });
 }
 
-async function exchange(peer, address, headers) {
+async function exchange(peer, path, headers) {
   await peer.setLocalDescription(await peer.createOffer());
   await gathered(peer);
-  const answer = await fetch(address, {
+  const answer = await fetch(address(path), {
     method: "POST",
     headers: { "Content-Type": "application/sdp", ...headers },
     body: peer.localDescription.sdp,
   });
   if (!answer.ok) {
     peer.close();
-    const { detail } = await answer.json().catch(() => ({}));
-    throw new Error(detail ?? `${answer.status} ${answer.statusText}`);
+    throw Object.assign(new Error(await errorText(answer)), { status: answer.status });
   }
   await peer.setRemoteDescription({ type: "answer", sdp: await answer.text() });
-  const session = answer.headers.get("Location");
+  // Its last part alone: the service may not know the path that a proxy serves it under.
+  const session = address(`${path}/${answer.headers.get("Location").split("/").pop()}`);
   return () => {
-    // The connection last: told of its end first, the service would not know the session any more.
+    // The connection is closed last: the service forgets a session whose connection has ended.
     fetch(session, { method: "DELETE", headers, keepalive: true })
       .catch(() => {})
       .finally(() => peer.close());
@@ -45,19 +47,22 @@ export async function watch(name, video, headers, onLost) {
   peer.onconnectionstatechange = () => {
     if (["failed", "disconnected"].includes(peer.connectionState)) onLost();
   };
-  const end = await exchange(peer, `/whep/${encodeURIComponent(name)}`, headers);
+  const end = await exchange(peer, `whep/${encodeURIComponent(name)}`, headers);
   return () => {
     end();
     video.srcObject = null;
   };
 }
 
-// Publish the video of `media` as stream `name`; gives a function that ends it.
-export async function publish(name, media, headers) {
+// Publish the video of `media` as stream `name`; gives a function that ends it. `onLost` is called if it breaks.
+export async function publish(name, media, headers, onLost) {
   const peer = new RTCPeerConnection();
+  peer.onconnectionstatechange = () => {
+    if (peer.connectionState === "failed") onLost();
+  };
   const [track] = media.getVideoTracks();
   peer.addTransceiver(track, { direction: "sendonly", streams: [media] });
-  const end = await exchange(peer, `/whip/${encodeURIComponent(name)}`, headers);
+  const end = await exchange(peer, `whip/${encodeURIComponent(name)}`, headers);
   return () => {
     end();
     for (const one of media.getTracks()) one.stop();

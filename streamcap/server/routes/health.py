@@ -20,7 +20,7 @@ def routes(streams: StreamSet, metrics: Metrics, auth: Auth) -> APIRouter:
         """The event loop answers; so it does while the model loads."""
         return "ok\n"
 
-    @router.get("/readyz")
+    @router.get("/readyz", response_class=PlainTextResponse)
     async def readyz() -> PlainTextResponse:
         """The model is loaded and its streams are there; 503 before, and while the service ends."""
         return PlainTextResponse("ready\n") if streams.ready else PlainTextResponse(f"{NOT_READY}\n", 503)

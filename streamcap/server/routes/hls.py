@@ -14,6 +14,7 @@ from streamcap.captions.formats import hls
 from streamcap.daemon_pool import DaemonPool
 from streamcap.server.auth import Auth
 from streamcap.server.limits import newest_cues
+from streamcap.server.routes.stream import file_of
 from streamcap.streams.stream_set import StreamSet
 
 # The 33-bit clock of MPEG-TS.
@@ -28,7 +29,7 @@ _Mpegts = Annotated[
 def routes(streams: StreamSet, auth: Auth, pool: DaemonPool) -> APIRouter:
     router = APIRouter(prefix="/streams/{name}/hls", tags=["subtitles"], dependencies=[Depends(auth.viewer)])
 
-    @router.get("/captions.m3u8")
+    @router.get("/captions.m3u8", **file_of("application/vnd.apple.mpegurl"))
     async def playlist(name: str, request: Request, mpegts: _Mpegts = hls.FFMPEG_MPEGTS) -> Response:
         """The rolling playlist. What stands in its query (at most 1,000 bytes) is handed on to the segments."""
         query = urlencode(request.query_params.multi_items())
@@ -41,7 +42,7 @@ def routes(streams: StreamSet, auth: Auth, pool: DaemonPool) -> APIRouter:
             media_type="application/vnd.apple.mpegurl",
         )
 
-    @router.get("/{number}.vtt")
+    @router.get("/{number}.vtt", **file_of("text/vtt"))
     async def segment(
         name: str, number: Annotated[int, Path(ge=0, lt=2**40)], mpegts: _Mpegts = hls.FFMPEG_MPEGTS
     ) -> Response:

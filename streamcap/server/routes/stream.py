@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,14 +27,31 @@ LOCAL_SCHEMES = frozenset(LOCAL)
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
+_EXAMPLE_URL = "rtsp://user:password@camera/stream"
+
+
 class NewStream(BaseModel):
     """The body of `POST /streams`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    url: Annotated[str, Field(min_length=1, max_length=2048, examples=["rtsp://user:password@camera/stream"])]
+    url: Annotated[str, Field(min_length=1, max_length=2048, examples=[_EXAMPLE_URL])]
     name: Annotated[str | None, Field(max_length=64, description="Made from the URL when there is none.")] = None
     every: Annotated[float | None, Field(description="Seconds between captions.", allow_inf_nan=False)] = None
+
+
+class StreamChange(BaseModel):
+    """The body of `PATCH /streams/NAME`: what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: Annotated[str | None, Field(min_length=1, max_length=2048, examples=[_EXAMPLE_URL])] = None
+    every: Annotated[float | None, Field(description="Seconds between captions.", allow_inf_nan=False)] = None
+
+
+def file_of(media_type: str) -> dict[str, Any]:
+    """What a route that answers with a file of `media_type` says of itself in the API's description."""
+    return {"response_class": Response, "responses": {200: {"content": {media_type: {"schema": {"type": "string"}}}}}}
 
 
 def check_scheme(url: str, *, allow_local: bool) -> None:
@@ -64,8 +81,9 @@ def routes(streams: StreamSet, auth: Auth, options: ServerOptions, pool: DaemonP
     router = APIRouter(prefix="/streams", tags=["streams"])
 
     @router.get("", dependencies=[Depends(auth.viewer)])
-    async def list_streams() -> list[StreamSnapshot]:
-        """Every stream with its state, counters and newest caption."""
+    async def list_streams(request: Request, response: Response) -> list[StreamSnapshot]:
+        """Every stream with its state, counters and newest caption. `Allow` has POST if this token may add streams."""
+        response.headers["Allow"] = "GET, HEAD, POST" if auth.may_publish(request) else "GET, HEAD"
         return [shown(streams.get(name).view()) for name in streams.names()]
 
     @router.post("", status_code=201, dependencies=[Depends(auth.publisher)])
@@ -81,18 +99,26 @@ def routes(streams: StreamSet, auth: Auth, options: ServerOptions, pool: DaemonP
         """One stream."""
         return shown(streams.get(name).view())
 
+    @router.patch("/{name}", dependencies=[Depends(auth.publisher)])
+    async def change_stream(name: str, change: StreamChange) -> StreamSnapshot:
+        """Restart a stream, with another address or interval if the body has one; `{}` tries a failed camera again."""
+        if change.url is not None:
+            check_scheme(change.url, allow_local=options.allow_local)
+        stream = await streams.replace(name, url=change.url, every=change.every)
+        return shown(stream.view())
+
     @router.delete("/{name}", status_code=204, dependencies=[Depends(auth.publisher)])
     async def remove_stream(name: str) -> None:
         """Stop a stream. Its files stay."""
         await streams.remove(name)
 
-    @router.get("/{name}/captions.srt", dependencies=[Depends(auth.viewer)])
+    @router.get("/{name}/captions.srt", dependencies=[Depends(auth.viewer)], **file_of("application/x-subrip"))
     async def captions_srt(name: str) -> Response:
         """The rolling window as SubRip."""
         text = await pool.run(_render, srt.render, streams.get(name).track.finals)
         return Response(text, headers=_NO_STORE, media_type="application/x-subrip")
 
-    @router.get("/{name}/captions.vtt", dependencies=[Depends(auth.viewer)])
+    @router.get("/{name}/captions.vtt", dependencies=[Depends(auth.viewer)], **file_of("text/vtt"))
     async def captions_vtt(name: str) -> Response:
         """The rolling window as WebVTT."""
         text = await pool.run(_render, vtt.render, streams.get(name).track.finals)

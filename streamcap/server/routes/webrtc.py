@@ -57,7 +57,7 @@ def routes(whip_sessions: WhipSessions, whep_sessions: WhepSessions, auth: Auth,
                 raise HTTPException(412, "If-Match names another session")
             await peer.add_candidates(await read_body(request, TRICKLE))
 
-        @router.delete(f"{path}/{{session}}", dependencies=[Depends(check)])
+        @router.delete(f"{path}/{{session}}", dependencies=[Depends(check)], response_class=Response)
         async def end_session(name: str, session: str) -> Response:
             """End the session."""
             await end(name, session)
@@ -69,7 +69,12 @@ def routes(whip_sessions: WhipSessions, whep_sessions: WhepSessions, auth: Auth,
     async def end_watcher(name: str, session: str) -> None:
         await whep_sessions.end(whep_sessions.find(name, session))
 
-    answered: dict[str, Any] = {"status_code": 201, "responses": _CREATED, "openapi_extra": _SDP_BODY}
+    answered: dict[str, Any] = {
+        "status_code": 201,
+        "response_class": Response,
+        "responses": _CREATED,
+        "openapi_extra": _SDP_BODY,
+    }
 
     @router.post("/whip/{name}", dependencies=[Depends(auth.publisher)], **answered)
     async def whip(name: str, request: Request) -> Response:

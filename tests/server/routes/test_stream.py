@@ -161,3 +161,48 @@ async def test_file_name_that_is_not_unicode_is_listed(server: Server) -> None:
     listed = await server.http.get("/streams")
     assert listed.status_code == 200
     assert listed.json()[1]["url"] == "/films/caf\ufffd.mp4"
+
+
+async def test_patch_restarts_stream(server: Server) -> None:
+    first = server.streams.get("door")
+    answer = await server.http.patch("/streams/door", json={})
+    assert answer.status_code == 200
+    assert server.streams.get("door") is not first
+    assert (answer.json()["url"], answer.json()["every"]) == (first.url, first.every)
+    changed = (await server.http.patch("/streams/door", json={"url": "rtsp://other", "every": 5})).json()
+    assert (changed["url"], changed["every"]) == ("rtsp://other", 5)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/streams/yard", {}, 404),
+        ("/streams/door", {"url": "/etc/passwd"}, 403),
+        ("/streams/door", {"name": "yard"}, 400),
+    ],
+)
+async def test_patch_is_refused(server: Server, path: str, body: dict[str, object], status: int) -> None:
+    first = server.streams.get("door")
+    assert (await server.http.patch(path, json=body)).status_code == status
+    assert server.streams.get("door") is first
+
+
+async def test_list_allows_what_token_may_do(start: Start) -> None:
+    server = await start(publish_tokens=frozenset({"p-1"}), view_tokens=frozenset({"v-1"}))
+    for token, allowed in (("p-1", "GET, HEAD, POST"), ("v-1", "GET, HEAD")):
+        answer = await server.http.get("/streams", headers={"Authorization": f"Bearer {token}"})
+        assert answer.headers["Allow"] == allowed
+
+
+async def test_description_names_served_types(server: Server) -> None:
+    server.streams.get("door").final("a man opens a door")
+    paths = (await server.http.get("/openapi.json")).json()["paths"]
+    checked = 0
+    for path, methods in paths.items():
+        if "get" not in methods or "{number}" in path or path.startswith("/captions/"):
+            continue
+        answer = await server.http.get(path.replace("{name}", "door"))
+        described = list(methods["get"]["responses"]["200"]["content"])
+        assert described == [answer.headers["Content-Type"].partition(";")[0]], path
+        checked += 1
+    assert checked >= 7
