@@ -28,7 +28,7 @@ from benchmarks.gate_threshold import sampled
 from streamcap import load_captioner
 from streamcap.bench.machine import describe_machine
 from streamcap.captioner import Captioner, Result
-from streamcap.captioner.drafts import DraftHistory
+from streamcap.captioner.decoding.drafts import DraftHistory
 from streamcap.media.convert import Converter
 
 RESULTS = Path(__file__).parent / "results"

@@ -31,13 +31,13 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks.parity import BASE, SMALL, STOP, Built, Sizes, build_clipcap
 from streamcap import load_captioner
+from streamcap.atomic import atomic_write
 from streamcap.bench.machine import describe_machine
 from streamcap.captioner import SearchOptions
 from streamcap.captions.formats import srt
-from streamcap.media.image_file import upright
-from streamcap.media.video_file import VideoFile
+from streamcap.media.files.image_file import upright
+from streamcap.media.files.video_file import VideoFile
 from streamcap.offline.file_captioner import FileCaptioner, select_frames, to_cues
-from streamcap.offline.whole import atomic_write
 
 GOAL = 0.1
 PREFIX = 10

@@ -6,9 +6,9 @@ import io
 from pathlib import Path
 from typing import Any
 
+from streamcap.atomic import atomic_write
 from streamcap.errors import InputError
 from streamcap.extras import install_command
-from streamcap.offline.whole import atomic_write
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

@@ -15,16 +15,17 @@ from torch import Tensor
 
 from streamcap.captioner import registry
 from streamcap.captioner.checkpoints import Checkpoint, open_checkpoint
+from streamcap.captioner.continuous_decoder import ContinuousDecoder
 from streamcap.captioner.decoding.batch import ContinuousBatch, StopCriteria
 from streamcap.captioner.decoding.batch_limit import BatchLimit
 from streamcap.captioner.decoding.beam import Hypothesis, beam_search
 from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
 from streamcap.captioner.decoding.cuda_graphs import GraphedCallable, bucket
+from streamcap.captioner.decoding.draft_budget import DraftBudget
+from streamcap.captioner.decoding.drafts import Acceptances, Drafts, DraftSource, DraftStatistics, draft_sources
 from streamcap.captioner.decoding.sampling import make_sampler
 from streamcap.captioner.decoding.tokenizer import TextDecoder
-from streamcap.captioner.draft_budget import DraftBudget
-from streamcap.captioner.drafts import Acceptances, Drafts, DraftSource, DraftStatistics, draft_sources
-from streamcap.captioner.joining import ContinuousDecoder
+from streamcap.captioner.decoding.verifier import Verifier
 from streamcap.captioner.kernels.precision import convert, find_device, find_precision
 from streamcap.captioner.loading import find_tokenizer, find_tower
 from streamcap.captioner.models.gpt2 import GPT2
@@ -33,7 +34,6 @@ from streamcap.captioner.models.vision import Vision
 from streamcap.captioner.options import SearchOptions
 from streamcap.captioner.preprocess import fit_images
 from streamcap.captioner.result import Result
-from streamcap.captioner.verify import Verifier
 from streamcap.errors import InputError, StreamcapError
 from streamcap.image_spec import ImageSpec
 

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamcap.captioner.reachable import is_reachable
+from streamcap.captioner.reachability import is_reachable
 from streamcap.errors import InputError
 from streamcap.extras import install_command
 

@@ -28,10 +28,10 @@ def bench(
     counts = sorted(set(frames or [1, 4]))
     if counts[0] < 1:
         raise InputError(f"--frames {counts[0]}: at least 1")
+    from streamcap.atomic import atomic_write, make_directory
     from streamcap.bench import chart, decode, encode, end_to_end, preprocess
     from streamcap.bench.machine import describe_machine, usual_precisions
     from streamcap.captioner.kernels.precision import find_device, find_precision
-    from streamcap.offline.whole import atomic_write, make_directory
 
     where = find_device(device)
     formats = [find_precision(name, where) for name in precision or usual_precisions(where)]

@@ -35,8 +35,8 @@ def sort_files(names: Sequence[str], *, of_video: bool) -> Files:
 
     of_video: whether options for videos were given; an animated image is then a video.
     """
-    from streamcap.media.image_file import check_image, has_image_name, list_folder
-    from streamcap.media.video_file import check_video
+    from streamcap.media.files.image_file import check_image, has_image_name, list_folder
+    from streamcap.media.files.video_file import check_video
 
     files = Files(alone=len(names) == 1 and not Path(names[0]).is_dir())
     for name in names:
@@ -70,13 +70,13 @@ def sort_files(names: Sequence[str], *, of_video: bool) -> Files:
 
 
 def _plays(path: Path) -> bool:
-    from streamcap.media.animation import ANIMATED_SUFFIXES, is_animated
+    from streamcap.media.files.animation import ANIMATED_SUFFIXES, is_animated
 
     return path.suffix.lower() == ".gif" or (path.suffix.lower() in ANIMATED_SUFFIXES and is_animated(path))
 
 
 def _why_left_out(path: Path) -> str:
-    from streamcap.media.video_file import check_video
+    from streamcap.media.files.video_file import check_video
 
     try:
         check_video(path)

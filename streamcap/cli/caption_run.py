@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from streamcap.atomic import atomic_write, make_directory
 from streamcap.cli.caption_options import PILLOW_NAMES, SUFFIXES, CaptionRunOptions, Files
 from streamcap.errors import InputError
-from streamcap.offline.whole import atomic_write, make_directory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.progress import Progress, TaskID
 
     from streamcap.captions.cue import Cue
-    from streamcap.media.animation import AnimatedImage
-    from streamcap.media.video_file import VideoFile
+    from streamcap.media.files.animation import AnimatedImage
+    from streamcap.media.files.video_file import VideoFile
     from streamcap.offline.file_captioner import FileCaptioner, VideoMoment
 
 _JPEG_QUALITY = 92
@@ -91,7 +91,7 @@ class CaptionRun:
     # Videos -----------------------------------------------------------------------------------------------------
 
     def _caption_video(self, path: Path) -> None:
-        from streamcap.media.animation import open_video
+        from streamcap.media.files.animation import open_video
         from streamcap.offline.file_captioner import merged, select_frames, to_cues
 
         options = self._options
@@ -133,7 +133,7 @@ class CaptionRun:
         return captions
 
     def _keep_frames(self, path: Path, number: int, at: VideoMoment, text: str) -> None:
-        from streamcap.media.image_file import upright
+        from streamcap.media.files.image_file import upright
         from streamcap.offline.annotate import annotate
 
         for directory, drawn in ((self._options.save_frames, False), (self._options.annotate_dir, True)):

@@ -41,12 +41,11 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Score a captioner: BLEU-1 to 4, ROUGE-L, CIDEr, variety, lengths, calibration, and a contact sheet."""
+    from streamcap.atomic import make_directory, write_json
     from streamcap.captioner import load_captioner
-    from streamcap.offline.whole import make_directory
     from streamcap.training.data.corpus import MediaFolder
     from streamcap.training.evaluation.contact_sheet import draw_contact_sheet
     from streamcap.training.evaluation.evaluation import table
-    from streamcap.training.files import write_json
 
     if (cache is None) == (captions is None):
         raise InputError("give either --cache, or --captions with --media")
@@ -115,7 +114,7 @@ def _pictures(media: MediaFolder | None) -> Callable[[str], Image | None]:
     from PIL import Image as Images
 
     from streamcap.image_spec import ImageSpec
-    from streamcap.media.image_file import decode_image
+    from streamcap.media.files.image_file import decode_image
     from streamcap.training.data.clips import UnreadableError, read_clip
 
     def find(name: str) -> Image | None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from streamcap.captioner.drafts import DraftStatistics
+from streamcap.captioner.decoding.drafts import DraftStatistics
 from streamcap.engine.change_gate import ChangeGate, ChangeGateOptions, Features, Verdict
 from streamcap.engine.failure_log import FailureLog, describe
 from streamcap.engine.latest_queue import LatestSampleQueue

@@ -13,7 +13,7 @@ from streamcap.media.frame import Pixels
 
 if TYPE_CHECKING:
     from streamcap.captioner import Captioner
-    from streamcap.captioner.drafts import DraftStatistics
+    from streamcap.captioner.decoding.drafts import DraftStatistics
 
 
 class LiveModel:
@@ -22,7 +22,7 @@ class LiveModel:
 
     def __init__(self, captioner: Captioner) -> None:
         from streamcap.captioner import SearchOptions
-        from streamcap.captioner.drafts import DraftHistory
+        from streamcap.captioner.decoding.drafts import DraftHistory
 
         self._captioner = captioner
         self._search = SearchOptions()

@@ -15,9 +15,9 @@ import numpy as np
 from streamcap.captions.cue import Cue, to_ms
 from streamcap.errors import InputError
 from streamcap.media.convert import Converter
-from streamcap.media.image_file import open_image
-from streamcap.media.video_file import ChosenFrame, VideoFile
-from streamcap.media.video_index import VideoIndex
+from streamcap.media.files.image_file import open_image
+from streamcap.media.files.video_file import ChosenFrame, VideoFile
+from streamcap.media.files.video_index import VideoIndex
 from streamcap.offline.prefetch import Prefetcher
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from streamcap.captioner import Captioner, Result, SearchOptions
     from streamcap.image_spec import Fit
-    from streamcap.media.animation import AnimatedImage
+    from streamcap.media.files.animation import AnimatedImage
     from streamcap.media.frame import Pixels
 
 log = logging.getLogger(__name__)

@@ -17,11 +17,11 @@ from streamcap.server.feed.broadcaster import FeedBroadcaster
 from streamcap.server.limits import RequestLimits
 from streamcap.server.metrics import Metrics
 from streamcap.server.middleware import SecurityHeaders
-from streamcap.server.offers import OfferPace
 from streamcap.server.options import ServerOptions
 from streamcap.server.path_prefix import PathPrefix
 from streamcap.server.readiness import Readiness
 from streamcap.server.routes import feed, health, hls, page, stream, webrtc
+from streamcap.server.webrtc.offers import OfferPace
 from streamcap.server.webrtc.whep import WhepSessions
 from streamcap.server.webrtc.whip import WhipSessions
 from streamcap.streams.stream_set import StreamSet

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from streamcap.atomic import replacing
 from streamcap.captions.caption import Caption
 from streamcap.captions.cue import Cue, to_ms
 from streamcap.captions.event import Event
@@ -193,11 +194,5 @@ def _until_gone(captions: list[Caption], cues: list[tuple[int, int]]) -> list[Ca
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write beside `path`, then move over it: readers see the old text or the new, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    with replacing(path) as stream:
+        stream.write(text.encode())

@@ -11,13 +11,13 @@ from safetensors.torch import save
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from streamcap.atomic import atomic_write, write_json
 from streamcap.captioner.checkpoints import open_checkpoint
 from streamcap.captioner.checkpoints.native import save_native
 from streamcap.captioner.models.vision import Vision, fingerprint
-from streamcap.errors import InputError
+from streamcap.errors import InputError, StreamcapError
 from streamcap.training.data.encoders import encoder_directory
 from streamcap.training.data.feature_cache import FeatureCache
-from streamcap.training.files import write_bytes, write_json
 from streamcap.training.gpt2 import stored_config
 from streamcap.training.mappings import Built, stored
 from streamcap.training.model import CaptionModel
@@ -40,7 +40,7 @@ def save_checkpoint(
     tensors: dict[str, Tensor] = {f"{mapping}{name}": tensor for name, tensor in stored(built).items()}
     tensors |= {f"{decoder}{name}": t for name, t in model.gpt.state_dict().items() if name != "lm_head.weight"}
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
-    write_bytes(directory / "model.safetensors", content)
+    atomic_write(directory / "model.safetensors", content, sync=True, error=StreamcapError)
     write_json(
         directory / "config.json",
         {
@@ -51,7 +51,7 @@ def save_checkpoint(
             **built.config,
         },
     )
-    write_bytes(directory / "tokenizer.json", tokenizer.to_str().encode())
+    atomic_write(directory / "tokenizer.json", tokenizer.to_str().encode(), sync=True, error=StreamcapError)
 
 
 def bundled(cache: FeatureCache) -> Vision:

@@ -6,8 +6,8 @@ import csv
 import io
 from pathlib import Path
 
+from streamcap.atomic import atomic_write
 from streamcap.errors import StreamcapError
-from streamcap.training.files import write_bytes
 
 COLUMNS = ("step", "epoch", "learning_rate", "loss", "reward", "dev_cider", "dev_bleu4", "dev_beam", "exact")
 """`reward`: mean CIDEr-D of captions drawn from the model, where they are trained by it. `dev_beam`: beams of the dev
@@ -35,7 +35,7 @@ class Curves:
         writer = csv.DictWriter(content, COLUMNS)
         writer.writeheader()
         writer.writerows(kept)
-        write_bytes(path, content.getvalue().encode())
+        atomic_write(path, content.getvalue().encode(), sync=True, error=StreamcapError)
 
     def add(self, **row: float | int | None) -> None:
         """Append one row; columns not given stay empty. Raises StreamcapError where the disk is full."""
@@ -78,4 +78,4 @@ def draw_curves(source: Path, target: Path, title: str) -> None:
     figure.legend(loc="outside lower center", ncols=5)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
-    write_bytes(target, content.getvalue())
+    atomic_write(target, content.getvalue(), sync=True, error=StreamcapError)

@@ -8,11 +8,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from streamcap.atomic import atomic_write
 from streamcap.captioner.checkpoints.native import save_native
 from streamcap.captioner.models.mini_encoder import fold
-from streamcap.errors import InputError
+from streamcap.errors import InputError, StreamcapError
 from streamcap.image_spec import ImageSpec
-from streamcap.training.files import write_bytes
 from streamcap.training.model import CaptionModel
 
 MAX_TOKENS = 40
@@ -37,7 +37,7 @@ def copy_checkpoint(source: Path, target: Path) -> None:
     disk does not take them."""
     target.mkdir(exist_ok=True)
     for file in source.iterdir():
-        write_bytes(target / file.name, file.read_bytes())
+        atomic_write(target / file.name, file.read_bytes(), sync=True, error=StreamcapError)
 
 
 def export_native(

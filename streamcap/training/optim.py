@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from streamcap.atomic import replacing
 from streamcap.errors import InputError, StreamcapError
 
 _FLAT = ("wte", "wpe", "prefix", "positions")
@@ -54,12 +54,10 @@ def average(mean: nn.Module, model: nn.Module, step: int, decay: float) -> None:
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write what a run needs to go on, whole or not at all. Raises StreamcapError where the disk does not take it."""
-    part = path.with_name(f"{path.name}.part")
     try:
-        torch.save(dict(state), part)
-        os.replace(part, path)  # noqa: PTH105  a rename over an existing file on every platform
+        with replacing(path) as stream:
+            torch.save(dict(state), stream)
     except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
         raise StreamcapError(f"{path}: cannot be written ({error}); the last state is as it was") from None
 
 

@@ -14,8 +14,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
+from streamcap.atomic import make_directory, read_json, write_json
 from streamcap.errors import InputError, StreamcapError
-from streamcap.offline.whole import make_directory
 from streamcap.training.checkpoint import bundled, save_checkpoint
 from streamcap.training.curves import Curves, draw_curves
 from streamcap.training.data.feature_cache import Example, FeatureCache, digest
@@ -23,7 +23,6 @@ from streamcap.training.data.text import normalize
 from streamcap.training.evaluation.evaluation import caption_cache
 from streamcap.training.evaluation.scores import Scores, score
 from streamcap.training.export import copy_checkpoint
-from streamcap.training.files import read_json, write_json
 from streamcap.training.gpt2 import start_from, stored_config
 from streamcap.training.mappings import build
 from streamcap.training.model import CaptionModel, pack

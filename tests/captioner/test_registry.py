@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from streamcap import load_captioner
 from streamcap.captioner.checkpoints.convert import convert_checkpoint
-from streamcap.captioner.reachable import is_reachable
+from streamcap.captioner.reachability import is_reachable
 from streamcap.captioner.registry import MODELS, cached, download, mini_directory
 from streamcap.cli.models import app
 from streamcap.errors import InputError

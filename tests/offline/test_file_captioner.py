@@ -16,8 +16,8 @@ from streamcap.captioner import Captioner, Result, SearchOptions
 from streamcap.captions.cue import Cue
 from streamcap.errors import InputError
 from streamcap.image_spec import ImageSpec
-from streamcap.media.video_file import ChosenFrame, VideoFile
-from streamcap.media.video_index import Keyframe, VideoIndex
+from streamcap.media.files.video_file import ChosenFrame, VideoFile
+from streamcap.media.files.video_index import Keyframe, VideoIndex
 from streamcap.offline.file_captioner import FileCaptioner, merged, select_frames, to_cues
 
 

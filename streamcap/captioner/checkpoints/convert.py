@@ -16,7 +16,7 @@ from streamcap.captioner.checkpoints import Checkpoint, open_checkpoint
 from streamcap.captioner.checkpoints.settings import settings_beside
 from streamcap.captioner.checkpoints.tensors import Weights, read_weights
 from streamcap.captioner.checkpoints.towers import weights_file
-from streamcap.captioner.gpt2_weights import is_buffer
+from streamcap.captioner.models.gpt2_weights import is_buffer
 from streamcap.errors import InputError
 
 _BESIDE = (

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from streamcap.captioner.checkpoints.settings import read_int
 from streamcap.captioner.checkpoints.tensors import Weights, check_state_dict, layer_count, matrix
-from streamcap.captioner.gpt2_weights import expected_shapes, from_transformers, is_buffer
 from streamcap.captioner.models.gpt2 import GPT2, GPT2Config
+from streamcap.captioner.models.gpt2_weights import expected_shapes, from_transformers, is_buffer
 from streamcap.errors import InputError
 
 HEAD_WIDTH = 64

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from streamcap.atomic import read_json
 from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape
 from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
-from streamcap.captioner.checkpoints.settings import read_int, read_json
+from streamcap.captioner.checkpoints.settings import read_int
 from streamcap.captioner.checkpoints.tensors import load_into, read_weights, strip_prefix
 from streamcap.captioner.checkpoints.towers import processor_picture, vit, weights_file
 from streamcap.captioner.models.prompt import StartTokenPrompter

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from streamcap.atomic import read_json
 from streamcap.errors import InputError
 
 INDEX_SUFFIX = ".index.json"
 """Of the file that says which shard holds which tensor."""
 _EPOCH = re.compile(r"-(?:\d+|latest)$")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A json object from a file. Raises InputError where it is missing, unreadable or no object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not readable as json ({error})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: a json object is expected, not a {type(content).__name__}")
-    return content
 
 
 @dataclass(frozen=True, slots=True)

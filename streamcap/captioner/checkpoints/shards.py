@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from streamcap.captioner.checkpoints.settings import INDEX_SUFFIX, read_json
+from streamcap.atomic import read_json
+from streamcap.captioner.checkpoints.settings import INDEX_SUFFIX
 from streamcap.errors import InputError
 
 _SHARD = re.compile(r"^(?P<stem>.+)-\d{5}-of-\d{5}(?P<suffix>\.\w+)$")

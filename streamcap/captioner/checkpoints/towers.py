@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from streamcap.captioner.checkpoints.settings import INDEX_SUFFIX, read_json
+from streamcap.atomic import read_json
+from streamcap.captioner.checkpoints.settings import INDEX_SUFFIX
 from streamcap.captioner.checkpoints.tensors import (
     Shape,
     Weights,

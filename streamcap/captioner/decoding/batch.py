@@ -12,12 +12,12 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from streamcap.captioner.decoding.drafts import DraftSource
 from streamcap.captioner.decoding.sampling import Sampler, token_logprobs
-from streamcap.captioner.drafts import DraftSource
+from streamcap.captioner.decoding.verifier import NO_PLAN, Plan, Verifier, accepted
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.kv_cache import KVCache
 from streamcap.captioner.models.prompt import Prompt, PromptBatch, prefill_prompts
-from streamcap.captioner.verify import NO_PLAN, Plan, Verifier, accepted
 
 Key = TypeVar("Key", bound=Hashable)
 

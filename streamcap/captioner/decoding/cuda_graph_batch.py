@@ -17,8 +17,8 @@ from torch import Tensor
 
 from streamcap.captioner.decoding.batch import Request, StopCriteria, WaitingQueue
 from streamcap.captioner.decoding.cuda_graphs import GraphedCallable, bucket
+from streamcap.captioner.decoding.drafts import DraftSource
 from streamcap.captioner.decoding.sampling import greedy_tokens, token_logprobs
-from streamcap.captioner.drafts import DraftSource
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.kv_cache import CacheSlice, KVCache
 from streamcap.captioner.models.prompt import Prompt, PromptBatch, prefill_prompts

@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from streamcap.captioner.context import AttentionContext
-from streamcap.captioner.convolution import PackedConvolution
 from streamcap.captioner.kernels import build, int8_torch
 from streamcap.captioner.kernels.packed import (
     FusedLayers,
@@ -24,6 +22,8 @@ from streamcap.captioner.kernels.packed import (
     is_supported,
     matmul,
 )
+from streamcap.captioner.kernels.packed_convolution import PackedConvolution
+from streamcap.captioner.models.attention_context import AttentionContext
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.mapping import TransformerMapping
 from streamcap.captioner.models.mini_encoder import ConvNorm, GridMapping

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamcap.captioner.backend import DecoderBackend, EagerBackend, TorchScriptBackend
-from streamcap.captioner.context import AttentionContext
+from streamcap.captioner.models.attention_context import AttentionContext
+from streamcap.captioner.models.backend import DecoderBackend, EagerBackend, TorchScriptBackend
 from streamcap.captioner.models.kv_cache import CacheSlice, KVCache
 from streamcap.errors import InputError
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from streamcap.captioner.context import AttentionContext
+from streamcap.captioner.models.attention_context import AttentionContext
 from streamcap.captioner.models.gpt2 import GPT2
 
 

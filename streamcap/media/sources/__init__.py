@@ -35,7 +35,7 @@ def open_source(url: str, *, options: SourceOptions | None = None) -> Source:
 
         return PushSource(url, read_timeout=options.read_timeout)
     if scheme in ("http", "https"):
-        from streamcap.media.sources.http import HttpSource
+        from streamcap.media.sources.http.source import HttpSource
 
         return HttpSource(url, options)
     from streamcap.media.sources.libav import LibavSource

@@ -21,16 +21,16 @@ from av.video.stream import VideoStream
 from streamcap.errors import InputError
 from streamcap.media.clock import JUMP_AHEAD_SECONDS, MediaClock
 from streamcap.media.containers import FILE_FORMATS, FILE_OPTIONS
+from streamcap.media.files.video_stream import best_video, describe_choice
 from streamcap.media.frame import CaptureClock, Frame
 from streamcap.media.orientation import sample_aspect
 from streamcap.media.sources.base import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
 from streamcap.media.sources.errors import HUNG_UP, describe_error, open_error
-from streamcap.media.sources.jpeg import jpeg_size
+from streamcap.media.sources.http.jpeg import jpeg_size
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.pacer import Pacer
 from streamcap.media.sources.srt import SourceTimeoutError, SrtPipe
 from streamcap.media.sources.url import NETWORK, file_path, scheme_of, webcam_device
-from streamcap.media.video_stream import best_video, describe_choice
 from streamcap.redact import redact
 
 log = logging.getLogger(__name__)

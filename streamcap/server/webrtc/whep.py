@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
 
-from streamcap.server.offers import OfferPace
 from streamcap.server.options import ServerOptions
+from streamcap.server.webrtc.offers import OfferPace
 from streamcap.server.webrtc.preview import CODEC, Preview, PreviewTrack
 from streamcap.server.webrtc.session import WebRtcSession, is_there
 from streamcap.streams.stream import Stream

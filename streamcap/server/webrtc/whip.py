@@ -13,8 +13,8 @@ from aiortc.mediastreams import MediaStreamError
 from av import VideoFrame
 from starlette.exceptions import HTTPException
 
-from streamcap.server.offers import OfferPace
 from streamcap.server.options import ServerOptions
+from streamcap.server.webrtc.offers import OfferPace
 from streamcap.server.webrtc.session import WebRtcSession, is_there
 from streamcap.streams.stream import Stream
 from streamcap.streams.stream_set import StreamSet

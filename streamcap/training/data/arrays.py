@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streamcap.atomic import replacing
 from streamcap.errors import StreamcapError
 
 
@@ -19,26 +20,22 @@ def write_array(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...], parts:
     writing early leaves `path` as it was. Raises StreamcapError where the disk does not take it, ValueError where the
     parts are not as many rows as `shape` says.
     """
-    part = path.with_name(f"{path.name}.part")
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     rows = 0
     try:
-        with part.open("wb") as stream:
+        with replacing(path) as stream:
             np.lib.format.write_array_header_1_0(stream, header)
             for some in parts:
                 if some.shape[1:] != shape[1:]:
                     raise ValueError(f"rows of shape {some.shape[1:]} for an array of {shape}")
                 stream.write(np.ascontiguousarray(some, dtype).data)
                 rows += len(some)
-        if rows != shape[0]:
-            raise ValueError(f"{rows} rows for an array of {shape}")
-        part.replace(path)
+            if rows != shape[0]:
+                raise ValueError(f"{rows} rows for an array of {shape}")
     except OSError as error:
         raise StreamcapError(
             f"{path}: cannot be written ({error.strerror or error}); nothing was overwritten"
         ) from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_array(path: Path) -> npt.NDArray[Any]:

@@ -12,9 +12,9 @@ from streamcap.captioner.preprocess import fit_images
 from streamcap.errors import InputError
 from streamcap.image_spec import ImageSpec
 from streamcap.media.containers import FILE_OPTIONS
-from streamcap.media.image_file import decode_image
+from streamcap.media.files.image_file import decode_image
+from streamcap.media.files.video_stream import best_video
 from streamcap.media.orientation import sample_aspect, show
-from streamcap.media.video_stream import best_video
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from streamcap.atomic import read_json
 from streamcap.errors import InputError
-from streamcap.training.caption_files import (
+from streamcap.training.data.caption_files import (
     CocoImage,
     is_karpathy,
     parse_coco,
@@ -24,9 +25,8 @@ from streamcap.training.caption_files import (
     read_captions,
     read_lines,
 )
-from streamcap.training.caption_files import read_json as read_any_json
+from streamcap.training.data.caption_files import read_json as read_any_json
 from streamcap.training.data.text import normalize
-from streamcap.training.files import read_json
 
 Why = Literal[
     "missing", "broken", "empty caption", "duplicate caption", "duplicate item", "no caption", "malformed line"

@@ -22,11 +22,10 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from streamcap.errors import InputError
-from streamcap.offline.whole import make_directory
+from streamcap.atomic import atomic_write, make_directory, read_json, write_json
+from streamcap.errors import InputError, StreamcapError
 from streamcap.training.data.corpus import Item, Problem
 from streamcap.training.data.encoders import EncoderId
-from streamcap.training.files import read_json, write_bytes, write_json
 
 VERSION = 1
 SHARD_ITEMS = 1000
@@ -90,7 +89,12 @@ class CacheWriter:
     def write(self, split: str, number: int, names: list[str], features: Features, skipped: list[Problem]) -> None:
         """One shard: features (n, ...) of the n items named, and what of its stretch was skipped."""
         metadata = {"names": json.dumps(names), "skipped": json.dumps([asdict(problem) for problem in skipped])}
-        write_bytes(self._shard(split, number), save({"features": np.ascontiguousarray(features)}, metadata))
+        atomic_write(
+            self._shard(split, number),
+            save({"features": np.ascontiguousarray(features)}, metadata),
+            sync=True,
+            error=StreamcapError,
+        )
 
     def finish(
         self, problems: list[Problem], on_progress: Callable[[Problem], None] = lambda problem: None

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from streamcap.atomic import atomic_write
+from streamcap.errors import StreamcapError
 from streamcap.training.evaluation.evaluation import EvaluatedCaption
-from streamcap.training.files import write_bytes
 
 CELL_PIXELS = 200
 TEXT_PIXELS = 120
@@ -40,7 +41,7 @@ def draw_contact_sheet(
             _cell(sheet, draw, font, judged[index], image, 8 + column * (CELL_PIXELS + 8), top + 18)
     content = io.BytesIO()
     sheet.save(content, "PNG")
-    write_bytes(target, content.getvalue())
+    atomic_write(target, content.getvalue(), sync=True, error=StreamcapError)
 
 
 def _cell(

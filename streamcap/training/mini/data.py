@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from streamcap.errors import InputError
+from streamcap.atomic import atomic_write
+from streamcap.errors import InputError, StreamcapError
 from streamcap.image_spec import ImageSpec
 from streamcap.media.scenes import every_scene
 from streamcap.training.data.arrays import read_array, write_array
 from streamcap.training.data.clips import UnreadableError, read_picture
 from streamcap.training.data.corpus import Item, MediaFolder, read_flickr
 from streamcap.training.data.text import make_tokenizer, normalize
-from streamcap.training.files import write_bytes
 from streamcap.training.mini import synthetic
 from streamcap.training.mini.joint import RealPictures
 
@@ -88,5 +88,5 @@ def _tokenizer(path: Path, captions: list[list[str]], vocabulary: int) -> Tokeni
         # The drawn scenes' sentences twice, or a few of their words would be cut into letters.
         sentences = [scene.sentence for scene in every_scene()] * 2
         flat = [caption for several in captions for caption in several] + sentences
-        write_bytes(path, make_tokenizer(flat, vocabulary).to_str().encode())
+        atomic_write(path, make_tokenizer(flat, vocabulary).to_str().encode(), sync=True, error=StreamcapError)
     return Tokenizer.from_file(str(path))

@@ -17,10 +17,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from streamcap.atomic import write_json
 from streamcap.captioner.models.vision import fingerprint
 from streamcap.image_spec import ImageSpec
 from streamcap.training.data.arrays import read_array, write_array
-from streamcap.training.files import write_json
 from streamcap.training.mini.augment import color_jitter, crop, normalize, random_boxes, small_shifts, whole
 
 PICTURES_A_PASS = 50

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
-from streamcap.captioner.gpt2_weights import from_transformers
 from streamcap.captioner.models.gpt2 import GPT2, GPT2Config
+from streamcap.captioner.models.gpt2_weights import from_transformers
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from streamcap.atomic import write_json
 from streamcap.media.scenes import Scene, draw, every_scene, random_scene
 from streamcap.training.data.arrays import read_array, write_array
-from streamcap.training.files import write_json
 
 SIDE = 160
 """Pixels of a side of a stored image; training crops and squashes from there."""
@@ -72,12 +72,12 @@ def draw_pictures(count: int, seed: int) -> DrawnPictures:
 
 def cached_pictures(folder: Path, name: str, count: int, seed: int) -> DrawnPictures:
     """As `draw_pictures`, kept in `folder` as NAME.npy, memory-mapped, and NAME.json for the next run."""
-    pixels, on_progress = folder / f"{name}.npy", folder / f"{name}.json"
-    if not on_progress.is_file():
+    pixels, labels_file = folder / f"{name}.npy", folder / f"{name}.json"
+    if not labels_file.is_file():
         drawn = draw_pictures(count, seed)
         write_array(pixels, np.uint8, drawn.pixels.shape, [drawn.pixels])
-        write_json(on_progress, {"sentences": drawn.sentences, "attributes": drawn.attributes.tolist()})
-    content = json.loads(on_progress.read_text(encoding="utf-8"))
+        write_json(labels_file, {"sentences": drawn.sentences, "attributes": drawn.attributes.tolist()})
+    content = json.loads(labels_file.read_text(encoding="utf-8"))
     return DrawnPictures(read_array(pixels), content["sentences"], np.array(content["attributes"]))
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from streamcap.atomic import write_json
 from streamcap.training.curves import Curves
 from streamcap.training.evaluation.scores import score
 from streamcap.training.export import copy_checkpoint, export_native
-from streamcap.training.files import write_json
 from streamcap.training.mini.data import Data
 from streamcap.training.mini.stage import StageTrainer
 

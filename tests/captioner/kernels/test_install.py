@@ -11,13 +11,13 @@ from torch import nn
 
 from streamcap.captioner import load_captioner
 from streamcap.captioner.checkpoints.decoder import load_gpt2
-from streamcap.captioner.convolution import PackedConvolution
 from streamcap.captioner.decoding.batch import ContinuousBatch, StopCriteria
 from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
 from streamcap.captioner.decoding.sampling import GreedySampler
 from streamcap.captioner.kernels.install import install_gpt2_kernels
 from streamcap.captioner.kernels.int8_torch import Int8Linear
 from streamcap.captioner.kernels.packed import PackedEmbedding, PackedLayers, PackedLinear
+from streamcap.captioner.kernels.packed_convolution import PackedConvolution
 from streamcap.captioner.kernels.precision import convert
 from streamcap.captioner.models.mapping import MLPMapping, TransformerMapping
 from streamcap.captioner.models.mini_encoder import GridMapping, StagedEncoder

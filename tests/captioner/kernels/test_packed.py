@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from streamcap.captioner.convolution import PackedConvolution
 from streamcap.captioner.kernels.packed import (
     FusedLayers,
     LayerWeights,
@@ -23,6 +22,7 @@ from streamcap.captioner.kernels.packed import (
     is_supported,
     matmul,
 )
+from streamcap.captioner.kernels.packed_convolution import PackedConvolution
 from streamcap.captioner.models.vit import ViTConfig, ViTLayer
 from tests.captioner.packed_layers import needs_compiler, with_codes
 from tests.timeouts import TIMEOUT_FACTOR
@@ -260,7 +260,7 @@ def test_kernels_complete_with_fewer_threads_than_asked() -> None:
     program = """if True:
         import torch
         from torch import nn
-        from streamcap.captioner.convolution import CodedConvolution
+        from streamcap.captioner.kernels.packed_convolution import CodedConvolution
         torch.set_num_threads(3)
         convolution, x = nn.Conv2d(16, 32, 3, padding=1), torch.randn(1, 16, 64, 64)
         with torch.inference_mode():

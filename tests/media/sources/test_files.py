@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from streamcap.errors import StreamcapError
+from streamcap.media.files.video_file import VideoFile
 from streamcap.media.frame import Frame
 from streamcap.media.sources import Source, SourceEnded, SourceOptions, SourceRefused, open_source
-from streamcap.media.video_file import VideoFile
 from tests.conftest import require_program
 from tests.media.fakes import write_video
 

@@ -15,10 +15,10 @@ import av
 import pytest
 
 from streamcap.errors import InputError, StreamcapError
+from streamcap.media.files.video_file import VideoFile
 from streamcap.media.sources import SourceOptions, open_source
 from streamcap.media.sources.libav import _FORMATS, _OPTIONS
 from streamcap.media.sources.url import NETWORK
-from streamcap.media.video_file import VideoFile
 from testbed.answers import answering
 from testbed.canary import Canary
 from tests.conftest import require_program

@@ -322,8 +322,8 @@ FRAGMENTS = st.one_of(
 
 
 async def test_offers_beyond_the_pace_are_503(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamcap.server.offers.OFFER_INTERVAL", 1000.0)
-    monkeypatch.setattr("streamcap.server.offers.MAX_WAITING", 0)
+    monkeypatch.setattr("streamcap.server.webrtc.offers.OFFER_INTERVAL", 1000.0)
+    monkeypatch.setattr("streamcap.server.webrtc.offers.MAX_WAITING", 0)
     async with connection() as peer:
         peer.addTransceiver("video", "recvonly")
         told = await offer(peer)

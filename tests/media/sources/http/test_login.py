@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamcap.media.sources.http_login import HttpLogin
+from streamcap.media.sources.http.login import HttpLogin
 
 NONCE = "7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v"
 OWN = "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ"

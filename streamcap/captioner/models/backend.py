@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from streamcap.captioner.context import AttentionContext
+from streamcap.captioner.models.attention_context import AttentionContext
 from streamcap.captioner.models.torchscript import Forward, to_torchscript
 
 

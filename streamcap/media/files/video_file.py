@@ -18,8 +18,7 @@ from av.video.stream import VideoStream
 
 from streamcap.errors import InputError
 from streamcap.media.containers import ACCEPTED, FILE_OPTIONS
-from streamcap.media.orientation import SQUARE, sample_aspect
-from streamcap.media.video_index import (
+from streamcap.media.files.video_index import (
     Keyframe,
     VideoIndex,
     decode,
@@ -28,7 +27,8 @@ from streamcap.media.video_index import (
     until_damaged,
     video_frames,
 )
-from streamcap.media.video_stream import best_video, describe_choice
+from streamcap.media.files.video_stream import best_video, describe_choice
+from streamcap.media.orientation import SQUARE, sample_aspect
 
 log = logging.getLogger(__name__)
 

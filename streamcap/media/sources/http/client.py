@@ -7,9 +7,9 @@ import socket
 import ssl
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-from streamcap.media.sources.address import addresses_fault, resolve
 from streamcap.media.sources.base import SourceRefused
-from streamcap.media.sources.http_login import HttpLogin
+from streamcap.media.sources.http.address import addresses_fault, resolve
+from streamcap.media.sources.http.login import HttpLogin
 from streamcap.redact import redact
 
 MAX_REDIRECTS = 5

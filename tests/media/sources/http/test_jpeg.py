@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from streamcap.media.sources.jpeg import jpeg_size
+from streamcap.media.sources.http.jpeg import jpeg_size
 
 
 @pytest.mark.parametrize("progressive", [False, True])

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from streamcap.errors import InputError
-from streamcap.media import video_file
-from streamcap.media.image_file import upright
-from streamcap.media.video_file import ChosenFrame, VideoFile
+from streamcap.media.files import video_file
+from streamcap.media.files.image_file import upright
+from streamcap.media.files.video_file import ChosenFrame, VideoFile
 from tests.media.numbered_frames import ffmpeg, ffprobe_times, numbered, read_number, write_numbered
 
 COUNT = 90
@@ -54,7 +54,7 @@ def test_seeking_finds_requested_frames(film: Path, ordinals: list[int]) -> None
 
 
 def test_sparse_frames_do_not_decode_whole_file(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from streamcap.media import video_file
+    from streamcap.media.files import video_file
 
     read = 0
 

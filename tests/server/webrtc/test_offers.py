@@ -6,8 +6,8 @@ import time
 import pytest
 from starlette.exceptions import HTTPException
 
-from streamcap.server import offers
-from streamcap.server.offers import OfferPace
+from streamcap.server.webrtc import offers
+from streamcap.server.webrtc.offers import OfferPace
 
 
 async def test_turns_do_not_bunch_after_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:

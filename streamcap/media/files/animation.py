@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from streamcap.errors import InputError
-from streamcap.media.image_file import identify_image, to_rgb
-from streamcap.media.video_file import ChosenFrame, VideoFile
-from streamcap.media.video_index import VideoIndex
+from streamcap.media.files.image_file import identify_image, to_rgb
+from streamcap.media.files.video_file import ChosenFrame, VideoFile
+from streamcap.media.files.video_index import VideoIndex
 
 ANIMATED_SUFFIXES = frozenset({".gif", ".png", ".apng", ".webp", ".avif"})
 _MILLISECOND = Fraction(1, 1000)

@@ -10,8 +10,8 @@ import pytest
 
 from streamcap.media.frame import Frame
 from streamcap.media.sources import SourceLost, SourceOptions, SourceRefused, open_source
-from streamcap.media.sources.hls import choose_rendition
-from streamcap.media.sources.jpeg import JpegSplitter
+from streamcap.media.sources.http.hls import choose_rendition
+from streamcap.media.sources.http.jpeg import JpegSplitter
 from testbed.odd_cameras import COUNT, SIZE, SNAPSHOTS, STREAMS, Login, Snapshot, jpeg
 from tests.media.fakes import write_video
 from tests.media.sources.test_http import folder, hls, serving

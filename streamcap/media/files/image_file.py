@@ -17,7 +17,7 @@ from av import VideoFrame
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from streamcap.errors import InputError
-from streamcap.media.heif import HEIF_SUFFIXES, is_heif, is_image_container, register_heif
+from streamcap.media.files.heif import HEIF_SUFFIXES, is_heif, is_image_container, register_heif
 from streamcap.media.orientation import SQUARE, show
 
 IMAGE_SUFFIXES = frozenset(

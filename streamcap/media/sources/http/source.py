@@ -16,9 +16,9 @@ from streamcap.media.clock import MediaClock
 from streamcap.media.frame import Frame
 from streamcap.media.sources.base import Source, SourceInfo, SourceLost, SourceRefused
 from streamcap.media.sources.diagnosis import connection_fault
-from streamcap.media.sources.hls import choose_rendition
-from streamcap.media.sources.http_client import HttpClient
-from streamcap.media.sources.jpeg import START, JpegSplitter, jpeg_size
+from streamcap.media.sources.http.client import HttpClient
+from streamcap.media.sources.http.hls import choose_rendition
+from streamcap.media.sources.http.jpeg import START, JpegSplitter, jpeg_size
 from streamcap.media.sources.libav import FINE, LibavSource
 from streamcap.media.sources.options import SourceOptions
 from streamcap.redact import redact

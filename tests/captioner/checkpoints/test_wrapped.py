@@ -20,7 +20,7 @@ from streamcap.captioner.checkpoints.towers import weights_file
 from streamcap.captioner.decoding.tokenizer import TextDecoder, load_tokenizer
 from streamcap.errors import InputError
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 FAMILIES = ["clipcap_mlp", "nyu_video_transformer", "videocaptioner_net"]
 Weights = dict[str, torch.Tensor]
 

@@ -6,9 +6,16 @@ import random
 
 import pytest
 
-from streamcap.captioner.draft_budget import MAX_GUESSES, DraftBudget
-from streamcap.captioner.drafts import Acceptance, Acceptances, CaptionIndex, DraftHistory, DraftStatistics, TokenDraft
-from streamcap.captioner.verify import Verifier, accepted
+from streamcap.captioner.decoding.draft_budget import MAX_GUESSES, DraftBudget
+from streamcap.captioner.decoding.drafts import (
+    Acceptance,
+    Acceptances,
+    CaptionIndex,
+    DraftHistory,
+    DraftStatistics,
+    TokenDraft,
+)
+from streamcap.captioner.decoding.verifier import Verifier, accepted
 
 STOP = frozenset({9})
 

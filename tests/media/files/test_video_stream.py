@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from streamcap.media.files.video_file import VideoFile
 from streamcap.media.sources.libav import LibavSource
 from streamcap.media.sources.options import SourceOptions
-from streamcap.media.video_file import VideoFile
 from tests.media.numbered_frames import write_numbered
 
 CHOICE = "2 videos in it; taking stream 1 (h264 80x48), not stream 0 (mpeg4 16x16)"

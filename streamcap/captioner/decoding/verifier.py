@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from streamcap.captioner.draft_budget import DraftBudget
-from streamcap.captioner.drafts import NO_GUESS, DraftSource, DraftStatistics, Guess
+from streamcap.captioner.decoding.draft_budget import DraftBudget
+from streamcap.captioner.decoding.drafts import NO_GUESS, DraftSource, DraftStatistics, Guess
 
 
 class DraftedRow(Protocol):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcap.errors import InputError
-from streamcap.media.video_index import Keyframe, VideoIndex
+from streamcap.media.files.video_index import Keyframe, VideoIndex
 
 
 def index(*pts: int, end: int | None = None, keys: tuple[int, ...] = (0,), origin: int = 0) -> VideoIndex:

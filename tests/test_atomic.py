@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from streamcap.atomic import atomic_write
 from streamcap.errors import InputError
-from streamcap.offline.whole import atomic_write
 
 
 def test_atomic_write_of_text_and_bytes(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.captioner.checkpoints.test_encoder_decoder import make
 from tests.captioner.packed_layers import needs_compiler
 from tests.captioner.tiny_models import ours
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 FAMILIES = [path.stem for path in sorted(GOLDEN.glob("*.pt"))] + ["cross_attention", "mini"]
 
 

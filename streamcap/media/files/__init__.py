@@ -1,0 +1,1 @@
+"""Image and video files: opened, indexed, read frame by frame."""
