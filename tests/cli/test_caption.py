@@ -238,7 +238,7 @@ def _flip_film(tmp_path: Path, **turn: Any) -> Path:
 def test_caption_mirrored_video(run: Run, reader: Reader, tmp_path: Path) -> None:
     mirrored = sum(1 << (9 - bit) for bit in range(10) if 19 >> bit & 1)
     path = _flip_film(tmp_path, degrees=0, hflip=True)
-    status, out, _ = run(path, "-n", 1, "--frames", tmp_path / "frames")
+    status, out, _ = run(path, "-n", 1, "--save-frames", tmp_path / "frames")
     assert (status, out) == (0, f"00:00:00.000  number {mirrored}\n")
     (frame,) = (tmp_path / "frames").iterdir()
     assert read_number(np.asarray(load(frame))) == mirrored
@@ -247,7 +247,7 @@ def test_caption_mirrored_video(run: Run, reader: Reader, tmp_path: Path) -> Non
 def test_caption_saves_anamorphic_frames_wide(run: Run, reader: Reader, tmp_path: Path) -> None:
     path = tmp_path / "anamorphic.mp4"
     ffmpeg("-f", "lavfi", "-i", "testsrc=size=96x96:rate=5:duration=1,setsar=16/9", path)
-    assert run(path, "-n", 1, "--frames", tmp_path / "frames")[0] == 0
+    assert run(path, "-n", 1, "--save-frames", tmp_path / "frames")[0] == 0
     (frame,) = (tmp_path / "frames").iterdir()
     assert load(frame).size == (171, 96)
 

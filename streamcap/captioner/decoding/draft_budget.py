@@ -49,8 +49,8 @@ class DraftBudget:
         self._sums = [old * _MEMORY + value for old, value in zip(self._sums, new, strict=True)]
         self._gain = self._gain * 0.9 + 0.1 * tokens / rows
 
-    def guesses(self, rows: Sequence[tuple[float, int]], most: int) -> int:
-        """How many tokens every row guesses, at most `most`.
+    def guesses(self, rows: Sequence[tuple[float, int]], max_guesses: int) -> int:
+        """How many tokens every row guesses, at most `max_guesses`.
 
         rows: of each the probability that a guessed token is right, and how many tokens its guess has. All rows of a
         pass are equally wide, so that a row with a shorter guess pays for the others'.
@@ -61,16 +61,16 @@ class DraftBudget:
         # A token saved is worth a plain pass, shared by its rows, less what the other guesses save of it.
         worth = (1 + slope * count) / (count * max(1.0, self._gain))
         cost = slope * count
-        most = min(most, MAX_GUESSES)
+        max_guesses = min(max_guesses, MAX_GUESSES)
         chances = [1.0] * count
-        for width in range(1, most + 1):
+        for width in range(1, max_guesses + 1):
             chances = [
                 chance * probability if available >= width else 0.0
                 for chance, (probability, available) in zip(chances, rows, strict=True)
             ]
             if sum(chances) * worth < cost:
                 return width - 1
-        return max(0, most)
+        return max(0, max_guesses)
 
     def _fit(self) -> tuple[float, float]:
         weight, n, nn, seconds, n_seconds = self._sums

@@ -11,7 +11,7 @@
    Weights lie in the order in which they are read, PANEL output channels side by side, STEP inputs after STEP inputs:
    one stream from memory, every weight read once for up to TILE rows, and no sum across a vector.
 
-   Compiled on the machine it runs on, by streamcap.captioner.compiled. */
+   Compiled on the machine it runs on, by streamcap.captioner.kernels.build. */
 #pragma once
 #include <math.h>
 #include <omp.h>

@@ -26,7 +26,7 @@ _ATTN_LANES = 64
 """Floats that attention adds up side by side; ATTN_LANES in layers.c."""
 _SMALL_BATCH_ROWS = 4
 """Rows up to which each thread prepares them for itself; SMALL_BATCH_ROWS in matmul.h."""
-APART = 32
+ROW_PAD = 32
 """Values between two rows, the most that ROW_PAD in matmul.h is."""
 _ACTIVATIONS = {"gelu": 1, "quick_gelu": 2, "relu": 3}
 """As in matmul.h; all others are the tanh form, 0."""
@@ -198,7 +198,7 @@ def matmul(
         return out.fill_(torch.nan)
     threads = torch.get_num_threads()
     floats = empty_floats(threads * rows)
-    scratch = torch.empty(_num_row_copies(rows, threads) * (width + APART), dtype=_activation_dtype(linear.precision))
+    scratch = torch.empty(_num_row_copies(rows, threads) * (width + ROW_PAD), dtype=_activation_dtype(linear.precision))
     weight, shift = (None, None) if norm is None else (at(norm.weight), at(norm.bias))
     (library or library_for(linear.precision)).streamcap_linear(
         ctypes.byref(linear_struct(linear)),
@@ -329,7 +329,7 @@ class FusedLayers:
             args.output_steps, args.num_outputs = output_steps.data_ptr(), output_steps.shape[1]
         floats = empty_floats(count * (3 * width + self.inner + threads) + threads * own)
         scratch = torch.empty(
-            _num_row_copies(count, threads) * (self.inner + APART), dtype=_activation_dtype(self.precision)
+            _num_row_copies(count, threads) * (self.inner + ROW_PAD), dtype=_activation_dtype(self.precision)
         )
         self.load_library.streamcap_layers(
             ctypes.byref(self._fused), ctypes.byref(args), at(x), at(floats), at(scratch), threads, ctypes.c_int64(own)

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamcap.captioner.kernels.packed import APART, PackedLinear, at, empty_floats, library_for, linear_struct
+from streamcap.captioner.kernels.packed import ROW_PAD, PackedLinear, at, empty_floats, library_for, linear_struct
 
 _STEPS = 16
 """Inputs of a convolution are filled up to whole multiples of this."""
 _SEEN = 1 << 16
 """Floats that the pixels of one block of a convolution may see, so that they stay in a core's cache."""
 _FEWEST = 12
-"""Pixels of one block, at least; what one tile has at most in products.h."""
+"""Pixels of one block, at least; what one tile has at most in matmul.h."""
 
 
 class _Grid(ctypes.Structure):
@@ -66,10 +66,10 @@ class PackedConvolution(nn.Module):
         out = empty_floats(batch, down, across, self._outputs)
         if add is not None:
             out.copy_(add.permute(0, 2, 3, 1))
-        room = empty_floats(threads * block * (inputs + APART))
+        scratch = empty_floats(threads * block * (inputs + ROW_PAD))
         grid = _Grid(batch, height, width, channels, down, across, self.kernel, self.stride, self.before)
         self._convolve(
             ctypes.byref(self._weights), ctypes.byref(grid), at(pixels), int(add is not None), int(relu),
-            at(room), block, threads, at(out),
+            at(scratch), block, threads, at(out),
         )  # fmt: skip
         return out.permute(0, 3, 1, 2)

@@ -66,8 +66,8 @@ _OWN_NAMES = {
     "crossattention.c_attn": "cross.key_value",
     "crossattention.c_proj": "cross.out",
     "ln_2": "norm_2",
-    "mlp.c_fc": "widen",
-    "mlp.c_proj": "narrow",
+    "mlp.c_fc": "fc1",
+    "mlp.c_proj": "fc2",
 }
 
 

@@ -141,9 +141,9 @@ CODED: dict[str, dict[str, type[nn.Module]]] = {
     "vision transformer": {"layers.0": PackedLayers, "patches": PackedLinear, "projection": PackedLinear},
     "transformer mapping": {"transformer": PackedLayers, "linear": PackedLinear},
     "crossing mapping": {"transformer.layers.0.attn.project": PackedLinear},
-    "grid mapping": {"layers.0": PackedLayers, "inward": PackedLinear},
+    "grid mapping": {"layers.0": PackedLayers, "project_in": PackedLinear},
     "perceptron": {"model.0": PackedLinear},
-    "staged": {"stem.coded": PackedConvolution, "legs.0.inward.coded": PackedConvolution},
+    "staged": {"stem.packed": PackedConvolution, "stages.0.project_in.packed": PackedConvolution},
 }
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "vision transformer": (tower, (2, 3, 64, 64)),

@@ -260,11 +260,11 @@ def test_kernels_complete_with_fewer_threads_than_asked() -> None:
     program = """if True:
         import torch
         from torch import nn
-        from streamcap.captioner.kernels.packed_convolution import CodedConvolution
+        from streamcap.captioner.kernels.packed_convolution import PackedConvolution
         torch.set_num_threads(3)
         convolution, x = nn.Conv2d(16, 32, 3, padding=1), torch.randn(1, 16, 64, 64)
         with torch.inference_mode():
-            print(float((CodedConvolution(convolution, 1, 1)(x) - convolution(x)).abs().max()))
+            print(float((PackedConvolution(convolution, 1, 1)(x) - convolution(x)).abs().max()))
     """
     done = subprocess.run(
         [sys.executable, "-c", program],
