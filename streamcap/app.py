@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
@@ -37,9 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ENGINE_STOP_SECONDS = 1.0
-# From the signal to the end of the process, whatever hangs.
-END_SECONDS = 4.4
-LOG_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +53,24 @@ class ServeOptions:
     """Runs beside, as one more viewer: the terminal's."""
 
 
-async def serve_streams(options: ServeOptions, load: Callable[[], Captioner], listener: socket.socket) -> bool:
+async def serve_streams(
+    options: ServeOptions,
+    load: Callable[[], Captioner],
+    listener: socket.socket,
+    *,
+    on_signal: Callable[[], None] = lambda: None,
+) -> bool:
     """Serve until SIGINT or SIGTERM.
 
     `load` runs on a thread of its own: meanwhile `/healthz` answers 200 and `/readyz` 503, and a signal ends it all.
-    A signal also starts a timer that ends the process after END_SECONDS, whatever hangs, in this function or after it.
+    `on_signal` is called at the first signal: the owner of the process can bound how long the end may take.
     Returns whether all threads that may be inside torch have ended. Raises StreamcapError: what `load` raised, a
     stream that cannot be added, or finals that were lost.
     """
     loop = asyncio.get_running_loop()
     stop, server_stop = asyncio.Event(), asyncio.Event()
-    deadline = threading.Timer(END_SECONDS, leave_now)
-    deadline.daemon = True
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, _stop, stop, deadline)
+        loop.add_signal_handler(number, _stop, stop, on_signal)
     streams = StreamSet(options.stream_options, Hub(time.monotonic, time.time))
     app = create_app(streams, options.server)
     serving = asyncio.create_task(http_server.serve(app, options.server, server_stop, listener), name="server")
@@ -149,21 +149,12 @@ def _start_engine(streams: StreamSet, captioner: Captioner, live: LiveModel, opt
     return engine
 
 
-def _stop(stop: asyncio.Event, deadline: threading.Timer) -> None:
+def _stop(stop: asyncio.Event, on_signal: Callable[[], None]) -> None:
     if stop.is_set():
         # Asked twice: whatever still holds us up, go. Files are whole at any moment.
         os._exit(130)
     stop.set()
-    deadline.start()
-
-
-def leave_now() -> None:
-    """End the process: something hangs. From any thread, even where the log hangs too."""
-    line = threading.Thread(target=log.error, args=("a disk or a device does not answer: leaving without it",))
-    line.daemon = True
-    line.start()
-    line.join(LOG_SECONDS)
-    os._exit(1)
+    on_signal()
 
 
 def _opener(stream_options: StreamOptions) -> Callable[[str], Source]:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# From the signal to the end of the process, whatever hangs.
+END_SECONDS = 4.4
+LOG_SECONDS = 0.2
 HUNG_SECONDS = 2.0
 """For writes that are on their way when everything else has ended."""
 ERROR_SECONDS = 1.0
@@ -184,7 +187,11 @@ def serve(
             show=None if quiet else print_captions,
         )
         load = functools.partial(_load, model, device, precision, threads, vision=vision, tokenizer=tokenizer)
-        _run(serve_streams(serve_options, load, listener))
+        _run(
+            serve_streams(
+                serve_options, load, listener, on_signal=functools.partial(_start_timer, END_SECONDS, _leave_now)
+            )
+        )
 
 
 def split_name(source: str) -> tuple[str | None, str]:
@@ -252,6 +259,15 @@ def _start_timer(seconds: float, function: Callable[..., object], *args: object)
     timer = threading.Timer(seconds, function, args)
     timer.daemon = True
     timer.start()
+
+
+def _leave_now() -> None:
+    """End the process: something hangs. From any thread, even where the log hangs too."""
+    line = threading.Thread(target=log.error, args=("a disk or a device does not answer: leaving without it",))
+    line.daemon = True
+    line.start()
+    line.join(LOG_SECONDS)
+    os._exit(1)
 
 
 def _leave() -> None:

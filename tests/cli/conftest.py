@@ -23,3 +23,9 @@ def logging_as_it_was() -> Iterator[None]:
     root.setLevel(level)
     for name in list(logging.root.manager.loggerDict):
         logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
+
+
+@pytest.fixture(autouse=True)
+def process_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`serve` bounds its end by timers that leave the process: here it is the one of the tests."""
+    monkeypatch.setattr("streamcap.cli.serve._start_timer", lambda *_: None)
