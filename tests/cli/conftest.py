@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import logging
 import signal
 from collections.abc import Iterator
@@ -28,4 +29,4 @@ def logging_as_it_was() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def process_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """`serve` bounds its end by timers that leave the process: here it is the one of the tests."""
-    monkeypatch.setattr("streamcap.cli.serve._start_timer", lambda *_: None)
+    monkeypatch.setattr(importlib.import_module("streamcap.cli.serve"), "_start_timer", lambda *_: None)

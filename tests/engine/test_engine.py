@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -101,10 +101,10 @@ def test_nan_is_a_failure_of_its_row_alone(what: str) -> None:
         rows[embeddings[:, 2] > 0] = np.nan
         return rows
 
-    def nan_decode(embeddings: np.ndarray, *, on_text: object = None) -> list[MadeResult]:
+    def nan_decode(embeddings: np.ndarray, *, on_text: object = None, streams: Sequence[str]) -> list[MadeResult]:
         return [
             MadeResult(made.text, float("nan") if row[2] > 0 else -0.5)
-            for made, row in zip(decode(embeddings), embeddings, strict=True)
+            for made, row in zip(decode(embeddings, streams=streams), embeddings, strict=True)
         ]
 
     if what == "embedding":

@@ -32,7 +32,7 @@ class EncoderRef:
         """None for what this package did not write: other trainers may use the key for something else."""
         if not isinstance(content, Mapping):
             return None
-        told = [content.get(key) for key in ("name", "take", "fingerprint")]
+        told = [content.get(key) for key in ("name", "feature_kind", "fingerprint")]
         return cls(*map(str, told)) if all(isinstance(one, str) for one in told) else None
 
 

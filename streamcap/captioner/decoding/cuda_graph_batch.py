@@ -289,7 +289,7 @@ def _copy_state(new: StaticDecodeState, old: StaticDecodeState) -> None:
     new.prefills = old.prefills
     old.drop_graphs()
     rows, positions = old.rows, old.positions
-    for name in ("token", "length", "limit", "going", "total", "produced"):
+    for name in ("token", "length", "limit", "active", "sum_logprobs", "num_generated"):
         getattr(new, name)[:rows] = getattr(old, name)
     new.tokens[:rows, : old.tokens.shape[1]] = old.tokens
     new.cache.keys[:, :rows, :, :positions] = old.cache.keys

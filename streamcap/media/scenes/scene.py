@@ -25,7 +25,7 @@ class Kind:
     """The grammar of one kind of subject: what it may be and do, and how that is said."""
 
     one: str
-    """For example "{colour} dog"; what follows the article or number."""
+    """For example "{color} dog"; what follows the article or number."""
     many: str
     colors: tuple[str, ...]
     actions: dict[str, tuple[str, str]]
@@ -37,71 +37,69 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "man": Kind(
-        "man in a {colour} shirt",
-        "men in {colour} shirts",
+        "man in a {color} shirt",
+        "men in {color} shirts",
         _PAINTS,
         {"stand": ("stands", "stand"), "run": ("runs", "run"), "jump": ("jumps", "jump")},
         _LAND,
     ),
     "woman": Kind(
-        "woman in a {colour} dress",
-        "women in {colour} dresses",
+        "woman in a {color} dress",
+        "women in {color} dresses",
         _PAINTS,
         {"stand": ("stands", "stand"), "run": ("runs", "run"), "jump": ("jumps", "jump")},
         _LAND,
     ),
     "dog": Kind(
-        "{colour} dog",
-        "{colour} dogs",
+        "{color} dog",
+        "{color} dogs",
         ("brown", "black", "white"),
         {"sit": ("sits", "sit"), "run": ("runs", "run"), "jump": ("jumps", "jump")},
         _LAND,
     ),
     "cat": Kind(
-        "{colour} cat",
-        "{colour} cats",
+        "{color} cat",
+        "{color} cats",
         ("orange", "black", "grey"),
         {"sit": ("sits", "sit"), "run": ("runs", "run"), "jump": ("jumps", "jump")},
         _LAND,
     ),
     "horse": Kind(
-        "{colour} horse",
-        "{colour} horses",
+        "{color} horse",
+        "{color} horses",
         ("brown", "black", "white"),
         {"stand": ("stands", "stand"), "run": ("runs", "run")},
         ("grass", "road", "sand", "snow"),
     ),
     "bird": Kind(
-        "{colour} bird",
-        "{colour} birds",
+        "{color} bird",
+        "{color} birds",
         ("red", "blue", "yellow"),
         {"fly": ("flies", "fly")},
         ("grass", "road", "sand", "snow", "water"),
         preposition="over",
     ),
-    "duck": Kind("{colour} duck", "{colour} ducks", ("yellow", "white"), {"swim": ("swims", "swim")}, ("water",)),
+    "duck": Kind("{color} duck", "{color} ducks", ("yellow", "white"), {"swim": ("swims", "swim")}, ("water",)),
     "car": Kind(
-        "{colour} car",
-        "{colour} cars",
+        "{color} car",
+        "{color} cars",
         _PAINTS,
         {"drive": ("drives", "drive")},
         ("grass", "road", "sand", "snow"),
     ),
-    "bus": Kind("{colour} bus", "{colour} buses", _PAINTS, {"drive": ("drives", "drive")}, ("road", "snow")),
-    "truck": Kind(
-        "{colour} truck", "{colour} trucks", _PAINTS, {"drive": ("drives", "drive")}, ("road", "sand", "snow")
-    ),
+    "bus": Kind("{color} bus", "{color} buses", _PAINTS, {"drive": ("drives", "drive")}, ("road", "snow")),
+    "truck": Kind("{color} truck", "{color} trucks", _PAINTS, {"drive": ("drives", "drive")}, ("road", "sand", "snow")),
     "bicycle": Kind(
         "man",
         "men",
         _PAINTS,
-        {"ride": ("rides a {colour} bicycle", "ride {colour} bicycles")},
+        {"ride": ("rides a {color} bicycle", "ride {color} bicycles")},
         ("grass", "road", "sand"),
     ),
-    "boat": Kind("{colour} boat", "{colour} boats", _PAINTS, {"sail": ("sails", "sail")}, ("water",)),
+    "boat": Kind("{color} boat", "{color} boats", _PAINTS, {"sail": ("sails", "sail")}, ("water",)),
     "ball": Kind(
-        "{colour} ball",
-        "{colour} balls",
+        "{color} ball",
+        "{color} balls",
         _PAINTS,
         {"roll": ("rolls", "roll"), "bounce": ("bounces", "bounce"), "float": ("floats", "float")},
         (*_LAND, "water"),

@@ -18,7 +18,7 @@ from streamcap.training.data.arrays import read_array, write_array
 SIDE = 160
 """Pixels of a side of a stored image; training crops and squashes from there."""
 TIMES_A_SCENE = 3
-ATTRIBUTES = ("kind", "colour", "count", "action", "place")
+ATTRIBUTES = ("kind", "color", "count", "action", "place")
 _SIZES = (
     *((320, 180),) * 6,
     *((256, 144),) * 2,

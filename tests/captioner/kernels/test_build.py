@@ -57,7 +57,7 @@ def test_missing_library_falls_back_to_torch(
             assert build.load_library("int8") is None
         for precision, kind in (("int8", Int8Linear), ("fp32", nn.Linear)):
             gpt2, vision = (convert(load(), precision, CPU) for load in (ours, tower))
-            assert type(gpt2.head) is kind and type(vision.get_submodule("layers.0.widen")) is kind
+            assert type(gpt2.head) is kind and type(vision.get_submodule("layers.0.fc1")) is kind
         if reason == "a compiler that fails":
             assert "error: no AVX2" in caplog.text
             assert not list((tmp_path / "compiled").iterdir())

@@ -172,7 +172,7 @@ def test_synthetic_images_depend_on_seed_only() -> None:
     assert np.array_equal(one.pixels, other.pixels)
     assert one.sentences == other.sentences
     values = synthetic.values()
-    color = synthetic.ATTRIBUTES.index("colour")
+    color = synthetic.ATTRIBUTES.index("color")
     for sentence, attributes in zip(one.sentences, one.attributes, strict=True):
         assert str(values[color][attributes[color]]) in sentence
 

@@ -56,7 +56,7 @@ def test_stage_starts_from_average_of_two(data, tmp_path: Path) -> None:
         states.append(read_state(tmp_path / f"{kind}.pt"))
     between = make(data, "text", tmp_path)
     between.start_from(midpoint(states))
-    for name, weight in between.mean.state_dict().items():
+    for name, weight in between.ema.state_dict().items():
         one, other = (state["mean"][name] for state in states)
         assert torch.allclose(weight.double(), (one.double() + other.double()) / 2)
     assert midpoint(states[:1]) is states[0]
@@ -76,7 +76,7 @@ def test_resume_is_exact(kind: str, data, tmp_path: Path) -> None:
     learn(second, data, tmp_path)
     again += [second.run_step() for _ in range(2)]
     assert again == curve
-    for one, other in zip(whole.mean.parameters(), second.mean.parameters(), strict=True):
+    for one, other in zip(whole.ema.parameters(), second.ema.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
