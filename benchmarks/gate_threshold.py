@@ -87,14 +87,16 @@ def decoded_share(features: Any, threshold: float) -> float:
     return decoded / len(features)
 
 
-def sampled(path: Path, every: float = 1.0) -> list[av.VideoFrame]:
-    """One frame of a video every so many seconds."""
+def sampled(path: Path, every: float = 1.0, max_frames: int | None = None) -> list[av.VideoFrame]:
+    """One frame of a video every `every` seconds, from its start; at most `max_frames`."""
+    frames: list[av.VideoFrame] = []
     with av.open(str(path)) as container:
-        frames: list[av.VideoFrame] = []
         for frame in container.decode(video=0):
+            if len(frames) == max_frames:
+                break
             if frame.time is not None and frame.time >= every * len(frames):
                 frames.append(frame)
-        return frames
+    return frames
 
 
 def _features(captioner: Captioner, images: list[Any]) -> Any:
