@@ -44,9 +44,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     captioner = load_captioner(arguments.model, precision=arguments.precision)
-    rows = [
-        measure(captioner, clip, arguments.every, arguments.captions, arguments.rounds) for clip in arguments.clips
-    ]
+    rows = [measure(captioner, clip, arguments.every, arguments.captions, arguments.rounds) for clip in arguments.clips]
     print(table(rows))
     content = {
         "question": "decoder passes and time with a stream's history as draft",

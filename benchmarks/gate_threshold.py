@@ -1,10 +1,10 @@
-"""How far an image must move to count as another one: the change gate's threshold, calibrated.
+"""Calibrates the change gate's threshold: the feature distance from which an image counts as changed.
 
-    python -m benchmarks.gate_threshold [--model mini] [--video CLIP ...] [--json benchmarks/results/gate_threshold.json]
+    python -m benchmarks.gate_threshold [--model mini] [--video CLIP ...] [--json PATH]
 
-Drawn scenes know when something changes: the distance of a scene's images from its first one is movement within one
-truth, the distance of the next scene's first image is an arrival. A threshold should pass over the first and never
-the second. For real videos, whose truth is not known, the table says how many samples each threshold would decode.
+Drawn scenes have ground truth: the distance of a scene's images from its first one is movement, the distance to the
+next scene's first image is a change. A threshold should be above the first and never above the second. For real videos,
+which have no ground truth, the table shows how many samples each threshold decodes.
 """
 
 from __future__ import annotations
