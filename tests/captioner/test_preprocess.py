@@ -126,5 +126,5 @@ def test_clip_directory_equals_transformers(tmp_path: Path, whole: bool) -> None
         torch.testing.assert_close(tower(pixels), projected, atol=1e-4, rtol=1e-4)
         assert clip_directory(tmp_path, "pooled")(pixels).shape == (3, 48)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 40, "do_center_crop": False}))
-    with pytest.raises(InputError, match="processor gives 40x40 pixels, the model takes 32x32"):
+    with pytest.raises(InputError, match="processor produces 40x40 pixels, the model takes 32x32"):
         clip_directory(tmp_path, "projected")

@@ -107,7 +107,7 @@ def test_converted_checkpoint_gives_same_captions(tmp_path: Path, name: str) -> 
 def test_failed_conversion_leaves_no_files(tmp_path: Path) -> None:
     (tmp_path / "bad.pt").write_bytes(b"no")
     (tmp_path / "full").mkdir()
-    with pytest.raises(InputError, match="already there"):
+    with pytest.raises(InputError, match="already exists"):
         convert_checkpoint(GOLDEN / "clipcap_mlp.pt", tmp_path / "full")
     with pytest.raises(InputError, match="not a PyTorch checkpoint"):
         convert_checkpoint(tmp_path / "bad.pt", tmp_path / "out")
@@ -145,7 +145,7 @@ def test_hub_out_of_reach_fails_at_once(
             download("someone/some-model", file)
     message = str(error.value)
     assert "\n" not in message
-    assert "the hub cannot be reached; download it elsewhere" in message
+    assert "the hub is unreachable; download it on another machine" in message
     assert caplog.records == []
 
 

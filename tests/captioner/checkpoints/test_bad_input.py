@@ -45,7 +45,7 @@ def test_pickle_with_code_is_refused(tmp_path: Path, weights: dict[str, torch.Te
     torch.save({**weights, "x": Code()}, old, _use_new_zipfile_serialization=False)
     bare.write_bytes(pickle.dumps(Code()))
     for path in (new, old, bare):
-        assert "refused, it is a pickle with code in it (posix.mkdir)" in refusal(path)
+        assert "refused: a pickle that contains code (posix.mkdir)" in refusal(path)
     assert not Path("/tmp/streamcap-must-not-exist").exists()
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
     assert "torch.nn.modules.linear.Linear" in refusal(tmp_path / "module.pt")
@@ -69,17 +69,17 @@ def test_foreign_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "values.pt").write_bytes(pickle.dumps({"a": 1}, protocol=4))
     assert "not a PyTorch checkpoint" in refusal(tmp_path / "values.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    assert "holds no state dict" in refusal(tmp_path / "list.pt")
+    assert "contains no state dict" in refusal(tmp_path / "list.pt")
     torch.save({"lr": 0.1}, tmp_path / "numbers.pt")
     assert "'lr' is a float, not a tensor" in refusal(tmp_path / "numbers.pt")
     save_file({"model.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     assert "not a captioner of a known family" in refusal(tmp_path / "other.safetensors")
     (tmp_path / "empty").mkdir()
-    assert "holds no checkpoint" in refusal(tmp_path / "empty")
+    assert "contains no checkpoint" in refusal(tmp_path / "empty")
     (tmp_path / "two").mkdir()
     for name in ("a.pt", "b.pt"):
         torch.save({}, tmp_path / "two" / name)
-    assert "holds 2 checkpoints (a.pt, b.pt); name one" in refusal(tmp_path / "two")
+    assert "contains 2 checkpoints (a.pt, b.pt); name one" in refusal(tmp_path / "two")
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_foreign_file_is_refused(tmp_path: Path) -> None:
         ("other.extra", torch.zeros(1), "unexpected key other.extra"),
         ("gpt.transformer.ln_f.weight", torch.zeros(65), r"ln_f.weight has shape (65,), expected (64,)"),
         ("gpt.transformer.wte.weight", torch.zeros(5), "wte.weight has shape (5,), expected two sizes"),
-        ("gpt.transformer.ln_f.weight", torch.zeros(64, dtype=torch.int32), "holds torch.int32"),
-        ("clip_project.model.2.weight", torch.zeros(300, 128), "they are not of one model"),
+        ("gpt.transformer.ln_f.weight", torch.zeros(64, dtype=torch.int32), "has dtype torch.int32"),
+        ("clip_project.model.2.weight", torch.zeros(300, 128), "they are from different models"),
     ],
 )
 def test_state_dict_keys_and_shapes_are_checked(
@@ -111,14 +111,14 @@ def test_state_dict_keys_and_shapes_are_checked(
 def test_mapping_width_mismatch(tmp_path: Path) -> None:
     weights = torch.load(GOLDEN / "clipcap_transformer.pt", weights_only=True)
     torch.save(weights | {"clip_project.prefix_const": torch.zeros(4, 128)}, tmp_path / "model.pt")
-    assert "GPT-2 is 64 wide but the mapping gives 128" in refusal(tmp_path / "model.pt")
+    assert "GPT-2 is 64 wide, the mapping's output 128" in refusal(tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"gpt2": {"n_head": 5}}, "width 64 does not divide into 5 heads"),
-        ({"gpt2": {"n_embd": 128}}, "says n_embd 128, the weights have 64"),
+        ({"gpt2": {"n_embd": 128}}, "has n_embd 128, the weights have 64"),
         ({"gpt2": {"eos_token_id": 500}}, "eos_token_id 500 is not in the vocabulary of 320"),
         ({"gpt2": 3}, "gpt2 is a configuration"),
         ({"stop_token_id": 999}, "stop token 999 is not in the vocabulary"),
@@ -142,7 +142,7 @@ def test_resnet_prefix_accepts_embeddings_only(tmp_path: Path, weights: dict[str
     torch.save(weights, tmp_path / "rn.pt")
     captioner = load_captioner(tmp_path / "rn.pt", device="cpu")
     assert captioner.caption_embeddings(torch.randn(1, 640))[0].tokens
-    with pytest.raises(InputError, match=r"ResNet RN50x4.*not available here; caption_embeddings works"):
+    with pytest.raises(InputError, match=r"ResNet RN50x4.*not supported; only caption_embeddings works"):
         captioner.caption([np.zeros((9, 9, 3), np.uint8)])
 
 
@@ -155,7 +155,7 @@ def test_non_finite_weights_are_refused(
     weights[key] = weights[key].clone()
     weights[key].view(-1)[7] = float(number)
     torch.save(weights, tmp_path / "damaged.pt")
-    assert f"{key} holds numbers that are not finite; the checkpoint is damaged" in refusal(tmp_path / "damaged.pt")
+    assert f"{key} contains NaN or infinity; the checkpoint is damaged" in refusal(tmp_path / "damaged.pt")
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -163,7 +163,7 @@ def test_overflow_in_decoding_is_reported(tmp_path: Path, weights: dict[str, tor
     weights["gpt.transformer.ln_f.weight"] = torch.full_like(weights["gpt.transformer.ln_f.weight"], 3e38)
     torch.save(weights, tmp_path / "large.pt")
     captioner = load_captioner(tmp_path / "large.pt", device="cpu", precision="fp32")
-    with pytest.raises(StreamcapError, match=r"decoding in fp32 gave numbers that are not finite; the checkpoint may"):
+    with pytest.raises(StreamcapError, match=r"decoding in fp32 produced NaN or infinity; the checkpoint may"):
         captioner.caption_embeddings(torch.randn(2, 32), beams)
 
 
@@ -189,8 +189,8 @@ def test_clip_length_comes_from_json() -> None:
     ("options", "said"),
     [
         ({"device": "gpu"}, "device 'gpu' is unknown"),
-        ({"device": "cuda:77"}, "device 'cuda:77' is not there"),
-        ({"precision": "fp3"}, "precision 'fp3' is unknown; it is auto or one of"),
+        ({"device": "cuda:77"}, "device 'cuda:77' was not found"),
+        ({"precision": "fp3"}, "precision 'fp3' is unknown; use auto or one of"),
     ],
 )
 def test_unknown_device_or_precision(options: dict[str, str], said: str) -> None:
