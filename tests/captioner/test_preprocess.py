@@ -80,7 +80,7 @@ def test_pil_read_only_and_flipped_arrays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "message"),
     [
         (np.zeros((4, 4), np.uint8), r"uint8 of shape \(4, 4\)"),
         (np.zeros((4, 4, 3), np.float32), "float32"),
@@ -88,8 +88,8 @@ def test_pil_read_only_and_flipped_arrays() -> None:
         ("cat.jpg", "not a str"),
     ],
 )
-def test_invalid_image_is_refused(bad: object, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_invalid_image_is_refused(bad: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         to_pixels(bad, "image 3")  # type: ignore[arg-type]
 
 

@@ -40,10 +40,10 @@ def test_offline_download_fails_in_one_line(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("no-such-model", "streamcap models"), ("", "is empty"), ("a/b.pt", "no such")]
+    ("name", "message"), [("no-such-model", "streamcap models"), ("", "is empty"), ("a/b.pt", "no such")]
 )
-def test_unknown_model_name(name: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_unknown_model_name(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         load_captioner(name, device="cpu")
 
 
@@ -162,10 +162,10 @@ def test_is_reachable_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_is_reachable_asks_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    contacted = []
 
     def connect(address: tuple[str, int], timeout: float) -> socket.socket:
-        asked.append(address)
+        contacted.append(address)
         return socket.socket()
 
     monkeypatch.setattr(socket, "create_connection", connect)
@@ -175,4 +175,4 @@ def test_is_reachable_asks_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_reachable("https://hub.example")
     monkeypatch.delenv("https_proxy")
     assert is_reachable("https://hub.example")
-    assert asked == [("proxy.example", 3128), ("hub.example", 443)]
+    assert contacted == [("proxy.example", 3128), ("hub.example", 443)]

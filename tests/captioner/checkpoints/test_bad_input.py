@@ -83,7 +83,7 @@ def test_foreign_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("clip_project.model.2.bias", None, "clip_project.model.2.bias is missing"),
         ("gpt.transformer.wte.weight", None, "gpt.transformer.wte.weight is missing"),
@@ -98,14 +98,14 @@ def test_foreign_file_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_state_dict_keys_and_shapes_are_checked(
-    tmp_path: Path, weights: dict[str, torch.Tensor], key: str, value: torch.Tensor | None, said: str
+    tmp_path: Path, weights: dict[str, torch.Tensor], key: str, value: torch.Tensor | None, message: str
 ) -> None:
     if value is None:
         del weights[key]
     else:
         weights[key] = value
     torch.save(weights, tmp_path / "model.pt")
-    assert said in refusal(tmp_path / "model.pt")
+    assert message in refusal(tmp_path / "model.pt")
 
 
 def test_mapping_width_mismatch(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_mapping_width_mismatch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"gpt2": {"n_head": 5}}, "width 64 does not divide into 5 heads"),
         ({"gpt2": {"n_embd": 128}}, "has n_embd 128, the weights have 64"),
@@ -127,13 +127,13 @@ def test_mapping_width_mismatch(tmp_path: Path) -> None:
         ({"cross": "yes"}, "cross is true or false"),
     ],
 )
-def test_invalid_checkpoint_json(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+def test_invalid_checkpoint_json(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes((GOLDEN / "clipcap_mlp.pt").read_bytes())
     (tmp_path / "model.json").write_text(json.dumps(settings))
     with pytest.raises(InputError) as error:
         load_captioner(path, device="cpu")
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_resnet_prefix_accepts_embeddings_only(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -168,11 +168,11 @@ def test_overflow_in_decoding_is_reported(tmp_path: Path, weights: dict[str, tor
 
 
 @pytest.mark.parametrize(
-    ("shape", "said"), [((32,), r"\(B, 32\)"), ((1, 31), r"\(1, 31\)"), ((1, 2, 32), r"\(1, 2, 32\)")]
+    ("shape", "message"), [((32,), r"\(B, 32\)"), ((1, 31), r"\(1, 31\)"), ((1, 2, 32), r"\(1, 2, 32\)")]
 )
-def test_embedding_shape_and_values_are_checked(shape: tuple[int, ...], said: str) -> None:
+def test_embedding_shape_and_values_are_checked(shape: tuple[int, ...], message: str) -> None:
     captioner = load_captioner(GOLDEN / "clipcap_mlp.pt", device="cpu")
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         captioner.caption_embeddings(torch.zeros(shape))
     with pytest.raises(InputError, match="not finite"):
         captioner.caption_embeddings(torch.full((1, 32), float("nan")))
@@ -186,20 +186,20 @@ def test_clip_length_comes_from_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"device": "gpu"}, "device 'gpu' is unknown"),
         ({"device": "cuda:77"}, "device 'cuda:77' was not found"),
         ({"precision": "fp3"}, "precision 'fp3' is unknown; use auto or one of"),
     ],
 )
-def test_unknown_device_or_precision(options: dict[str, str], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_unknown_device_or_precision(options: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         load_captioner(GOLDEN / "clipcap_mlp.pt", **options)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"beam_size": 0}, "beam_size is between 1 and 64"),
         ({"beam_size": 2.5}, "beam_size is a whole number"),
@@ -210,7 +210,7 @@ def test_unknown_device_or_precision(options: dict[str, str], said: str) -> None
         ({"temperature": 1.0, "top_p": 0.0}, "top_p is above 0"),
     ],
 )
-def test_invalid_decoding_options(options: dict[str, Any], said: str) -> None:
+def test_invalid_decoding_options(options: dict[str, Any], message: str) -> None:
     captioner = load_captioner(GOLDEN / "clipcap_mlp.pt", device="cpu")
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         captioner.caption_embeddings(torch.zeros(1, 32), **options)
