@@ -1,1 +1,4 @@
-"""One file per question: each prints a table, states its limit beside the figure, and writes JSON to `results/`."""
+"""One benchmark per file: each prints a table with its goal, and writes JSON to `results/`.
+
+Run them from the root of the repository: `python -m benchmarks.NAME`.
+"""

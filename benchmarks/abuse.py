@@ -1,18 +1,18 @@
-"""Does a good viewer notice what bad ones do, and does anything of them stay behind?
+"""Effect of abusive clients on well-behaved viewers, and on the service's resources.
 
     python -m benchmarks.abuse [--seconds 20] [--connects 1000] [--json benchmarks/results/abuse.json]
 
-Two processes: the service (the real application, captions published by a timer), and the clients. Viewers that behave
-read two captions a second, first alone, then while others misbehave in every way at once:
+Two processes: the service (the real application, captions published by a timer), and the clients. Good viewers receive
+two captions per second, first alone, then together with abusive clients of every kind:
 
-- connects: so many new connections a second; of ten, six finish the handshake and go, two cut the connection within
-  it, one asks for a stream that is not there, one speaks no HTTP;
-- silent: viewers that ask for the feed and never read;
-- large: websocket messages of 10 MB, one after the other, each on a connection of its own;
-- binary: binary frames, likewise.
+- connects: `--connects` new connections per second; of ten, six complete the handshake and disconnect, two disconnect
+  during it, one requests an unknown stream, one sends no HTTP;
+- silent: viewers that subscribe to the feed and never read;
+- large: websocket messages of 10 MB in sequence, each on a new connection;
+- binary: the same with binary frames.
 
-Told: the good viewers' latency in both phases, what the service answered, and its open files, tasks and memory before,
-and after the last of them is gone.
+Reports the good viewers' latency in both phases, the service's responses, and its open files, tasks and memory before
+the abuse and after all abusive clients have disconnected.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def open_files() -> int:
 
 
 async def run_service(orders: Connection) -> None:
-    """Publish until told to stop; answer every `census`."""
+    """Publish until `stop` arrives; answer every `census`."""
     hub = Hub(monotonic=time.monotonic, wall=time.time)
     hub.add(EventLog("door"))
     track = CaptionTrack("door", every=1.0)

@@ -1,11 +1,10 @@
-"""A browser's camera, captioned on the page: how many sentences are true, and how soon a killed browser is missed.
+"""A browser's camera captioned on the page: share of correct captions, and time until a killed browser is noticed.
 
     python -m benchmarks.browser [--seeds 5] [--captions 36] [--json benchmarks/results/browser.json]
 
-For each seed a headless Chromium plays a film of six drawn scenes as its camera, publishes it over WHIP from the page,
-and the page shows the captions of what comes out of the lossy video: a caption every half second, the change gate open,
-so that every sample counts. Then Chromium is killed with SIGKILL, and a viewer of the feed waits to be told.
-Goals: 90 % of the sentences true; told within 5 s.
+For each seed, a headless Chromium plays a film of six drawn scenes as its camera and publishes it over WHIP. The page
+shows the captions of the received video: one every half second, with the change gate off. Then Chromium is killed with
+SIGKILL, and a viewer of the feed waits for the status event. Goals: 90 % of the captions correct; noticed within 5 s.
 """
 
 from __future__ import annotations
@@ -62,8 +61,8 @@ async def measure(seed: int, arguments: argparse.Namespace, folder: Path) -> dic
     camera = film.write(folder / f"camera-{seed}.y4m")
     options = ["tab=whip:", "--every", "0.5", "--change-threshold", "0", "--model", arguments.model]
     async with serving(options) as service, connect(service.feed + "?interim=0") as feed, chromium(camera) as browser:
-        told: list[tuple[float, str]] = []
-        reading = asyncio.create_task(_read(feed, told))
+        states: list[tuple[float, str]] = []
+        reading = asyncio.create_task(_read(feed, states))
         page = await page_without_errors(browser, service.base)
         await publish_camera(page, "tab")
         while await page.locator(".past li").count() < arguments.captions:  # noqa: ASYNC110 - the page's own state
@@ -71,10 +70,10 @@ async def measure(seed: int, arguments: argparse.Namespace, folder: Path) -> dic
         shown = [(start, text) for start, text in await page.evaluate(CAPTIONS_SHOWN)]
         killed = time.monotonic()
         kill_chromium(camera)
-        while not (told and told[-1][1] == TROUBLE[-1] and told[-1][0] > killed):  # noqa: ASYNC110 - as above
+        while not (states and states[-1][1] == TROUBLE[-1] and states[-1][0] > killed):  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.02)
         reading.cancel()
-    noticed = {state: at - killed for at, state in reversed(told) if at > killed and state in TROUBLE}
+    noticed = {state: at - killed for at, state in reversed(states) if at > killed and state in TROUBLE}
     right = film.right(shown)
     return {
         "seed": seed,
@@ -87,12 +86,12 @@ async def measure(seed: int, arguments: argparse.Namespace, folder: Path) -> dic
     }
 
 
-async def _read(feed: Any, told: list[tuple[float, str]]) -> None:
-    """The stream's states, and when each was told."""
+async def _read(feed: Any, states: list[tuple[float, str]]) -> None:
+    """The stream's states, with the time at which each arrived."""
     async for text in feed:
         message = json.loads(text)
         if message["type"] == "status":
-            told.append((time.monotonic(), message["state"]))
+            states.append((time.monotonic(), message["state"]))
 
 
 def show(result: dict[str, Any]) -> None:
@@ -109,7 +108,7 @@ def show(result: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     console.print(
-        f"{100 * result['true']:.1f} % true (goal {100 * GOAL_TRUE:.0f} %), a killed browser told of after "
+        f"{100 * result['true']:.1f} % true (goal {100 * GOAL_TRUE:.0f} %), a killed browser noticed after "
         f"{result['noticed_s']:.1f} s at most (goal {GOAL_SECONDS:g} s)"
     )
 

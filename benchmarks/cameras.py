@@ -1,11 +1,11 @@
-"""Glass to caption: how long from a camera's image to its caption on a websocket, and what that costs.
+"""Glass-to-caption latency, from a camera's frame to its caption on a websocket, with CPU and memory.
 
     python -m benchmarks.cameras [--cameras 4] [--minutes 10] [--every 1] [--json benchmarks/results/cameras.json]
 
-Cameras are a real RTSP server (GStreamer's) that plays 720p H.264 encoded beforehand, so that the encoders do not eat
-the cores that are measured. The service is a process of its own with the change gate off: one decode per camera and
-period. Latency is from the camera's own clock (RTCP), which is this machine's, to the arrival of the websocket
-message in this process. Goals: p50 ≤ 150 ms, p99 ≤ 400 ms, memory flat, on 2 cores.
+The cameras are a real RTSP server (GStreamer) that plays 720p H.264, encoded beforehand so that encoding takes no CPU
+time. The service runs in its own process with the change gate off: one decode per camera and period. Latency is from
+the camera's clock (RTCP), which is this machine's, to the arrival of the websocket message in this process.
+Goals: p50 ≤ 150 ms, p99 ≤ 400 ms, memory flat, on 2 cores.
 """
 
 from __future__ import annotations

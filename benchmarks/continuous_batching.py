@@ -1,18 +1,15 @@
-"""Do frames that join a running batch come out sooner than those that wait for its end?
+"""Latency with continuous batching, compared with whole batches.
 
-    python benchmarks/continuous_batching.py --streams 16 --load 0.7
+    python -m benchmarks.continuous_batching --streams 16 --load 0.7
 
-Both at the same arrivals, so at equal throughput; p95 from frame to last token.
+Both with the same arrivals, so at the same throughput; p95 from a frame's arrival to its last token.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from streamcap.bench.continuous_batching import measure_continuous_batching, table
 from streamcap.bench.decode import ours, random_gpt2
@@ -33,15 +30,15 @@ def main() -> None:
     device = find_device(arguments.device)
     precision = arguments.precision or ("int8" if device.type == "cpu" else "fp16")
     gpt2 = ours(random_gpt2(), precision, device)
-    found = []
+    results = []
     for load in arguments.load:
         result = measure_continuous_batching(gpt2, streams=arguments.streams, load=load, seconds=arguments.seconds)
         print(f"{arguments.streams} streams, load {load:g} of {result['whole_batches_captions_per_second']} captions/s")
         print(table(result))
-        found.append({**result, "precision": precision})
+        results.append({**result, "precision": precision})
     RESULTS.mkdir(exist_ok=True)
-    content = {"loads": found, "machine": describe_machine(device)}
-    (RESULTS / f"joining-{device.type}.json").write_text(json.dumps(content, indent=2) + "\n")
+    content = {"loads": results, "machine": describe_machine(device)}
+    (RESULTS / f"continuous_batching-{device.type}.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

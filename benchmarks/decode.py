@@ -1,9 +1,9 @@
-"""What does a caption cost to decode, beside transformers and beside the reading of the weights?
+"""Time to decode a caption, compared with transformers and with the time to read the weights.
 
-    python benchmarks/decode.py --frames 1 4 --precisions fp32 int8
+    python -m benchmarks.decode --frames 1 4 --precisions fp32 int8
 
-Needs torch, transformers and numpy; where onnxruntime (with onnx and onnxscript) or OpenVINO is installed, it runs too,
-and its tokens in fp32 must be transformers'. Limits: fp32 ≤ 0.80 × transformers with its tokens; int8 ≤ 0.35 × and
+Needs torch, transformers and numpy; onnxruntime (with onnx and onnxscript) and OpenVINO are measured if installed, and
+their fp32 tokens must equal transformers'. Goals: fp32 ≤ 0.80 × transformers, with the same tokens; int8 ≤ 0.35 × and
 ≤ 1.5 × its floor at 1 frame; int8 at 4 frames ≤ 1.3 × 1 frame.
 """
 
@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from streamcap.bench.decode import measure_decode, table
 from streamcap.bench.machine import describe_machine, usual_precisions

@@ -1,18 +1,15 @@
-"""What does encoding an image with CLIP ViT-B/32 cost, beside transformers?
+"""Time to encode an image with CLIP ViT-B/32, compared with transformers.
 
-    python benchmarks/encode.py --frames 1 4
+    python -m benchmarks.encode --frames 1 4
 
-Needs torch, transformers and numpy; where onnxruntime (with onnx and onnxscript) or OpenVINO is installed, it runs too.
+Needs torch, transformers and numpy; onnxruntime (with onnx and onnxscript) and OpenVINO are measured if installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from streamcap.bench.encode import measure_encode, table
 from streamcap.bench.machine import describe_machine, usual_precisions

@@ -1,8 +1,8 @@
-"""What does one 720p frame cost from the decoder's image to the caption? Limit: `mini` ≤ 60 ms on one core.
+"""Time of one 720p frame from pixels to caption. Goal: `mini` ≤ 60 ms on one core.
 
-    python benchmarks/end_to_end.py --one-core
+    python -m benchmarks.end_to_end --one-core
 
-Needs torch, transformers and numpy; PyAV for preprocessing as the service does it.
+Needs torch, transformers and numpy; with PyAV, preprocessing is that of the service.
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from streamcap.bench.end_to_end import measure_end_to_end, table
 from streamcap.bench.machine import describe_machine, usual_precisions

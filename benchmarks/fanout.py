@@ -1,11 +1,11 @@
-"""What it costs to send a caption to many viewers, against a bare `websockets` broadcast in the same run.
+"""CPU time and latency of sending captions to many viewers, compared with a bare `websockets` broadcast.
 
 Three processes: the service (the real application, captions published by a timer), a bare server that calls
-`websockets`' `broadcast` with the same texts, and the viewers, who are raw sockets so that they cost little. CPU is the
-server process's own user and system time while it sends; latency is from publishing to the viewer's read, on one
-monotonic clock. Beside the good viewers sit some that never read.
+`websockets`' `broadcast` with the same texts, and the viewers, which are raw sockets and need little CPU. CPU is the
+server's user and system time while it sends; latency is from publishing to the viewer's read, on one monotonic clock.
+Some further viewers never read.
 
-    python benchmarks/fanout.py --viewers 1000 --silent 50 --rate 2 --seconds 20
+    python -m benchmarks.fanout --viewers 1000 --silent 50 --rate 2 --seconds 20
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ async def run_bare(load: Load, orders: Connection) -> None:
 
 
 class Viewer(asyncio.Protocol):
-    """A websocket client of the fewest instructions: it reads unmasked frames under 64 KiB."""
+    """A minimal websocket client: it reads unmasked frames under 64 KiB."""
 
     def __init__(self, latencies: list[float], ready: Callable[[], None]) -> None:
         self._latencies = latencies
@@ -275,8 +275,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="of both servers in turn; the median is taken")
     arguments = parser.parse_args()
     load = Load(arguments.viewers, arguments.silent, arguments.rate, arguments.seconds)
-    wanted = load.viewers + load.silent + 100
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    open_files = load.viewers + load.silent + 100
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     rounds = [
         measure(name, main, load)
         for _ in range(arguments.rounds)

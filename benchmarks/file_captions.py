@@ -1,13 +1,12 @@
-"""How long do 100 captions of a video file take, against the way of the old scripts?
+"""Time for 100 captions of a video file, compared with the original scripts.
 
     python -m benchmarks.file_captions CLIP.mp4 [-n 100] [--old-frames 4] [--tokens 20]
 
-The old way, as VideoCaptionerWithClip's video script does it: for each frame seek and decode, write a JPEG and read it
-back, load the model, preprocess with transformers' own processor, and choose token after token by running GPT-2 over
-the whole sentence again. Both ways caption with the same weights: CLIP ViT-B/32 and GPT-2 124M of random values in
-ClipCap's layout. The old way's frames do not depend on each other, so that a few of them are measured, some before and
-some after the new way, and multiplied; both its figures with and without loading are printed. Goal: at most 1/10 of
-the old way.
+The original method (VideoCaptionerWithClip's video script), for each frame: seek and decode, write a JPEG and read it
+back, load the model, preprocess with transformers' processor, and run GPT-2 over the full sentence for every token.
+Both methods use the same random weights: CLIP ViT-B/32 and GPT-2 124M in ClipCap's layout. The original method's frames
+are independent, so a few of them are measured (some before and some after streamcap) and extrapolated, with and without
+loading the model. Goal: at most 1/10 of the original time.
 """
 
 from __future__ import annotations

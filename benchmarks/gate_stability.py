@@ -1,14 +1,14 @@
-"""What it brings, and what it costs, to let a second sample bear out another sentence about a near image.
+"""Benefit and cost of a second sample that confirms a new caption when the image barely changed.
 
     python -m benchmarks.gate_stability [--video CLIP ...] [--json benchmarks/results/gate_stability.json]
 
-The engine's own gate is led over images that `mini` (or `--model`) has captioned, all of them, once:
+The engine's change gate runs over images that `mini` (or `--model`) has captioned once, all of them:
 
-- drawn scenes that stay for a minute while what is in them moves (legs walk, a ball rolls): how many captions come for
-  the one wanted per refresh, and how many samples are decoded;
-- drawn scenes of which one thing changes at a known time (colour, number, action, or another subject in the same
-  place, in the same light): how many changes that the model tells are hidden, and how much later they are captioned;
-- real clips: captions and decodes. What is true there nobody has written down.
+- drawn scenes that last a minute while their content moves (legs walk, a ball rolls): captions (expected: one per
+  refresh) and decoded samples;
+- drawn scenes with one change at a known time (color, number, action, or another subject in the same position and
+  light): how many changes that the model recognizes are hidden, and the delay of the others;
+- real clips: captions and decoded samples. They have no ground truth.
 """
 
 from __future__ import annotations
@@ -176,26 +176,26 @@ def _held(held: list[Seen], every: float, options: ChangeGateOptions) -> dict[st
     runs = [lead(last_sample_at, every, options) for last_sample_at in held]
     return {
         "held_captions": sum(len(run.captions) for run in runs),
-        "held_wanted": len(runs) * (int(HOLD_SECONDS // REFRESH) + 1),
+        "held_expected": len(runs) * (int(HOLD_SECONDS // REFRESH) + 1),
         "held_decoded": round(sum(run.decoded for run in runs) / sum(run.samples for run in runs), 4),
     }
 
 
 def _changed(changed: list[Seen], every: float, options: ChangeGateOptions) -> dict[str, Any]:
     """Of the changes that the model tells by itself: one sentence before, another after."""
-    told, hidden, delays = 0, 0, []
+    recognized, hidden, delays = 0, 0, []
     step = round(every / STEP)
     for last_sample_at in changed:
         before = {content(text) for text in last_sample_at.texts[:BEFORE:step]}
         after = {content(text) for text in last_sample_at.texts[BEFORE::step]}
         if len(before) != 1 or len(after) != 1 or before == after:
             continue
-        told += 1
+        recognized += 1
         came = [at for at, _ in lead(last_sample_at, every, options).captions if at >= BEFORE * STEP]
         hidden += not came
         delays += [came[0] - BEFORE * STEP] if came else []
     return {
-        "changes_told": told,
+        "changes_recognized": recognized,
         "changes_hidden": hidden,
         "changes_delayed": round(float(np.mean(np.array(delays) > 0)), 4),
         "longest_delay_s": max(delays),
@@ -213,15 +213,24 @@ def _distance(last_sample_at: Seen) -> float:
 
 def show(rows: list[dict[str, Any]], clips: list[str]) -> None:
     table = Table(title="captions of what moves and of what changes")
-    for column in ("every", "policy", "captions (wanted)", "decoded", "hidden (told)", "delayed", "by at most", *clips):
+    for column in (
+        "every",
+        "policy",
+        "captions (expected)",
+        "decoded",
+        "hidden (recognized)",
+        "delayed",
+        "by at most",
+        *clips,
+    ):
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(
             f"{row['every_s']:g} s",
             row["policy"],
-            f"{row['held_captions']} ({row['held_wanted']})",
+            f"{row['held_captions']} ({row['held_expected']})",
             f"{100 * row['held_decoded']:.0f} %",
-            f"{row['changes_hidden']} ({row['changes_told']})",
+            f"{row['changes_hidden']} ({row['changes_recognized']})",
             f"{100 * row['changes_delayed']:.0f} %",
             f"{row['longest_delay_s']:g} s",
             *(f"{clip['captions']}, {100 * clip['decoded']:.0f} %" for clip in row["clips"].values()),

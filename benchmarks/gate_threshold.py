@@ -1,10 +1,10 @@
-"""How far an image must move to count as another one: the change gate's threshold, calibrated.
+"""Calibrates the change gate's threshold: the feature distance from which an image counts as changed.
 
-    python -m benchmarks.gate_threshold [--model mini] [--video CLIP ...] [--json benchmarks/results/gate_threshold.json]
+    python -m benchmarks.gate_threshold [--model mini] [--video CLIP ...] [--json PATH]
 
-Drawn scenes know when something changes: the distance of a scene's images from its first one is movement within one
-truth, the distance of the next scene's first image is an arrival. A threshold should pass over the first and never
-the second. For real videos, whose truth is not known, the table says how many samples each threshold would decode.
+Drawn scenes have ground truth: the distance of a scene's images from its first one is movement, the distance to the
+next scene's first image is a change. A threshold should be above the first and never above the second. For real videos,
+which have no ground truth, the table shows how many samples each threshold decodes.
 """
 
 from __future__ import annotations
@@ -87,14 +87,16 @@ def decoded_share(features: Any, threshold: float) -> float:
     return decoded / len(features)
 
 
-def sampled(path: Path, every: float = 1.0) -> list[av.VideoFrame]:
-    """One frame of a video every so many seconds."""
+def sampled(path: Path, every: float = 1.0, max_frames: int | None = None) -> list[av.VideoFrame]:
+    """One frame of a video every `every` seconds, from its start; at most `max_frames`."""
+    frames: list[av.VideoFrame] = []
     with av.open(str(path)) as container:
-        frames: list[av.VideoFrame] = []
         for frame in container.decode(video=0):
+            if len(frames) == max_frames:
+                break
             if frame.time is not None and frame.time >= every * len(frames):
                 frames.append(frame)
-        return frames
+    return frames
 
 
 def _features(captioner: Captioner, images: list[Any]) -> Any:

@@ -1,10 +1,10 @@
-"""All that is claimed of a GPU, measured in one run of under 9 minutes.
+"""All GPU figures in one run of under 9 minutes.
 
     python benchmarks/gpu.py
 
-Needs torch with CUDA, transformers and numpy, Python 3.11 or later. Every part stands alone: one that fails is written
-down as failed, and the rest is measured. Limits: 1 frame, encode and decode, ≤ 2 × the floor of reading the weights
-for every token, first interim text within 2 ms; 256 frames ≥ half of the binding floor.
+Needs torch with CUDA, transformers and numpy, Python 3.11 or later. Parts are independent: a failed one is reported and
+the rest is measured. Goals: 1 frame, encode and decode: ≤ 2 × the floor (reading the weights for every token), first
+token within 2 ms; 256 frames: throughput ≥ half of the binding floor.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ FRAMES = [1, 4, 16, 64, 256]
 OURS = "streamcap fp16"
 ROUNDS = 9
 LARGE = 2**28
-"""Numbers of 8 bytes that bandwidth is measured on, and the square of twice the side of the product of arithmetic."""
+"""int64 numbers in the bandwidth buffer. The matrices of `arithmetic` have a side of half its square root."""
 
 
 def same_tokens(device: torch.device) -> dict[str, Any]:
-    """fp32, replayed against transformers on the GPU: the arithmetic is the same, so the tokens must be."""
+    """fp32 with CUDA graphs, compared with transformers on the GPU: the tokens must be the same."""
     model = decode.random_gpt2()
     gpt2 = decode.ours(model, "fp32", device)
     theirs = model.to(device)
     torch.manual_seed(1)
     prefixes = 0.1 * torch.randn(8, decode.PREFIX, gpt2.config.n_embd, device=device)
-    found = decode.Decoder(gpt2, 8)
-    rows = [found(prefixes) for _ in range(2)]
-    wanted = decode.generate(theirs, prefixes)
-    return {"frames": 8, "same_as_transformers": rows[0] == wanted, "same_again": rows[0] == rows[1]}
+    decoder = decode.Decoder(gpt2, 8)
+    rows = [decoder(prefixes) for _ in range(2)]
+    expected = decode.generate(theirs, prefixes)
+    return {"frames": 8, "same_as_transformers": rows[0] == expected, "same_again": rows[0] == rows[1]}
 
 
 def decoding(device: torch.device) -> dict[str, Any]:
@@ -78,14 +78,14 @@ def one_frame(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         pixels = pixels.pin_memory()
 
-    def look(given: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (mapping(tower.encode(given)).view(1, decode.PREFIX, -1),)
+    def encode_prefix(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (mapping(tower.encode(batch)).view(1, decode.PREFIX, -1),)
 
     batch: CudaGraphBatch[int] = CudaGraphBatch(
         gpt2, StopCriteria(decode.TOKENS, frozenset({decode.NEVER})), max_rows=1
     )
     with torch.inference_mode():
-        replay = GraphedCallable(look, [pixels.to(device)], device)
+        replay = GraphedCallable(encode_prefix, [pixels.to(device)], device)
     first, last = [], []
     for _ in range(10 + 5 * ROUNDS):
         synchronize(device)
@@ -111,25 +111,25 @@ def one_frame(device: torch.device) -> dict[str, Any]:
 
 
 def arithmetic(device: torch.device) -> dict[str, Any]:
-    """fp16 products a second on a large matrix: the other floor, for large batches."""
+    """fp16 throughput of a large matmul: the floor of large batches."""
     side = math.isqrt(LARGE) // 2
     one = torch.randn(side, side, device=device, dtype=torch.float16)
-    timing = interleaved({"product": lambda: one @ one}, device, rounds=ROUNDS)["product"]
+    timing = interleaved({"matmul": lambda: one @ one}, device, rounds=ROUNDS)["matmul"]
     teraflops = 2 * side**3 / timing.median / 1e12
     gpt2 = decode.ours(decode.random_gpt2(), "fp16", device)
     head = gpt2.config.n_embd * gpt2.config.vocab_size
     layers = decode.weight_bytes(gpt2, "fp16") // 2 - head
-    products = layers * (decode.PREFIX + decode.TOKENS - 1) + head * decode.TOKENS
-    floors = {str(frames): round(2000 * frames * products / (teraflops * 1e12), 3) for frames in FRAMES}
+    multiplications = layers * (decode.PREFIX + decode.TOKENS - 1) + head * decode.TOKENS
+    floors = {str(frames): round(2000 * frames * multiplications / (teraflops * 1e12), 3) for frames in FRAMES}
     result = {"teraflops_fp16": round(teraflops, 1), "floor_ms": floors}
     print(result)
     return result
 
 
 def bandwidth(device: torch.device) -> dict[str, Any]:
-    """GB/s of this GPU's memory: reading alone, as the floor is measured, and a copy, read and write counted.
+    """GB/s of this GPU's memory, for reading and for a copy (read and write both counted).
 
-    And the milliseconds that reading weights and cache for all tokens takes at the better of the two.
+    And the milliseconds to read weights and cache for all tokens at the best of these rates.
     """
     one = torch.ones(LARGE, device=device, dtype=torch.int64)
     other = torch.empty_like(one)
@@ -143,8 +143,8 @@ def bandwidth(device: torch.device) -> dict[str, Any]:
     gpt2 = decode.ours(decode.random_gpt2(), "fp16", device)
     config = gpt2.config
     weights = decode.TOKENS * decode.weight_bytes(gpt2, "fp16")
-    looked_at = sum(range(decode.PREFIX + 1, decode.PREFIX + decode.TOKENS))
-    cache = looked_at * 2 * config.n_layer * config.n_embd * 2
+    positions_read = sum(range(decode.PREFIX + 1, decode.PREFIX + decode.TOKENS))
+    cache = positions_read * 2 * config.n_layer * config.n_embd * 2
     best = max(moved.values())
     floors = {str(frames): round((weights + frames * cache) / best / 1e6, 3) for frames in FRAMES}
     result = {"gb_s": {name: round(each, 1) for name, each in moved.items()}, "floor_ms": floors}
@@ -153,25 +153,25 @@ def bandwidth(device: torch.device) -> dict[str, Any]:
 
 
 def binding_floor(parts: dict[str, Any]) -> dict[str, Any]:
-    """Each batch size beside whichever floor binds it: reading weights and cache, or arithmetic."""
+    """Each batch size compared with its binding floor: reading weights and cache, or arithmetic."""
     try:
         rows = {row["frames"]: row["median_ms"] for row in parts["decode"]["rows"] if row["contender"] == OURS}
         floors = {name: parts[name]["floor_ms"] for name in ("bandwidth", "arithmetic")}
     except KeyError as missing:
         return {"failed": f"{missing.args[0]} was not measured"}
-    found = {}
+    result = {}
     for frames, median in rows.items():
         binding = max(floors, key=lambda name: floors[name][str(frames)])
         floor = floors[binding][str(frames)]
-        found[str(frames)] = {
+        result[str(frames)] = {
             "binding": binding,
             "floor_ms": floor,
             "median_ms": median,
             "share_of_floor": round(floor / median, 3),
             "captions_per_second": round(1000 * frames / median, 1),
         }
-        print(f"{frames} frames: {median:.2f} ms, {found[str(frames)]['share_of_floor']:.2f} of the {binding} floor")
-    return found
+        print(f"{frames} frames: {median:.2f} ms, {result[str(frames)]['share_of_floor']:.2f} of the {binding} floor")
+    return result
 
 
 def staggered(device: torch.device) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, part in PARTS.items():
         if time.monotonic() - began > BUDGET_SECONDS:
-            content["parts"][name] = {"left_out": "the time was up"}
+            content["parts"][name] = {"left_out": "out of time"}
             continue
         print(f"== {name}", flush=True)
         gc.collect()
@@ -215,7 +215,7 @@ def main() -> None:
             torch.cuda.empty_cache()
         try:
             content["parts"][name] = part(device)
-        except Exception as error:  # noqa: BLE001 - one part that fails must not cost the others their figures
+        except Exception as error:  # noqa: BLE001 - a failed part must not end the run
             traceback.print_exc()
             content["parts"][name] = {"failed": f"{type(error).__name__}: {error}"}
         content["graphs"] = not capture_failed()

@@ -1,10 +1,9 @@
-"""Do full-size captioners in their original layouts give `transformers`' own greedy tokens, and how fast?
+"""Full-size captioners in their original file formats: the same greedy tokens as `transformers`, and the speed.
 
-Random weights of the published sizes are written as the original code writes them, loaded by name of the file, and
-their captions compared token for token with `transformers` on the same weights: `generate` where the original
-captioner is one that it runs (ClipCap, VisionEncoderDecoderModel), the original loop over `GPT2LMHeadModel.forward` for
-VideoCaptionerWithClip. Captions are made alone and in a batch. Images have the encoder's own size, so that no
-resizing filter stands between the two.
+Random weights of the published sizes are saved in the original format and loaded by file name. The captions are
+compared token by token with `transformers` on the same weights: with `generate` where it supports the captioner
+(ClipCap, VisionEncoderDecoderModel), with the original loop over `GPT2LMHeadModel.forward` for VideoCaptionerWithClip.
+Captions are decoded alone and in a batch. Images have the encoder's size, so that no resizing filter differs.
 
     python -m benchmarks.parity --frames 4 --tokens 20
 """

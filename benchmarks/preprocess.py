@@ -1,17 +1,14 @@
-"""What does it cost to bring a 720p frame to the model's size? Limit: 2 ms.
+"""Time to resize a 720p frame to the model's size. Goal: at most 2 ms.
 
-python benchmarks/preprocess.py
+python -m benchmarks.preprocess
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from streamcap.bench.machine import describe_machine
 from streamcap.bench.preprocess import measure_preprocess, table

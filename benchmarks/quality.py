@@ -1,9 +1,9 @@
-"""What does reduced precision cost in quality? The embedded captioner in fp32 and int8, on the same images.
+"""Caption quality in int8 compared with fp32: the embedded captioner on the same images.
 
-    python benchmarks/quality.py IMAGES.tar --list dev.txt --references results.csv
+    python -m benchmarks.quality IMAGES.tar --list dev.txt --references results.csv
 
-IMAGES.tar holds images, `--list` names those to caption, `--references` is Flickr30k's pipe-separated results.csv.
-Limit: BLEU-4 and CIDEr drop by less than 1 % of their value. Needs the `train` extra for the scores.
+IMAGES.tar contains the images, `--list` names those to caption, and `--references` is Flickr30k's pipe-separated
+results.csv. Goal: BLEU-4 and CIDEr drop by less than 1 %. Needs the `train` extra for the scores.
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from streamcap.bench.machine import describe_machine
 from streamcap.captioner import Result, load_captioner

@@ -1,4 +1,4 @@
-"""`streamcap serve` as a process of its own, for benchmarks that measure it from outside."""
+"""`streamcap serve` in a separate process, for benchmarks that measure it from outside."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ async def serving(arguments: Sequence[str]) -> AsyncIterator[ServiceAddress]:
     assert process.stderr is not None
     drain: asyncio.Task[None] | None = None
     try:
-        said, base = [], ""
+        output, base = [], ""
         async for line in process.stderr:
-            said.append(line.decode())
-            if (found := re.search(r"listening on (http://\S+?)/?\s*$", said[-1])) is not None:
+            output.append(line.decode())
+            if (found := re.search(r"listening on (http://\S+?)/?\s*$", output[-1])) is not None:
                 base = found[1]
                 break
         if not base:
-            raise SystemExit(f"the service did not start:\n{''.join(said)}")
+            raise SystemExit(f"the service did not start:\n{''.join(output)}")
         drain = asyncio.create_task(_drain(process.stderr))
         yield ServiceAddress(base, process.pid)
     finally:

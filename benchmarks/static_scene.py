@@ -1,13 +1,12 @@
-"""What the change gate saves on a scene that stays, and what it costs on one that changes.
+"""Decodes that the change gate saves on a static scene, and its delay on a changing one.
 
-    python -m benchmarks.static_scene [--minutes 10] [--refresh-interval 60] [--every 1] [--json benchmarks/results/static_scene.json]
+    python -m benchmarks.static_scene [--minutes 10] [--refresh-interval 60] [--every 1] [--json PATH]
 
-Four streams in one service. Two are cameras of a real RTSP server that look at a scene where nothing moves: H.264 with
-the encoder's own noise, and the same with a sensor's noise in every image. The third is a drawn scene that stays
-while what is in it moves. The fourth changes its scene every 3 s. Wanted: one caption per refresh for the first three,
-the decode skipped for what has not moved; every change captioned for the fourth, with the delay from the change to the
-caption. On a machine that others use, samples are replaced by newer ones before the device is free: *looked at* says
-how many were not.
+Four streams in one service. Two are cameras of a real RTSP server with a static scene: H.264 with encoder noise only,
+and with sensor noise in every frame. The third is a drawn scene whose content moves. The fourth changes its scene every
+3 s. Expected: for the first three, one caption per refresh, and no decode without movement; for the fourth, a caption
+for every change, with the delay from the change to the caption. On a busy machine, newer samples replace waiting ones:
+*processed* is the number of samples that were not replaced.
 """
 
 from __future__ import annotations
@@ -96,9 +95,9 @@ def _staying(finals: list[dict[str, Any]], view: dict[str, Any], arguments: argp
     seconds = (view["sampled"] - 1) * arguments.every
     return {
         "samples": view["sampled"],
-        "looked_at": view["captions"] + view["extended"],
+        "processed": view["captions"] + view["extended"],
         "captions": len(finals),
-        "captions_wanted": int(seconds // arguments.refresh_interval) + 1,
+        "captions_expected": int(seconds // arguments.refresh_interval) + 1,
         "extended": view["extended"],
         "decode_skipped": view["decode_skipped"],
         "sentences": sorted({c["text"] for c in finals}),
@@ -122,7 +121,7 @@ def _changing(finals: list[dict[str, Any]], view: dict[str, Any]) -> dict[str, A
         "captioned": len(captioned & set(range(last))),
         "captioned_truly": len([number for number in first_true if number < last]),
         "samples": view["sampled"],
-        "looked_at": view["captions"] + view["extended"],
+        "processed": view["captions"] + view["extended"],
         "captions": len(finals),
         "extended": view["extended"],
         "decode_skipped": view["decode_skipped"],
@@ -132,16 +131,17 @@ def _changing(finals: list[dict[str, Any]], view: dict[str, Any]) -> dict[str, A
 
 def show(result: dict[str, Any]) -> None:
     table = Table(title=f"change gate, {result['minutes']:g} min, sampled every {result['every_s']:g} s")
-    for column in ("stream", "samples", "looked at", "captions", "wanted", "decode skipped"):
+    for column in ("stream", "samples", "processed", "captions", "expected", "decode skipped"):
         table.add_column(column, justify="left" if column == "stream" else "right")
     for name in STAYING:
         row = result[name]
         table.add_row(
-            name, *(str(row[key]) for key in ("samples", "looked_at", "captions", "captions_wanted", "decode_skipped"))
+            name,
+            *(str(row[key]) for key in ("samples", "processed", "captions", "captions_expected", "decode_skipped")),
         )
     changing = result["changing"]
     table.add_row(
-        "changing", *(str(changing[key]) for key in ("samples", "looked_at", "captions", "changes", "decode_skipped"))
+        "changing", *(str(changing[key]) for key in ("samples", "processed", "captions", "changes", "decode_skipped"))
     )
     console = Console()
     console.print(table)

@@ -1,9 +1,9 @@
-"""Does the whole way from clips to a scored captioner work? Three commands on a small MSR-VTT-like set of drawn clips.
+"""Training from clips to a scored captioner: three commands on a small data set of drawn clips in MSR-VTT's format.
 
     python -m benchmarks.training_flow --folder /tmp/flow [--clips 400] [--epochs 40]
 
 Draws clips, writes them as H.264 with an MSR-VTT json beside them, then runs `streamcap dataset`, `train` and
-`evaluate` as a user would. Prints the share of unseen clips whose sentence is right word for word, and writes JSON.
+`evaluate` as a user would. Prints the share of unseen clips whose caption is exactly right, and writes JSON.
 """
 
 from __future__ import annotations

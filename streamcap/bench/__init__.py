@@ -1,4 +1,4 @@
-"""Measurements of the captioner's parts beside what others offer and beside the machine's own limit.
+"""Benchmarks of the captioner's stages, compared with other runtimes and with the limits of the machine.
 
-Decode and encode need torch, transformers and numpy alone.
+`decode` and `encode` need only torch, transformers and numpy.
 """

@@ -1,7 +1,7 @@
-"""onnxruntime and OpenVINO with the same weights, where they are installed: on a CPU, with as many threads as torch.
+"""The baselines onnxruntime and OpenVINO, if installed: same weights, on a CPU, with as many threads as torch.
 
-Each takes the graph of `streamcap.bench.onnx_graph` by its usual converter. int8 is what comes with the package:
-onnxruntime's `quantize_dynamic`; in OpenVINO, weights of 8 bits, the form it knows as compressed weights.
+Each converts the graph of `streamcap.bench.onnx_graph` with its usual converter. int8 is what the packages offer:
+`quantize_dynamic` of onnxruntime, and OpenVINO's compressed int8 weights.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from streamcap.bench.onnx_graph import Step, Tower, export, with_codes
+from streamcap.bench.onnx_graph import Step, Tower, export, with_int8_weights
 from streamcap.captioner.kernels.int8_torch import int8_saturates
 from streamcap.extras import install_command
 
 PRECISIONS = ("fp32", "int8")
 ONNXRUNTIME, OPENVINO = "onnxruntime", "OpenVINO"
 NEEDED = {ONNXRUNTIME: ("onnxruntime", "onnx", "onnxscript"), OPENVINO: ("openvino",)}
-"""The packages that each peer is measured with."""
+"""The packages that each baseline needs."""
 
 
 class Session(Protocol):
-    """A graph that is ready to run. Values are the runtime's own, so that a cache need not be copied at every token."""
+    """A compiled graph. Values are the runtime's own tensors, so that the cache is not copied at every token."""
 
     def value(self, array: npt.NDArray[Any]) -> Any:
-        """`array`, which must not change until it has been read, as an input."""
+        """An input with the content of `array`, which must not change until it is read."""
 
     def run(self, values: Sequence[Any]) -> list[Any]:
-        """Outputs, in order, for inputs in order. They hold until the next call but one."""
+        """The outputs for these inputs, valid until the call after the next one."""
 
     def array(self, value: Any) -> npt.NDArray[Any]:
-        """An output's numbers."""
+        """An output as an array."""
 
 
 @dataclass(slots=True)
 class Baselines:
-    """What can be measured, by contender, and why the rest cannot."""
+    """Sessions by contender name, and for each baseline without one the reason."""
 
     sessions: dict[str, Session] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
 def missing(baseline: str) -> str | None:
-    """Why `baseline` cannot be measured here, or None."""
+    """Why `baseline` cannot be measured; None if it can."""
     absent = [name for name in NEEDED[baseline] if importlib.util.find_spec(name) is None]
     return f"{', '.join(absent)} not installed; {install_command('peers')}" if absent else None
 
@@ -66,40 +66,40 @@ def baselines(
     precisions: Iterable[str],
     leave_out: Iterable[str] = (),
 ) -> Iterator[Baselines]:
-    """Sessions of `graph` for each installed peer and precision, their files in a folder that goes at the end.
+    """Sessions of `graph` for each installed baseline and precision; their files are deleted at the end.
 
-    Contenders are called `onnxruntime fp32`, `OpenVINO int8` and so on; those that begin with one of `leave_out` are
-    neither made nor mentioned.
+    Contenders are called `onnxruntime fp32`, `OpenVINO int8` and so on. leave_out: prefixes of contender names that are
+    neither built nor reported.
     """
     omitted = tuple(leave_out)
-    found = Baselines()
+    result = Baselines()
     with TemporaryDirectory(prefix="streamcap-bench-") as folder:
         for baseline, start in ((ONNXRUNTIME, _onnxruntime), (OPENVINO, _openvino)):
-            wanted = [
+            requested = [
                 name for name in PRECISIONS if name in precisions and not f"{baseline} {name}".startswith(omitted)
             ]
-            if not wanted:
+            if not requested:
                 continue
-            reason = missing(baseline) if device.type == "cpu" else "it is measured on a CPU alone"
+            reason = missing(baseline) if device.type == "cpu" else "it is measured only on a CPU"
             if reason is None:
                 try:
-                    sessions = start(graph(), wanted, Path(folder))
-                    found.sessions |= {f"{baseline} {name}": session for name, session in sessions.items()}
-                # A converter of another version may raise anything; the other rows are worth having all the same.
+                    sessions = start(graph(), requested, Path(folder))
+                    result.sessions |= {f"{baseline} {name}": session for name, session in sessions.items()}
+                # A converter of another version may raise anything; the other rows must not be lost.
                 except Exception as error:  # noqa: BLE001
                     reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             if reason is not None:
-                found.left_out[baseline] = reason
-        yield found
+                result.left_out[baseline] = reason
+        yield result
 
 
 class GreedyLoop:
-    """A greedy loop over a session of `Step`, for prefixes (B, P, width)."""
+    """Greedy decoding with a session of `Step`, for prefixes (B, P, width)."""
 
     def __init__(self, session: Session, model: Any, tokens: int) -> None:
-        """model: transformers' GPT-2 that the session was made of."""
+        """model: the session's GPT-2, from transformers."""
         self._session = session
-        self._words: npt.NDArray[np.float32] = model.transformer.wte.weight.detach().numpy()
+        self._embeddings: npt.NDArray[np.float32] = model.transformer.wte.weight.detach().numpy()
         config = model.config
         self._cache = (2 * config.n_layer, config.n_head, config.n_embd // config.n_head)
         self._tokens = tokens
@@ -109,39 +109,39 @@ class GreedyLoop:
         embeddings = prefixes.numpy()
         count, heads, width = self._cache
         cache = [session.value(np.zeros((len(prefixes), heads, 0, width), np.float32)) for _ in range(count)]
-        found: list[npt.NDArray[np.int64]] = []
+        steps: list[npt.NDArray[np.int64]] = []
         past = 0
         while True:
             total = past + embeddings.shape[1]
             positions = np.arange(past, total)
             mask = np.where(np.arange(total) <= positions[:, None], np.float32(0), np.float32(-np.inf))
-            inputs = [session.value(each) for each in (embeddings, positions, mask)]
+            inputs = [session.value(array) for array in (embeddings, positions, mask)]
             logits, *cache = session.run([*inputs, *cache])
-            found.append(session.array(logits).argmax(-1))
-            if len(found) == self._tokens:
-                rows: list[list[int]] = np.stack(found, axis=1).tolist()
+            steps.append(session.array(logits).argmax(-1))
+            if len(steps) == self._tokens:
+                rows: list[list[int]] = np.stack(steps, axis=1).tolist()
                 return rows
-            past, embeddings = total, self._words[found[-1]][:, None]
+            past, embeddings = total, self._embeddings[steps[-1]][:, None]
 
 
 def encoder(session: Session, pixels: Tensor) -> Callable[[], Tensor]:
-    """A call of a session of `Tower` on normalised pixels (B, 3, side, side)."""
-    given = session.value(pixels.contiguous().numpy())
-    return lambda: torch.from_numpy(session.array(session.run([given])[0]))
+    """A call of a session of `Tower` on normalized pixels (B, 3, side, side)."""
+    value = session.value(pixels.contiguous().numpy())
+    return lambda: torch.from_numpy(session.array(session.run([value])[0]))
 
 
 def _onnxruntime(graph: Step | Tower, precisions: Iterable[str], folder: Path) -> dict[str, Session]:
     with _quiet():
-        whole = folder / "fp32.onnx"
+        fp32 = folder / "fp32.onnx"
         program: Any = torch.onnx.export(export(graph), (), dynamo=True, verbose=False)
-        program.save(whole)
+        program.save(fp32)
         if "int8" in precisions:
             from onnxruntime.quantization import QuantType, quantize_dynamic
 
-            # Products alone, as is usual for transformers; weights of 7 bits where sums of full bytes saturate
+            # Only MatMul, as is usual for transformers; 7-bit weights on CPUs without VNNI
             # (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
             quantize_dynamic(
-                whole,
+                fp32,
                 folder / "int8.onnx",
                 op_types_to_quantize=["MatMul"],
                 per_channel=True,
@@ -183,7 +183,7 @@ def _openvino(graph: Step | Tower, precisions: Iterable[str], folder: Path) -> d
     sessions: dict[str, Session] = {}
     for name in precisions:
         with _quiet():
-            program = export(with_codes(graph) if name == "int8" else graph)
+            program = export(with_int8_weights(graph) if name == "int8" else graph)
             model = library.convert_model(program)
         sessions[name] = _OpenVino(library, model)
     return sessions
@@ -196,11 +196,11 @@ class _OpenVino:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "ENABLE_HYPER_THREADING": True,  # else it takes no more threads than there are whole cores
+            "ENABLE_HYPER_THREADING": True,  # without it, OpenVINO uses at most one thread per physical core
         }
         compiled = library.Core().compile_model(model, "CPU", settings)
         self._count = len(compiled.outputs)
-        # Two in turn, as the outputs of one are the inputs of the next.
+        # Two, used alternately: the outputs of one are the inputs of the next.
         self._requests = [compiled.create_infer_request() for _ in range(2)]
 
     def value(self, array: npt.NDArray[Any]) -> Any:
@@ -220,7 +220,7 @@ class _OpenVino:
 
 
 def _import_openvino() -> Any:
-    """OpenVINO without `openvino_telemetry`, which tells Intel of every import and conversion unless it is missing."""
+    """OpenVINO without `openvino_telemetry`, which would report every import and conversion to Intel."""
     blocked = "openvino_telemetry"
     before = sys.modules.get(blocked)
     sys.modules[blocked] = None  # type: ignore[assignment]
@@ -236,7 +236,7 @@ def _import_openvino() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Converters warn of torch's own deprecated calls, tell at length what they do, and set up everybody's logging."""
+    """Silence the converters: they log at length, warn of deprecated torch calls and reconfigure the root logger."""
     root = logging.getLogger()
     level, handlers, disabled = root.level, list(root.handlers), logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -1,4 +1,4 @@
-"""The image of a measurement: latency by batch size, the floor as a line."""
+"""A chart of a decode benchmark: latency by batch size, with the floor as a dashed line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from streamcap.extras import install_command
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Write a PNG of `result["decode"]`. Raises InputError where matplotlib is not installed or `path` cannot be
-    written."""
+    """Write a PNG of `result["decode"]`. Raises InputError if matplotlib is missing or `path` cannot be written."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

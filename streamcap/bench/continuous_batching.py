@@ -1,4 +1,4 @@
-"""Frames of many streams that arrive one by one: join the running batch, or wait for the whole batch's end?"""
+"""Continuous batching against whole batches, for frames of many streams that arrive one by one."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Batch = ContinuousBatch[int] | CudaGraphBatch[int]
 def measure_continuous_batching(
     gpt2: GPT2, *, streams: int = 16, load: float = 0.7, seconds: float = 20.0, max_rows: int = 16
 ) -> dict[str, Any]:
-    """Both ways at the same arrivals: each stream's frames are evenly spaced, the streams shifted against each other.
+    """Both policies with the same arrivals: evenly spaced frames per stream, each stream with another offset.
 
-    load: arrivals a second as a share of what whole batches of `streams` frames can do. Latencies are from a frame's
-    arrival to its last token, in milliseconds.
+    load: arrivals per second, as a fraction of the throughput of whole batches of `streams` frames. Latencies are from
+    a frame's arrival to its last token, in milliseconds.
     """
     torch.manual_seed(3)
     prefixes = 0.1 * torch.randn(streams, PREFIX, gpt2.config.n_embd, device=gpt2.device)
@@ -76,7 +76,7 @@ def _batch(gpt2: GPT2, max_rows: int) -> Batch:
 
 
 def _warm_up(batch: Batch, prefixes: Tensor, max_rows: int) -> None:
-    """Every size a batch can have, largest first: what is recorded once on a GPU is not part of any latency."""
+    """Run every batch size, largest first, so that no latency includes the capture of a CUDA graph."""
     count = max_rows
     while count:
         for number in range(count):
@@ -87,7 +87,7 @@ def _warm_up(batch: Batch, prefixes: Tensor, max_rows: int) -> None:
 
 
 def _throughput(gpt2: GPT2, prefixes: Tensor, max_rows: int) -> float:
-    """Captions a second of whole batches without a pause."""
+    """Captions per second of whole batches without a pause."""
     batch = _batch(gpt2, max_rows)
     taken = []
     for _ in range(4):
@@ -110,24 +110,24 @@ def _joining(batch: Batch, arrivals: list[tuple[float, int]], prefixes: Tensor) 
 
 def _run(batch: Batch, arrivals: list[tuple[float, int]], prefixes: Tensor, *, join: bool) -> list[float]:
     latencies: list[float] = []
-    came: dict[int, float] = {}
+    arrived: dict[int, float] = {}
     began = time.perf_counter()
-    coming = list(reversed(arrivals))
+    pending = list(reversed(arrivals))
     number = 0
-    while coming or batch.active:
+    while pending or batch.active:
         now = time.perf_counter() - began
         if join or not batch.active:
-            while coming and coming[-1][0] <= now:
-                at, stream = coming.pop()
-                came[number] = at
+            while pending and pending[-1][0] <= now:
+                at, stream = pending.pop()
+                arrived[number] = at
                 batch.add(number, Prompt(prefixes[stream]))
                 number += 1
         if not batch.active:
-            time.sleep(max(0.0, coming[-1][0] - now))
+            time.sleep(max(0.0, pending[-1][0] - now))
             continue
         finished = batch.step()
         now = time.perf_counter() - began
-        latencies += [now - came.pop(row.key) for row in finished]
+        latencies += [now - arrived.pop(row.key) for row in finished]
     return latencies
 
 

@@ -1,4 +1,4 @@
-"""Decoding GPT-2 124M: a 10-position prefix, 20 tokens, greedy; beside transformers and the reading of the weights."""
+"""Greedy decoding with GPT-2 124M, 20 tokens from a prefix of 10, compared with other runtimes and memory bandwidth."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ TOKENS = 20
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 _FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Decode = Callable[[Tensor], list[list[int]]]
-"""Prefixes (B, P, width) to each caption's tokens."""
+"""Prefixes (B, P, width) → each caption's tokens."""
 NEVER = -1
-"""A stop token that does not come: every caption has all its tokens."""
+"""A stop token that never occurs: every caption has `TOKENS` tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,10 @@ class Row:
     frames: int
     timing: Timing
     to_transformers: float
-    """Median over the rounds of its time / transformers' time (dynamic cache, the device's own precision)."""
+    """Median of its time / transformers' time over the rounds (dynamic cache, the device's usual precision)."""
     to_floor: float | None
     same_tokens: bool | None
-    """Whether the tokens are those of transformers."""
+    """Whether the tokens equal those of transformers."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -63,11 +63,11 @@ class Row:
 
 
 def weight_bytes(gpt2: GPT2, precision: str) -> int:
-    """Bytes of weights that one token reads: all layers and the head, with int8's scales and the biases in float32."""
-    products = [module for module in gpt2.modules() if isinstance(module, nn.Linear | Int8Linear | PackedLinear)]
-    weights = sum(module.in_features * module.out_features for module in products)
-    beside = sum(module.out_features for module in products)
-    return weights * _BYTES[precision] + (8 if precision == "int8" else 0) * beside
+    """Bytes of weights read for one token: all layers and the head; for int8, also scales and biases in float32."""
+    linears = [module for module in gpt2.modules() if isinstance(module, nn.Linear | Int8Linear | PackedLinear)]
+    weights = sum(module.in_features * module.out_features for module in linears)
+    outputs = sum(module.out_features for module in linears)
+    return weights * _BYTES[precision] + (8 if precision == "int8" else 0) * outputs
 
 
 def random_gpt2(seed: int = 0) -> Any:
@@ -81,13 +81,13 @@ def random_gpt2(seed: int = 0) -> Any:
 
 
 def ours(theirs: Any, precision: str, device: torch.device) -> GPT2:
-    """Our decoder with the weights of transformers' model."""
+    """streamcap's decoder with the weights of transformers' model."""
     state = {name: tensor.detach().clone() for name, tensor in theirs.state_dict().items()}
     return convert(load_gpt2(state, theirs.config.to_dict(), "random weights", prefix=""), precision, device)
 
 
-def with_torchs_products(theirs: Any) -> GPT2:
-    """Our decoder in int8 as it is where there is no C compiler."""
+def without_kernels(theirs: Any) -> GPT2:
+    """streamcap's decoder in int8 on torch alone, as on a machine without a C compiler."""
     state = {name: tensor.detach().clone() for name, tensor in theirs.state_dict().items()}
     gpt2 = load_gpt2(state, theirs.config.to_dict(), "random weights", prefix="")
     quantize(gpt2)
@@ -96,8 +96,8 @@ def with_torchs_products(theirs: Any) -> GPT2:
 
 
 def generate(model: Any, prefixes: Tensor, **more: Any) -> list[list[int]]:
-    """transformers' own greedy loop."""
-    # No end-of-text, so that every caption has all its tokens.
+    """transformers' greedy search."""
+    # No end-of-text token, so that every caption has all its tokens.
     model.generation_config.eos_token_id = None
     mask = torch.ones(prefixes.shape[:2], dtype=torch.long, device=prefixes.device)
     out = model.generate(
@@ -115,7 +115,7 @@ def generate(model: Any, prefixes: Tensor, **more: Any) -> list[list[int]]:
 
 @torch.inference_mode()
 def without_cache(model: Any, prefixes: Tensor) -> list[list[int]]:
-    """The loop of the scripts this project comes from: the whole sequence again for every token."""
+    """The loop of the original scripts: every token runs the full sequence again."""
     embeddings = prefixes
     tokens: list[Tensor] = []
     for _ in range(TOKENS):
@@ -126,19 +126,19 @@ def without_cache(model: Any, prefixes: Tensor) -> list[list[int]]:
 
 
 def decode(gpt2: GPT2, prefixes: Tensor) -> list[list[int]]:
-    """Our running batch."""
-    limits = StopCriteria(TOKENS, frozenset({NEVER}))
-    batch: ContinuousBatch[int] = ContinuousBatch(gpt2, GreedySampler(), limits, max_rows=len(prefixes))
+    """`ContinuousBatch` on these prefixes."""
+    stop_criteria = StopCriteria(TOKENS, frozenset({NEVER}))
+    batch: ContinuousBatch[int] = ContinuousBatch(gpt2, GreedySampler(), stop_criteria, max_rows=len(prefixes))
     for number, prefix in enumerate(prefixes):
         batch.add(number, Prompt(prefix))
-    found: dict[int, list[int]] = {}
+    finished: dict[int, list[int]] = {}
     while batch.active:
-        found |= {row.key: row.tokens for row in batch.step()}
-    return [found[number] for number in range(len(prefixes))]
+        finished |= {row.key: row.tokens for row in batch.step()}
+    return [finished[number] for number in range(len(prefixes))]
 
 
 class Decoder:
-    """Our batch in the device's slots, kept from call to call as the captioner keeps it."""
+    """A `CudaGraphBatch` that is reused from call to call, as in the captioner."""
 
     def __init__(self, gpt2: GPT2, frames: int) -> None:
         self._batch: CudaGraphBatch[int] = CudaGraphBatch(
@@ -148,14 +148,14 @@ class Decoder:
     def __call__(self, prefixes: Tensor) -> list[list[int]]:
         for number, prefix in enumerate(prefixes):
             self._batch.add(number, Prompt(prefix))
-        found: dict[int, list[int]] = {}
+        finished: dict[int, list[int]] = {}
         while self._batch.active:
-            found |= {row.key: row.tokens for row in self._batch.step()}
-        return [found[number] for number in range(len(prefixes))]
+            finished |= {row.key: row.tokens for row in self._batch.step()}
+        return [finished[number] for number in range(len(prefixes))]
 
 
 def parts(gpt2: GPT2, frames: int, device: torch.device, rounds: int) -> dict[str, float]:
-    """Milliseconds of prefill, one step's layers, the head and the selection: what a caption's time goes to."""
+    """Milliseconds of a caption's parts: the prefill, one step's layers, the head and the sampling."""
     cache = gpt2.new_cache(rows=frames, positions=PREFIX + TOKENS)
     prefixes = torch.randn(frames, PREFIX, gpt2.config.n_embd, device=device)
     tokens = torch.zeros(frames, dtype=torch.long, device=device)
@@ -188,12 +188,12 @@ def measure_decode(
     rounds: int = 7,
     leave_out: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Everything beside everything, in turn: rows, floors and parts, as JSON.
+    """All contenders, interleaved: rows, floors and parts, as JSON.
 
-    onnxruntime and OpenVINO are measured on a CPU where they are installed; `baselines` says why one is not, and which of
-    them gives other tokens than transformers in fp32.
+    onnxruntime and OpenVINO are measured on a CPU, if installed; `peers.left_out` has the reason otherwise, and
+    `peers.other_tokens_in_fp32` lists those whose tokens differ from transformers'.
 
-    leave_out: beginnings of contenders' names; `transformers fp32` (on a GPU `fp16`) is always measured.
+    leave_out: prefixes of contender names; `transformers fp32` (on a GPU `fp16`) is always measured.
     """
     omitted = tuple(leave_out)
     precisions = list(precisions)
@@ -202,7 +202,7 @@ def measure_decode(
     decoders = {precision: ours(model, precision, device) for precision in precisions}
     others: dict[str, Decode] = {}
     if any(isinstance(module, PackedLinear) for gpt2 in decoders.values() for module in gpt2.modules()):
-        others["streamcap, torch's products int8"] = partial(decode, with_torchs_products(model))
+        others["streamcap, no kernels int8"] = partial(decode, without_kernels(model))
     theirs = copy.deepcopy(model).to(device, _FLOATS[base])
     readers = {name: BandwidthProbe(weight_bytes(gpt2, name), device) for name, gpt2 in decoders.items()}
     rows: list[Row] = []
@@ -212,8 +212,8 @@ def measure_decode(
         others |= {name: GreedyLoop(session, model, TOKENS) for name, session in found.sessions.items()}
         for count in frames:
             prefixes = 0.1 * torch.randn(count, PREFIX, model.config.n_embd)
-            said: dict[str, list[list[int]]] = {}
-            contenders = _contenders(theirs, decoders, others, prefixes.to(device, theirs.dtype), said)
+            tokens: dict[str, list[list[int]]] = {}
+            contenders = _contenders(theirs, decoders, others, prefixes.to(device, theirs.dtype), tokens)
             contenders = {
                 name: call
                 for name, call in contenders.items()
@@ -222,7 +222,7 @@ def measure_decode(
             for name, probe in readers.items():
                 contenders[f"floor {name}"] = _reading(probe)
             timings = interleaved(contenders, device, rounds=rounds)
-            rows += _rows(count, timings, said, base)
+            rows += _rows(count, timings, tokens, base)
             detail[str(count)] = {name: parts(gpt2, count, device, rounds) for name, gpt2 in decoders.items()}
     best = {row.name: row.timing.best for row in rows}
     return {
@@ -246,8 +246,8 @@ def measure_decode(
     }
 
 
-def _rows(count: int, timings: dict[str, Timing], said: dict[str, list[list[int]]], base: str) -> list[Row]:
-    """What `count` frames at once took, beside transformers and the floor of the contender's precision."""
+def _rows(count: int, timings: dict[str, Timing], tokens: dict[str, list[list[int]]], base: str) -> list[Row]:
+    """The rows of batch size `count`, compared with transformers and with the floor of the contender's precision."""
     usual = f"transformers {base}"
     rows = []
     for name, timing in timings.items():
@@ -259,7 +259,7 @@ def _rows(count: int, timings: dict[str, Timing], said: dict[str, list[list[int]
                 timing,
                 ratio(timing, timings[usual]),
                 None if floor is None or name.startswith("floor") else ratio(timing, floor),
-                said[name] == said[usual] if name in said else None,
+                tokens[name] == tokens[usual] if name in tokens else None,
             )
         )
     return rows
@@ -278,7 +278,7 @@ def _contenders(
     decoders: dict[str, GPT2],
     others: dict[str, Decode],
     prefixes: Tensor,
-    said: dict[str, list[list[int]]],
+    tokens: dict[str, list[list[int]]],
 ) -> dict[str, Callable[[], object]]:
     base = "fp32" if theirs.dtype == torch.float32 else "fp16"
     calls: dict[str, Callable[[], list[list[int]]]] = {
@@ -300,7 +300,7 @@ def _contenders(
 
     def keeping(name: str, call: Callable[[], list[list[int]]]) -> Callable[[], object]:
         def run() -> None:
-            said[name] = call()
+            tokens[name] = call()
 
         return run
 
@@ -319,9 +319,9 @@ def table(result: dict[str, Any]) -> str:
         )
     for name, size in result["bytes_per_token"].items():
         lines.append(f"{name}: {size / 1e6:.0f} MB a token, read at {result['bandwidth_gb_s'][name]:.1f} GB/s")
-    for frames, found in result["parts_ms"].items():
-        for name, each in found.items():
-            spent = ", ".join(f"{part} {taken:.2f}" for part, taken in each.items())
+    for frames, by_precision in result["parts_ms"].items():
+        for name, milliseconds in by_precision.items():
+            spent = ", ".join(f"{part} {taken:.2f}" for part, taken in milliseconds.items())
             lines.append(f"parts in ms, {name}, {frames} frame(s): {spent}")
     lines += [f"{name} is left out: {reason}" for name, reason in result["peers"]["left_out"].items()]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Encoding images with CLIP's ViT-B/32, beside transformers: random weights, 224 × 224."""
+"""Encoding 224 × 224 images with CLIP ViT-B/32 (random weights), compared with transformers and other runtimes."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def random_clip(seed: int = 0) -> Any:
 
 
 def mapping(width: int, gpt2: GPT2, positions: int) -> nn.Module:
-    """ClipCap's perceptron with random weights: (B, width) → (B, positions × the decoder's width)."""
-    whole = positions * gpt2.config.n_embd
-    layers = nn.Sequential(nn.Linear(width, whole // 2), nn.Tanh(), nn.Linear(whole // 2, whole))
+    """ClipCap's MLP with random weights: (B, width) → (B, positions × the decoder's width)."""
+    outputs = positions * gpt2.config.n_embd
+    layers = nn.Sequential(nn.Linear(width, outputs // 2), nn.Tanh(), nn.Linear(outputs // 2, outputs))
     return layers.to(gpt2.device, gpt2.dtype)
 
 
 def tower(theirs: Any, precision: str, device: torch.device) -> Vision:
-    """Our tower with the weights of transformers' model."""
+    """streamcap's tower with the weights of transformers' model."""
     state = {name: tensor.detach().clone() for name, tensor in theirs.state_dict().items()}
     kept = {
         name.removeprefix("vision_model."): tensor for name, tensor in state.items() if name.startswith("vision_model.")
@@ -62,10 +62,10 @@ def measure_encode(
     rounds: int = 7,
     leave_out: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Rows for every batch size, as JSON; `cosine` is the least cosine to transformers' embedding.
+    """Rows for every batch size, as JSON; `cosine` is the lowest cosine with transformers' embedding.
 
-    onnxruntime and OpenVINO are measured on a CPU where they are installed, else `baselines` says why not. leave_out:
-    beginnings of their contenders' names.
+    onnxruntime and OpenVINO are measured on a CPU, if installed; `peers.left_out` has the reason otherwise. leave_out:
+    prefixes of their contenders' names.
     """
     base = "fp32" if device.type == "cpu" else "fp16"
     precisions = list(precisions)
@@ -77,12 +77,12 @@ def measure_encode(
         for count in frames:
             torch.manual_seed(count)
             pixels = torch.randint(0, 256, (count, 224, 224, 3), dtype=torch.uint8, device=device)
-            normalised = next(iter(towers.values())).normalize(pixels).to(theirs.dtype)
-            contenders = _contenders(theirs, towers, pixels, normalised)
-            contenders |= {name: encoder(session, normalised) for name, session in found.sessions.items()}
+            normalized = next(iter(towers.values())).normalize(pixels).to(theirs.dtype)
+            contenders = _contenders(theirs, towers, pixels, normalized)
+            contenders |= {name: encoder(session, normalized) for name, session in found.sessions.items()}
             with torch.inference_mode():
                 timings = interleaved(contenders, device, rounds=rounds)
-                wanted = contenders[f"transformers {base}"]().float()
+                expected = contenders[f"transformers {base}"]().float()
                 for name, timing in timings.items():
                     rows.append(
                         {
@@ -91,7 +91,7 @@ def measure_encode(
                             "median_ms": round(1000 * timing.median, 3),
                             "best_ms": round(1000 * timing.best, 3),
                             "to_transformers": round(ratio(timing, timings[f"transformers {base}"]), 3),
-                            "cosine": round(float(_cosine(contenders[name](), wanted)), 5),
+                            "cosine": round(float(_cosine(contenders[name](), expected)), 5),
                         }
                     )
     return {
@@ -102,10 +102,10 @@ def measure_encode(
 
 
 def _contenders(
-    theirs: Any, towers: dict[str, Vision], pixels: Tensor, normalised: Tensor
+    theirs: Any, towers: dict[str, Vision], pixels: Tensor, normalized: Tensor
 ) -> dict[str, Callable[[], Tensor]]:
     base = "fp32" if theirs.dtype == torch.float32 else "fp16"
-    contenders: dict[str, Callable[[], Tensor]] = {f"transformers {base}": partial(_theirs, theirs, normalised)}
+    contenders: dict[str, Callable[[], Tensor]] = {f"transformers {base}": partial(_theirs, theirs, normalized)}
     for precision, own in towers.items():
         if pixels.device.type == "cpu":
             contenders[f"streamcap {precision}"] = partial(own.encode, pixels)
@@ -115,14 +115,14 @@ def _contenders(
     return contenders
 
 
-def _theirs(model: Any, normalised: Tensor) -> Tensor:
-    embeddings: Tensor = model(pixel_values=normalised).image_embeds
+def _theirs(model: Any, normalized: Tensor) -> Tensor:
+    embeddings: Tensor = model(pixel_values=normalized).image_embeds
     return embeddings
 
 
 def _replayed(own: Vision, pixels: Tensor, device: torch.device) -> Callable[[], Tensor]:
     with torch.inference_mode():
-        replay = GraphedCallable(lambda given: (own.encode(given),), [pixels], device)
+        replay = GraphedCallable(lambda batch: (own.encode(batch),), [pixels], device)
     return lambda: replay(pixels)[0]
 
 

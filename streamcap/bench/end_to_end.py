@@ -1,4 +1,4 @@
-"""One 720p frame from image to caption: preprocessing, encoding, decoding, and the share of each."""
+"""One 720p frame from pixels to caption: the time of preprocessing, encoding and decoding."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _UNTIMED = 3
 
 
 def frame(height: int = 720, width: int = 1280) -> Pixels:
-    """An image with something in it: a sky, a ground, a red ball and a blue box. (height, width, 3)."""
+    """A drawn image, (height, width, 3): sky, ground, a red ball and a blue box."""
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     image = np.empty((height, width, 3), np.float32)
     image[:] = np.where((rows < 0.6 * height)[..., None], (150, 190, 235), (90, 140, 70))
@@ -42,10 +42,10 @@ def frame(height: int = 720, width: int = 1280) -> Pixels:
 def measure_end_to_end(
     device: torch.device, *, precisions: Iterable[str], rounds: int = 30, big: bool = True
 ) -> dict[str, Any]:
-    """Medians of each stage and of the whole, in milliseconds, as JSON; stages in turn, one frame at a time.
+    """Medians of each stage and of the total, in milliseconds, as JSON; one frame at a time.
 
-    `mini` in every precision, and, `big`, random weights of the usual size: 10 positions, 20 tokens, a perceptron
-    between.
+    `mini` in every precision; with `big`, also random weights of the usual size, with an MLP mapping to a prefix of 10
+    positions, and 20 tokens.
     """
     image = frame()
     rows = []
@@ -86,30 +86,30 @@ def _big(device: torch.device, precision: str, image: Pixels) -> Stages:
     batch = decode.Decoder(gpt2, 1) if device.type == "cuda" else None
 
     @torch.inference_mode()
-    def look(pixels: Pixels) -> Tensor:
+    def encode_prefix(pixels: Pixels) -> Tensor:
         prefix: Tensor = mapping(tower.encode(torch.from_numpy(pixels[None])))
         return prefix.view(1, decode.PREFIX, -1)
 
-    def say(prefix: Tensor) -> int:
+    def count_tokens(prefix: Tensor) -> int:
         return len((batch(prefix) if batch is not None else decode.decode(gpt2, prefix))[0])
 
     spec: ImageSpec = tower.image_spec
-    return fitting(image, spec), look, say
+    return fitting(image, spec), encode_prefix, count_tokens
 
 
 def _run(stages: Stages, device: torch.device, rounds: int) -> dict[str, Any]:
-    fit, look, say = stages
+    preprocess_stage, encode_stage, decode_stage = stages
     taken: list[tuple[float, float, float]] = []
     tokens = 0
     for _ in range(_UNTIMED + rounds):
         began = time.perf_counter()
-        pixels = fit()
-        fitted = time.perf_counter()
-        embedding = look(pixels)
+        pixels = preprocess_stage()
+        preprocessed = time.perf_counter()
+        embedding = encode_stage(pixels)
         synchronize(device)
-        looked = time.perf_counter()
-        tokens = say(embedding)
-        taken.append((fitted - began, looked - fitted, time.perf_counter() - looked))
+        encoded = time.perf_counter()
+        tokens = decode_stage(embedding)
+        taken.append((preprocessed - began, encoded - preprocessed, time.perf_counter() - encoded))
     taken = taken[_UNTIMED:]
     medians = [1000 * statistics.median(each) for each in zip(*taken, strict=True)]
     totals = sorted(1000 * math.fsum(each) for each in taken)
@@ -125,8 +125,8 @@ def table(result: dict[str, Any]) -> str:
     """The rows as text, one line each; shares of the sum of the medians."""
     lines = [f"{'model':<24}{'precision':>10}{'total ms':>10}{'best ms':>9}  {'of which':<40}tokens"]
     for row in result["rows"]:
-        whole = sum(row[f"{name}_ms"] for name in STAGES)
-        shares = ", ".join(f"{name} {row[f'{name}_ms']:.1f} ({row[f'{name}_ms'] / whole:.0%})" for name in STAGES)
+        total = sum(row[f"{name}_ms"] for name in STAGES)
+        shares = ", ".join(f"{name} {row[f'{name}_ms']:.1f} ({row[f'{name}_ms'] / total:.0%})" for name in STAGES)
         lines.append(
             f"{row['model']:<24}{row['precision']:>10}{row['total_ms']:>10.1f}{row['best_ms']:>9.1f}  {shares}  "
             f"{row['tokens']}"

@@ -1,4 +1,4 @@
-"""What a figure was measured on, and the machine's own limits, measured on the spot."""
+"""Describes the machine of a benchmark, and measures its memory bandwidth and kernel launch time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = ("torch", "transformers", "numpy", "av", "onnxruntime", "openvino")
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Processor, cores this process may use, threads, device and versions; the host's name stays out."""
+    """Processor, available cores, threads, device and package versions; without the host's name."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": _processor(),
@@ -29,12 +29,12 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        "packages": {name: installed for name in _PACKAGES if (installed := _version(name)) is not None},
     }
 
 
 def usual_precisions(device: torch.device) -> list[str]:
-    """The number formats that are measured unless told otherwise: int8 only where torch has its products."""
+    """The precisions measured by default; int8 only if torch has FBGEMM."""
     unusual = {"bf16"} if int8_torch.engine() is not None else {"bf16", "int8"}
     return [name for name in PRECISIONS[device.type] if name not in unusual]
 
@@ -52,13 +52,13 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
-    flags = [flag for flag in wanted if flag in fields.get("flags", "").split()]
+    relevant = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
+    flags = [flag for flag in relevant if flag in fields.get("flags", "").split()]
     return f"{fields.get('model name', platform.machine())} ({' '.join(flags)})"
 
 
 class BandwidthProbe:
-    """Reads a buffer of so many bytes once, as fast as torch can: what reading the weights costs at least."""
+    """Reads a buffer of `size` bytes once, as fast as torch can: the lower bound for reading the weights."""
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.size = size
@@ -69,7 +69,7 @@ class BandwidthProbe:
 
 
 def launch_seconds(device: torch.device, launches: int = 2000) -> float:
-    """Seconds that one kernel launch from Python costs on a GPU; 0 on a CPU."""
+    """Seconds per kernel launch from Python on a GPU; 0 on a CPU."""
     if device.type != "cuda":
         return 0.0
     one = torch.ones(1, device=device)
@@ -84,7 +84,7 @@ def launch_seconds(device: torch.device, launches: int = 2000) -> float:
 
 
 def quiet() -> None:
-    """Leave out the hints that transformers prints while it generates."""
+    """Silence transformers' hints during generation."""
     transformers = sys.modules.get("transformers")
     if transformers is not None:
         transformers.logging.set_verbosity_error()

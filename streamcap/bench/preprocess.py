@@ -1,4 +1,4 @@
-"""Preprocessing a 720p frame to 224 × 224, beside transformers' CLIPImageProcessor."""
+"""Preprocessing a 720p frame to 224 × 224, compared with transformers' CLIPImageProcessor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streamcap.image_spec import ImageSpec
 
 
 def measure_preprocess(*, rounds: int = 30) -> dict[str, Any]:
-    """Milliseconds of each way, as JSON. The live way needs PyAV and is left out without it."""
+    """Milliseconds of each contender, as JSON. The live path needs PyAV and is left out without it."""
     frame = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
     contenders: dict[str, Callable[[], object]] = {}
     processor = _processor()
@@ -47,7 +47,7 @@ def _processor() -> Any:
 
 
 def _live(frame: np.ndarray[Any, np.dtype[np.uint8]], spec: ImageSpec) -> Callable[[], Pixels] | None:
-    """From a decoder's YUV image, as the service does it."""
+    """Preprocessing of a decoder's YUV frame, as in the service; None without PyAV."""
     try:
         from av import VideoFrame
 
@@ -60,7 +60,7 @@ def _live(frame: np.ndarray[Any, np.dtype[np.uint8]], spec: ImageSpec) -> Callab
 
 
 def fitting(frame: np.ndarray[Any, np.dtype[np.uint8]], spec: ImageSpec) -> Callable[[], Pixels]:
-    """What brings `frame` to the model's size: from a decoder's image where PyAV is there, else from the array."""
+    """A call that resizes `frame` to the model's size: from a decoder's YUV frame with PyAV, else from the array."""
     return _live(frame, spec) or (lambda: fit_image(frame, spec))
 
 

@@ -1,4 +1,4 @@
-"""Timing contenders in turn, so that whatever else the machine does falls on all of them."""
+"""Interleaved timing of contenders, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of one contender, round by round, the warm-up left out."""
+    """Seconds of one contender in each round, without the warm-up."""
 
     seconds: tuple[float, ...]
     warm_up: float
@@ -28,7 +28,7 @@ class Timing:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until `device` has done what it was given."""
+    """Wait until `device` has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -36,7 +36,7 @@ def synchronize(device: torch.device) -> None:
 def interleaved(
     contenders: Mapping[str, Callable[[], object]], device: torch.device, *, rounds: int
 ) -> dict[str, Timing]:
-    """Each contender once a round, for `rounds` rounds; two untimed calls before."""
+    """Time each contender once per round, after two warm-up calls each."""
     warm_up = {}
     for name, call in contenders.items():
         warm_up[name] = _once(call, device)
@@ -57,5 +57,5 @@ def _once(call: Callable[[], object], device: torch.device) -> float:
 
 
 def ratio(one: Timing, other: Timing) -> float:
-    """The median over the rounds of `one` / `other`, so that a slow spell that hit both does not count."""
+    """The median of `one` / `other` over the rounds, so that a slow phase that affects both cancels out."""
     return statistics.median(a / b for a, b in zip(one.seconds, other.seconds, strict=True))

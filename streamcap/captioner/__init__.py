@@ -1,6 +1,6 @@
-"""Images to sentences: vision encoders, mappings, a cached GPT-2 and the searches over it.
+"""Image captioning: vision encoders, mappings to a prefix, GPT-2 with a KV cache, and decoding.
 
-Names resolve lazily: `streamcap.captioner` itself imports no torch.
+Public names are imported lazily: importing `streamcap.captioner` does not import torch.
 """
 
 from __future__ import annotations

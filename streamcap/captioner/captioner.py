@@ -27,9 +27,9 @@ from streamcap.captioner.decoding.sampling import make_sampler
 from streamcap.captioner.decoding.tokenizer import TextDecoder
 from streamcap.captioner.decoding.verifier import Verifier
 from streamcap.captioner.kernels.precision import convert, find_device, find_precision
-from streamcap.captioner.loading import find_tokenizer, find_tower
+from streamcap.captioner.loading import find_stop_tokens, find_tokenizer, find_tower
 from streamcap.captioner.models.gpt2 import GPT2
-from streamcap.captioner.models.prompt import Prompt, Prompter, TwoPassPrefixPrompter
+from streamcap.captioner.models.prompt import Prompt, Prompter
 from streamcap.captioner.models.vision import Vision
 from streamcap.captioner.options import SearchOptions
 from streamcap.captioner.preprocess import fit_images
@@ -45,16 +45,17 @@ log = logging.getLogger(__name__)
 OnText = Callable[[int, list[int]], None]
 
 MAX_ROWS = {"cpu": 32, "cuda": 512}
-"""Captions decoded side by side; more wait their turn."""
+"""Captions decoded in one batch; further captions wait."""
 MAX_IMAGES = {"cpu": 16, "cuda": 256}
 """Images encoded in one pass."""
 MAX_BEAM_ROWS = {"cpu": 64, "cuda": 1024}
+"""Beams of all captions in one batch."""
 
 
 class Captioner:
-    """Captions images, clips or embeddings. All calls must come from one thread at a time.
+    """Captions images, clips or embeddings. Not thread-safe: use one thread at a time.
 
-    A tokenizer or vision tower that the checkpoint lacks is looked for when it is first needed.
+    A tokenizer or vision tower that the checkpoint lacks is loaded when it is first needed.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Captioner:
         self._batch: CudaGraphBatch[Any] | None = None
         self._encoders: dict[tuple[int, ...], GraphedCallable] = {}
         self.draft_statistics = DraftStatistics()
-        """What became of the guesses of all calls; zeros where drafts are not used."""
+        """How many draft tokens were proposed and accepted, over all calls; zeros without drafts."""
         self._draft_acceptances = Acceptances()
         self._verifier: Verifier | None = None
         if device.type == "cpu" and (self._gpt2.backend.row_independent or precision == "fp32"):
@@ -93,26 +94,26 @@ class Captioner:
         self._text_missing: str | None = None
         self._stops: frozenset[int] | None = None
 
-    # What the model is ------------------------------------------------------------------------------------------
+    # Properties of the model --------------------------------------------------------------------------------------
 
     @property
     def image_spec(self) -> ImageSpec:
-        """The pixels that `encode` takes. Raises InputError where no vision tower is to be had."""
+        """The pixels that `encode` takes. Raises InputError if no vision tower is available."""
         return self._tower().image_spec
 
     @property
     def clip_length(self) -> int | None:
-        """Frames of one caption; None: single images."""
+        """Frames per caption; None: the model captions single images."""
         return self._checkpoint.clip_length
 
     @property
     def max_tokens(self) -> int:
-        """The most tokens a caption has unless told otherwise."""
+        """The default limit of a caption's tokens."""
         return self._checkpoint.max_tokens
 
     @property
     def info(self) -> dict[str, Any]:
-        """Family, sizes, number format and device, fit for JSON."""
+        """Family, sizes, precision and device, as JSON values."""
         config = self._gpt2.config
         shape = self._checkpoint.embedding
         return {
@@ -144,32 +145,32 @@ class Captioner:
     ) -> list[Result]:
         """One result for each image, in order.
 
-        images: uint8 RGB arrays (H, W, 3) of any size, or PIL images; for a clip model a sequence of sequences, one
-        frame each. drafts: see `decode`. Raises InputError for what is no image, for drafts that cannot be used, and
-        where no vision tower is to be had.
+        images: uint8 RGB arrays (H, W, 3) of any size, or PIL images. For a clip model, a sequence of clips, each a
+        sequence of frames. drafts: see `decode`. Raises InputError for an input that is no image, for unusable drafts,
+        and if no vision tower is available.
         """
         search = SearchOptions(beam_size, temperature, top_p, seed, max_tokens)
-        given: list[Any] = list(images)
-        if not given:
+        inputs: list[Any] = list(images)
+        if not inputs:
             return []
         spec = self.image_spec
         step = MAX_IMAGES[self._device.type]
-        parts = []
-        for start in range(0, len(given), step):
-            some = given[start : start + step]
+        embeddings = []
+        for start in range(0, len(inputs), step):
+            chunk = inputs[start : start + step]
             if self.clip_length is None:
-                parts.append(self.encode(fit_images(some, spec)))
+                embeddings.append(self.encode(fit_images(chunk, spec)))
             else:
-                clips = [self._clip(clip, spec, start + number) for number, clip in enumerate(some)]
-                parts.append(self.encode(np.stack(clips)))
-        return self.decode(torch.cat(parts), search, drafts=drafts)
+                clips = [self._clip(clip, spec, start + number) for number, clip in enumerate(chunk)]
+                embeddings.append(self.encode(np.stack(clips)))
+        return self.decode(torch.cat(embeddings), search, drafts=drafts)
 
     def _clip(self, frames: object, spec: ImageSpec, number: int) -> npt.NDArray[np.uint8]:
         if isinstance(frames, np.ndarray) and frames.ndim == 4:
             frames = list(frames)
         if not isinstance(frames, Sequence) or len(frames) != self.clip_length:
-            given = f"{len(frames)} frames" if isinstance(frames, Sequence) else f"a {type(frames).__name__}"
-            raise InputError(f"clip {number}: a sequence of {self.clip_length} frames is expected, not {given}")
+            actual = f"{len(frames)} frames" if isinstance(frames, Sequence) else f"a {type(frames).__name__}"
+            raise InputError(f"clip {number}: a sequence of {self.clip_length} frames is expected, not {actual}")
         return fit_images(frames, spec, name=f"clip {number}, frame")
 
     def caption_embeddings(
@@ -183,11 +184,11 @@ class Captioner:
         seed: int | None = None,
         drafts: Drafts | None = None,
     ) -> list[Result]:
-        """One result for each row of what the vision encoder would have given.
+        """One result for each embedding of a vision encoder.
 
-        x: (B, C), for clip models (B, T, C), for encoders whose states are attended to (B, N, C). `text` is empty
-        where there is no tokenizer at hand. drafts: see `decode`. Raises InputError for another
-        shape, and for drafts that cannot be used.
+        x: (B, C); for clip models (B, T, C); for models with cross-attention the encoder's states, (B, N, C). `text`
+        is empty if no tokenizer is available. drafts: see `decode`. Raises InputError for any other shape, for numbers
+        that are not finite, and for unusable drafts.
         """
         search = SearchOptions(beam_size, temperature, top_p, seed, max_tokens)
         return self.decode(self._embeddings(x), search, drafts=drafts)
@@ -195,35 +196,35 @@ class Captioner:
     def _embeddings(self, x: Tensor | npt.ArrayLike) -> Tensor:
         shape = self._checkpoint.embedding
         try:
-            given = x if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x, dtype=np.float32))
+            array = x if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x, dtype=np.float32))
         except (TypeError, ValueError) as error:
             raise InputError(f"embeddings: an array of numbers is expected ({error})") from None
-        wanted = " or ".join(
+        expected = " or ".join(
             f"(B, {shape.width})" if axes == 1 else f"(B, {shape.count or 'T'}, {shape.width})" for axes in shape.axes
         )
-        if given.dim() - 1 not in shape.axes or given.shape[-1] != shape.width:
-            raise InputError(f"embeddings have shape {tuple(given.shape)}, this model takes {wanted}")
-        if given.dim() == 3 and given.shape[1] != (shape.count or given.shape[1]):
-            raise InputError(f"embeddings have shape {tuple(given.shape)}, this model takes {wanted}")
-        if given.dim() == 3 and given.shape[1] == 0:
-            raise InputError("embeddings hold clips without a frame")
-        embeddings = given.detach().to(self._device, torch.float32)
+        if array.dim() - 1 not in shape.axes or array.shape[-1] != shape.width:
+            raise InputError(f"embeddings have shape {tuple(array.shape)}, this model takes {expected}")
+        if array.dim() == 3 and array.shape[1] != (shape.count or array.shape[1]):
+            raise InputError(f"embeddings have shape {tuple(array.shape)}, this model takes {expected}")
+        if array.dim() == 3 and array.shape[1] == 0:
+            raise InputError("embeddings contain clips without frames")
+        embeddings = array.detach().to(self._device, torch.float32)
         if not bool(torch.isfinite(embeddings).all()):
-            raise InputError("embeddings hold a number that is not finite")
+            raise InputError("embeddings contain a number that is not finite")
         return embeddings
 
-    # The stages, for a live engine ------------------------------------------------------------------------------
+    # Encode and decode, the two stages that the live engine runs separately -----------------------------------------
 
     @torch.inference_mode()
     def encode(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
-        """uint8 (B, H, W, 3), or (B, T, H, W, 3) for a clip model, of `image_spec`'s size → embeddings of B rows."""
+        """uint8 (B, H, W, 3), for a clip model (B, T, H, W, 3), in `image_spec`'s size → embeddings, one a row."""
         clips = pixels.ndim == 5
         flat = torch.from_numpy(np.ascontiguousarray(pixels.reshape(-1, *pixels.shape[2:]) if clips else pixels))
         encode = self._replay_encoder if self._device.type == "cuda" else self._tower().encode
-        parts = self._image_limit.run(
-            len(flat), lambda max_rows: [encode(some) for some in torch.split(flat, max_rows)]
+        chunks = self._image_limit.run(
+            len(flat), lambda max_rows: [encode(chunk) for chunk in torch.split(flat, max_rows)]
         )
-        out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        out = chunks[0] if len(chunks) == 1 else torch.cat(chunks)
         return out.view(pixels.shape[0], pixels.shape[1], -1) if clips else out
 
     def _replay_encoder(self, pixels: Tensor) -> Tensor:
@@ -234,15 +235,15 @@ class Captioner:
         padded[:count] = pixels
         replay = self._encoders.get(tuple(padded.shape))
         if replay is None:
-            replay = GraphedCallable(lambda given: (tower.encode(given),), [padded.to(self._device)], self._device)
+            replay = GraphedCallable(lambda batch: (tower.encode(batch),), [padded.to(self._device)], self._device)
             self._encoders[tuple(padded.shape)] = replay
         (out,) = replay(padded)
         return out[:count].clone()
 
     def features(self, embeddings: Tensor) -> npt.NDArray[np.float32]:
-        """One vector of unit length for each row, to tell by cosine whether the image has changed: float32 (B, D).
+        """One unit vector for each row, float32 (B, D), whose cosine shows how much an image has changed.
 
-        Of a clip its newest frame; of encoder states the class token; of a grid all cells.
+        For a clip: its newest frame. For encoder states: the class token. For a grid: all cells.
         """
         rows = embeddings.detach().float()
         if rows.dim() == 3 and self.clip_length is not None:
@@ -262,15 +263,15 @@ class Captioner:
         on_text: OnText | None = None,
         drafts: Drafts | None = None,
     ) -> list[Result]:
-        """One result for each row of `embeddings`, as `encode` gives them.
+        """One result for each row of `embeddings`, the output of `encode`.
 
-        on_text: called with (row, tokens so far) after every pass of a greedy or sampled caption that goes on; must
-        not block. drafts: for each row what the caption may well be, as tokens or as a source of guesses, or None;
-        greedy only. They change the time, never the tokens, and are not used where a pass over several positions
-        rounds otherwise than one over each (bf16, fp16, torch's int8) or on a GPU.
+        on_text: called with (row, tokens so far) after every pass of an unfinished caption, in greedy search and
+        sampling; must not block. drafts: for each row a guess of the caption, as tokens or as a DraftSource, or None;
+        greedy search only. Drafts change the time, never the tokens. They are ignored on a GPU, and where a pass over
+        several positions rounds differently from one pass for each (bf16, fp16, torch's int8).
 
-        Raises InputError where `max_tokens` is more than GPT-2 has positions for, and for drafts that are not one a
-        row, hold what is not in the vocabulary, are longer than GPT-2's positions, or come with beams or sampling.
+        Raises InputError if `max_tokens` exceeds GPT-2's positions; if the number of drafts is not that of the rows; if
+        a draft has tokens outside the vocabulary or exceeds GPT-2's positions; and for drafts with beams or sampling.
         """
         search = search or SearchOptions()
         if not len(embeddings):
@@ -297,10 +298,10 @@ class Captioner:
         )
 
     def _search(self, prompts: list[Prompt], size: int, stop_criteria: StopCriteria, step: int) -> list[Result]:
-        found: list[Hypothesis] = []
+        hypotheses: list[Hypothesis] = []
         for start in range(0, len(prompts), step):
-            found += beam_search(self._gpt2, prompts[start : start + step], stop_criteria, size)
-        return [self._result(best.tokens, best.logprob, best.passes) for best in found]
+            hypotheses += beam_search(self._gpt2, prompts[start : start + step], stop_criteria, size)
+        return [self._result(best.tokens, best.logprob, best.passes) for best in hypotheses]
 
     def _decode(
         self,
@@ -311,10 +312,10 @@ class Captioner:
         drafts: Sequence[DraftSource | None] | None,
         max_rows: int,
     ) -> list[Result]:
-        # Slots and what was recorded for them serve call after call; after a failure they start anew.
-        kept, self._batch = self._batch, None
-        reusable = kept is not None and search.temperature == 0 and kept.stop_criteria == stop_criteria
-        batch = kept if kept is not None and reusable else self._new_batch(search, stop_criteria, max_rows)
+        # The batch and its CUDA graphs are kept from call to call, but not after a failure.
+        previous, self._batch = self._batch, None
+        reusable = previous is not None and search.temperature == 0 and previous.stop_criteria == stop_criteria
+        batch = previous if previous is not None and reusable else self._new_batch(search, stop_criteria, max_rows)
         for number, prompt in enumerate(prompts):
             batch.add(number, prompt, None if drafts is None else drafts[number])
         finished: dict[int, Result] = {}
@@ -340,78 +341,57 @@ class Captioner:
         if not math.isfinite(logprob):
             advice = "use precision fp32" if self._precision != "fp32" else "the checkpoint may be damaged"
             raise StreamcapError(
-                f"{self._checkpoint.path}: decoding in {self._precision} gave numbers that are not finite; {advice}"
+                f"{self._checkpoint.path}: decoding in {self._precision} produced NaN or infinity; {advice}"
             )
         return Result(self.text(tokens), tokens, logprob, passes)
 
     def decoder(self, search: SearchOptions | None = None, *, max_rows: int | None = None) -> ContinuousDecoder[Any]:
-        """A running batch that captions may join at any step. Raises InputError for a search with beams."""
+        """Continuous batching: captions may join the batch at any step. Raises InputError for a search with beams."""
         search = search or SearchOptions()
         if search.beam_size > 1:
-            raise InputError("beam search decodes whole batches; a joining decoder is greedy or samples")
+            raise InputError("continuous batching supports greedy search and sampling, not beams")
         return ContinuousDecoder(self, search, max_rows or MAX_ROWS[self._device.type])
 
     def text(self, tokens: list[int]) -> str:
-        """The text of `tokens`; empty where there is no tokenizer at hand."""
+        """The text of `tokens`; empty if no tokenizer is available."""
         if self._text is None and self._text_missing is None:
             try:
-                self._text = find_tokenizer(self._checkpoint, self._tokenizer_name)
+                self.require_text()
             except InputError as error:
                 if self._tokenizer_name is not None:
                     raise
                 self._text_missing = str(error)
-                log.warning("captions are tokens without text: %s", error)
+                log.warning("captions have tokens but no text: %s", error)
         return "" if self._text is None else self._text.text(tokens, self._stop_tokens())
 
     def require_text(self) -> None:
-        """Raises InputError where there is no tokenizer at hand, and captions would be tokens without text."""
+        """Load the tokenizer. Raises InputError if none is available: captions would have tokens but no text."""
+        self._load_tokenizer()
+
+    def _load_tokenizer(self) -> TextDecoder:
         if self._text is None:
             self._text = find_tokenizer(self._checkpoint, self._tokenizer_name)
+        return self._text
 
-    # Inside -----------------------------------------------------------------------------------------------------
+    # Internals ----------------------------------------------------------------------------------------------------
 
     def _prompts(self, embeddings: Tensor) -> list[Prompt]:
-        self._stop_tokens()  # another tokenizer may begin with another token
+        self._stop_tokens()  # this may also change the prompter's first token
         return self._prompter.prompts(embeddings.to(self._device, self._gpt2.dtype), self._gpt2)
 
     def _stop_criteria(self, search: SearchOptions, prefix: int) -> StopCriteria:
-        room = self._gpt2.config.n_positions - prefix + 1
-        if room < 1:
-            raise InputError(f"a prefix of {prefix} positions is longer than GPT-2's {room + prefix - 1}")
-        if search.max_tokens is not None and search.max_tokens > room:
-            raise InputError(f"max_tokens {search.max_tokens} is more than GPT-2 has positions for ({room})")
-        return StopCriteria(min(search.max_tokens or self.max_tokens, room), self._stop_tokens())
+        positions = self._gpt2.config.n_positions
+        available = positions - prefix + 1
+        if available < 1:
+            raise InputError(f"a prefix of {prefix} positions is longer than GPT-2's {positions}")
+        if search.max_tokens is not None and search.max_tokens > available:
+            raise InputError(f"max_tokens {search.max_tokens} is more than GPT-2 has positions for ({available})")
+        return StopCriteria(min(search.max_tokens or self.max_tokens, available), self._stop_tokens())
 
     def _stop_tokens(self) -> frozenset[int]:
-        """The checkpoint's, or of another tokenizer than OpenAI's its own. Raises InputError where it has none."""
         if self._stops is None:
-            self._stops = self._find_stops()
+            self._stops = find_stop_tokens(self._checkpoint, self._tokenizer_name, self._load_tokenizer, self._prompter)
         return self._stops
-
-    def _find_stops(self) -> frozenset[int]:
-        checkpoint = self._checkpoint
-        named = self._tokenizer_name or checkpoint.tokenizer or checkpoint.own_tokenizer
-        if checkpoint.stop_rule == "fixed" or named is None:
-            return checkpoint.stop_tokens
-        try:
-            self._text = self._text or find_tokenizer(self._checkpoint, self._tokenizer_name)
-        except InputError:
-            if self._tokenizer_name is not None:
-                raise
-            return checkpoint.stop_tokens
-        periods, ends, begin = self._text.periods(), self._text.ends(), self._text.begin()
-        if checkpoint.stop_rule == "period" and checkpoint.stop_tokens <= periods:
-            # OpenAI's vocabulary: ClipCap goes on until this full stop, whatever else is said.
-            return checkpoint.stop_tokens
-        if checkpoint.stop_rule == "end" and isinstance(self._prompter, TwoPassPrefixPrompter) and begin is not None:
-            self._prompter.bos_token = begin
-        found = ends if checkpoint.stop_rule == "end" else periods | ends
-        if not found:
-            raise InputError(
-                f"{checkpoint.path}: the tokenizer has no full stop and no end-of-text token of a usual name; give "
-                "stop_token_id in the json beside the file"
-            )
-        return found
 
     def _tower(self) -> Vision:
         if self._vision is None:
@@ -428,12 +408,12 @@ def load_captioner(
     vision: str | Path | None = None,
     tokenizer: str | Path | None = None,
 ) -> Captioner:
-    """The captioner of that name: `mini`, an alias (`streamcap models`), a file, a directory, or a hub `owner/name`.
+    """Load a captioner: `mini`, an alias (`streamcap models`), a file, a directory, or a hub `owner/name`.
 
-    vision, tokenizer: a directory or hub name, for checkpoints that hold none. Raises InputError, one line, for
-    anything that cannot be loaded.
+    vision, tokenizer: a directory or hub name, for checkpoints that contain none. Raises InputError with a one-line
+    message if it cannot be loaded.
     """
-    where = find_device(device)
-    number_format = find_precision(precision, where)
+    target = find_device(device)
+    resolved = find_precision(precision, target)
     checkpoint = open_checkpoint(registry.find_checkpoint(str(name)))
-    return Captioner(checkpoint, device=where, precision=number_format, vision=vision, tokenizer=tokenizer)
+    return Captioner(checkpoint, device=target, precision=resolved, vision=vision, tokenizer=tokenizer)

@@ -1,7 +1,7 @@
-"""`ContinuousDecoder`: captions that join a running batch one by one. `streamcap caption` decodes files with it.
+"""`ContinuousDecoder`: continuous batching for `streamcap caption`.
 
-One decoder serves all of a file's batches, so that a seed gives the same captions whatever the size of a batch. The
-live engine decodes whole batches: on a CPU that is faster than joining (see docs/speed.md).
+One decoder serves all batches of a file, so that a seed gives the same captions for any batch size. The live engine
+decodes whole batches instead, which is faster on a CPU (see docs/speed.md).
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class ContinuousDecoder(Generic[Key]):
-    """Captions that join a running batch at any step and leave it when they are finished. Where memory runs out, all
-    that are not finished begin anew, fewer side by side."""
+    """Captions join the batch at any step and leave it when they are finished.
+
+    When memory runs out, all unfinished captions restart in smaller batches.
+    """
 
     def __init__(self, captioner: Captioner, search: SearchOptions, max_rows: int) -> None:
         self._captioner = captioner
@@ -38,11 +40,11 @@ class ContinuousDecoder(Generic[Key]):
 
     @property
     def active(self) -> int:
-        """Captions not finished, waiting ones included."""
+        """Unfinished captions, including waiting ones."""
         return len(self._unfinished)
 
     def add(self, key: Key, embedding: Tensor) -> None:
-        """One caption, of one row of what `encode` gives; it joins at the next `step`."""
+        """Queue one caption, given one row of `encode`'s output; it joins at the next `step`."""
         with torch.inference_mode():
             (prompt,) = self._captioner._prompts(embedding.unsqueeze(0))
         if self._batch is None:
@@ -51,20 +53,20 @@ class ContinuousDecoder(Generic[Key]):
         self._unfinished[key] = prompt
 
     def drop(self, key: Key) -> bool:
-        """Forget an unfinished caption; false when there is none of this key."""
+        """Drop an unfinished caption; False if there is none with this key."""
         if self._batch is not None:
             self._batch.drop(key)
         return self._unfinished.pop(key, None) is not None
 
     def step(self) -> list[tuple[Key, Result]]:
-        """Decode one more token of every caption; those that are finished with it, in no particular order."""
+        """Decode one more token of every caption. Returns the captions that finished, in no particular order."""
         done = self._batch_limit.run(self.active, self._step) if self._unfinished else []
         for row in done:
             del self._unfinished[row.key]
         return [(row.key, self._captioner._result(row.tokens, row.logprob, row.passes)) for row in done]
 
     def tokens(self) -> dict[Key, list[int]]:
-        """The tokens so far of every caption that is being decoded."""
+        """The tokens so far of every caption in the batch."""
         return {} if self._batch is None else {row.key: list(row.tokens) for row in self._batch.rows}
 
     def _step(self, max_rows: int) -> list[Request[Key]]:
@@ -74,7 +76,7 @@ class ContinuousDecoder(Generic[Key]):
             for key, prompt in self._unfinished.items():
                 batch.add(key, prompt)
         done = batch.step()
-        # Kept only now: after a failure the next step begins anew.
+        # Only now: after a failure the next step starts a new batch.
         self._batch = batch
         return done
 

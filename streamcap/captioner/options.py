@@ -1,4 +1,4 @@
-"""How a caption is searched for, checked once."""
+"""`SearchOptions`: how a caption is decoded."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ MAX_BEAMS = 64
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """Greedy by default; `beam_size` above 1 searches with beams, `temperature` above 0 samples.
+    """Greedy search by default; beam search if `beam_size` is above 1, sampling if `temperature` is above 0.
 
-    Raises InputError for a value out of range, and for beams together with a temperature.
+    Raises InputError for a value out of range, and for beam search combined with sampling.
     """
 
     beam_size: int = 1
     temperature: float = 0.0
     top_p: float = 1.0
-    """Sampling draws from the fewest tokens whose probabilities reach this sum."""
+    """Nucleus sampling: draw from the fewest tokens whose probabilities add up to this."""
     seed: int | None = None
-    """Seed of sampling; the same seed gives the same captions whatever they are batched with. None: a fresh one."""
+    """Random seed; a seed gives the same captions in any batch. None: a new seed."""
     max_tokens: int | None = None
-    """At most this many new tokens; None: the model's own limit."""
+    """The limit of generated tokens; None: the model's default."""
 
     def __post_init__(self) -> None:
         if isinstance(self.beam_size, bool) or not isinstance(self.beam_size, int):
@@ -36,7 +36,7 @@ class SearchOptions:
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p is above 0 and at most 1, not {self.top_p}")
         if self.beam_size > 1 and self.temperature > 0:
-            raise InputError("beam search does not sample: give either beam_size above 1 or temperature above 0")
+            raise InputError("beam search does not sample: set either beam_size above 1 or temperature above 0")
         if self.max_tokens is not None and (
             isinstance(self.max_tokens, bool) or not isinstance(self.max_tokens, int) or self.max_tokens < 1
         ):

@@ -1,7 +1,8 @@
-"""Images of any size to the pixels a vision encoder wants, by the rules of `ImageSpec`.
+"""Resizes images of any size to the pixels that a vision encoder takes, as its `ImageSpec` describes.
 
-The filters are torch's antialiased ones on uint8, which follow PIL's (and so the models' own processors) to within two
-levels of 255 a channel; resizing 720p takes 1.4 ms (bilinear) to 4 ms (bicubic), by area with PIL's box 7 ms.
+Bilinear and bicubic resizing use torch's antialiased uint8 filters, which differ from PIL's (and so from the models'
+own processors) by at most two levels of 255 per channel. Resizing 720p takes 1.4 ms (bilinear), 4 ms (bicubic) or 7 ms
+(area, PIL's box filter).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def to_pixels(image: ImageInput, name: str = "image") -> Pixels:
-    """A uint8 RGB array (H, W, 3) of an image that is one, or of a PIL image. Raises InputError for anything else."""
+    """A uint8 RGB array (H, W, 3) from such an array or a PIL image. Raises InputError for anything else."""
     if not isinstance(image, np.ndarray):
         convert = getattr(image, "convert", None)
         if convert is None:
@@ -35,7 +36,7 @@ def to_pixels(image: ImageInput, name: str = "image") -> Pixels:
                 f"{name}: a uint8 array (H, W, 3) or a PIL image is expected, not a {type(image).__name__}"
             )
         if str(getattr(image, "mode", "")).startswith("I;16"):
-            # PIL would clip 16-bit grey to 8 bits, and all of it to white, instead of scaling it.
+            # PIL would clip 16-bit gray values at 255 instead of scaling them.
             gray = (np.asarray(image) >> 8).astype(np.uint8)
             return np.repeat(gray[..., None], 3, axis=2)
         image = np.asarray(convert("RGB"))
@@ -72,12 +73,12 @@ def _resize(pixels: Pixels, width: int, height: int, interpolation: str) -> Pixe
     if (pixels.shape[1], pixels.shape[0]) == (width, height):
         return pixels
     if interpolation == "area":
-        # torch averages areas of floats only, and takes five times as long.
+        # torch's area filter supports only floats, and takes five times as long.
         from PIL import Image
 
         return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
     source = pixels if pixels.flags.writeable and min(pixels.strides) >= 0 else pixels.copy()
-    # (1, 3, H, W) as a view with the channels last in memory, which torch's uint8 kernels take as it is.
+    # (1, 3, H, W) as a channels-last view, which torch's uint8 kernels read without a copy.
     planes: Tensor = torch.from_numpy(source).permute(2, 0, 1).unsqueeze(0)
     out = F.interpolate(planes, size=(height, width), mode=interpolation, antialias=True, align_corners=False)
     return np.ascontiguousarray(out[0].permute(1, 2, 0).numpy())

@@ -1,4 +1,4 @@
-"""Whether a web server answers, found out in seconds and without a request."""
+"""Checks within seconds, without sending a request, whether a web server accepts connections."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ CONNECT_TIMEOUT = 3.0
 
 
 def is_reachable(url: str, timeout: float = CONNECT_TIMEOUT) -> bool:
-    """Whether the host of `url`, or the proxy that leads to it, takes a connection within `timeout` seconds."""
+    """Whether the host of `url`, or the proxy for it, accepts a connection within `timeout` seconds."""
     target = urlsplit(url)
     proxy = getproxies().get(target.scheme)
     if proxy and target.hostname and not proxy_bypass(target.hostname):
         target = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     try:
         address = target.hostname, target.port or (443 if target.scheme == "https" else 80)
-    except ValueError:  # a port that is none
+    except ValueError:  # an invalid port
         return False
     connected = threading.Event()
 
@@ -28,7 +28,7 @@ def is_reachable(url: str, timeout: float = CONNECT_TIMEOUT) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(address, timeout):
             connected.set()
 
-    # A name's lookup cannot be bounded otherwise.
+    # In a thread, because a DNS lookup has no timeout.
     thread = threading.Thread(target=connect, name="reach", daemon=True)
     thread.start()
     thread.join(timeout)

@@ -1,4 +1,4 @@
-"""Names of captioners, and where their files are: in the package, on the disk, on the hub."""
+"""The known models, and where their files are: in the package, on disk or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ class ModelEntry:
     hub: str | None = None
     """Repository on the hub."""
     file: str | None = None
-    """The one file of it that is the checkpoint; None: the whole repository."""
+    """The checkpoint's file in the repository; None: the whole repository."""
     drive: str | None = None
     """Id of a Google Drive file."""
     megabytes: int = 0
-    """Size of the download, about."""
+    """Approximate size of the download."""
     good_for: str = ""
-    """What it was trained on, and so can describe."""
+    """The kind of images it was trained on."""
     quality: str = "no figure published"
-    """A published or measured score, and on what."""
+    """A published or measured score, with its data set."""
 
     @property
     def source(self) -> str:
-        """Where it is downloaded from; empty for what is in the package."""
+        """Where it is downloaded from; empty for the embedded model."""
         if self.hub is not None:
             return f"{self.hub}/{self.file}" if self.file else self.hub
         return f"Google Drive {self.drive}" if self.drive else ""
@@ -107,21 +107,21 @@ MODELS: dict[str, ModelEntry] = {
 
 
 def describe_model(name: str, family: str) -> str:
-    """One line: which model runs and what it knows. family: of its checkpoint, for models without an entry here."""
+    """One line: the model's name and what it was trained for. family: the checkpoint's, for models not listed here."""
     known = MODELS.get(name)
     if known is None:
-        return f"model {name}: a {family} checkpoint; it knows what it was trained on"
+        return f"model {name}: a {family} checkpoint; it describes what it was trained on"
     other = "; for other cameras --model clipcap-coco" if name == "mini" else ""
     return f"model {name}: {known.good_for}{other}"
 
 
 def mini_directory() -> Path:
-    """Where the embedded model lies in the package."""
+    """The embedded model's directory in the package."""
     return Path(__file__).parent / "mini"
 
 
 def offline() -> bool:
-    """Whether the hub must not be asked (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)."""
+    """Whether downloads are disabled (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)."""
     return any(os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in _OFFLINE)
 
 
@@ -129,14 +129,14 @@ _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 def find_checkpoint(name: str) -> Path:
-    """The file or directory that `name` stands for, downloaded where needed. Raises InputError."""
+    """The file or directory of the model called `name`, downloaded if needed. Raises InputError."""
     if name == "mini":
         if not (mini_directory() / "config.json").is_file():
             raise InputError(f"mini: the embedded model is missing from the package ({mini_directory()})")
         return mini_directory()
     if not name:
-        raise InputError("a model's name is empty; `streamcap models` lists the names")
-    path = Path(os.path.expanduser(name))  # noqa: PTH111 - leaves `~nobody` as it is, where pathlib raises
+        raise InputError("the model's name is empty; `streamcap models` lists the names")
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 - keeps `~nobody`, for which pathlib raises
     known = MODELS.get(name)
     if known is None:
         if path.exists():
@@ -149,67 +149,67 @@ def find_checkpoint(name: str) -> Path:
     return download(known.hub or name, known.file)
 
 
-def cached(name: ModelEntry) -> Path | None:
-    """Where the files of `name` already lie on this machine; None where they would be downloaded."""
-    if name.name == "mini":
+def cached(entry: ModelEntry) -> Path | None:
+    """Where the model's files are on this machine; None if they have to be downloaded."""
+    if entry.name == "mini":
         return mini_directory() if (mini_directory() / "config.json").is_file() else None
-    if name.drive is not None:
-        file = _drive_file(name)
+    if entry.drive is not None:
+        file = _drive_file(entry)
         return file if file.is_file() else None
     from huggingface_hub import try_to_load_from_cache
 
-    for wanted in (name.file,) if name.file else ("model.safetensors", "pytorch_model.bin"):
-        found = try_to_load_from_cache(name.hub or "", wanted)
-        if isinstance(found, str):
-            return Path(found) if name.file else Path(found).parent
+    for candidate in (entry.file,) if entry.file else ("model.safetensors", "pytorch_model.bin"):
+        file_in_cache = try_to_load_from_cache(entry.hub or "", candidate)
+        if isinstance(file_in_cache, str):
+            return Path(file_in_cache) if entry.file else Path(file_in_cache).parent
     return None
 
 
 def cache_directory() -> Path:
-    """Where files that are not the hub's are kept: STREAMCAP_CACHE, else the user's cache directory."""
-    told = os.environ.get("STREAMCAP_CACHE")
-    if told:
-        return Path(told)
+    """Where files from elsewhere than the hub are cached: STREAMCAP_CACHE, else the user's cache directory."""
+    configured = os.environ.get("STREAMCAP_CACHE")
+    if configured:
+        return Path(configured)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamcap"
 
 
-def _drive_file(name: ModelEntry) -> Path:
-    return cache_directory() / f"{name.name}.pt"
+def _drive_file(entry: ModelEntry) -> Path:
+    return cache_directory() / f"{entry.name}.pt"
 
 
-def _from_drive(name: ModelEntry) -> Path:
-    file = _drive_file(name)
+def _from_drive(entry: ModelEntry) -> Path:
+    file = _drive_file(entry)
     if file.is_file():
         return file
-    put = f"download https://drive.google.com/uc?id={name.drive} elsewhere and put it at {file}"
+    by_hand = f"download https://drive.google.com/uc?id={entry.drive} on another machine and copy it to {file}"
     if offline():
-        raise InputError(f"{name.name}: not on this machine and downloads are switched off (HF_HUB_OFFLINE); {put}")
+        raise InputError(f"{entry.name}: not on this machine, and downloads are disabled (HF_HUB_OFFLINE); {by_hand}")
     try:
         import gdown
     except ImportError:
-        raise InputError(f"{name.name}: {install_command('drive')} to download it, or {put}") from None
+        raise InputError(f"{entry.name}: {install_command('drive')} to download it, or {by_hand}") from None
     if not is_reachable("https://drive.google.com"):
-        raise InputError(f"{name.name}: Google Drive cannot be reached; {put}")
+        raise InputError(f"{entry.name}: Google Drive is unreachable; {by_hand}")
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".part")
     try:
-        got = gdown.download(id=name.drive, output=str(partial), resume=True)
+        output = gdown.download(id=entry.drive, output=str(partial), resume=True)
     except Exception as error:
         log.debug("gdown failed", exc_info=True)
-        raise InputError(f"{name.name}: Google Drive did not give it ({type(error).__name__}); {put}") from None
-    if got is None or not partial.is_file():
-        raise InputError(f"{name.name}: Google Drive did not give it; {put}")
+        raise InputError(f"{entry.name}: the download failed ({type(error).__name__}); {by_hand}") from None
+    if output is None or not partial.is_file():
+        raise InputError(f"{entry.name}: the download failed; {by_hand}")
     partial.replace(file)
     return file
 
 
 def find_vision(name: str) -> Path:
-    """A directory with a CLIP in transformers' layout: on the disk, or of that name on the hub. Raises InputError."""
+    """The directory of a CLIP in transformers' layout: a path, or a name on the hub. Raises InputError."""
     return _directory(name, "vision tower")
 
 
 def find_tokenizer(name: str) -> Path:
-    """A directory (or file) with a tokenizer: on the disk, or of that name on the hub. Raises InputError."""
+    """A tokenizer's directory or file: a path, or a name on the hub. Raises InputError."""
     path = Path(name).expanduser()
     if path.exists():
         return path
@@ -230,9 +230,9 @@ def _directory(name: str, description: str) -> Path:
 
 
 def download(repository: str, file: str | None, *, patterns: tuple[str, ...] | None = None) -> Path:
-    """One file, or what a model needs of a repository, from the hub's cache or the hub; resumable, with progress.
+    """One file, or a model's files, from the hub's cache or the hub; resumable, with a progress bar.
 
-    Raises InputError, one line, that says what is missing and where to put it.
+    Raises InputError with a one-line message that says what is missing and what to do.
     """
     from huggingface_hub import constants, hf_hub_download, snapshot_download
     from huggingface_hub.errors import (
@@ -242,31 +242,33 @@ def download(repository: str, file: str | None, *, patterns: tuple[str, ...] | N
         RepositoryNotFoundError,
     )
 
-    # Its own retries take half a minute without a network, and print a line each.
+    # Without a network, huggingface_hub retries for half a minute and prints a line for each retry.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     local = offline() or not is_reachable(constants.ENDPOINT)
     try:
         if file is not None:
             return Path(hf_hub_download(repository, file, local_files_only=local))
-        wanted = list(patterns or _WEIGHTS)
-        found = Path(snapshot_download(repository, allow_patterns=wanted, local_files_only=local))
-        if patterns is None and not any(found.glob("*.safetensors")):
-            found = Path(snapshot_download(repository, allow_patterns=[*wanted, *_PICKLES], local_files_only=local))
+        allowed = list(patterns or _WEIGHTS)
+        directory = Path(snapshot_download(repository, allow_patterns=allowed, local_files_only=local))
+        if patterns is None and not any(directory.glob("*.safetensors")):
+            allowed += _PICKLES
+            directory = Path(snapshot_download(repository, allow_patterns=allowed, local_files_only=local))
     except RepositoryNotFoundError:
         raise InputError(f"{repository}: no such model on the hub (or it is private)") from None
     except HFValidationError as error:
         raise InputError(f"{repository}: {str(error).splitlines()[0]}") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise InputError(_missing(repository, file, error, local)) from None
-    return found
+    return directory
 
 
 def _missing(repository: str, file: str | None, error: Exception, local: bool) -> str:
     description = f"{repository}/{file}" if file else repository
     if offline():
-        why = "the hub is switched off (HF_HUB_OFFLINE)"
+        reason = "downloads are disabled (HF_HUB_OFFLINE)"
     else:
-        why = "the hub cannot be reached" + ("" if local else f" ({type(error).__name__})")
+        reason = "the hub is unreachable" + ("" if local else f" ({type(error).__name__})")
     return (
-        f"{description}: not in the cache and {why}; download it elsewhere and give the path of the file or directory"
+        f"{description}: not in the cache, and {reason}; download it on another machine and give the path of the file "
+        "or directory"
     )

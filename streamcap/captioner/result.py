@@ -1,4 +1,4 @@
-"""What a caption is when it leaves the captioner."""
+"""`Result`: one caption, as the captioner returns it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ class Result:
     """One caption."""
 
     text: str
-    """Empty when the checkpoint has no tokenizer at hand."""
+    """Empty if no tokenizer is available."""
     tokens: list[int]
-    """The new tokens alone, the stop token included where it was reached."""
+    """The generated tokens, including the stop token if it was reached."""
     logprob: float
-    """Mean natural-log probability of `tokens` under the model (at temperature 1); 0.0 when there are none."""
+    """Mean natural-log probability of `tokens` under the model (at temperature 1); 0.0 without tokens."""
     passes: int = 0
-    """How often GPT-2 was run for this caption, the pass over the prefix included; without drafts, one a token."""
+    """GPT-2 passes for this caption, including the prefill; without drafts, one per token."""

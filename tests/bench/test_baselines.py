@@ -1,4 +1,4 @@
-"""Other runtimes with our weights: the graph and the loop against transformers, the converters on a small model."""
+"""Other runtimes with the same weights: graph and loop compared with transformers, converters on a small model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from streamcap.bench import baselines, decode
-from streamcap.bench.onnx_graph import Step, Tower, with_codes
+from streamcap.bench.onnx_graph import Step, Tower, with_int8_weights
 from tests.captioner import tiny_models
 from tests.conftest import require_package
 
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 class Eager:
-    """The graph itself as a session: what every runtime is given, run by torch."""
+    """A session that runs the graph by torch, without another runtime."""
 
     def __init__(self, graph: Step | Tower) -> None:
         self._graph = graph
@@ -73,19 +73,19 @@ def test_tower_matches_transformers_and_int8_is_close() -> None:
         expected = model(pixel_values=pixels).image_embeds
     tower = Tower(model)
     found = baselines.encoder(Eager(tower), pixels)()
-    coded = baselines.encoder(Eager(with_codes(tower)), pixels)()
+    quantized = baselines.encoder(Eager(with_int8_weights(tower)), pixels)()
     torch.testing.assert_close(found, expected)
-    assert 0.99 < F.cosine_similarity(coded, expected).min() < 1 - 1e-7
+    assert 0.99 < F.cosine_similarity(quantized, expected).min() < 1 - 1e-7
 
 
 def test_failed_converter_omits_only_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> dict[str, baselines.Session]:
         raise RuntimeError("no such operator\nand a page more")
 
-    made: list[list[str]] = []
+    requested: list[list[str]] = []
 
     def works(graph: Step, precisions: list[str], _: object) -> dict[str, baselines.Session]:
-        made.append(precisions)
+        requested.append(precisions)
         return {name: Eager(graph) for name in precisions}
 
     monkeypatch.setattr(baselines, "NEEDED", {baselines.ONNXRUNTIME: (), baselines.OPENVINO: ()})
@@ -96,7 +96,7 @@ def test_failed_converter_omits_only_its_rows(monkeypatch: pytest.MonkeyPatch) -
     result = decode.measure_decode(
         CPU, frames=[1], precisions=["fp32"], rounds=1, leave_out=["loop", "transformers, static", "OpenVINO int8"]
     )
-    assert made == [["fp32"]]
+    assert requested == [["fp32"]]
     assert result["peers"]["left_out"] == {"onnxruntime": "RuntimeError: no such operator"}
     assert result["peers"]["other_tokens_in_fp32"] == []
     rows = {row["contender"]: row for row in result["rows"]}
@@ -130,9 +130,11 @@ def test_runtime_gpt2_matches_transformers(baseline: str) -> None:
         loops = {name: baselines.GreedyLoop(session, model, decode.TOKENS) for name, session in found.sessions.items()}
         for rows in (1, 3):
             assert loops[f"{baseline} fp32"](prefixes(rows)) == decode.generate(model, prefixes(rows))
-        coded = np.array(loops[f"{baseline} int8"](prefixes(3)))
-    # Random weights: the first token is as far as rounded ones must agree.
-    assert coded.shape == (3, decode.TOKENS) and (coded == decode.generate(model, prefixes(3)))[:, 0].mean() > 0.5
+        quantized = np.array(loops[f"{baseline} int8"](prefixes(3)))
+    # The weights are random: int8 tokens need to agree only at the first position.
+    assert (
+        quantized.shape == (3, decode.TOKENS) and (quantized == decode.generate(model, prefixes(3)))[:, 0].mean() > 0.5
+    )
 
 
 @pytest.mark.parametrize("baseline", [baselines.ONNXRUNTIME, baselines.OPENVINO])
@@ -149,5 +151,5 @@ def test_runtime_tower_matches_transformers(baseline: str) -> None:
             torch.testing.assert_close(
                 baselines.encoder(found.sessions[f"{baseline} fp32"], pixels)(), expected, rtol=1e-3, atol=1e-4
             )
-            coded = baselines.encoder(found.sessions[f"{baseline} int8"], pixels)()
-            assert F.cosine_similarity(coded, expected).min() > 0.98
+            quantized = baselines.encoder(found.sessions[f"{baseline} int8"], pixels)()
+            assert F.cosine_similarity(quantized, expected).min() > 0.98

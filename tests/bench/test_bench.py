@@ -1,4 +1,4 @@
-"""The measurements on models small enough for a test: what they say, never how long it took."""
+"""The benchmarks on small models: what they report, not how long it took."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PRECISIONS = ["fp32"] if engine() is None else ["fp32", "int8"]
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small models; what it takes to convert them for other runtimes is seen to in test_peers.py."""
+    """Small models, without other runtimes, which test_baselines.py tests."""
     monkeypatch.setattr(
         baselines, "NEEDED", {baselines.ONNXRUNTIME: ("no_such_package",), baselines.OPENVINO: ("nor_this",)}
     )

@@ -1,4 +1,4 @@
-"""The GPU's measurement, rehearsed on a CPU with small models: every part runs and says what it is asked."""
+"""The GPU benchmark on a CPU with small models: every part runs and reports its figures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def test_gpu_benchmark_measures_every_part(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(gpu, "LARGE", 2**10)
     measured = continuous_batching.measure_continuous_batching
     monkeypatch.setattr(
-        gpu.joining, "measure_joining", lambda *args, **more: measured(*args, **{**more, "seconds": 0.05, "streams": 2})
+        gpu.continuous_batching,
+        "measure_continuous_batching",
+        lambda *args, **more: measured(*args, **{**more, "seconds": 0.05, "streams": 2}),
     )
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--out", str(tmp_path)])
     gpu.main()

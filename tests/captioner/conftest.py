@@ -1,4 +1,4 @@
-"""What the captioner's tests share."""
+"""Fixtures of the captioner's tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamcap.captioner.kernels import build
 
 @pytest.fixture(scope="package", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Tiny matrices: a second thread only waits."""
+    """The matrices are tiny: a second thread would only wait."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -28,7 +28,7 @@ def precision(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session", params=["this CPU's vectors", pytest.param("AVX2", marks=pytest.mark.slow)])
 def library(request: pytest.FixtureRequest, precision: str, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The kernels as they are compiled here, and for CPUs without AVX-512."""
+    """The kernels compiled for this CPU, and compiled without AVX-512."""
     if request.param != "AVX2":
         found = build.load_library(precision)
         assert found is not None

@@ -20,9 +20,9 @@ def test_mini_captions_synthetic_scenes(mini: Captioner) -> None:
     script = SceneScript(90210)
     times = [7.3 * number + 2 for number in range(30)]
     images = [draw(script.scene_at(time), time, 640, 360) for time in times]
-    said = [result.text for result in mini.caption(images)]
-    right = sum(text == script.sentence_at(time) for text, time in zip(said, times, strict=True))
-    assert right >= 28, list(zip(said, [script.sentence_at(time) for time in times], strict=True))
+    captions = [result.text for result in mini.caption(images)]
+    right = sum(text == script.sentence_at(time) for text, time in zip(captions, times, strict=True))
+    assert right >= 28, list(zip(captions, [script.sentence_at(time) for time in times], strict=True))
 
 
 @pytest.mark.slow

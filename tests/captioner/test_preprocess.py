@@ -80,7 +80,7 @@ def test_pil_read_only_and_flipped_arrays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "message"),
     [
         (np.zeros((4, 4), np.uint8), r"uint8 of shape \(4, 4\)"),
         (np.zeros((4, 4, 3), np.float32), "float32"),
@@ -88,8 +88,8 @@ def test_pil_read_only_and_flipped_arrays() -> None:
         ("cat.jpg", "not a str"),
     ],
 )
-def test_invalid_image_is_refused(bad: object, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_invalid_image_is_refused(bad: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         to_pixels(bad, "image 3")  # type: ignore[arg-type]
 
 
@@ -126,5 +126,5 @@ def test_clip_directory_equals_transformers(tmp_path: Path, whole: bool) -> None
         torch.testing.assert_close(tower(pixels), projected, atol=1e-4, rtol=1e-4)
         assert clip_directory(tmp_path, "pooled")(pixels).shape == (3, 48)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 40, "do_center_crop": False}))
-    with pytest.raises(InputError, match="processor gives 40x40 pixels, the model takes 32x32"):
+    with pytest.raises(InputError, match="processor produces 40x40 pixels, the model takes 32x32"):
         clip_directory(tmp_path, "projected")

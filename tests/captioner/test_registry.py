@@ -40,10 +40,10 @@ def test_offline_download_fails_in_one_line(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("no-such-model", "streamcap models"), ("", "is empty"), ("a/b.pt", "no such")]
+    ("name", "message"), [("no-such-model", "streamcap models"), ("", "is empty"), ("a/b.pt", "no such")]
 )
-def test_unknown_model_name(name: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_unknown_model_name(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         load_captioner(name, device="cpu")
 
 
@@ -107,7 +107,7 @@ def test_converted_checkpoint_gives_same_captions(tmp_path: Path, name: str) -> 
 def test_failed_conversion_leaves_no_files(tmp_path: Path) -> None:
     (tmp_path / "bad.pt").write_bytes(b"no")
     (tmp_path / "full").mkdir()
-    with pytest.raises(InputError, match="already there"):
+    with pytest.raises(InputError, match="already exists"):
         convert_checkpoint(GOLDEN / "clipcap_mlp.pt", tmp_path / "full")
     with pytest.raises(InputError, match="not a PyTorch checkpoint"):
         convert_checkpoint(tmp_path / "bad.pt", tmp_path / "out")
@@ -145,7 +145,7 @@ def test_hub_out_of_reach_fails_at_once(
             download("someone/some-model", file)
     message = str(error.value)
     assert "\n" not in message
-    assert "the hub cannot be reached; download it elsewhere" in message
+    assert "the hub is unreachable; download it on another machine" in message
     assert caplog.records == []
 
 
@@ -162,10 +162,10 @@ def test_is_reachable_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_is_reachable_asks_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    contacted = []
 
     def connect(address: tuple[str, int], timeout: float) -> socket.socket:
-        asked.append(address)
+        contacted.append(address)
         return socket.socket()
 
     monkeypatch.setattr(socket, "create_connection", connect)
@@ -175,4 +175,4 @@ def test_is_reachable_asks_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_reachable("https://hub.example")
     monkeypatch.delenv("https_proxy")
     assert is_reachable("https://hub.example")
-    assert asked == [("proxy.example", 3128), ("hub.example", 443)]
+    assert contacted == [("proxy.example", 3128), ("hub.example", 443)]

@@ -1,4 +1,4 @@
-"""Small random models in the original layouts, made by `transformers`, which is what ours are compared with."""
+"""Small random models, built by `transformers` (the reference) and by streamcap with the same weights."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from streamcap.captioner.models.vit import VisionTransformer, ViTConfig
 def gpt2(
     seed: int, *, width: int = 64, heads: int = 4, layers: int = 2, vocabulary: int = 120, **more: object
 ) -> GPT2LMHeadModel:
-    """A GPT-2 with weights large enough that captions differ and go on for a while."""
+    """A random GPT-2; its weights are large, so that captions differ and have many tokens."""
     torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=vocabulary,
         n_positions=96,
         n_embd=width,
-        n_layer=2,
+        n_layer=layers,
         n_head=heads,
         bos_token_id=vocabulary - 1,
         eos_token_id=vocabulary - 1,
@@ -36,7 +36,7 @@ def ours(**more: object) -> GPT2:
 
 
 def tower() -> VisionTransformer:
-    """A small vision tower of CLIP's kind: (B, 3, 64, 64) → (B, 48)."""
+    """A small CLIP vision tower: (B, 3, 64, 64) → (B, 48)."""
     config = ViTConfig(
         image=64, patch=8, width=64, layers=2, heads=4, inner=128, activation="quick_gelu", epsilon=1e-5,
         output="projected", pre_norm=True, patch_bias=False, projection=48,

@@ -19,8 +19,8 @@ from streamcap.errors import InputError
     ("arguments", "said"),
     [
         (["-n", "0"], "--frames 0: at least 1"),
-        (["--device", "cuda:77"], "device 'cuda:77' is not there"),
-        (["--device", "cpu", "--precision", "fp16"], "fp16 is not to be had on cpu"),
+        (["--device", "cuda:77"], "device 'cuda:77' was not found"),
+        (["--device", "cpu", "--precision", "fp16"], "fp16 is not supported on cpu"),
     ],
 )
 def test_invalid_options_are_refused_before_measuring(arguments: list[str], said: str) -> None:

@@ -134,7 +134,7 @@ def test_single_image_is_one_line(run: Run, reader: Reader, images: Path) -> Non
     [
         ("mini", "model mini: drawn scenes, people and dogs outdoors; for other cameras --model clipcap-coco\n"),
         ("clipcap-coco", "model clipcap-coco: everyday scenes indoors and outdoors, in careful sentences\n"),
-        ("own.pt", "model own.pt: a reader checkpoint; it knows what it was trained on\n"),
+        ("own.pt", "model own.pt: a reader checkpoint; it describes what it was trained on\n"),
     ],
 )
 def test_caption_names_its_model(

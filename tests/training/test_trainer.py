@@ -179,7 +179,7 @@ def test_changed_encoder_under_same_name_is_reported(tmp_path: Path, caplog: pyt
     assert len(load_captioner(best, device="cpu").caption([image])) == 1
 
     CLIPVisionModelWithProjection(vision).save_pretrained(towers)
-    with pytest.raises(InputError, match=f"taught with other weights than {towers} has"):
+    with pytest.raises(InputError, match=f"trained with other weights than those of {towers}"):
         load_captioner(best, device="cpu").caption([image])
     caplog.clear()
     assert len(load_captioner(best, device="cpu", vision=towers).caption([image])) == 1

@@ -1,4 +1,4 @@
-"""Checkpoint files of every family, told apart by their keys or their config.json."""
+"""Loads checkpoints of every family, recognized by their keys or their config.json."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A file, or a directory that holds one checkpoint. Raises InputError, one line, for anything else."""
+    """Load a file, or a directory with one checkpoint. Raises InputError with a one-line message."""
     if path.is_dir():
         return _open_directory(path)
     if not path.exists():
@@ -44,10 +44,10 @@ def _open_directory(directory: Path) -> Checkpoint:
     # The shards of one checkpoint count as one.
     files = list(dict.fromkeys(find_index(file) or file for file in files))
     if not files:
-        raise InputError(f"{directory}: holds no checkpoint ({', '.join(_SUFFIXES)})")
+        raise InputError(f"{directory}: contains no checkpoint ({', '.join(_SUFFIXES)})")
     if len(files) > 1:
         names = ", ".join(file.name for file in files[:4])
-        raise InputError(f"{directory}: holds {len(files)} checkpoints ({names}); name one of them")
+        raise InputError(f"{directory}: contains {len(files)} checkpoints ({names}); name one of them")
     checkpoint = _open_file(files[0])
     if checkpoint.tokenizer is None and any((directory / name).is_file() for name in _TOKENIZER_FILES):
         checkpoint.tokenizer = directory

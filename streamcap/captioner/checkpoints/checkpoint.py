@@ -1,4 +1,4 @@
-"""What every family hands to the Captioner."""
+"""`Checkpoint`: a loaded checkpoint, in the same form for every family."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 
 StopRule = Literal["fixed", "period", "end"]
-"""What ends a caption: `fixed` tokens, or the tokenizer's full stop, or its end-of-text token."""
+"""What ends a caption: the checkpoint's own tokens (`fixed`), or the tokenizer's full stop or end-of-text token."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingShape:
-    """What the prompter takes for one caption."""
+    """The shape of one caption's embedding, the prompter's input."""
 
     width: int
     axes: tuple[int, ...] = (1,)
-    """How many axes one caption's embedding may have: 1 for (C,), 2 for (T, C) or (N, C)."""
+    """Allowed numbers of axes: 1 for (C,), 2 for (T, C) or (N, C)."""
     count: int | None = None
-    """T or N where it is fixed."""
+    """T or N, if fixed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,11 @@ class VisionTowerRef:
     output: Output
     """`projected` (CLIP's image embedding) or `pooled` (its `pooler_output`)."""
     name: str | None
-    """Where it is found; None: it cannot be."""
+    """A directory or hub name; None: unavailable."""
     reason: str = ""
-    """Why there is none, in a line."""
+    """Why it is unavailable, in one line."""
     fingerprint: str | None = None
-    """`vision.fingerprint` of it, where that is known."""
+    """Its `vision.fingerprint`, if known."""
 
 
 @dataclass(slots=True)
@@ -53,15 +53,15 @@ class Checkpoint:
     prompter: Prompter
     embedding: EmbeddingShape
     stop_tokens: frozenset[int]
-    """Those of OpenAI's vocabulary where `stop_rule` is not `fixed`."""
+    """If `stop_rule` is not `fixed`: the tokens in OpenAI's vocabulary."""
     max_tokens: int
     clip_length: int | None = None
     vision: Vision | None = None
     vision_ref: VisionTowerRef | None = None
     tokenizer: Path | None = None
-    """A directory or file that holds it; None: `tokenizer_name` is looked for."""
+    """Its directory or file; None: use `tokenizer_name`."""
     tokenizer_name: str = "openai-community/gpt2"
     stop_rule: StopRule = "fixed"
-    """How stop tokens are found for another tokenizer than OpenAI's."""
+    """How to find the stop tokens of a tokenizer other than OpenAI's."""
     own_tokenizer: str | None = None
-    """Directory or hub name of the tokenizer, where the json beside the file names one."""
+    """Directory or hub name of the tokenizer, if the json beside the file names one."""

@@ -1,7 +1,7 @@
 """ClipCap (rmokady/CLIP_prefix_caption): `gpt.*` and `clip_project.*`, one embedding per image.
 
-The mapping is an MLP, a single linear layer (`prefix_length` over 10) or a transformer; NYU's video checkpoints have
-the same layout and are told apart by a mapping that yields one position for each frame (see `nyu`).
+The mapping is an MLP, a single linear layer (`prefix_length` over 10) or a transformer. NYU's video checkpoints have
+the same layout; their mapping gives one position for each frame (see `nyu`).
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ def load(path: Path, weights: Weights, settings: CheckpointSettings) -> Checkpoi
 
 
 def vision_from_settings(encoder: EncoderRef | None) -> VisionTowerRef | None:
-    """The tower that the json beside the checkpoint names; None where it names none, and the width must tell."""
+    """The tower named in the json beside the checkpoint; None if it names none."""
     if encoder is None:
         return None
     config = Path(encoder.name).expanduser() / "config.json"
     ours = encoder.name == "mini" or (config.is_file() and native.matches(read_json(config)))
     if ours or encoder.feature_kind not in ("projected", "pooled"):
         reason = (
-            f"it was taught on the features of {encoder.name} ({encoder.feature_kind}), which no vision tower gives here; "
-            "caption_embeddings works"
+            f"it was trained on features of {encoder.name} ({encoder.feature_kind}), for which there is no vision "
+            "tower; only caption_embeddings works"
         )
         return VisionTowerRef("pooled", None, reason)
     output: Output = "pooled" if encoder.feature_kind == "pooled" else "projected"
@@ -79,19 +79,19 @@ def projected_tower(width: int) -> VisionTowerRef:
     """The CLIP tower whose image embedding is `width` wide."""
     if width in _RESNET_BY_WIDTH:
         reason = (
-            f"the prefix is {width} wide, that of CLIP's ResNet {_RESNET_BY_WIDTH[width]}, "
-            "whose vision tower is not available here; caption_embeddings works"
+            f"its embeddings are {width} wide, like those of CLIP's ResNet {_RESNET_BY_WIDTH[width]}, "
+            "which is not supported; only caption_embeddings works"
         )
         return VisionTowerRef("projected", None, reason)
     name = _CLIP_BY_WIDTH.get(width)
-    reason = "" if name else f"no vision tower is known to give embeddings {width} wide; name one with vision="
+    reason = "" if name else f"no known vision tower has embeddings {width} wide; name one with vision="
     return VisionTowerRef("projected", name, reason)
 
 
 def mapping_of(
     weights: Mapping[str, Tensor], embed: int, settings: CheckpointSettings, where: str
 ) -> tuple[nn.Module, int]:
-    """The mapping by its keys (without `clip_project.`) and the width of the embeddings it takes."""
+    """The mapping, and the width of its embeddings. weights: with keys without `clip_project.`."""
     module: nn.Module
     with torch.device("meta"):
         if "prefix_const" in weights:
@@ -107,7 +107,7 @@ def mapping_of(
             outputs, width = matrix(weights, "weight", where, prefix="clip_project.")
             module = LinearMapping(width, _positions(outputs, embed, where, "weight") * embed, embed)
         else:
-            raise InputError(f"{where}: clip_project.* is none of the known mappings (MLP, linear, transformer)")
+            raise InputError(f"{where}: clip_project.* is not a known mapping (MLP, linear, transformer)")
     load_into(module, weights, where, prefix="clip_project.")
     return module, width
 
@@ -115,12 +115,12 @@ def mapping_of(
 def transformer_of(
     weights: Mapping[str, Tensor], embed: int, settings: CheckpointSettings, where: str
 ) -> TransformerMapping:
-    """An empty transformer mapping of the sizes that the shapes tell."""
+    """A transformer mapping with the sizes of the weights, not yet loaded."""
     prefix, inner = matrix(weights, "prefix_const", where, prefix="clip_project.")
     if inner != embed:
         raise InputError(
-            f"{where}: GPT-2 is {embed} wide but the mapping gives {inner} (clip_project.prefix_const): "
-            "they are not of one model"
+            f"{where}: GPT-2 is {embed} wide, the mapping's output {inner} (clip_project.prefix_const): "
+            "they are from different models"
         )
     outputs, width = matrix(weights, "linear.weight", where, prefix="clip_project.")
     _positions(outputs, embed, where, "linear.weight")
@@ -135,7 +135,7 @@ def transformer_of(
 def _positions(outputs: int, embed: int, where: str, key: str) -> int:
     if outputs % embed or not outputs:
         raise InputError(
-            f"{where}: GPT-2 is {embed} wide and the mapping's {outputs} outputs (clip_project.{key}) "
-            "are no multiple of it: they are not of one model"
+            f"{where}: the mapping's {outputs} outputs (clip_project.{key}) are not a multiple of GPT-2's width "
+            f"{embed}: they are from different models"
         )
     return outputs // embed

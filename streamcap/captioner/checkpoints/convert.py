@@ -1,4 +1,4 @@
-"""Any checkpoint as safetensors with its configuration beside it: loads faster, holds no pickle, needs no old json."""
+"""Converts any checkpoint to safetensors with a config.json: it loads faster and contains no pickle."""
 
 from __future__ import annotations
 
@@ -33,48 +33,50 @@ _BESIDE = (
 
 
 def convert_checkpoint(source: Path, destination: Path) -> Checkpoint:
-    """Write what `source` holds to the new directory `destination`; returns it as loaded from there.
+    """Write `source` to the new directory `destination`, and load it from there.
 
-    Nothing is left behind where it fails. Raises InputError for a source that does not load, or a destination that is
-    already there or cannot be written.
+    Atomic: a failure leaves nothing behind. Raises InputError if the source does not load, or if the destination exists
+    or cannot be written.
     """
     if destination.exists():
-        raise InputError(f"{destination}: already there; name a new directory")
+        raise InputError(f"{destination}: already exists; name a new directory")
     checkpoint = open_checkpoint(source)
     parent = destination.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{destination.name}-", dir=parent) as scratch:
-            made = Path(scratch) / "checkpoint"
-            made.mkdir()
-            _write(checkpoint, made)
-            open_checkpoint(made)
-            made.rename(destination)
+            directory = Path(scratch) / "checkpoint"
+            directory.mkdir()
+            _write(checkpoint, directory)
+            open_checkpoint(directory)
+            directory.rename(destination)
     except OSError as error:
         raise InputError(f"{destination}: cannot be written ({error.strerror or error})") from None
     return open_checkpoint(destination)
 
 
-def _write(checkpoint: Checkpoint, made: Path) -> None:
+def _write(checkpoint: Checkpoint, directory: Path) -> None:
     path = checkpoint.path
     if path.is_dir():
         weights = read_weights(weights_file(path))
         for name in _BESIDE:
             if (path / name).is_file():
-                shutil.copyfile(path / name, made / name)
+                shutil.copyfile(path / name, directory / name)
     else:
         weights = read_weights(path)
         text = json.dumps(_configuration(checkpoint), indent=2, ensure_ascii=False)
-        (made / "config.json").write_text(text + "\n", encoding="utf-8")
+        (directory / "config.json").write_text(text + "\n", encoding="utf-8")
         for name in ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"):
             if checkpoint.tokenizer is not None and (checkpoint.tokenizer / name).is_file():
-                shutil.copyfile(checkpoint.tokenizer / name, made / name)
-    save_file(_own_memory(weights), made / "model.safetensors", metadata={"format": "pt"})
+                shutil.copyfile(checkpoint.tokenizer / name, directory / name)
+    save_file(_own_memory(weights), directory / "model.safetensors", metadata={"format": "pt"})
 
 
 def _own_memory(weights: Weights) -> Weights:
-    """What safetensors takes: no two tensors on one memory, none with gaps. A tied head is left out: it is the
-    embedding. So are the mask buffers of old files."""
+    """Tensors as safetensors requires them: contiguous, no two in the same memory.
+
+    A tied head (equal to the embedding) and the mask buffers of old files are left out.
+    """
     kept: Weights = {}
     seen: set[int] = set()
     for key, tensor in weights.items():
@@ -94,12 +96,12 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _configuration(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The json beside the weights, in the contract's keys, with what was guessed from shapes said outright."""
+    """The json beside the weights, with explicit values for everything that was inferred from shapes."""
     settings = settings_beside(checkpoint.path)
     (stop,) = checkpoint.stop_tokens
-    # Another tokenizer than OpenAI's says its own stop token.
+    # A tokenizer other than OpenAI's has a stop token of its own.
     openai = checkpoint.tokenizer is None and checkpoint.own_tokenizer is None
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "family": checkpoint.family,
         "gpt2": checkpoint.gpt2.config.to_json(),
         "mapper_heads": settings.mapper_heads,
@@ -112,4 +114,4 @@ def _configuration(checkpoint: Checkpoint) -> dict[str, Any]:
         "clip_vision": dict(settings.clip_vision) or None,
         "encoder": asdict(settings.encoder) if settings.encoder is not None else None,
     }
-    return {key: value for key, value in told.items() if value is not None}
+    return {key: value for key, value in fields.items() if value is not None}

@@ -1,4 +1,4 @@
-"""GPT-2's configuration from the shapes of its weights and the json beside them, and its module."""
+"""Loads GPT-2: its configuration from the shapes of the weights and the json beside them, then the module."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from streamcap.captioner.models.gpt2_weights import expected_shapes, from_transf
 from streamcap.errors import InputError
 
 HEAD_WIDTH = 64
-"""Width of an attention head in every published GPT-2; what is assumed where no configuration says otherwise."""
+"""Width of an attention head in every published GPT-2; the default without a configuration."""
 
 
 def load_gpt2(weights: Mapping[str, Tensor], fields: Mapping[str, Any], where: str, *, prefix: str) -> GPT2:
-    """The decoder from GPT2LMHeadModel's keys (without `prefix`, which is for messages).
+    """The decoder, from weights with GPT2LMHeadModel's keys. prefix: a key prefix, for messages.
 
-    fields: a GPT-2 configuration, maybe empty. Raises InputError that names the key or the field at fault.
+    fields: a GPT-2 configuration, possibly empty. Raises InputError that names the invalid key or field.
     """
     kept: Weights = {key: value for key, value in weights.items() if not is_buffer(key)}
     config = gpt2_config(kept, fields, where, prefix=prefix)
@@ -31,9 +31,9 @@ def load_gpt2(weights: Mapping[str, Tensor], fields: Mapping[str, Any], where: s
 def gpt2_config(
     weights: Mapping[str, Tensor], fields: Mapping[str, Any], where: str, *, prefix: str = ""
 ) -> GPT2Config:
-    """Sizes from the shapes; heads, activation, epsilon and special tokens from `fields`, else GPT-2's own rule.
+    """Sizes from the shapes; heads, activation, epsilon and special tokens from `fields`, else GPT-2's defaults.
 
-    Raises InputError where `fields` contradicts a shape or asks for a variant that is not supported.
+    Raises InputError if `fields` contradicts a shape or needs a variant that is not supported.
     """
     vocabulary, width = matrix(weights, "transformer.wte.weight", where, prefix=prefix)
     positions, _ = matrix(weights, "transformer.wpe.weight", where, prefix=prefix)
@@ -46,19 +46,19 @@ def gpt2_config(
         cross, _ = matrix(weights, "transformer.h.0.crossattention.c_attn.weight", where, prefix=prefix)
     sizes = {"vocab_size": vocabulary, "n_positions": positions, "n_embd": width, "n_layer": layers, "n_inner": inner}
     for name, size in sizes.items():
-        told = read_int(fields, name, where, minimum=1)
-        if told is not None and told != size:
-            raise InputError(f"{where}: gpt2 configuration says {name} {told}, the weights have {size}")
+        configured = read_int(fields, name, where, minimum=1)
+        if configured is not None and configured != size:
+            raise InputError(f"{where}: the gpt2 configuration has {name} {configured}, the weights have {size}")
     for flag in ("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"):
         if fields.get(flag):
-            raise InputError(f"{where}: gpt2 configuration asks for {flag}, which is not supported")
+            raise InputError(f"{where}: the gpt2 configuration sets {flag}, which is not supported")
     if fields.get("scale_attn_weights") is False:
-        raise InputError(f"{where}: gpt2 configuration turns scale_attn_weights off, which is not supported")
+        raise InputError(f"{where}: the gpt2 configuration sets scale_attn_weights false, which is not supported")
     heads = read_int(fields, "n_head", where, minimum=1)
     if heads is None:
         if width % HEAD_WIDTH:
             raise InputError(
-                f"{where}: width {width} is no multiple of {HEAD_WIDTH}; say how many heads GPT-2 has "
+                f"{where}: width {width} is not a multiple of {HEAD_WIDTH}; set GPT-2's number of heads "
                 f"(gpt2.n_head in the json beside the file)"
             )
         heads = width // HEAD_WIDTH
@@ -83,7 +83,7 @@ def _token(fields: Mapping[str, Any], name: str, vocabulary: int, where: str) ->
 
 
 def check_stop(token: int, gpt2: GPT2, where: str) -> frozenset[int]:
-    """The stop token as a set; InputError where it is not in the vocabulary."""
+    """The stop token as a set. Raises InputError if it is not in the vocabulary."""
     if token >= gpt2.config.vocab_size:
         raise InputError(f"{where}: stop token {token} is not in the vocabulary of {gpt2.config.vocab_size}")
     return frozenset((token,))

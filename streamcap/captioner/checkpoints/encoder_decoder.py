@@ -1,5 +1,7 @@
-"""`VisionEncoderDecoderModel` with ViT and GPT-2 (nlpconnect/vit-gpt2-image-captioning), a directory as transformers
-writes it: config.json, weights, tokenizer, preprocessor_config.json."""
+"""`VisionEncoderDecoderModel` with ViT and GPT-2 (nlpconnect/vit-gpt2-image-captioning).
+
+A directory in transformers' format: config.json, weights, tokenizer, preprocessor_config.json.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,16 @@ from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShap
 from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
 from streamcap.captioner.checkpoints.settings import read_int
 from streamcap.captioner.checkpoints.tensors import load_into, read_weights, strip_prefix
-from streamcap.captioner.checkpoints.towers import processor_picture, vit, weights_file
+from streamcap.captioner.checkpoints.towers import processor_image_spec, vit, weights_file
 from streamcap.captioner.models.prompt import StartTokenPrompter
 from streamcap.errors import InputError
 
 MAX_TOKENS = 20
-"""transformers' own default of `max_length`, where the model says none."""
+"""transformers' default of `max_length`."""
 
 
 def matches(config: Mapping[str, Any]) -> bool:
-    """Whether config.json is one of a VisionEncoderDecoderModel."""
+    """Whether config.json is of a VisionEncoderDecoderModel."""
     return config.get("model_type") == "vision-encoder-decoder"
 
 
@@ -50,14 +52,14 @@ def load(directory: Path, config: Mapping[str, Any]) -> Checkpoint:
         encoder,
         str(file),
         prefix="encoder.",
-        image_spec=processor_picture(directory),
+        image_spec=processor_image_spec(directory),
     )
     projection = _projection(weights_section=strip_prefix(weights, "enc_to_dec_proj."), width=vision.width, file=file)
-    seen = vision.width if projection is None else projection.out_features
-    if seen != gpt2.config.cross_width:
+    state_width = vision.width if projection is None else projection.out_features
+    if state_width != gpt2.config.cross_width:
         raise InputError(
-            f"{file}: the encoder gives states {seen} wide, the decoder's cross-attention takes "
-            f"{gpt2.config.cross_width}: not of one model"
+            f"{file}: the encoder's states are {state_width} wide, the decoder's cross-attention takes "
+            f"{gpt2.config.cross_width}: they are from different models"
         )
     generation = dict(config)
     if (directory / "generation_config.json").is_file():
@@ -83,7 +85,7 @@ def load(directory: Path, config: Mapping[str, Any]) -> Checkpoint:
 
 
 def _own_fields(decoder: Mapping[str, Any]) -> dict[str, Any]:
-    """The decoder's fields that say what shapes cannot; `n_inner` null means four times the width."""
+    """The decoder's fields without null values; `n_inner` null means four times the width."""
     return {key: value for key, value in decoder.items() if value is not None}
 
 

@@ -1,8 +1,8 @@
 """Our own checkpoints (family `streamcap`): a directory of config.json, model.safetensors and tokenizer.json.
 
-config.json: {"family": "streamcap", "vision": {...}, "mapping": {...} (see `compact`), "gpt2": a GPT-2 configuration,
-"image": a PictureSpec, "bos_token_id", "eos_token_id", "max_tokens"}. Tensors: `vision.*`, `mapping.*`, and GPT-2
-under `gpt.` with the names of GPT2LMHeadModel; float32 or float16.
+config.json: {"family": "streamcap", "vision": {...}, "mapping": {...} (both: see `mini_encoder`), "gpt2": a GPT-2
+configuration, "image": an ImageSpec, "bos_token_id", "eos_token_id", "max_tokens"}. Tensors: `vision.*`, `mapping.*`,
+and GPT-2 under `gpt.` with the names of GPT2LMHeadModel; float32 or float16.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_TOKENS = 30
 
 
 def matches(config: Mapping[str, Any]) -> bool:
-    """Whether config.json is one of ours."""
+    """Whether config.json is of this family."""
     return config.get("family") == FAMILY
 
 
@@ -45,7 +45,7 @@ def load(directory: Path, config: Mapping[str, Any]) -> Checkpoint:
     for name in ("vision", "mapping", "gpt2", "image"):
         fields = config.get(name)
         if not isinstance(fields, Mapping):
-            raise InputError(f"{where}: {name} is missing or no json object")
+            raise InputError(f"{where}: {name} is missing or not a json object")
         parts[name] = fields
     file = weights_file(directory)
     weights = read_weights(file)
@@ -85,9 +85,9 @@ def save_native(
 ) -> None:
     """Write a checkpoint that `load` reads.
 
-    config: as above, `family` is filled in. vision, mapping: state dicts of `compact`'s modules. gpt2: a state dict of
-    transformers' GPT2LMHeadModel; a tied `lm_head.weight` is left out. tokenizer: the json of a `tokenizers.Tokenizer`.
-    Raises StreamcapError where the disk does not take them.
+    config: as above; `family` is added. vision, mapping: state dicts of the modules in `mini_encoder`. gpt2: a state
+    dict of transformers' GPT2LMHeadModel; a tied `lm_head.weight` is not written. tokenizer: the json of a
+    `tokenizers.Tokenizer`. Raises StreamcapError if the files cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     gpt = {key: value for key, value in gpt2.items() if key != "lm_head.weight"}
@@ -117,12 +117,12 @@ def _built(build: Callable[[Mapping[str, Any]], nn.Module], fields: Mapping[str,
 
 
 def _grid_shape(encoder: nn.Module, image_spec: ImageSpec, where: str) -> EmbeddingShape:
-    """What the encoder gives for one image, found by running it on nothing."""
+    """The shape of the encoder's output, measured on a black image."""
     try:
         with torch.inference_mode():
             out: Tensor = encoder(torch.zeros(1, 3, image_spec.height, image_spec.width))
     except RuntimeError as error:
-        raise InputError(f"{where}: vision does not take its image: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{where}: vision does not fit its image size: {str(error).splitlines()[0]}") from None
     if out.dim() == 3:
         return EmbeddingShape(out.shape[2], axes=(2,), count=out.shape[1])
     return EmbeddingShape(out.shape[1])

@@ -1,7 +1,7 @@
 """NYU's CLIPVideoCap (juexZZ/NYUFall22-CVProject-CLIPVideoCap): ClipCap's layout with an embedding for every frame.
 
-Mapping by a transformer, a cross-attending transformer (`cross` in the json: same keys and shapes) or an MLP for each
-frame.
+The mapping is a transformer, a cross-attending transformer (same keys and shapes; `cross` in the json selects it) or an
+MLP for each frame.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_TOKENS = 10
 
 
 def matches(weights: Weights) -> bool:
-    """Whether the mapping yields one position of GPT-2's width for each embedding it is given."""
+    """Whether the mapping gives one position of GPT-2's width for each embedding."""
     wte = weights.get("gpt.transformer.wte.weight")
     last = weights.get("clip_project.linear.weight", weights.get("clip_project.model.2.weight"))
     return wte is not None and last is not None and wte.dim() == last.dim() == 2 and last.shape[0] == wte.shape[1]
@@ -39,23 +39,23 @@ def load(path: Path, weights: Weights, settings: CheckpointSettings) -> Checkpoi
         raise InputError(f"{where}: unexpected key {stray[0]}")
     gpt2 = load_gpt2(strip_prefix(weights, "gpt."), settings.gpt2, where, prefix="gpt.")
     embed = gpt2.config.n_embd
-    found = strip_prefix(weights, "clip_project.")
+    mapping_weights = strip_prefix(weights, "clip_project.")
     mapping: nn.Module
     with torch.device("meta"):
-        if "prefix_const" in found:
-            mapping = transformer_of(found, embed, settings, where)
-            width = matrix(found, "linear.weight", where, prefix="clip_project.")[1]
+        if "prefix_const" in mapping_weights:
+            mapping = transformer_of(mapping_weights, embed, settings, where)
+            width = matrix(mapping_weights, "linear.weight", where, prefix="clip_project.")[1]
         else:
-            hidden, width = matrix(found, "model.0.weight", where, prefix="clip_project.")
+            hidden, width = matrix(mapping_weights, "model.0.weight", where, prefix="clip_project.")
             mapping = FrameMLPMapping(width, hidden, embed)
-    load_into(mapping, found, where, prefix="clip_project.")
+    load_into(mapping, mapping_weights, where, prefix="clip_project.")
     stop = STOP_TOKEN if settings.stop_token_id is None else settings.stop_token_id
     return Checkpoint(
         family="nyu-video",
         path=path,
         gpt2=gpt2,
         prompter=MappedPrefixPrompter(mapping),
-        # The number of frames is not in the shapes: held to only where the json says it.
+        # The shapes do not determine the number of frames: it is fixed only if the json has it.
         embedding=EmbeddingShape(
             width, axes=(1, 2) if settings.clip_length is None else (2,), count=settings.clip_length
         ),

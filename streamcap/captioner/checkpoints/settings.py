@@ -1,4 +1,4 @@
-"""What shapes cannot tell: the json beside a checkpoint."""
+"""The json beside a checkpoint: settings that the shapes of the weights do not determine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from streamcap.atomic import read_json
 from streamcap.errors import InputError
 
 INDEX_SUFFIX = ".index.json"
-"""Of the file that says which shard holds which tensor."""
+"""Suffix of the index, which maps each tensor to its shard."""
 _EPOCH = re.compile(r"-(?:\d+|latest)$")
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderRef:
-    """The vision encoder whose features a mapping of ours was taught on."""
+    """The vision encoder on whose features streamcap trained a mapping."""
 
     name: str
     """`mini`, a directory, or a CLIP's name on the hub."""
@@ -29,19 +29,19 @@ class EncoderRef:
 
     @classmethod
     def from_json(cls, content: object) -> EncoderRef | None:
-        """None for what this package did not write: other trainers may use the key for something else."""
+        """None for content that streamcap did not write: other trainers may use the key for something else."""
         if not isinstance(content, Mapping):
             return None
-        told = [content.get(key) for key in ("name", "feature_kind", "fingerprint")]
-        return cls(*map(str, told)) if all(isinstance(one, str) for one in told) else None
+        values = [content.get(key) for key in ("name", "feature_kind", "fingerprint")]
+        return cls(*map(str, values)) if all(isinstance(value, str) for value in values) else None
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointSettings:
-    """The known keys of the json; all others are ignored. Absent: None, and the family's own default holds."""
+    """The known keys of the json; all others are ignored. None: absent, use the family's default."""
 
     where: str
-    """The file they come from, for messages."""
+    """The file, for messages."""
     gpt2: Mapping[str, Any] = field(default_factory=dict)
     mapper_heads: int | None = None
     n_heads: int | None = None
@@ -49,13 +49,13 @@ class CheckpointSettings:
     clip_length: int | None = None
     max_tokens: int | None = None
     max_len: int | None = None
-    """VideoCaptionerWithClip's own name for its number of tokens."""
+    """VideoCaptionerWithClip's name for `max_tokens`."""
     stop_token_id: int | None = None
     clip_vision: Mapping[str, Any] = field(default_factory=dict)
-    """A CLIPVisionConfig for the vision model inside the file, which has heads that no shape tells."""
+    """A CLIPVisionConfig for the vision model in the file; the shapes do not determine its number of heads."""
     encoder: EncoderRef | None = None
     tokenizer: str | None = None
-    """A directory (as seen from the json's), or a hub name."""
+    """A directory (relative to the json's), or a hub name."""
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str) -> CheckpointSettings:
@@ -89,7 +89,7 @@ class CheckpointSettings:
 
 
 def read_int(content: Mapping[str, Any], key: str, where: str, *, minimum: int) -> int | None:
-    """The whole number under `key`, None where there is none; InputError for anything else."""
+    """The whole number under `key`; None if absent. Raises InputError for anything else."""
     value = content.get(key)
     if value is None:
         return None
@@ -99,13 +99,16 @@ def read_int(content: Mapping[str, Any], key: str, where: str, *, minimum: int) 
 
 
 def is_index(path: Path) -> bool:
-    """Whether this is the index of a sharded checkpoint, as transformers writes it."""
+    """Whether this is the index of a sharded checkpoint in transformers' format."""
     return path.name.endswith(INDEX_SUFFIX)
 
 
 def settings_beside(path: Path) -> CheckpointSettings:
-    """The settings for a weights file: its own stem's json, else (NYU) `PREFIX.json` for `PREFIX-009.pt`, else, in a
-    directory this package wrote, config.json; else defaults."""
+    """The settings of a weights file; defaults if there are none.
+
+    Read from STEM.json; else (NYU) from PREFIX.json for PREFIX-009.pt; else from config.json, for `model.*` and
+    `pytorch_model.*`.
+    """
     stem = path.name.removesuffix(INDEX_SUFFIX).rpartition(".")[0] if is_index(path) else path.stem
     beside = [path.with_name(f"{stem}.json"), path.with_name(_EPOCH.sub("", stem) + ".json")]
     if stem in ("model", "pytorch_model"):

@@ -1,4 +1,4 @@
-"""Weights from a file, and the account of every key and shape in it."""
+"""Reads weights from files, and checks every key and shape."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Weights = dict[str, Tensor]
 Shape = tuple[int, ...]
 
 _WRAPPERS = ("model_state_dict", "state_dict", "model", "net", "module")
-"""Keys under which trainers keep the state dict beside their own state."""
+"""Keys under which trainers store the state dict."""
 # torch.compile, DataParallel and DistributedDataParallel, Lightning Fabric, FSDP, activation checkpointing.
 _WRAPPING_MODULE = re.compile(
     r"(?:(?<=^)|(?<=\.))(?:_orig_mod|module|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
@@ -32,11 +32,11 @@ _REFUSED = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def read_weights(path: Path) -> Weights:
-    """The named tensors of a safetensors file or of a PyTorch file, on the CPU.
+    """The named tensors of a safetensors or PyTorch file, on the CPU.
 
-    path: may be the index of a sharded checkpoint. What trainers wrap around a state dict, and the prefixes that
-    compiling and wrapping modules leaves in its keys, are taken off. Raises InputError for a file that is missing,
-    truncated, no checkpoint, or a pickle that would run code.
+    path: may be the index of a sharded checkpoint. A trainer's dict around the state dict is removed, and so are key
+    prefixes from compiled or wrapped modules. Raises InputError for a file that is missing, truncated or no checkpoint,
+    and for a pickle that would run code.
     """
     if is_index(path):
         return _without_wrappers(_read_shards(path), path)
@@ -46,11 +46,11 @@ def read_weights(path: Path) -> Weights:
 def _read_shards(index: Path) -> Weights:
     weights: Weights = {}
     for shard, keys in read_index(index).items():
-        found = _read_file(shard)
-        missing = [key for key in keys if key not in found]
+        tensors = _read_file(shard)
+        missing = [key for key in keys if key not in tensors]
         if missing:
-            raise InputError(f"{shard}: {missing[0]} is missing, which {index.name} says is there")
-        weights |= {key: found[key] for key in keys}
+            raise InputError(f"{shard}: {missing[0]} is missing; {index.name} lists it")
+        weights |= {key: tensors[key] for key in keys}
     return weights
 
 
@@ -61,29 +61,29 @@ def _read_file(path: Path) -> Weights:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            # An unusual pickle protocol: it is either read or refused, and both are told.
+            # torch warns of an unusual pickle protocol; the file is then read, or refused below.
             warnings.simplefilter("ignore", UserWarning)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise InputError(f"{path}: no permission to read it") from None
     except pickle.UnpicklingError as error:
-        named = _REFUSED.search(str(error))
-        code = named[1] if named else _code_in_pickle(path)
+        match = _REFUSED.search(str(error))
+        code = match[1] if match else _code_in_pickle(path)
         if code is None:
             raise InputError(f"{path}: not a PyTorch checkpoint, or a damaged one") from None
         raise InputError(
-            f"{path}: refused, it is a pickle with code in it ({code}); save it again as a plain state dict"
+            f"{path}: refused: a pickle that contains code ({code}); save it again as a plain state dict"
         ) from None
     except SafetensorError as error:
         raise InputError(f"{path}: not a safetensors file, or a truncated one ({error})") from None
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError, AttributeError):
-        # What torch.load raises for other files depends on where in them it stumbles.
+        # For other files, the type of torch.load's error depends on the position of the fault.
         raise InputError(f"{path}: not a PyTorch checkpoint, or a truncated one") from None
     return _state_dict(content, path)
 
 
 def _code_in_pickle(path: Path) -> str | None:
-    """The first name that a bare pickle would import, None where it is no pickle or holds plain values only."""
+    """The first name that a bare pickle would import; None if it is no pickle or contains only plain values."""
     with path.open("rb") as file:
         if file.read(1) != b"\x80":
             return None
@@ -109,7 +109,7 @@ def _state_dict(content: object, path: Path) -> Weights:
             break
         content = content[wrapped]
     if not isinstance(content, Mapping) or not content:
-        raise InputError(f"{path}: holds no state dict (a {type(content).__name__})")
+        raise InputError(f"{path}: contains no state dict but a {type(content).__name__}")
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise InputError(f"{path}: not a state dict: {key!r} is a {type(value).__name__}, not a tensor")
@@ -117,18 +117,18 @@ def _state_dict(content: object, path: Path) -> Weights:
 
 
 def _without_wrappers(weights: Weights, path: Path) -> Weights:
-    """The keys as the bare model has them."""
+    """The weights with the keys of the bare model."""
     bare = {_WRAPPING_MODULE.sub("", key): value for key, value in weights.items()}
     # A LightningModule or another trainer's module holds the captioner as an attribute.
     while prefix := next((name for name in _ATTRIBUTES if bare and all(key.startswith(name) for key in bare)), None):
         bare = {key.removeprefix(prefix): value for key, value in bare.items()}
     if len(bare) < len(weights):
-        raise InputError(f"{path}: two of its keys differ only in the prefixes of compiled or wrapped modules")
+        raise InputError(f"{path}: two keys differ only in the prefixes of compiled or wrapped modules")
     return bare
 
 
 def strip_prefix(weights: Mapping[str, Tensor], prefix: str) -> Weights:
-    """The tensors whose key starts with `prefix`, without it."""
+    """The tensors whose key starts with `prefix`, with the prefix removed."""
     return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
 
 
@@ -140,10 +140,10 @@ def check_state_dict(
     prefix: str = "",
     optional: Iterable[str] = (),
 ) -> None:
-    """Raise InputError that names the first key missing, unexpected, of another shape than `expected`, or with numbers
-    that are not finite, from which wrong captions would come that look like any others.
+    """Check every key, shape and value; non-finite weights would give wrong captions that look normal.
 
-    `where` (a path) and `prefix` make the message; keys in `optional` may be missing.
+    where, prefix: a path and a key prefix, for the message. optional: keys that may be missing. Raises InputError that
+    names the first key that is missing, unexpected, of another shape or dtype, or not finite.
     """
     may_miss = set(optional)
     missing = [key for key in expected if key not in weights and key not in may_miss]
@@ -158,18 +158,18 @@ def check_state_dict(
         if tuple(tensor.shape) != tuple(expected[key]):
             raise InputError(f"{where}: {prefix}{key} has shape {tuple(tensor.shape)}, expected {tuple(expected[key])}")
         if not (tensor.is_floating_point() or tensor.dtype is torch.int64):
-            raise InputError(f"{where}: {prefix}{key} holds {tensor.dtype}, expected floating-point numbers")
+            raise InputError(f"{where}: {prefix}{key} has dtype {tensor.dtype}, expected floating-point numbers")
         if tensor.is_floating_point() and not _finite(tensor):
-            raise InputError(f"{where}: {prefix}{key} holds numbers that are not finite; the checkpoint is damaged")
+            raise InputError(f"{where}: {prefix}{key} contains NaN or infinity; the checkpoint is damaged")
 
 
 def _finite(tensor: Tensor) -> bool:
-    """In one pass, without a copy: a NaN is its tensor's lowest and highest number."""
+    """In one pass, without a copy: aminmax returns NaN for a tensor that contains NaN."""
     return tensor.is_meta or not tensor.numel() or bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
 
 
 def load_into(module: nn.Module, weights: Mapping[str, Tensor], where: str, *, prefix: str = "") -> None:
-    """Give a module (usually made on the meta device) its weights, every key and shape accounted for, as float32."""
+    """Load checked weights into a module (usually on the meta device), as float32. Raises InputError."""
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     check_state_dict(weights, expected, where, prefix=prefix)
     floats = {
@@ -180,7 +180,7 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], where: str, *, p
 
 
 def matrix(weights: Mapping[str, Tensor], key: str, where: str, *, prefix: str = "") -> tuple[int, int]:
-    """The two sizes of `weights[key]`; InputError (naming `prefix` + key) where it is missing or no matrix."""
+    """The two sizes of `weights[key]`. Raises InputError, with `prefix` + key, if it is missing or no matrix."""
     tensor = weights.get(key)
     if tensor is None:
         raise InputError(f"{where}: {prefix}{key} is missing")
@@ -190,6 +190,6 @@ def matrix(weights: Mapping[str, Tensor], key: str, where: str, *, prefix: str =
 
 
 def layer_count(weights: Iterable[str], pattern: str) -> int:
-    """How many layers the keys speak of: one more than the highest number that `pattern`'s group matches."""
-    numbers = [int(found[1]) for key in weights if (found := re.match(pattern, key))]
+    """The number of layers in the keys: one more than the highest number in `pattern`'s group."""
+    numbers = [int(match[1]) for key in weights if (match := re.match(pattern, key))]
     return max(numbers, default=-1) + 1

@@ -1,4 +1,4 @@
-"""Vision transformers from `transformers`' tensors: CLIP's vision tower, ViT, and a directory that holds CLIP."""
+"""Loads vision transformers in `transformers`' format: CLIP's vision tower, ViT, and a directory with a CLIP."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _VIT_NAMES = {
     "norm_1": "layernorm_before",
     "norm_2": "layernorm_after",
 }
-# transformers 5 renamed ViT's modules; what it wrote under the new names is read under the old ones.
+# transformers 5 renamed ViT's modules; these patterns map the new names to the old ones.
 _VIT_RENAMED = [
     (re.compile(r"^layers\.(\d+)\."), r"encoder.layer.\1."),
     (re.compile(r"\.attention\.q_proj\."), ".attention.attention.query."),
@@ -70,10 +70,10 @@ def clip_tower(
     projection: Tensor | None = None,
     image_spec: ImageSpec | None = None,
 ) -> Vision:
-    """CLIP's vision tower from the keys under `vision_model.` (without `prefix`, which is for messages).
+    """CLIP's vision tower from the keys under `vision_model.`. prefix: a key prefix, for messages.
 
-    fields: a CLIPVisionConfig, maybe empty; sizes come from the shapes. projection: `visual_projection.weight`, for
-    the projected output. Raises InputError that names the key at fault.
+    fields: a CLIPVisionConfig, possibly empty; sizes come from the shapes. projection: `visual_projection.weight`, for
+    the projected output. Raises InputError that names the invalid key.
     """
     kept = {key: value for key, value in weights.items() if key != "embeddings.position_ids"}
     positions, width = matrix(kept, "embeddings.position_embedding.weight", where, prefix=prefix)
@@ -120,9 +120,9 @@ def clip_tower(
 def vit(
     weights: Mapping[str, Tensor], fields: Mapping[str, Any], where: str, *, prefix: str, image_spec: ImageSpec | None
 ) -> Vision:
-    """ViT from ViTModel's keys, old names or new; gives its last hidden states. A pooler is left out.
+    """ViT from ViTModel's keys, old or new names; its output is the last hidden states, without the pooler.
 
-    fields: a ViTConfig. Raises InputError that names the key at fault.
+    fields: a ViTConfig. Raises InputError that names the invalid key.
     """
     kept: Weights = {}
     for key, value in weights.items():
@@ -133,7 +133,7 @@ def vit(
         kept[key] = value
     table = kept.get("embeddings.position_embeddings")
     if table is None or table.dim() != 3:
-        raise InputError(f"{where}: {prefix}embeddings.position_embeddings is missing or has no three sizes")
+        raise InputError(f"{where}: {prefix}embeddings.position_embeddings is missing or does not have three sizes")
     positions, width = table.shape[1], table.shape[2]
     patch = _patch(kept, "embeddings.patch_embeddings.projection.weight", where, prefix)
     inner, _ = matrix(kept, "encoder.layer.0.intermediate.dense.weight", where, prefix=prefix)
@@ -177,7 +177,7 @@ def vit(
 def clip_directory(directory: Path, output: Output) -> Vision:
     """The vision tower of a CLIP in `transformers`' layout: config.json and model.safetensors or pytorch_model.bin.
 
-    A whole CLIPModel or its vision part; the text tower's tensors are left out. Raises InputError.
+    A complete CLIPModel or its vision part; the text tower's tensors are ignored. Raises InputError.
     """
     config = read_json(directory / "config.json")
     fields = config.get("vision_config") if isinstance(config.get("vision_config"), Mapping) else config
@@ -197,26 +197,27 @@ def clip_directory(directory: Path, output: Output) -> Vision:
         prefix=nested,
         output=output,
         projection=weights.get("visual_projection.weight"),
-        image_spec=processor_picture(directory),
+        image_spec=processor_image_spec(directory),
     )
 
 
 def weights_file(directory: Path) -> Path:
-    """The weights of a directory in `transformers`' layout: one file, or the index of its shards.
+    """The weights file of a directory in `transformers`' layout, or the index of its shards.
 
-    Raises InputError where there is none.
+    Raises InputError if there is none.
     """
     for name in ("model.safetensors", "pytorch_model.bin"):
         for file in (directory / name, directory / f"{name}{INDEX_SUFFIX}"):
             if file.is_file():
                 return file
-    raise InputError(f"{directory}: holds neither model.safetensors nor pytorch_model.bin, whole or in shards")
+    raise InputError(f"{directory}: contains neither model.safetensors nor pytorch_model.bin, nor shards of them")
 
 
-def processor_picture(directory: Path) -> ImageSpec | None:
-    """What preprocessor_config.json says, None where there is none. Raises InputError for what is not supported.
+def processor_image_spec(directory: Path) -> ImageSpec | None:
+    """The image size and normalization in preprocessor_config.json; None without one.
 
-    CLIP's: the shorter side to `size`, a centre crop. ViT's: squashed to `size`.
+    CLIP: resize the shorter side to `size`, then crop the center. ViT: squash to `size`. Raises InputError for other
+    settings.
     """
     file = directory / "preprocessor_config.json"
     if not file.is_file():
@@ -270,7 +271,7 @@ def _patch(weights: Mapping[str, Tensor], key: str, where: str, prefix: str) -> 
 def _side(positions: int, where: str, key: str) -> int:
     side = math.isqrt(max(positions - 1, 0))
     if side < 1 or side * side != positions - 1:
-        raise InputError(f"{where}: {key} has {positions} positions, expected a square and one")
+        raise InputError(f"{where}: {key} has {positions} positions, expected a square number plus one")
     return side
 
 
@@ -278,7 +279,7 @@ def _heads(width: int, fields: Mapping[str, Any], where: str) -> int:
     heads = fields.get("num_attention_heads")
     if heads is None:
         if width % 64:
-            raise InputError(f"{where}: vision width {width} is no multiple of 64; its number of heads is not known")
+            raise InputError(f"{where}: vision width {width} is not a multiple of 64; its number of heads is unknown")
         return width // 64
     if not isinstance(heads, int) or heads < 1 or width % heads:
         raise InputError(f"{where}: vision width {width} does not divide into num_attention_heads {heads!r}")
@@ -321,7 +322,7 @@ def _own_layers(weights: Mapping[str, Tensor], stem: str, names: Mapping[str, st
 def _vision(config: ViTConfig, own: Weights, image_spec: ImageSpec, where: str) -> Vision:
     if (image_spec.width, image_spec.height) != (config.image, config.image):
         raise InputError(
-            f"{where}: the processor gives {image_spec.width}x{image_spec.height} pixels, the model takes "
+            f"{where}: the processor produces {image_spec.width}x{image_spec.height} pixels, the model takes "
             f"{config.image}x{config.image}"
         )
     with torch.device("meta"):

@@ -57,11 +57,11 @@ def load(path: Path, weights: Weights, settings: CheckpointSettings) -> Checkpoi
     if tower and heads_known:
         vision = clip_tower(tower, settings.clip_vision, where, prefix="ie.model.", output="pooled")
         if vision.width != width:
-            raise InputError(f"{where}: the vision model is {vision.width} wide, GPT-2 {width}: not of one model")
+            raise InputError(f"{where}: the vision model is {vision.width} wide, GPT-2 {width}: from different models")
     elif tower:
-        log.warning("%s: how many heads its vision model has is not known; embeddings work", where)
+        log.warning("%s: its vision model's number of heads is unknown; only caption_embeddings works", where)
     stop = gpt2.config.eos_token_id if settings.stop_token_id is None else settings.stop_token_id
-    told = bool({"bos_token_id", "eos_token_id"} & set(settings.gpt2))
+    has_token_ids = bool({"bos_token_id", "eos_token_id"} & set(settings.gpt2))
     name = _TOWER_BY_WIDTH.get(width)
     reason = "" if name else f"no vision tower is known whose pooled output is {width} wide; name one with vision="
     return Checkpoint(
@@ -71,7 +71,7 @@ def load(path: Path, weights: Weights, settings: CheckpointSettings) -> Checkpoi
         prompter=TwoPassPrefixPrompter(mapping, gpt2.config.bos_token_id),
         embedding=EmbeddingShape(width),
         stop_tokens=check_stop(stop, gpt2, where),
-        stop_rule="fixed" if settings.stop_token_id is not None or told else "end",
+        stop_rule="fixed" if settings.stop_token_id is not None or has_token_ids else "end",
         max_tokens=settings.max_tokens or settings.max_len or MAX_TOKENS,
         vision=vision,
         vision_ref=vision_from_settings(settings.encoder) or VisionTowerRef("pooled", name, reason),
@@ -79,15 +79,15 @@ def load(path: Path, weights: Weights, settings: CheckpointSettings) -> Checkpoi
     )
 
 
-def _mapping(found: Weights, width: int, settings: CheckpointSettings, where: str) -> PooledMapping:
-    layers = layer_count(found, r"transformer_encoder\.layers\.(\d+)\.")
+def _mapping(weights: Weights, width: int, settings: CheckpointSettings, where: str) -> PooledMapping:
+    layers = layer_count(weights, r"transformer_encoder\.layers\.(\d+)\.")
     if layers == 0:
         raise InputError(f"{where}: mp.transformer_encoder.layers.0 is missing")
     heads = settings.n_heads or ENCODER_HEADS
     if settings.n_heads is not None and width % heads:
         raise InputError(f"{settings.where}: n_heads {heads} does not divide the mapping's width {width}")
-    hidden, _ = matrix(found, "transformer_encoder.layers.0.linear1.weight", where, prefix="mp.")
-    outputs, _ = matrix(found, "mapper.weight", where, prefix="mp.")
+    hidden, _ = matrix(weights, "transformer_encoder.layers.0.linear1.weight", where, prefix="mp.")
+    outputs, _ = matrix(weights, "mapper.weight", where, prefix="mp.")
     if outputs % width or not outputs:
         raise InputError(f"{where}: mp.mapper.weight has {outputs} outputs, no multiple of GPT-2's width {width}")
     expected: dict[str, tuple[int, ...]] = {"mapper.weight": (outputs, width), "mapper.bias": (outputs,)}
@@ -104,8 +104,8 @@ def _mapping(found: Weights, width: int, settings: CheckpointSettings, where: st
             f"{there}linear2.weight": (width, hidden),
             f"{there}linear2.bias": (width,),
         } | {f"{there}{norm}.{kind}": (width,) for norm in ("norm1", "norm2") for kind in ("weight", "bias")}
-    check_state_dict(found, expected, where, prefix="mp.")
-    for key, tensor in found.items():
+    check_state_dict(weights, expected, where, prefix="mp.")
+    for key, tensor in weights.items():
         name = key.removeprefix("transformer_encoder.").replace("self_attn.out_proj", "out")
         if "in_proj" in name:
             name = name.replace("self_attn.in_proj_", "value.")

@@ -1,4 +1,4 @@
-"""A running batch: captions join at any step, each leaves when it is finished, one cache serves them all."""
+"""`ContinuousBatch`: continuous batching. Captions join at any step and leave when finished; they share one cache."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StopCriteria:
 
 @dataclass(slots=True)
 class Request(Generic[Key]):
-    """One caption on its way."""
+    """One unfinished caption."""
 
     key: Key
     limit: int
@@ -41,7 +41,7 @@ class Request(Generic[Key]):
     sum_logprobs: float = 0.0
     draft: DraftSource | None = None
     passes: int = 0
-    """Passes of GPT-2 so far, that over the prefix included."""
+    """GPT-2 passes so far, including the prefill."""
 
     @property
     def logprob(self) -> float:
@@ -50,7 +50,7 @@ class Request(Generic[Key]):
 
 
 class WaitingQueue(Generic[Key]):
-    """Captions that have not begun, first come, first served."""
+    """Captions that have not started, in order of arrival."""
 
     def __init__(self, gpt2: GPT2, stop_criteria: StopCriteria) -> None:
         self._positions = gpt2.config.n_positions
@@ -61,13 +61,12 @@ class WaitingQueue(Generic[Key]):
         return len(self._entries)
 
     def add(self, key: Key, prompt: Prompt, rng: random.Random | None = None, draft: DraftSource | None = None) -> None:
-        room = self._positions - prompt.length + 1
-        self._entries.append(
-            (Request(key, max(1, min(self._stop_criteria.max_tokens, room)), rng, draft=draft), prompt)
-        )
+        available = self._positions - prompt.length + 1
+        limit = max(1, min(self._stop_criteria.max_tokens, available))
+        self._entries.append((Request(key, limit, rng, draft=draft), prompt))
 
     def drop(self, key: Key) -> bool:
-        """Forget a caption; false when there is none of this key."""
+        """Drop a caption; False if there is none with this key."""
         for entry in self._entries:
             if entry[0].key == key:
                 self._entries.remove(entry)
@@ -75,21 +74,21 @@ class WaitingQueue(Generic[Key]):
         return False
 
     def peek(self, count: int) -> list[tuple[Request[Key], Prompt]]:
-        """The first `count`, which stay until `go`."""
+        """The first `count` captions; they stay in the queue."""
         return [self._entries[number] for number in range(count)]
 
     def pop(self, count: int) -> None:
-        """The first `count` have begun."""
+        """Remove the first `count` captions."""
         for _ in range(count):
             self._entries.popleft()
 
 
 class ContinuousBatch(Generic[Key]):
-    """Greedy or sampled decoding of captions that come and go.
+    """Greedy or sampled decoding of captions that join and leave the batch.
 
-    `add` queues; `step` first reads the prefixes of what waits (as far as `max_rows` allows), which gives those rows
-    their first token, and then decodes one more token for every row. A row with a draft has guessed tokens verified in
-    the same passes, and gets as many more as were right. All calls come from one thread.
+    `add` queues a caption. `step` prefills waiting captions (up to `max_rows`), which gives them their first token, and
+    then decodes one more token for every row. In a row with a draft, the same pass verifies guessed tokens; the row
+    gains the accepted ones as well. Not thread-safe.
     """
 
     def __init__(
@@ -101,7 +100,7 @@ class ContinuousBatch(Generic[Key]):
         max_rows: int,
         verifier: Verifier | None = None,
     ) -> None:
-        """verifier: chooses the guesses; None: drafts are not used. Only for a greedy selector."""
+        """verifier: plans the guesses; None: drafts are ignored. Only for greedy sampling."""
         self._gpt2 = gpt2
         self._sampler = sampler
         self._stop_criteria = stop_criteria
@@ -114,12 +113,12 @@ class ContinuousBatch(Generic[Key]):
 
     @property
     def active(self) -> int:
-        """Captions not finished, waiting ones included."""
+        """Unfinished captions, including waiting ones."""
         return len(self._rows) + len(self._waiting)
 
     @property
     def rows(self) -> list[Request[Key]]:
-        """The captions being decoded, in no particular order."""
+        """The captions in the batch, in no particular order."""
         return list(self._rows)
 
     def add(self, key: Key, prompt: Prompt, draft: DraftSource | None = None) -> None:
@@ -129,7 +128,7 @@ class ContinuousBatch(Generic[Key]):
 
     @torch.inference_mode()
     def drop(self, key: Key) -> bool:
-        """Forget an unfinished caption; false when there is none of this key."""
+        """Drop an unfinished caption; False if there is none with this key."""
         for number, row in enumerate(self._rows):
             if row.key == key:
                 self._remove_row(number)
@@ -138,7 +137,7 @@ class ContinuousBatch(Generic[Key]):
 
     @torch.inference_mode()
     def step(self) -> list[Request[Key]]:
-        """Admit what waits, one pass for every row; returns the captions that are finished, in no order."""
+        """Admit waiting captions, then one pass for every row. Returns the captions that finished, in any order."""
         finished = self._admit()
         if not self._rows or self._cache is None:
             return finished
@@ -171,9 +170,9 @@ class ContinuousBatch(Generic[Key]):
         following = plan.tensor(self._gpt2.device) if plan.width else None
         hidden = prefill_prompts(self._gpt2, batch, cache.context(cache_slice), following)
         gained, ended = self._take(hidden, plan, first)
-        # The last token of each is not in the cache yet.
+        # The last token of each row is not in the cache yet.
         cache.accept([count - 1 for count in gained], first)
-        if batch.later_prefix is None:  # else the prompts were read twice, which says nothing of one pass
+        if batch.later_prefix is None:  # with a later prefix the prefill is two passes, which would distort the fit
             self._measure(len(prompts) * (batch.width + plan.width), gained, began)
         return self._remove_finished(ended)
 
@@ -183,25 +182,25 @@ class ContinuousBatch(Generic[Key]):
         if self._cache is None:
             self._cache = self._gpt2.new_cache(rows=rows, positions=needed, cross_positions=cross_positions)
         elif rows > self._cache.capacity or needed > self._cache.positions:
-            # Doubled, so that joining one by one does not copy the cache each time.
+            # Double the capacity, so that captions that join one by one do not copy the cache each time.
             self._cache.reserve(min(self._max_rows, max(rows, 2 * self._cache.capacity)), needed)
         return self._cache
 
-    def _plan(self, first: int, room: int) -> Plan:
-        """Guesses for the rows from `first` on, for which the cache has `room` positions."""
-        if self._verifier is None or room < 1:
+    def _plan(self, first: int, available: int) -> Plan:
+        """Guesses for the rows from `first` on; the cache has `available` free positions."""
+        if self._verifier is None or available < 1:
             return NO_PLAN
-        return self._verifier.plan(self._rows[first:], room)
+        return self._verifier.plan(self._rows[first:], available)
 
     def _measure(self, positions: int, gained: list[int], began: float) -> None:
         if self._verifier is not None:
             self._verifier.measure(positions, gained, time.perf_counter() - began)
 
     def _take(self, hidden: Tensor, plan: Plan, first: int) -> tuple[list[int], list[int]]:
-        """Give the rows from `first` on the tokens of this pass.
+        """Add the tokens of this pass to the rows from `first` on.
 
-        hidden: (rows, 1 + K, width), K guessed tokens. Returns how many tokens each got, and the numbers of the rows
-        that are finished.
+        hidden: (rows, 1 + K, width), K guessed tokens. Returns the number of tokens that each row gained, and the
+        indexes of the rows that finished.
         """
         rows, stop = self._rows[first:], self._stop_criteria.stop_tokens
         logits = self._gpt2.logits(hidden.flatten(0, 1))
@@ -230,10 +229,10 @@ class ContinuousBatch(Generic[Key]):
         return [len(tokens) for tokens in gained], finished
 
     def _remove_finished(self, numbers: list[int]) -> list[Request[Key]]:
-        gone = [self._rows[number] for number in numbers]
+        finished = [self._rows[number] for number in numbers]
         for number in reversed(numbers):
             self._remove_row(number)
-        return gone
+        return finished
 
     def _remove_row(self, number: int) -> None:
         if self._cache is not None:

@@ -1,4 +1,4 @@
-"""How much of a device's memory a batch may take."""
+"""`BatchLimit`: the batch size that fits a device's memory."""
 
 from __future__ import annotations
 
@@ -14,32 +14,38 @@ log = logging.getLogger(__name__)
 
 Done = TypeVar("Done")
 
-# How long fewer rows are taken after the memory ran out.
 GROW_SECONDS = 60.0
+"""Time after an out-of-memory error until a larger batch is tried; doubled after each further error."""
 MAX_GROW_SECONDS = 3600.0
 
 
 class BatchLimit:
-    """The most rows that go through a device side by side: halved whenever its memory runs out, and doubled again, up
-    to where it began, when it has not run out for a while. Each time that was too soon, the while is twice as long."""
+    """The maximum batch size on a device.
+
+    An out-of-memory error halves it. After a wait it doubles again, up to the initial value. Every further error
+    doubles the wait.
+    """
 
     def __init__(
-        self, max_rows: int, rows: str, device: torch.device, monotonic: Callable[[], float] = time.monotonic
+        self, max_rows: int, unit: str, device: torch.device, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
+        """unit: what a row is, in the plural, for the log."""
         self.max_rows = max_rows
-        self._row_limit, self._device = rows, device
+        self._unit, self._device = unit, device
         self._full = max_rows
         self._monotonic = monotonic
         self._grow_at = 0.0
         self._grow_seconds = GROW_SECONDS
 
     def run(self, count: int, work: Callable[[int], Done], *, min_rows: int = 1) -> Done:
-        """What `work` makes of `count` rows, told how many to take side by side; again with fewer where they were too
-        many. Raises torch.OutOfMemoryError where `min_rows` rows are."""
+        """The result of `work(max_rows)` on `count` rows, retried with fewer rows when memory runs out.
+
+        Raises torch.OutOfMemoryError if even `min_rows` rows are too many.
+        """
         if self.max_rows < self._full and self._monotonic() >= self._grow_at:
             self.max_rows = min(self._full, 2 * self.max_rows)
             self._grow_at = self._monotonic() + self._grow_seconds
-            log.info("trying %d %s side by side on %s again", self.max_rows, self._row_limit, self._device)
+            log.info("trying batches of %d %s on %s again", self.max_rows, self._unit, self._device)
         while True:
             try:
                 return work(self.max_rows)
@@ -50,10 +56,8 @@ class BatchLimit:
                 self.max_rows = max(min_rows, used // 2)
                 self._grow_at = self._monotonic() + self._grow_seconds
                 self._grow_seconds = min(2 * self._grow_seconds, MAX_GROW_SECONDS)
-                log.warning(
-                    "out of memory on %s; at most %d %s side by side", self._device, self.max_rows, self._row_limit
-                )
-            # Not before the exception is gone, which holds the batch that failed; its recorded steps hold each other.
+                log.warning("out of memory on %s; using batches of %d %s", self._device, self.max_rows, self._unit)
+            # Only here: the exception refers to the batch that failed, and its CUDA graphs form a reference cycle.
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

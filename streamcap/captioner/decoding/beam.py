@@ -1,8 +1,8 @@
-"""Beam search with ClipCap's length rule, all frames and all their beams in one cache.
+"""Beam search with ClipCap's length normalization; all prompts and their beams share one cache.
 
-The rule is `generate_beam` of rmokady/CLIP_prefix_caption: candidates are ranked by their summed log-probability over
-their own length; a beam that met the stop token keeps its sum and its length and may only be followed by token 0 at
-no cost, which is cut off in the end.
+As in `generate_beam` of rmokady/CLIP_prefix_caption: candidates are ranked by their summed log-probability divided by
+their length. A beam that reached the stop token keeps its sum and its length, and continues only with token 0 at no
+cost; these tokens are cut off at the end.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Hypothesis:
     logprob: float
     """Mean natural-log probability of the tokens."""
     passes: int
-    """Passes of GPT-2 until all beams of its frame had stopped."""
+    """GPT-2 passes until all beams of its prompt had stopped."""
 
 
 @dataclass(slots=True)
 class _Beams:
-    """The state of all frames' beams; F frames, K beams, S tokens so far."""
+    """The beams of all prompts; F prompts, K beams, S tokens so far."""
 
     tokens: Tensor
     """(F, K, S) int64."""
@@ -44,13 +44,13 @@ class _Beams:
     """(F, K) bool."""
 
     def grow(self, logprobs: Tensor, stop: Tensor) -> Tensor:
-        """One more token for every beam. logprobs: (F, K, V). Returns where each beam came from, (F, K)."""
-        frames, beams, vocabulary = logprobs.shape
+        """Add one token to every beam. logprobs: (F, K, V). Returns the previous index of each beam, (F, K)."""
+        count, beams, vocabulary = logprobs.shape
         logprobs = logprobs.masked_fill(self.stopped.unsqueeze(-1), float("-inf"))
         logprobs[..., 0] = torch.where(self.stopped, 0.0, logprobs[..., 0])
         lengths = self.lengths + (~self.stopped).float()
         averages = (self.scores.unsqueeze(-1) + logprobs) / lengths.unsqueeze(-1)
-        best, index = averages.view(frames, -1).topk(beams, -1)
+        best, index = averages.view(count, -1).topk(beams, -1)
         source, token = index // vocabulary, index % vocabulary
         self.lengths = lengths.gather(1, source)
         self.scores = best * self.lengths
@@ -59,12 +59,12 @@ class _Beams:
         self.stopped = self.stopped.gather(1, source) | torch.isin(token, stop)
         return source
 
-    def best(self, frame: int) -> Hypothesis:
-        """The beam of `frame` with the best mean log-probability."""
-        averages = self.scores[frame] / self.lengths[frame]
+    def best(self, row: int) -> Hypothesis:
+        """The beam of prompt `row` with the best mean log-probability."""
+        averages = self.scores[row] / self.lengths[row]
         winner = int(averages.argmax())
-        length = int(self.lengths[frame, winner])
-        return Hypothesis(self.tokens[frame, winner, :length].tolist(), float(averages[winner]), self.tokens.shape[2])
+        length = int(self.lengths[row, winner])
+        return Hypothesis(self.tokens[row, winner, :length].tolist(), float(averages[winner]), self.tokens.shape[2])
 
 
 @torch.inference_mode()
@@ -79,24 +79,24 @@ def beam_search(gpt2: GPT2, prompts: Sequence[Prompt], stop_criteria: StopCriter
     state = _Beams(first.unsqueeze(-1), scores, torch.ones_like(scores), torch.isin(first, stop))
     cache.repeat(beams)
     generated_from = min(prompt.length for prompt in prompts)
-    frames = list(range(len(prompts)))
-    found: dict[int, Hypothesis] = {}
+    unfinished = list(range(len(prompts)))
+    finished: dict[int, Hypothesis] = {}
     for _ in range(max_tokens - 1):
-        frames, state = _retire_finished(frames, state, cache, beams, found)
-        if not frames:
+        unfinished, state = _retire_finished(unfinished, state, cache, beams, finished)
+        if not unfinished:
             break
         hidden = gpt2.step(state.tokens[..., -1].reshape(-1), cache)
-        logprobs = gpt2.logits(hidden).log_softmax(-1).view(len(frames), beams, -1)
+        logprobs = gpt2.logits(hidden).log_softmax(-1).view(len(unfinished), beams, -1)
         source = state.grow(logprobs, stop)
-        base = torch.arange(len(frames), device=gpt2.device).unsqueeze(-1) * beams
+        base = torch.arange(len(unfinished), device=gpt2.device).unsqueeze(-1) * beams
         cache.reorder((base + source).reshape(-1), generated_from)
-    for number, frame in enumerate(frames):
-        found[frame] = state.best(number)
-    return [found[number] for number in range(len(prompts))]
+    for row, number in enumerate(unfinished):
+        finished[number] = state.best(row)
+    return [finished[number] for number in range(len(prompts))]
 
 
 def _prefill(gpt2: GPT2, prompts: Sequence[Prompt], beams: int, positions: int) -> tuple[KVCache, Tensor]:
-    """Prefill, one row for each prompt in a cache with room for its beams. Returns it and (F, V) logits."""
+    """Prefill one row for each prompt. Returns the cache, large enough for all beams, and logits (F, V)."""
     batch = PromptBatch.of(prompts)
     cache = gpt2.new_cache(rows=len(prompts) * beams, positions=positions, cross_positions=batch.cross_positions)
     cache_slice = cache.append([prompt.length for prompt in prompts], batch.width)
@@ -105,17 +105,17 @@ def _prefill(gpt2: GPT2, prompts: Sequence[Prompt], beams: int, positions: int) 
 
 
 def _retire_finished(
-    frames: list[int], state: _Beams, cache: KVCache, beams: int, found: dict[int, Hypothesis]
+    unfinished: list[int], state: _Beams, cache: KVCache, beams: int, finished: dict[int, Hypothesis]
 ) -> tuple[list[int], _Beams]:
-    """Take out the frames whose beams have all stopped, so that no further work is done for them."""
+    """Move the prompts whose beams have all stopped to `finished`, and remove their rows."""
     done = state.stopped.all(-1).tolist()
     if not any(done):
-        return frames, state
-    for number, (frame, over) in enumerate(zip(frames, done, strict=True)):
-        if over:
-            found[frame] = state.best(number)
-    active = [number for number, over in enumerate(done) if not over]
-    cache.keep([number * beams + beam for number in active for beam in range(beams)])
+        return unfinished, state
+    for row, (number, stopped) in enumerate(zip(unfinished, done, strict=True)):
+        if stopped:
+            finished[number] = state.best(row)
+    active = [row for row, stopped in enumerate(done) if not stopped]
+    cache.keep([row * beams + beam for row in active for beam in range(beams)])
     index = torch.tensor(active, device=state.tokens.device, dtype=torch.int64)
     kept = _Beams(state.tokens[index], state.scores[index], state.lengths[index], state.stopped[index])
-    return [frames[number] for number in active], kept
+    return [unfinished[row] for row in active], kept

@@ -1,8 +1,8 @@
-"""A running batch that lives on the device: greedy decoding in slots of fixed shape, the host looks in now and then.
+"""`CudaGraphBatch`: continuous batching on a GPU with CUDA graphs, for greedy decoding.
 
-Embedding, position, layers, head, choice and the test for the end are all on the device, on tensors that never move;
-a step is one replay (see `graphs`). The host sees tokens once per `steps_per_sync` tokens, when captions may leave
-and others join.
+The whole step runs on the device, on tensors at fixed addresses: embedding, layers, head, argmax and the stop check. A
+step is one graph replay (see `cuda_graphs`). The host synchronizes every `steps_per_sync` tokens; captions join and
+leave then.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Key = TypeVar("Key", bound=Hashable)
 
 STEPS_PER_SYNC = 4
 POSITIONS_STEP = 32
-"""Positions are reserved in multiples of this many, as attention kernels and graphs like them."""
+"""The cache's positions are a multiple of this: attention kernels run faster, and fewer graphs are needed."""
 
 
 class StaticDecodeState:
-    """The device's side: the cache and each slot's state, R slots of P positions and T tokens."""
+    """The state on the device: the KV cache and the state of R slots, each of P positions and T tokens."""
 
     def __init__(self, gpt2: GPT2, rows: int, positions: int, tokens: int, stop: frozenset[int], cross: int) -> None:
         device = gpt2.device
@@ -43,41 +43,41 @@ class StaticDecodeState:
         self.cache = gpt2.new_cache(rows=rows, positions=positions, cross_positions=cross)  # (layers, R, heads, P, …)
         self.columns = torch.arange(positions, device=device)  # (P,)
         self.open = torch.zeros(positions, device=device, dtype=gpt2.dtype)  # (P,) a mask that hides nothing
-        self.token = torch.zeros(rows, dtype=torch.int64, device=device)  # (R,) the newest, not yet in the cache
-        self.length = torch.zeros(rows, dtype=torch.int64, device=device)  # (R,) positions in the cache
-        self.limit = torch.ones(rows, dtype=torch.int64, device=device)  # (R,) tokens a caption may have
-        self.active = torch.zeros(rows, dtype=torch.bool, device=device)  # (R,)
+        self.token = torch.zeros(rows, dtype=torch.int64, device=device)  # (R,) newest token, not yet in the cache
+        self.length = torch.zeros(rows, dtype=torch.int64, device=device)  # (R,) positions used in the cache
+        self.limit = torch.ones(rows, dtype=torch.int64, device=device)  # (R,) limit of a caption's tokens
+        self.active = torch.zeros(rows, dtype=torch.bool, device=device)  # (R,) slots that are still decoding
         self.sum_logprobs = torch.zeros(rows, dtype=torch.float64, device=device)  # (R,) sum of log-probabilities
         self.num_generated = torch.zeros(rows, dtype=torch.int64, device=device)  # (R,) tokens so far
         self.tokens = torch.zeros(rows, tokens, dtype=torch.int64, device=device)  # (R, T)
         self._steps: dict[int, GraphedCallable] = {}
         self.prefills: dict[tuple[int, int], tuple[GraphedCallable, KVCache]] = {}
-        """By rows and positions; the cache is where the prefill writes."""
+        """By rows and positions: the graph, and the cache that it writes."""
 
     @property
     def rows(self) -> int:
         return len(self.token)
 
     def step(self, rows: int) -> None:
-        """One more token in slots [0, `rows`) that are still going; the others idle in place."""
+        """One more token in the active slots of [0, `rows`); the others do not change."""
         replay = self._steps.get(rows)
         if replay is None:
-            # The calls that warm up and record are steps as well: what they write is put back.
+            # Warm-up and capture run the step as well: restore the state afterwards.
             state = [self.token, self.length, self.active, self.sum_logprobs, self.num_generated, self.tokens]
-            kept = [part.clone() for part in state]
+            saved = [tensor.clone() for tensor in state]
             replay = self._steps[rows] = GraphedCallable(lambda: self._step(rows), (), self.gpt2.device)
-            for part, before in zip(state, kept, strict=True):
-                part.copy_(before)
+            for tensor, before in zip(state, saved, strict=True):
+                tensor.copy_(before)
         replay()
 
     def drop_graphs(self) -> None:
-        """Drop the recorded steps, and with them the circle that would keep the cache until the garbage collector."""
+        """Drop the captured steps: their reference cycle keeps the cache in memory until garbage collection."""
         self._steps.clear()
 
     def _step(self, rows: int) -> tuple[Tensor, ...]:
         gpt2, cache = self.gpt2, self.cache
         length, active = self.length[:rows], self.active[:rows]
-        # Numbers, not booleans, which attention would turn into numbers anew in every layer.
+        # An additive mask: attention would convert a boolean one again in every layer.
         mask = self.open.masked_fill(self.columns > length.unsqueeze(1), -math.inf)[:, None, None, :]
         position = gpt2.token_position_weight * gpt2.wpe(length)
         x = (gpt2.wte(self.token[:rows]) + position).unsqueeze(1)
@@ -86,27 +86,27 @@ class StaticDecodeState:
         logits = gpt2.logits(hidden[:, 0])
         chosen = greedy_tokens(logits)
         num_generated = self.num_generated[:rows]
-        place = num_generated.clamp(max=self.tokens.shape[1] - 1).unsqueeze(1)
-        kept = torch.where(active, chosen, self.tokens[:rows].gather(1, place).squeeze(1))
-        self.tokens[:rows].scatter_(1, place, kept.unsqueeze(1))
+        index = num_generated.clamp(max=self.tokens.shape[1] - 1).unsqueeze(1)
+        updated = torch.where(active, chosen, self.tokens[:rows].gather(1, index).squeeze(1))
+        self.tokens[:rows].scatter_(1, index, updated.unsqueeze(1))
         self.sum_logprobs[:rows] += torch.where(active, token_logprobs(logits, chosen).double(), 0.0)
         num_generated += active
         self.token[:rows] = chosen
-        # A slot that has ended stays where it is, so that its writes never leave the cache.
+        # The length of a finished slot does not grow, so that its writes stay inside the cache.
         active &= ~(self._stops(chosen) | (num_generated >= self.limit[:rows]))
         length += active
         return ()
 
     def _stops(self, tokens: Tensor) -> Tensor:
-        # Not torch.isin, which may sort and wait for the host.
+        # Not torch.isin, which may sort and synchronize with the host.
         return (tokens.unsqueeze(1) == self.stop).any(1)
 
-    def admit(self, slots: list[int], prompts: list[Prompt], stop_criteria: list[int]) -> None:
-        """Read prompts into `slots`, which gives each its first token."""
+    def admit(self, slots: list[int], prompts: list[Prompt], limits: list[int]) -> None:
+        """Prefill prompts into `slots`, which gives each its first token. limits: maximum tokens of each caption."""
         batch = PromptBatch.of(prompts)
         chosen, score, buffers = self._prefill(batch)
         device = self.token.device
-        where, limit = torch.tensor([slots, stop_criteria]).to(device, non_blocking=True)
+        where, limit = torch.tensor([slots, limits]).to(device, non_blocking=True)
         count, width = batch.prefix.shape[:2]
         self.cache.keys[:, where, :, :width] = buffers.keys[:, :count]
         self.cache.values[:, where, :, :width] = buffers.values[:, :count]
@@ -123,49 +123,49 @@ class StaticDecodeState:
         self.active[where] = ~self._stops(chosen) & (limit > 1)
 
     def _prefill(self, prompts: PromptBatch) -> tuple[Tensor, Tensor, KVCache]:
-        """First tokens (J,), their log-probabilities (J,) and the keys and values they left behind.
+        """First tokens (J,), their log-probabilities (J,) and a cache with the prompts' keys and values.
 
-        All hold until the next call.
+        All are valid until the next call.
         """
         count, width = prompts.prefix.shape[:2]
         size = bucket(count, self.rows)
         inputs = [_padded(prompts.prefix, size), _padded(prompts.lengths, size, 1)]
         inputs += [_padded(more, size) for more in (prompts.later_prefix, prompts.cross) if more is not None]
-        found = self.prefills.get((size, width))
-        if found is None:
+        graph = self.prefills.get((size, width))
+        if graph is None:
             buffers = _PrefillBuffers(self.gpt2, size, prompts)
-            found = GraphedCallable(buffers.prefill, inputs, self.gpt2.device), buffers.cache
-            self.prefills[size, width] = found
-        replay, cache = found
+            graph = GraphedCallable(buffers.prefill, inputs, self.gpt2.device), buffers.cache
+            self.prefills[size, width] = graph
+        replay, cache = graph
         chosen, score = replay(*inputs)
         return chosen[:count], score[:count], cache
 
     def sync_to_host(self, rows: int) -> tuple[list[bool], list[int], list[list[int]], list[float]]:
-        """What slots [0, `rows`) hold: still going, tokens produced, the tokens, the sum of their log-probabilities.
+        """Slots [0, `rows`): whether active, number of tokens, the tokens, and the sum of their log-probabilities.
 
-        Waits for the device: the one synchronisation there is.
+        Waits for the device; nothing else does.
         """
-        # The sums travel as the integers that their bits spell: one copy for everything.
+        # The sums are copied as the int64 with the same bits: one transfer for everything.
         columns = (self.active[:rows].long(), self.num_generated[:rows], self.sum_logprobs[:rows].view(torch.int64))
-        found = torch.cat((torch.stack(columns, dim=1), self.tokens[:rows]), dim=1).cpu()
-        sums = found[:, 2].contiguous().view(torch.float64)
-        active = found[:, 0].bool()
-        return active.tolist(), found[:, 1].tolist(), found[:, 3:].tolist(), sums.tolist()
+        table = torch.cat((torch.stack(columns, dim=1), self.tokens[:rows]), dim=1).cpu()
+        sums = table[:, 2].contiguous().view(torch.float64)
+        active = table[:, 0].bool()
+        return active.tolist(), table[:, 1].tolist(), table[:, 3:].tolist(), sums.tolist()
 
 
 class _PrefillBuffers:
-    """Where one prefill of a fixed shape writes, before it is copied into slots."""
+    """The cache that one prefill of a fixed shape writes, before it is copied into slots."""
 
     def __init__(self, gpt2: GPT2, rows: int, like: PromptBatch) -> None:
         self._gpt2 = gpt2
-        self._again = like.later_prefix is not None
+        self._has_later_prefix = like.later_prefix is not None
         self.cache = gpt2.new_cache(rows=rows, positions=like.width, cross_positions=like.cross_positions)
         self._cache_slice = CacheSlice(slice(0, rows), 0, like.width, causal=True)
 
     def prefill(self, prefix: Tensor, lengths: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
-        """`more`: what the prompts have of `later_prefix` and `cross`."""
-        later_prefix = more[0] if self._again else None
-        cross = more[-1] if len(more) > self._again else None
+        """more: `later_prefix` and `cross`, if the prompts have them."""
+        later_prefix = more[0] if self._has_later_prefix else None
+        cross = more[-1] if len(more) > self._has_later_prefix else None
         hidden = prefill_prompts(
             self._gpt2, PromptBatch(prefix, lengths, later_prefix, cross), self.cache.context(self._cache_slice)
         )
@@ -181,10 +181,10 @@ def _padded(rows: Tensor, size: int, fill: int = 0) -> Tensor:
 
 
 class CudaGraphBatch(Generic[Key]):
-    """RunningBatch's promises, greedy only, on `StaticDecodeState`. All calls come from one thread.
+    """`ContinuousBatch`'s interface, greedy only, on a `StaticDecodeState`. Not thread-safe.
 
-    A caption that stops between two looks idles until the next. The slots stay for the next captions, with what was
-    recorded for them.
+    A caption that ends between two synchronizations idles until the next one. The slots and their graphs are reused for
+    the next captions.
     """
 
     def __init__(
@@ -193,28 +193,28 @@ class CudaGraphBatch(Generic[Key]):
         self._gpt2 = gpt2
         self.stop_criteria = stop_criteria
         self._max_rows = max_rows
-        self._steps_per_look = steps_per_sync
+        self._steps_per_sync = steps_per_sync
         self._slots: StaticDecodeState | None = None
         self._rows: dict[int, Request[Key]] = {}
         self._waiting: WaitingQueue[Key] = WaitingQueue(gpt2, stop_criteria)
 
     @property
     def active(self) -> int:
-        """Captions not finished, waiting ones included."""
+        """Unfinished captions, including waiting ones."""
         return len(self._rows) + len(self._waiting)
 
     @property
     def rows(self) -> list[Request[Key]]:
-        """The captions being decoded, with the tokens of the last look."""
+        """The captions in the batch, with their tokens at the last synchronization."""
         return list(self._rows.values())
 
     def add(self, key: Key, prompt: Prompt, draft: DraftSource | None = None) -> None:
-        """Queue one caption; it joins at the next `step`. The draft is not used."""
+        """Queue one caption; it joins at the next `step`. The draft is ignored."""
         self._waiting.add(key, prompt)
 
     @torch.inference_mode()
     def drop(self, key: Key) -> bool:
-        """Forget an unfinished caption; false when there is none of this key."""
+        """Drop an unfinished caption; False if there is none with this key."""
         for slot, row in self._rows.items():
             if row.key == key:
                 del self._rows[slot]
@@ -225,16 +225,16 @@ class CudaGraphBatch(Generic[Key]):
 
     @torch.inference_mode()
     def step(self) -> list[Request[Key]]:
-        """Admit what waits, decode up to `steps_per_sync` tokens everywhere; the captions that are finished."""
+        """Admit waiting captions, decode up to `steps_per_sync` tokens. Returns the captions that finished."""
         joined = self._admit()
         if self._slots is None or not self._rows:
             return []
         rows = bucket(max(self._rows) + 1, self._slots.rows)
         if joined:
-            # The first words of new captions are worth a look of their own.
+            # New captions show their first token at once.
             return self._sync(rows)
         longest = max(row.limit - len(row.tokens) for row in self._rows.values())
-        for _ in range(min(self._steps_per_look, longest)):
+        for _ in range(min(self._steps_per_sync, longest)):
             self._slots.step(rows)
         return self._sync(rows)
 
@@ -264,7 +264,7 @@ class CudaGraphBatch(Generic[Key]):
         return True
 
     def _reserve(self, joining: list[tuple[Request[Key], Prompt]]) -> StaticDecodeState:
-        """Slots with room for those that join; larger ones take over what the old ones hold."""
+        """A state with enough slots for the joining captions; if it has to grow, the old state is copied."""
         prompt = joining[0][1]
         tokens = max(row.limit for row, _ in joining)
         positions = max(prompt.length + row.limit for row, prompt in joining)
@@ -285,7 +285,7 @@ class CudaGraphBatch(Generic[Key]):
 
 
 def _copy_state(new: StaticDecodeState, old: StaticDecodeState) -> None:
-    # What was recorded for prefixes does not know the slots; what was recorded for steps holds the old ones.
+    # Prefill graphs do not depend on the slots and stay valid; step graphs refer to the old ones.
     new.prefills = old.prefills
     old.drop_graphs()
     rows, positions = old.rows, old.positions

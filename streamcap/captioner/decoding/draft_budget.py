@@ -1,28 +1,28 @@
-"""How many tokens to guess: as long as a guess saves more time than it costs."""
+"""`DraftBudget`: the number of tokens to guess, so that a guess saves more time than it costs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 MAX_GUESSES = 24
-"""Guessed tokens of one row in one pass."""
+"""Guessed tokens per row and pass, at most."""
 _PRIOR_SLOPE = 0.15
-"""What one more position costs, as a share of what a pass costs at least, before passes were measured."""
+"""Assumed cost of one more position, as a fraction of a pass's fixed cost, before any measurement."""
 _MIN_SLOPE, _MAX_SLOPE = 0.005, 2.0
 _MEMORY = 0.98
-"""Weight that earlier passes keep when a new one is measured: about the last fifty count."""
+"""Decay of the weight of earlier passes: the fit covers about the last fifty."""
 _MIN_PASSES = 8.0
-"""Passes, by weight, before the fit is believed."""
+"""Sum of weights from which the fit is used."""
 _WARM_UP_PASSES = 4
-"""The first passes, which pay for allocations and cold caches, are not measured."""
+"""The first passes are not measured: they include allocations and cold caches."""
 _OUTLIER = 4.0
-"""A pass that took longer than so many times what was expected counts as this: the machine was busy."""
+"""A pass is counted as at most this many times its expected duration: the machine may have been busy."""
 
 
 class DraftBudget:
-    """Chooses the number of guesses from measured passes and the guesses' probabilities.
+    """Computes the number of guesses from measured passes and the guesses' probabilities.
 
-    A pass over n positions is taken to cost `fixed + each * n`, fitted by least squares to the passes of this machine.
+    Model: a pass over n positions costs `fixed + each * n`, fitted by least squares to the measured passes.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class DraftBudget:
         return each / fixed
 
     def record(self, positions: float, seconds: float, rows: int, tokens: int) -> None:
-        """A pass over so many positions, of all rows together, that gave `rows` captions `tokens` tokens."""
+        """Record a pass over `positions` positions of all rows together; it gave `rows` captions `tokens` tokens."""
         if self._unmeasured:
             self._unmeasured -= 1
             return
@@ -50,15 +50,15 @@ class DraftBudget:
         self._gain = self._gain * 0.9 + 0.1 * tokens / rows
 
     def guesses(self, rows: Sequence[tuple[float, int]], max_guesses: int) -> int:
-        """How many tokens every row guesses, at most `max_guesses`.
+        """The number of tokens that every row guesses, at most `max_guesses`.
 
-        rows: of each the probability that a guessed token is right, and how many tokens its guess has. All rows of a
-        pass are equally wide, so that a row with a shorter guess pays for the others'.
+        rows: for each the probability that a guessed token is right, and the length of its guess. All rows of a pass
+        have the same width: a row with a shorter guess is padded, at full cost.
         """
         if not rows:
             return 0
         slope, count = self.slope, len(rows)
-        # A token saved is worth a plain pass, shared by its rows, less what the other guesses save of it.
+        # A saved token is worth a pass without guesses, divided by its rows and by the tokens that a pass yields.
         worth = (1 + slope * count) / (count * max(1.0, self._gain))
         cost = slope * count
         max_guesses = min(max_guesses, MAX_GUESSES)
@@ -75,7 +75,7 @@ class DraftBudget:
     def _fit(self) -> tuple[float, float]:
         weight, n, nn, seconds, n_seconds = self._sums
         spread = weight * nn - n * n
-        # Passes of one width alone say nothing of others.
+        # Passes of a single width do not determine the slope.
         if weight < _MIN_PASSES or spread < 0.01 * nn * weight:
             mean, width = (seconds / weight, n / weight) if weight else (1.0, 1.0)
             fixed = mean / (1 + _PRIOR_SLOPE * width)

@@ -1,4 +1,4 @@
-"""Which token comes next: one small class for each way of choosing."""
+"""Samplers: greedy, and temperature with top-p."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Sampler(Protocol):
     """Chooses one token for every row."""
 
     def sample(self, logits: Tensor, rngs: Sequence[random.Random | None]) -> Tensor:
-        """logits: (rows, vocabulary) float32 → (rows,) int64. `rngs` holds each row's own source of chance."""
+        """logits: (rows, vocabulary) float32 → (rows,) int64. rngs: one random generator for each row."""
         ...
 
     def make_rng(self, number: int) -> random.Random | None:
-        """The source of chance of the caption with this running number; None where nothing is drawn."""
+        """The random generator of caption `number`; None if sampling is deterministic."""
         ...
 
 
@@ -35,9 +35,11 @@ class GreedySampler:
 
 
 class TopPSampler:
-    """Temperature and nucleus sampling (Holtzman et al. 2020): of the sorted tokens, those whose predecessors' sum
-    has not passed `top_p`. Each caption draws from its own seeded source, so that what it is batched with does not
-    change it."""
+    """Temperature and nucleus sampling (Holtzman et al. 2020).
+
+    Draws from the most probable tokens whose probabilities add up to `top_p`. Each caption has a random generator of
+    its own, so that its tokens do not depend on the batch.
+    """
 
     def __init__(self, temperature: float, top_p: float, seed: int | None) -> None:
         self._temperature = temperature
@@ -48,29 +50,29 @@ class TopPSampler:
         return random.Random(f"{self._seed}/{number}")
 
     def sample(self, logits: Tensor, rngs: Sequence[random.Random | None]) -> Tensor:
-        # Shifted to a top logit of zero first, so that a tiny temperature cannot overflow into inf - inf.
+        # Subtract the maximum before dividing, so that a tiny temperature does not overflow to inf - inf.
         shifted = (logits - logits.amax(-1, keepdim=True)) / self._temperature
         ordered, tokens = shifted.softmax(-1).sort(dim=-1, descending=True, stable=True)
         total = ordered.cumsum(-1)
         kept = torch.where(total - ordered < self._top_p, ordered, 0.0)
         kept[:, 0] = ordered[:, 0]
         total = kept.cumsum(-1)
-        chance = torch.tensor([[0.0 if rng is None else rng.random()] for rng in rngs], device=logits.device)
-        # Scaled below the sum, so that the last kept token is the furthest one that can be met.
-        place = torch.searchsorted(total, chance * total[:, -1:], right=True)
-        place = torch.minimum(place, (kept > 0).sum(-1, keepdim=True) - 1)
-        return tokens.gather(1, place).squeeze(1)
+        draw = torch.tensor([[0.0 if rng is None else rng.random()] for rng in rngs], device=logits.device)
+        # Rounding may put the draw at the total: clamp to the last kept token.
+        index = torch.searchsorted(total, draw * total[:, -1:], right=True)
+        index = torch.minimum(index, (kept > 0).sum(-1, keepdim=True) - 1)
+        return tokens.gather(1, index).squeeze(1)
 
 
 def make_sampler(search: SearchOptions) -> Sampler:
-    """The selector that `search` asks for; temperature 0 is greedy."""
+    """The sampler for `search`; temperature 0 is greedy."""
     if search.temperature > 0:
         return TopPSampler(search.temperature, search.top_p, search.seed)
     return GreedySampler()
 
 
 def greedy_tokens(logits: Tensor) -> Tensor:
-    """The first of the greatest; (rows, vocabulary) → (rows,) int64."""
+    """The first token with the largest logit; (rows, vocabulary) → (rows,) int64."""
     return logits.argmax(-1)
 
 

@@ -1,4 +1,4 @@
-"""From tokens to text."""
+"""`TextDecoder`: turns tokens into text."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _BEGINNINGS = ("<|endoftext|>", "<s>", "<bos>", "<|bos|>", "[BOS]", "[CLS]")
 
 
 class TextDecoder:
-    """A tokenizer seen from its decoding side."""
+    """The decoding side of a tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self.size: int = tokenizer.get_vocab_size(with_added_tokens=True)
 
     def text(self, tokens: Sequence[int], stop_tokens: frozenset[int] = frozenset()) -> str:
-        """The text of `tokens`, without special tokens, without surrounding space.
+        """The text of `tokens`, without special tokens and surrounding whitespace.
 
-        A stop token at the end that is no punctuation (an end-of-text marker) is left out; ClipCap's `.` stays. So is
-        a character whose bytes have not all been generated yet.
+        An end-of-text marker at the end is removed, even if it is no special token; ClipCap's stop token `.` stays. An
+        incomplete character at the end, some of whose bytes are not generated yet, is removed as well.
         """
         kept = list(tokens)
         if kept and kept[-1] in stop_tokens and not self._is_word(kept[-1]):
@@ -35,18 +35,18 @@ class TextDecoder:
         return text.rstrip("\ufffd").strip()
 
     def periods(self) -> frozenset[int]:
-        """The tokens of a full stop; empty where there is none. For GPT-2's own vocabulary: 13."""
-        single = (self._tokenizer.encode(mark, add_special_tokens=False).ids for mark in _PERIODS)
-        found = {ids[0] for ids in single if len(ids) == 1}
-        found |= {token for mark in _PERIODS if (token := self._tokenizer.token_to_id(mark)) is not None}
-        return frozenset(token for token in found if self.text([token]) in _PERIODS)
+        """The tokens of a full stop; empty if there are none. GPT-2's vocabulary: 13."""
+        encoded = (self._tokenizer.encode(mark, add_special_tokens=False).ids for mark in _PERIODS)
+        candidates = {ids[0] for ids in encoded if len(ids) == 1}
+        candidates |= {token for mark in _PERIODS if (token := self._tokenizer.token_to_id(mark)) is not None}
+        return frozenset(token for token in candidates if self.text([token]) in _PERIODS)
 
     def ends(self) -> frozenset[int]:
-        """The tokens that end a text; empty where there is none of the usual names."""
+        """The end-of-text tokens, found by their common names; empty if there are none."""
         return frozenset(token for name in _ENDS if (token := self._tokenizer.token_to_id(name)) is not None)
 
     def begin(self) -> int | None:
-        """The token that begins a text; None where there is none of the usual names."""
+        """The begin-of-text token, found by its common names; None if there is none."""
         tokens = (self._tokenizer.token_to_id(name) for name in _BEGINNINGS)
         return next((token for token in tokens if token is not None), None)
 
@@ -56,7 +56,7 @@ class TextDecoder:
 
 
 def load_tokenizer(path: Path) -> TextDecoder:
-    """From tokenizer.json, or a directory that holds it, GPT-2's vocab.json and merges.txt, or BERT's vocab.txt.
+    """Load tokenizer.json, or a directory with it, with GPT-2's vocab.json and merges.txt, or with BERT's vocab.txt.
 
     Raises InputError.
     """
@@ -71,7 +71,7 @@ def load_tokenizer(path: Path) -> TextDecoder:
             return TextDecoder(_word_pieces(path / "vocab.txt"))
     except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for every damaged file
         raise InputError(f"{path}: not a tokenizer ({str(error).splitlines()[0]})") from None
-    raise InputError(f"{path}: no tokenizer there (tokenizer.json, vocab.json and merges.txt, or vocab.txt)")
+    raise InputError(f"{path}: contains no tokenizer (tokenizer.json, vocab.json and merges.txt, or vocab.txt)")
 
 
 def _byte_level(vocabulary: Path, merges: Path) -> Tokenizer:
@@ -84,7 +84,7 @@ def _byte_level(vocabulary: Path, merges: Path) -> Tokenizer:
 
 
 def _word_pieces(vocabulary: Path) -> Tokenizer:
-    """BERT's, which Chinese GPT-2s use."""
+    """BERT's tokenizer, which Chinese GPT-2 models use."""
     tokenizer = Tokenizer(WordPiece.from_file(str(vocabulary), unk_token="[UNK]"))  # noqa: S106 - no password
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()

@@ -1,7 +1,7 @@
-"""The one part of streamcap that is not Python: `kernels/`, compiled where it runs by the C compiler that is there.
+"""Compiles the C kernels in this directory on the target machine and loads them.
 
-Compiled once for each precision, processor and compiler, and kept in the cache directory. Where there is no compiler,
-no AVX2 or another system than Linux, or with STREAMCAP_COMPILE=0, callers do without.
+The library is compiled once for each precision, processor and compiler, and kept in the cache directory. Without a
+compiler, without AVX2, on other systems than x86-64 Linux, or with STREAMCAP_COMPILE=0, models run on torch alone.
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ log = logging.getLogger(__name__)
 
 KERNELS = Path(__file__).parent
 SOURCES = {"int8": ("layers.c",), "fp32": ("layers.c", "convolution.c")}
-# No -ffast-math as such: linking with it would change how all of the process rounds denormal numbers.
+# Not -ffast-math: linking with it changes how the whole process handles denormal numbers.
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffinite-math-only",
          "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math", "-mprefer-vector-width=512", "-fopenmp",
          "-fPIC", "-shared")  # fmt: skip
 OPTIONS = {"int8": (), "fp32": ("-DFLOATS",)}
 MAX_CACHED = 8
-"""Libraries in the cache; older ones go."""
-_SECONDS = 120.0
+"""Libraries kept in the cache; older ones are deleted."""
+_TIMEOUT_S = 120.0
 
 
 @cache
 def load_library(precision: str) -> ctypes.CDLL | None:
-    """The compiled kernels, `int8` or `fp32`; None, with the reason in the log, where it is not to be had."""
+    """The compiled kernels, `int8` or `fp32`; None, with the reason in the log, if they are unavailable."""
     if os.environ.get("STREAMCAP_COMPILE", "1") == "0":
         return None
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return None
     compiler = shutil.which(os.environ.get("CC") or "cc")
     if compiler is None:
-        log.info("no C compiler is installed; models run on torch's products, which are slower")
+        log.info("no C compiler found; models run on torch's matmul, which is slower")
         return None
     try:
         return ctypes.CDLL(str(_cached(compiler, precision)))
     except (OSError, subprocess.SubprocessError) as error:
-        log.warning("the kernels were not compiled, models run on torch's products: %s", _reason(error))
+        log.warning("the kernels did not compile; models run on torch's matmul, which is slower: %s", _reason(error))
         return None
 
 
 def build(compiler: str, target: Path, precision: str, *more: str) -> None:
-    """Compile into `target`, which is whole or not there. Raises OSError or SubprocessError."""
+    """Compile to `target`, written atomically. Raises OSError or SubprocessError."""
     handle, name = tempfile.mkstemp(suffix=".so", dir=target.parent)
     os.close(handle)
     try:
         sources = [str(KERNELS / source) for source in SOURCES[precision]]
         command = [compiler, *FLAGS, *OPTIONS[precision], *more, *sources, "-o", name, "-lm"]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
         Path(name).replace(target)
     finally:
         Path(name).unlink(missing_ok=True)
@@ -70,19 +70,19 @@ def _cached(compiler: str, precision: str) -> Path:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     owner = directory.stat()
     if owner.st_uid != os.getuid() or owner.st_mode & 0o022:
-        raise OSError(f"{directory} can be written by others")
+        raise OSError(f"{directory} is writable by other users")
     target = directory / f"{precision}-{_key(compiler, precision)}.so"
     if not target.is_file():
         build(compiler, target, precision)
-        found = sorted(directory.glob("*.so"), key=lambda file: file.stat().st_mtime, reverse=True)
-        for old in found[MAX_CACHED:]:
+        libraries = sorted(directory.glob("*.so"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for old in libraries[MAX_CACHED:]:
             old.unlink(missing_ok=True)
     return target
 
 
 def _key(compiler: str, precision: str) -> str:
-    """Of everything that makes a library another one: source, options, compiler and processor."""
-    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True, timeout=_SECONDS)
+    """A hash of everything that changes the library: sources, flags, compiler version and processor."""
+    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
     digest = hashlib.sha256()
     for file in sorted(KERNELS.glob("*.[ch]")):
         digest.update(file.read_bytes())
@@ -96,5 +96,5 @@ def _processor() -> str:
 
 
 def _reason(error: Exception) -> str:
-    said = getattr(error, "stderr", None) or str(error)
-    return next((line for line in str(said).splitlines() if "error" in line), str(said).partition("\n")[0])
+    message = str(getattr(error, "stderr", None) or error)
+    return next((line for line in message.splitlines() if "error" in line), message.partition("\n")[0])

@@ -1,13 +1,13 @@
-/* Small convolutions in float32, as products of what each output pixel sees. */
+/* Small convolutions in float32: im2col, then a matmul. */
 #include "matmul.h"
 
 typedef struct {
-    int32_t batch, height, width, channels; /* of what comes in: (batch, height, width, channels) */
-    int32_t down, across;                   /* of what goes out: (batch, down, across, linear->out) */
-    int32_t kernel, stride, before;         /* before: zeros that lie above and on the left */
+    int32_t batch, height, width, channels; /* input: (batch, height, width, channels) */
+    int32_t down, across;                   /* output: (batch, down, across, linear->out) */
+    int32_t kernel, stride, before;         /* before: rows and columns of zero padding above and on the left */
 } Grid;
 
-/* What output pixel number `pixel` sees, (kernel, kernel, channels), with zeros up to `in`. */
+/* im2col for one output pixel: its input patch (kernel, kernel, channels), zero-padded to `in` values. */
 static void gather(const Grid *grid, const float *x, int pixel, int in, float *to) {
     int side = grid->kernel, channels = grid->channels, per = grid->down * grid->across;
     int top = pixel % per / grid->across * grid->stride - grid->before;
@@ -22,34 +22,34 @@ static void gather(const Grid *grid, const float *x, int pixel, int in, float *t
     }
 }
 
-/* A convolution as products of what `block` pixels see, added to `out` where `residual`, at least zero where `relu`.
-   Room: threads x block x (linear->in + APART). */
-void streamcap_convolve(const Linear *linear, const Grid *grid, const float *x, int residual, int relu, float *room,
+/* Convolution in blocks of `block` output pixels, added to `out` if `residual`, then ReLU if `relu`.
+   scratch: threads * block * (linear->in + ROW_PAD) floats. */
+void streamcap_convolve(const Linear *linear, const Grid *grid, const float *x, int residual, int relu, float *scratch,
                         int block, int threads, float *out) {
     int in = linear->in, pixels = grid->batch * grid->down * grid->across;
     int blocks = (pixels + block - 1) / block, panels = (linear->out + PANEL - 1) / PANEL;
-    int shared = blocks < threads; /* then all work on one block's panels, else each on blocks of its own */
+    int shared = blocks < threads; /* threads share the panels of one block; else each thread takes whole blocks */
     int32_t next_panel[blocks];
     float ones[block];
     memset(next_panel, 0, sizeof next_panel);
     for (int i = 0; i < block; i++) ones[i] = 1.0f;
 #pragma omp parallel num_threads(threads)
     {
-        int me = omp_get_thread_num(), team = omp_get_num_threads(); /* which may be fewer than were asked for */
-        float *seen = room + (shared ? 0 : (int64_t)me * block * (in + ROW_PAD));
+        int me = omp_get_thread_num(), team = omp_get_num_threads(); /* OpenMP may start fewer than requested */
+        float *patches = scratch + (shared ? 0 : (int64_t)me * block * (in + ROW_PAD));
         for (int b = shared ? 0 : me; b < blocks; b += shared ? 1 : team) {
             int first = b * block, rows = pixels - first < block ? pixels - first : block;
             float *to = out + (int64_t)first * linear->out;
             if (shared) {
 #pragma omp for schedule(static)
-                for (int i = 0; i < rows; i++) gather(grid, x, first + i, in, seen + (int64_t)i * (in + ROW_PAD));
-                matmul(linear, linear, seen, ones, rows, residual, relu ? RELU : -1, next_panel + b, to);
+                for (int i = 0; i < rows; i++) gather(grid, x, first + i, in, patches + (int64_t)i * (in + ROW_PAD));
+                matmul(linear, linear, patches, ones, rows, residual, relu ? RELU : -1, next_panel + b, to);
                 continue;
             }
-            for (int i = 0; i < rows; i++) gather(grid, x, first + i, in, seen + (int64_t)i * (in + ROW_PAD));
+            for (int i = 0; i < rows; i++) gather(grid, x, first + i, in, patches + (int64_t)i * (in + ROW_PAD));
             for (int p = 0; p < panels; p++) {
                 const float *next = linear->qweight + (p + 1 < panels ? (int64_t)(p + 1) * PANEL * in : 0);
-                panel_matmul(linear, seen, ones, rows, p, next, residual, to);
+                panel_matmul(linear, patches, ones, rows, p, next, residual, to);
             }
             if (relu) activate(to, rows * linear->out, RELU);
         }

@@ -1,6 +1,7 @@
-"""What of a model on a CPU goes through `kernels/`: GPT-2, layers of encoders and mappings, convolutions, products.
+"""Replaces the modules of a model on the CPU by the compiled kernels.
 
-Where there is no compiled library, or a layer's shape does not suit it, torch's products stay.
+That covers GPT-2, the layers of encoders and mappings, convolutions and linear layers. Without a compiled library, and
+for layers of an unsupported shape, torch's own modules stay.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from streamcap.captioner.models.vit import VisionTransformer
 
 
 def install_kernels(module: nn.Module, precision: str) -> None:
-    """In place: what `kernels/` can run goes through them, in `int8` or `fp32`; a GPT-2 as a whole or not at all."""
+    """Make `module` use the kernels where they support it, in place, in `int8` or `fp32`; a GPT-2 entirely or not."""
     if build.load_library(precision) is None:
         return
     if isinstance(module, GPT2):
@@ -56,7 +57,7 @@ def install_kernels(module: nn.Module, precision: str) -> None:
 
 
 def install_gpt2_kernels(gpt2: GPT2, precision: str, library: ctypes.CDLL | None = None) -> None:
-    """All layers in one call and the head in another, in place."""
+    """Make a GPT-2 run all layers in one kernel call and its head in another, in place."""
     tied = gpt2.head.weight is gpt2.wte.weight
     plain: Any = gpt2.head
     head = PackedLinear(plain, precision)
@@ -79,7 +80,7 @@ def install_gpt2_kernels(gpt2: GPT2, precision: str, library: ctypes.CDLL | None
 
 
 class KernelBackend:
-    """GPT-2 by the kernels: all layers in one call, the head in another (see `DecoderBackend`)."""
+    """GPT-2 on the kernels: all layers in one call, the head in another (see `DecoderBackend`)."""
 
     row_independent = True
 
@@ -87,7 +88,7 @@ class KernelBackend:
         self._fused, self._norm, self._head = fused, norm, head
 
     def run_layers(self, x: Tensor, context: AttentionContext, output_steps: Tensor | None = None) -> Tensor:
-        """Each position looks as far as it writes, which is what `causal` and `mask` mean as well."""
+        """The kernels are always causal up to the written position, so `context.causal` and `.mask` are not read."""
         positions = None if context.positions is None else context.positions[:, 0].contiguous()
         return self._fused.run(
             x, context.keys, context.values, start=context.start, positions=positions, output_steps=output_steps
@@ -100,7 +101,7 @@ class KernelBackend:
 
 
 def uses_kernels(gpt2: GPT2) -> bool:
-    """Whether it goes through the kernels."""
+    """Whether this GPT-2 runs on the kernels."""
     return isinstance(gpt2.head, PackedLinear)
 
 
@@ -169,13 +170,13 @@ def _install_mapping(mapping: TransformerMapping, precision: str) -> None:
 
 def _install_convolution(part: ConvNorm) -> None:
     if isinstance(part.norm, nn.Identity) and build.load_library("fp32") is not None:
-        around = 0 if part.late else part.conv.kernel_size[0] // 2
-        part.packed = PackedConvolution(part.conv, around, 1 if part.late else around)
+        padding = 0 if part.late else part.conv.kernel_size[0] // 2
+        part.packed = PackedConvolution(part.conv, padding, 1 if part.late else padding)
         part.add_module("conv", nn.Identity())  # its weights are in `packed`
 
 
 def _as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """weight: (out, in)."""
+    """A linear layer of this weight, (out, in)."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     linear.weight = nn.Parameter(weight.detach(), requires_grad=False)
     if bias is not None:

@@ -1,7 +1,7 @@
-"""Linear layers in int8: weights by output channel, activations by row as they come.
+"""Linear layers in torch's int8 (FBGEMM): weights quantized per output channel, activations dynamically.
 
-The products are FBGEMM's, which torch carries. They read a quarter of float32's bytes, and reading weights is what a
-decode step of a small batch costs.
+int8 weights are a quarter of float32's bytes, and reading the weights is the main cost of a decode step of a small
+batch.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 from streamcap.errors import InputError
 
-_SMALLEST = 1e-12
-"""Below this a row is as good as zero; dividing by it must not overflow."""
+_MIN_SCALE = 1e-12
+"""Lower bound of a scale, so that dividing by the scale of a row of zeros does not overflow."""
 
 
 class Int8Linear(nn.Module):
-    """y = W x + b with W in int8 (one scale for each output) and x in 8 bits, or 7 where the CPU's sums saturate.
+    """y = W x + b with W in int8 (one scale for each output) and x in 8 bits, or 7 on CPUs without VNNI.
 
-    Where a sequence has several positions, each is brought to a largest value of 1 first: FBGEMM has one activation
+    With several positions in a sequence, each position is first scaled to a maximum of 1: FBGEMM has one activation
     scale for the whole input, and the first position of a GPT-2 has values a hundred times those of the others. The
-    single positions of a decode step are alike, and save that work.
+    single positions of a decode step have similar ranges and skip that work.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -44,28 +44,30 @@ class Int8Linear(nn.Module):
         if x.size(-2) == 1:
             alone: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, self.narrow_range)
             return alone
-        scale = x.abs().amax(-1, keepdim=True).clamp_min_(1e-12)
-        product: Tensor = torch.ops.quantized.linear_dynamic(x / scale, self.packed, self.narrow_range)
-        # The packed product has added the bias to W x / scale.
-        return product.sub_(self.bias).mul_(scale).add_(self.bias)
+        scale = x.abs().amax(-1, keepdim=True).clamp_min_(_MIN_SCALE)
+        scaled: Tensor = torch.ops.quantized.linear_dynamic(x / scale, self.packed, self.narrow_range)
+        # linear_dynamic has already added the bias, which must not be scaled.
+        return scaled.sub_(self.bias).mul_(scale).add_(self.bias)
 
 
 def _pack(weight: Tensor, bias: Tensor | None) -> torch.ScriptObject:
     # A channel of zeros would have a scale of zero.
-    scales = (weight.abs().amax(1) / 127).clamp_min(_SMALLEST)
+    scales = (weight.abs().amax(1) / 127).clamp_min(_MIN_SCALE)
     with warnings.catch_warnings():
-        # torch means to drop quantised tensors; the products keep working on packed weights.
+        # torch deprecates quantized tensors; linear_dynamic keeps working on packed weights.
         warnings.simplefilter("ignore", UserWarning)
-        codes = torch.quantize_per_channel(
+        quantized = torch.quantize_per_channel(
             weight.float(), scales.double(), torch.zeros(len(scales), dtype=torch.int64), 0, torch.qint8
         )
-        packed: torch.ScriptObject = torch.ops.quantized.linear_prepack(codes, None if bias is None else bias.float())
+        packed: torch.ScriptObject = torch.ops.quantized.linear_prepack(
+            quantized, None if bias is None else bias.float()
+        )
     return packed
 
 
 @cache
 def engine() -> str | None:
-    """The engine of torch's that int8 products run on here; None where there is none."""
+    """torch's engine for int8 matmul on this CPU; None if it has none."""
     for name in ("x86", "fbgemm"):
         if name in torch.backends.quantized.supported_engines:
             return name
@@ -74,9 +76,9 @@ def engine() -> str | None:
 
 @cache
 def int8_saturates() -> bool:
-    """Whether products of full 8-bit activations go wrong on this CPU.
+    """Whether FBGEMM saturates with full 8-bit activations on this CPU; measured, not read from the CPU flags.
 
-    Without VNNI, pairs of products are summed in 16 bits, and 2 × 255 × 127 does not fit. Tried, not looked up.
+    Without VNNI, it sums pairs of 8-bit multiplications in 16 bits, and 2 × 255 × 127 does not fit.
     """
     linear = torch.ops.quantized.linear_dynamic
     packed = _pack(torch.ones(16, 64), None)
@@ -84,12 +86,12 @@ def int8_saturates() -> bool:
     return bool((out - 64).abs().max() > 1)
 
 
-_WHOLE = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
-"""Modules of torch's that read the weights of the layers within them; they stay as they are."""
+_OPAQUE = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+"""torch modules that read the weights of their child layers directly; their children are not replaced."""
 
 
 def quantize(module: nn.Module) -> nn.Module:
-    """Every `nn.Linear` in `module` becomes an Int8Linear, in place. Raises InputError where torch has no products."""
+    """Replace every `nn.Linear` in `module` by an Int8Linear, in place. Raises InputError if torch has no FBGEMM."""
     name = engine()
     if name is None:
         raise InputError("precision int8 needs a torch with FBGEMM (x86 CPUs); use fp32 here")
@@ -99,9 +101,9 @@ def quantize(module: nn.Module) -> nn.Module:
 
 
 def replace_linears(module: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
-    """Every `nn.Linear` in `module` becomes what `make` gives for it, in place."""
+    """Replace every `nn.Linear` in `module` by `make(linear)`, in place."""
     for name, child in list(module.named_children()):
         if type(child) is nn.Linear:
             setattr(module, name, make(child))
-        elif not isinstance(child, _WHOLE):
+        elif not isinstance(child, _OPAQUE):
             replace_linears(child, make)

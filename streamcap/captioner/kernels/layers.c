@@ -1,8 +1,8 @@
-/* Pre-norm transformer layers, GPT-2's with a cache and encoders', all in one call; and a single product in another. */
+/* Fused pre-norm transformer layers in one call (GPT-2 with a KV cache, or an encoder), and a single linear layer. */
 #include "matmul.h"
 
-#define CACHE_LINE_FLOATS 16  /* floats of a cache line */
-#define ATTN_LANES 64 /* floats that are added up side by side in attention */
+#define CACHE_LINE_FLOATS 16 /* floats in a cache line */
+#define ATTN_LANES 64        /* floats summed side by side in encoder attention */
 
 typedef struct {
     const float *norm_1, *shift_1; /* (width) */
@@ -13,23 +13,23 @@ typedef struct {
 
 typedef struct {
     const Layer *layers;
-    const Linear *after; /* what is read after the last layer, or NULL */
+    const Linear *after; /* the linear layer that runs after these layers, to prefetch; or NULL */
     float epsilon;
     int32_t count, heads, activation;
 } FusedLayers;
 
 typedef struct {
-    float *keys, *values;                   /* of the first row's first position; NULL: all positions see all */
-    int64_t layer, row, head;               /* strides, in floats; a position's values lie side by side */
-    const int64_t *positions;               /* (rows): where each row writes, or NULL: all from `start` */
-    const int64_t *output_steps;                  /* (rows, asked): rising steps of which all is wanted, or NULL: of all */
+    float *keys, *values;         /* KV cache (layers, rows, heads, positions, depth); NULL: an encoder, no mask */
+    int64_t layer, row, head;     /* strides of the cache in floats; positions are contiguous */
+    const int64_t *positions;     /* (rows): first position that each row writes; NULL: `start` for all rows */
+    const int64_t *output_steps;  /* (rows, num_outputs): the steps to return, ascending; NULL: all steps */
     int32_t rows, steps, start, num_outputs;
 } AttentionArgs;
 
 static int all_finite(const float *x, int count) {
-    int32_t wrong = 0;
-    for (int i = 0; i < count; i++) wrong |= (bits(x + i) & 0x7f800000) == 0x7f800000;
-    return !wrong;
+    int32_t not_finite = 0;
+    for (int i = 0; i < count; i++) not_finite |= (bits(x + i) & 0x7f800000) == 0x7f800000;
+    return !not_finite;
 }
 
 static void fill_with_nan(float *x, int count) {
@@ -37,10 +37,11 @@ static void fill_with_nan(float *x, int count) {
     for (int i = 0; i < count; i++) memcpy(x + i, &nan, sizeof nan);
 }
 
-/* One row's one head: writes its keys and values, then looks at what each of the `asked` steps may see; `wanted` names
-   them, or all are. qkv: (steps, 3 width). */
-static void attention_cached(const float *qkv, float *keys, float *values, int first, int steps, const int64_t *output_steps, int num_outputs,
-                   int width, int depth, float *weights, float *out) {
+/* Causal attention of one row and one head. Writes the keys and values of all steps from position `first` on, then
+   computes the `num_outputs` steps in `output_steps`, or all steps if it is NULL. qkv: (steps, 3 width). */
+static void attention_cached(const float *qkv, float *keys, float *values, int first, int steps,
+                             const int64_t *output_steps, int num_outputs, int width, int depth, float *weights,
+                             float *out) {
     float factor = 1.0f / sqrtf((float)depth);
     for (int i = 0; i < first * depth; i += CACHE_LINE_FLOATS) _mm_prefetch((const char *)(values + i), _MM_HINT_T0);
     for (int s = 0; s < steps; s++) {
@@ -76,7 +77,7 @@ static void attention_cached(const float *qkv, float *keys, float *values, int f
 
 typedef float Lanes __attribute__((vector_size(64), aligned(4), may_alias));
 
-/* LANES floats: the sum of `count` rows, `stride` apart, each by its weight. */
+/* out: ATTN_LANES floats, the weighted sum of `count` rows that are `stride` floats apart. */
 static void weighted_sum(const float *weights, const float *rows, int64_t stride, int count, float *out) {
     Lanes a = {0}, b = {0}, c = {0}, d = {0};
     for (int i = 0; i < count; i++) {
@@ -89,15 +90,15 @@ static void weighted_sum(const float *weights, const float *rows, int64_t stride
 
 static inline int64_t round_to_lanes(int count) { return (count + ATTN_LANES - 1) / ATTN_LANES * ATTN_LANES; }
 
-/* One row's one head where all positions see all. qkv: (steps, 3 width). Room in floats: (depth + 1) x steps and
-   (steps + 1) x depth, steps and depth that follow an x being whole LANES. */
-static void attention_full(const float *qkv, int steps, const int64_t *output_steps, int num_outputs, int width, int depth, float *room,
-                       float *out) {
+/* Unmasked attention of one row and one head. qkv: (steps, 3 width). scratch: (depth + 1) * across + (steps + 1) * deep
+   floats, where `across` and `deep` are steps and depth rounded up to multiples of ATTN_LANES. */
+static void attention_full(const float *qkv, int steps, const int64_t *output_steps, int num_outputs, int width,
+                           int depth, float *scratch, float *out) {
     float factor = 1.0f / sqrtf((float)depth);
     int64_t across = round_to_lanes(steps), deep = round_to_lanes(depth);
-    float *keys = room, *values = keys + depth * across; /* (depth, steps), so that no sum goes across a vector */
-    float *weights = values + steps * deep, *found = weights + across;
-    memset(room, 0, (depth * across + steps * deep) * sizeof *room);
+    float *keys = scratch, *values = keys + depth * across; /* keys: (depth, steps), to avoid horizontal sums */
+    float *weights = values + steps * deep, *mixed = weights + across;
+    memset(scratch, 0, (depth * across + steps * deep) * sizeof *scratch);
     for (int j = 0; j < steps; j++) {
         const float *key = qkv + (int64_t)j * 3 * width + width;
         for (int d = 0; d < depth; d++) keys[d * across + j] = key[d] * factor;
@@ -118,16 +119,18 @@ static void attention_full(const float *qkv, int steps, const int64_t *output_st
             weights[j] = fast_exp(weights[j] - top);
             sum += weights[j];
         }
-        for (int64_t d = 0; d < deep; d += ATTN_LANES) weighted_sum(weights, values + d, deep, steps, found + d);
-        for (int d = 0; d < depth; d++) to[d] = found[d] / sum;
+        for (int64_t d = 0; d < deep; d += ATTN_LANES) weighted_sum(weights, values + d, deep, steps, mixed + d);
+        for (int d = 0; d < depth; d++) to[d] = mixed[d] / sum;
     }
 }
 
-/* x: (rows x steps, width), in and out; of the `wanted` steps alone (rows x asked, width) out. Room in floats: rows x
-   steps x (3 width + inner + threads) + threads x `own`, which is as much as a row of the cache has positions, or what
-   attend_all wants; in values: (inner + APART) x rows x steps, or x threads x FEW where that is more. */
-void streamcap_layers(const FusedLayers *fused, const AttentionArgs *args, float *x, float *floats, Value *values, int threads,
-                      int64_t own) {
+/* x: (rows * steps, width), in and out; with `output_steps`, its first rows * num_outputs rows hold the result.
+   floats: scratch of rows * steps * (3 width + inner + threads) + threads * own.
+   own: floats per thread for attention: the positions of the cache, or the scratch of attention_full.
+   values: scratch of (inner + ROW_PAD) * n, n being rows * steps or threads * min(rows * steps, SMALL_BATCH_ROWS),
+   whichever is larger. */
+void streamcap_layers(const FusedLayers *fused, const AttentionArgs *args, float *x, float *floats, Value *values,
+                      int threads, int64_t own) {
     int rows = args->rows, steps = args->steps, count = rows * steps;
     int width = fused->layers[0].proj.out, inner = fused->layers[0].fc1.out, depth = width / fused->heads;
     float *wide = floats, *mixed = wide + (int64_t)count * 3 * width;
@@ -138,14 +141,15 @@ void streamcap_layers(const FusedLayers *fused, const AttentionArgs *args, float
 #pragma omp parallel num_threads(threads)
     {
         int me = omp_get_thread_num(), copy = count <= SMALL_BATCH_ROWS ? me : 0;
-        int here = count; /* rows of this layer's products */
+        int here = count; /* rows that this layer computes */
         float *scales = all_scales + (int64_t)copy * count, *weights = all_weights + me * own;
         Value *packed = values + (int64_t)copy * count * (inner + ROW_PAD);
         for (int l = 0; l < fused->count; l++) {
             const Layer *layer = fused->layers + l;
             const int64_t *output_steps = l + 1 < fused->count ? NULL : args->output_steps;
             int num_outputs = output_steps ? args->num_outputs : steps;
-            normalize_and_pack(x, count, width, layer->norm_1, layer->shift_1, fused->epsilon, layer->qkv.limit, packed, scales);
+            normalize_and_pack(x, count, width, layer->norm_1, layer->shift_1, fused->epsilon, layer->qkv.limit,
+                               packed, scales);
             matmul(&layer->qkv, &layer->proj, packed, scales, count, 0, -1, next_panel + 4 * l, wide);
 #pragma omp for schedule(static)
             for (int i = 0; i < rows * fused->heads; i++) {
@@ -159,13 +163,13 @@ void streamcap_layers(const FusedLayers *fused, const AttentionArgs *args, float
                 }
                 int64_t at = l * args->layer + row * args->row + head * args->head;
                 int first = args->positions ? (int)args->positions[row] : args->start;
-                /* The next head's keys come while this one's are looked at. */
+                /* Prefetch the next head's keys. */
                 for (int d = 0; head + 1 < fused->heads && d < first * depth; d += CACHE_LINE_FLOATS)
                     _mm_prefetch((const char *)(args->keys + at + args->head + d), _MM_HINT_T0);
-                attention_cached(qkv, args->keys + at, args->values + at, first, steps, which, num_outputs, width, depth,
-                       weights, to);
+                attention_cached(qkv, args->keys + at, args->values + at, first, steps, which, num_outputs, width,
+                                 depth, weights, to);
             }
-            if (output_steps) { /* the rest of the last layer for these alone */
+            if (output_steps) { /* the rest of the last layer runs for the output steps only */
 #pragma omp single
                 for (int i = 0; i < rows * num_outputs; i++) {
                     int64_t from = (int64_t)(i / num_outputs) * steps + output_steps[i];
@@ -179,21 +183,22 @@ void streamcap_layers(const FusedLayers *fused, const AttentionArgs *args, float
             normalize_and_pack(mixed, here, width, 0, 0, 0, layer->proj.limit, packed, scales);
             matmul(&layer->proj, &layer->fc1, packed, scales, here, 1, -1, next_panel + 4 * l + 1, x);
             normalize_and_pack(x, here, width, layer->norm_2, layer->shift_2, fused->epsilon, layer->fc1.limit, packed,
-                    scales);
+                               scales);
             matmul(&layer->fc1, &layer->fc2, packed, scales, here, 0, fused->activation, next_panel + 4 * l + 2,
-                     wide);
+                   wide);
             normalize_and_pack(wide, here, inner, 0, 0, 0, layer->fc2.limit, packed, scales);
             matmul(&layer->fc2, l + 1 < fused->count ? &layer[1].qkv : fused->after, packed, scales, here, 1, -1,
-                     next_panel + 4 * l + 3, x);
+                   next_panel + 4 * l + 3, x);
         }
     }
 }
 
-/* x: (rows, linear->in), normed first where there is a `norm` -> out (rows, linear->out). `following` is read next, or
-   NULL. Room in floats: threads x rows; in values: (linear->in + APART) x rows, or x threads x FEW where that is
-   more. */
+/* x: (rows, linear->in), layer-normed first if `norm` is not NULL -> out (rows, linear->out).
+   next_linear: the linear layer that runs next, to prefetch; or NULL. floats: scratch of threads * rows.
+   values: scratch of (linear->in + ROW_PAD) * n, n being rows or threads * min(rows, SMALL_BATCH_ROWS), whichever is
+   larger. */
 void streamcap_linear(const Linear *linear, const Linear *next_linear, const float *norm, const float *shift,
-                       float epsilon, const float *x, int rows, float *floats, Value *values, int threads, float *out) {
+                      float epsilon, const float *x, int rows, float *floats, Value *values, int threads, float *out) {
     int width = linear->in;
     int32_t next_panel = 0;
 #pragma omp parallel num_threads(threads)

@@ -1,17 +1,19 @@
-/* Products of activations with weights, and what goes with them: norms, activations, the coding of rows. Built twice:
-   with FLOATS, weights and activations are float32; without, int8 and 16 bits.
+/* Matmul of activations with packed weights, layer norm, activation functions and the packing of rows. Compiled twice:
+   with FLOATS, weights and activations are float32; without, weights are int8 and activations int16.
 
-   What is not finite is passed on, never hidden: floats are asked by their bits, as the compiler is told that all are
-   finite.
+   NaN and infinity propagate. Code that tests for them reads the bits, because -ffinite-math-only lets the compiler
+   assume that every float is finite.
 
-   int8: weights by output channel. Activations are brought to integers row by row, of at most `limit`, the largest
-   for which no sum of `in` products leaves 32 bits: 12 bits and more, and every sum exact. A product of 16-bit pairs
-   (vpmaddwd, or VNNI's vpdpwssd) cannot saturate, unlike that of 8-bit ones without VNNI.
+   int8: one weight scale per output channel. Each row of activations is quantized with a scale of its own to integers
+   of at most `limit`, the largest value for which a sum of `in` products fits 32 bits. That leaves 12 bits or more, and
+   every sum is exact. Multiplying 16-bit pairs (vpmaddwd, or vpdpwssd with VNNI) cannot saturate; multiplying 8-bit
+   pairs without VNNI can.
 
-   Weights lie in the order in which they are read, PANEL output channels side by side, STEP inputs after STEP inputs:
-   one stream from memory, every weight read once for up to TILE rows, and no sum across a vector.
+   Weights are stored in the order in which they are read: panels of PANEL output channels, within a panel STEP inputs
+   at a time. This gives one sequential read of memory, reads each weight once for up to TILE rows, and needs no
+   horizontal sum within a vector.
 
-   Compiled on the machine it runs on, by streamcap.captioner.kernels.build. */
+   Compiled on the target machine by streamcap.captioner.kernels.build. */
 #pragma once
 #include <math.h>
 #include <omp.h>
@@ -23,47 +25,47 @@
 #include <immintrin.h>
 
 #if defined(FLOATS)
-typedef float Weight, Value; /* of a weight, of an activation */
-#define STEP 1             /* inputs that are multiplied at once */
+typedef float Weight, Value; /* types of a weight and of a packed activation */
+#define STEP 1               /* inputs multiplied by one instruction, for each output channel */
 #else
 typedef int8_t Weight;
 typedef int16_t Value;
 #define STEP 2
 #endif
 
-#define PANEL 32    /* output channels that lie side by side */
-#define ROW_PAD (64 / (int)sizeof(Value)) /* values between two rows, which else would want the same lines of a cache */
-#define PREFETCH_BYTES 4096  /* bytes by which weights are fetched ahead */
-#define SMALL_BATCH_ROWS 4       /* rows up to which each thread prepares them for itself */
-#define RELU 3      /* of the kinds that `activate` knows */
-#define LOCAL static __attribute__((unused)) /* not every file needs all of them */
+#define PANEL 32                          /* output channels stored side by side */
+#define ROW_PAD (64 / (int)sizeof(Value)) /* padding between rows, so that they do not map to the same cache sets */
+#define PREFETCH_BYTES 4096               /* distance of the weight prefetch */
+#define SMALL_BATCH_ROWS 4                /* up to this many rows, every thread packs all rows for itself */
+#define RELU 3                            /* value of `kind` in `activate` */
+#define LOCAL static __attribute__((unused)) /* each source file uses only some of these functions */
 
 typedef struct {
-    const Weight *qweight;    /* (panels, in / STEP, PANEL, STEP) */
-    const float *scales;  /* (panels, PANEL), as bias; floats have none */
-    const float *bias;
+    const Weight *qweight; /* (panels, in / STEP, PANEL, STEP) */
+    const float *scales;   /* (panels, PANEL); not read with FLOATS */
+    const float *bias;     /* (panels, PANEL) */
     int32_t in, out, limit, unused;
 } Linear;
 
 static inline int32_t bits(const float *x) {
-    int32_t found;
-    memcpy(&found, x, sizeof found);
-    return found;
+    int32_t pattern;
+    memcpy(&pattern, x, sizeof pattern);
+    return pattern;
 }
 
-/* exp as 2^(x / ln 2), a polynomial of degree 6 for the fraction; relative error below 2e-7 for -87 < x < 88. */
+/* exp(x) as 2^(x / ln 2), with a polynomial of degree 6 for the fraction; relative error < 2e-7 for -87 < x < 88. */
 static inline float fast_exp(float x) {
     x = x < -87.0f ? -87.0f : x;
     x = (x > 88.0f ? 88.0f : x) * 1.44269504f;
-    float packed = (float)(int32_t)(x + (x < 0 ? -0.5f : 0.5f)), part = (x - packed) * 0.693147181f;
-    float y = 0.00833333333f + part * 0.00138888889f;
-    y = 0.5f + part * (0.166666667f + part * (0.0416666667f + part * y));
-    y = 1.0f + part * (1.0f + part * y);
-    union { int32_t i; float f; } power = {.i = ((int32_t)packed + 127) << 23};
+    float rounded = (float)(int32_t)(x + (x < 0 ? -0.5f : 0.5f)), fraction = (x - rounded) * 0.693147181f;
+    float y = 0.00833333333f + fraction * 0.00138888889f;
+    y = 0.5f + fraction * (0.166666667f + fraction * (0.0416666667f + fraction * y));
+    y = 1.0f + fraction * (1.0f + fraction * y);
+    union { int32_t i; float f; } power = {.i = ((int32_t)rounded + 127) << 23};
     return y * power.f;
 }
 
-/* Abramowitz and Stegun 7.1.26, its error at most 1.5e-7; unlike libm's it is computed for a whole vector at once. */
+/* Abramowitz and Stegun 7.1.26, absolute error at most 1.5e-7. Unlike libm's erf, the compiler can vectorize it. */
 static inline float fast_erf(float x) {
     float size = fabsf(x), t = 1.0f / (1.0f + 0.3275911f * size);
     float y = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
@@ -82,7 +84,7 @@ LOCAL void activate(float *x, int count, int kind) {
     else if (kind == 2)
         for (int i = 0; i < count; i++) x[i] = x[i] / (1.0f + fast_exp(-1.702f * x[i])); /* CLIP's quick GELU */
     else
-        for (int i = 0; i < count; i++) x[i] = 0.5f * (x[i] + fabsf(x[i])); /* a choice would lose what is no number */
+        for (int i = 0; i < count; i++) x[i] = 0.5f * (x[i] + fabsf(x[i])); /* ReLU that keeps NaN, unlike max(x, 0) */
 }
 
 LOCAL void layer_norm(const float *x, const float *weight, const float *shift, float epsilon, int width, float *out) {
@@ -97,16 +99,16 @@ LOCAL void layer_norm(const float *x, const float *weight, const float *shift, f
 #if defined(FLOATS)
 
 #if defined(__AVX512F__)
-#define GROUP 16 /* output channels of one vector */
-#define TILE 12  /* rows of one tile, so that its sums stay in registers */
-#define SUMS 24  /* vectors of sums that registers have room for */
+#define GROUP 16 /* output channels in one vector */
+#define TILE 12  /* rows in one tile; its accumulators stay in registers */
+#define SUMS 24  /* accumulator vectors that fit in registers */
 typedef __m512 Vector;
-static inline Vector loaded(const Weight *p) { return _mm512_loadu_ps(p); }
-static inline Vector repeated(const Value *p) { return _mm512_set1_ps(*p); }
+static inline Vector load_weights(const Weight *p) { return _mm512_loadu_ps(p); }
+static inline Vector broadcast(const Value *p) { return _mm512_set1_ps(*p); }
 static inline Vector zero(void) { return _mm512_setzero_ps(); }
-static inline Vector add_products(Vector sum, Vector a, Vector b) { return _mm512_fmadd_ps(a, b, sum); }
-static inline Vector added(Vector a, Vector b) { return _mm512_add_ps(a, b); }
-static inline void scaled(Vector sum, float by, const float *scales, const float *bias, float *out) {
+static inline Vector multiply_add(Vector sum, Vector a, Vector b) { return _mm512_fmadd_ps(a, b, sum); }
+static inline Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
+static inline void store_scaled(Vector sum, float by, const float *scales, const float *bias, float *out) {
     (void)by, (void)scales;
     _mm512_storeu_ps(out, _mm512_add_ps(sum, _mm512_loadu_ps(bias)));
 }
@@ -115,18 +117,18 @@ static inline void scaled(Vector sum, float by, const float *scales, const float
 #define TILE 6
 #define SUMS 12
 typedef __m256 Vector;
-static inline Vector loaded(const Weight *p) { return _mm256_loadu_ps(p); }
-static inline Vector repeated(const Value *p) { return _mm256_set1_ps(*p); }
+static inline Vector load_weights(const Weight *p) { return _mm256_loadu_ps(p); }
+static inline Vector broadcast(const Value *p) { return _mm256_set1_ps(*p); }
 static inline Vector zero(void) { return _mm256_setzero_ps(); }
-static inline Vector add_products(Vector sum, Vector a, Vector b) { return _mm256_fmadd_ps(a, b, sum); }
-static inline Vector added(Vector a, Vector b) { return _mm256_add_ps(a, b); }
-static inline void scaled(Vector sum, float by, const float *scales, const float *bias, float *out) {
+static inline Vector multiply_add(Vector sum, Vector a, Vector b) { return _mm256_fmadd_ps(a, b, sum); }
+static inline Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
+static inline void store_scaled(Vector sum, float by, const float *scales, const float *bias, float *out) {
     (void)by, (void)scales;
     _mm256_storeu_ps(out, _mm256_add_ps(sum, _mm256_loadu_ps(bias)));
 }
 #endif
 
-/* What a product reads of a row, and what its sums are to be multiplied with. */
+/* Copy one row of activations to `out`; returns its scale, 1. */
 LOCAL float pack_row(const float *x, int count, int limit, Value *out) {
     (void)limit;
     memcpy(out, x, count * sizeof *x);
@@ -136,27 +138,29 @@ LOCAL float pack_row(const float *x, int count, int limit, Value *out) {
 #else
 
 #if defined(__AVX512BW__)
-#define GROUP 16 /* output channels of one vector */
-#define TILE 12  /* rows of one tile, so that its sums stay in registers */
+#define GROUP 16
+#define TILE 12
 #define SUMS 24
 typedef __m512i Vector;
-static inline Vector loaded(const Weight *p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p)); }
-static inline Vector repeated(const Value *p) {
+static inline Vector load_weights(const Weight *p) {
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p));
+}
+static inline Vector broadcast(const Value *p) {
     int32_t pair;
     memcpy(&pair, p, sizeof pair);
     return _mm512_set1_epi32(pair);
 }
-static inline Vector added(Vector a, Vector b) { return _mm512_add_epi32(a, b); }
+static inline Vector add(Vector a, Vector b) { return _mm512_add_epi32(a, b); }
 static inline Vector zero(void) { return _mm512_setzero_si512(); }
-static inline Vector add_products(Vector sum, Vector a, Vector b) {
+static inline Vector multiply_add(Vector sum, Vector a, Vector b) {
 #if defined(__AVX512VNNI__)
     return _mm512_dpwssd_epi32(sum, a, b);
 #else
     return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
 #endif
 }
-/* sum x by x scales + bias */
-static inline void scaled(Vector sum, float by, const float *scales, const float *bias, float *out) {
+/* out = sum * by * scales + bias */
+static inline void store_scaled(Vector sum, float by, const float *scales, const float *bias, float *out) {
     __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(_mm512_set1_ps(by), _mm512_loadu_ps(scales)));
     _mm512_storeu_ps(out, _mm512_add_ps(y, _mm512_loadu_ps(bias)));
 }
@@ -165,28 +169,28 @@ static inline void scaled(Vector sum, float by, const float *scales, const float
 #define TILE 6
 #define SUMS 12
 typedef __m256i Vector;
-static inline Vector loaded(const Weight *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)); }
-static inline Vector repeated(const Value *p) {
+static inline Vector load_weights(const Weight *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)); }
+static inline Vector broadcast(const Value *p) {
     int32_t pair;
     memcpy(&pair, p, sizeof pair);
     return _mm256_set1_epi32(pair);
 }
-static inline Vector added(Vector a, Vector b) { return _mm256_add_epi32(a, b); }
+static inline Vector add(Vector a, Vector b) { return _mm256_add_epi32(a, b); }
 static inline Vector zero(void) { return _mm256_setzero_si256(); }
-static inline Vector add_products(Vector sum, Vector a, Vector b) {
+static inline Vector multiply_add(Vector sum, Vector a, Vector b) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
 }
-static inline void scaled(Vector sum, float by, const float *scales, const float *bias, float *out) {
+static inline void store_scaled(Vector sum, float by, const float *scales, const float *bias, float *out) {
     __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(_mm256_set1_ps(by), _mm256_loadu_ps(scales)));
     _mm256_storeu_ps(out, _mm256_add_ps(y, _mm256_loadu_ps(bias)));
 }
 #endif
 
-/* What a product reads of a row, and what its sums are to be multiplied with. */
+/* Quantize one row of activations to integers of at most `limit`; returns the row's scale. */
 LOCAL float pack_row(const float *x, int count, int limit, Value *out) {
     union { float f; int32_t i; } highest = {.f = 1e-12f};
     for (int i = 0; i < count; i++) {
-        int32_t size = bits(x + i) & 0x7fffffff; /* in the order of sizes, with what is no number above all */
+        int32_t size = bits(x + i) & 0x7fffffff; /* |x| as an integer: keeps the order, and NaN is above infinity */
         highest.i = size > highest.i ? size : highest.i;
     }
     float top = highest.f, factor = limit / top;
@@ -200,13 +204,14 @@ LOCAL float pack_row(const float *x, int count, int limit, Value *out) {
 #endif
 #define VECTORS (PANEL / GROUP)
 
-/* `vectors` of one panel times `rows` (1 to TILE) rows of x, both known to the compiler, scaled: out (rows, PANEL).
-   Fetches what comes AHEAD bytes later, first of this panel, then of `next`. With few rows each sum of integers is made
-   in parts, so that none waits for the one before it. Floats are summed in one order whatever the number of rows: a
-   row's result is the same bits in every batch. */
-static inline __attribute__((always_inline)) void tile(const Weight *qweight, const Weight *next, const Value *x, int in,
-                                                       const int rows, const int vectors, const float *x_scales,
-                                                       const float *scales, const float *bias, float *out) {
+/* Matmul of `vectors` vectors of one panel with `rows` (1 to TILE) rows of x, both compile-time constants, scaled:
+   out (rows, PANEL). Prefetches PREFETCH_BYTES ahead, first in this panel, then in `next`. With few rows, integer sums
+   use several accumulators, so that consecutive instructions do not wait for each other. Floats are always summed in
+   the same order: a row gives the same bits in every batch. */
+static inline __attribute__((always_inline)) void tile(const Weight *qweight, const Weight *next, const Value *x,
+                                                       int in, const int rows, const int vectors,
+                                                       const float *x_scales, const float *scales, const float *bias,
+                                                       float *out) {
 #if defined(FLOATS)
     const int parts = 1;
 #else
@@ -232,12 +237,13 @@ static inline __attribute__((always_inline)) void tile(const Weight *qweight, co
                     _mm_prefetch(ahead + (int64_t)at * size + 64 * line, _MM_HINT_T0);
                 Vector weight[VECTORS];
 #pragma GCC unroll 4
-                for (int v = 0; v < vectors; v++) weight[v] = loaded(qweight + (int64_t)at * PANEL + v * STEP * GROUP);
+                for (int v = 0; v < vectors; v++)
+                    weight[v] = load_weights(qweight + (int64_t)at * PANEL + v * STEP * GROUP);
 #pragma GCC unroll 16
                 for (int r = 0; r < rows; r++) {
-                    Vector value = repeated(x + (int64_t)r * (in + ROW_PAD) + at);
+                    Vector value = broadcast(x + (int64_t)r * (in + ROW_PAD) + at);
 #pragma GCC unroll 4
-                    for (int v = 0; v < vectors; v++) sum[r][v][p] = add_products(sum[r][v][p], value, weight[v]);
+                    for (int v = 0; v < vectors; v++) sum[r][v][p] = multiply_add(sum[r][v][p], value, weight[v]);
                 }
             }
         }
@@ -248,18 +254,18 @@ static inline __attribute__((always_inline)) void tile(const Weight *qweight, co
         for (int v = 0; v < vectors; v++) {
             Vector all = sum[r][v][0];
 #pragma GCC unroll 4
-            for (int p = 1; p < parts; p++) all = added(all, sum[r][v][p]);
-            scaled(all, x_scales[r], scales + v * GROUP, bias + v * GROUP, out + r * PANEL + v * GROUP);
+            for (int p = 1; p < parts; p++) all = add(all, sum[r][v][p]);
+            store_scaled(all, x_scales[r], scales + v * GROUP, bias + v * GROUP, out + r * PANEL + v * GROUP);
         }
 }
 
-/* As many vectors at once as leave room for the sums of n rows. */
+/* Vectors of a panel computed at once, so that the accumulators of n rows fit in registers. */
 #define ACROSS(n) (n * VECTORS <= SUMS ? VECTORS : SUMS / TILE)
 #define CASE(n) \
     case n: \
         for (int v = 0; v < VECTORS; v += ACROSS(n)) \
-            tile(qweight + v * STEP * GROUP, next, x, in, n, ACROSS(n), x_scales, scales + v * GROUP, bias + v * GROUP, \
-                 out + v * GROUP); \
+            tile(qweight + v * STEP * GROUP, next, x, in, n, ACROSS(n), x_scales, scales + v * GROUP, \
+                 bias + v * GROUP, out + v * GROUP); \
         break;
 
 LOCAL void tiles(const Weight *qweight, const Weight *next, const Value *x, int in, int rows, const float *x_scales,
@@ -272,39 +278,40 @@ LOCAL void tiles(const Weight *qweight, const Weight *next, const Value *x, int 
     }
 }
 
-/* One panel of `linear` for `rows` rows; `out` (rows, linear->out), added to where `residual`. */
+/* One panel of `linear` for `rows` rows. out: (rows, linear->out), overwritten, or added to if `residual`. */
 LOCAL void panel_matmul(const Linear *linear, const Value *x, const float *x_scales, int rows, int panel,
-                   const Weight *next, int residual, float *out) {
+                        const Weight *next, int residual, float *out) {
     int in = linear->in, width = linear->out, first = panel * PANEL;
-    int wide = width - first < PANEL ? width - first : PANEL;
-    int size = (rows + TILE - 1) / TILE; /* so many tiles, as equal as can be */
+    int columns = width - first < PANEL ? width - first : PANEL;
+    int size = (rows + TILE - 1) / TILE; /* number of tiles, then rows of each: all tiles about equal */
     size = (rows + size - 1) / size;
-    float found[TILE * PANEL];
+    float sums[TILE * PANEL];
     for (int r = 0; r < rows; r += size) {
         int count = rows - r < size ? rows - r : size;
         tiles(linear->qweight + (int64_t)first * in, next, x + (int64_t)r * (in + ROW_PAD), in, count, x_scales + r,
-              linear->scales + first, linear->bias + first, found);
+              linear->scales + first, linear->bias + first, sums);
         for (int i = 0; i < count; i++) {
             float *to = out + (int64_t)(r + i) * width + first;
-            const float *from = found + i * PANEL;
+            const float *from = sums + i * PANEL;
             if (residual)
-                for (int j = 0; j < wide; j++) to[j] += from[j];
+                for (int j = 0; j < columns; j++) to[j] += from[j];
             else
-                memcpy(to, from, wide * sizeof(float));
+                memcpy(to, from, columns * sizeof(float));
         }
     }
 }
 
-/* The whole of `linear`, activated where `activation` is not below zero. Threads take panel after panel; each knows its
-   next one while it works, and fetches it, at the end the first of `following`, which is read after this. */
+/* All panels of `linear`, then the activation function if `activation` >= 0. Each thread claims panels one by one and
+   prefetches its next panel while it computes; after the last one, its first panel of `next_linear`. Ends with a
+   barrier. next_panel: a counter that starts at 0, one for each call. */
 LOCAL void matmul(const Linear *linear, const Linear *next_linear, const Value *x, const float *x_scales, int rows,
-                    int residual, int activation, int32_t *next_panel, float *out) {
+                  int residual, int activation, int32_t *next_panel, float *out) {
     int panels = (linear->out + PANEL - 1) / PANEL, me = omp_get_thread_num(), threads = omp_get_num_threads();
     for (int p = me, after; p < panels; p = after) {
         after = threads + __atomic_fetch_add(next_panel, 1, __ATOMIC_RELAXED);
         const Weight *next = after < panels ? linear->qweight + (int64_t)after * PANEL * linear->in
-                           : next_linear    ? next_linear->qweight + (int64_t)me * PANEL * next_linear->in
-                                          : linear->qweight;
+                           : next_linear     ? next_linear->qweight + (int64_t)me * PANEL * next_linear->in
+                                             : linear->qweight;
         panel_matmul(linear, x, x_scales, rows, p, next, residual, out);
         int first = p * PANEL, last = first + PANEL < linear->out ? first + PANEL : linear->out;
         if (activation >= 0)
@@ -314,26 +321,26 @@ LOCAL void matmul(const Linear *linear, const Linear *next_linear, const Value *
 #pragma omp barrier
 }
 
-LOCAL float normalize_and_pack_row(const float *x, int width, const float *norm, const float *shift, float epsilon, int limit,
-                        Value *packed) {
+LOCAL float normalize_and_pack_row(const float *x, int width, const float *norm, const float *shift, float epsilon,
+                                   int limit, Value *packed) {
     if (norm == NULL) return pack_row(x, width, limit, packed);
     float row[width];
     layer_norm(x, norm, shift, epsilon, width, row);
     return pack_row(row, width, limit, packed);
 }
 
-/* What a product reads: rows of x, normed where there is a `norm`, coded. With few rows every thread makes them
-   for itself, which costs less than waiting for each other. */
-LOCAL void normalize_and_pack(const float *x, int count, int width, const float *norm, const float *shift, float epsilon,
-                   int limit, Value *packed, float *scales) {
+/* The input of a matmul: `count` rows of x, layer-normed if `norm` is not NULL, then packed. With few rows every thread
+   packs all rows for itself, which costs less than a barrier. */
+LOCAL void normalize_and_pack(const float *x, int count, int width, const float *norm, const float *shift,
+                              float epsilon, int limit, Value *packed, float *scales) {
     if (count <= SMALL_BATCH_ROWS) {
         for (int m = 0; m < count; m++)
             scales[m] = normalize_and_pack_row(x + (int64_t)m * width, width, norm, shift, epsilon, limit,
-                                packed + (int64_t)m * (width + ROW_PAD));
+                                               packed + (int64_t)m * (width + ROW_PAD));
         return;
     }
 #pragma omp for schedule(static)
     for (int m = 0; m < count; m++)
         scales[m] = normalize_and_pack_row(x + (int64_t)m * width, width, norm, shift, epsilon, limit,
-                                packed + (int64_t)m * (width + ROW_PAD));
+                                           packed + (int64_t)m * (width + ROW_PAD));
 }

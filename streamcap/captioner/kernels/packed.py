@@ -1,8 +1,8 @@
-"""Linear layers and stacks of transformer layers through `kernels/`, in int8 or float32.
+"""Linear layers and fused transformer layers on the compiled kernels, in int8 or float32.
 
-A stack is one call, without torch or Python in between: torch's own int8 products cost about 50 µs each beside their
-bytes, 49 times a token, and without VNNI they keep 7 bits of an activation where these keep 12 and more; its float32
-products of some rows take two to three times as long.
+All layers run in one call, without torch or Python in between. In comparison, one int8 matmul of torch has about 50 µs
+of overhead, 49 times a token, and keeps only 7 bits of an activation on CPUs without VNNI (the kernels keep 12 or
+more). torch's float32 matmul of a few rows takes two to three times as long.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from streamcap.captioner.kernels import build
 
 _MIN_SCALE = 1e-12
 _PANEL = 32
-"""Outputs that lie side by side; PANEL in matmul.h."""
+"""Output channels stored side by side; PANEL in matmul.h."""
 _INPUT_MULTIPLE = 64
-"""Inputs of layers come in whole multiples of this, so that no vector is cut."""
+"""The number of inputs of a layer must be a multiple of this: the kernels have no code for a partial vector."""
 _ATTN_LANES = 64
-"""Floats that attention adds up side by side; ATTN_LANES in layers.c."""
+"""Floats that encoder attention sums side by side; ATTN_LANES in layers.c."""
 _SMALL_BATCH_ROWS = 4
-"""Rows up to which each thread prepares them for itself; SMALL_BATCH_ROWS in matmul.h."""
+"""Up to this many rows, every thread packs all rows for itself; SMALL_BATCH_ROWS in matmul.h."""
 ROW_PAD = 32
-"""Values between two rows, the most that ROW_PAD in matmul.h is."""
+"""Padding between two rows, in values: the larger of the two sizes of ROW_PAD in matmul.h."""
 _ACTIVATIONS = {"gelu": 1, "quick_gelu": 2, "relu": 3}
-"""As in matmul.h; all others are the tanh form, 0."""
+"""Codes in matmul.h; every other activation is the tanh form of GELU, 0."""
 
 
 class PackedLinear(nn.Module):
-    """y = W x + b with W as int8 codes and one scale for each output, or as float32 and scales of 1.
+    """y = W x + b with W in int8 and one scale for each output, or W in float32 and scales of 1.
 
-    As `kernels/` read them: panels of 32 outputs, and in a panel, for each pair of inputs (float32: for each input),
-    all outputs side by side: codes (panels, in / 2, 32, 2), or (panels, in, 32, 1); scales and bias (panels × 32). The
-    last panel is filled up with zeros.
+    Stored in the order in which the kernels read: panels of 32 outputs; within a panel, for each pair of inputs
+    (float32: for each input), all outputs side by side. qweight: (panels, in / 2, 32, 2) int8 or (panels, in, 32, 1)
+    float32; scales and bias: (panels × 32) float32. The last panel is padded with zeros.
     """
 
     def __init__(self, linear: nn.Linear, precision: str) -> None:
@@ -60,7 +60,7 @@ class PackedLinear(nn.Module):
         self.bias: Tensor
 
     def weight(self) -> Tensor:
-        """What the codes stand for: float32 (out, in)."""
+        """The dequantized weight: float32 (out, in)."""
         rows = self.qweight.transpose(1, 2).reshape(-1, self.in_features)
         return (rows * self.scales[:, None])[: self.out_features]
 
@@ -75,28 +75,28 @@ def _to_panels(qweight: Tensor) -> Tensor:
     outputs, inputs = qweight.shape
     if qweight.dtype == torch.float32:
         return qweight.view(outputs // _PANEL, _PANEL, inputs).transpose(1, 2).contiguous().unsqueeze(-1)
-    # Each pair is moved as one number of 16 bits.
+    # Each pair moves as one 16-bit number.
     pairs = qweight.contiguous().view(torch.int16).view(outputs // _PANEL, _PANEL, inputs // 2)
     return pairs.transpose(1, 2).contiguous().view(torch.int8).view(outputs // _PANEL, inputs // 2, _PANEL, 2)
 
 
 class PackedEmbedding(nn.Module):
-    """Word embeddings out of the weights of the head they are tied to, which so lie in memory once."""
+    """Token embeddings read from the packed weights of the tied head, so that memory holds them once."""
 
     def __init__(self, head: PackedLinear) -> None:
         super().__init__()
-        self._head = (head,)  # in a tuple, so that it is no second owner of the weights
+        self._head = (head,)  # in a tuple, so that torch does not register the weights a second time
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """int64 (…) → float32 (…, width). Raises IndexError for what is no word."""
+        """int64 (…) → float32 (…, width). Raises IndexError for a token outside the vocabulary."""
         if bool((tokens < 0).any()) or bool((tokens >= self._head[0].out_features).any()):
-            raise IndexError(f"a token is no word of {self._head[0].out_features}")
+            raise IndexError(f"a token is outside the vocabulary of {self._head[0].out_features}")
         rows: Tensor = self._head[0].qweight[tokens // _PANEL, :, tokens % _PANEL, 0]
         return rows
 
 
 def is_supported(linear: nn.Linear) -> bool:
-    """Whether the kernels can multiply by this layer."""
+    """Whether the kernels can run this layer."""
     return linear.in_features % _INPUT_MULTIPLE == 0
 
 
@@ -147,35 +147,37 @@ class _AttentionArgs(ctypes.Structure):
 
 
 def library_for(precision: str) -> ctypes.CDLL:
-    found = build.load_library(precision)
-    if found is None:
-        raise RuntimeError("the compiled layers are not to be had; ask compiled.library() first")
-    return found
+    """The compiled kernels. Raises RuntimeError where they are unavailable; see `build.load_library`."""
+    library = build.load_library(precision)
+    if library is None:
+        raise RuntimeError(f"the compiled {precision} kernels are unavailable; check build.load_library() first")
+    return library
 
 
 def _activation_dtype(precision: str) -> torch.dtype:
-    """Of an activation."""
+    """The type of a packed activation; Value in matmul.h."""
     return torch.int16 if precision == "int8" else torch.float32
 
 
 def empty_floats(*shape: int) -> Tensor:
-    """Uninitialised float32 on the CPU, whatever others have made the default."""
+    """Uninitialized float32 on the CPU, regardless of torch's default dtype and device."""
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 def _num_row_copies(rows: int, threads: int) -> int:
-    """Rows of activations that there is room for: where they are few, each thread has its own."""
+    """Rows of scratch for packed activations: with few rows, each thread has a copy of its own."""
     return max(rows, threads * min(rows, _SMALL_BATCH_ROWS))
 
 
 def linear_struct(linear: PackedLinear) -> _Linear:
-    """Valid as long as the layer's tensors stay where they are."""
+    """The C side's view of the layer; valid while the layer's tensors stay at their addresses."""
     limit = min(32767, (2**31 - 1) // (127 * linear.in_features))
     pointers = [tensor.data_ptr() for tensor in (linear.qweight, linear.scales, linear.bias)]
     return _Linear(*pointers, linear.in_features, linear.out_features, limit, 0)
 
 
 def at(tensor: Tensor) -> ctypes.c_void_p:
+    """The address of the tensor's data."""
     return ctypes.c_void_p(tensor.data_ptr())
 
 
@@ -187,9 +189,9 @@ def matmul(
     following: PackedLinear | None = None,
     library: ctypes.CDLL | None = None,
 ) -> Tensor:
-    """(rows, in), normed first where there is a `norm` → (rows, out), float32; NaN throughout where x is not finite.
+    """(rows, in) → (rows, out), float32, after the layer norm `norm` if given; all NaN if x is not finite.
 
-    following: what is multiplied by next, so that its weights may come.
+    following: the layer that runs next; its weights are prefetched.
     """
     x = x.detach().float().contiguous()
     rows, width = x.shape
@@ -218,7 +220,7 @@ def matmul(
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One pre-norm layer: x + mix(attention(qkv(norm_1(x)))), then x + narrow(activation(widen(norm_2(x)))).
+    """One pre-norm layer: x + proj(attention(qkv(norm_1(x)))), then x + fc2(activation(fc1(norm_2(x)))).
 
     qkv: (width → 3 width), all heads' queries, then their keys, then their values. Norms are float32 with a bias.
     """
@@ -236,10 +238,10 @@ class LayerWeights:
 
 
 def can_fuse(layers: Sequence[LayerWeights]) -> bool:
-    """Whether the kernels can run these layers as one stack."""
+    """Whether the kernels can run these layers in one call."""
     first = layers[0]
     width, inner = first.proj.out_features, first.fc1.out_features
-    # Its room is laid out by the inner width, and by the first layer's.
+    # The scratch buffers are sized by the first layer's inner width.
     return width <= inner and all(
         all(is_supported(linear) for linear in layer.linears)
         and (layer.proj.out_features, layer.fc1.out_features) == (width, inner)
@@ -249,7 +251,10 @@ def can_fuse(layers: Sequence[LayerWeights]) -> bool:
 
 
 class FusedLayers:
-    """Pre-norm layers of one shape, coded; see `can_fuse`. Holds what the C side points at."""
+    """Packed pre-norm layers of one shape (see `can_fuse`), run in one call. Owns the memory that the C side reads.
+
+    after: the linear layer that runs next; its weights are prefetched.
+    """
 
     def __init__(
         self,
@@ -269,20 +274,20 @@ class FusedLayers:
             [tensor.detach().float().contiguous() for norm in (layer.norm_1, layer.norm_2)
              for tensor in (norm.weight, norm.bias)] for layer in layers
         ]  # fmt: skip
-        found = [
+        structs = [
             _Layer(
                 *(tensor.data_ptr() for tensor in norms[:2]), *map(linear_struct, linears[:2]),
                 *(tensor.data_ptr() for tensor in norms[2:]), *map(linear_struct, linears[2:]),
             )
             for norms, linears in zip(self._norms, self.linears, strict=True)
         ]  # fmt: skip
-        self._layers = (_Layer * len(found))(*found)
-        # What the C side points at lives as long as this does, also where a module is moved meanwhile.
+        self._layers = (_Layer * len(structs))(*structs)
+        # Keeps the memory that the C side reads, even if a module is moved to another device.
         packed = [linear for linears in self.linears for linear in linears] + ([] if after is None else [after])
         self._keep_alive = [tensor for linear in packed for tensor in linear.buffers()]
         last = None if after is None else ctypes.pointer(linear_struct(after))
         self._fused = _FusedLayers(
-            self._layers, last, layers[0].norm_1.eps, len(found), heads, _ACTIVATIONS.get(activation, 0)
+            self._layers, last, layers[0].norm_1.eps, len(structs), heads, _ACTIVATIONS.get(activation, 0)
         )
 
     def run(
@@ -295,19 +300,21 @@ class FusedLayers:
         positions: Tensor | None = None,
         output_steps: Tensor | None = None,
     ) -> Tensor:
-        """x: (rows, S, width) → the same shape, float32; NaN throughout where it is not finite and S is above 1.
+        """x: (rows, S, width) → the same shape, float32; all NaN if x is not finite and S is above 1.
 
-        keys, values: (layers, rows, heads, positions, head width), float32, of one stride; written from `start` on, or
-        at `positions`, one for each row, and each position sees itself and those before it. Without them, each
-        position sees all.
+        keys, values: the KV cache, (layers, rows, heads, positions, head width), float32, both with the same strides.
+        New entries are written from position `start` on, or from `positions[row]` on, and attention is causal. Without
+        a cache, attention is unmasked.
 
-        wanted: int64 (rows, W), steps in rising order: of these alone the outcome is given, (rows, W, width), which
-        saves most of the last layer's work.
+        output_steps: int64 (rows, W), ascending: returns only these steps, (rows, W, width), which saves most of the
+        last layer's work.
+
+        Raises ValueError for a cache of another dtype or too few rows, IndexError for one with too few positions.
         """
         x = x.detach().float().clone(memory_format=torch.contiguous_format)
         rows, steps, width = x.shape
         if not x.numel() or (steps > 1 and not bool(torch.isfinite(x.sum()))):
-            # Of a single step it stays in the sum that the head looks at.
+            # In a single step the NaN stays in its row and reaches the check in `matmul` of the head.
             x.fill_(torch.nan)
             return x if output_steps is None else x[:, : output_steps.shape[1]]
         count, threads = rows * steps, torch.get_num_threads()
@@ -316,9 +323,9 @@ class FusedLayers:
             own = self._encoder_scratch_floats(steps)
         else:
             if keys.dtype != torch.float32 or len(self.linears) > len(keys) or rows > keys.shape[1]:
-                raise ValueError(f"a cache of {tuple(keys.shape)}, {keys.dtype}, has no room for {rows} rows")
+                raise ValueError(f"a cache of {tuple(keys.shape)}, {keys.dtype}, does not fit {rows} rows")
             if start + steps > keys.shape[3]:
-                raise IndexError(f"{steps} positions from {start} on: the cache has {keys.shape[3]}")
+                raise IndexError(f"{steps} positions from {start} on do not fit a cache of {keys.shape[3]}")
             args = _AttentionArgs(keys.data_ptr(), values.data_ptr(), *keys.stride()[:3])
             own = keys.shape[3]
         args.rows, args.steps, args.start = rows, steps, start
@@ -339,15 +346,16 @@ class FusedLayers:
         return x.view(count, width)[: output_steps.numel()].view(*output_steps.shape, width)
 
     def _encoder_scratch_floats(self, steps: int) -> int:
-        """Floats that a thread wants for `attend_all`."""
+        """Scratch floats per thread for `attention_full` in layers.c."""
         depth = self.width // self.heads
         across, deep = (-(-count // _ATTN_LANES) * _ATTN_LANES for count in (steps, depth))
         return (depth + 1) * across + (steps + 1) * deep
 
 
 class PackedLayers(nn.Module):
-    """An encoder's layers: all positions see each other, nothing is kept. first: of how many positions the outcome is
-    wanted, from the first on, or, where negative, of how many of the last; all by default.
+    """An encoder's layers: unmasked attention without a cache.
+
+    first: return only the first `first` positions, or the last `-first` if it is negative; None: all.
     """
 
     def __init__(self, fused: FusedLayers, first: int | None = None) -> None:
@@ -355,7 +363,7 @@ class PackedLayers(nn.Module):
         self._fused, self._first = fused, first
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, width) → the same shape, or (B, wanted, width); float32."""
+        """(B, N, width) → the same shape, or (B, |first|, width); float32."""
         if self._first is None:
             return self._fused.run(x)
         steps = torch.arange(x.shape[1])

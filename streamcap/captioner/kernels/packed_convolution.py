@@ -1,4 +1,4 @@
-"""Square convolutions through `kernels/`, in float32."""
+"""Square convolutions on the compiled kernels, in float32."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from streamcap.captioner.kernels.packed import ROW_PAD, PackedLinear, at, empty_floats, library_for, linear_struct
 
 _STEPS = 16
-"""Inputs of a convolution are filled up to whole multiples of this."""
-_SEEN = 1 << 16
-"""Floats that the pixels of one block of a convolution may see, so that they stay in a core's cache."""
-_FEWEST = 12
-"""Pixels of one block, at least; what one tile has at most in matmul.h."""
+"""The inputs of a convolution are zero-padded to a multiple of this."""
+_BLOCK_FLOATS = 1 << 16
+"""Floats in the input patches of one block, at most, so that they stay in a core's cache."""
+_MIN_BLOCK_PIXELS = 12
+"""Output pixels in one block, at least; the largest TILE in matmul.h."""
 
 
 class _Grid(ctypes.Structure):
@@ -29,9 +29,9 @@ class _Grid(ctypes.Structure):
 
 
 class PackedConvolution(nn.Module):
-    """A square convolution in float32, as products; torch on one core takes two to three times as long.
+    """A square convolution in float32 as im2col and matmul; torch on one core takes two to three times as long.
 
-    before, after: zeros above and on the left, and below and on the right.
+    before: rows and columns of zero padding above and on the left; after: below and on the right.
     """
 
     def __init__(self, convolution: nn.Conv2d, before: int, after: int, library: ctypes.CDLL | None = None) -> None:
@@ -46,23 +46,23 @@ class PackedConvolution(nn.Module):
         if convolution.bias is not None:
             linear.bias = nn.Parameter(convolution.bias.detach().float(), requires_grad=False)
         self.linear = PackedLinear(linear, "fp32")
-        # Looked up once: a small encoder has dozens of these, of a tenth of a millisecond each.
+        # Prepared once: a small encoder has dozens of convolutions that take a tenth of a millisecond each.
         self._weights, self._inputs, self._outputs = linear_struct(self.linear), linear.in_features, linear.out_features
-        self._held = list(self.linear.buffers())  # what `_weights` points at, also where the module is moved
+        self._keep_alive = list(self.linear.buffers())  # the memory behind `_weights`, even if the module is moved
         self._convolve = (library or library_for("fp32")).streamcap_convolve
 
     def forward(self, x: Tensor, add: Tensor | None = None, *, relu: bool = False) -> Tensor:
-        """(B, C, H, W) → (B, out, H', W'), float32, all best with the channels last in memory.
+        """(B, C, H, W) → (B, out, H', W'), float32; fastest with channels last in memory.
 
-        add: of the shape of what comes out, added before ReLU.
+        add: a tensor of the output's shape, added before ReLU.
         """
         pixels = x.detach().float().permute(0, 2, 3, 1).contiguous()
         batch, height, width, channels = pixels.shape
         if channels != self.channels:
-            raise ValueError(f"{channels} channels, where the convolution takes {self.channels}")
+            raise ValueError(f"the input has {channels} channels, the convolution takes {self.channels}")
         down, across = ((side + self.before + self.after - self.kernel) // self.stride + 1 for side in (height, width))
         inputs, threads = self._inputs, torch.get_num_threads()
-        block = max(_FEWEST, min(_SEEN // inputs, -(-batch * down * across // threads)))
+        block = max(_MIN_BLOCK_PIXELS, min(_BLOCK_FLOATS // inputs, -(-batch * down * across // threads)))
         out = empty_floats(batch, down, across, self._outputs)
         if add is not None:
             out.copy_(add.permute(0, 2, 3, 1))

@@ -21,7 +21,7 @@ _FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def find_device(name: str) -> torch.device:
-    """`auto` is a CUDA device where there is one, else the CPU. Raises InputError for one that is not there."""
+    """The device called `name`; `auto`: a CUDA device if present, else the CPU. Raises InputError if unavailable."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -31,16 +31,16 @@ def find_device(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            raise InputError(f"device {name!r} is not there ({count} CUDA devices found)")
+            raise InputError(f"device {name!r} was not found ({count} CUDA devices present)")
     elif device.type != "cpu":
         raise InputError(f"device {name!r} is not supported; it is auto, cpu, cuda or cuda:N")
     return device
 
 
 def find_precision(name: str, device: torch.device) -> str:
-    """`auto` is what is best on `device`: fp16 on a GPU; int8 on a CPU that multiplies full bytes exactly, else fp32.
+    """The precision called `name`; `auto`: fp16 on a GPU, int8 on CPUs with VNNI, else fp32.
 
-    Raises InputError for an unknown name, and for a format that the machine has not got.
+    Raises InputError for an unknown name, and for a precision that the device does not support.
     """
     if name == "auto":
         if device.type == "cuda":
@@ -50,8 +50,8 @@ def find_precision(name: str, device: torch.device) -> str:
     if name not in known:
         everywhere = sorted({precision for names in PRECISIONS.values() for precision in names})
         if name in everywhere:
-            raise InputError(f"precision {name} is not to be had on {device.type}; it is auto or {', '.join(known)}")
-        raise InputError(f"precision {name!r} is unknown; it is auto or one of {', '.join(everywhere)}")
+            raise InputError(f"precision {name} is not supported on {device.type}; use auto or {', '.join(known)}")
+        raise InputError(f"precision {name!r} is unknown; use auto or one of {', '.join(everywhere)}")
     if name == "int8" and int8_torch.engine() is None:
         raise InputError("precision int8 needs a torch with FBGEMM (x86 CPUs); use fp32 here")
     if name == "bf16" and not _has_bf16(device):
@@ -67,28 +67,30 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def _keeps_float32(module: nn.Module) -> bool:
-    """Whether what `kernels/` leaves of `module` in int8 stays float32.
+    """Whether layers that the kernels do not support stay float32 when `module` is converted to int8.
 
-    Where sums of full bytes saturate, torch's products have 7 bits. A decoder gets them where it was asked to be int8
-    and nothing better is to be had; the odd layer of an encoder or a mapping would lose more accuracy than it gains
-    time.
+    Without VNNI, torch's int8 matmul keeps 7 bits of an activation. A decoder without kernel support uses it anyway,
+    because int8 was requested. For the few remaining layers of an encoder or a mapping it would cost more accuracy
+    than it saves time.
     """
     return int8_torch.int8_saturates() and build.load_library("int8") is not None and not isinstance(module, GPT2)
 
 
 def convert(module: Module, precision: str, device: torch.device) -> Module:
-    """`module` (float32, on the CPU) on `device` in `precision`; may change it in place.
+    """Move `module` (float32, on the CPU) to `device` and convert it to `precision`; may change it in place.
 
-    Raises InputError where the device has no room for it.
+    Raises InputError if the device has too little memory.
     """
     try:
         if device.type == "cpu" and precision in ("int8", "fp32"):
             install.install_kernels(module, precision)
         if precision == "int8" and not _keeps_float32(module):
-            int8_torch.quantize(module)  # what is left
+            int8_torch.quantize(module)  # the layers that the kernels do not support
         converted = module.to(device, _FLOATS.get(precision))
     except torch.OutOfMemoryError:
-        raise InputError(f"{device} has no memory left for the model; use another device or precision") from None
+        raise InputError(
+            f"out of memory on {device}: the model does not fit; use another device or precision"
+        ) from None
     if isinstance(converted, GPT2) and device.type == "cpu" and not install.uses_kernels(converted):
         converted.compile()
     return converted

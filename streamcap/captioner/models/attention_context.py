@@ -1,15 +1,15 @@
-"""What the attention of one decoder pass reads and writes."""
+"""`AttentionContext`: the tensors that the attention of one decoder pass reads and writes."""
 
-# Without `from __future__ import annotations`: TorchScript cannot read a NamedTuple's annotations as strings.
+# No `from __future__ import annotations`: TorchScript cannot read a NamedTuple's annotations as strings.
 from typing import NamedTuple
 
 from torch import Tensor
 
 
 class AttentionContext(NamedTuple):
-    """Where one pass of R rows and S positions a row writes its keys and values, and what it may look at.
+    """Where one pass over R rows and S positions per row writes keys and values, and which positions it attends to.
 
-    All layers share it. L layers, H heads, P cache positions, D the width of a head, N encoder states.
+    Shared by all layers. L layers, H heads, P cache positions, D the width of a head, N encoder states.
     """
 
     keys: Tensor
@@ -23,10 +23,10 @@ class AttentionContext(NamedTuple):
     start: int
     """Without `positions`, every row writes the cache positions [start, stop)."""
     stop: int
-    """Cache positions from here on are not looked at."""
+    """Attention does not read cache positions from here on."""
     causal: bool
-    """Position i of the pass sees the cache positions up to i; `mask` is None and `start` 0."""
+    """Position i of the pass attends to the cache positions up to i; `mask` is None and `start` is 0."""
     positions: Tensor | None
-    """(R, S) int64: the cache positions that each row writes, without a gap; None: [start, stop)."""
+    """(R, S) int64: the cache positions that each row writes, consecutive; None: [start, stop)."""
     mask: Tensor | None
-    """(R or 1, 1, S, stop): where a position may look, as bool or as numbers to add; None: all before `stop`."""
+    """(R or 1, 1, S, stop): a boolean mask (True: attend) or an additive one; None: attend to all before `stop`."""

@@ -1,4 +1,4 @@
-"""How a decoder pass is run: as torch modules, as TorchScript, or (see `kernels.install`) by the CPU kernels."""
+"""`DecoderBackend`: runs a decoder pass as torch modules, as TorchScript or (see `kernels.install`) on CPU kernels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class DecoderBackend(Protocol):
     """Runs GPT-2's layers and its head. R rows, S positions a row."""
 
     row_independent: bool
-    """Whether a position's result is the same bits whatever else is in the pass."""
+    """Whether a position's result has the same bits in any batch."""
 
     def run_layers(self, x: Tensor, context: AttentionContext, output_steps: Tensor | None = None) -> Tensor:
         """x: (R, S, width) embeddings → hidden states (R, S, width) before the last norm.
@@ -27,7 +27,7 @@ class DecoderBackend(Protocol):
 
 
 class EagerBackend:
-    """The modules as they are."""
+    """The torch modules, called directly."""
 
     row_independent = False
 
@@ -43,7 +43,7 @@ class EagerBackend:
 
 
 class TorchScriptBackend(EagerBackend):
-    """The modules compiled by TorchScript, where torch can."""
+    """The modules as TorchScript, or called directly if TorchScript cannot compile them."""
 
     def __init__(self, layers: nn.Module, head: nn.Module) -> None:
         super().__init__(to_torchscript(layers), to_torchscript(head))

@@ -1,7 +1,7 @@
-"""GPT-2 for captions: prefill of a prefix of embeddings apart from the step, a cache written in place.
+"""GPT-2 for captions: a prefill of prefix embeddings, decode steps, and a KV cache that is written in place.
 
-The arithmetic is that of GPT-2 as `transformers` runs it (`GPT2LMHeadModel`, pre-norm blocks, `gelu_new`); its fp32
-greedy tokens are the same. Every linear layer is an `nn.Linear` so that a later pass can quantise them.
+The arithmetic is that of `transformers` (`GPT2LMHeadModel`, pre-norm blocks, `gelu_new`), with the same greedy tokens
+in fp32. Every linear layer is an `nn.Linear`, so that it can be quantized later.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ACTIVATIONS = {"gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu", "relu"}
 
 @dataclass(frozen=True, slots=True)
 class GPT2Config:
-    """The sizes of a GPT-2; the names are those of `transformers`' GPT2Config."""
+    """The sizes of a GPT-2, named as in `transformers`' GPT2Config."""
 
     vocab_size: int
     n_positions: int
@@ -36,7 +36,7 @@ class GPT2Config:
     activation_function: str = "gelu_new"
     layer_norm_epsilon: float = 1e-5
     cross_width: int = 0
-    """Width of the encoder states the blocks attend to as well; 0: no cross-attention."""
+    """Width of the encoder states for cross-attention; 0: no cross-attention."""
 
     def __post_init__(self) -> None:
         if self.n_head < 1 or self.n_embd % self.n_head:
@@ -49,7 +49,7 @@ class GPT2Config:
         return self.n_embd // self.n_head
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in a config.json under `gpt2`; `transformers` reads it as well."""
+        """The content of `gpt2` in a config.json, readable by `transformers`."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "cross_width"}
 
 
@@ -62,7 +62,7 @@ def _activate(x: Tensor, name: str) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal self-attention with one product for queries, keys and values."""
+    """Causal self-attention with one matmul for queries, keys and values."""
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor, context: AttentionContext, layer: int) -> Tensor:
-        """x: (R, S, width). Writes this layer's keys and values, then attends to what `context` lets it see."""
+        """x: (R, S, width). Writes this layer's keys and values, then attends to the positions in `context`."""
         rows, steps, width = x.shape
         qkv = self.qkv(x).view(rows, steps, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
         query, key, value = qkv[0], qkv[1], qkv[2]
@@ -95,7 +95,7 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention to encoder states whose keys and values were computed once for the frame."""
+    """Attention to encoder states, whose keys and values are computed once for each caption."""
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class CrossAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: self-attention, cross-attention where the model has it, and the two-layer perceptron."""
+    """One layer: self-attention, cross-attention if the model has it, and the two-layer MLP."""
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
@@ -141,12 +141,12 @@ class Block(nn.Module):
             keys, values = context.cross_keys, context.cross_values
             assert keys is not None and values is not None  # noqa: S101 - made by new_cache
             x = x + self.cross(self.norm_cross(x), keys[layer], values[layer])
-        narrowed: Tensor = self.fc2(_activate(self.fc1(self.norm_2(x)), self.activation))
-        return x + narrowed
+        out: Tensor = self.fc2(_activate(self.fc1(self.norm_2(x)), self.activation))
+        return x + out
 
 
 class Blocks(nn.Module):
-    """All layers in one call: what TorchScript compiles, so that no time goes to Python between two products."""
+    """All layers in one call, for TorchScript to compile as a whole."""
 
     def __init__(self, blocks: nn.ModuleList) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class Blocks(nn.Module):
 
 
 class Head(nn.Module):
-    """The last norm and the vocabulary's logits, of one position a row."""
+    """The final norm and the logits, for one position per row."""
 
     def __init__(self, norm: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -168,13 +168,13 @@ class Head(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(rows, width) → (rows, vocabulary), float32."""
-        # As a sequence of one position, which is what an Int8Linear takes rows of a batch for.
+        # As sequences of one position: Int8Linear has a fast path for them.
         logits: Tensor = self.head(self.norm(hidden).unsqueeze(1)).squeeze(1)
         return logits.float()
 
 
 class GPT2(nn.Module):
-    """The decoder. Rows of a batch may have prefixes of different length and may join and leave between steps."""
+    """The decoder. The rows of a batch may have prefixes of different lengths, and may join and leave between steps."""
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ class GPT2(nn.Module):
         self.head: nn.Module = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self._backend: DecoderBackend | None = None
         self.token_position_weight = 1.0
-        """How many times a generated token carries its position's embedding (VideoCaptionerWithClip: 2)."""
+        """Factor of the position embedding of generated tokens (VideoCaptionerWithClip: 2)."""
 
     @property
     def device(self) -> torch.device:
@@ -198,8 +198,8 @@ class GPT2(nn.Module):
 
     @property
     def backend(self) -> DecoderBackend:
-        """What runs the layers and the head. Set it once, after the weights are there."""
-        # Made anew each time: a later pass may replace the head, and a kept one would be a reference cycle.
+        """Runs the layers and the head. Set it once, after the weights are loaded."""
+        # A new object each time: quantization may replace the head later, and storing it would be a reference cycle.
         return self._backend or EagerBackend(Blocks(self.blocks), Head(self.norm, self.head))
 
     @backend.setter
@@ -208,8 +208,8 @@ class GPT2(nn.Module):
 
     def embed_token(self, token: int) -> Tensor:
         """The embedding of one token, (width,)."""
-        found: Tensor = self.wte(torch.tensor(token, device=self.device))
-        return found
+        embedding: Tensor = self.wte(torch.tensor(token, device=self.device))
+        return embedding
 
     def new_cache(self, *, rows: int, positions: int, cross_positions: int = 0) -> KVCache:
         """An empty cache of this model's shape."""
@@ -226,20 +226,19 @@ class GPT2(nn.Module):
         )
 
     def prefill(self, prefix: Tensor, lengths: list[int], cache: KVCache) -> tuple[Tensor, CacheSlice]:
-        """Read prefixes into new rows of `cache`.
+        """Prefill prefixes into new rows of `cache`.
 
-        prefix: (rows, P, width), padded on the right where `lengths` says so. Returns the hidden states of each row's
-        last position, (rows, width), before the head, and where they were written.
+        prefix: (rows, P, width), padded on the right to the longest of `lengths`. Returns the hidden state of each
+        row's last position, (rows, width), before the head, and the slice of the cache that was written.
         """
         cache_slice = cache.append(lengths, prefix.shape[1])
-        return self.read(prefix, torch.tensor(lengths, device=self.device), cache.context(cache_slice))[
-            :, 0
-        ], cache_slice
+        hidden = self.read(prefix, torch.tensor(lengths, device=self.device), cache.context(cache_slice))
+        return hidden[:, 0], cache_slice
 
     def read(
         self, prefix: Tensor, lengths: Tensor, context: AttentionContext, following: Tensor | None = None
     ) -> Tensor:
-        """One pass over prefixes and K guessed tokens behind each; asks the device for nothing.
+        """One pass over prefixes, each followed by K guessed tokens; does not synchronize with the device.
 
         prefix: (rows, P, width), padded on the right; lengths: (rows,) int64; following: (rows, K) int64 tokens.
         Returns the hidden states of each row's last prefix position and of its K tokens, (rows, 1 + K, width).
@@ -249,7 +248,7 @@ class GPT2(nn.Module):
         if following is not None:
             offsets = torch.arange(following.shape[1], device=x.device)
             positions = lengths.unsqueeze(1) + offsets
-            # `wpe` is added to everything below; here the rest of it.
+            # The `wpe` is added to all positions below; this adds the rest of the weight.
             tokens = self.wte(following) + (self.token_position_weight - 1) * self.wpe(positions)
             x = torch.cat((x, x.new_zeros(x.shape[0], following.shape[1], x.shape[2])), dim=1)
             x.scatter_(1, positions.unsqueeze(2).expand_as(tokens), tokens.to(x.dtype))
@@ -258,13 +257,13 @@ class GPT2(nn.Module):
         return self.backend.run_layers(x, context, output_steps)
 
     def step(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """One more token for every row in use. tokens: (rows,) int64 → hidden states (rows, width), before the head."""
+        """Run one more token of every row. tokens: (rows,) int64 → hidden states (rows, width), before the head."""
         hidden = self.extend(tokens.unsqueeze(1), cache)
         cache.accept([1] * cache.rows)
         return hidden[:, 0]
 
     def extend(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """S more tokens for every row in use, each row at its own length, which stays: see `KVCache.accept`.
+        """Run S more tokens of every row, each at its own length; `KVCache.accept` then updates the lengths.
 
         tokens: (rows, S) int64 → hidden states (rows, S, width), before the head.
         """
@@ -278,11 +277,11 @@ class GPT2(nn.Module):
         return self.backend.run_layers(x, cache.context(cache_slice))
 
     def compile(self) -> None:
-        """Run the layers as TorchScript from now on, where torch can."""
+        """Run the layers as TorchScript from now on, if torch can compile them."""
         self.backend = TorchScriptBackend(Blocks(self.blocks), Head(self.norm, self.head))
 
     def write_cross_kv(self, cross: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Write what the blocks attend to of encoder states (rows, N, cross width): (layers, rows, heads, N, …)."""
+        """Write the keys and values of encoder states (rows, N, cross width), (layers, rows, heads, N, …)."""
         for layer, block in enumerate(self.blocks):
             block.cross.write_cross_kv(cross, keys[layer], values[layer])  # type: ignore[union-attr, operator]
 

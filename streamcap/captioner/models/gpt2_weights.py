@@ -1,4 +1,4 @@
-"""GPT-2's weights under the names of `transformers`: what is expected, and how they become a `GPT2`."""
+"""GPT-2's weights in `transformers`' format: the expected keys and shapes, and the conversion to a `GPT2`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 from streamcap.captioner.models.gpt2 import GPT2, GPT2Config
 
-# Buffers that transformers before 4.31 saved beside the weights.
+# Buffers that transformers before 4.31 saved with the weights.
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".crossattention.bias", ".crossattention.masked_bias")
 
 
 def is_buffer(key: str) -> bool:
-    """Whether `key` is a causal-mask buffer of an old GPT-2 file: no weight, and safely left out."""
+    """Whether `key` is a causal-mask buffer of an old GPT-2 file, which is no weight and can be ignored."""
     return key.endswith(_BUFFERS)
 
 
 def expected_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
-    """Every key of `transformers`' GPT2LMHeadModel and its shape; Conv1D weights are (in, out)."""
+    """The keys and shapes of `transformers`' GPT2LMHeadModel; Conv1D weights are (in, out)."""
     width, inner, cross = config.n_embd, config.n_inner, config.cross_width
     shapes: dict[str, tuple[int, ...]] = {
         "transformer.wte.weight": (config.vocab_size, width),
@@ -72,10 +72,10 @@ _OWN_NAMES = {
 
 
 def from_transformers(config: GPT2Config, weights: Mapping[str, Tensor]) -> GPT2:
-    """A GPT2 from tensors named and shaped as in GPT2LMHeadModel (see `expected_shapes`), which were checked before.
+    """A GPT2 from the weights of a GPT2LMHeadModel, already checked (see `expected_shapes`).
 
-    `lm_head.weight` may be missing: the head is then the token embedding. Conv1D weights (in, out) are transposed and
-    made contiguous, as `F.linear` reads them fastest.
+    Without `lm_head.weight`, the head is tied to the token embedding. Conv1D weights (in, out) are transposed and made
+    contiguous, which `F.linear` reads fastest.
     """
     with torch.device("meta"):
         model = GPT2(config)

@@ -1,4 +1,4 @@
-"""Keys and values of every layer, allocated once and written in place."""
+"""`KVCache`: keys and values of every layer, allocated once and written in place."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from streamcap.captioner.models.attention_context import AttentionContext
 
 @dataclass(frozen=True, slots=True)
 class CacheSlice:
-    """Where one pass over the decoder writes, and what it may look at.
+    """The cache rows and positions that one pass writes and attends to.
 
-    Either every row writes the same positions (`start` to `stop`), or, with `positions`, each row writes positions of
-    its own. `mask` hides from each what lies behind it.
+    All rows write the same positions, [start, stop), or, with `positions`, each row writes its own. `mask` hides later
+    positions.
     """
 
     rows: slice
@@ -26,15 +26,14 @@ class CacheSlice:
     positions: Tensor | None = None
     """(rows, S) int64, see `AttentionContext`."""
     mask: Tensor | None = None
-    """(rows or 1, 1, S, stop) bool, true where a position may look."""
+    """(rows or 1, 1, S, stop) bool; True: attend."""
 
 
 class KVCache:
     """Keys and values, each (layers, rows, heads, positions, head width); rows [0, `rows`) are in use.
 
-    A row that leaves has the last one moved into its place, so that the rows in use are always one block that the
-    attention reads as a view. Each row has its own length. Columns behind a row's length hold leftovers, which masks
-    keep out of sight.
+    When a row is removed, the last row moves into its place: the rows in use are always one block, which attention
+    reads as a view. Each row has a length of its own. Positions beyond it contain old values, which masks hide.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class KVCache:
         self.cross_keys = torch.empty(cross, device=device, dtype=dtype) if cross_positions else None
         self.cross_values = torch.empty(cross, device=device, dtype=dtype) if cross_positions else None
         self.lengths: list[int] = []
-        # A masked column is multiplied by zero, and zero times a leftover NaN would still be NaN.
+        # A masked position is multiplied by zero, but zero times an uninitialized NaN is NaN.
         self.keys.zero_()
         self.values.zero_()
 
@@ -67,16 +66,16 @@ class KVCache:
 
     @property
     def capacity(self) -> int:
-        """Rows there is room for before `reserve` has to allocate."""
+        """Allocated rows."""
         return self.keys.shape[1]
 
     @property
     def positions(self) -> int:
-        """Positions a row has room for."""
+        """Allocated positions per row."""
         return self.keys.shape[3]
 
     def reserve(self, rows: int, positions: int) -> None:
-        """Make room for `rows` rows of `positions` positions, keeping what the rows in use hold."""
+        """Grow to `rows` rows of `positions` positions; the rows in use keep their content."""
         if rows <= self.capacity and positions <= self.positions:
             return
         rows = max(rows, self.capacity)
@@ -95,13 +94,13 @@ class KVCache:
         return new
 
     def append(self, lengths: list[int], width: int) -> CacheSlice:
-        """Take rows for new prefixes of these `lengths`, padded on the right to `width`; where prefill writes them."""
+        """Add rows for prefixes of these `lengths`, padded on the right to `width`. Returns the slice to prefill."""
         first = self.rows
         self.lengths.extend(lengths)
         return CacheSlice(rows=slice(first, self.rows), start=0, stop=width, causal=True)
 
     def extend(self, steps: int) -> CacheSlice:
-        """Where a pass of `steps` more positions for every row in use writes; the lengths stay until `accept`."""
+        """The slice for `steps` more positions of every row in use; `accept` then updates the lengths."""
         rows = slice(0, self.rows)
         longest = max(self.lengths)
         stop = longest + steps
@@ -115,12 +114,12 @@ class KVCache:
         return CacheSlice(rows, longest, stop, positions=None if same else positions, mask=mask.unsqueeze(1))
 
     def accept(self, counts: Sequence[int], first: int = 0) -> None:
-        """The rows from `first` on keep so many of the positions that were written behind their length."""
+        """Add `counts` to the lengths of the rows from `first` on: so many of the written positions are valid."""
         for row, count in enumerate(counts, first):
             self.lengths[row] += count
 
     def context(self, cache_slice: CacheSlice) -> AttentionContext:
-        """The rows of `cache_slice`, as views, for one pass."""
+        """The context of one pass; its tensors are views of the slice's rows."""
         rows = cache_slice.rows
         cross_keys = None if self.cross_keys is None else self.cross_keys[:, rows]
         cross_values = None if self.cross_values is None else self.cross_values[:, rows]
@@ -130,7 +129,7 @@ class KVCache:
         )  # fmt: skip
 
     def remove(self, row: int) -> int:
-        """Free `row`; the last row in use takes its place. Returns that row's old number."""
+        """Remove `row`; the last row in use moves into its place. Returns that row's old index."""
         last = self.rows - 1
         if row != last:
             length = self.lengths[last]
@@ -144,13 +143,13 @@ class KVCache:
         return last
 
     def keep(self, rows: list[int]) -> None:
-        """Only these rows stay in use, in this order."""
+        """Keep only these rows in use, in this order."""
         source = torch.tensor(rows, device=self.keys.device, dtype=torch.int64)
         self._gather(source, max(self.lengths))
         self.lengths = [self.lengths[row] for row in rows]
 
     def repeat(self, times: int) -> None:
-        """Each row in use `times` times over, next to each other: a frame's beams after its one prefill."""
+        """Repeat each row in use `times` times, in adjacent rows: the beams of a prompt after its prefill."""
         source = torch.arange(self.rows, device=self.keys.device).repeat_interleave(times)
         self._gather(source, max(self.lengths))
         self.lengths = [length for length in self.lengths for _ in range(times)]
@@ -164,10 +163,10 @@ class KVCache:
             tensor[:, :rows, :, :end] = tensor[:, source, :, :end]
 
     def reorder(self, source: Tensor, start: int) -> None:
-        """Row r becomes what row `source[r]` was, in the columns from `start` on.
+        """Copy row `source[r]` to row r, for the positions from `start` on.
 
-        Beams of one frame share their prefix, so only what was generated has to move. `source` (rows,) int64 must keep
-        each row within rows of the same length, the same prefix and the same cross-attention.
+        Beams of one prompt share their prefix, so that only generated positions have to be copied. source: (rows,)
+        int64; it must map each row to one of the same length, prefix and cross-attention.
         """
         rows, stop = self.rows, max(self.lengths)
         for tensor in (self.keys, self.values):

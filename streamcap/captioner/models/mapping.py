@@ -1,7 +1,7 @@
-"""From an image's embedding to a prefix of GPT-2 embeddings: the mappings of the published captioners.
+"""The mappings of the published captioners: an image's embedding to a prefix of GPT-2 embeddings.
 
-Module and parameter names are those of the checkpoints, so that every key can be held against them. B captions, C the
-embedding's width, T frames of a clip, P prefix positions, E GPT-2's width.
+Module and parameter names are those of the checkpoints, so that the keys match. B captions, C the embedding's width, T
+frames of a clip, P prefix positions, E GPT-2's width.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class MLPMapping(nn.Module):
-    """ClipCap's two-layer perceptron with tanh: (B, C) → (B, P, E), the hidden layer being half of P * E wide."""
+    """ClipCap's two-layer MLP with tanh: (B, C) → (B, P, E); its hidden layer has half of P * E units."""
 
     def __init__(self, width: int, hidden: int, outputs: int, embed: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class MLPMapping(nn.Module):
 
 
 class LinearMapping(nn.Linear):
-    """ClipCap's single layer, which its `MLP` is when `prefix_length` is over 10: (B, C) → (B, P, E)."""
+    """ClipCap's `MLP` for a `prefix_length` over 10, a single layer: (B, C) → (B, P, E)."""
 
     def __init__(self, width: int, outputs: int, embed: int) -> None:
         super().__init__(width, outputs)
@@ -36,7 +36,7 @@ class LinearMapping(nn.Linear):
 
 
 class FrameMLPMapping(nn.Module):
-    """NYU's perceptron, applied to each frame: (B, T, C) → (B, T, E); a (B, C) image is a clip of one frame."""
+    """NYU's MLP, applied to each frame: (B, T, C) → (B, T, E); an image (B, C) counts as a clip of one frame."""
 
     def __init__(self, width: int, hidden: int, embed: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class FrameMLPMapping(nn.Module):
 
 
 class MappingAttention(nn.Module):
-    """ClipCap's MultiHeadAttention: biases only in the last layer, keys and values from one product."""
+    """ClipCap's MultiHeadAttention: a bias only in the last layer, keys and values from one matmul."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class MappingAttention(nn.Module):
         self.project = nn.Linear(width, width)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """x (B, N, E) asks, y (B, M, E) answers."""
+        """Queries from x (B, N, E), keys and values from y (B, M, E)."""
         batch, count, width = x.shape
         query = self.to_queries(x).view(batch, count, self.heads, -1).transpose(1, 2)
         both = self.to_keys_values(y).view(batch, y.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
@@ -68,7 +68,7 @@ class MappingAttention(nn.Module):
 
 
 class MappingMLP(nn.Module):
-    """The perceptron of a mapping layer, with ReLU."""
+    """The MLP of a mapping layer, with ReLU."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class MappingLayer(nn.Module):
         self.mlp = MappingMLP(width, hidden)
 
     def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
-        """`y` is attended to as it is, without a norm; None: `x` attends to itself."""
+        """y: the states to attend to, without a norm; None: self-attention."""
         normed = self.norm1(x)
         x = x + self.attn(normed, normed if y is None else y)
         mixed: Tensor = self.mlp(self.norm2(x))
@@ -99,7 +99,7 @@ class MappingLayer(nn.Module):
 
 
 class MappingLayers(nn.Module):
-    """The stack, under the name it has in the checkpoints."""
+    """All layers, under their name in the checkpoints."""
 
     def __init__(self, width: int, heads: int, hidden: int, layers: int) -> None:
         super().__init__()
@@ -114,10 +114,9 @@ class MappingLayers(nn.Module):
 class TransformerMapping(nn.Module):
     """ClipCap's TransformerMapper, and NYU's two.
 
-    Learned constants stand behind the image's positions, and what becomes of them is the prefix. ClipCap maps one
-    embedding (B, C) to several positions by one product; NYU maps each frame of (B, T, C) to one position
-    (`outputs` equal to `embed`). With `cross` (NYU's CrossTransformerMapper) the constants alone run through the
-    layers and attend to the frames.
+    Learned constants follow the image's positions; their output is the prefix. ClipCap maps one embedding (B, C) to
+    several positions by one matmul; NYU maps each frame of (B, T, C) to one position (`outputs` equals `embed`). With
+    `cross` (NYU's CrossTransformerMapper), only the constants run through the layers, and attend to the frames.
     """
 
     def __init__(
@@ -130,20 +129,20 @@ class TransformerMapping(nn.Module):
         self.transformer = MappingLayers(embed, heads, hidden, layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = self.linear(x).view(len(x), -1, self.embed)
+        states = self.linear(x).view(len(x), -1, self.embed)
         constants = self.prefix_const.expand(len(x), -1, -1)
         if self.cross:
-            crossed: Tensor = self.transformer(constants, seen)
+            crossed: Tensor = self.transformer(constants, states)
             return crossed
-        out: Tensor = self.transformer(torch.cat((seen, constants), dim=1))
+        out: Tensor = self.transformer(torch.cat((states, constants), dim=1))
         return out[:, -len(self.prefix_const) :]
 
 
 class PooledLayer(nn.Module):
     """A post-norm `nn.TransformerEncoderLayer` on a sequence of one position.
 
-    Attention over a single position gives its value whatever the queries, keys and number of heads are, so only the
-    value's part of `in_proj` is kept.
+    Attention over a single position returns its value for any query, key and number of heads, so only the value's part
+    of `in_proj` is kept.
     """
 
     def __init__(self, width: int, hidden: int) -> None:
@@ -162,10 +161,7 @@ class PooledLayer(nn.Module):
 
 
 class PooledMapping(nn.Module):
-    """VideoCaptionerWithClip's Mapping: an encoder over the pooled vector alone, then one product: (B, C) → (B, P, E).
-
-    C equals E there.
-    """
+    """VideoCaptionerWithClip's Mapping: an encoder over the pooled vector, then a matmul: (B, C) → (B, P, E), C = E."""
 
     def __init__(self, width: int, hidden: int, layers: int, outputs: int) -> None:
         super().__init__()

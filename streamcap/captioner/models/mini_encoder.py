@@ -1,4 +1,4 @@
-"""The small vision encoder and the grid mapping of our own checkpoints (family `streamcap`), built from a config.
+"""The small vision encoder and the grid mapping of streamcap's own checkpoints, built from a config.
 
 Shapes: B images, (H, W) their size in pixels, N = (H / 32) * (W / 32) grid cells, C channels of a cell, P prefix
 positions, E the width of GPT-2.
@@ -20,10 +20,10 @@ STRIDE = 32
 
 
 class ConvNorm(nn.Module):
-    """Convolution and batch norm; `folded` has the norm's factors already in the convolution (see `fold`).
+    """Convolution and batch norm. folded: the norm's factors are already in the convolution (see `fold`).
 
-    late: of a stride of 2 the right and the lower edge are padded, as TensorFlow does (its SAME); else all four.
-    coded: what does the whole instead, with the same arguments (see `PackedConvolution`).
+    late: with a stride of 2, pad only the right and lower edges, like TensorFlow's SAME; else pad all four. The
+    attribute `packed`, if set, is called instead, with the same arguments (see `PackedConvolution`).
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class ConvNorm(nn.Module):
         self.norm = nn.Identity() if folded else nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor, add: Tensor | None = None, *, relu: bool = False) -> Tensor:
-        """(B, C, H, W) → (B, out, H', W'). add: of the shape of what comes out, added before ReLU."""
+        """(B, C, H, W) → (B, out, H', W'). add: a tensor of the output's shape, added before ReLU."""
         if self.packed is not None:
-            whole: Tensor = self.packed(x, add, relu=relu)
-            return whole
+            out: Tensor = self.packed(x, add, relu=relu)
+            return out
         y: Tensor = self.norm(self.conv(F.pad(x, (0, 1, 0, 1)) if self.late else x))
         y = y if add is None else y + add
         return torch.relu(y) if relu else y
@@ -61,7 +61,7 @@ class Residual(nn.Module):
 
 
 class EncoderStage(nn.Module):
-    """One leg of a `StagedEncoder`: into a wide map, residual blocks there, and out of it by a linear product."""
+    """One stage of a `StagedEncoder`: expand to a wide map, residual blocks, then a linear 1x1 projection."""
 
     def __init__(self, inputs: int, width: int, depth: int, stride: int, outputs: int, folded: bool) -> None:
         super().__init__()
@@ -75,11 +75,11 @@ class EncoderStage(nn.Module):
 
 
 class StagedEncoder(nn.Module):
-    """Legs that hand a narrow, linear map to one another; the last one's is the grid.
+    """Stages with a narrow, linear output; the last output is the grid.
 
-    A teacher whose maps are linear and narrow too (MobileNetV2's bottlenecks, Sandler et al. 2018) can be followed leg
-    by leg, each a shallow function that generalises from few images, where the whole is a deep one that does not.
-    Strided convolutions pad as the teacher's do, so that both grids lie on the same pixels.
+    The outputs match a teacher's linear bottlenecks (MobileNetV2, Sandler et al. 2018), so that each stage can be
+    distilled separately: a shallow function generalizes from few images, the deep network does not. Strided
+    convolutions pad like the teacher's, so that both grids cover the same pixels.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class StagedEncoder(nn.Module):
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """`pixels`: normalised float, (B, 3, H, W). Returns the grid row by row, (B, N, C)."""
+        """pixels: normalized float, (B, 3, H, W). Returns the grid row by row, (B, N, C)."""
         grid = self.before(pixels)
         for stage in self.stages:
             grid = stage(grid)
@@ -107,13 +107,13 @@ class StagedEncoder(nn.Module):
         return rows
 
     def before(self, pixels: Tensor) -> Tensor:
-        """What the first leg is given: (B, S, H / 2, W / 2)."""
+        """The input of the first stage: (B, S, H / 2, W / 2)."""
         y: Tensor = self.stem(pixels.contiguous(memory_format=torch.channels_last), relu=True)
         return y
 
 
 class GridMapping(nn.Module):
-    """Learned prefix positions read the grid, its mean and its maximum, through a small pre-norm transformer."""
+    """Learned prefix positions attend to the grid, its mean and its maximum in a small pre-norm transformer."""
 
     def __init__(
         self, cells: int, channels: int, width: int, prefix: int, layers: int, heads: int, dropout: float
@@ -131,20 +131,22 @@ class GridMapping(nn.Module):
     def forward(self, grid: Tensor) -> Tensor:
         """`grid`: (B, N, C). Returns the prefix, (B, P, E)."""
         cells = torch.cat((grid.mean(1, keepdim=True), grid.amax(1, keepdim=True), grid), 1)
-        read = self.project_in(cells) + self.positions
-        asked = self.prefix.expand(len(grid), -1, -1)
-        y: Tensor = self.project_out(self.layers(torch.cat((asked, read), 1))[:, : len(self.prefix)])
+        inputs = self.project_in(cells) + self.positions
+        queries = self.prefix.expand(len(grid), -1, -1)
+        y: Tensor = self.project_out(self.layers(torch.cat((queries, inputs), 1))[:, : len(self.prefix)])
         return y
 
 
 def build_vision(config: Mapping[str, Any]) -> nn.Module:
-    """The encoder a config's `vision` describes. Raises InputError where it names another architecture."""
+    """The encoder described by a config's `vision`. Raises InputError for another architecture."""
     folded = bool(config.get("folded", False))
     match config.get("architecture"):
         case "staged":
             stages = [tuple(config[name]) for name in ("widths", "depths", "strides", "outputs")]
-            if len({len(several) for several in stages}) != 1 or not stages[0]:
-                raise InputError(f"a staged encoder has as many widths as depths, strides and outputs, not {stages}")
+            if len({len(values) for values in stages}) != 1 or not stages[0]:
+                raise InputError(
+                    f"a staged encoder needs equally many widths, depths, strides and outputs, not {stages}"
+                )
             widths, depths, strides, outputs = stages
             return StagedEncoder(int(config["stem"]), widths, depths, strides, outputs, folded)
         case other:
@@ -152,7 +154,7 @@ def build_vision(config: Mapping[str, Any]) -> nn.Module:
 
 
 def build_mapping(config: Mapping[str, Any]) -> nn.Module:
-    """The mapping a config's `mapping` describes. Raises InputError where it names another architecture."""
+    """The mapping described by a config's `mapping`. Raises InputError for another architecture."""
     if config.get("architecture") != "grid":
         raise InputError(f"mapping architecture {config.get('architecture')!r} is unknown; known: 'grid'")
     return GridMapping(
@@ -168,7 +170,7 @@ def build_mapping(config: Mapping[str, Any]) -> nn.Module:
 
 @torch.no_grad()
 def fold(vision: nn.Module) -> dict[str, Tensor]:
-    """The state of a trained `vision` with every batch norm folded into its convolution: what `folded: true` loads.
+    """The state dict of a trained `vision` with every batch norm folded into its convolution, for `folded: true`.
 
     With running mean m, variance v, weight g and bias b: conv * g / sqrt(v + eps), and bias b - m * g / sqrt(v + eps).
     """
@@ -178,7 +180,7 @@ def fold(vision: nn.Module) -> dict[str, Tensor]:
             continue
         norm = module.norm
         if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
-            raise InputError("this vision encoder is folded already")
+            raise InputError("this vision encoder is already folded")
         factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         state[f"{name}.conv.weight"] = module.conv.weight * factor[:, None, None, None]
         state[f"{name}.conv.bias"] = norm.bias - norm.running_mean * factor

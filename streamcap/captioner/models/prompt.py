@@ -1,4 +1,4 @@
-"""What the decoder reads before its first word, and how each family makes it of an image's embedding."""
+"""Prompts: what the decoder reads before the first token, and how each family computes it from an embedding."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Prompt:
     """One caption's prefix. P positions, E the decoder's width."""
 
     prefix: Tensor
-    """(P, E) embeddings, without GPT-2's own position embeddings."""
+    """(P, E) embeddings, without GPT-2's position embeddings."""
     later_prefix: Tensor | None = None
-    """(P, E): the prefix as every token after the first sees it, where that differs (VideoCaptionerWithClip)."""
+    """(P, E): the prefix for all tokens after the first, if it differs (VideoCaptionerWithClip)."""
     cross: Tensor | None = None
     """(N, C) encoder states for cross-attention."""
 
@@ -72,10 +72,10 @@ def _stack(prefixes: Sequence[Tensor]) -> Tensor:
 def prefill_prompts(
     gpt2: GPT2, prompts: PromptBatch, context: AttentionContext, following: Tensor | None = None
 ) -> Tensor:
-    """Read prompts into rows of a cache; asks the device for nothing.
+    """Prefill prompts into rows of a cache; does not synchronize with the device.
 
-    context: those rows, the first P + K positions, causal. following: (R, K) guessed tokens behind each prefix, not
-    where prompts are read `later_prefix`. Returns the hidden states of each row's last prefix position and of its K guesses,
+    context: these rows, the first P + K positions, causal. following: (R, K) guessed tokens after each prefix; not for
+    prompts with a `later_prefix`. Returns the hidden states of each row's last prefix position and of its K guesses,
     (R, 1 + K, E), before the head.
     """
     if prompts.cross is not None and context.cross_keys is not None and context.cross_values is not None:
@@ -87,15 +87,15 @@ def prefill_prompts(
 
 
 class Prompter(nn.Module):
-    """Makes prompts of embeddings."""
+    """Computes prompts from embeddings."""
 
     def prompts(self, embeddings: Tensor, gpt2: GPT2) -> list[Prompt]:
-        """embeddings: (B, …) as the vision encoder gives them, float32 on the decoder's device."""
-        raise TypeError(f"{type(self).__name__} makes no prompts")
+        """embeddings: (B, …), the vision encoder's output, on the decoder's device."""
+        raise TypeError(f"{type(self).__name__} does not define prompts()")
 
 
 class MappedPrefixPrompter(Prompter):
-    """The mapping's output is the prefix (ClipCap, NYU, our own)."""
+    """The mapping's output is the prefix (ClipCap, NYU, streamcap)."""
 
     def __init__(self, mapping: nn.Module) -> None:
         super().__init__()
@@ -107,10 +107,10 @@ class MappedPrefixPrompter(Prompter):
 
 
 class TwoPassPrefixPrompter(Prompter):
-    """BOS and the mapping's output, as VideoCaptionerWithClip's loop feeds them.
+    """BOS and the mapping's output, with VideoCaptionerWithClip's two passes.
 
-    Its `Net.forward` adds position embeddings itself before GPT-2 does, and with an in-place `+=` that stays in the
-    prefix: the first token comes from the prefix with one explicit `wpe`, every later one from two.
+    Its `Net.forward` adds position embeddings before GPT-2 adds them as well, and its in-place `+=` changes the prefix:
+    the first token is computed from the prefix with one explicit `wpe`, all later ones from the prefix with two.
     """
 
     def __init__(self, mapping: nn.Module, bos_token: int) -> None:
@@ -128,7 +128,7 @@ class TwoPassPrefixPrompter(Prompter):
 
 
 class StartTokenPrompter(Prompter):
-    """One start token; the image comes in by cross-attention (VisionEncoderDecoderModel)."""
+    """One start token; the image enters through cross-attention (VisionEncoderDecoderModel)."""
 
     def __init__(self, start_token: int, projection: nn.Linear | None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Vision encoders: pixels to embeddings, and the pixels that each wants."""
+"""`Vision`: a vision encoder with its image size and normalization."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Vision(nn.Module):
-    """An encoder and the pixels it wants."""
+    """An encoder, and the size and normalization of its pixels."""
 
     def __init__(self, encoder: nn.Module, image_spec: ImageSpec, width: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.image_spec = image_spec
         self.width = width
-        """Width C of what it gives."""
+        """Width C of the embeddings."""
         mean, std = torch.tensor(image_spec.mean), torch.tensor(image_spec.std)
-        # (x / 255 - mean) / std as one multiplication and one addition.
+        # (x / 255 - mean) / std, as one multiplication and one addition.
         self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1), persistent=False)
         self.scale: Tensor
@@ -51,9 +51,9 @@ class Vision(nn.Module):
         out: Tensor = self(self.normalize(pixels))
         return out
 
-    def forward(self, normalised: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised → (B, C) or (B, N, C)."""
-        out: Tensor = self.encoder(normalised)
+    def forward(self, normalized: Tensor) -> Tensor:
+        """(B, 3, H, W) normalized → (B, C) or (B, N, C)."""
+        out: Tensor = self.encoder(normalized)
         return out
 
 

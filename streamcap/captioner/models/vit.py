@@ -1,6 +1,6 @@
-"""The vision transformer of CLIP (Radford et al. 2021) and of ViT (Dosovitskiy et al. 2021): one module, two dialects.
+"""The vision transformer of CLIP (Radford et al. 2021) and of ViT (Dosovitskiy et al. 2021), in one module.
 
-Arithmetic as in `transformers`' CLIPVisionModel and ViTModel; queries, keys and values in one product.
+The arithmetic is that of `transformers`' CLIPVisionModel and ViTModel; queries, keys and values come from one matmul.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class ViTConfig:
     activation: str
     epsilon: float
     output: Output
-    """`projected`: CLIP's image embedding; `pooled`: its normed class token; `states`: all positions, normed."""
+    """`projected`: CLIP's image embedding; `pooled`: the class token after the norm; `states`: all positions."""
     pre_norm: bool
-    """Whether a norm comes before the layers (CLIP)."""
+    """Whether there is a norm before the layers (CLIP)."""
     patch_bias: bool
     projection: int = 0
     """Width of the projected embedding."""
@@ -77,14 +77,14 @@ class ViTLayer(nn.Module):
         """(B, N, C) → (B, N, C)."""
         batch, count, width = x.shape
         qkv = self.qkv(self.norm_1(x)).view(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
-        x = x + self.out(seen.transpose(1, 2).reshape(batch, count, width))
-        narrowed: Tensor = self.fc2(_activate(self.fc1(self.norm_2(x)), self.activation))
-        return x + narrowed
+        mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, count, width))
+        out: Tensor = self.fc2(_activate(self.fc1(self.norm_2(x)), self.activation))
+        return x + out
 
 
 class VisionTransformer(nn.Module):
-    """Normalised float pixels (B, 3, image, image) → (B, C) or, for `states`, (B, N, C)."""
+    """Normalized float pixels (B, 3, image, image) → (B, C) or, for `states`, (B, N, C)."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -115,15 +115,15 @@ class VisionTransformer(nn.Module):
         return projected
 
     def _embed(self, pixels: Tensor) -> Tensor:
-        """The patches' embeddings, (B, patches, C): the convolution as one product, which takes half its time."""
+        """The patches' embeddings, (B, patches, C): the convolution as one matmul, which takes half the time."""
         batch, channels, height, width = pixels.shape
         side = self.config.patch
         down, across = height // side, width // side
-        # What is left over at the right and bottom belongs to no patch.
-        whole = pixels[:, :, : down * side, : across * side]
-        cut = whole.reshape(batch, channels, down, side, across, side).permute(0, 2, 4, 1, 3, 5)
-        rows = cut.reshape(batch, down * across, channels * side * side)
+        # Pixels at the right and bottom that do not fill a patch are ignored.
+        cropped = pixels[:, :, : down * side, : across * side]
+        patches = cropped.reshape(batch, channels, down, side, across, side).permute(0, 2, 4, 1, 3, 5)
+        rows = patches.reshape(batch, down * across, channels * side * side)
         if isinstance(self.patches, nn.Conv2d):
             return F.linear(rows, self.patches.weight.flatten(1), self.patches.bias)
-        cells: Tensor = self.patches(rows)  # a product already
+        cells: Tensor = self.patches(rows)  # already a linear layer
         return cells

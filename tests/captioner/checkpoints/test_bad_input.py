@@ -45,7 +45,7 @@ def test_pickle_with_code_is_refused(tmp_path: Path, weights: dict[str, torch.Te
     torch.save({**weights, "x": Code()}, old, _use_new_zipfile_serialization=False)
     bare.write_bytes(pickle.dumps(Code()))
     for path in (new, old, bare):
-        assert "refused, it is a pickle with code in it (posix.mkdir)" in refusal(path)
+        assert "refused: a pickle that contains code (posix.mkdir)" in refusal(path)
     assert not Path("/tmp/streamcap-must-not-exist").exists()
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
     assert "torch.nn.modules.linear.Linear" in refusal(tmp_path / "module.pt")
@@ -69,21 +69,21 @@ def test_foreign_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "values.pt").write_bytes(pickle.dumps({"a": 1}, protocol=4))
     assert "not a PyTorch checkpoint" in refusal(tmp_path / "values.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    assert "holds no state dict" in refusal(tmp_path / "list.pt")
+    assert "contains no state dict" in refusal(tmp_path / "list.pt")
     torch.save({"lr": 0.1}, tmp_path / "numbers.pt")
     assert "'lr' is a float, not a tensor" in refusal(tmp_path / "numbers.pt")
     save_file({"model.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     assert "not a captioner of a known family" in refusal(tmp_path / "other.safetensors")
     (tmp_path / "empty").mkdir()
-    assert "holds no checkpoint" in refusal(tmp_path / "empty")
+    assert "contains no checkpoint" in refusal(tmp_path / "empty")
     (tmp_path / "two").mkdir()
     for name in ("a.pt", "b.pt"):
         torch.save({}, tmp_path / "two" / name)
-    assert "holds 2 checkpoints (a.pt, b.pt); name one" in refusal(tmp_path / "two")
+    assert "contains 2 checkpoints (a.pt, b.pt); name one" in refusal(tmp_path / "two")
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("clip_project.model.2.bias", None, "clip_project.model.2.bias is missing"),
         ("gpt.transformer.wte.weight", None, "gpt.transformer.wte.weight is missing"),
@@ -93,32 +93,32 @@ def test_foreign_file_is_refused(tmp_path: Path) -> None:
         ("other.extra", torch.zeros(1), "unexpected key other.extra"),
         ("gpt.transformer.ln_f.weight", torch.zeros(65), r"ln_f.weight has shape (65,), expected (64,)"),
         ("gpt.transformer.wte.weight", torch.zeros(5), "wte.weight has shape (5,), expected two sizes"),
-        ("gpt.transformer.ln_f.weight", torch.zeros(64, dtype=torch.int32), "holds torch.int32"),
-        ("clip_project.model.2.weight", torch.zeros(300, 128), "they are not of one model"),
+        ("gpt.transformer.ln_f.weight", torch.zeros(64, dtype=torch.int32), "has dtype torch.int32"),
+        ("clip_project.model.2.weight", torch.zeros(300, 128), "they are from different models"),
     ],
 )
 def test_state_dict_keys_and_shapes_are_checked(
-    tmp_path: Path, weights: dict[str, torch.Tensor], key: str, value: torch.Tensor | None, said: str
+    tmp_path: Path, weights: dict[str, torch.Tensor], key: str, value: torch.Tensor | None, message: str
 ) -> None:
     if value is None:
         del weights[key]
     else:
         weights[key] = value
     torch.save(weights, tmp_path / "model.pt")
-    assert said in refusal(tmp_path / "model.pt")
+    assert message in refusal(tmp_path / "model.pt")
 
 
 def test_mapping_width_mismatch(tmp_path: Path) -> None:
     weights = torch.load(GOLDEN / "clipcap_transformer.pt", weights_only=True)
     torch.save(weights | {"clip_project.prefix_const": torch.zeros(4, 128)}, tmp_path / "model.pt")
-    assert "GPT-2 is 64 wide but the mapping gives 128" in refusal(tmp_path / "model.pt")
+    assert "GPT-2 is 64 wide, the mapping's output 128" in refusal(tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"gpt2": {"n_head": 5}}, "width 64 does not divide into 5 heads"),
-        ({"gpt2": {"n_embd": 128}}, "says n_embd 128, the weights have 64"),
+        ({"gpt2": {"n_embd": 128}}, "has n_embd 128, the weights have 64"),
         ({"gpt2": {"eos_token_id": 500}}, "eos_token_id 500 is not in the vocabulary of 320"),
         ({"gpt2": 3}, "gpt2 is a configuration"),
         ({"stop_token_id": 999}, "stop token 999 is not in the vocabulary"),
@@ -127,13 +127,13 @@ def test_mapping_width_mismatch(tmp_path: Path) -> None:
         ({"cross": "yes"}, "cross is true or false"),
     ],
 )
-def test_invalid_checkpoint_json(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+def test_invalid_checkpoint_json(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes((GOLDEN / "clipcap_mlp.pt").read_bytes())
     (tmp_path / "model.json").write_text(json.dumps(settings))
     with pytest.raises(InputError) as error:
         load_captioner(path, device="cpu")
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_resnet_prefix_accepts_embeddings_only(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -142,7 +142,7 @@ def test_resnet_prefix_accepts_embeddings_only(tmp_path: Path, weights: dict[str
     torch.save(weights, tmp_path / "rn.pt")
     captioner = load_captioner(tmp_path / "rn.pt", device="cpu")
     assert captioner.caption_embeddings(torch.randn(1, 640))[0].tokens
-    with pytest.raises(InputError, match=r"ResNet RN50x4.*not available here; caption_embeddings works"):
+    with pytest.raises(InputError, match=r"ResNet RN50x4.*not supported; only caption_embeddings works"):
         captioner.caption([np.zeros((9, 9, 3), np.uint8)])
 
 
@@ -155,7 +155,7 @@ def test_non_finite_weights_are_refused(
     weights[key] = weights[key].clone()
     weights[key].view(-1)[7] = float(number)
     torch.save(weights, tmp_path / "damaged.pt")
-    assert f"{key} holds numbers that are not finite; the checkpoint is damaged" in refusal(tmp_path / "damaged.pt")
+    assert f"{key} contains NaN or infinity; the checkpoint is damaged" in refusal(tmp_path / "damaged.pt")
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -163,16 +163,16 @@ def test_overflow_in_decoding_is_reported(tmp_path: Path, weights: dict[str, tor
     weights["gpt.transformer.ln_f.weight"] = torch.full_like(weights["gpt.transformer.ln_f.weight"], 3e38)
     torch.save(weights, tmp_path / "large.pt")
     captioner = load_captioner(tmp_path / "large.pt", device="cpu", precision="fp32")
-    with pytest.raises(StreamcapError, match=r"decoding in fp32 gave numbers that are not finite; the checkpoint may"):
+    with pytest.raises(StreamcapError, match=r"decoding in fp32 produced NaN or infinity; the checkpoint may"):
         captioner.caption_embeddings(torch.randn(2, 32), beams)
 
 
 @pytest.mark.parametrize(
-    ("shape", "said"), [((32,), r"\(B, 32\)"), ((1, 31), r"\(1, 31\)"), ((1, 2, 32), r"\(1, 2, 32\)")]
+    ("shape", "message"), [((32,), r"\(B, 32\)"), ((1, 31), r"\(1, 31\)"), ((1, 2, 32), r"\(1, 2, 32\)")]
 )
-def test_embedding_shape_and_values_are_checked(shape: tuple[int, ...], said: str) -> None:
+def test_embedding_shape_and_values_are_checked(shape: tuple[int, ...], message: str) -> None:
     captioner = load_captioner(GOLDEN / "clipcap_mlp.pt", device="cpu")
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         captioner.caption_embeddings(torch.zeros(shape))
     with pytest.raises(InputError, match="not finite"):
         captioner.caption_embeddings(torch.full((1, 32), float("nan")))
@@ -186,20 +186,20 @@ def test_clip_length_comes_from_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"device": "gpu"}, "device 'gpu' is unknown"),
-        ({"device": "cuda:77"}, "device 'cuda:77' is not there"),
-        ({"precision": "fp3"}, "precision 'fp3' is unknown; it is auto or one of"),
+        ({"device": "cuda:77"}, "device 'cuda:77' was not found"),
+        ({"precision": "fp3"}, "precision 'fp3' is unknown; use auto or one of"),
     ],
 )
-def test_unknown_device_or_precision(options: dict[str, str], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_unknown_device_or_precision(options: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         load_captioner(GOLDEN / "clipcap_mlp.pt", **options)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"beam_size": 0}, "beam_size is between 1 and 64"),
         ({"beam_size": 2.5}, "beam_size is a whole number"),
@@ -210,7 +210,7 @@ def test_unknown_device_or_precision(options: dict[str, str], said: str) -> None
         ({"temperature": 1.0, "top_p": 0.0}, "top_p is above 0"),
     ],
 )
-def test_invalid_decoding_options(options: dict[str, Any], said: str) -> None:
+def test_invalid_decoding_options(options: dict[str, Any], message: str) -> None:
     captioner = load_captioner(GOLDEN / "clipcap_mlp.pt", device="cpu")
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         captioner.caption_embeddings(torch.zeros(1, 32), **options)

@@ -132,7 +132,7 @@ def test_invalid_directory_is_refused(both: tuple[VisionEncoderDecoderModel, Cap
     _, _, directory = both
     config = json.loads((directory / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"holds neither model\.safetensors nor"):
+    with pytest.raises(InputError, match=r"contains neither model\.safetensors nor"):
         load_captioner(tmp_path, device="cpu", precision="fp32")
     config["encoder"]["model_type"] = "swin"
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -122,8 +122,8 @@ def test_invalid_config_is_one_line(directory: Path, tmp_path: Path) -> None:
 
     assert "image is missing" in loading(image=None)
     assert "'transformer' is unknown" in loading(vision={"architecture": "transformer"})
-    relay = {"architecture": "staged", "stem": 4, "widths": [8], "depths": [1], "strides": [2], "outputs": [4, 4]}
-    assert "a staged encoder has as many widths as depths, strides and outputs" in loading(vision=relay)
+    uneven = {"architecture": "staged", "stem": 4, "widths": [8], "depths": [1], "strides": [2], "outputs": [4, 4]}
+    assert "a staged encoder needs equally many widths, depths, strides and outputs" in loading(vision=uneven)
     assert "cells" in loading(mapping={"architecture": "grid"})
     assert "vision.stages" in loading(vision=CONFIG["vision"] | {"widths": [8, 8, 8, 16]})
     assert "image fit 'stretch'" in loading(image={"width": 64, "height": 64, "fit": "stretch"})

@@ -78,7 +78,7 @@ def test_wrapped_checkpoint_gives_the_same_captions(tmp_path: Path, family: str,
 def test_wrapped_keys_that_collide_are_named(tmp_path: Path) -> None:
     weights, _ = _golden("clipcap_mlp")
     torch.save(weights | _prefixed("module.")(weights), tmp_path / "model.pt")
-    with pytest.raises(InputError, match="two of its keys differ only in the prefixes"):
+    with pytest.raises(InputError, match="two keys differ only in the prefixes"):
         open_checkpoint(tmp_path / "model.pt")
 
 
@@ -131,7 +131,7 @@ def test_missing_shard_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model-00002-of-00003\.safetensors of 3 shards is missing"):
         open_checkpoint(tmp_path / "saved")
     index.write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
-    with pytest.raises(InputError, match="which is no file name"):
+    with pytest.raises(InputError, match="which is not a file name"):
         open_checkpoint(index)
     index.write_text("{}")
     with pytest.raises(InputError, match="weight_map is missing"):
@@ -185,7 +185,7 @@ def test_tokenizer_without_full_stop_says_what_to_do(tmp_path: Path) -> None:
     tokenizer = Tokenizer(WordLevel({f"w{token}": token for token in range(320)}, unk_token="w0"))
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     captioner = load_captioner(tmp_path, device="cpu")
-    with pytest.raises(InputError, match="give stop_token_id in the json"):
+    with pytest.raises(InputError, match="set stop_token_id in the json"):
         captioner.caption_embeddings(torch.tensor(_longest(content)["image_embedding"])[None])
 
 

@@ -46,10 +46,10 @@ def test_step_and_prefill_do_not_sync_to_host(cross: int) -> None:
 def test_device_logprobs_equal_cpu() -> None:
     torch.manual_seed(0)
     logits, tokens = 9 * torch.randn(5, 700), torch.tensor([0, 699, 3, 80, 256])
-    wanted = logits.log_softmax(-1)[torch.arange(5), tokens]
-    torch.testing.assert_close(token_logprobs(logits, tokens), wanted)
+    expected = logits.log_softmax(-1)[torch.arange(5), tokens]
+    torch.testing.assert_close(token_logprobs(logits, tokens), expected)
     meta = token_logprobs(logits.to("meta"), tokens.to("meta"))
-    assert meta.shape == wanted.shape and meta.dtype == wanted.dtype
+    assert meta.shape == expected.shape and meta.dtype == expected.dtype
 
 
 @pytest.fixture

@@ -178,7 +178,7 @@ def test_int8_tokens_stay_with_any_draft() -> None:
         ([["a"], None], {}, "row 0: token ids are integers"),
         (["ab", None], {}, "row 0: a list of token ids or None"),
         ([7, None], {}, "row 0: a list of token ids or None"),
-        (7, {}, "a list with one token list or None a row"),
+        (7, {}, "a list with a token list or None for each row"),
         ([[1], None], {"beam_size": 3}, "greedy search"),
         ([[1], None], {"temperature": 0.5}, "greedy search"),
     ],

@@ -43,7 +43,7 @@ def test_incomplete_character_is_hidden(files: Path) -> None:
 
 
 def test_invalid_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no tokenizer there"):
+    with pytest.raises(InputError, match="contains no tokenizer"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match="not a tokenizer"):

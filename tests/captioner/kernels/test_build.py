@@ -1,4 +1,4 @@
-"""The library that is compiled where it runs, and doing without it."""
+"""Compiling the kernels on the machine, and running without them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_library_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         build.load_library.cache_clear()
 
 
-@pytest.mark.parametrize("reason", ["turned off", "no compiler", "a compiler that fails", "a directory of everybody's"])
+@pytest.mark.parametrize("reason", ["turned off", "no compiler", "compiler fails", "a world-writable directory"])
 def test_missing_library_falls_back_to_torch(
     reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -43,7 +43,7 @@ def test_missing_library_falls_back_to_torch(
         monkeypatch.setenv("STREAMCAP_COMPILE", "0")
     elif reason == "no compiler":
         monkeypatch.setenv("CC", "no-such-compiler")
-    elif reason == "a compiler that fails":
+    elif reason == "compiler fails":
         failing = tmp_path / "cc"
         failing.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "matmul.h:1: error: no AVX2" >&2\nexit 1\n')
         failing.chmod(0o755)
@@ -58,7 +58,7 @@ def test_missing_library_falls_back_to_torch(
         for precision, kind in (("int8", Int8Linear), ("fp32", nn.Linear)):
             gpt2, vision = (convert(load(), precision, CPU) for load in (ours, tower))
             assert type(gpt2.head) is kind and type(vision.get_submodule("layers.0.fc1")) is kind
-        if reason == "a compiler that fails":
+        if reason == "compiler fails":
             assert "error: no AVX2" in caplog.text
             assert not list((tmp_path / "compiled").iterdir())
     finally:

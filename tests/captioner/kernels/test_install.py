@@ -1,4 +1,4 @@
-"""Models whose parts go through `kernels/`, against torch and `transformers`, and without a compiler."""
+"""Models on the kernels, compared with torch and `transformers`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from streamcap.captioner.kernels.precision import convert
 from streamcap.captioner.models.mapping import MLPMapping, TransformerMapping
 from streamcap.captioner.models.mini_encoder import GridMapping, StagedEncoder
 from streamcap.captioner.models.prompt import Prompt
-from tests.captioner.packed_layers import needs_compiler, with_codes
+from tests.captioner.packed_layers import needs_compiler, use_dequantized_weights
 from tests.captioner.tiny_models import generate, gpt2, ours, tower
 
 CPU = torch.device("cpu")
@@ -31,9 +31,9 @@ CPU = torch.device("cpu")
 @needs_compiler
 def test_narrow_mlp_is_left_to_torch() -> None:
     theirs = gpt2(1, n_inner=32)
-    fc2 = load_gpt2(theirs.state_dict(), theirs.config.to_dict(), "test", prefix="")
-    assert type(convert(fc2, "fp32", CPU).head) is nn.Linear
-    assert isinstance(convert(fc2, "int8", CPU).head, Int8Linear)
+    decoder = load_gpt2(theirs.state_dict(), theirs.config.to_dict(), "test", prefix="")
+    assert type(convert(decoder, "fp32", CPU).head) is nn.Linear
+    assert isinstance(convert(decoder, "int8", CPU).head, Int8Linear)
 
 
 @needs_compiler
@@ -42,7 +42,7 @@ def test_narrow_mlp_is_left_to_torch() -> None:
 @torch.inference_mode()
 def test_gpt2_kernels_match_torch(library: ctypes.CDLL, precision: str, lengths: list[int], activation: str) -> None:
     plain, fast = ours(activation_function=activation), ours(activation_function=activation)
-    with_codes(plain, precision)
+    use_dequantized_weights(plain, precision)
     install_gpt2_kernels(fast, precision, library)
     torch.manual_seed(2)
     prefix = 0.3 * torch.randn(len(lengths), max(lengths), 64)
@@ -51,9 +51,9 @@ def test_gpt2_kernels_match_torch(library: ctypes.CDLL, precision: str, lengths:
         cache = decoder.new_cache(rows=len(lengths), positions=16)
         hidden, _ = decoder.prefill(prefix, lengths, cache)
         steps = [decoder.step(torch.full((len(lengths),), token), cache) for token in (5, 9, 11)]
-        found.append(torch.stack([decoder.logits(each) for each in (hidden, *steps)]))
-    near = 2e-3 if precision == "int8" else 2e-5
-    torch.testing.assert_close(found[1], found[0], rtol=near, atol=near)
+        found.append(torch.stack([decoder.logits(state) for state in (hidden, *steps)]))
+    tolerance = 2e-3 if precision == "int8" else 2e-5
+    torch.testing.assert_close(found[1], found[0], rtol=tolerance, atol=tolerance)
 
 
 @needs_compiler
@@ -77,20 +77,20 @@ def test_batched_rows_equal_single_rows(precision: str) -> None:
     assert isinstance(decoder.head, PackedLinear)
     torch.manual_seed(3)
     prompts = [Prompt(torch.randn(length, 64)) for length in (3, 9, 1, 5, 7, 2)]
-    limits = StopCriteria(12, frozenset({56}))
+    stop_criteria = StopCriteria(12, frozenset({56}))
 
-    def run(some: list[Prompt], slots: bool) -> list[list[int]]:
+    def run(chunk: list[Prompt], cuda_graphs: bool) -> list[list[int]]:
         batch: ContinuousBatch[int] | CudaGraphBatch[int] = (
-            CudaGraphBatch(decoder, limits, max_rows=4)
-            if slots
-            else ContinuousBatch(decoder, GreedySampler(), limits, max_rows=4)
+            CudaGraphBatch(decoder, stop_criteria, max_rows=4)
+            if cuda_graphs
+            else ContinuousBatch(decoder, GreedySampler(), stop_criteria, max_rows=4)
         )
-        for number, prompt in enumerate(some):
+        for number, prompt in enumerate(chunk):
             batch.add(number, prompt)
         rows: dict[int, list[int]] = {}
         while batch.active:
             rows |= {row.key: row.tokens for row in batch.step()}
-        return [rows[number] for number in range(len(some))]
+        return [rows[number] for number in range(len(chunk))]
 
     alone = [run([prompt], False)[0] for prompt in prompts]
     assert run(prompts, False) == alone
@@ -137,20 +137,20 @@ def mapping(*, cross: bool) -> TransformerMapping:
     return TransformerMapping(64, 4 * 64, 64, 4, heads=4, hidden=128, layers=2, cross=cross)
 
 
-CODED: dict[str, dict[str, type[nn.Module]]] = {
+PACKED: dict[str, dict[str, type[nn.Module]]] = {
     "vision transformer": {"layers.0": PackedLayers, "patches": PackedLinear, "projection": PackedLinear},
     "transformer mapping": {"transformer": PackedLayers, "linear": PackedLinear},
-    "crossing mapping": {"transformer.layers.0.attn.project": PackedLinear},
+    "cross-attending mapping": {"transformer.layers.0.attn.project": PackedLinear},
     "grid mapping": {"layers.0": PackedLayers, "project_in": PackedLinear},
-    "perceptron": {"model.0": PackedLinear},
+    "MLP": {"model.0": PackedLinear},
     "staged": {"stem.packed": PackedConvolution, "stages.0.project_in.packed": PackedConvolution},
 }
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "vision transformer": (tower, (2, 3, 64, 64)),
     "transformer mapping": (lambda: mapping(cross=False), (3, 64)),
-    "crossing mapping": (lambda: mapping(cross=True), (3, 64)),
+    "cross-attending mapping": (lambda: mapping(cross=True), (3, 64)),
     "grid mapping": (lambda: GridMapping(4, 64, 64, 3, 2, 4, 0.0), (2, 4, 64)),
-    "perceptron": (lambda: MLPMapping(64, 128, 192, 64), (2, 64)),
+    "MLP": (lambda: MLPMapping(64, 128, 192, 64), (2, 64)),
     "staged": (lambda: StagedEncoder(8, (16, 24), (1, 1), (2, 1), (12, 20), True), (2, 3, 33, 64)),
 }
 
@@ -165,9 +165,9 @@ def test_installed_encoders_and_mappings_match_torch(name: str, precision: str) 
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.1)
     x = torch.randn(shape)
-    output_steps = model(x)
+    expected = model(x)
     found = convert(model, precision, CPU)
-    for part, kind in CODED[name].items():
+    for part, kind in PACKED[name].items():
         assert type(found.get_submodule(part)) is kind
-    error = float((found(x) - output_steps).square().mean().sqrt() / output_steps.square().mean().sqrt())
+    error = float((found(x) - expected).square().mean().sqrt() / expected.square().mean().sqrt())
     assert error < (0.03 if precision == "int8" else 1e-5)

@@ -12,12 +12,12 @@ from streamcap.captioner.kernels import int8_torch
 from streamcap.captioner.kernels.int8_torch import Int8Linear, quantize
 from tests.captioner.tiny_models import gpt2
 
-pytestmark = pytest.mark.skipif(int8_torch.engine() is None, reason="this torch has no int8 products")
+pytestmark = pytest.mark.skipif(int8_torch.engine() is None, reason="this torch has no int8 matmul")
 
 
-def error(wanted: torch.Tensor, found: torch.Tensor) -> float:
-    """Root mean square of the difference, as a share of the values'."""
-    return float((wanted - found).square().mean().sqrt() / wanted.square().mean().sqrt())
+def error(expected: torch.Tensor, actual: torch.Tensor) -> float:
+    """Root mean square of the difference, divided by that of the expected values."""
+    return float((expected - actual).square().mean().sqrt() / expected.square().mean().sqrt())
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -55,16 +55,16 @@ def test_outlier_position_keeps_other_positions_exact() -> None:
 
 def test_transformer_encoder_layer_is_not_quantized() -> None:
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
-    whole = nn.Sequential(nn.Linear(16, 16), layer)
-    quantize(whole)
-    assert isinstance(whole[0], Int8Linear) and type(layer.linear1) is nn.Linear
+    model = nn.Sequential(nn.Linear(16, 16), layer)
+    quantize(model)
+    assert isinstance(model[0], Int8Linear) and type(layer.linear1) is nn.Linear
     with torch.inference_mode():
-        assert whole(torch.zeros(1, 3, 16)).shape == (1, 3, 16)
+        assert model(torch.zeros(1, 3, 16)).shape == (1, 3, 16)
 
 
 def test_int8_logits_are_close_with_torchscript() -> None:
-    theirs = gpt2(1)
-    decoders = [load_gpt2(theirs.state_dict(), theirs.config.to_dict(), "test", prefix="") for _ in range(3)]
+    reference = gpt2(1)
+    decoders = [load_gpt2(reference.state_dict(), reference.config.to_dict(), "test", prefix="") for _ in range(3)]
     quantize(decoders[1])
     quantize(decoders[2])
     decoders[2].compile()

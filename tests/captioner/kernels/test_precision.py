@@ -1,4 +1,4 @@
-"""What precision a machine is given, and what it refuses."""
+"""The choice of device and precision, and what is refused."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def test_auto_on_gpu_is_half_precision() -> None:
 
 
 def test_precision_of_other_device_is_refused() -> None:
-    with pytest.raises(InputError, match="fp16 is not to be had on cpu; it is auto or fp32, bf16, int8"):
+    with pytest.raises(InputError, match="fp16 is not supported on cpu; use auto or fp32, bf16, int8"):
         find_precision("fp16", CPU)
-    with pytest.raises(InputError, match="int8 is not to be had on cuda"):
+    with pytest.raises(InputError, match="int8 is not supported on cuda"):
         find_precision("int8", CUDA)
     with pytest.raises(InputError, match="'int3' is unknown"):
         find_precision("int3", CPU)
