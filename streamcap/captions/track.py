@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from streamcap.captions.caption import Caption, CaptureClock, Latency
 from streamcap.captions.cue import Cue, merge_cues, to_ms
-from streamcap.captions.event import Extend
+from streamcap.captions.event import Extend, Payload
 from streamcap.captions.text import clean_text
 
 
@@ -93,10 +93,7 @@ class CaptionTrack:
         if self._revision:
             self._number += 1
             self._revision = 0
-        self._end = max(self._end, at.start + self.every)
-        cue = self._finals.pop()
-        self._finals.append(Cue(cue.start_ms, max(cue.end_ms, to_ms(self._end)), cue.text))
-        self._trim()
+        self._move_end(max(self._end, at.start + self.every))
         return Extend(self.stream, last.id, self._end)
 
     def restore(self, caption: Caption) -> None:
@@ -107,14 +104,20 @@ class CaptionTrack:
         self._finals.append(Cue(start_ms, max(to_ms(caption.end), start_ms + 1), caption.text))
         self._trim()
 
+    def apply(self, payload: Payload) -> None:
+        """Repeat what another track of this stream published; interims and statuses change nothing."""
+        match payload:
+            case Caption(is_final=True):
+                self.restore(payload)
+            case Extend(id=id_, end=end) if self._last is not None and self._last.id == id_:
+                self._move_end(end)
+
     def close(self, now: float) -> Extend | None:
         """The stream ends at output time `now`: the last cue ends there, if that is sooner than it promised."""
         last = self._last
         if last is None or not last.start < now < self._end:
             return None
-        self._end = now
-        cue = self._finals.pop()
-        self._finals.append(Cue(cue.start_ms, max(to_ms(now), cue.start_ms + 1), cue.text))
+        self._move_end(now)
         return Extend(self.stream, last.id, now)
 
     def _caption(
@@ -135,6 +138,12 @@ class CaptionTrack:
             captured_at_source=at.captured_at_source,
             latency=latency,
         )
+
+    def _move_end(self, end: float) -> None:
+        self._end = end
+        cue = self._finals.pop()
+        self._finals.append(Cue(cue.start_ms, max(to_ms(end), cue.start_ms + 1), cue.text))
+        self._trim()
 
     def _trim(self) -> None:
         oldest_ms = to_ms(self._end - self.window)

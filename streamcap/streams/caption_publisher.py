@@ -55,6 +55,8 @@ class CaptionPublisher:
         self.begin = first or Counters()
         """What this stream goes on with; after `open`."""
         self.track = CaptionTrack(name, every=every, window=deps.options.subtitle_window)
+        self.published = self.track
+        """What viewers and subtitle files may show: with files, the finals that are in `NAME.jsonl`. After `open`."""
         self.state = StreamState.CONNECTING
         self.reason = ""
         self.captions = 0
@@ -91,9 +93,12 @@ class CaptionPublisher:
         )
         self.begin = self.begin.union(load_history.counters)
         self._feed.refill(load_history.finals, self.begin.seq)
-        self.track = CaptionTrack(self.name, every=self._every, window=window, next_number=self.begin.caption)
+        self.track, self.published = (
+            CaptionTrack(self.name, every=self._every, window=window, next_number=self.begin.caption) for _ in range(2)
+        )
         for caption in load_history.shown:
             self.track.restore(caption)
+            self.published.restore(caption)
         self._shown = replace(self.begin, seq=self._feed.last_seq + 1)
 
     def register(self) -> None:
@@ -227,6 +232,7 @@ class CaptionPublisher:
 
     def _release(self, event: Outgoing) -> None:
         payload = event.payload
+        self.published.apply(payload)
         # Not so where a disk that hung held events up until the stream was removed: the name may be another's by now.
         if self._hub.feeds.get(self.name) is not self._feed:
             return
@@ -291,8 +297,10 @@ class CaptionPublisher:
                 hung = await self._patiently(writer, writer.append(finals))
             finally:
                 self._numbered = False
-            if hung:  # viewers have had a gap in their place
+            if hung:  # viewers have had a gap in their place; the files show them
                 self._lost_finals += len(finals)
+                for event in self._in_flight:
+                    self.published.apply(event.payload)
                 self._in_flight = []
                 return
         self._skip(self._untold_drops)
@@ -349,7 +357,7 @@ class CaptionPublisher:
         began = loop.time()
         self._stale_cues = False
         try:
-            await self._patiently(writer, writer.write_cues(merge_cues(self.track.finals)))
+            await self._patiently(writer, writer.write_cues(merge_cues(self.published.finals)))
         except OSError as error:
             self._stale_cues = True
             self._rewrite_at = loop.time() + RETRY_SECONDS

@@ -70,7 +70,8 @@ class Stream:
 
     @property
     def track(self) -> CaptionTrack:
-        return self.publisher.track
+        """The captions that viewers may see."""
+        return self.publisher.published
 
     @property
     def state(self) -> StreamState:

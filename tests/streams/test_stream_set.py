@@ -202,6 +202,7 @@ async def test_hung_disk_is_a_status_and_a_gap(
         while service.streams.get("door").view().captions < 6:
             await asyncio.sleep(0.005)
     assert len(service.of("caption")) == 1
+    assert_shows_nothing_but(service, "grey 100")
     goes_on.set()
     await service.until(lambda: len(service.of("caption")) == 5 and service.of("status")[-1]["reason"] == "")
     await service.streams.close()
@@ -212,7 +213,17 @@ async def test_hung_disk_is_a_status_and_a_gap(
     (gap,) = service.of("gap")
     assert gap["from"] == gap["to"] == filed[1]["seq"]
     assert service.streams.dropped_finals == 1
+    assert (tmp_path / "out" / "door.srt").read_text().count("-->") == 6
     assert_numbers_once(service)
+
+
+def assert_shows_nothing_but(service: FakeService, text: str) -> None:
+    """What `GET /streams`, subtitles and HLS read."""
+    door = service.streams.get("door")
+    last = door.view().last_caption
+    assert last is not None and last["text"] == text
+    assert [cue.text for cue in door.track.cues] == [text]
+    assert door.track.end == 1.0
 
 
 def assert_numbers_once(service: FakeService) -> None:
@@ -345,6 +356,7 @@ async def test_full_disk_holds_finals_then_drops_them(
         while door.view().files_dropped < 3:
             await asyncio.sleep(0.005)
     assert len(service.of("caption")) == 1
+    assert_shows_nothing_but(service, "grey 100")
     if recovers:
         monkeypatch.setattr(CaptionFiles, "append", append)
         await service.until(lambda: service.of("status")[-1]["reason"] == "")
