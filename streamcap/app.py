@@ -113,8 +113,13 @@ async def serve_streams(options: ServeOptions, load: Callable[[], Captioner], li
 
 
 async def _add(streams: StreamSet, sources: Sequence[tuple[str | None, str]]) -> None:
-    for name, url in sources:
-        await streams.add(name, url)
+    """All at once, so that a slow disk of one stream does not delay the others. Raises StreamcapError."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for name, url in sources:
+                group.create_task(streams.add(name, url, keep_failed=True))
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 def _load(load: Callable[[], Captioner]) -> tuple[Captioner, LiveModel]:

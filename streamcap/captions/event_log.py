@@ -64,6 +64,10 @@ class EventLog:
             self._remember(kept)
         return event
 
+    def set_status(self, status: Status) -> None:
+        """A status that takes no number: new subscribers receive it first."""
+        self._show(encode(self.last_seq, status))
+
     def refill(self, events: Iterable[Event], next_seq: int) -> None:
         """Take events of an earlier run, in order, as this feed's past; numbering goes on at `next_seq`."""
         for event in events:

@@ -3,8 +3,10 @@ at any moment, also after a crash."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -64,6 +66,7 @@ class CaptionFiles:
         Raises FilesInUseError where another has them. Where the system or the file system knows no locks, nothing is
         done.
         """
+        self._check_regular()
         if os.name != "posix":
             return
         import fcntl
@@ -139,6 +142,16 @@ class CaptionFiles:
         if shown:
             _replace(self.srt, srt.render(shown))
             _replace(self.vtt, vtt.render(shown))
+
+    def _check_regular(self) -> None:
+        """Opening a FIFO blocks for ever; a device or a directory fails at every write. Raises OSError."""
+        for path in (self.jsonl, self.srt, self.vtt, self.state, self._lock_path):
+            try:
+                mode = path.stat().st_mode
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISREG(mode):
+                raise OSError(errno.EINVAL, "not a regular file; move it away", str(path))
 
     def _counters(self, finals: list[Event], shown: list[Caption]) -> Counters:
         """Of the state file, which others do not rotate; never less than the finals say."""

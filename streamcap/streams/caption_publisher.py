@@ -105,6 +105,13 @@ class CaptionPublisher:
         """Be there for viewers."""
         self._hub.add(self._feed)
 
+    def fail(self, reason: str) -> None:
+        """The stream failed before its numbers were known: the status takes none."""
+        self.state, self.reason = StreamState.FAILED, redact(reason)
+        log.error("stream %s is failed: %s", self.name, self.reason)
+        self._feed.set_status(Status(self.name, self.state, self.reason))
+        self._hub.add(self._feed)
+
     def counters(self) -> Counters:
         """What another stream of this name goes on with."""
         number = max(self._shown.caption, self.track.next_number)

@@ -95,6 +95,10 @@ class Stream:
         """Let go of its files: it never began, or is over. Idempotent."""
         await self.publisher.release_files()
 
+    def fail(self, reason: str) -> None:
+        """Show the stream as `failed`; its task is never started."""
+        self.publisher.fail(reason)
+
     def counters(self) -> Counters:
         """Where another stream of this name may go on."""
         return self.publisher.counters().union(Counters(epoch=self._timeline.epoch, time=self._timeline.last))

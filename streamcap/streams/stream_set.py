@@ -82,8 +82,12 @@ class StreamSet:
             known = ", ".join(self._streams) or "none"
             raise UnknownStreamError(f"no stream is named {name[:80]!r}; there are: {known}") from None
 
-    async def add(self, name: str | None, url: str, every: float | None = None) -> Stream:
-        """Start captioning `url`; `name` None: one is made from the URL. Raises InputError, NotReadyError."""
+    async def add(self, name: str | None, url: str, every: float | None = None, *, keep_failed: bool = False) -> Stream:
+        """Start captioning `url`; without a `name`, one is made from the URL.
+
+        keep_failed: a stream whose files cannot be used stays in the set, as `failed`. Raises InputError,
+        NotReadyError.
+        """
         if self._deps is None:
             raise NotReadyError("the model is loading; try again in a moment")
         url = check_url(url)
@@ -99,9 +103,14 @@ class StreamSet:
         try:
             await stream.prepare()
         except OSError as error:
+            reason = f"cannot use the files of stream {name}: {error}"
+            if keep_failed and self._streams.get(name) is stream:
+                stream.fail(reason)
+                await stream.unlock()
+                return stream
             self._release_name(stream)
             await stream.unlock()
-            raise InputError(f"cannot use the files of stream {name}: {error}") from error
+            raise InputError(reason) from error
         except BaseException:  # cancelled, too: the name is free again
             self._release_name(stream)
             await stream.unlock()

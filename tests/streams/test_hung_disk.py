@@ -41,3 +41,14 @@ def test_hung_files_stop_no_other_stream(tmp_path: Path) -> None:
         # Five, on a machine that is not busy. It was never.
         assert seconds < 20.0, service.describe()
         assert status == 1, service.describe()
+
+
+def test_fifo_at_start_fails_one_stream(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "bad.jsonl")
+    with FakeService(f"bad={SCENES}1", f"good={SCENES}2", "--every", "0.5", out=tmp_path) as service:
+        with HungViewer(service) as viewer:
+            viewer.until(lambda: viewer.finals("good"))
+        bad, good = json.loads(service.get("/streams")[1])
+        assert (bad["state"], good["state"]) == ("failed", "live")
+        assert "not a regular file" in bad["reason"]
+        assert service.terminate()[0] == 0

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import logging
+import os
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -334,6 +335,32 @@ async def test_frames_that_are_lost_are_counted(service: FakeService, monkeypatc
         while door.view().frame_conversion_errors < 2:
             await asyncio.sleep(0.005)
     assert (door.view().samples_missed, door.view().frame_conversion_errors) == (6, 2)
+
+
+@pytest.mark.parametrize("file", ["door.jsonl", "door.srt", "door.vtt", ".door.state", ".door.lock"])
+async def test_fifo_as_caption_file_fails_one_stream(service: FakeService, tmp_path: Path, file: str) -> None:
+    fifo = tmp_path / "out" / file
+    os.mkfifo(fifo)
+    async with asyncio.timeout(TIMEOUT_FACTOR):
+        door = await service.streams.add("door", URL, keep_failed=True)
+    assert door.view().state == "failed"
+    assert f"not a regular file; move it away: '{fifo}'" in door.view().reason
+    await live(service, "yard", "rtsp://yard/1")
+    viewer = service.hub.subscribe(SubscribeOptions(frozenset({"door"})), lambda: None)
+    hello, status = map(json.loads, viewer.take())
+    assert hello["streams"][0]["state"] == status["state"] == "failed"
+    assert status["reason"] == door.view().reason
+    fifo.unlink()
+    await service.streams.replace("door")
+    await service.until(lambda: "connecting" in service.states("door"))
+    assert service.of("status", "door")[0]["seq"] == 1
+
+
+async def test_fifo_as_caption_file_refuses_add(service: FakeService, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "out" / "door.jsonl")
+    with pytest.raises(InputError, match="cannot use the files of stream door: .* not a regular file"):
+        await service.streams.add("door", URL)
+    assert service.streams.names() == []
 
 
 @pytest.mark.parametrize("recovers", [True, False])
