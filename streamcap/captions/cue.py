@@ -1,4 +1,4 @@
-"""`Cue`: a caption as a subtitle — integer milliseconds, lines that fit a screen."""
+"""`Cue`: a caption as a subtitle: integer milliseconds, lines that fit a screen."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from streamcap.captions.text import clean_text
 MAX_LINE_CHARS = 42
 MAX_LINES = 2
 _ARTICLES = frozenset({"a", "an", "the"})
-# A cue shorter than this cannot be read; a gap shorter than this flickers.
+# A shorter cue cannot be read; a shorter gap flickers.
 MIN_CUE_MS = 1000
 MIN_GAP_MS = 500
-# Texts whose lines are remembered: rolling files are written whole, in two formats, again and again. Four full windows.
+# Cached texts: rolling files are rewritten often, in two formats. Four full windows.
 WRAP_CACHE_SIZE = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """A text on screen from `start_ms` until before `end_ms`; end > start always."""
+    """A text on screen from `start_ms` until before `end_ms`. Raises ValueError unless end > start."""
 
     start_ms: int
     end_ms: int
@@ -33,31 +33,31 @@ class Cue:
 
 
 def to_ms(seconds: float) -> int:
-    """Seconds to integer milliseconds, rounded once; every format prints from this."""
+    """Seconds to integer milliseconds; all formats use this one rounding."""
     return max(0, round(seconds * 1000))
 
 
 def merge_cues(cues: Iterable[Cue]) -> Iterator[Cue]:
-    """What a viewer saw: equal neighbours are one cue, small gaps close, short cues last until they can be read.
+    """Join equal neighbors, close gaps up to MIN_GAP_MS, and extend short cues to MIN_CUE_MS.
 
-    A cue gives way to the next one's start, so none overlap. A cue that would be shorter than SHORTEST_MS because
-    the next comes early keeps its true, short time: showing what is no longer there would be worse.
+    A cue ends when the next one starts, so cues do not overlap. This may make a cue shorter than MIN_CUE_MS: showing
+    what is no longer there would be worse.
     """
-    held: Cue | None = None
+    previous: Cue | None = None
     for cue in cues:
-        if held is None:
-            held = cue
+        if previous is None:
+            previous = cue
             continue
-        gap = cue.start_ms - held.end_ms
-        if cue.text == held.text and gap <= MIN_GAP_MS:
-            held = Cue(held.start_ms, max(held.end_ms, cue.end_ms), held.text)
+        gap = cue.start_ms - previous.end_ms
+        if cue.text == previous.text and gap <= MIN_GAP_MS:
+            previous = Cue(previous.start_ms, max(previous.end_ms, cue.end_ms), previous.text)
             continue
-        end = cue.start_ms if gap <= MIN_GAP_MS else _readable_end(held, cue.start_ms)
-        if end > held.start_ms:
-            yield Cue(held.start_ms, end, held.text)
-        held = cue
-    if held is not None:
-        yield Cue(held.start_ms, _readable_end(held, None), held.text)
+        end = cue.start_ms if gap <= MIN_GAP_MS else _readable_end(previous, cue.start_ms)
+        if end > previous.start_ms:
+            yield Cue(previous.start_ms, end, previous.text)
+        previous = cue
+    if previous is not None:
+        yield Cue(previous.start_ms, _readable_end(previous, None), previous.text)
 
 
 def _readable_end(cue: Cue, limit_ms: int | None) -> int:
