@@ -189,7 +189,7 @@ class Subscription:
 
     def _miss(self, stream: str, first: int, last: int) -> None:
         """Add a gap at the end of the queue."""
-        before = self._neighbour(stream, range(len(self._queue) - 1, -1, -1))
+        before = self._neighbor(stream, range(len(self._queue) - 1, -1, -1))
         if isinstance(before, _Gap):
             before.last = last
         else:
@@ -197,8 +197,8 @@ class Subscription:
 
     def _replace_by_gap(self, index: int, event: Event) -> None:
         """Replace an event by a gap, joined with the gaps before and after it."""
-        before = self._neighbour(event.stream, range(index - 1, -1, -1))
-        after = self._neighbour(event.stream, range(index + 1, len(self._queue)))
+        before = self._neighbor(event.stream, range(index - 1, -1, -1))
+        after = self._neighbor(event.stream, range(index + 1, len(self._queue)))
         gap = before if isinstance(before, _Gap) else _Gap(event.stream, event.seq, event.seq)
         gap.last = event.seq
         if isinstance(after, _Gap):
@@ -209,7 +209,7 @@ class Subscription:
         else:
             self._queue[index] = gap
 
-    def _neighbour(self, stream: str, indexes: Iterable[int]) -> Event | _Gap | None:
+    def _neighbor(self, stream: str, indexes: Iterable[int]) -> Event | _Gap | None:
         """The first item of `stream` at `indexes`."""
         for index in indexes:
             item = self._queue[index]

@@ -83,7 +83,7 @@ def parse_counters(data: bytes, stream: str) -> Counters:
     for number, minimum in ((seq, 1), (caption, 1), (epoch, -1)):
         # A bool is an int too.
         if type(number) is not int or not minimum <= number <= MAX_NUMBER:
-            raise ValueError(f"seq, caption and epoch must be whole numbers up to {MAX_NUMBER}")
+            raise ValueError(f"seq, caption and epoch must be integers up to {MAX_NUMBER}")
     if type(time) not in (int, float) or not 0 <= time <= MAX_TIME:  # false for NaN as well
         raise ValueError(f"time must be seconds, from 0 to {MAX_TIME:g}")
     return Counters(seq, caption, epoch, float(time))

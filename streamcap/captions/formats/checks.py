@@ -35,10 +35,10 @@ def read_json(data: bytes) -> dict[str, Any]:
 
 
 def read_int(message: Mapping[str, Any], key: str, low: int, high: int) -> int:
-    """The whole number `key`, from `low` to `high`."""
+    """The integer `key`, from `low` to `high`."""
     value = _value(message, key)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{key} is not a whole number")
+        raise ValueError(f"{key} is not an integer")
     if not low <= value <= high:
         raise ValueError(f"{key} is not from {low} to {high}")
     return value

@@ -29,7 +29,7 @@ def escape(text: str) -> str:
 
 
 def render(cues: Iterable[Cue], header: str = HEADER) -> str:
-    """The whole file; `header` ends with a blank line."""
+    """The complete file; `header` ends with a blank line."""
     return header + "".join(
         f"{timestamp(cue.start_ms)} --> {timestamp(cue.end_ms)}\n"
         + "\n".join(escape(line) for line in wrap_lines(cue.text))
