@@ -1,4 +1,4 @@
-"""SRT where libav was built without it: the ffmpeg program receives, and hands the stream on through a pipe."""
+"""SRT for builds of libav without it: the ffmpeg program receives the stream and passes it through a pipe."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ import time
 from streamcap.media.sources.base import SourceRefused
 from streamcap.redact import redact
 
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _END_SECONDS = 1.0
-# What the program needs to start; tokens and keys in our own environment are none of its business.
+# What the program needs to start. Tokens and keys in our environment are not passed on.
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT")
-# What the program says is kept to tell why nothing comes. On a bad line it may say something for every packet.
+# Its error output explains a failure. On a bad connection it may print a line for every packet.
 MAX_STDERR_BYTES = 65_536
 
 
 class SourceTimeoutError(Exception):
-    """Nothing came for longer than was allowed."""
+    """No data within the timeout."""
 
 
 class SrtPipe:
-    """A running `ffmpeg` that copies the video of an `srt://` address, as MPEG-TS; libav reads it as a file.
+    """A running `ffmpeg` that copies the video of an `srt://` URL as MPEG-TS; libav reads it as a file.
 
-    The address, with its passphrase, stands in the program's arguments, where users of the same machine can read it.
+    Users of the same machine can read the URL with its passphrase in the arguments of the program.
 
     Parameters:
         stopping: when set, reading ends.
@@ -46,7 +46,7 @@ class SrtPipe:
         self._stopping = stopping
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         quiet = [program, "-nostdin", "-nostats", "-hide_banner", "-loglevel", "error"]
-        # What comes is a stranger's: it is MPEG-TS and nothing else, and may not have anything opened.
+        # Untrusted input: accept MPEG-TS only, and open no other file or address.
         accept = ["-protocol_whitelist", "srt", "-f", "mpegts"]
         receive = [*accept, "-fflags", "nobuffer", "-analyzeduration", "500000", "-i", url]
         copy = ["-map", "0:v:0", "-c", "copy"]
@@ -61,30 +61,30 @@ class SrtPipe:
         )
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes; none where the other side ended. Raises SilentError."""
+        """Up to `size` bytes; empty at the end of the stream. Raises SourceTimeoutError."""
         assert self._process.stdout is not None  # noqa: S101 - it was opened as a pipe
         descriptor = self._process.stdout.fileno()
-        until = time.monotonic() + self._timeout
-        poll = select.poll()  # not select(), which knows no descriptor above 1,023
+        deadline = time.monotonic() + self._timeout
+        poll = select.poll()  # select() supports no descriptor above 1,023
         poll.register(descriptor, select.POLLIN)
         while not self._stopping.is_set():
-            if poll.poll(1000 * _LOOK_SECONDS):
+            if poll.poll(1000 * _POLL_SECONDS):
                 self._timeout = self._read_timeout
                 self._truncate_stderr()
                 return os.read(descriptor, size)
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise SourceTimeoutError
         return b""
 
     def _truncate_stderr(self) -> None:
-        describe_error = self._stderr.fileno()
-        if os.fstat(describe_error).st_size > MAX_STDERR_BYTES:
-            # The program writes through the same open file: it goes on from the beginning.
-            os.ftruncate(describe_error, 0)
-            os.lseek(describe_error, 0, os.SEEK_SET)
+        descriptor = self._stderr.fileno()
+        if os.fstat(descriptor).st_size > MAX_STDERR_BYTES:
+            # The program shares the file position, so it continues at the start.
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
 
     def open_error(self) -> SourceRefused:
-        """Why nothing came, in ffmpeg's words."""
+        """Why no data came, from the error output of ffmpeg."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
         self._stderr.seek(0)
@@ -93,7 +93,7 @@ class SrtPipe:
         return SourceRefused(f"{self._where}: it could not be received: {redact(reason)}", retry=True)
 
     def close(self) -> None:
-        """End the program; idempotent, bounded in time."""
+        """Kill the program. Idempotent, bounded in time."""
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)

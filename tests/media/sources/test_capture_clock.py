@@ -1,4 +1,4 @@
-"""How far a camera's sender report is believed."""
+"""When a camera's sender report is used, and when it is ignored."""
 
 from __future__ import annotations
 

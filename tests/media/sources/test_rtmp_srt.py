@@ -49,7 +49,7 @@ def sending(film: Path, *output: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def opened(url: str) -> Source:
-    """The source once the sender listens."""
+    """The opened source, once the sender listens."""
     until = time.monotonic() + TIMEOUT_FACTOR
     while True:
         source = open_source(url, options=OPTIONS)
