@@ -79,7 +79,7 @@ def test_lines_break_at_best_word(lengths: list[int], count: int) -> None:
         ("two dogs and a cat are sleeping on the sofa near a window", "two dogs and a cat are sleeping"),
         ("a woman in a blue coat is walking across the street in rain", "a woman in a blue coat is walking"),
         ("some people who are sitting at a table drinking their coffee", "some people who are sitting at"),
-        # Every break that fits is behind an article: the most even one is taken.
+        # Every break that fits is after an article: the most even one is used.
         (f"{'x' * 38} the {'y' * 41}", f"{'x' * 38} the"),
     ],
 )

@@ -1,6 +1,6 @@
-"""`python -m tests.chaos.fake_model serve …`: the real command with a model that needs no torch and a moment a caption.
+"""`python -m tests.chaos.fake_model serve …`: the real command with a fast model without torch.
 
-The text is a fingerprint of the image, so that another scene is another caption.
+The text is a hash of the image, so that another scene gives another caption.
 """
 
 from __future__ import annotations
