@@ -29,7 +29,8 @@ class SourceTimeoutError(Exception):
 class SrtPipe:
     """A running `ffmpeg` that copies the video of an `srt://` URL as MPEG-TS; libav reads it as a file.
 
-    Users of the same machine can read the URL with its passphrase in the arguments of the program.
+    The URL with its passphrase goes to the program's standard input, as a script for its concat demuxer: other users
+    of the machine can read the arguments of a program.
 
     Parameters:
         stopping: when set, reading ends.
@@ -45,20 +46,23 @@ class SrtPipe:
         self._read_timeout = read_timeout
         self._stopping = stopping
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        quiet = [program, "-nostdin", "-nostats", "-hide_banner", "-loglevel", "error"]
-        # Untrusted input: accept MPEG-TS only, and open no other file or address.
-        accept = ["-protocol_whitelist", "srt", "-f", "mpegts"]
-        receive = [*accept, "-fflags", "nobuffer", "-analyzeduration", "500000", "-i", url]
+        quiet = [program, "-nostats", "-hide_banner", "-loglevel", "error"]
+        script = ["-protocol_whitelist", "pipe,srt", "-f", "concat", "-safe", "0"]
+        receive = [*script, "-fflags", "nobuffer", "-analyzeduration", "500000", "-i", "pipe:0"]
         copy = ["-map", "0:v:0", "-c", "copy"]
         send = ["-copyts", "-muxdelay", "0", "-flush_packets", "1", "-f", "mpegts", "pipe:1"]
         self._process = subprocess.Popen(
             [*quiet, *receive, *copy, *send],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             cwd="/",
             env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         )
+
+        assert self._process.stdin is not None  # noqa: S101 - opened as a pipe
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+            stdin.write(_concat_script(url).encode())
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes; empty at the end of the stream. Raises SourceTimeoutError."""
@@ -100,3 +104,11 @@ class SrtPipe:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._stderr.close()
+
+
+def _concat_script(url: str) -> str:
+    """A script for ffmpeg's concat demuxer that opens `url` only."""
+    quoted = url.replace("'", r"'\''")
+    # Untrusted input: it must be MPEG-TS, and may open no other file or address.
+    options = ("format_whitelist mpegts", "protocol_whitelist srt", "fflags nobuffer", "analyzeduration 500000")
+    return "\n".join(["ffconcat version 1.0", f"file '{quoted}'", *(f"option {option}" for option in options), ""])
