@@ -1,4 +1,4 @@
-"""`serve_streams`: the rooms put together, from first answer to end. While the model loads it answers already."""
+"""`serve_streams`: one running service, from the first HTTP response to the end. Serves HTTP while the model loads."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ ENGINE_STOP_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What `streamcap serve` was told."""
+    """Options of `streamcap serve`."""
 
     sources: Sequence[tuple[str | None, str]]
-    """Name, or None, and URL of each stream."""
+    """Name (or None) and URL of each stream."""
     stream_options: StreamOptions
     server: ServerOptions
     engine: EngineOptions
     fit: Fit | None
-    """None: the model's own."""
+    """None: the model's."""
     show: Callable[[Hub], Coroutine[None, None, None]] | None = None
-    """Runs beside, as one more viewer: the terminal's."""
+    """Coroutine that shows captions in the terminal."""
 
 
 async def serve_streams(
@@ -62,10 +62,10 @@ async def serve_streams(
 ) -> bool:
     """Serve until SIGINT or SIGTERM.
 
-    `load` runs on a thread of its own: meanwhile `/healthz` answers 200 and `/readyz` 503, and a signal ends it all.
-    `on_signal` is called at the first signal: the owner of the process can bound how long the end may take.
-    Returns whether all threads that may be inside torch have ended. Raises StreamcapError: what `load` raised, a
-    stream that cannot be added, or finals that were lost.
+    `load` runs on its own thread. Meanwhile `/healthz` returns 200, `/readyz` returns 503, and a signal stops the
+    service. `on_signal` is called at the first signal, so that the owner of the process can bound its end. Returns
+    whether all threads that may be inside torch have ended. Raises StreamcapError: the error of `load`, a stream that
+    cannot be added, or lost finals.
     """
     loop = asyncio.get_running_loop()
     stop, server_stop = asyncio.Event(), asyncio.Event()
@@ -94,7 +94,7 @@ async def serve_streams(
             else:
                 adding.cancel()
     finally:
-        # Sources first, so that viewers still hear of their last captions; then the server, then the device.
+        # First the sources, so that viewers receive the last captions; then the server, then the device.
         stopping.cancel()
         await streams.close()
         server_stop.set()
@@ -113,12 +113,17 @@ async def serve_streams(
 
 
 async def _add(streams: StreamSet, sources: Sequence[tuple[str | None, str]]) -> None:
-    for name, url in sources:
-        await streams.add(name, url)
+    """All at once, so that a slow disk of one stream does not delay the others. Raises StreamcapError."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for name, url in sources:
+                group.create_task(streams.add(name, url, keep_failed=True))
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 def _load(load: Callable[[], Captioner]) -> tuple[Captioner, LiveModel]:
-    """The model, and its first run, which would make the first caption late."""
+    """Load the model and warm it up, which would otherwise delay the first caption."""
     captioner = load()
     live = LiveModel(captioner)
     live.warm_up()
@@ -130,7 +135,7 @@ def _start_engine(streams: StreamSet, captioner: Captioner, live: LiveModel, opt
     loop = asyncio.get_running_loop()
 
     def deliver(outcomes: list[Outcome]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop has closed
             loop.call_soon_threadsafe(streams.dispatch, outcomes)
 
     engine = Engine(live, options.engine, deliver)
@@ -151,7 +156,7 @@ def _start_engine(streams: StreamSet, captioner: Captioner, live: LiveModel, opt
 
 def _stop(stop: asyncio.Event, on_signal: Callable[[], None]) -> None:
     if stop.is_set():
-        # Asked twice: whatever still holds us up, go. Files are whole at any moment.
+        # A second signal: end at once. Files are complete at any moment.
         os._exit(130)
     stop.set()
     on_signal()
@@ -162,7 +167,7 @@ def _opener(stream_options: StreamOptions) -> Callable[[str], Source]:
         open_timeout=stream_options.open_timeout,
         read_timeout=stream_options.read_timeout,
         keyframes_only=stream_options.keyframes_only,
-        # As often as a caption is wanted, and often enough not to count as stalled.
+        # Once for each caption, and often enough not to be stalled.
         poll_interval=min(stream_options.every, stream_options.stall_after / 2),
     )
     return lambda url: open_source(url, options=options)

@@ -1,4 +1,4 @@
-"""`DaemonPool`: daemon threads for calls that may hang, so that nothing else waits for them."""
+"""`DaemonPool`: daemon threads for calls that may hang, so that nothing else is blocked."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 class PoolFullError(StreamcapError):
-    """As many calls wait as the pool takes."""
+    """The queue of the pool is full."""
 
 
 class DaemonPool:
     """Runs calls on at most `max_threads` threads, in order; at most `max_waiting` calls wait.
 
-    The threads are daemons: a call that never returns keeps neither the process nor another pool. With one thread the
-    calls follow each other.
+    Threads are daemons: a call that never returns blocks neither the end of the process nor another pool. With one
+    thread, calls run one after another.
     """
 
     def __init__(self, name: str, *, max_threads: int = 1, max_waiting: int = 64) -> None:
@@ -42,7 +42,7 @@ class DaemonPool:
             if self._closed:
                 raise RuntimeError(f"the threads {self._name} were closed")
             if len(self._waiting) >= self._max_waiting:
-                raise PoolFullError(f"{self._name}: {len(self._waiting)} calls wait already; try again in a moment")
+                raise PoolFullError(f"{self._name}: {len(self._waiting)} calls are waiting already; retry in a moment")
             self._waiting.append((future, lambda: function(*args)))
             if self._idle >= len(self._waiting) or self._threads == self._max_threads:
                 self._changed.notify()
@@ -53,11 +53,11 @@ class DaemonPool:
         return future
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """`function(*args)` on a thread. Cancelled, it does not wait for a call that has begun. Raises as `submit`."""
+        """Await `function(*args)` on a thread. On cancellation, a running call is not awaited. Raises as `submit`."""
         return await asyncio.wrap_future(self.submit(function, *args))
 
     def close(self) -> None:
-        """Let the threads end when all queued calls have returned. Idempotent; does not wait."""
+        """End the threads after all queued calls. Idempotent; does not wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -76,7 +76,7 @@ class DaemonPool:
                 continue
             try:
                 future.set_result(call())
-            except BaseException as error:  # noqa: BLE001 - the caller's to handle, whatever it is
+            except BaseException as error:  # noqa: BLE001 - the caller handles it
                 future.set_exception(error)
-            # Neither is to live on in an idle thread.
+            # An idle thread must not keep references to them.
             del future, call

@@ -1,4 +1,4 @@
-"""The errors a user can cause or meet; each message is one line that says what, where and what to do."""
+"""Errors for users. Each message is one line that says what, where and what to do."""
 
 
 class StreamcapError(Exception):
@@ -6,8 +6,8 @@ class StreamcapError(Exception):
 
 
 class LostCaptionsError(StreamcapError):
-    """The service has ended in order, but some captions are lost."""
+    """The service ended cleanly, but some captions are lost."""
 
 
 class InputError(StreamcapError):
-    """What was asked for or handed in cannot work: exit status 2, HTTP 4xx."""
+    """The request or the input is invalid: exit status 2, HTTP 4xx."""

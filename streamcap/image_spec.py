@@ -1,4 +1,4 @@
-"""What pixels a model wants, as plain geometry: no torch, no decoder, shared by the rooms that scale images."""
+"""The pixels that a model expects, as plain geometry. No torch, no decoder; all packages that scale images use it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import Any, Literal, cast, get_args
 from streamcap.errors import InputError
 
 Fit = Literal["crop", "squash", "pad"]
-"""How an image of another aspect goes into the model's: `crop` scales until it covers and cuts the middle out,
-`squash` changes the aspect, `pad` scales until it fits and fills up with the mean colour."""
+"""How to fit an image of another aspect ratio: `crop` scales it to cover and cuts out the center, `squash` changes the
+aspect ratio, `pad` scales it to fit inside and pads with the mean color."""
 Interpolation = Literal["bicubic", "bilinear", "area"]
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How one source image goes into the model's: scale to (`scaled_width`, `scaled_height`), then place.
+    """How to place a source image in the model's image: scale it to (`scaled_width`, `scaled_height`), then shift.
 
-    `left` and `top` are where the scaled image's corner comes to lie in the model's image: negative where it is
-    cropped, positive where it is padded, 0 where it fits.
+    `left` and `top` are the position of the scaled image's corner: negative for a crop, positive for padding, else 0.
     """
 
     scaled_width: int
@@ -29,7 +28,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """The pixels a vision encoder wants: RGB, `(height, width, 3)` uint8, then `(value / 255 - mean) / std`."""
+    """The input of a vision encoder: RGB, `(height, width, 3)` uint8, then `(value / 255 - mean) / std`."""
 
     width: int
     height: int
@@ -56,22 +55,22 @@ class ImageSpec:
 
     @property
     def fill(self) -> tuple[int, int, int]:
-        """The colour of padding, RGB 0–255: the mean, which normalises to about 0."""
+        """The color of padding, RGB 0–255: the mean, which normalizes to about 0."""
         red, green, blue = (min(255, max(0, round(255 * value))) for value in self.mean)
         return red, green, blue
 
     def place(self, width: int, height: int) -> Placement:
-        """Where a source image of `width` × `height` pixels goes.
+        """The placement of a source image of `width` × `height` pixels.
 
-        `crop` follows CLIP's processor (transformers `get_resize_output_image_size` and `center_crop`): the side that
-        binds gets the model's size, the other `int(size * long / short)`; the middle is cut out, an odd pixel to the
-        right and bottom. Raises InputError for an empty image.
+        `crop` follows CLIP's processor (transformers `get_resize_output_image_size` and `center_crop`): the limiting
+        side gets the model's size, the other `int(size * long / short)`; the center is cut out, an odd pixel goes
+        to the right and bottom. Raises InputError for an empty image.
         """
         if width < 1 or height < 1:
             raise InputError(f"an image of {width}x{height} pixels is empty")
         if self.fit == "squash":
             return Placement(self.width, self.height, 0, 0)
-        # Compared as products of integers, so that no rounding decides which side binds.
+        # Integer comparison, so that rounding does not choose the limiting side.
         wider = width * self.height >= height * self.width
         by_height = wider if self.fit == "crop" else not wider
         if by_height:
@@ -79,7 +78,7 @@ class ImageSpec:
         else:
             scaled_width, scaled_height = self.width, max(1, int(self.width * height / width))
         if self.fit == "crop":
-            # int() may fall a pixel short of covering only where the two aspects are equal to the last bit.
+            # If the aspect ratios are nearly equal, int() may be a pixel too small to cover.
             scaled_width, scaled_height = max(scaled_width, self.width), max(scaled_height, self.height)
             return Placement(
                 scaled_width, scaled_height, -((scaled_width - self.width) // 2), -((scaled_height - self.height) // 2)
@@ -89,7 +88,7 @@ class ImageSpec:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in a checkpoint's config."""
+        """For a checkpoint's config."""
         return {
             "width": self.width,
             "height": self.height,
@@ -101,7 +100,7 @@ class ImageSpec:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ImageSpec:
-        """The reverse of `to_json`; missing fields take the defaults. Raises InputError for a wrong field."""
+        """The inverse of `to_json`; missing fields have defaults. Raises InputError for an invalid field."""
         known = {"width", "height", "fit", "interpolation", "mean", "std"}
         if unknown := set(fields) - known:
             raise InputError(f"image: unknown field {sorted(unknown)[0]!r}")
@@ -116,7 +115,7 @@ class ImageSpec:
                 mean=cast("tuple[float, float, float]", mean),
                 std=cast("tuple[float, float, float]", std),
             )
-        except KeyError as missing:
-            raise InputError(f"image: field {missing} is missing") from None
-        except (TypeError, ValueError) as wrong:
-            raise InputError(f"image: {wrong}") from None
+        except KeyError as error:
+            raise InputError(f"image: field {error} is missing") from None
+        except (TypeError, ValueError) as error:
+            raise InputError(f"image: {error}") from None

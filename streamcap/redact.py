@@ -1,9 +1,9 @@
-"""Secrets in addresses never reach a log, an event, a page or an exception's text.
+"""Removes secrets from URLs and texts for logs, events, pages and errors.
 
-Of an address the scheme, host and port are shown, and of the rest only what is known to be harmless: makers put
-passwords into paths and give them any name. `~1a2b3c` at the end tells addresses apart that look alike without what is
-hidden, except where nothing but the password differs. It comes from a key of this process, so that nobody can try
-passwords against it.
+Of a URL, the scheme, host and port are kept, and only known harmless words of the rest, because camera makers put
+passwords into paths and under any name. A suffix such as `~1a2b3c` distinguishes URLs that are equal after redaction,
+unless only the password differs. It is a keyed hash with a random key of this process, so that nobody can test
+passwords with it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from urllib.parse import unquote
 
 HIDDEN = "***"
 _KEY = secrets.token_bytes(16)
-# Their paths are places on this machine or names that we gave.
+# Their paths are local or names that we chose.
 _LOCAL = frozenset({"file", "webcam", "scenes", "whip", "whep"})
 
-# scheme://user:password@host: the password ends at the last @ before the path begins. People also write passwords with
-# a slash in them: where what follows the colon is no port, it goes on to the last @ of all.
+# scheme://user:password@host: the password ends at the last @ before the path. Passwords may contain a slash: if no
+# port follows the colon, the password ends at the last @ of the URL.
 _ADDRESS = re.compile(
     r"(?<![a-zA-Z0-9+.-])(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]{0,20})://"
     r"(?P<login>(?P<user>[^/\s:@\[]*)(?::(?:[^/\s]*|(?!\d*(?:[/?#\s]|$))\S*))?@)?"
@@ -38,11 +38,11 @@ _SECRET = re.compile(
     r"code(?!c)|hdnts|hdnea|hmac|hash|credential|cookie|nonce|^pin$|^s$|ticket|policy|^e(xp|xpires)?$|^acc|bearer",
     re.IGNORECASE,
 )
-"""Names whose values are secret wherever they stand."""
+"""Names whose values are always secret."""
 _PAIR = re.compile(r"(?P<before>^|[?&;,\s_/'\"(])(?P<name>[A-Za-z%][A-Za-z0-9_%.-]{0,40}?)=(?P<value>[^&;\s'\"]*)")
 _BEARER = re.compile(r"(?P<kind>\b(?:Bearer|Basic|Digest))\s+[^\s'\"]{6,}[^'\"\n]*")
 
-# What a path or query says about the image, and names that all devices of a maker share.
+# Words about the video in paths and queries, and paths common to all devices of a maker.
 _HARMLESS = """
 a api captions asf avc av av0 axis axis-media b bin c cam camera cameras camlive cgi cgi-bin ch chan channel
 channels chn codec compression config control default device dvr dynamic encoder feed fhd flv fps frame frames
@@ -68,7 +68,7 @@ _BETWEEN = re.compile(r"([^A-Za-z0-9*%-]+)")
 
 
 def redact(text: object) -> str:
-    """`text` with every address and every named secret in it made safe to show. Redacting twice changes nothing."""
+    """`text` with all URLs and named secrets redacted. Idempotent."""
     out: list[str] = []
     text, at = str(text), 0
     for match in _ADDRESS.finditer(text):
@@ -83,7 +83,7 @@ def redact_key(name: str) -> bool:
 
 
 def _outside(text: str) -> str:
-    """What stands outside of addresses: only values with a secret's name go."""
+    """Text outside of URLs: only values with a secret name are hidden."""
     text = _NO_SLASHES.sub(lambda match: f"{match['scheme']}:{HIDDEN}", text)
     text = _BEARER.sub(lambda match: f"{match['kind']} {HIDDEN}", text)
     return _PAIR.sub(lambda match: _pair(match) if redact_key(match["name"]) else match[0], text)
@@ -97,10 +97,10 @@ def _address(match: re.Match[str]) -> str:
     scheme, rest = match["scheme"], match["rest"] or ""
     if scheme.lower() in _LOCAL:
         return match[0]
-    # A closing quote with what follows it in JSON, and the punctuation of a sentence, are no part of the address.
+    # A closing quote, JSON after it, and punctuation are not part of the URL.
     quote = _CLOSING_QUOTE.search(rest)
     end = len(rest[: quote.start() if quote else None].rstrip(_PUNCTUATION))
-    rest, behind = rest[:end], rest[end:]
+    rest, suffix = rest[:end], rest[end:]
     login = ""
     if match["login"]:
         user = _decoded(match["user"])
@@ -114,17 +114,17 @@ def _address(match: re.Match[str]) -> str:
         shown = rest
     else:
         shown += f"~{hashlib.blake2s(match[0].encode(errors='replace'), key=_KEY, digest_size=3).hexdigest()}"
-    return f"{scheme}://{login}{match['host']}{shown}{_outside(behind)}"
+    return f"{scheme}://{login}{match['host']}{shown}{_outside(suffix)}"
 
 
 def _rest(rest: str) -> str:
-    """Path, query and fragment of an address, with what may be shown."""
+    """Path, query and fragment of a URL, redacted."""
     path, mark, query = rest.partition("?")
     path, hash_mark, fragment = path.partition("#") if not mark else (path, "", "")
     segments, after_name = [], False
     for segment in path.split("/"):
         segments.append(_hide(segment) if after_name else _segment(segment))
-        # A name in a path is followed by its password.
+        # In a path, a name such as "user" is followed by its value.
         after_name = bool(segment) and _names_secret(segment)
     shown = "/".join(segments)
     if hash_mark:
@@ -199,7 +199,7 @@ def _hide(value: str) -> str:
 
 
 def _decoded(text: str) -> str:
-    """`text` without percent encoding, however often it was encoded."""
+    """`text` without percent encoding, also if it was encoded several times."""
     for _ in range(5):
         once = unquote(text, errors="replace")
         if once == text:

@@ -1,1 +1,1 @@
-"""Real servers that tests and benchmarks read from."""
+"""Real servers for tests and benchmarks."""

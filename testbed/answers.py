@@ -1,4 +1,4 @@
-"""An RTSP server that gives every request the same answer."""
+"""An RTSP server that sends the same response to every request."""
 
 from __future__ import annotations
 

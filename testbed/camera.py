@@ -1,4 +1,4 @@
-"""Cameras whose truth is known: drawn scenes, encoded once as H.264 and served over RTSP by GStreamer.
+"""Cameras with ground truth: synthetic scenes, encoded once as H.264 and served over RTSP by GStreamer.
 
     with RtspServer(Clip(seed=1), paths=("door", "yard")) as server:
         frames = open_source(server.url("door")) ...
@@ -39,7 +39,7 @@ _KEY_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Clip:
-    """`scenes` drawn scenes of `seconds` each; an even number, so that no sentence follows itself on repeating."""
+    """`scenes` scenes of `seconds` each; an even number, so that a repetition never repeats a sentence."""
 
     seed: int = 1
     scenes: int = 6
@@ -49,11 +49,11 @@ class Clip:
     rate: int = 15
     bit_rate: int = 3_000_000
     preset: str = "ultrafast"
-    """x264's; "veryfast" is nearer to what cameras send, and dearer to decode."""
+    """x264's; "veryfast" is closer to real cameras, and costs more to decode."""
     still: bool = False
-    """Nothing moves: the first image of each scene stays, with the encoder's noise and `noise`."""
+    """Static: shows the first image of each scene, with the encoder's noise and `noise`."""
     noise: float = 0.0
-    """Standard deviation of the sensor's own noise, new in every image, in levels of 255."""
+    """Standard deviation of the sensor noise, new in every frame, in levels of 255."""
 
     @property
     def script(self) -> SceneScript:
@@ -61,15 +61,15 @@ class Clip:
 
     @property
     def count(self) -> int:
-        """Frames until it begins again."""
+        """Frames of one repetition."""
         return round(self.scenes * self.seconds * self.rate)
 
     def sentence(self, number: int) -> str:
-        """The true sentence of frame `number`, counted on through all repetitions."""
+        """The true sentence of frame `number`, counted over all repetitions."""
         return self.script.sentence_at((number % self.count + 0.5) / self.rate)
 
     def encoded(self) -> tuple[Path, Path]:
-        """The raw H.264 file and its index. Encoded once per machine: kept in the directory for temporary files."""
+        """The raw H.264 file and its index. Encoded once per machine and cached in the temporary directory."""
         drawing = Path(streamcap.media.scenes.__file__).parent
         stamp = hashlib.sha256(repr(self).encode())
         for source in (*sorted(drawing.glob("*.py")), Path(__file__)):
@@ -118,7 +118,7 @@ class Clip:
 
 
 class RtspServer:
-    """The server as a process of its own; `with` starts and ends it. Without `port` a free one is taken."""
+    """The server as a process; `with` starts and stops it. Without `port` it uses a free one."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class RtspServer:
         self.kill()
 
     def start(self) -> None:
-        """Start it, after `kill` again on the same port, and wait until it listens."""
+        """Start it and wait until it listens; after `kill`, on the same port."""
         video, index = self.clip.encoded()
         options = {**self._options, "port": self.port, "clip": str(video), "index": str(index)}
         self._process = subprocess.Popen(
@@ -167,11 +167,11 @@ class RtspServer:
         if not line.startswith("READY "):
             self.kill()
             raise RuntimeError("the RTSP server did not start")
-        said = json.loads(line[len("READY ") :])
-        self.port, self.t0 = said["port"], said["t0"]
+        ready = json.loads(line[len("READY ") :])
+        self.port, self.t0 = ready["port"], ready["t0"]
 
     def kill(self) -> None:
-        """End it at once, as a power cut would."""
+        """Kill it at once, like a power cut."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -180,11 +180,11 @@ class RtspServer:
                 process.stdout.close()
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open, nothing comes."""
+        """SIGSTOP: connections stay open, but no data comes."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT: it goes on with what is due by then."""
+        """SIGCONT: continues with the frames that are due then."""
         self._signal(signal.SIGCONT)
 
     @property
@@ -193,19 +193,19 @@ class RtspServer:
         return self._process.pid
 
     def url(self, path: str = "door", *, login: str = "") -> str:
-        """The camera's URL; `login` as "user:password"."""
+        """The camera's URL. `login` is "user:password"."""
         return f"rtsp://{login}{'@' if login else ''}127.0.0.1:{self.port}/{path}"
 
     def frame_number(self, wall: float) -> int:
-        """The frame shown nearest to wall time `wall`, seconds since 1970."""
+        """The frame closest to wall time `wall`, in seconds since 1970."""
         return round((wall - self.t0) * self.clip.rate)
 
     def sentence_at(self, wall: float) -> str:
-        """The true sentence of what was shown at wall time `wall`."""
+        """The true sentence at wall time `wall`."""
         return self.clip.sentence(self.frame_number(wall))
 
     def changes(self, since: float, until: float) -> list[tuple[float, str]]:
-        """When, between two wall times, a new sentence became true, and which."""
+        """The times between two wall times at which a new sentence became true, with the sentence."""
         seconds = self.clip.seconds
         first = int((since - self.t0) // seconds) + 1
         last = int((until - self.t0) // seconds)

@@ -1,4 +1,4 @@
-"""What must never be touched: a file that notices being opened, and a server that notices being asked."""
+"""What must never be touched: a file that detects opens, and a server that detects requests."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Canary:
         os.close(self._watch)
 
     def touched(self) -> list[str]:
-        """What has happened since the last call; empty is right. A request counts when it has been read."""
+        """Accesses since the last call; empty is correct. A request counts once it is read."""
         events = []
         with suppress(BlockingIOError):
             if os.read(self._watch, 65_536):

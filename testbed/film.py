@@ -1,4 +1,4 @@
-"""A film of drawn scenes for a browser's camera, whose truth is known though nobody knows when it began."""
+"""A film of synthetic scenes for a browser's camera, with ground truth although its start time is unknown."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from streamcap.media.scenes import SceneScript, draw
 
 STEP = 0.05
-"""Seconds, of the phases that are tried."""
+"""Seconds between the phases that are tried."""
 
 
 @dataclass(frozen=True)
 class Film:
-    """`scenes` drawn scenes of `seconds` each, over and over; an even number, so that no sentence follows itself."""
+    """`scenes` scenes of `seconds` each, in a loop; an even number, so that no sentence follows itself."""
 
     seed: int = 1
     scenes: int = 6
@@ -31,11 +31,11 @@ class Film:
 
     @property
     def cycle(self) -> float:
-        """Seconds until it begins again."""
+        """Seconds of one repetition."""
         return self.scenes * self.seconds
 
     def write(self, path: Path) -> Path:
-        """As YUV4MPEG2, which Chromium plays as a camera in a loop."""
+        """Write YUV4MPEG2, which Chromium plays as a camera in a loop."""
         with path.open("wb") as file:
             file.write(f"YUV4MPEG2 W{self.width} H{self.height} F{self.rate}:1 Ip A1:1 C420jpeg\n".encode())
             for number in range(round(self.cycle * self.rate)):

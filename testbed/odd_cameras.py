@@ -1,4 +1,4 @@
-"""HTTP cameras as people have them: each sends JPEGs its own way. Functions that answer one GET request.
+"""HTTP cameras as in the field: each sends JPEGs in a different way. Functions that answer one GET request.
 
 `STREAMS` send one JPEG after the other until the reader goes or a few have been sent; `SNAPSHOTS` send one a request.
 """
@@ -22,7 +22,7 @@ PAUSE = 0.02
 
 
 def jpeg(number: int, *, thumbnail: bool = False) -> bytes:
-    """An image of one color, by `number`; with a smaller JPEG inside its EXIF data, as cameras put it there."""
+    """An image of one color, by `number`; with a thumbnail in its EXIF data, as cameras write it."""
     color = (number * 20 % 256, 128, 255 - number * 20 % 256)
     extra = {"exif": b"Exif\0\0" + jpeg(number)} if thumbnail else {}
     out = io.BytesIO()
@@ -95,7 +95,7 @@ STREAMS: dict[str, Answer] = {
 
 
 class Snapshot:
-    """One JPEG a request, the next image each time."""
+    """One JPEG per request, a new image each time."""
 
     def __init__(self, *, length: bool = True, content_type: str = "image/jpeg") -> None:
         self.requests = 0
@@ -118,7 +118,7 @@ SNAPSHOTS: dict[str, Callable[[], Snapshot]] = {
 
 
 class Login:
-    """Lets only `viewer` with `hunter2` through to `answer`."""
+    """Passes only user `viewer` with password `hunter2` to `answer`."""
 
     def __init__(self, answer: Answer, kind: str) -> None:
         self._answer = answer

@@ -1,4 +1,4 @@
-"""A reverse proxy that serves a site under a path of its own and strips that path, as Home Assistant's ingress does."""
+"""A reverse proxy that serves a site under a path prefix and strips it, as Home Assistant's ingress does."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ _NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\
 
 @dataclass
 class PrefixProxy:
-    """The service behind it learns nothing of the prefix: no header tells."""
+    """No header tells the service the prefix."""
 
     prefix: str
-    """Such as `/cams`."""
+    """For example `/cams`."""
     upstream: int
     """The service's port on loopback."""
     port: int = 0
     strays: list[str] = field(default_factory=list)
-    """Request lines for anything outside the prefix: each is a link that ignores where the page is served."""
+    """Request lines outside of the prefix: links that ignore it."""
 
     @property
     def url(self) -> str:
-        """With a slash at its end."""
+        """Ends with a slash."""
         return f"http://127.0.0.1:{self.port}{self.prefix}/"
 
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator[PrefixProxy]:
-        """Listen on a free port of loopback."""
+        """Listen on a free loopback port."""
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=_MAX_HEAD)
         self.port = server.sockets[0].getsockname()[1]
         async with server:
             yield self
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request a connection: nothing after its head has to be understood."""
+        """One request per connection: only its header is parsed."""
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             line, _, fields = head.decode("latin-1").partition("\r\n")
@@ -56,7 +56,7 @@ class PrefixProxy:
             finally:
                 up_writer.close()
         except (OSError, asyncio.IncompleteReadError):
-            pass  # a browser that leaves is no news
+            pass  # the browser closed the connection
         finally:
             writer.close()
 

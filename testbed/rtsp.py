@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""A GStreamer RTSP server that plays a video encoded beforehand as live cameras, round and round.
+"""A GStreamer RTSP server that plays a pre-encoded video in a loop, as live cameras.
 
 Run by the system's Python, where GObject lives; `camera.py` beside this file starts it. Arguments: one JSON object
 with `clip` (a raw H.264 file), `index` (JSON: `rate`, and `sizes` and `keys` of its access units), `paths` (one camera
@@ -43,7 +43,7 @@ BROKEN = "( videotestsrc ! thereisnosuchelement ! rtph264pay name=pay0 pt=96 )"
 
 
 def ahead_ns(clock):
-    """How far `clock` is ahead of the monotonic one. A busy machine may hold this process between two readings."""
+    """How far `clock` is ahead of the monotonic one. A busy machine may pause this process between two readings."""
     while True:
         before = time.monotonic_ns()
         read = clock()
@@ -53,7 +53,7 @@ def ahead_ns(clock):
 
 
 class Clip:
-    """The access units, and when each is shown."""
+    """The access units and their display times."""
 
     def __init__(self, path, index, damage):
         data = Path(path).read_bytes()
@@ -71,7 +71,7 @@ class Clip:
         return self.t0_monotonic + number / self.rate
 
     def next_key(self):
-        """The number of the next access unit that a decoder can begin with."""
+        """The number of the next access unit at which a decoder can start."""
         number = int((time.monotonic() - self.t0_monotonic) * self.rate) + 1
         while number % len(self.units) not in self.keys:
             number += 1
@@ -88,7 +88,7 @@ class Clip:
 
 
 def play(source, clip, ended):
-    """Push what is due until the media goes. After a pause of the whole process it goes on with what is due then."""
+    """Push due frames until the media is closed. After a pause of the process, continue with the frames due then."""
     rng = random.Random(7)
     clock = None
     while clock is None and not ended.wait(0.002):
@@ -104,7 +104,7 @@ def play(source, clip, ended):
         base = source.get_base_time()
         running = int(clip.due(number) * 1e9) + ahead_ns(clock.get_time) - base
         if running < 0:
-            # On a busy machine the pipeline may begin after this was due, and there is no time before its beginning.
+            # On a busy machine the pipeline may start after this was due; PTS cannot be negative.
             number = clip.next_key()
             continue
         buffer = Gst.Buffer.new_wrapped(clip.unit(number, rng))

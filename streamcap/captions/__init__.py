@@ -1,4 +1,4 @@
-"""Captions as values: what was seen and when, cues, the event feed and its subscribers, and the file formats.
+"""Captions, cues, the event feed with its subscriptions, and the file formats.
 
-Pure and synchronous; knows neither models nor pixels.
+Pure and synchronous; no models, no pixels.
 """

@@ -1,4 +1,4 @@
-"""`Caption`: one sentence about one moment of one stream, and how long it took to come."""
+"""`Caption`: one sentence about one moment of a stream, and its latency."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ CaptureClock = Literal["rtcp", "arrival"]
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Where the time went between a frame's arrival and its caption, in milliseconds on one monotonic clock."""
+    """Latency from a frame's arrival to its caption and its parts, in milliseconds of one monotonic clock."""
 
     ingest: float
-    """Arrival of the frame to converted and handed to the engine."""
+    """From the arrival of the frame until it is converted and submitted to the engine."""
     queue: float
-    """Waiting for the device."""
+    """Wait for the device."""
     encode: float
-    """Vision encoder and mapping, for the whole batch it rode in."""
+    """Vision encoder and mapping, for the whole batch."""
     decode: float
     """GPT-2, until this caption's text."""
     total: float
-    """Arrival to caption; the parts and the hops between them."""
+    """From arrival to caption: the parts and what lies between them."""
 
     def as_json(self) -> dict[str, float]:
         return {
@@ -56,7 +56,7 @@ class Caption:
     latency: Latency
 
     def as_json(self) -> dict[str, object]:
-        """The contract's fields, without `type` and `seq`."""
+        """The fields of a `caption` event, without `type` and `seq`."""
         return {
             "stream": self.stream,
             "epoch": self.epoch,
@@ -66,7 +66,7 @@ class Caption:
             "start": round(self.start, 3),
             "end": round(self.end, 3),
             "text": self.text,
-            # JSON knows no NaN, which a model in half precision may come to.
+            # JSON has no NaN, which a model in half precision may produce.
             "logprob": None if self.logprob is None or not math.isfinite(self.logprob) else round(self.logprob, 4),
             "captured_at": utc_text(self.captured_at),
             "captured_at_source": self.captured_at_source,

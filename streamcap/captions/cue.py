@@ -1,8 +1,7 @@
-"""`Cue`: a caption as a subtitle — integer milliseconds, lines that fit a screen."""
+"""`Cue`: a caption as a subtitle: integer milliseconds, lines that fit a screen."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,16 +11,17 @@ from streamcap.captions.text import clean_text
 
 MAX_LINE_CHARS = 42
 MAX_LINES = 2
-# A cue shorter than this cannot be read; a gap shorter than this flickers.
+_ARTICLES = frozenset({"a", "an", "the"})
+# A shorter cue cannot be read; a shorter gap flickers.
 MIN_CUE_MS = 1000
 MIN_GAP_MS = 500
-# Texts whose lines are remembered: rolling files are written whole, in two formats, again and again. Four full windows.
+# Cached texts: rolling files are rewritten often, in two formats. Four full windows.
 WRAP_CACHE_SIZE = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """A text on screen from `start_ms` until before `end_ms`; end > start always."""
+    """A text on screen from `start_ms` until before `end_ms`. Raises ValueError unless end > start."""
 
     start_ms: int
     end_ms: int
@@ -33,31 +33,31 @@ class Cue:
 
 
 def to_ms(seconds: float) -> int:
-    """Seconds to integer milliseconds, rounded once; every format prints from this."""
+    """Seconds to integer milliseconds; all formats use this one rounding."""
     return max(0, round(seconds * 1000))
 
 
 def merge_cues(cues: Iterable[Cue]) -> Iterator[Cue]:
-    """What a viewer saw: equal neighbours are one cue, small gaps close, short cues last until they can be read.
+    """Join equal neighbors, close gaps up to MIN_GAP_MS, and extend short cues to MIN_CUE_MS.
 
-    A cue gives way to the next one's start, so none overlap. A cue that would be shorter than SHORTEST_MS because
-    the next comes early keeps its true, short time: showing what is no longer there would be worse.
+    A cue ends when the next one starts, so cues do not overlap. This may make a cue shorter than MIN_CUE_MS: showing
+    what is no longer there would be worse.
     """
-    held: Cue | None = None
+    previous: Cue | None = None
     for cue in cues:
-        if held is None:
-            held = cue
+        if previous is None:
+            previous = cue
             continue
-        gap = cue.start_ms - held.end_ms
-        if cue.text == held.text and gap <= MIN_GAP_MS:
-            held = Cue(held.start_ms, max(held.end_ms, cue.end_ms), held.text)
+        gap = cue.start_ms - previous.end_ms
+        if cue.text == previous.text and gap <= MIN_GAP_MS:
+            previous = Cue(previous.start_ms, max(previous.end_ms, cue.end_ms), previous.text)
             continue
-        end = cue.start_ms if gap <= MIN_GAP_MS else _readable_end(held, cue.start_ms)
-        if end > held.start_ms:
-            yield Cue(held.start_ms, end, held.text)
-        held = cue
-    if held is not None:
-        yield Cue(held.start_ms, _readable_end(held, None), held.text)
+        end = cue.start_ms if gap <= MIN_GAP_MS else _readable_end(previous, cue.start_ms)
+        if end > previous.start_ms:
+            yield Cue(previous.start_ms, end, previous.text)
+        previous = cue
+    if previous is not None:
+        yield Cue(previous.start_ms, _readable_end(previous, None), previous.text)
 
 
 def _readable_end(cue: Cue, limit_ms: int | None) -> int:
@@ -66,28 +66,37 @@ def _readable_end(cue: Cue, limit_ms: int | None) -> int:
 
 
 @lru_cache(maxsize=WRAP_CACHE_SIZE)
-def wrap_lines(text: str, width: int = MAX_LINE_CHARS, most: int = MAX_LINES) -> tuple[str, ...]:
-    """`text` broken between words into lines of about `width` characters, evenly: at most `most` of them.
+def wrap_lines(text: str, width: int = MAX_LINE_CHARS, max_lines: int = MAX_LINES) -> tuple[str, ...]:
+    """Break `text` between words into at most `max_lines` even lines of about `width` characters.
 
-    A text that cannot fit gets wider lines rather than lose words; a word is never cut. The text is cleaned first
-    (`clean_text`). Time is linear in its length.
+    A line does not end in an article where another break fits (Netflix, timed text style guide). A text that is too
+    long gets wider lines: no word is lost or cut. The text is cleaned first (`clean_text`). Linear time.
     """
     words = clean_text(text).split()
-    if len(words) < 2 or most < 2:
+    if len(words) < 2 or max_lines < 2:
         return (" ".join(words),)
-    # ends[i]: characters of the first i + 1 words and the blanks between them.
+    # ends[i]: characters of the first i + 1 words and the spaces between them.
     ends = [end - 1 for end in accumulate(len(word) + 1 for word in words)]
     if ends[-1] <= width:
         return (" ".join(words),)
-    count = min(most, -(-ends[-1] // width))
-    broken: list[str] = []
-    first, begin = 0, 0  # the first word that is left, and where it begins
-    while count > 1 and first < len(words) - 1:
-        target = begin + (ends[-1] - begin) / count
-        # `ends` rises: the word that ends nearest to the target is one of two neighbours.
-        after = bisect_left(ends, target, first, len(words) - 1)
-        cut = min((i for i in (after - 1, after) if first <= i < len(words) - 1), key=lambda i: abs(ends[i] - target))
-        broken.append(" ".join(words[first : cut + 1]))
-        first, begin = cut + 1, ends[cut] + 1
-        count -= 1
-    return (*broken, " ".join(words[first:]))
+    lines: list[str] = []
+    first = 0  # the first word of the next line
+    for count in range(min(max_lines, -(-ends[-1] // width)), 1, -1):
+        if first >= len(words) - 1:
+            break
+        last = _last_word(words, ends, first, count, width)
+        lines.append(" ".join(words[first : last + 1]))
+        first = last + 1
+    return (*lines, " ".join(words[first:]))
+
+
+def _last_word(words: list[str], ends: list[int], first: int, count: int, width: int) -> int:
+    """Index of the last word of a line that starts with word `first`, where `count` lines are left."""
+    begin = ends[first - 1] + 1 if first else 0
+    target = begin + (ends[-1] - begin) / count
+
+    def cost(index: int) -> tuple[bool, bool, float]:
+        fits = ends[index] - begin <= width and ends[-1] - ends[index] - 1 <= (count - 1) * width
+        return not fits, words[index].lower() in _ARTICLES, abs(ends[index] - target)
+
+    return min(range(first, len(words) - 1), key=cost)

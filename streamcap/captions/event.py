@@ -1,4 +1,4 @@
-"""The events of the public feed, each one JSON object; the shapes are the contract of DESIGN's *Events*."""
+"""The events of the public feed, each one JSON object; docs/feed.md describes them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from streamcap.captions.caption import Caption, utc_text
 from streamcap.captions.text import clean_text
 
 PROTOCOL_VERSION = 1
-# Line breaks to Python's `splitlines` or to JavaScript, which JSON does not escape; lone surrogates.
+# Line breaks for Python's `splitlines` or JavaScript that JSON does not escape, and lone surrogates.
 _UNSAFE = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
 
 class StreamState(StrEnum):
-    """Where a stream stands. Only `ended` and `failed` are final."""
+    """State of a stream. Only `ended` and `failed` are final."""
 
     CONNECTING = "connecting"
     LIVE = "live"
@@ -28,7 +28,7 @@ class StreamState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A stream changed its state; `reason` is one redacted line, empty when all is well."""
+    """The state of a stream; `reason` is one redacted line, empty if nothing is wrong."""
 
     stream: str
     state: StreamState
@@ -54,7 +54,7 @@ class Event:
     seq: int
     payload: Payload
     text: str
-    # Fields, not properties: every subscriber of thousands asks for them.
+    # Fields, not properties: each of thousands of subscriptions reads them.
     stream: str = field(init=False)
     is_interim: bool = field(init=False)
 
@@ -69,7 +69,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """What is kept of an event for replay: a third of the memory of the whole."""
+    """An event as stored for replay, in a third of the memory."""
 
     seq: int
     text: str
@@ -77,7 +77,7 @@ class StoredEvent:
 
 @dataclass(frozen=True, slots=True)
 class LostRange:
-    """Events `first` to `last` of a stream, which cannot be had any more."""
+    """Events `first` to `last` of a stream, which are lost."""
 
     first: int
     last: int
@@ -88,10 +88,10 @@ class LostRange:
 
 
 def encode(seq: int, payload: Payload) -> Event:
-    """Give `payload` its number and its text."""
+    """Make an event with number `seq` and its JSON text."""
     match payload:
         case Caption():
-            # `type` first and `seq` beside the stream: people read these lines in logs.
+            # `type` and `seq` come first, for people who read logs.
             message: dict[str, object] = {"type": "caption", "seq": seq, **payload.as_json()}
         case Status():
             message = {
@@ -113,24 +113,24 @@ def encode(seq: int, payload: Payload) -> Event:
 
 
 def gap_text(stream: str, first: int, last: int) -> str:
-    """`gap`: events `first` to `last` of a stream are not to be had any more. Of one client, so it has no `seq`."""
+    """`gap`: events `first` to `last` of a stream are lost. Belongs to one connection, so it has no `seq`."""
     return dump({"type": "gap", "stream": stream, "from": first, "to": last})
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSummary:
-    """What `hello` says of one stream."""
+    """One stream in `hello`."""
 
     name: str
     state: StreamState
     oldest_seq: int
-    """The oldest event that `since` can still bring."""
+    """The oldest event that `since` can replay."""
     last_seq: int
     """The newest event so far; 0 before the first."""
 
 
 def hello_text(streams: list[StreamSummary], now: float) -> str:
-    """`hello`, the first message of every connection. `oldest_seq` is there when it is of one stream."""
+    """`hello`, the first message of every connection. For a single stream it also has `oldest_seq` at the top."""
     message: dict[str, object] = {
         "type": "hello",
         "protocol": PROTOCOL_VERSION,
@@ -146,11 +146,11 @@ def hello_text(streams: list[StreamSummary], now: float) -> str:
 
 
 def dump(message: dict[str, object]) -> str:
-    """Compact JSON, UTF-8 text kept as it is, that UTF-8 can encode and no reader breaks into lines."""
+    """Compact JSON with non-ASCII text unescaped, valid in UTF-8 and on one line for every reader."""
     text = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
     return text if text.isascii() else _UNSAFE.sub(_escape, text)
 
 
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
     return "\ufffd" if 0xD800 <= code < 0xE000 else f"\\u{code:04x}"

@@ -1,4 +1,4 @@
-"""`EventLog`: one stream's numbered events and a bounded ring of them to replay."""
+"""`EventLog`: numbers one stream's events and stores the newest for replay."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from streamcap.captions.caption import Caption
 from streamcap.captions.event import Event, Extend, LostRange, Payload, Status, StoredEvent, StreamState, encode
 
 REPLAY_EVENTS = 2048
-"""About half an hour of a caption a second, 1 MB a stream; the JSONL has all of them."""
+"""About half an hour at one caption a second, 1 MB a stream. The JSONL has all finals."""
 
 REPLAY_INTERIMS = 512
-"""The last minute or so: who comes back at once misses nothing at all."""
+"""About the last minute: a client that reconnects at once misses nothing."""
 
 
 class EventLog:
-    """Numbers payloads and keeps the newest for those who come back.
+    """Numbers payloads and stores the newest for replay.
 
-    Interim captions get a number like all others but are kept for a short while only: the final that follows says all
-    they said.
+    Interim captions are numbered too, but stored for a short time only: the final that follows replaces them.
     """
 
     def __init__(self, stream: str, *, keep: int = REPLAY_EVENTS, next_seq: int = 1) -> None:
         self.stream = stream
         self.state = StreamState.CONNECTING
         self._next = next_seq
-        self._kept: deque[StoredEvent | LostRange] = deque()
+        self._stored: deque[StoredEvent | LostRange] = deque()
         self._interims: deque[StoredEvent] = deque(maxlen=REPLAY_INTERIMS)
         self.status: Event | None = None
-        """The newest status, kept however long ago it was: what a newcomer is told first."""
-        self._shown: tuple[Event, ...] = ()
-        self._keep = keep
+        """The newest status, however old: new subscribers receive it first."""
+        self._current: tuple[Event, ...] = ()
+        self._max_stored = keep
         self._forgotten = 0
 
     @property
@@ -41,60 +40,64 @@ class EventLog:
 
     @property
     def oldest_seq(self) -> int:
-        """The oldest event that can be replayed, or the next to come when there is none."""
-        if not self._kept:
+        """Number of the oldest event that can be replayed, or of the next event if there is none."""
+        if not self._stored:
             return self._next
-        oldest = self._kept[0]
+        oldest = self._stored[0]
         return oldest.last + 1 if isinstance(oldest, LostRange) else oldest.seq
 
     @property
-    def merge_cues(self) -> tuple[Event, ...]:
-        """The newest final, and its newest `extend` if there is one; nothing while the camera is away or has ended."""
-        return self._shown
+    def current(self) -> tuple[Event, ...]:
+        """The newest final and its newest `extend`, if any. Empty while the camera is disconnected or ended."""
+        return self._current
 
     def number(self, payload: Payload) -> Event:
-        """Give `payload` the next number and keep it for replay."""
+        """Give `payload` the next number and store it for replay."""
         event = encode(self._next, payload)
         self._next += 1
-        self._show(event)
-        kept = StoredEvent(event.seq, event.text)
+        self._update_current(event)
+        stored = StoredEvent(event.seq, event.text)
         if event.is_interim:
-            self._interims.append(kept)
+            self._interims.append(stored)
         else:
-            self._remember(kept)
+            self._store(stored)
         return event
 
+    def set_status(self, status: Status) -> None:
+        """A status that takes no number: new subscribers receive it first."""
+        self._update_current(encode(self.last_seq, status))
+
     def refill(self, events: Iterable[Event], next_seq: int) -> None:
-        """Take events of an earlier run, in order, as this feed's past; numbering goes on at `next_seq`."""
+        """Load events of an earlier run, in order; numbering continues at `next_seq`."""
         for event in events:
             if event.seq > self.last_stored:
-                self._remember(StoredEvent(event.seq, event.text))
+                self._store(StoredEvent(event.seq, event.text))
         self._next = max(self._next, next_seq, self.last_stored + 1)
-        # What the earlier run sent besides finals is not to be had again.
-        if not self._kept:
+        # Events of the earlier run other than finals are lost.
+        if not self._stored:
             self._forgotten = self._next - 1
             return
-        self._forgotten = max(self._forgotten, self._kept[0].seq - 1)
+        self._forgotten = max(self._forgotten, self._stored[0].seq - 1)
         if self._next > self.last_stored + 1:
-            self._remember(LostRange(self.last_stored + 1, self._next - 1))
+            self._store(LostRange(self.last_stored + 1, self._next - 1))
 
     def skip(self, count: int) -> LostRange:
-        """The next `count` numbers are given to nothing: what they were meant for is lost."""
+        """Use up the next `count` numbers for lost events."""
         lost = LostRange(self._next, self._next + count - 1)
         self._next += count
-        self._remember(lost)
+        self._store(lost)
         return lost
 
     @property
     def last_stored(self) -> int:
-        return self._kept[-1].seq if self._kept else self._forgotten
+        return self._stored[-1].seq if self._stored else self._forgotten
 
     def since(self, seq: int, *, interim: bool) -> list[StoredEvent | LostRange]:
-        """What came after event `seq`, in order, and what of it is lost; interim captions are left out, and not
-        missed, unless `interim`."""
-        # Each iterable is in order; the merged list names every number once, or as lost.
+        """Events after `seq`, in order, and ranges of lost events. Without `interim`, interim captions are left out and
+        not counted as lost."""
+        # Both are sorted. The result covers each number once, as an event or as lost.
         known: Iterable[StoredEvent | LostRange] = (
-            heapq.merge(self._kept, self._interims, key=_seq) if interim else self._kept
+            heapq.merge(self._stored, self._interims, key=_seq) if interim else self._stored
         )
         events: list[StoredEvent | LostRange] = []
         if seq < self._forgotten:
@@ -110,21 +113,21 @@ class EventLog:
             seq = event.seq
         return events
 
-    def _show(self, event: Event) -> None:
+    def _update_current(self, event: Event) -> None:
         match event.payload:
             case Status(state=state):
                 self.state, self.status = state, event
                 if state not in (StreamState.LIVE, StreamState.STALLED):
-                    self._shown = ()  # the camera was away: what it shows when it is back is another matter
+                    self._current = ()  # after a disconnection the old caption may be wrong
             case Caption(is_final=True):
-                self._shown = (event,)
+                self._current = (event,)
             case Extend():
-                self._shown = (*self._shown[:1], event) if self._shown else ()
+                self._current = (*self._current[:1], event) if self._current else ()
 
-    def _remember(self, event: StoredEvent | LostRange) -> None:
-        self._kept.append(event)
-        while len(self._kept) > self._keep:
-            self._forgotten = self._kept.popleft().seq
+    def _store(self, event: StoredEvent | LostRange) -> None:
+        self._stored.append(event)
+        while len(self._stored) > self._max_stored:
+            self._forgotten = self._stored.popleft().seq
 
 
 def _seq(event: StoredEvent | LostRange) -> int:
@@ -132,7 +135,7 @@ def _seq(event: StoredEvent | LostRange) -> int:
 
 
 def _add_lost(events: list[StoredEvent | LostRange], lost: LostRange) -> None:
-    """Neighbouring losses are one."""
+    """Append `lost`, joined with a lost range before it."""
     if events and isinstance(events[-1], LostRange):
         events[-1] = LostRange(events[-1].first, lost.last)
     else:

@@ -1,6 +1,6 @@
-"""`Hub`: every stream's feed, and every subscriber's own bounded queue.
+"""`Hub`: sends each stream's events to all subscriptions, each with its own bounded queue.
 
-Pure and synchronous, of one thread: a shell (websocket, SSE) gives `Subscription` a `wake` to call and takes texts.
+Pure and synchronous, for one thread. A websocket or SSE connection passes `wake` to its `Subscription` and takes texts.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from streamcap.captions.event_log import EventLog
 from streamcap.errors import InputError
 
 QUEUE_MESSAGES = 256
-# A subscriber that has lost this many queue-fulls without reading once is given up.
+# A subscription that drops this many events in a row without a read is closed.
 DROPS_TO_CLOSE = 4 * QUEUE_MESSAGES
 
 
 class CloseReason(StrEnum):
-    """Why a subscription was closed by this side."""
+    """Why the service closed a subscription."""
 
     SLOW = "slow"
     REMOVED = "removed"
@@ -33,7 +33,7 @@ class UnknownStreamError(InputError):
 
 
 class Message(Protocol):
-    """One JSON text for one subscriber; `seq` is None for what is of this connection alone (hello, gap)."""
+    """One JSON text for one subscriber. `seq` is None for messages of this connection only (hello, gap)."""
 
     @property
     def seq(self) -> int | None: ...
@@ -43,7 +43,7 @@ class Message(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ControlMessage:
-    """A message outside the bounded part of a queue: a greeting, or an event replayed."""
+    """A message that does not count against the queue's bound: hello, or a replayed event."""
 
     text: str
     seq: int | None = None
@@ -51,7 +51,7 @@ class ControlMessage:
 
 @dataclass(slots=True, eq=False)
 class _Gap:
-    """Stands in the queue where events were dropped."""
+    """Takes the place of dropped events in the queue."""
 
     stream: str
     first: int
@@ -65,13 +65,13 @@ class _Gap:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeOptions:
-    """What a subscriber wants."""
+    """What a subscriber receives."""
 
     streams: frozenset[str] | None = None
-    """Names, or None for all, those to come included."""
+    """Stream names; None for all streams, future ones included."""
     interim: bool = True
     min_interval: float = 0.0
-    """Seconds between two interim messages of one stream; finals are never held back."""
+    """Minimum seconds between two interim captions of one stream. Finals are never delayed."""
     limit: int = QUEUE_MESSAGES
 
 
@@ -82,10 +82,10 @@ class SubscriptionStatistics:
 
 
 class Subscription:
-    """One subscriber's queue. Full, it drops interims, then the oldest event (a `gap` takes the place of either);
-    a subscriber that never reads is closed: `closed` then says why.
+    """One subscriber's queue. Policy when full: drop an interim, else the oldest event; a `gap` takes its place.
 
-    `wake` is called, on the publisher's thread, whenever there is something to take.
+    A subscription that is never read is closed; `closed` has the reason. `wake` is called on the publisher's thread
+    whenever there are messages to take.
     """
 
     def __init__(self, options: SubscribeOptions, wake: Callable[[], None]) -> None:
@@ -102,52 +102,52 @@ class Subscription:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def take(self, most: int | None = None) -> list[str]:
-        """Waiting messages as JSON texts, oldest first: all, or at most so many."""
-        return [message.text for message in self.take_messages(most)]
+    def take(self, max_messages: int | None = None) -> list[str]:
+        """Remove and return waiting messages as JSON texts, oldest first: all, or at most `max_messages`."""
+        return [message.text for message in self.take_messages(max_messages)]
 
-    def take_messages(self, most: int | None = None) -> list[Message]:
-        """Waiting messages, oldest first: all, or at most so many."""
+    def take_messages(self, max_messages: int | None = None) -> list[Message]:
+        """Remove and return waiting messages, oldest first: all, or at most `max_messages`."""
         self._drops = 0
         taken: list[Event | _Gap | ControlMessage]
-        if most is None or most >= len(self._queue):
+        if max_messages is None or max_messages >= len(self._queue):
             taken = list(self._queue)
             self._queue.clear()
             self._events = 0
         else:
-            taken = [self._queue.popleft() for _ in range(most)]
+            taken = [self._queue.popleft() for _ in range(max_messages)]
             self._events -= sum(isinstance(message, Event) for message in taken)
         return [*taken]
 
     def put(self, message: ControlMessage) -> None:
-        """Queue a message whatever the bound: hello, and what is replayed when the subscription begins."""
+        """Queue a message regardless of the bound: hello, and replayed events."""
         self._queue.append(message)
         self._wake()
 
     def offer(self, event: Event, now: float) -> None:
-        """Queue `event` if it is wished for, dropping by the policy above when full."""
+        """Queue `event` if the options include it. When full, drop by the policy above."""
         if not self._wants(event) or (event.is_interim and not self._is_due(event, now)):
             return
-        if self._events >= self.options.limit and not self._make_room(event):
+        if self._events >= self.options.limit and not self._drop_for(event):
             return
         self._queue.append(event)
         self._events += 1
         self._wake()
 
     def skip(self, event: Event) -> None:
-        """`event` is not for live viewers: a `gap` says so to those who would have had it."""
+        """Queue a `gap` instead of `event`, which is too old for live viewers."""
         if self._wants(event):
             self._miss(event.stream, event.seq, event.seq)
             self._wake()
 
     def miss(self, stream: str, lost: LostRange) -> None:
-        """Nobody gets the events `lost` of `stream`: a `gap` says so."""
+        """Queue a `gap` for the lost events of `stream`."""
         if self.closed is None and (self.options.streams is None or stream in self.options.streams):
             self._miss(stream, lost.first, lost.last)
             self._wake()
 
     def close(self, cause: CloseReason, reason: str) -> None:
-        """End it; `take` still gives what waits."""
+        """Close the subscription; `take` still returns waiting messages."""
         if self.closed is None:
             self.closed = reason
             self.cause = cause
@@ -167,11 +167,11 @@ class Subscription:
         self._interim_at[event.stream] = now
         return True
 
-    def _make_room(self, event: Event) -> bool:
-        """Whether `event` may now be queued."""
+    def _drop_for(self, event: Event) -> bool:
+        """Drop something by the policy. Returns whether `event` may be queued."""
         self._drops += 1
         if self._drops > DROPS_TO_CLOSE:
-            self.close(CloseReason.SLOW, "too slow: nothing was read for a long time")
+            self.close(CloseReason.SLOW, "too slow: no message was read for a long time")
             return False
         if event.is_interim:
             self.statistics.interim_dropped += 1
@@ -188,31 +188,31 @@ class Subscription:
         return True
 
     def _miss(self, stream: str, first: int, last: int) -> None:
-        """A gap at the end of the queue."""
-        before = self._neighbour(stream, range(len(self._queue) - 1, -1, -1))
+        """Add a gap at the end of the queue."""
+        before = self._neighbor(stream, range(len(self._queue) - 1, -1, -1))
         if isinstance(before, _Gap):
             before.last = last
         else:
             self._queue.append(_Gap(stream, first, last))
 
     def _replace_by_gap(self, index: int, event: Event) -> None:
-        """One with the gaps before and behind it, so that between two gaps there is always an event."""
-        before = self._neighbour(event.stream, range(index - 1, -1, -1))
-        behind = self._neighbour(event.stream, range(index + 1, len(self._queue)))
+        """Replace an event by a gap, joined with the gaps before and after it."""
+        before = self._neighbor(event.stream, range(index - 1, -1, -1))
+        after = self._neighbor(event.stream, range(index + 1, len(self._queue)))
         gap = before if isinstance(before, _Gap) else _Gap(event.stream, event.seq, event.seq)
         gap.last = event.seq
-        if isinstance(behind, _Gap):
-            gap.last = behind.last
-            self._queue.remove(behind)
+        if isinstance(after, _Gap):
+            gap.last = after.last
+            self._queue.remove(after)
         if gap is before:
             del self._queue[index]
         else:
             self._queue[index] = gap
 
-    def _neighbour(self, stream: str, places: Iterable[int]) -> Event | _Gap | None:
-        """What of `stream` stands first in `places`."""
-        for place in places:
-            item = self._queue[place]
+    def _neighbor(self, stream: str, indexes: Iterable[int]) -> Event | _Gap | None:
+        """The first item of `stream` at `indexes`."""
+        for index in indexes:
+            item = self._queue[index]
             if not isinstance(item, ControlMessage) and item.stream == stream:
                 return item
         return None
@@ -227,22 +227,22 @@ class HubStatistics:
 
 @dataclass(slots=True)
 class Hub:
-    """Fan-out and replay. `monotonic` and `wall` are clocks in seconds."""
+    """Fan-out and replay of events. `monotonic` and `wall` are clocks in seconds."""
 
     monotonic: Callable[[], float]
     wall: Callable[[], float]
     feeds: dict[str, EventLog] = field(default_factory=dict)
     statistics: HubStatistics = field(default_factory=HubStatistics)
     observers: list[Callable[[Event], None]] = field(default_factory=list)
-    """Called with every event as it is published; they must be quick and never raise."""
+    """Called with every published event. Must be fast and must not raise."""
     _subscriptions: dict[int, Subscription] = field(default_factory=dict)
 
     def add(self, feed: EventLog) -> None:
-        """A new stream's feed."""
+        """Add the feed of a new stream."""
         self.feeds[feed.stream] = feed
 
     def remove(self, stream: str) -> None:
-        """Forget a stream; subscribers are closed when it was the last of those they named."""
+        """Remove a stream; close subscriptions that named streams of which none is left."""
         if self.feeds.pop(stream, None) is None:
             return
         for subscription in list(self._subscriptions.values()):
@@ -251,8 +251,8 @@ class Hub:
                 subscription.close(CloseReason.REMOVED, f"stream {stream} was removed")
 
     def publish(self, payload: Payload, *, live: bool = True) -> Event:
-        """Number `payload` and queue it for all who want it; a stale one (`live` false) is only kept for replay, and
-        a `gap` to those who are there."""
+        """Number `payload` and queue it for its subscribers. A stale one (`live` false) is only stored for replay;
+        subscribers receive a `gap`."""
         event = self.feeds[payload.stream].number(payload)
         self.statistics.published += 1
         for observe in self.observers:
@@ -271,7 +271,7 @@ class Hub:
         return event
 
     def skip(self, stream: str, count: int) -> None:
-        """`count` events of `stream` are lost: they take its next numbers, and a `gap` tells everyone."""
+        """Use up the next `count` numbers of `stream` for lost events; subscribers receive a `gap`."""
         lost = self.feeds[stream].skip(count)
         for subscription in list(self._subscriptions.values()):
             subscription.miss(stream, lost)
@@ -279,17 +279,17 @@ class Hub:
     def subscribe(
         self, options: SubscribeOptions, wake: Callable[[], None], since: dict[str, int] | int | None = None
     ) -> Subscription:
-        """A new subscriber: `hello` first, then what came after `since`, then all that comes.
+        """Add a subscription: `hello` first, then the events after `since`, then live events.
 
-        `since`: the last `seq` seen, of each stream or of every one; None: each stream's present state and the caption
-        on screen, then what comes. Raises InputError for an unknown stream or a `since` that lies in the future.
+        since: the last `seq` received, for each stream or one for all. None: the current status and caption of each
+        stream, then live events. Raises InputError for an unknown stream or a `since` in the future.
         """
         names = self._names(options)
         seen = dict.fromkeys(names, since) if isinstance(since, int) else dict(since or {})
         for name, seq in seen.items():
             if name not in self.feeds:
                 if options.streams is None:
-                    continue  # who wants all there are does not mind that one is gone
+                    continue  # a subscriber to all streams: one of them is gone
                 raise UnknownStreamError(f"no stream is named {name}")
             last = self.feeds[name].last_seq
             if not 0 <= seq <= last:
@@ -314,7 +314,7 @@ class Hub:
         return StreamSummary(stream, feed.state, feed.oldest_seq, feed.last_seq)
 
     def close(self, reason: str) -> None:
-        """Close every subscriber."""
+        """Close all subscriptions."""
         for subscription in list(self._subscriptions.values()):
             subscription.close(CloseReason.STOPPING, reason)
         self._subscriptions.clear()
@@ -330,16 +330,16 @@ class Hub:
     def _catch_up(self, subscription: Subscription, name: str, seq: int | None) -> None:
         feed, options = self.feeds[name], subscription.options
         if seq is None:
-            shown = feed.merge_cues
+            current = feed.current
             if feed.status is not None:
-                # Told under the newest number, or the one before what is shown: numbers rise, and go on from there.
-                status = encode(shown[0].seq - 1 if shown else feed.last_seq, feed.status.payload)
+                # Sent with the number before the current caption, or the newest number, so that numbers rise.
+                status = encode(current[0].seq - 1 if current else feed.last_seq, feed.status.payload)
                 subscription.put(ControlMessage(status.text, status.seq))
-            if not shown:
+            if not current:
                 return
-            for event in shown:
+            for event in current:
                 subscription.put(ControlMessage(event.text, event.seq))
-            seq = shown[-1].seq
+            seq = current[-1].seq
         for missed in feed.since(seq, interim=options.interim and not options.min_interval):
             if isinstance(missed, LostRange):
                 subscription.put(ControlMessage(gap_text(name, missed.first, missed.last)))

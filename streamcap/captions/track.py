@@ -1,4 +1,4 @@
-"""`CaptionTrack`: one stream's captions as they come — ids, revisions, extensions — and the rolling cues they leave."""
+"""`CaptionTrack`: assigns ids and revisions to one stream's captions, extends them, and keeps the rolling cues."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from streamcap.captions.caption import Caption, CaptureClock, Latency
 from streamcap.captions.cue import Cue, merge_cues, to_ms
-from streamcap.captions.event import Extend
+from streamcap.captions.event import Extend, Payload
 from streamcap.captions.text import clean_text
 
 
 @dataclass(frozen=True, slots=True)
 class SampleTime:
-    """What a caption is about: the sampled frame's place in the stream."""
+    """Epoch and times of the sampled frame."""
 
     epoch: int
     start: float
@@ -22,16 +22,15 @@ class SampleTime:
 
 
 class CaptionTrack:
-    """Turns texts about moments into captions and cues.
+    """Turns texts into captions and cues.
 
-    One moment at a time: `interim` any number of times, then `final` or, when nothing changed, `extend`.
+    For each sample: `interim` any number of times, then `final`, or `extend` if nothing changed.
 
     Parameters:
         stream: its name; ids are `NAME-N`.
-        every: seconds between moments: how long a final is taken to be true until told otherwise.
-        window: seconds of cues to keep; the newest cue stays whatever its age, since a subtitle file without any
-            cue is no subtitle file to most programs.
-        next_number: of the next id, so that ids go on after a restart.
+        every: seconds between samples; a final lasts this long unless it is extended.
+        window: seconds of cues to keep. The newest cue always stays: most programs reject a file without cues.
+        next_number: number of the next id, to continue ids after a restart.
     """
 
     def __init__(self, stream: str, *, every: float, window: float = 3600.0, next_number: int = 1) -> None:
@@ -46,35 +45,35 @@ class CaptionTrack:
 
     @property
     def last(self) -> Caption | None:
-        """The newest final, as it was published; its end may have moved since (`end`)."""
+        """The newest final as it was published. Its end may have moved since (see `end`)."""
         return self._last
 
     @property
     def end(self) -> float:
-        """Seconds: the end of the newest final, extensions included; 0 before the first."""
+        """End of the newest final in seconds, extensions included; 0 before the first."""
         return self._end
 
     @property
     def next_number(self) -> int:
-        """Of the next id that nobody has seen, be it as an interim."""
+        """Number of the next id that no caption has used, interims included."""
         return self._number + bool(self._revision)
 
     @property
     def finals(self) -> tuple[Cue, ...]:
-        """The window's finals as cues, oldest first: quickly had, and `merge_cues` of them is `cues`."""
+        """The finals of the window, oldest first. Fast; `merge_cues` makes `cues` of them."""
         return tuple(self._finals)
 
     @property
     def cues(self) -> list[Cue]:
-        """The window's cues as they were on screen, oldest first."""
+        """The merged cues of the window, oldest first."""
         return list(merge_cues(self._finals))
 
     def interim(self, at: SampleTime, text: str, latency: Latency) -> Caption:
-        """The caption of `at` so far."""
+        """An interim caption of the sample at `at`."""
         return self._caption(at, text, None, latency, is_final=False)
 
     def final(self, at: SampleTime, text: str, logprob: float, latency: Latency) -> Caption:
-        """The finished caption of `at`; opens a cue of `every` seconds."""
+        """The final caption of the sample at `at`; starts a cue of `every` seconds."""
         caption = self._caption(at, text, logprob, latency, is_final=True)
         self._number += 1
         self._revision = 0
@@ -82,10 +81,10 @@ class CaptionTrack:
         return caption
 
     def extend(self, at: SampleTime) -> Extend | None:
-        """Nothing has changed at `at`: the newest final stays true for `every` seconds more.
+        """Nothing has changed at `at`: the newest final lasts `every` seconds longer.
 
-        None when there is nothing to extend: no final yet, or one of an earlier epoch (its image went away).
-        An interim of this moment that was already shown is taken back by the number: the id is used no more.
+        None if there is no final yet, or only one of an earlier epoch. The id of an interim of this sample is not
+        used again.
         """
         last = self._last
         if last is None or last.epoch != at.epoch:
@@ -93,28 +92,31 @@ class CaptionTrack:
         if self._revision:
             self._number += 1
             self._revision = 0
-        self._end = max(self._end, at.start + self.every)
-        cue = self._finals.pop()
-        self._finals.append(Cue(cue.start_ms, max(cue.end_ms, to_ms(self._end)), cue.text))
-        self._trim()
+        self._move_end(max(self._end, at.start + self.every))
         return Extend(self.stream, last.id, self._end)
 
     def restore(self, caption: Caption) -> None:
-        """Take a final as it was (from a file, after a restart) as the newest of this track."""
+        """Add a final of a file or of another track as the newest."""
         start_ms = to_ms(caption.start)
         self._last = caption
         self._end = max(self._end, caption.end)
         self._finals.append(Cue(start_ms, max(to_ms(caption.end), start_ms + 1), caption.text))
         self._trim()
 
+    def apply(self, payload: Payload) -> None:
+        """Apply what another track of this stream published. Interims and statuses are ignored."""
+        match payload:
+            case Caption(is_final=True):
+                self.restore(payload)
+            case Extend(id=id_, end=end) if self._last is not None and self._last.id == id_:
+                self._move_end(end)
+
     def close(self, now: float) -> Extend | None:
-        """The stream ends at output time `now`: the last cue ends there, if that is sooner than it promised."""
+        """The stream ends at output time `now`: end the last cue there if it would end later."""
         last = self._last
         if last is None or not last.start < now < self._end:
             return None
-        self._end = now
-        cue = self._finals.pop()
-        self._finals.append(Cue(cue.start_ms, max(to_ms(now), cue.start_ms + 1), cue.text))
+        self._move_end(now)
         return Extend(self.stream, last.id, now)
 
     def _caption(
@@ -135,6 +137,12 @@ class CaptionTrack:
             captured_at_source=at.captured_at_source,
             latency=latency,
         )
+
+    def _move_end(self, end: float) -> None:
+        self._end = end
+        cue = self._finals.pop()
+        self._finals.append(Cue(cue.start_ms, max(to_ms(end), cue.start_ms + 1), cue.text))
+        self._trim()
 
     def _trim(self) -> None:
         oldest_ms = to_ms(self._end - self.window)

@@ -1,9 +1,8 @@
-"""`ChangeGate`: has the image moved since the last final caption, and is a new sentence news?
+"""`ChangeGate`: decides whether the image changed since the last final, and whether a new text is a new caption.
 
-Neighbouring systems resend one text on every frame, or rephrase a still scene for ever; a viewer wants neither. But a
-real arrival must never be hidden: when in doubt, decode; when decoded, only the same words count as the same sentence;
-and another sentence about an image that has hardly moved waits for the next sample at most, which must not take it
-back. How this was chosen is in docs/gate.md.
+Other systems send one text again for every frame, or rephrase a static scene. The gate avoids both, but must not hide
+a real change. So it decodes when in doubt, and treats a text as unchanged only if it has the same content words. A new
+text for an image that barely changed must be confirmed by the next sample. docs/gate.md has the reasons.
 """
 
 from __future__ import annotations
@@ -20,46 +19,46 @@ from streamcap.media.frame import Sample
 
 Features = npt.NDArray[np.float32]
 
-# Calibrated on drawn scenes and real clips: see docs/gate.md.
+# Calibrated on synthetic scenes and real clips: see docs/gate.md.
 DEFAULT_THRESHOLD = 0.02
-# Images that one final is known to be true of. A walk cycle has about so many that differ.
+# Images kept for one final. A walk cycle has about this many distinct ones.
 MAX_REFERENCES = 16
 
-# Words that carry no news by themselves: "a dog is running" and "the dog running" say the same.
+# Words ignored in comparisons: "a dog is running" equals "the dog running".
 _FILLERS = frozenset({"a", "an", "the", "is", "are", "was", "were", "there", "that", "this", "some"})
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeGateOptions:
     threshold: float
-    """Cosine distance from the last final's images below which nothing has changed; 0 opens the gate for good: every
-    sample becomes a caption."""
+    """Cosine distance from the last final's images below which nothing has changed. 0 disables the gate: every sample
+    becomes a caption."""
     refresh_interval: float = 60.0
-    """Seconds after which a final is decoded anew, whatever the image did."""
+    """Seconds after which an unchanged image is decoded again."""
     confirm_below: float = 5.0
-    """In thresholds: an image nearer than that is likelier the same scene in motion than another one."""
+    """In units of `threshold`: a new text for an image closer than this must be confirmed."""
     confirm_timeout: float = 2.0
-    """Seconds: the longest wait for a second sample to bear out another sentence about a near image. Where samples
-    come less often, none is waited for; 0: never."""
+    """Seconds: if samples are further apart than this, a new text needs no confirmation. 0: never wait for one."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 2:
-            raise ValueError(f"gate threshold {self.threshold}: a cosine distance from 0 up to 2")
+            raise ValueError(f"gate threshold {self.threshold}: must be a cosine distance from 0 up to 2")
         if self.refresh_interval <= 0:
-            raise ValueError(f"refresh_interval {self.refresh_interval} s: above 0")
+            raise ValueError(f"refresh_interval {self.refresh_interval} s: must be above 0")
         if self.confirm_below < 1 or self.confirm_timeout < 0:
             raise ValueError(
-                f"confirm_below {self.confirm_below}, confirm_timeout {self.confirm_timeout} s: at least 1, and 0 or more"
+                f"confirm_below {self.confirm_below} must be at least 1, "
+                f"confirm_timeout {self.confirm_timeout} s must be 0 or more"
             )
 
 
 class Verdict(Enum):
-    """What a decoded sentence is."""
+    """How a decoded text relates to the last final."""
 
     UNCHANGED = auto()
-    """What the last final says."""
+    """The same content words."""
     UNCONFIRMED = auto()
-    """Another sentence about an image that has hardly moved: the next sample decides."""
+    """A new text for an image that barely changed: the next sample decides."""
     CHANGED = auto()
 
 
@@ -67,7 +66,7 @@ class Verdict(Enum):
 class Judgement:
     verdict: Verdict
     first: Sample | None = None
-    """Of news that was doubtful at first: the earlier sample that said the same."""
+    """The earlier, unconfirmed sample with the same text, if any."""
 
 
 @dataclass(slots=True)
@@ -78,25 +77,25 @@ class _Final:
     epoch: int
     start: float
     references: list[Features]
-    """Images it is true of: its own, then the newest others that were decoded to the same words."""
+    """Features of its own image, then of the newest images that were decoded to the same words."""
     last_sample_at: float
-    """When the newest sample was."""
+    """Start of the newest sample."""
     unconfirmed: tuple[str, Sample] | None = None
-    """What the newest sample said, if that was doubtful."""
+    """Text and sample of the newest outcome, if unconfirmed."""
 
 
 @dataclass(slots=True)
 class ChangeGate:
-    """The last final of every stream, and how far an image is from it. Pure; of one thread."""
+    """Compares each stream's samples with its last final. Pure; for one thread."""
 
     options: ChangeGateOptions
     _finals: dict[str, _Final] = field(default_factory=dict)
 
     def distance(self, sample: Sample, features: Features) -> float:
-        """Cosine distance, 0 to 2, of `features` (D, unit length) of `sample` from the last final's nearest image.
+        """Cosine distance, 0 to 2, of `features` (D, unit length) of `sample` from the nearest image of the last final.
 
-        Infinite where there is none to compare with: the first sample, another epoch, or a final older than
-        `refresh_interval`. Raises FloatingPointError where it is not a number: a comparison would take that for unchanged.
+        Infinite if there is no final to compare with: first sample, new epoch, or a final older than
+        `refresh_interval`. Raises FloatingPointError for NaN, which would otherwise compare as unchanged.
         """
         final = self._finals.get(sample.stream)
         if (
@@ -106,32 +105,32 @@ class ChangeGate:
             or final.references[0].shape != features.shape
         ):
             return float("inf")
-        distance = 1.0 - max(float(np.dot(view, features)) for view in final.references)
+        distance = 1.0 - max(float(np.dot(reference, features)) for reference in final.references)
         if not math.isfinite(distance):
             raise FloatingPointError("the distance of two embeddings is not a number")
         return max(0.0, distance)
 
     def is_unchanged(self, distance: float) -> bool:
-        """Whether an image at `distance` shows what the last final says."""
+        """Whether an image at `distance` is the same scene as the last final."""
         return distance < self.options.threshold
 
     def is_changed(self, distance: float) -> bool:
-        """Whether an image at `distance` is surely another scene, so that its text may be shown as it comes."""
+        """Whether an image at `distance` is certainly another scene, so that interim text may be shown."""
         return distance >= self.options.confirm_below * self.options.threshold
 
     def last_text(self, sample: Sample) -> str:
-        """What the last final of this stream and epoch says; empty where the gate is open or there is none."""
+        """Text of the last final of this stream and epoch; empty if there is none or the gate is disabled."""
         final = self._finals.get(sample.stream)
         known = final is not None and final.epoch == sample.epoch and self.options.threshold > 0
         return final.text if final is not None and known else ""
 
     def mark_unchanged(self, sample: Sample) -> None:
-        """The image of `sample` is still: the final is true, whatever the last sample said."""
+        """The image of `sample` is unchanged: keep the final and drop an unconfirmed text."""
         final = self._finals[sample.stream]
         final.last_sample_at, final.unconfirmed = sample.start, None
 
     def classify(self, sample: Sample, features: Features, distance: float, text: str) -> Judgement:
-        """What `text`, decoded for `sample` at `distance`, is; remembered for the next."""
+        """Classify `text`, decoded for `sample` at `distance`, and store it for the next sample."""
         final = self._finals.get(sample.stream)
         if self.options.threshold == 0 or final is None or distance == float("inf"):
             return Judgement(Verdict.CHANGED)
@@ -151,7 +150,7 @@ class ChangeGate:
         return Judgement(Verdict.CHANGED, first if content(earlier) == content(text) else None)
 
     def commit(self, sample: Sample, features: Features, text: str, *, first: Sample | None = None) -> None:
-        """A final was published for `sample`; `first` as `classify` gave it."""
+        """Store the final published for `sample`; `first` is from `classify`."""
         self._finals[sample.stream] = _Final(text, sample.epoch, (first or sample).start, [features], sample.start)
 
     def forget(self, stream: str) -> None:
@@ -159,5 +158,5 @@ class ChangeGate:
 
 
 def content(text: str) -> tuple[str, ...]:
-    """The words of `text` that carry its meaning, in order, lower-case."""
+    """The content words of `text`, in order, lower-case."""
     return tuple(word for word in re.findall(r"[\w']+", text.lower()) if word not in _FILLERS)

@@ -1,4 +1,4 @@
-"""`Engine`: the one thread that owns the device. Samples go in from any thread, outcomes come out in lists."""
+"""`Engine`: the thread that owns the device. Takes samples from any thread, delivers lists of outcomes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Decoded(Protocol):
 
 
 class Model(Protocol):
-    """What the engine needs of a captioner. Embeddings are the model's own business: indexed by rows, no more."""
+    """What the engine needs of a captioner. The engine only indexes the rows of embeddings."""
 
     def encode(self, pixels: Pixels) -> Any:
         """uint8 (B, H, W, 3) or (B, T, H, W, 3) → embeddings of B rows."""
@@ -44,7 +44,7 @@ class Model(Protocol):
     def decode(
         self, embeddings: Any, *, streams: Sequence[str], on_text: Callable[[int, list[int]], None] | None = None
     ) -> Sequence[Decoded]:
-        """One result a row, each of the stream named in `streams`; `on_text(row, tokens so far)` as it goes."""
+        """One result a row, of the stream in `streams`. Calls `on_text(row, tokens so far)` while decoding."""
 
     def text(self, tokens: list[int]) -> str: ...
 
@@ -54,41 +54,40 @@ class EngineOptions:
     gate: ChangeGateOptions
     max_batch: int = 64
     interim_interval: float = 0.1
-    """Seconds between two interim texts of one stream; 0 or less: none."""
+    """Minimum seconds between two interim texts of one stream; 0 or less: no interim texts."""
 
     def __post_init__(self) -> None:
         if self.max_batch < 1:
-            raise ValueError(f"max_batch {self.max_batch}: at least 1")
+            raise ValueError(f"max_batch {self.max_batch}: must be at least 1")
 
 
 @dataclass(slots=True)
 class EngineStatistics:
-    """Counters since the start. Read from any thread; each is written by one."""
+    """Counters since the start. Each has one writer thread; any thread may read."""
 
     samples: int = 0
     batches: int = 0
     captioned: int = 0
     decode_skipped: int = 0
-    """Samples whose image had not moved."""
+    """Samples whose image had not changed."""
     duplicates: int = 0
-    """Samples decoded to the sentence that was already on screen."""
+    """Samples decoded to the same text as the last final."""
     unconfirmed: int = 0
-    """Samples decoded to another sentence that the next one had to bear out."""
+    """Samples whose new text the next sample had to confirm."""
     failed: int = 0
     superseded: dict[str, int] = field(default_factory=dict)
     busy_seconds: float = 0.0
     drafts: DraftStatistics = field(default_factory=DraftStatistics)
-    """The model's passes and guessed tokens; whoever makes the engine puts a model's own here."""
+    """The model's passes and draft tokens. The creator of the engine sets it to the model's."""
 
 
 class Engine:
-    """Captions samples on one thread, a batch at a time across all streams.
+    """Captions samples on one thread, in batches across all streams.
 
-    `deliver` is called on that thread with outcomes in each stream's order; it must not block (hand them to a loop).
-    A stream has at most one sample in the batch, so its outcomes never overtake one another. When the model fails,
-    the batch is tried again in halves, then row by row, so that one bad frame costs only itself, and what still fails
-    is a `Failed` outcome: the service goes on. A device out of memory is the model's to handle. Numbers that are none
-    (NaN) are a failure of the model.
+    `deliver` is called on that thread, with each stream's outcomes in order. It must not block; pass them to a loop.
+    A stream has at most one sample in a batch, so its outcomes stay in order. If the model fails, the batch is split
+    in halves down to single rows, so that one bad frame costs only itself: it becomes a `Failed` outcome. The model
+    handles out-of-memory errors itself. NaN in its results is a failure of the model.
     """
 
     def __init__(
@@ -117,20 +116,20 @@ class Engine:
         self._thread.start()
 
     def submit(self, sample: Sample) -> None:
-        """Queue `sample`, in place of an older one of its stream that still waits. From any thread; never blocks."""
+        """Queue `sample`; it replaces a waiting older one of its stream. From any thread; never blocks."""
         with self._changed:
             if not self._stopping:
                 self._queue.put(sample)
                 self._changed.notify()
 
     def forget(self, stream: str) -> None:
-        """A stream is no more. From any thread."""
+        """Forget a rechanged stream. From any thread."""
         with self._changed:
             self._queue.forget(stream)
             self._forgotten.append(stream)
 
     def stop(self, timeout: float) -> bool:
-        """End after the batch in hand; whether the thread has ended within `timeout` seconds. Idempotent."""
+        """Stop after the current batch. Returns whether the thread ended within `timeout` seconds. Idempotent."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -156,7 +155,7 @@ class Engine:
     def _caption(self, batch: list[Sample], taken: float) -> None:
         try:
             outcomes = self._outcomes(batch, taken)
-        except Exception as error:  # noqa: BLE001 - whatever a model raises must not end the device thread
+        except Exception as error:  # noqa: BLE001 - no error of a model may end the device thread
             if len(batch) == 1:
                 self._deliver([self._failed(batch[0], error)])
                 return
@@ -179,20 +178,20 @@ class Engine:
         ]
         rows = np.flatnonzero(finite).tolist()
         distances = {row: self._gate.distance(batch[row], features[row]) for row in rows}
-        moved = [row for row in rows if not self._gate.is_unchanged(distances[row])]
-        still = [row for row in rows if self._gate.is_unchanged(distances[row])]
-        for row in still:
+        changed = [row for row in rows if not self._gate.is_unchanged(distances[row])]
+        unchanged = [row for row in rows if self._gate.is_unchanged(distances[row])]
+        for row in unchanged:
             self._gate.mark_unchanged(batch[row])
-        self.statistics.decode_skipped += len(still)
-        outcomes += [Unchanged(batch[row], decoded=False) for row in still]
-        if not moved:
+        self.statistics.decode_skipped += len(unchanged)
+        outcomes += [Unchanged(batch[row], decoded=False) for row in unchanged]
+        if not changed:
             return outcomes
         if outcomes:
-            # Those whose scene is still need not wait for the others' decode.
+            # Unchanged samples do not wait for the decoding of the others.
             self._deliver(outcomes)
         interim = _InterimTexts(
-            [batch[row] for row in moved],
-            [self._gate.last_text(batch[row]) if self._gate.is_changed(distances[row]) else None for row in moved],
+            [batch[row] for row in changed],
+            [self._gate.last_text(batch[row]) if self._gate.is_changed(distances[row]) else None for row in changed],
             Times(taken, encoded, encoded),
             text=self._model.text,
             deliver=self._deliver,
@@ -200,14 +199,14 @@ class Engine:
             monotonic=self._monotonic,
         )
         results = self._model.decode(
-            embeddings if len(moved) == len(batch) else embeddings[moved],
-            streams=[batch[row].stream for row in moved],
+            embeddings if len(changed) == len(batch) else embeddings[changed],
+            streams=[batch[row].stream for row in changed],
             on_text=interim.listener,
         )
         times = Times(taken, encoded, self._monotonic())
         return [
             self._commit(batch[row], features[row], distances[row], result, times, shown=shown)
-            for row, result, shown in zip(moved, results, interim.shown, strict=True)
+            for row, result, shown in zip(changed, results, interim.shown, strict=True)
         ]
 
     def _commit(
@@ -216,7 +215,7 @@ class Engine:
         if math.isnan(result.logprob):
             return self._failed(sample, FloatingPointError("the model's log-probability is not a number"))
         judgement = self._gate.classify(sample, features, distance, result.text)
-        # What was begun in sight of the viewer is finished there, even if it says the same again.
+        # A caption whose interim was shown must become final, even with the same text.
         if judgement.verdict is Verdict.UNCHANGED and not shown:
             self.statistics.duplicates += 1
             return Unchanged(sample, decoded=True)
@@ -234,13 +233,13 @@ class Engine:
 
 
 class _InterimTexts:
-    """Hands on text as it is decoded: of images that are news, rate-limited, and from where it says something new.
+    """Delivers interim texts while rows are decoded: rate-limited, and only where they differ from the last final.
 
     Parameters:
-        said: of each row what is on screen already; None: of this row nothing is to be shown.
-        times: up to the encoded embeddings.
-        text: of tokens.
-        interval: seconds between two texts of a row; 0 or less: none is shown.
+        last_texts: the last final of each row; None: no interim texts for this row.
+        times: of the batch, up to its encoding.
+        text: makes text of tokens.
+        interval: minimum seconds between two texts of a row; 0 or less: no interim texts.
     """
 
     def __init__(
@@ -263,16 +262,16 @@ class _InterimTexts:
         self._interval = interval
         self._monotonic = monotonic
         self._next_at = [times.encoded] * len(samples)
-        wanted = interval > 0 and any(one is not None for one in last_texts)
-        self.listener = self._on_text if wanted else None
+        enabled = interval > 0 and any(text is not None for text in last_texts)
+        self.listener = self._on_text if enabled else None
 
     def _on_text(self, row: int, tokens: list[int]) -> None:
-        last_texts, now = self._last_texts[row], self._monotonic()
-        if last_texts is None or now < self._next_at[row]:
+        last_text, now = self._last_texts[row], self._monotonic()
+        if last_text is None or now < self._next_at[row]:
             return
         text = self._text(tokens).strip()
-        # So far it may be the same sentence again, which would be no news at its end.
-        if not text or last_texts.startswith(text):
+        # It may still become the same text as the last final.
+        if not text or last_text.startswith(text):
             return
         self._next_at[row] = now + self._interval
         self.shown[row] = True

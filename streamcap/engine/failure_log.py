@@ -1,4 +1,4 @@
-"""`FailureLog`: failures that come again and again, told without filling the log."""
+"""`FailureLog`: logs repeated failures without filling the log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 60.0
-# What fails in more ways than that is one more kind.
+# Further kinds are counted as one.
 MAX_KINDS = 32
 
 
@@ -20,9 +20,9 @@ class _Kind:
 
 
 class FailureLog:
-    """Logs the first failure of a kind with its traceback, then how many came, at most once in INTERVAL_SECONDS.
+    """Logs the first failure of a kind with its traceback, then a count at most once in INTERVAL_SECONDS.
 
-    Failures are of one kind where the same type of exception was raised at the same place. Of one thread.
+    Failures of one kind have the same exception type and the same line of code. For one thread.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
@@ -30,7 +30,7 @@ class FailureLog:
         self._kinds: dict[tuple[str, str, int], _Kind] = {}
 
     def report(self, error: BaseException, where: str) -> None:
-        """`error` was raised for `where`, which names the stream."""
+        """Count or log `error`; `where` names the stream."""
         now, key = self._monotonic(), _key(error)
         if key not in self._kinds and len(self._kinds) >= MAX_KINDS:
             key = ("", "", 0)
@@ -41,17 +41,18 @@ class FailureLog:
             return
         kind.count += 1
         if now >= kind.next_at:
-            log.error("the model failed %d times more, last on a frame of %s: %s", kind.count, where, describe(error))
+            log.error("the model failed %d more times, last on a frame of %s: %s", kind.count, where, describe(error))
             kind.count, kind.next_at = 0, now + INTERVAL_SECONDS
 
 
 def describe(error: BaseException) -> str:
-    """One line."""
+    """The error on one line."""
     return (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
 
 
 def _key(error: BaseException) -> tuple[str, str, int]:
-    at = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    return (type(error).__qualname__, at.tb_frame.f_code.co_filename if at else "", at.tb_lineno if at else 0)
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    file = trace.tb_frame.f_code.co_filename if trace else ""
+    return type(error).__qualname__, file, trace.tb_lineno if trace else 0

@@ -1,4 +1,4 @@
-"""`LatestSampleQueue`: the newest sample of every stream, waiting for the device."""
+"""`LatestSampleQueue`: the newest waiting sample of each stream."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from streamcap.media.frame import Sample
 
 
 class LatestSampleQueue:
-    """At most one waiting sample a stream. Policy: REPLACE — a stream's newer sample takes its older one's place.
+    """At most one waiting sample a stream. Policy: a newer sample replaces the older one (KEEP_LATEST).
 
-    Pure; the engine holds a lock around it. A replaced sample keeps its place in the line, so that a stream with a
-    short period cannot starve for being refreshed.
+    Pure; the engine locks around it. The newer sample keeps the queue position of the older one, so that a stream
+    with a short period cannot starve.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[str, Sample] = {}
         self.superseded: dict[str, int] = {}
-        """Samples that were never captioned since a newer one came, by stream."""
+        """Samples replaced before they were captioned, by stream."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -26,9 +26,9 @@ class LatestSampleQueue:
         self._waiting[sample.stream] = sample
 
     def take(self, max_samples: int) -> list[Sample]:
-        """Up to `max_samples` samples, those that wait longest first.
+        """Remove and return up to `max_samples` samples, oldest position first.
 
-        All of one shape, since they become one batch: others wait for the next.
+        All have one shape, as they become one batch; others wait for the next batch.
         """
         taken: list[Sample] = []
         for sample in list(self._waiting.values()):
@@ -40,6 +40,6 @@ class LatestSampleQueue:
         return taken
 
     def forget(self, stream: str) -> None:
-        """Drop what waits of a stream that is no more."""
+        """Drop the waiting sample of a removed stream."""
         self._waiting.pop(stream, None)
         self.superseded.pop(stream, None)

@@ -1,4 +1,4 @@
-"""`LiveModel`: a captioner as the engine wants it: greedy, warmed up, each stream's past as its draft."""
+"""`LiveModel`: adapts a captioner to the engine: greedy search, warm-up, earlier captions as drafts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 class LiveModel:
-    """Greedy search: beams cannot be shown while they grow. A stream's earlier captions are what its next one may well
-    be, and are verified in fewer passes than it has tokens (see `drafts`)."""
+    """Uses greedy search, because beams give no interim text. A stream's earlier captions are the draft of its next
+    one, which takes fewer passes than it has tokens if the draft is right (see `drafts`)."""
 
     def __init__(self, captioner: Captioner) -> None:
         from streamcap.captioner import SearchOptions
@@ -30,11 +30,11 @@ class LiveModel:
 
     @property
     def draft_statistics(self) -> DraftStatistics:
-        """Passes, tokens and guesses since the start. Read from any thread."""
+        """Passes, tokens and draft tokens since the start. Any thread may read."""
         return self._captioner.draft_statistics
 
     def warm_up(self) -> None:
-        """Caption a grey image, so that the first real one does not pay for lazy initialisation."""
+        """Caption a gray image, so that lazy initialization does not delay the first caption."""
         captioner = self._captioner
         width, height = captioner.image_spec.size
         shape = (1, height, width, 3) if captioner.clip_length is None else (1, captioner.clip_length, height, width, 3)

@@ -1,4 +1,4 @@
-"""What the engine says of a sample: text so far, a caption, nothing new, a doubt, or a failure."""
+"""Outcomes of a sample: interim text, caption, unchanged, unconfirmed, or failed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from streamcap.media.frame import Sample
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Monotonic seconds at which the device thread reached each point with a sample."""
+    """Monotonic seconds at which the device thread finished each step."""
 
     taken: float
     encoded: float
@@ -18,7 +18,7 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Interim:
-    """The text so far; more comes."""
+    """Text of a caption that is still being decoded."""
 
     sample: Sample
     text: str
@@ -27,19 +27,19 @@ class Interim:
 
 @dataclass(frozen=True, slots=True)
 class Captioned:
-    """The finished text."""
+    """A final caption."""
 
     sample: Sample
     text: str
     logprob: float
     times: Times
     first: Sample | None = None
-    """The earlier sample that said the same, where this one was waited for to bear it out."""
+    """The earlier sample with the same text, if this one confirmed it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """The newest final is still true; `decoded` says whether it took a decode to know."""
+    """The newest final is still true. `decoded`: whether the sample was decoded to find out."""
 
     sample: Sample
     decoded: bool
@@ -47,14 +47,14 @@ class Unchanged:
 
 @dataclass(frozen=True, slots=True)
 class Unconfirmed:
-    """It says something else, but the image has hardly moved: the next sample decides. Nothing is to be shown."""
+    """A new text for an image that barely changed: the next sample decides. Show nothing."""
 
     sample: Sample
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The model failed on this sample; the stream goes on with its next one."""
+    """The model failed on this sample; the stream continues with the next one."""
 
     sample: Sample
     reason: str

@@ -1,4 +1,4 @@
-"""`MediaClock`: presentation timestamps as cameras give them become a time that only goes forward."""
+"""`MediaClock`: turns presentation timestamps of a source into media time that never goes back."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 JUMP_BACK_SECONDS = 1.0
-"""Timestamps that fall back by no more than this are jitter, and repaired; by more, the source's clock began again."""
+"""A smaller step back is jitter and repaired; a larger one is a restart of the source's clock."""
 JUMP_AHEAD_SECONDS = 10.0
-"""A leap ahead of so much more than has passed on our own clock is another epoch."""
-LEAP_FRAMES = 3
-"""So many frames in a row must agree on a leap before an epoch begins with it; a single one is repaired."""
+"""A step ahead of the monotonic clock by more than this starts a new epoch."""
+JUMP_FRAMES = 3
+"""This many frames in a row must agree on a jump before a new epoch starts; a single frame is repaired."""
 MAX_EPOCHS_A_MINUTE = 3
-"""Of a source that begins more, the timestamps mean nothing."""
+"""The timestamps of a source with more epochs are ignored."""
 MAX_LEAD_SECONDS = 5.0
 MAX_LAG_SECONDS = 15.0
-"""How far time in an epoch may run from arrival. Cameras send a buffer at once when opened; a network may hold some."""
+"""How far media time may differ from arrival time. Cameras first send a buffer at once; networks delay."""
 RATE_WINDOW_SECONDS = 2.0
 _RATE_WINDOWS = 3
 _RATE_OFF = 0.1
@@ -27,7 +27,7 @@ _FIRST_INTERVAL_SECONDS = Fraction(1, 25)
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """When a frame is: `time` = `pts * time_base` seconds, strictly increasing within `epoch`."""
+    """Media time of a frame: `time` = `pts * time_base` seconds, strictly increasing within `epoch`."""
 
     pts: int
     time_base: Fraction
@@ -37,19 +37,19 @@ class Stamp:
 
 
 class MediaClock:
-    """Repairs missing, repeated and jittering timestamps; opens a new epoch where they jump or begin again. Pure.
+    """Repairs missing, repeated and jittering timestamps; starts a new epoch where they jump or restart. Pure.
 
-    What is sound passes unchanged. Until a source names its first timestamp (RTSP before the first sender report) time
-    is counted from 0 by arrival, and the named ones then go on from there: no epoch is opened for that.
+    Valid timestamps pass unchanged. Before the first timestamp (RTSP before the first sender report), time counts from
+    0 by arrival; later timestamps continue from there in the same epoch.
 
-    A live source whose timestamps run at another rate than time, run away from arrival, or leap for ever is timed by
-    arrival from then on.
+    A live source whose timestamps run at a wrong rate, drift away from arrival, or keep jumping is timed by arrival
+    from then on.
 
     Parameters:
-        jump_ahead: seconds a timestamp may lead the time that has passed on our own clock; None: any (a file, which is
-            read as fast as it is played).
-        check_rate: whether frames of a live source arrive as they are captured, so that arrival can be compared with.
-        interval: seconds by which a frame without a timestamp follows the last; None: as long as it took to come.
+        jump_ahead: seconds a timestamp may be ahead of the monotonic clock; None: no limit (a file is read at any
+            speed).
+        check_rate: whether to compare timestamps with arrival: frames arrive as they are captured.
+        interval: seconds from a frame to the next one without a timestamp; None: the time between their arrivals.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class MediaClock:
         interval: Fraction | float | None = None,
     ) -> None:
         self.repaired = 0
-        """Frames whose timestamp was missing, repeated or fell back a little."""
+        """Frames whose timestamp was missing, repeated or stepped back a little."""
         self.epochs = 0
-        """How many were opened after the first."""
+        """Epochs after the first."""
         self.by_arrival = False
-        """Whether the source's timestamps are no longer believed."""
+        """Whether the source's timestamps are ignored."""
         self._check_rate = check_rate and jump_ahead is not None
         self._jump_ahead = jump_ahead
         self._missing = interval
@@ -74,21 +74,21 @@ class MediaClock:
         self._interval = 1
         self._ticks_per_second = 1.0
         self._offset: int | None = None
-        """Added to what the source says; None until it says something."""
-        self._said: int | None = None
+        """Added to the source's timestamps; None before the first."""
+        self._last_pts: int | None = None
         self._stuck = 0
-        self._leap: int | None = None
-        """The timestamp of the last frame that leapt."""
-        self._leaps = 0
-        """How many in a row agree with it."""
+        self._jump_pts: int | None = None
+        """The timestamp of the last frame that jumped."""
+        self._jumps = 0
+        """Number of frames in a row that agree with it."""
         self._epochs_at: deque[float] = deque(maxlen=MAX_EPOCHS_A_MINUTE)
         self._anchor = (0, 0.0)
-        """A time of this epoch, and when it arrived."""
+        """A media time of this epoch, and its arrival."""
         self._window = (0, 0.0)
         self._rates: deque[float] = deque(maxlen=_RATE_WINDOWS)
 
     def stamp(self, pts: int | None, time_base: Fraction, arrived: float) -> Stamp:
-        """The time of the next frame in order of presentation; `arrived` in monotonic seconds."""
+        """The media time of the next frame in presentation order; `arrived` in monotonic seconds."""
         if self._base is None:
             return self._begin(pts, time_base, arrived)
         if pts is not None and time_base != self._base:
@@ -100,27 +100,27 @@ class MediaClock:
             if self._offset is None:
                 self._offset = self._by_arrival(arrived) - pts
             at = pts + self._offset
-            stuck = pts == self._said
+            stuck = pts == self._last_pts
             self._stuck = self._stuck + 1 if stuck else 0
-            self._said = pts
+            self._last_pts = pts
             if self._stuck >= _STUCK_AFTER:
-                # It says the same for ever: what it says is nothing.
+                # The source repeats one timestamp: ignore it.
                 at = self._by_arrival(arrived)
                 self._offset = at - pts
             elif self._jumped(at, arrived):
-                if self._leap_holds(pts, arrived):
+                if self._is_new_epoch(pts, arrived):
                     return self._next_epoch(pts, arrived)
                 at = self._by_arrival(arrived)
             elif at <= self._last:
-                self._leaps = 0
-                # Between the last and where the next is due, so that the next needs no repair.
+                self._jumps = 0
+                # Before the expected next timestamp, so that the next frame needs no repair.
                 at = self._last + (max(1, self._interval // 2) if stuck else 1)
             else:
                 repaired = False
-                self._leaps = 0
+                self._jumps = 0
                 if at - self._last <= self._ticks(JUMP_BACK_SECONDS):
                     self._interval = at - self._last
-            if self._check_rate and self._runs_away(at, arrived):
+            if self._check_rate and self._has_drifted(at, arrived):
                 self.by_arrival = repaired = True
                 at = self._by_arrival(arrived)
         self.repaired += repaired
@@ -130,7 +130,7 @@ class MediaClock:
         self._base = time_base
         self._ticks_per_second = float(1 / time_base)
         self._interval = max(1, round(_FIRST_INTERVAL_SECONDS / time_base))
-        self._said = pts
+        self._last_pts = pts
         self._anchor = self._window = (0 if pts is None else pts, arrived)
         if pts is None:
             self.repaired += 1
@@ -138,12 +138,12 @@ class MediaClock:
         self._offset = 0
         return self._emit(pts, arrived, repaired=False)
 
-    def _leap_holds(self, pts: int, arrived: float) -> bool:
-        """Whether enough frames in a row say that time is elsewhere now, and it has not been everywhere already."""
+    def _is_new_epoch(self, pts: int, arrived: float) -> bool:
+        """Whether enough frames in a row agree on a jump. Too many epochs: time by arrival from now on."""
         passed = self._ticks(JUMP_BACK_SECONDS + max(0.0, arrived - self._last_arrived))
-        agrees = self._leap is not None and self._leaps > 0 and 0 < pts - self._leap <= passed
-        self._leap, self._leaps = pts, self._leaps + 1 if agrees else 1
-        if self._leaps < LEAP_FRAMES:
+        agrees = self._jump_pts is not None and self._jumps > 0 and 0 < pts - self._jump_pts <= passed
+        self._jump_pts, self._jumps = pts, self._jumps + 1 if agrees else 1
+        if self._jumps < JUMP_FRAMES:
             return False
         often = len(self._epochs_at) == MAX_EPOCHS_A_MINUTE and arrived - self._epochs_at[0] < 60.0
         if often and self._check_rate:
@@ -151,8 +151,8 @@ class MediaClock:
             return False
         return True
 
-    def _runs_away(self, at: int, arrived: float) -> bool:
-        """Whether timestamps run at another rate than time, or have run too far from it."""
+    def _has_drifted(self, at: int, arrived: float) -> bool:
+        """Whether timestamps run at a wrong rate, or are too far from arrival."""
         lead = self._lead(at, arrived)
         if lead > MAX_LEAD_SECONDS or lead < -MAX_LAG_SECONDS:
             return True
@@ -163,18 +163,18 @@ class MediaClock:
         self._window = (at, arrived)
         if len(self._rates) < _RATE_WINDOWS or any(abs(rate - 1) <= _RATE_OFF for rate in self._rates):
             return False
-        # A network that stalls and catches up gives each window another rate.
+        # A network that stalls and catches up gives a different rate in each window.
         return max(self._rates) - min(self._rates) <= _RATE_ALIKE * max(self._rates)
 
     def _lead(self, at: int, arrived: float) -> float:
-        """Seconds by which time runs ahead of arrival; negative: behind."""
+        """Seconds by which media time is ahead of arrival; negative: behind."""
         return (at - self._anchor[0]) / self._ticks_per_second - (arrived - self._anchor[1])
 
     def _next_epoch(self, pts: int, arrived: float) -> Stamp:
         self.epochs += 1
         self._epochs_at.append(arrived)
-        self._offset, self._leaps = 0, 0
-        # What was ahead stays ahead, as output time never goes back; what was behind begins anew.
+        self._offset, self._jumps = 0, 0
+        # A lead remains, because output time never goes back; a lag is reset.
         ahead = max(0.0, self._lead(self._last, self._last_arrived))
         self._anchor, self._window = (pts, arrived + ahead), (pts, arrived)
         self._rates.clear()
@@ -183,7 +183,7 @@ class MediaClock:
     def _emit(self, at: int, arrived: float, *, repaired: bool) -> Stamp:
         self._last, self._last_arrived = at, arrived
         base = self._base or _FIRST_INTERVAL_SECONDS
-        # The same as float(at * base), to the last bit, and quicker: this runs for every frame.
+        # Equal to float(at * base) to the last bit, but faster: this runs for every frame.
         return Stamp(at, base, at * base.numerator / base.denominator, self.epochs, repaired)
 
     def _jumped(self, at: int, arrived: float) -> bool:

@@ -1,4 +1,4 @@
-"""`Converter`: sampled frames become the pixels a model wants."""
+"""`Converter`: converts sampled frames to the pixels of the model."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _INTERPOLATIONS = {
 class Converter:
     """Frames → uint8 RGB of `spec`: (H, W, 3), or (T, H, W, 3) for a clip model. Any thread may call it.
 
-    libav scales and converts in one go and without Python's lock, what a crop cuts away left out. Each thread has a
-    context of its own; it is made again when the size or format of the frames changes.
+    libav scales, converts and crops in one step without holding the GIL. Each thread has its own context, rebuilt when
+    the size or format of the frames changes.
     """
 
     def __init__(self, spec: ImageSpec, clip_length: int | None = None) -> None:
         self.spec = spec
         self.clip_length = clip_length
-        self._own = threading.local()
+        self._local = threading.local()
 
     def __call__(self, frames: list[Frame]) -> Pixels:
         """The newest of `frames`, or all of them, oldest first, for a clip model. The pixels are a copy.
@@ -46,7 +46,7 @@ class Converter:
         return np.stack([self.convert(frame.video_frame, frame.sample_aspect) for frame in frames])
 
     def convert(self, video_frame: VideoFrame, aspect: Fraction = SQUARE) -> Pixels:
-        """One libav frame, turned and flipped as its display matrix asks: uint8 RGB, (H, W, 3).
+        """One libav frame, rotated and flipped by its display matrix: uint8 RGB, (H, W, 3).
 
         aspect: width of a pixel over its height (see `sample_aspect`).
         """
@@ -61,8 +61,8 @@ class Converter:
             if crop is not None:
                 return crop
         scaled = placed.scaled_width, placed.scaled_height
-        lying = reversed(scaled) if orientation.transpose else scaled
-        upright = orientation.apply(self._scale(video_frame, *lying))
+        source_size = reversed(scaled) if orientation.transpose else scaled
+        upright = orientation.apply(self._scale(video_frame, *source_size))
         if (placed.left, placed.top, *scaled) == (0, 0, spec.width, spec.height):
             return upright.copy()
         out: Pixels = np.empty((spec.height, spec.width, 3), np.uint8)
@@ -70,12 +70,12 @@ class Converter:
             out[:] = spec.fill
         left, top = max(0, placed.left), max(0, placed.top)
         cut_left, cut_top = max(0, -placed.left), max(0, -placed.top)
-        seen = upright[cut_top : cut_top + spec.height - top, cut_left : cut_left + spec.width - left]
-        out[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
+        visible = upright[cut_top : cut_top + spec.height - top, cut_left : cut_left + spec.width - left]
+        out[top : top + visible.shape[0], left : left + visible.shape[1]] = visible
         return out
 
     def _crop(self, video_frame: VideoFrame, placed: Placement) -> Pixels | None:
-        """The pixels by a `CropScaler`; None where libav does not take such frames in a filter."""
+        """The pixels from a `CropScaler`; None if libav cannot filter such frames."""
         key = (
             video_frame.width,
             video_frame.height,
@@ -84,22 +84,22 @@ class Converter:
             video_frame.color_range,
             placed,
         )
-        kept_key, crop = getattr(self._own, "crop", (None, None))
+        cached_key, crop = getattr(self._local, "crop", (None, None))
         try:
-            if kept_key != key:
+            if cached_key != key:
                 flags = self.spec.interpolation
                 crop = CropScaler(video_frame, placed, *self.spec.size, flags)
             pixels = None if crop is None else crop.scale(video_frame).copy()
         except FFmpegError:
             crop = pixels = None
-        self._own.crop = key, crop
+        self._local.crop = key, crop
         return pixels
 
     def _scale(self, video_frame: VideoFrame, width: int, height: int) -> Pixels:
         """A view of the scaled frame's memory."""
-        reformatter: VideoReformatter | None = getattr(self._own, "reformatter", None)
+        reformatter: VideoReformatter | None = getattr(self._local, "reformatter", None)
         if reformatter is None:
-            reformatter = self._own.reformatter = VideoReformatter()
+            reformatter = self._local.reformatter = VideoReformatter()
         scaled = reformatter.reformat(
             video_frame,
             width=width,

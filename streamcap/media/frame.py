@@ -1,4 +1,4 @@
-"""What a source yields (`Frame`) and what the engine is asked to caption (`Sample`)."""
+"""`Frame`, which a source yields, and `Sample`, which the engine captions."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ CaptureClock = Literal["rtcp", "arrival"]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One decoded frame with its clocks, unconverted.
+    """One decoded frame with its times, unconverted.
 
-    `video_frame` stays in the decoder's pixel format: most frames are never sampled, and converting them all would cost
-    more than decoding them.
+    `video_frame` stays in the decoder's pixel format: most frames are never sampled, and converting all would cost more
+    than decoding them.
     """
 
     video_frame: VideoFrame
     pts: int
-    """In units of `time_base`, as the source gave it or as it was repaired."""
+    """Timestamp in units of `time_base`, from the source or repaired."""
     time_base: Fraction
     time: float
-    """Media time in seconds: `pts * time_base`. Never falls within one epoch."""
+    """Media time in seconds: `pts * time_base`. Never decreases within an epoch."""
     epoch: int
-    """Counts from 0 within one opening of the source; grows where the source's clock jumped or began again."""
+    """Counts from 0 within one connection; a jump or restart of the source's clock starts a new epoch."""
     arrived: float
-    """Monotonic clock (`time.monotonic`), seconds, when the packet that completed it had been read."""
+    """Monotonic clock (`time.monotonic`), seconds: when its last packet was read."""
     captured_at: float
-    """Wall clock, seconds since 1970 UTC, when the camera saw it (`captured_at_source` says by whose clock)."""
+    """Wall clock, seconds since 1970 UTC, when the camera captured it. `captured_at_source` names the clock."""
     captured_at_source: CaptureClock
     sample_aspect: Fraction = Fraction(1)
     """Width of a pixel over its height; 1 for square pixels."""
@@ -52,12 +52,12 @@ class Sample:
     pixels: Pixels
     """uint8 RGB, (H, W, 3), or (T, H, W, 3) for a clip model, oldest first."""
     epoch: int
-    """The stream's own epoch: grows with every reconnection and with every epoch of the source."""
+    """Epoch of the stream: counts connections and epochs of the source."""
     start: float
-    """Seconds on the stream's output timeline, which never goes back (see `captions.timeline`)."""
+    """Seconds on the stream's output timeline, which never goes back (see `media.timeline`)."""
     captured_at: float
     captured_at_source: CaptureClock
     arrived: float
-    """Monotonic seconds: the newest frame's arrival, where latency starts."""
+    """Monotonic seconds: arrival of the newest frame; latency starts here."""
     submitted: float
-    """Monotonic seconds: conversion done, handed to the engine."""
+    """Monotonic seconds: when it was converted and submitted to the engine."""

@@ -1,4 +1,4 @@
-"""How a decoded frame is to be shown: turns and flips of its display matrix, and the shape of its pixels."""
+"""How to show a decoded frame: rotation and flips of its display matrix, and its pixel aspect ratio."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from av.video.stream import VideoStream
 SQUARE = Fraction(1)
 """The sample aspect ratio of square pixels."""
 _MAX_ASPECT = 16
-"""Sample aspect ratios beyond 1:16 and 16:1 are damaged headers; such pixels are shown as square."""
+"""Sample aspect ratios beyond 1:16 and 16:1 come from damaged headers and count as square."""
 
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """One of the eight ways to lay an image on its sides. First `transpose`, then the flips."""
+    """One of the eight orientations of an image. First `transpose`, then the flips."""
 
     transpose: bool = False
     """Rows become columns."""
@@ -30,7 +30,7 @@ class Orientation:
     flip_vertical: bool = False
 
     def apply(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """A view of `pixels`, (H, W, C) or (H, W), as it is to be shown."""
+        """A view of `pixels`, (H, W, C) or (H, W), in display orientation."""
         if self.transpose:
             pixels = pixels.swapaxes(0, 1)
         return pixels[:: -1 if self.flip_vertical else 1, :: -1 if self.flip_horizontal else 1]
@@ -40,7 +40,7 @@ UPRIGHT = Orientation()
 
 
 def orientation_of(frame: VideoFrame) -> Orientation:
-    """What the frame's display matrix asks for; angles between are rounded to the next quarter turn."""
+    """The orientation in the frame's display matrix, rounded to quarter turns."""
     sides: Iterable[Any] = frame.side_data
     data = next((side for side in sides if side.type == Type.DISPLAYMATRIX), None)
     if data is None or data.buffer_size < 36:
@@ -61,14 +61,14 @@ def sample_aspect(stream: VideoStream) -> Fraction:
 
 
 def display_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
-    """Size in square pixels of `width` x `height` pixels of that aspect: one side grows, none shrinks."""
+    """Size in square pixels of `width` x `height` pixels of that aspect: one side grows, neither shrinks."""
     if aspect >= 1:
         return round(width * aspect), height
     return width, round(height / aspect)
 
 
 def show(frame: VideoFrame, aspect: Fraction = SQUARE) -> npt.NDArray[np.uint8]:
-    """uint8 RGB (H, W, 3) at full size, upright, with square pixels. Raises av.FFmpegError where libav cannot."""
+    """uint8 RGB (H, W, 3) at full size, upright, with square pixels. Raises av.FFmpegError if libav cannot."""
     width, height = display_size(frame.width, frame.height, aspect)
     scaled = frame.reformat(width=width, height=height, format="rgb24")
     return np.ascontiguousarray(orientation_of(frame).apply(scaled.to_ndarray()))

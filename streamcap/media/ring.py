@@ -11,61 +11,62 @@ from streamcap.media.frame import Frame
 
 
 class FrameRing:
-    """Bounded in seconds of media time and in frames, whichever is less. All its frames are of one epoch.
+    """Bounded by seconds of media time and by a number of frames. All its frames belong to one epoch.
 
-    Any thread may ask; one pushes. Decoded frames are large (1.4 MB at 720p, 3 MB at 1080p): hold no more than are
-    wanted.
+    One thread pushes, any thread may read. Decoded frames are large (1.4 MB at 720p, 3 MB at 1080p): keep few.
 
     Parameters:
-        spacing: seconds of media time between the frames held; the newest is held besides, and goes when a newer one
-            comes. 0: every frame.
+        spacing: seconds of media time between stored frames. The newest frame is always stored, and removed for the
+            next one if it is too close to the frame before it. 0: store every frame.
     """
 
     def __init__(self, *, seconds: float, frames: int, spacing: float = 0.0) -> None:
         if not seconds > 0 or frames < 1 or not spacing >= 0:
-            raise InputError(f"a ring of {seconds:g} seconds, {frames} frames and {spacing:g} spacing holds nothing")
+            raise InputError(
+                f"a ring of {seconds:g} seconds, {frames} frames and {spacing:g} spacing cannot store a frame"
+            )
         self._spacing = spacing
         self._seconds = seconds
-        self._most = frames
-        self._held: deque[Frame] = deque()
+        self._max_frames = frames
+        self._frames: deque[Frame] = deque()
         self._lock = threading.Lock()
 
     def push(self, frame: Frame) -> None:
-        """Take the next frame in; a new epoch, or an earlier time, empties the ring first."""
+        """Store the next frame. A new epoch or an earlier time empties the ring first."""
         with self._lock:
-            if self._held and (frame.epoch != self._held[-1].epoch or frame.time < self._held[-1].time):
-                self._held.clear()
-            elif len(self._held) > 1 and self._held[-1].time - self._held[-2].time < self._spacing:
-                self._held.pop()
-            self._held.append(frame)
-            while len(self._held) > self._most or frame.time - self._held[0].time > self._seconds:
-                self._held.popleft()
+            if self._frames and (frame.epoch != self._frames[-1].epoch or frame.time < self._frames[-1].time):
+                self._frames.clear()
+            elif len(self._frames) > 1 and self._frames[-1].time - self._frames[-2].time < self._spacing:
+                self._frames.pop()
+            self._frames.append(frame)
+            while len(self._frames) > self._max_frames or frame.time - self._frames[0].time > self._seconds:
+                self._frames.popleft()
 
     def newest(self) -> Frame | None:
-        """The last one pushed."""
+        """The last frame that was pushed; None if the ring is empty."""
         with self._lock:
-            return self._held[-1] if self._held else None
+            return self._frames[-1] if self._frames else None
 
     def window(self, seconds: float, count: int) -> list[Frame]:
         """`count` frames evenly over the last `seconds`, oldest first, ending with the newest.
 
-        Where less is held they spread over what there is; where frames are few some come twice. Empty if none is held.
+        A ring that covers less time is used completely; few frames are repeated. Empty if the ring is empty.
         """
         if count < 1:
             raise InputError(f"a window of {count} frames: at least 1")
         with self._lock:
-            held = list(self._held)
-        if not held:
+            frames = list(self._frames)
+        if not frames:
             return []
         if count == 1:
-            return [held[-1]]
-        times = [frame.time for frame in held]
+            return [frames[-1]]
+        times = [frame.time for frame in frames]
         newest = times[-1]
         first = max(times[0], newest - seconds)
-        return [held[_nearest(times, first + (newest - first) * i / (count - 1))] for i in range(count)]
+        return [frames[_nearest(times, first + (newest - first) * i / (count - 1))] for i in range(count)]
 
 
-def _nearest(times: list[float], wanted: float) -> int:
-    after = min(bisect_left(times, wanted), len(times) - 1)
+def _nearest(times: list[float], target: float) -> int:
+    after = min(bisect_left(times, target), len(times) - 1)
     before = max(0, after - 1)
-    return before if wanted - times[before] < times[after] - wanted else after
+    return before if target - times[before] < times[after] - target else after

@@ -1,20 +1,19 @@
-"""`Schedule`: which frames of a stream are captioned."""
+"""`Schedule`: chooses which frames of a stream to caption."""
 
 from __future__ import annotations
 
 from streamcap.media.frame import Frame
 
 BACKLOG_SECONDS = 0.5
-# A camera's clock may run this much slower than ours without its frames being taken for late ones.
+# A camera's clock may run slower by this share before its frames count as late.
 _DRIFT = 0.002
 
 
 class Schedule:
-    """One frame every so many seconds of media time. Pure: it looks at nothing but the frames.
+    """One frame every `every` seconds of media time. Pure.
 
-    Moments lie on a grid, so jitter does not add up. After a stall what was missed is not made up for: the backlog,
-    recognised by frames that come later than their time says, is passed over until a current frame comes, though for
-    no longer than `every` on the clock of arrival.
+    Scheduled times lie on a grid, so jitter does not add up. Missed times are not made up for: after a stall, late
+    frames (the backlog) are skipped until a current frame arrives, but for at most `every` seconds of arrival time.
 
     Parameters:
         every: seconds.
@@ -23,7 +22,7 @@ class Schedule:
     def __init__(self, every: float) -> None:
         self.every = every
         self.missed = 0
-        """Moments for which no frame was taken."""
+        """Scheduled times for which no frame was taken."""
         self._epoch: int | None = None
         self._time = 0.0
         self._due = 0.0
@@ -32,7 +31,7 @@ class Schedule:
         self._late_since: float | None = None
 
     def due(self, frame: Frame) -> bool:
-        """Whether to caption this one; ask once for every frame, in order."""
+        """Whether to caption this frame. Call it once for every frame, in order."""
         if frame.epoch != self._epoch or frame.time < self._time:
             self._restart(frame)
             return True
@@ -45,7 +44,7 @@ class Schedule:
                 self._late_since = frame.arrived
             if frame.arrived - self._late_since < self.every:
                 return False
-            # It stays late: that is how this source is now.
+            # All frames are late now: accept the new delay.
             self._delay = frame.arrived - frame.time
         self._late_since = None
         behind = frame.time - self._due
@@ -58,7 +57,7 @@ class Schedule:
         self._delay, self._arrived, self._late_since = frame.arrived - frame.time, frame.arrived, None
 
     def _is_late(self, frame: Frame) -> bool:
-        """Whether it took longer to come than the quickest ones, by more than jitter explains."""
+        """Whether its delay exceeds the lowest delay by more than jitter."""
         delay = frame.arrived - frame.time
         self._delay = min(delay, self._delay + _DRIFT * max(0.0, frame.arrived - self._arrived))
         self._arrived = frame.arrived

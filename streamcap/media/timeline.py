@@ -1,13 +1,13 @@
-"""`Timeline`: where a frame of any epoch lies on the stream's one output clock, which never goes back."""
+"""`Timeline`: maps frames of all epochs to the stream's output time, which never goes back."""
 
 from __future__ import annotations
 
 
 class Timeline:
-    """Lays epochs end to end on the service's own clock.
+    """Places epochs one after another by the monotonic clock.
 
-    The first epoch begins at `begin` seconds. A later one (a reconnection, a clock that jumped) begins where the
-    monotonic clock says it came, but never before the last time given out.
+    The first epoch starts at `begin` seconds. A later one (a reconnection, a jump of the clock) starts at its arrival
+    time, but never before the last output time.
     """
 
     def __init__(self, begin: float = 0.0, epoch: int = -1) -> None:
@@ -16,17 +16,17 @@ class Timeline:
         self._key: tuple[int, int] | None = None
         self._anchor: tuple[float, float] | None = None  # (monotonic, output time) of the first frame ever
         self.epoch = epoch
-        """The newest epoch: the stream's own count, over all openings of its source; `epoch` + 1 is the first."""
+        """The newest epoch, counted over all connections of the stream. The first is `epoch` + 1 of the constructor."""
 
     @property
     def last(self) -> float:
-        """The latest output time given out, seconds."""
+        """The latest output time, in seconds."""
         return self._last
 
-    def place(self, opening: int, epoch: int, time: float, arrived: float) -> float:
-        """Output seconds of media time `time` in the source's `epoch` of its `opening`; `arrived` is monotonic."""
-        if (opening, epoch) != self._key:
-            self._key = (opening, epoch)
+    def place(self, connection_no: int, epoch: int, time: float, arrived: float) -> float:
+        """Output seconds of media time `time` in `epoch` of connection `connection_no`; `arrived` is monotonic."""
+        if (connection_no, epoch) != self._key:
+            self._key = (connection_no, epoch)
             self.epoch += 1
             if self._anchor is None:
                 self._anchor = (arrived, self._last)

@@ -1,1 +1,1 @@
-"""The service: each stream's life from its source to its files, and the set of streams. Knows no torch, no HTTP."""
+"""Streams: each stream from its source to its caption files, and the set of all streams. No torch, no HTTP."""

@@ -1,10 +1,14 @@
-"""`CaptionFiles`: a stream's `NAME.srt`, `NAME.vtt` and `NAME.jsonl`, and `.NAME.state` with what is reserved: whole
-at any moment, also after a crash."""
+"""`CaptionFiles`: `NAME.srt`, `NAME.vtt` and `NAME.jsonl` of a stream, and `.NAME.state` with its reservation.
+
+The files are complete at any moment, also after a crash.
+"""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,35 +25,34 @@ from streamcap.streams.counters import MAX_STATE_BYTES, Counters, caption_number
 
 log = logging.getLogger(__name__)
 
-# What is taken to have been shown, beyond what the finals say, where the state file is lost.
+# If the state file is lost: what may have been published beyond the newest final.
 LOST_NUMBERS = 1000
 LOST_SECONDS = 60.0
-# A tail of this size holds thousands of captions; more is read where the window of the subtitle files asks for it.
+# A tail of this size holds thousands of captions. More is read if the subtitle window needs it.
 TAIL_BYTES = 2_000_000
-# No more is read of a file, whatever its window: a day of captions.
+# Never more than this, whatever the window: a day of captions.
 MAX_TAIL_BYTES = 64_000_000
 
 
 class FilesLockedError(InputError):
-    """Another stream or process writes these files."""
+    """Another stream or process writes the files."""
 
 
 @dataclass(frozen=True, slots=True)
 class SavedHistory:
-    """What an earlier run left."""
+    """The captions and counters of an earlier run."""
 
     finals: list[Event]
     shown: list[Caption]
-    """What each final said, until it left the screen: an `extend`, which is not filed, may have moved that."""
+    """The same captions with their end on screen. An `extend` may have moved it, and is not in the JSONL."""
     counters: Counters
-    """What that run surely never used."""
+    """Numbers, ids and times that the run did not use."""
 
 
 class CaptionFiles:
-    """Blocking; one thread at a time. Methods raise OSError."""
+    """Blocking; for one thread at a time. Methods raise OSError."""
 
     def __init__(self, directory: Path, stream: str) -> None:
-        self._stream = stream
         self.srt = directory / f"{stream}.srt"
         self.vtt = directory / f"{stream}.vtt"
         self.jsonl = directory / f"{stream}.jsonl"
@@ -59,11 +62,12 @@ class CaptionFiles:
         self._lock_file: BinaryIO | None = None
 
     def lock(self) -> None:
-        """Be the only one who writes these files, until `unlock` or the end of the process, however it ends.
+        """Lock the files until `unlock` or the end of the process.
 
-        Raises FilesInUseError where another has them. Where the system or the file system knows no locks, nothing is
-        done.
+        Raises FilesLockedError if another stream or process has the lock. Does nothing on systems and file systems
+        without locks.
         """
+        self._check_regular()
         if os.name != "posix":
             return
         import fcntl
@@ -82,13 +86,13 @@ class CaptionFiles:
         self._lock_file = file
 
     def unlock(self) -> None:
-        """Let another have the files. Idempotent."""
+        """Release the lock. Idempotent."""
         file, self._lock_file = self._lock_file, None
         if file is not None:
             file.close()
 
     def load_history(self, window: float) -> SavedHistory:
-        """Read back the finals of the newest `window` seconds at least, and mend a last line that a crash cut short."""
+        """Read the finals of at least the newest `window` seconds; end a last line that a crash cut off."""
         cues = self._cue_times()
         finals: list[Event] = []
         shown: list[Caption] = []
@@ -100,12 +104,12 @@ class CaptionFiles:
                     data = file.read()
                     parsed = jsonl.parse_lines(data, stream=self._stream, is_tail=tail < size)
                     finals = [event for event, _ in parsed.finals]
-                    shown = _until_gone([caption for _, caption in parsed.finals], cues)
+                    shown = _with_cue_ends([caption for _, caption in parsed.finals], cues)
                     if min(size, MAX_TAIL_BYTES) <= tail or (shown and shown[0].start <= shown[-1].end - window):
                         break
                     tail *= 2
                 if data and not data.endswith(b"\n"):
-                    # The broken line stays, closed: a reader may want it, and the next line must not run on.
+                    # The broken line stays, but the next line must not continue it.
                     file.write(b"\n")
                 if parsed.skipped:
                     line = parsed.first_skipped + _count_lines(file, size - len(data))
@@ -116,11 +120,11 @@ class CaptionFiles:
         return SavedHistory(finals, shown, self._counters(finals, shown))
 
     def write_counters(self, counters: Counters) -> None:
-        """A later run begins with `counters`, whatever becomes of the other files."""
+        """Store where a later run starts, whatever happens to the other files."""
         _replace(self.state, format_counters(self._stream, counters))
 
     def append(self, lines: Sequence[str]) -> None:
-        """Add finals. Unbuffered, so that a crash loses nothing; a disk that is full gets no half line."""
+        """Append finals. Unbuffered, so that a crash loses nothing. No partial line stays if the disk is full."""
         data = "".join(f"{line}\n" for line in lines).encode()
         with self.jsonl.open("ab", buffering=0) as file:
             begin = file.tell()
@@ -129,19 +133,29 @@ class CaptionFiles:
                 while written < len(data):
                     written += file.write(data[written:]) or 0
             except OSError:
-                # The lines will be tried again, whole.
+                # All lines will be written again.
                 file.truncate(begin)
                 raise
 
     def write_cues(self, cues: Iterable[Cue]) -> None:
-        """Replace the two subtitle files. Without a cue there is none: an empty SubRip file is not one to ffprobe."""
+        """Replace the two subtitle files. No cues, no files: ffprobe rejects an empty SubRip file."""
         shown = list(cues)
         if shown:
             _replace(self.srt, srt.render(shown))
             _replace(self.vtt, vtt.render(shown))
 
+    def _check_regular(self) -> None:
+        """Opening a FIFO blocks for ever; a device or a directory fails at every write. Raises OSError."""
+        for path in (self.jsonl, self.srt, self.vtt, self.state, self._lock_path):
+            try:
+                mode = path.stat().st_mode
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISREG(mode):
+                raise OSError(errno.EINVAL, "not a regular file; move it away", str(path))
+
     def _counters(self, finals: list[Event], shown: list[Caption]) -> Counters:
-        """Of the state file, which others do not rotate; never less than the finals say."""
+        """From the state file, which log rotation does not touch, but never below the finals."""
         filed = Counters()
         if finals and shown:
             ends = max(caption.end for caption in shown)
@@ -152,8 +166,8 @@ class CaptionFiles:
         except FileNotFoundError:
             pass
         except ValueError as error:
-            log.warning("%s is passed over: %s", self.state, error)
-        # Leave room for what was shown but not filed.
+            log.warning("%s is ignored: %s", self.state, error)
+        # Skip what may have been published but is not in the files.
         return filed.ahead(LOST_NUMBERS, LOST_SECONDS) if finals else filed
 
     def _cue_times(self) -> list[tuple[int, int]]:
@@ -167,7 +181,7 @@ class CaptionFiles:
 
 
 def _count_lines(file: BinaryIO, size: int) -> int:
-    """The lines that end in the first `size` bytes of `file`."""
+    """Number of line ends in the first `size` bytes of `file`."""
     file.seek(0)
     count = 0
     while size > 0 and (data := file.read(min(size, 1 << 20))):
@@ -176,16 +190,16 @@ def _count_lines(file: BinaryIO, size: int) -> int:
     return count
 
 
-def _until_gone(captions: list[Caption], cues: list[tuple[int, int]]) -> list[Caption]:
-    """`captions`, in order, each until the end of the cue that it began in, or the next caption's start."""
+def _with_cue_ends(captions: list[Caption], cues: list[tuple[int, int]]) -> list[Caption]:
+    """`captions`, in order, each extended to the end of the cue it starts in, or to the next caption."""
     starts = [start for start, _ in cues]
     shown = []
     for number, caption in enumerate(captions):
         begin = to_ms(caption.start)
-        # The line's start was rounded on its way; it may be a millisecond off.
-        place = bisect_right(starts, begin + 1) - 1
-        if place >= 0 and cues[place][1] > begin:
-            end = cues[place][1] / 1000
+        # Rounding may move the start by a millisecond.
+        index = bisect_right(starts, begin + 1) - 1
+        if index >= 0 and cues[index][1] > begin:
+            end = cues[index][1] / 1000
             if number + 1 < len(captions):
                 end = min(end, captions[number + 1].start)
             caption = replace(caption, end=end)

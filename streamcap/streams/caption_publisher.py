@@ -1,4 +1,4 @@
-"""`CaptionPublisher`: what the engine and the source say of a stream becomes events, in its file first, then seen."""
+"""`CaptionPublisher`: turns outcomes and source states into events, and publishes them once they are in the file."""
 
 from __future__ import annotations
 
@@ -25,36 +25,38 @@ from streamcap.streams.stream_deps import StreamDeps
 
 log = logging.getLogger(__name__)
 
-# The subtitle files are rewritten whole; once a second is as live as a player reloads them. A long window on a busy
-# machine, or a slow disk, makes it rarer: so many times what one rewrite takes, within bounds.
+# The subtitle files are rewritten completely, once a second at most: players do not reload them more often. If one
+# rewrite takes long, the interval is REWRITE_SHARE times that, at most MAX_REWRITE_SECONDS.
 REWRITE_INTERVAL_S = 1.0
 REWRITE_SHARE = 20
 MAX_REWRITE_SECONDS = 10.0
 RETRY_SECONDS = 2.0
-# A disk that has not answered for so long hangs: viewers are told, and the numbers of what is being written are a gap.
+# A disk that has not answered for this long hangs: a status says so, and the events being written become a gap.
 HANG_SECONDS = 3.0
 POLL_SECONDS = 0.1
-# What a disk that hangs gets at the end of a stream.
+# How long the end of a stream waits for a disk that hangs.
 CLOSE_SECONDS = 1.5
 MAX_BATCH = 64
 
 
 class CaptionPublisher:
-    """One stream's captions and states on their way: track → outbox → file → hub.
+    """Publishes one stream's captions and states: track → outbox → file → hub.
 
-    With files, a final is in `NAME.jsonl` before anyone sees it, and what follows it waits its turn. While the disk
-    refuses or hangs, finals wait in the outbox, interims are dropped, and a status tells why. Finals that the outbox
-    cannot hold, or that were being written when the disk hung, are lost to viewers: a `gap` has their numbers, and
-    they are counted. Nothing is published beyond what is reserved on the disk, so that no later run repeats it.
+    With files, a final is in `NAME.jsonl` before any viewer receives it; the events after it wait. While the disk
+    fails or hangs, finals wait in the outbox, interims are dropped, and a status gives the reason. Finals that do not
+    fit the outbox, or that were being written when the disk hung, are lost to viewers: a `gap` covers their numbers,
+    and they are counted. Only numbers reserved on the disk are published, so that no later run repeats them.
 
-    All methods on the event loop; `run` is the one task.
+    All methods run on the event loop; `run` is the one task.
     """
 
     def __init__(self, name: str, every: float, deps: StreamDeps, first: Counters | None = None) -> None:
         self.name = name
         self.begin = first or Counters()
-        """What this stream goes on with; after `open`."""
+        """Where this stream starts. After `open`."""
         self.track = CaptionTrack(name, every=every, window=deps.options.subtitle_window)
+        self.published = self.track
+        """The captions that viewers and subtitle files may show: with files, only finals in `NAME.jsonl`."""
         self.state = StreamState.CONNECTING
         self.reason = ""
         self.captions = 0
@@ -69,9 +71,9 @@ class CaptionPublisher:
         self._in_flight: list[Outgoing] = []
         self._numbered = False  # the events in flight are being written under the next numbers
         self._shown = self.begin
-        self._open_end = 0.0  # of an interim that no final has followed
-        self._lost_finals = 0  # those that the outbox dropped aside
-        self._told_drops = 0
+        self._open_end = 0.0  # end of an interim without a final yet
+        self._lost_finals = 0  # besides those that the outbox dropped
+        self._reported_drops = 0
         self._source_reason = ""
         self._model_reason = ""
         self._disk_reason = ""
@@ -84,60 +86,70 @@ class CaptionPublisher:
     # -- begin and end
 
     async def open(self) -> None:
-        """Go on with what an earlier stream of this name, or its files, left. Raises OSError, FilesInUseError."""
+        """Continue an earlier stream of this name, or its files. Raises OSError, FilesLockedError."""
         window = self._options.subtitle_window
-        load_history = (
+        history = (
             SavedHistory([], [], self.begin) if self._writer is None else await self._writer.open(window, self.begin)
         )
-        self.begin = self.begin.union(load_history.counters)
-        self._feed.refill(load_history.finals, self.begin.seq)
-        self.track = CaptionTrack(self.name, every=self._every, window=window, next_number=self.begin.caption)
-        for caption in load_history.shown:
+        self.begin = self.begin.union(history.counters)
+        self._feed.refill(history.finals, self.begin.seq)
+        self.track, self.published = (
+            CaptionTrack(self.name, every=self._every, window=window, next_number=self.begin.caption) for _ in range(2)
+        )
+        for caption in history.shown:
             self.track.restore(caption)
+            self.published.restore(caption)
         self._shown = replace(self.begin, seq=self._feed.last_seq + 1)
 
     def register(self) -> None:
-        """Be there for viewers."""
+        """Make the stream visible to viewers."""
+        self._hub.add(self._feed)
+
+    def fail(self, reason: str) -> None:
+        """The stream failed before its numbers were known: the status takes none."""
+        self.state, self.reason = StreamState.FAILED, redact(reason)
+        log.error("stream %s is failed: %s", self.name, self.reason)
+        self._feed.set_status(Status(self.name, self.state, self.reason))
         self._hub.add(self._feed)
 
     def counters(self) -> Counters:
-        """What another stream of this name goes on with."""
+        """Where the next stream of this name starts."""
         number = max(self._shown.caption, self.track.next_number)
         end = max(self.begin.time, self.track.end, self._open_end)
         return Counters(self._shown.seq, number, self._shown.epoch, end)
 
     @property
     def dropped_finals(self) -> int:
-        """Finals that no viewer got: the disk refused or hung for too long."""
+        """Finals that no viewer received, because the disk failed or hung for too long."""
         return self._outbox.dropped_finals + self._lost_finals
 
     async def run(self) -> None:
-        """Keep the files up to date until `close`. Do not cancel it: a write on its thread cannot be called back."""
+        """Keep the files up to date until `close`. Do not cancel it: a write on a thread cannot be cancelled."""
         if self._writer is None:
             return
         while self._closing_since is None:
             try:
-                await self._turn(self._writer)
-            except Exception:  # a fault of ours: the captions wait in the outbox until it works again
-                log.exception("stream %s: its files were not written", self.name)
+                await self._write_once(self._writer)
+            except Exception:  # a bug: the captions wait in the outbox for the next attempt
+                log.exception("stream %s: writing the files failed", self.name)
                 await self._pause(RETRY_SECONDS)
         await self._end(self._writer)
 
     def close(self) -> None:
-        """Let `run` write what waits, and return."""
+        """Tell `run` to write the waiting events and return."""
         if self._closing_since is None:
             self._closing_since = time.monotonic()
         self._wake.set()
 
     async def release_files(self) -> None:
-        """Let another have the files. Idempotent."""
+        """Release the files. Idempotent."""
         if self._writer is not None:
             await self._writer.close()
 
     # -- what is published
 
     def on_outcome(self, outcome: Outcome) -> None:
-        """What the engine made of a sample."""
+        """Handle the engine's outcome of one sample."""
         sample = outcome.sample
         if not isinstance(outcome, Interim):
             self._set_model(f"captioning failed: {redact(outcome.reason)}" if isinstance(outcome, Failed) else "")
@@ -157,24 +169,24 @@ class CaptionPublisher:
                 self.skipped += not outcome.decoded
                 self._extend(sample)
             case Unconfirmed() | Failed():
-                pass  # the next sample decides; told above
+                pass  # the next sample decides; the status is set above
 
     def set_state(self, state: StreamState, reason: str = "") -> None:
-        """The source's state, and why."""
+        """Set the source's state and its reason."""
         self._source_reason = redact(reason)
         self._publish_status(state)
 
     def close_cue(self, now: float) -> None:
-        """The stream ends at output time `now`, and with it the caption on screen."""
+        """The stream ends at output time `now`: end the current caption there."""
         extend = self.track.close(now)
         if extend is not None:
             self.publish(extend)
             self._touch_cues()
 
     def publish(self, payload: Payload, *, live: bool = True) -> None:
-        """In order: a final once it is in the file, all else at once unless a final is before it."""
+        """Publish in order: a final once it is in the file, other events at once unless a final waits before them."""
         event = Outgoing(payload, live)
-        if self._goes_at_once(event):
+        if self._can_publish_now(event):
             self._release(event)
         else:
             self._outbox.put(event)
@@ -187,7 +199,7 @@ class CaptionPublisher:
             self._touch_cues()
 
     def _extend(self, sample: Sample) -> None:
-        """The newest final is true of `sample` too."""
+        """Extend the newest final to `sample`."""
         extend = self.track.extend(_sample_time(sample))
         if extend is not None:
             self.extended += 1
@@ -206,7 +218,7 @@ class CaptionPublisher:
             self._publish_status(self.state)
 
     def _publish_status(self, state: StreamState) -> None:
-        """The state, with all that is wrong now: with the source, the model and the disk."""
+        """Publish the state and all present reasons: of the source, the model and the disk."""
         reason = "; ".join(filter(None, (self._source_reason, self._model_reason, self._disk_reason)))
         if (state, reason) == (self.state, self.reason) and self._feed.status is not None:
             return
@@ -216,18 +228,19 @@ class CaptionPublisher:
         log.log(level, "stream %s is %s%s", self.name, state.value, f": {reason}" if reason else "")
         self.publish(Status(self.name, state, reason))
 
-    def _goes_at_once(self, event: Outgoing) -> bool:
+    def _can_publish_now(self, event: Outgoing) -> bool:
         if self._writer is None:
             return True
         if self._numbered or not self._writer.reserved.covers(self._shown.after(event.payload)):
             return False
         if isinstance(event.payload, Status) and self._disk_reason:
-            return True  # that captions wait is told at once
+            return True  # viewers must learn at once that captions wait
         return not event.is_final and not self._outbox and not self._in_flight
 
     def _release(self, event: Outgoing) -> None:
         payload = event.payload
-        # Not so where a disk that hung held events up until the stream was removed: the name may be another's by now.
+        self.published.apply(payload)
+        # A disk that hung may have delayed events until the stream was removed: another stream may have the name now.
         if self._hub.feeds.get(self.name) is not self._feed:
             return
         self._shown = self._shown.after(payload)
@@ -243,7 +256,7 @@ class CaptionPublisher:
         self._stale_cues = True
         self._wake.set()
 
-    async def _turn(self, writer: CaptionFileWriter) -> None:
+    async def _write_once(self, writer: CaptionFileWriter) -> None:
         now = asyncio.get_running_loop().time()
         if not self._outbox and not writer.is_low(self._shown):
             await self._wait(max(0.0, self._rewrite_at - now) if self._stale_cues else None)
@@ -251,7 +264,7 @@ class CaptionPublisher:
         reason = await self._send(writer)
         if not reason and self._stale_cues and asyncio.get_running_loop().time() >= self._rewrite_at:
             self._cues_reason = await self._rewrite_cues(writer)
-        self._set_disk(_held(reason) if reason else self._cues_reason)
+        self._set_disk(_held_reason(reason) if reason else self._cues_reason)
         if reason:
             await self._pause(RETRY_SECONDS)
 
@@ -261,14 +274,14 @@ class CaptionPublisher:
                 await self._wake.wait()
 
     async def _pause(self, seconds: float) -> None:
-        """Unless it is closed."""
+        """Wait, but not after `close`."""
         end = time.monotonic() + seconds
         while self._closing_since is None and (left := end - time.monotonic()) > 0:
             self._wake.clear()
             await self._wait(left)
 
     async def _send(self, writer: CaptionFileWriter) -> str:
-        """File and publish what waits; the reason where the disk refuses."""
+        """Write and publish the waiting events. Returns the reason if the disk fails."""
         try:
             while self._outbox or writer.is_low(self._shown):
                 self._in_flight = self._outbox.take(MAX_BATCH)
@@ -282,57 +295,59 @@ class CaptionPublisher:
 
     async def _send_batch(self, writer: CaptionFileWriter) -> None:
         while writer.is_low(needed := self._needed()):
-            await self._patiently(writer, writer.reserve_seq(needed))
-        begin = self._shown.seq + self._untold_drops
+            await self._wait_for_disk(writer, writer.reserve_seq(needed))
+        begin = self._shown.seq + self._unreported_drops
         finals = [encode(seq, event.payload).text for seq, event in enumerate(self._in_flight, begin) if event.is_final]
         if finals:
             self._numbered = True
             try:
-                hung = await self._patiently(writer, writer.append(finals))
+                hung = await self._wait_for_disk(writer, writer.append(finals))
             finally:
                 self._numbered = False
-            if hung:  # viewers have had a gap in their place
+            if hung:  # viewers have received a gap; the files show the finals
                 self._lost_finals += len(finals)
+                for event in self._in_flight:
+                    self.published.apply(event.payload)
                 self._in_flight = []
                 return
-        self._skip(self._untold_drops)
+        self._skip(self._unreported_drops)
         while self._in_flight:
             self._release(self._in_flight.pop(0))
 
     @property
-    def _untold_drops(self) -> int:
-        return self._outbox.dropped_finals - self._told_drops
+    def _unreported_drops(self) -> int:
+        return self._outbox.dropped_finals - self._reported_drops
 
     def _needed(self) -> Counters:
-        """Once all that is in flight is published."""
-        needed = replace(self._shown, seq=self._shown.seq + self._untold_drops)
+        """The counters after all events in flight are published."""
+        needed = replace(self._shown, seq=self._shown.seq + self._unreported_drops)
         for event in self._in_flight:
             needed = needed.after(event.payload)
         return needed
 
     def _skip(self, count: int) -> None:
-        """The next `count` numbers are a gap. What the outbox dropped is among them."""
+        """Make the next `count` numbers a gap, which includes what the outbox dropped."""
         if count and self._hub.feeds.get(self.name) is self._feed:
-            self._told_drops = self._outbox.dropped_finals
+            self._reported_drops = self._outbox.dropped_finals
             self._hub.skip(self.name, count)
             self._shown = replace(self._shown, seq=self._shown.seq + count)
 
-    async def _patiently(self, writer: CaptionFileWriter, call: Coroutine[None, None, None]) -> bool:
-        """Wait for `call` on the disk; whether it hung, so that a gap took the numbers of what was written.
+    async def _wait_for_disk(self, writer: CaptionFileWriter, call: Coroutine[None, None, None]) -> bool:
+        """Wait for `call`. Returns whether the disk hung, so that a gap covers the events being written.
 
-        Raises OSError; TimeoutError where it hangs at the end of the stream.
+        Raises OSError; TimeoutError if the disk hangs at the end of the stream.
         """
         task = asyncio.ensure_future(call)
         began, hung = time.monotonic(), False
         await asyncio.wait((task,), timeout=POLL_SECONDS)
         while not task.done():
             now = time.monotonic()
-            over = self._closing_since is not None and now >= self._closing_since + CLOSE_SECONDS
-            if not hung and (over or now >= began + HANG_SECONDS):
+            too_late = self._closing_since is not None and now >= self._closing_since + CLOSE_SECONDS
+            if not hung and (too_late or now >= began + HANG_SECONDS):
                 hung = True
                 self._hang(writer)
-            if over:
-                task.cancel()  # its thread goes on alone
+            if too_late:
+                task.cancel()  # its thread continues
                 raise TimeoutError("the disk does not answer")
             await asyncio.wait((task,), timeout=POLL_SECONDS)
         task.result()
@@ -341,15 +356,15 @@ class CaptionPublisher:
     def _hang(self, writer: CaptionFileWriter) -> None:
         if self._numbered:
             self._numbered = False
-            self._skip(len(self._in_flight) + self._untold_drops)
-        self._set_disk(_held(f"cannot write {writer.path}: the disk does not answer"))
+            self._skip(len(self._in_flight) + self._unreported_drops)
+        self._set_disk(_held_reason(f"cannot write {writer.path}: the disk does not answer"))
 
     async def _rewrite_cues(self, writer: CaptionFileWriter) -> str:
         loop = asyncio.get_running_loop()
         began = loop.time()
         self._stale_cues = False
         try:
-            await self._patiently(writer, writer.write_cues(merge_cues(self.track.finals)))
+            await self._wait_for_disk(writer, writer.write_cues(merge_cues(self.published.finals)))
         except OSError as error:
             self._stale_cues = True
             self._rewrite_at = loop.time() + RETRY_SECONDS
@@ -359,26 +374,26 @@ class CaptionPublisher:
 
     async def _end(self, writer: CaptionFileWriter) -> None:
         reason = await self._send(writer)
-        left = self._outbox.finals
-        if reason or left:
-            self._lost_finals += left
+        waiting = self._outbox.finals
+        if reason or waiting:
+            self._lost_finals += waiting
             log.error("stream %s: %s; %d finals are lost", self.name, reason, self.dropped_finals)
-            count = left + self._untold_drops
+            count = waiting + self._unreported_drops
             if writer.reserved.covers(replace(self._shown, seq=self._shown.seq + count)):
                 self._skip(count)
             return
         if not await self._rewrite_cues(writer):
-            with contextlib.suppress(OSError):  # then the next run leaves out what is reserved
-                await self._patiently(writer, writer.release_unused(self.counters()))
+            with contextlib.suppress(OSError):  # then the next run skips the reserved numbers
+                await self._wait_for_disk(writer, writer.release_unused(self.counters()))
 
 
 def rewrite_pause(cost: float) -> float:
-    """Seconds from the beginning of a rewrite of the subtitle files, which took `cost` seconds, to that of the next."""
+    """Seconds from the start of a rewrite of the subtitle files, which took `cost` seconds, to the next one."""
     return max(REWRITE_INTERVAL_S, min(REWRITE_SHARE * cost, MAX_REWRITE_SECONDS))
 
 
 async def wait_through_cancel(task: asyncio.Task[None]) -> None:
-    """Until `task` is done, through cancellations of the caller's own, which then take effect."""
+    """Wait until `task` is done, also if the caller is cancelled; then raise that cancellation."""
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
@@ -389,8 +404,8 @@ async def wait_through_cancel(task: asyncio.Task[None]) -> None:
         raise cancelled
 
 
-def _held(reason: str) -> str:
-    return f"{reason}; captions are held back until it can"
+def _held_reason(reason: str) -> str:
+    return f"{reason}; captions are held until it works again"
 
 
 def _sample_time(sample: Sample) -> SampleTime:
@@ -398,7 +413,7 @@ def _sample_time(sample: Sample) -> SampleTime:
 
 
 def _latency(sample: Sample, times: Times, first: Sample | None = None) -> Latency:
-    """Of `sample`; the total from the arrival of `first`, if a second sample was waited for."""
+    """Latency of `sample`; `total` starts at the arrival of `first` if a second sample confirmed the caption."""
     return Latency(
         ingest=1000 * (sample.submitted - sample.arrived),
         queue=1000 * (times.taken - sample.submitted),

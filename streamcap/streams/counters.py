@@ -1,4 +1,4 @@
-"""`Counters`: where a stream's numbers, ids, epochs and time go on, and the text of the state file that keeps them."""
+"""`Counters`: a stream's next number, id, epoch and time, and the state file that stores them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from streamcap.captions.caption import Caption
 from streamcap.captions.event import Extend, Payload
 
 STATE_VERSION = 1
-# A state file has about 100 bytes. What is longer is none of ours.
+# A state file has about 100 bytes; streamcap never writes a longer one.
 MAX_STATE_BYTES = 4096
 MAX_NUMBER = 2**53
 MAX_TIME = 1e11
@@ -18,19 +18,19 @@ MAX_TIME = 1e11
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What a later stream of the same name begins with, so that it repeats nothing that anyone has seen."""
+    """Where the next stream of the same name starts, so that no number, id or time is used twice."""
 
     seq: int = 1
-    """The lowest sequence number that was not used."""
+    """The lowest unused sequence number."""
     caption: int = 1
-    """The lowest number of a caption's id that was not used."""
+    """The lowest unused number of a caption id."""
     epoch: int = -1
     """The newest epoch."""
     time: float = 0.0
-    """Seconds on the stream's timeline: no caption was shown to begin or to end later."""
+    """Seconds on the stream's timeline; no published caption starts or ends later."""
 
     def union(self, other: Counters) -> Counters:
-        """The higher of each."""
+        """The maximum of each counter."""
         return Counters(
             max(self.seq, other.seq),
             max(self.caption, other.caption),
@@ -39,23 +39,23 @@ class Counters:
         )
 
     def covers(self, other: Counters) -> bool:
-        """Whether a stream that begins with this repeats nothing of one that got as far as `other`."""
+        """Whether every counter is at least that of `other`."""
         return self.union(other) == self
 
-    def ahead(self, counters: int, seconds: float) -> Counters:
-        """A reservation beyond this."""
-        return Counters(self.seq + counters, self.caption + counters, self.epoch, self.time + seconds)
+    def ahead(self, numbers: int, seconds: float) -> Counters:
+        """These counters, moved forward: a reservation."""
+        return Counters(self.seq + numbers, self.caption + numbers, self.epoch, self.time + seconds)
 
     def after(self, payload: Payload) -> Counters:
-        """Once `payload` is published under the next number."""
+        """The counters after `payload` is published under the next number."""
         match payload:
             case Caption():
-                shown = Counters(self.seq + 1, caption_number(payload.id) + 1, payload.epoch, payload.end)
+                used = Counters(self.seq + 1, caption_number(payload.id) + 1, payload.epoch, payload.end)
             case Extend():
-                shown = Counters(self.seq + 1, caption_number(payload.id) + 1, -1, payload.end)
+                used = Counters(self.seq + 1, caption_number(payload.id) + 1, -1, payload.end)
             case _:
-                shown = Counters(self.seq + 1)
-        return self.union(shown)
+                used = Counters(self.seq + 1)
+        return self.union(used)
 
 
 def caption_number(id_: str) -> int:
@@ -70,7 +70,7 @@ def format_counters(stream: str, counters: Counters) -> str:
 
 
 def parse_counters(data: bytes, stream: str) -> Counters:
-    """The inverse. Raises ValueError, with one line for the log, for what `format_counters` cannot have made."""
+    """The inverse. Raises ValueError, with one line for the log, for text that `format_counters` did not write."""
     if len(data) > MAX_STATE_BYTES:
         raise ValueError(f"it has more than {MAX_STATE_BYTES} bytes")
     try:
@@ -78,12 +78,12 @@ def parse_counters(data: bytes, stream: str) -> Counters:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"it is not JSON: {error}") from None
     if not isinstance(state, dict) or state.get("version") != STATE_VERSION or state.get("stream") != stream:
-        raise ValueError(f"it is not of stream {stream}, version {STATE_VERSION}")
+        raise ValueError(f"it does not belong to stream {stream}, version {STATE_VERSION}")
     seq, caption, epoch, time = _values(state)
-    for number, least in ((seq, 1), (caption, 1), (epoch, -1)):
+    for number, minimum in ((seq, 1), (caption, 1), (epoch, -1)):
         # A bool is an int too.
-        if type(number) is not int or not least <= number <= MAX_NUMBER:
-            raise ValueError(f"seq, caption and epoch must be whole numbers up to {MAX_NUMBER}")
+        if type(number) is not int or not minimum <= number <= MAX_NUMBER:
+            raise ValueError(f"seq, caption and epoch must be integers up to {MAX_NUMBER}")
     if type(time) not in (int, float) or not 0 <= time <= MAX_TIME:  # false for NaN as well
         raise ValueError(f"time must be seconds, from 0 to {MAX_TIME:g}")
     return Counters(seq, caption, epoch, float(time))

@@ -1,4 +1,4 @@
-"""`EventOutbox`: events that wait, in order, until a disk has taken the finals among them."""
+"""`EventOutbox`: events that wait, in order, until the finals among them are on the disk."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from streamcap.captions.caption import Caption
 from streamcap.captions.event import Extend, Payload, Status
 
-# Twenty minutes of a caption a second, about 1 MB.
+# 20 minutes at one caption a second; about 1 MB.
 MAX_EVENTS = 1200
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """An event without a number as yet."""
+    """An event that has no number yet."""
 
     payload: Payload
     live: bool = True
@@ -30,15 +30,14 @@ class Outgoing:
 
 
 class EventOutbox:
-    """Pure; of one thread. Policy when full: the oldest interim is dropped, else the oldest event (DROP_OLDEST).
+    """Pure; for one thread. Policy when full: drop the oldest interim, else the oldest event (DROP_OLDEST).
 
-    While it is `blocked`, an event that says all that one before it said takes its place: the newest status, the newest
-    `extend` of a final; and interims are not taken.
+    While it is `blocked`, only the newest status and the newest `extend` of each final are kept, and no interims.
     """
 
     def __init__(self, max_events: int = MAX_EVENTS) -> None:
         self.dropped_finals = 0
-        """Ever."""
+        """Since the start."""
         self._blocked = False
         self._max_events = max_events
         self._events: deque[Outgoing] = deque()
@@ -48,14 +47,14 @@ class EventOutbox:
 
     @property
     def blocked(self) -> bool:
-        """Whether it will take long until these are sent."""
+        """Whether the disk fails or hangs, so that events wait for long."""
         return self._blocked
 
     @blocked.setter
     def blocked(self, blocked: bool) -> None:
         self._blocked = blocked
         if blocked:
-            self._thin()
+            self._compact()
 
     @property
     def finals(self) -> int:
@@ -64,21 +63,21 @@ class EventOutbox:
     def put(self, event: Outgoing) -> None:
         self._events.append(event)
         if self.blocked:
-            self._thin()
+            self._compact()
         if len(self._events) > self._max_events:
             self._drop()
 
-    def take(self, most: int) -> list[Outgoing]:
-        """The oldest, at most so many."""
-        return [self._events.popleft() for _ in range(min(most, len(self._events)))]
+    def take(self, max_events: int) -> list[Outgoing]:
+        """Remove and return the oldest events, at most `max_events`."""
+        return [self._events.popleft() for _ in range(min(max_events, len(self._events)))]
 
     def put_back(self, events: Iterable[Outgoing]) -> None:
-        """What was taken, and could not be sent, is the oldest again."""
+        """Put events that could not be sent back in front."""
         self._events.extendleft(reversed(list(events)))
         while len(self._events) > self._max_events:
             self._drop()
 
-    def _thin(self) -> None:
+    def _compact(self) -> None:
         newest: set[str] = set()
         kept: deque[Outgoing] = deque()
         for event in reversed(self._events):
@@ -96,6 +95,6 @@ class EventOutbox:
         self._events.remove(oldest)
         if oldest.is_final:
             self.dropped_finals += 1
-            # An `extend` of a final that nobody got would tell of what is unknown.
+            # Nobody knows the final that this `extend` is about.
             while self._events and isinstance(self._events[0].payload, Extend):
                 self._events.popleft()

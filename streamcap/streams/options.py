@@ -1,4 +1,4 @@
-"""`StreamOptions`: everything the service is told, checked once."""
+"""`StreamOptions`: options of all streams, checked once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from streamcap.captions.event_log import REPLAY_EVENTS
 from streamcap.errors import InputError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# Device names of one family of systems: a file of this name is no file there.
+# Device names on Windows, whatever the extension.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 def check_name(name: str) -> str:
-    """`name`, if it can be a stream's: it becomes a file name, a path of a URL and part of caption ids."""
+    """Return `name` if it is valid. A stream name is part of file names, URLs and caption ids. Raises InputError."""
     if not _NAME.fullmatch(name) or name.endswith(".") or _RESERVED.fullmatch(name):
         raise InputError(
             f"stream name {name[:80]!r}: use up to 64 letters, digits, '.', '_' and '-', beginning with a letter or "
@@ -26,9 +26,9 @@ def check_name(name: str) -> str:
 
 
 def check_every(every: float) -> float:
-    """`every` seconds between captions of one stream, if it makes sense."""
+    """Return `every` (seconds between captions of a stream) if it is in range. Raises InputError."""
     if not 0.02 <= every <= 3600:
-        raise InputError(f"every {every:g}: seconds between captions, from 0.02 to 3600")
+        raise InputError(f"every {every:g}: must be 0.02 to 3600 seconds between captions")
     return every
 
 
@@ -40,42 +40,44 @@ class StreamOptions:
     out: Path | None = None
     """Directory of the caption files; None: no files."""
     subtitle_window: float = 3600.0
-    """How much of the past the rolling subtitle files hold."""
+    """Time span of the rolling subtitle files."""
     replay_events: int = REPLAY_EVENTS
-    """Events of a stream kept in memory for viewers who come back."""
+    """Events of a stream kept in memory for viewers that reconnect."""
     stall_after: float = 2.0
-    """Without a frame for so long a live stream is `stalled`."""
+    """A live stream without a frame for this long is `stalled`."""
     read_timeout: float = 5.0
-    """Without data for so long a source is lost."""
+    """A source without data for this long is lost."""
     open_timeout: float = 10.0
     keyframes_only: bool = False
-    """Decode keyframes alone: about an eighth of the cost, and as many frames as the camera sends keyframes."""
-    retry_first: float = 1.0
-    retry_most: float = 30.0
-    """Pauses between reconnections grow from the one to the other, jittered."""
+    """Decode keyframes only: about an eighth of the cost, at the keyframe rate of the camera."""
+    min_retry_delay: float = 1.0
+    max_retry_delay: float = 30.0
+    """Pauses between reconnections grow from `min_retry_delay` to `max_retry_delay`, with jitter."""
     max_age: float = 10.0
-    """A caption that comes later than this after its frame is filed, but not pushed as live."""
+    """A caption that is older than this after its frame is written to the files but not sent to live viewers."""
     clip_seconds: float = 4.0
-    """What a clip model sees at a time: the sliding window's length."""
+    """Length of the sliding window of a clip model."""
     max_streams: int = 256
 
     def __post_init__(self) -> None:
         check_every(self.every)
-        for field in ("subtitle_window", "stall_after", "read_timeout", "open_timeout", "retry_first", "max_age"):
+        for field in ("subtitle_window", "stall_after", "read_timeout", "open_timeout", "min_retry_delay", "max_age"):
             if not getattr(self, field) > 0:
-                raise InputError(f"{field.replace('_', '-')} {getattr(self, field):g}: seconds, above 0")
+                raise InputError(f"{field.replace('_', '-')} {getattr(self, field):g}: must be above 0 seconds")
         if self.replay_events < 1:
-            raise InputError(f"replay-events {self.replay_events}: events kept of a stream, at least 1")
-        if self.retry_most < self.retry_first:
-            raise InputError(f"retry-most {self.retry_most:g} is less than retry-first {self.retry_first:g}")
+            raise InputError(f"replay-events {self.replay_events}: must keep at least 1 event of a stream")
+        if self.max_retry_delay < self.min_retry_delay:
+            raise InputError(
+                f"max-retry-delay {self.max_retry_delay:g} is less than min-retry-delay {self.min_retry_delay:g}"
+            )
         if not self.clip_seconds > 0:
-            raise InputError(f"clip-seconds {self.clip_seconds:g}: seconds, above 0")
+            raise InputError(f"clip-seconds {self.clip_seconds:g}: must be above 0 seconds")
         if self.out is not None:
             prepare_directory(self.out)
 
 
 def prepare_directory(path: Path) -> None:
-    """Make the directory `path` and make sure that a file can be written there. Raises InputError."""
+    """Create the directory `path` and check that it is writable. Raises InputError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".write-test-{os.getpid()}"

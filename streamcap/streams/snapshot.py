@@ -1,4 +1,4 @@
-"""`StreamSnapshot`: a stream as those outside see it, at one moment."""
+"""`StreamSnapshot`: the state of a stream at one moment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StreamSnapshot:
-    """What `GET /streams` and the page say of a stream."""
+    """What `GET /streams` and the web page show of a stream."""
 
     name: str
     url: str
@@ -27,10 +27,10 @@ class StreamSnapshot:
     source: dict[str, int]
     last_caption: dict[str, object] | None
     decode_skipped: int = 0
-    """Samples whose frame had not moved, so that the decoder was not asked; they count as extended too."""
+    """Samples whose image had not changed, so that nothing was decoded. Also counted in `extended`."""
     samples_missed: int = 0
-    """Moments for which no frame came in time."""
+    """Scheduled times for which no frame arrived in time."""
     frame_conversion_errors: int = 0
-    """Sampled frames lost since they could not be converted."""
+    """Sampled frames that could not be converted."""
     files_dropped: int = 0
-    """Finals that no viewer got, since the disk refused or hung for too long."""
+    """Finals that no viewer received, because the disk failed or hung for too long."""

@@ -1,4 +1,4 @@
-"""`SourceThread`: one opening of a source, on a thread of its own: decode, keep, choose, convert, hand to the engine."""
+"""`SourceThread`: one connection to a source, on its own thread: decode, buffer, sample, convert, submit."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ from streamcap.streams.stream_deps import StreamDeps
 log = logging.getLogger(__name__)
 
 
-class ReaderListener(Protocol):
-    """Who hears of one opening of a source. All are called on the reader's thread."""
+class SourceListener(Protocol):
+    """Callbacks of one connection. All run on the source's thread."""
 
     def opened(self, info: SourceInfo) -> None: ...
     def first_frame(self, frame: Frame) -> None: ...
     def sampled(self, sample: Sample) -> None:
-        """A sample for the engine; must not block."""
+        """A sample for the engine. Must not block."""
 
     def ended(self, error: StreamcapError | None) -> None:
-        """What ended it; None after `stop`."""
+        """The connection ended because of `error`; None after `stop`."""
 
 
 @dataclass(slots=True)
 class SourceStatistics:
-    """Counted over all openings of one stream's source; written by the reading thread alone."""
+    """Counters over all connections of one stream. Only the source's thread writes them."""
 
     frames: int = 0
     sampled: int = 0
     frame_conversion_errors: int = 0
     samples_missed: int = 0
-    """Moments for which no frame was taken."""
+    """Scheduled times for which no frame was taken."""
 
 
 class SourceThread:
     """Reads `source` until it ends or `stop` is called.
 
     Parameters:
-        opening: counts the openings of this stream's source, so that the timeline tells their epochs apart.
+        connection_no: counts the connections of this stream, so that the timeline can tell their epochs apart.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SourceThread:
         stream: str,
         source: Source,
         deps: StreamDeps,
-        listener: ReaderListener,
+        listener: SourceListener,
         *,
         connection_no: int,
         ring: FrameRing,
@@ -69,9 +69,9 @@ class SourceThread:
     ) -> None:
         self.source = source
         self.last_frame_at: float | None = None
-        """Monotonic seconds of the newest frame's arrival; None before the first."""
+        """Monotonic seconds at which the newest frame arrived; None before the first."""
         self._stream = stream
-        self._opening = connection_no
+        self._connection_no = connection_no
         self._ring = ring
         self._schedule = schedule
         self._timeline = timeline
@@ -89,7 +89,7 @@ class SourceThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask it to end; `ended` is called within the source's read timeout. Idempotent, from any thread."""
+        """Request the end; `ended` is called within the source's read timeout. Idempotent, from any thread."""
         self._stopping = True
         self.source.stop()
 
@@ -103,22 +103,22 @@ class SourceThread:
                     break
         except StreamcapError as error:
             end = error
-        except Exception as error:  # a decoder's unforeseen failure costs this opening, not the stream
+        except Exception as error:  # an unexpected error costs this connection, not the stream
             log.exception("the source of stream %s failed", self._stream)
             end = SourceLost(redact(f"{type(error).__name__}: {error}".splitlines()[0]))
         finally:
             self.source.close()
-        self._listener.ended(None if self._stopping else end or SourceLost("the source stopped without saying why"))
+        self._listener.ended(None if self._stopping else end or SourceLost("the source ended without a reason"))
 
     def _take(self, frame: Frame) -> None:
         first = self.last_frame_at is None
-        # When its bytes came: a decoder may hand out at a timeout what it held back.
+        # When its bytes arrived: a decoder may release delayed frames only at a timeout.
         self.last_frame_at = min(frame.arrived, self._monotonic())
         if first:
             self._listener.first_frame(frame)
         self._statistics.frames += 1
         self._ring.push(frame)
-        start = self._timeline.place(self._opening, frame.epoch, frame.time, frame.arrived)
+        start = self._timeline.place(self._connection_no, frame.epoch, frame.time, frame.arrived)
         if not self._schedule.due(frame):
             return
         self._statistics.samples_missed = self._samples_missed_before + self._schedule.missed
@@ -126,7 +126,7 @@ class SourceThread:
         try:
             pixels = self._convert(frames)
         except (av.FFmpegError, ValueError, MemoryError) as error:
-            # A frame that cannot be converted is one frame lost, not the stream.
+            # One frame is lost, the stream continues.
             self._statistics.frame_conversion_errors += 1
             log.warning("stream %s: a frame could not be converted: %s", self._stream, redact(error))
             return

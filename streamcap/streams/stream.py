@@ -1,4 +1,4 @@
-"""`Stream`: one stream's supervisor — its source opened, watched, and opened again for ever."""
+"""`Stream`: the supervisor of one stream: opens the source, watches it, and reconnects."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from streamcap.streams.source_thread import SourceStatistics, SourceThread
 from streamcap.streams.stream_deps import StreamDeps
 
 STALL_CHECK_S = 0.25
-# A connection that gave frames and lived so long was a good one: the next pause is short again.
+# A connection that gave frames for this long resets the backoff.
 STABLE_AFTER_S = 10.0
-# How long a removed stream's reader may take; after that its daemon thread is left to its own read timeout.
+# How long a removed stream waits for its source thread. After that the daemon thread ends at its read timeout.
 READER_STOP_TIMEOUT_S = 1.0
-# How long a source that has ended waits for the caption of its last sample.
+# How long a stream whose source has ended waits for the caption of the last sample.
 DRAIN_TIMEOUT_S = 30.0
 
 
 def _ring(deps: StreamDeps) -> FrameRing:
-    """What a sample looks back at: a few frames for each of a clip model's, for any other model the newest alone."""
+    """The frames a sample is made from: several for each frame of a clip model, else only the newest."""
     seconds, clip_length = deps.options.clip_seconds, deps.clip_length
     if clip_length is None:
         return FrameRing(seconds=seconds, frames=1)
     steps = 4 * clip_length
     spacing = seconds / steps
-    # One spacing more, since frames do not fall on the window's edge; both ends count, and so does the newest.
+    # One spacing more, because frames do not fall on the window's edges. Both edges and the newest frame count.
     return FrameRing(seconds=seconds + spacing, frames=steps + 3, spacing=spacing)
 
 
 class Stream:
-    """All methods on the event loop. `run` is its one task; the set of streams owns it."""
+    """All methods run on the event loop. `StreamSet` owns the one task, `run`."""
 
     def __init__(self, name: str, url: str, every: float, deps: StreamDeps, first: Counters | None = None) -> None:
         self.name = name
@@ -70,7 +70,8 @@ class Stream:
 
     @property
     def track(self) -> CaptionTrack:
-        return self.publisher.track
+        """The captions that viewers may see."""
+        return self.publisher.published
 
     @property
     def state(self) -> StreamState:
@@ -78,32 +79,36 @@ class Stream:
 
     @property
     def source_url(self) -> str:
-        """With its password: never shown."""
+        """Includes the password; never show it."""
         return self._secret_url
 
     async def prepare(self) -> None:
-        """Go on with the numbers and the time of an earlier stream of this name, and take up what one filed.
+        """Lock the files and continue the numbers and the time of an earlier stream of this name.
 
-        Raises OSError; InputError where the files are another's.
+        Raises OSError; FilesLockedError if another stream or process writes the files.
         """
         await self.publisher.open()
         begin = self.publisher.begin
         self._timeline = Timeline(begin.time, begin.epoch)
 
     async def unlock(self) -> None:
-        """Let go of its files: it never began, or is over. Idempotent."""
+        """Release the files. Idempotent."""
         await self.publisher.release_files()
 
+    def fail(self, reason: str) -> None:
+        """Show the stream as `failed`; its task is never started."""
+        self.publisher.fail(reason)
+
     def counters(self) -> Counters:
-        """Where another stream of this name may go on."""
+        """Where the next stream of this name starts."""
         return self.publisher.counters().union(Counters(epoch=self._timeline.epoch, time=self._timeline.last))
 
     def register(self) -> None:
-        """Be there for viewers."""
+        """Make the stream visible to viewers."""
         self.publisher.register()
 
     async def run(self) -> None:
-        """Read for ever; returns when the source has ended for good. Cancelled, it closes the last cue and files."""
+        """Read until the source has ended for good. On cancellation, close the last cue and the files."""
         publishing = asyncio.create_task(self.publisher.run(), name=f"files-{self.name}")
         try:
             await self._supervise()
@@ -112,7 +117,7 @@ class Stream:
             raise
         finally:
             self.publisher.close_cue(self._timeline.last)
-            # What is still being captioned would be neither filed nor within the closed cue.
+            # Later outcomes would be neither in the files nor within the closed cue.
             self._closed = True
             try:
                 self.publisher.close()
@@ -121,7 +126,7 @@ class Stream:
                 await self.unlock()
 
     def view(self) -> StreamSnapshot:
-        """A snapshot."""
+        """The stream's present state."""
         info = self.info or SourceInfo(0, 0, 0.0, "", live=True)
         publisher, last = self.publisher, self.track.last
         return StreamSnapshot(
@@ -149,19 +154,19 @@ class Stream:
         )
 
     def newest_frame(self) -> Frame | None:
-        """The newest decoded frame, for those who watch."""
+        """The newest decoded frame, for previews."""
         return self._ring.newest()
 
     def push_source(self) -> PushSource | None:
-        """Where a publisher's frames go, if this stream waits for or has a publisher (`whip:`)."""
+        """The source that a WHIP publisher feeds; None if this is not a `whip:` stream."""
         source = self._source_thread.source if self._source_thread is not None else None
         return source if isinstance(source, PushSource) else None
 
     def on_outcome(self, outcome: Outcome) -> None:
-        """What the engine said of one of this stream's samples."""
+        """Handle the engine's outcome of one sample."""
         sample = outcome.sample
         if self._closed or sample.submitted < self._created:
-            return  # of an earlier stream of this name, or too late
+            return  # too late, or of an earlier stream of this name
         if not isinstance(outcome, Interim):
             self._answered = sample
             self._answered_event.set()
@@ -169,7 +174,7 @@ class Stream:
 
     async def _supervise(self) -> None:
         options, publisher = self._deps.options, self.publisher
-        backoff = Backoff(options.retry_first, options.retry_most)
+        backoff = Backoff(options.min_retry_delay, options.max_retry_delay)
         connection_no = 0
         publisher.set_state(StreamState.CONNECTING)
         while True:
@@ -187,53 +192,53 @@ class Stream:
                 backoff.reset()
             self.reconnections += 1
             publisher.set_state(StreamState.RECONNECTING, str(end))
-            if self.push_source() is None:  # a publisher comes to us: nobody is spared by a pause
+            if self.push_source() is None:  # a publisher connects to us, so a pause spares nobody
                 await asyncio.sleep(backoff.next())
 
     async def _read(self, connection_no: int) -> StreamcapError | None:
-        """One opening of the source, from open to its end, which is returned."""
-        events = _ReaderEvents(self)
-        reader = self._source_thread = SourceThread(
+        """One connection to the source. Returns why it ended."""
+        listener = _LoopListener(self)
+        source_thread = self._source_thread = SourceThread(
             self.name,
             self._deps.open_source(self._secret_url),
             self._deps,
-            events,
+            listener,
             connection_no=connection_no,
             ring=self._ring,
             schedule=Schedule(self.every),
             timeline=self._timeline,
             statistics=self.reader_statistics,
         )
-        reader.start()
-        end = events.end
+        source_thread.start()
+        end = listener.end
         try:
             while not end.done():
                 await asyncio.wait((end,), timeout=STALL_CHECK_S)
-                self._watch(reader)
+                self._watch(source_thread)
             return end.result()
         finally:
             if not end.done():
-                reader.stop()
+                source_thread.stop()
                 await asyncio.wait((end,), timeout=READER_STOP_TIMEOUT_S)
 
     def submit(self, sample: Sample) -> None:
-        """On the reader's thread."""
+        """Called on the source's thread."""
         self._submitted = sample
         self._deps.submit(sample)
 
     async def _drain(self) -> None:
-        """Until the newest sample, which none can replace any more, has been captioned."""
+        """Wait until the newest sample has been captioned."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
                 while self._answered is not self._submitted:
                     self._answered_event.clear()
                     await self._answered_event.wait()
 
-    def _watch(self, reader: SourceThread) -> None:
-        """Tell live from stalled by the age of the newest frame."""
-        if reader.last_frame_at is None:
+    def _watch(self, source_thread: SourceThread) -> None:
+        """Set `live` or `stalled` by the age of the newest frame."""
+        if source_thread.last_frame_at is None:
             return
-        age = time.monotonic() - reader.last_frame_at
+        age = time.monotonic() - source_thread.last_frame_at
         if age < self._deps.options.stall_after:
             if self.state is not StreamState.LIVE:
                 self.publisher.set_state(StreamState.LIVE)
@@ -241,8 +246,8 @@ class Stream:
             self.publisher.set_state(StreamState.STALLED, f"no frame for {age:.1f} s")
 
 
-class _ReaderEvents:
-    """Carries what a reader says from its thread to the loop."""
+class _LoopListener:
+    """A SourceListener that forwards its callbacks from the source's thread to the event loop."""
 
     def __init__(self, stream: Stream) -> None:
         self._loop = asyncio.get_running_loop()
@@ -266,5 +271,5 @@ class _ReaderEvents:
             self.end.set_result(error)
 
     def _soon(self, callback: Callable[..., object], *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody is left to be told
+        with contextlib.suppress(RuntimeError):  # the loop has closed
             self._loop.call_soon_threadsafe(callback, *args)

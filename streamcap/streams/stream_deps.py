@@ -1,4 +1,4 @@
-"""`StreamDeps`: what a stream needs of the service around it."""
+"""`StreamDeps`: what a stream needs from the rest of the service."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ class StreamDeps:
     open_source: Callable[[str], Source]
     convert: Convert
     submit: Callable[[Sample], None]
-    """Hands a sample to the engine. From any thread."""
+    """Submit a sample to the engine. From any thread."""
     clip_length: int | None
-    """Frames a sample holds, spread over `options.clip_seconds`; None: the one newest frame."""
+    """Frames of a sample, spread over `options.clip_seconds`; None: only the newest frame."""

@@ -1,4 +1,4 @@
-"""`StreamSet`: the set of streams, the tasks that run them, and the way from the engine back to each."""
+"""`StreamSet`: all streams, their tasks, and the delivery of engine outcomes to them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from streamcap.streams.stream_deps import StreamDeps
 log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 3.0
-# Names that are remembered after their stream was removed. Policy when full: the one removed first is forgotten.
+# Counters kept of removed streams. Policy when full: forget the stream that was removed first.
 NAMES_KEPT = 1024
 
 
 class DuplicateStreamError(InputError):
-    """There is a stream of that name already, or one is being removed."""
+    """A stream of that name exists, or is being removed."""
 
 
 class StreamRemovedError(InputError):
@@ -35,21 +35,21 @@ class StreamRemovedError(InputError):
 
 
 class TooManyStreamsError(InputError):
-    """There are as many streams as the service takes."""
+    """The service has `max_streams` streams."""
 
 
 class NotReadyError(StreamcapError):
-    """There is no model yet to caption with."""
+    """The model is still loading."""
 
 
 class StreamSet:
-    """Add, find and remove streams on a running service. All calls on the event loop."""
+    """Add, find and remove streams of a running service. All methods run on the event loop."""
 
     def __init__(self, options: StreamOptions, hub: Hub) -> None:
         self.hub = hub
         self.options = options
         self.ready = False
-        """Whether the model is loaded, the engine runs, and the streams wanted from the start are there."""
+        """Whether the model is loaded, the engine runs, and the streams of the command line are added."""
         self.engine = EngineStatistics()
         """The engine's counters."""
         self._deps: StreamDeps | None = None
@@ -57,10 +57,10 @@ class StreamSet:
         self._streams: dict[str, Stream] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._counters: dict[str, Counters] = {}
-        self._dropped_finals = 0  # of streams that were removed
+        self._dropped_finals = 0  # of removed streams
 
     def begin(self, deps: StreamDeps, *, forget: Callable[[str], None], engine: EngineStatistics) -> None:
-        """The model is there: from now on streams can be added."""
+        """The model is loaded: streams can be added from now on."""
         self._deps, self._forget, self.engine = deps, forget, engine
 
     def names(self) -> list[str]:
@@ -71,7 +71,7 @@ class StreamSet:
 
     @property
     def dropped_finals(self) -> int:
-        """Finals that no viewer got, of all streams ever: a disk refused or hung for too long."""
+        """Finals that no viewer received, because a disk failed or hung; all streams since the start."""
         return self._dropped_finals + sum(stream.publisher.dropped_finals for stream in self._streams.values())
 
     def get(self, name: str) -> Stream:
@@ -82,33 +82,42 @@ class StreamSet:
             known = ", ".join(self._streams) or "none"
             raise UnknownStreamError(f"no stream is named {name[:80]!r}; there are: {known}") from None
 
-    async def add(self, name: str | None, url: str, every: float | None = None) -> Stream:
-        """Start captioning `url`; `name` None: one is made from the URL. Raises InputError, NotReadyError."""
+    async def add(self, name: str | None, url: str, every: float | None = None, *, keep_failed: bool = False) -> Stream:
+        """Start captioning `url`; without a `name`, one is made from the URL.
+
+        keep_failed: a stream whose files cannot be used stays in the set, as `failed`. Raises InputError,
+        NotReadyError.
+        """
         if self._deps is None:
-            raise NotReadyError("the model is loading; try again in a moment")
+            raise NotReadyError("the model is loading; retry in a moment")
         url = check_url(url)
         name = self._free_name(url) if name is None else check_name(name)
         if name in self._streams:
-            raise DuplicateStreamError(f"there is a stream named {name} already; choose another name")
+            raise DuplicateStreamError(f"stream {name} already exists; choose another name")
         if len(self._streams) >= self.options.max_streams:
-            raise TooManyStreamsError(f"there are {len(self._streams)} streams already, the most this service takes")
+            raise TooManyStreamsError(f"the service already has {len(self._streams)} streams, its maximum")
         every = check_every(self.options.every if every is None else every)
         stream = Stream(name, url, every, self._deps, self._counters.get(name))
-        # Claimed before the first await, so that two requests cannot both have it.
+        # Claim the name before the first await, so that two requests cannot both take it.
         self._streams[name] = stream
         try:
             await stream.prepare()
         except OSError as error:
+            reason = f"cannot use the files of stream {name}: {error}"
+            if keep_failed and self._streams.get(name) is stream:
+                stream.fail(reason)
+                await stream.unlock()
+                return stream
             self._release_name(stream)
             await stream.unlock()
-            raise InputError(f"cannot use the files of stream {name}: {error}") from error
-        except BaseException:  # cancelled, too: the name is free again
+            raise InputError(reason) from error
+        except BaseException:  # on cancellation too, free the name
             self._release_name(stream)
             await stream.unlock()
             raise
         if self._streams.get(name) is not stream:
             await stream.unlock()
-            raise StreamRemovedError(f"stream {name} was removed before it began; try again")
+            raise StreamRemovedError(f"stream {name} was removed before it started; retry")
         stream.register()
         task = asyncio.create_task(stream.run(), name=f"stream-{name}")
         task.add_done_callback(_log_failure)
@@ -116,11 +125,11 @@ class StreamSet:
         return stream
 
     async def remove(self, name: str) -> None:
-        """Stop a stream, close its last cue and files, and forget it; its files stay. Raises UnknownStreamError."""
+        """Stop a stream and close its last cue and its files, which stay. Raises UnknownStreamError."""
         stream = self.get(name)
         await _end([self._tasks[name]] if name in self._tasks else [])
         if self._streams.get(name) is not stream:
-            return  # removed by another, and perhaps begun anew
+            return  # another call removed it, and may have added a new one
         self._release_name(stream)
         self._tasks.pop(name, None)
         self._forget(name)
@@ -132,7 +141,7 @@ class StreamSet:
             del self._counters[next(iter(self._counters))]
 
     async def replace(self, name: str, *, url: str | None = None, every: float | None = None) -> Stream:
-        """Start a stream again, with another URL or interval if one is given. Raises as `add`, UnknownStreamError."""
+        """Restart a stream, with a new URL or interval if one is given. Raises as `add`, UnknownStreamError."""
         old = self.get(name)
         url = check_url(old.source_url if url is None else url)
         every = check_every(old.every if every is None else every)
@@ -140,21 +149,21 @@ class StreamSet:
         return await self.add(name, url, every)
 
     async def close(self) -> None:
-        """End all streams within CLOSE_SECONDS; idempotent."""
+        """Stop all streams within CLOSE_SECONDS. Idempotent."""
         self.ready = False
         await _end(list(self._tasks.values()))
         self.hub.close("the service is stopping")
 
     def dispatch(self, outcomes: Sequence[Outcome]) -> None:
-        """Hand each outcome to its stream; one of a stream that is gone is dropped."""
+        """Deliver each outcome to its stream; drop those of removed streams."""
         for outcome in outcomes:
             stream = self._streams.get(outcome.sample.stream)
             if stream is None:
                 continue
             try:
                 stream.on_outcome(outcome)
-            except Exception:  # one stream's trouble is no other's: theirs are in the same list
-                log.exception("stream %s: what the engine said of a sample was lost", stream.name)
+            except Exception:  # the other streams' outcomes are in the same list
+                log.exception("stream %s: an outcome of the engine was lost", stream.name)
 
     def _release_name(self, stream: Stream) -> None:
         if self._streams.get(stream.name) is stream:
@@ -168,10 +177,10 @@ class StreamSet:
 
 
 def _name_of(url: str) -> str:
-    """A stream name out of a URL: the last part of its path, else its host, else its scheme."""
-    deps = urlsplit(url)
-    last = deps.path.rstrip("/").rpartition("/")[2].rpartition(".")
-    for candidate in (last[0] or last[2], deps.hostname or "", deps.scheme):
+    """A stream name from a URL: the last part of the path, else the host, else the scheme."""
+    parts = urlsplit(url)
+    file_name = parts.path.rstrip("/").rpartition("/")[2].rpartition(".")
+    for candidate in (file_name[0] or file_name[2], parts.hostname or "", parts.scheme):
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", candidate).strip("-._")[:48]
         if name:
             with contextlib.suppress(InputError):
@@ -181,7 +190,7 @@ def _name_of(url: str) -> str:
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
-        # Asked once: a second time would cut short what it does to end well.
+        # Cancel once: a second time would interrupt the clean end.
         if not task.cancelling():
             task.cancel()
     if tasks:

@@ -1,4 +1,4 @@
-"""Captions made for tests."""
+"""Captions for tests."""
 
 from __future__ import annotations
 

@@ -73,6 +73,35 @@ def test_lines_break_at_best_word(lengths: list[int], count: int) -> None:
         assert abs(len(broken[0]) - whole / 2) == best
 
 
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("two dogs and a cat are sleeping on the sofa near a window", "two dogs and a cat are sleeping"),
+        ("a woman in a blue coat is walking across the street in rain", "a woman in a blue coat is walking"),
+        ("some people who are sitting at a table drinking their coffee", "some people who are sitting at"),
+        # Every break that fits is after an article: the most even one is used.
+        (f"{'x' * 38} the {'y' * 41}", f"{'x' * 38} the"),
+    ],
+)
+def test_line_does_not_end_in_an_article(text: str, first: str) -> None:
+    lines = wrap_lines(text)
+    assert lines[0] == first
+    assert max(map(len, lines)) <= 42
+
+
+ARTICLES = ("a", "an", "the", "The")
+WORDS = st.sampled_from([*ARTICLES, "dog", "umbrella", "is", "photographer"])
+
+
+@given(st.lists(WORDS, min_size=2, max_size=20).map(" ".join))
+def test_article_ends_a_line_only_without_choice(text: str) -> None:
+    lines, words = wrap_lines(text), text.split()
+    if len(lines) < 2 or lines[0].split()[-1] not in ARTICLES:
+        return
+    breaks = [(words[:cut], words[cut:]) for cut in range(1, len(words)) if words[cut - 1] not in ARTICLES]
+    assert not any(len(" ".join(line)) <= 42 and len(" ".join(rest)) <= 42 for line, rest in breaks)
+
+
 def test_lines_of_many_words_take_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamcap.captions.text.MAX_TEXT_CHARACTERS", 10_000_000)
     began = time.process_time()

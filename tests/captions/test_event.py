@@ -1,4 +1,4 @@
-"""The shapes are public: other programs are written against them."""
+"""The events are public: other programs depend on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SRT and WebVTT are judged by ffprobe, which we did not write."""
+"""SRT and WebVTT, checked with ffprobe."""
 
 from __future__ import annotations
 

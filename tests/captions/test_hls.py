@@ -1,4 +1,4 @@
-"""HLS subtitles by RFC 8216; each segment is judged by ffprobe, which we did not write."""
+"""HLS subtitles by RFC 8216; each segment is checked with ffprobe."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_extended_caption_keeps_published_segments() -> None:
             text = hls.segment(track.cues, number)
             assert published.setdefault(number, text) == text
     times = [line for text in published.values() for line in re.findall(r"^\S+ --> \S+$", text, re.MULTILINE)]
-    # One after the other, so that no player has two of them on screen.
+    # Consecutive, so that no player shows two at once.
     assert times == [f"00:00:{6 * n:02}.000 --> 00:00:{6 * n + 6:02}.000" for n in range(6)]
 
 
@@ -55,9 +55,9 @@ def test_segment_is_published_when_final() -> None:
     assert hls.playlist_window(CUES[:1], 6999, ended=False) == hls.PlaylistWindow(0, 0)
     assert hls.playlist_window(CUES[:1], 7000, ended=False) == hls.PlaylistWindow(0, 1)
     assert hls.playlist_window([], 0, ended=False) == hls.PlaylistWindow(0, 0)
-    # The end of the stream publishes what is left.
+    # The end of the stream publishes the last segment.
     assert hls.playlist_window(CUES, 26_000, ended=True) == hls.PlaylistWindow(0, 5, ended=True)
-    # The window rolls: what is trimmed is gone from the playlist, and its numbers do not come again.
+    # The window rolls: trimmed segments leave the playlist, and their numbers are not used again.
     assert hls.playlist_window(CUES[2:], 32_000, ended=False) == hls.PlaylistWindow(4, 5)
 
 

@@ -66,7 +66,7 @@ def test_new_subscriber_gets_status_and_current_caption(hub: Hub) -> None:
     _, status, shown, live = texts(newcomer)
     assert (status["type"], status["state"]) == ("status", "live")
     assert (shown["text"], live["text"]) == ("a man opens a door", "a dog runs")
-    # From the first message on, numbers grow by one; and the last is where to take up.
+    # Numbers grow by one from the first message; the last is where to resume.
     assert [m["seq"] for m in (status, shown, live)] == [3, 4, 5]
 
 
@@ -93,7 +93,7 @@ def test_inactive_stream_replays_no_caption(hub: Hub, state: StreamState) -> Non
     hub.publish(Status("door", state))
     _, *told = texts(listen(hub))
     assert [(m["type"], m["seq"]) for m in told] == [("status", 3)]
-    # When it is back it is looked at anew.
+    # After the reconnection there is no current caption.
     hub.publish(Status("door", StreamState.LIVE))
     _, *told = texts(listen(hub))
     assert [(m["type"], m["seq"]) for m in told] == [("status", 4)]
@@ -176,7 +176,7 @@ def test_slow_subscriber_loses_interims_first(hub: Hub) -> None:
         hub.publish(caption(number=number, is_final=False))
         hub.publish(caption(number=number))
     _, *left = texts(slow)
-    # What is not there is in a gap: 1 to 5, then every interim.
+    # Missing numbers are gaps: 1 to 5, then every interim.
     assert left[0] == {"type": "gap", "stream": "door", "from": 1, "to": 5}
     assert [(m["from"], m["to"]) for m in left[1:] if m["type"] == "gap"] == [(7, 7), (9, 9), (11, 11)]
     assert [m["id"] for m in left if m["type"] == "caption"] == ["door-3", "door-4", "door-5", "door-6"]
@@ -237,7 +237,7 @@ def test_restored_event_log_continues_seq(clock: Clock) -> None:
     hub.publish(caption(number=6))
     _, gap, *kept = texts(listen(hub, since=1))
     assert (gap["from"], gap["to"]) == (2, 2)
-    # What the earlier run sent after its last final is lost, and said to be.
+    # Events of the earlier run after its last final are a gap.
     assert [event.get("seq", "gap") for event in kept] == [3, 4, 5, "gap", 9]
     assert (kept[3]["from"], kept[3]["to"]) == (6, 8)
     _, *kept = texts(listen(hub, since=7))

@@ -61,3 +61,18 @@ def test_subtitle_window_keeps_newest_cue() -> None:
 def test_whitespace_is_collapsed() -> None:
     track = CaptionTrack("door", every=1.0)
     assert track.final(at(1.0), " a door\n\n opens ", -0.4, LATENCY).text == "a door opens"
+
+
+def test_apply_repeats_what_another_track_published() -> None:
+    track, shown = CaptionTrack("door", every=1.0), CaptionTrack("door", every=1.0)
+    shown.apply(track.interim(at(0.0), "a", LATENCY))
+    first = track.final(at(0.0), "a dog", -0.5, LATENCY)
+    shown.apply(first)
+    lost = track.final(at(1.0), "a cat", -0.5, LATENCY)
+    extend = track.extend(at(2.0))
+    assert extend is not None
+    shown.apply(extend)  # of a final that was not published
+    assert (shown.last, shown.end) == (first, 1.0)
+    shown.apply(lost)
+    shown.apply(extend)
+    assert (shown.cues, shown.last, shown.end) == (track.cues, lost, 3.0)

@@ -1,4 +1,4 @@
-"""Clients that remember all they got and resume for ever: one on a websocket, one on server-sent events."""
+"""Clients that store all messages and always resume: one for websocket, one for SSE."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ResumingClient:
 
     def _read_for_ever(self) -> None:
         while not self._stopping:
-            # It was killed, or is not there yet.
+            # The service was killed, or has not started yet.
             with contextlib.suppress(OSError, WebSocketException, http.client.HTTPException):
                 self._read()
             time.sleep(RETRY_SECONDS)

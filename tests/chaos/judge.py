@@ -1,4 +1,4 @@
-"""One reader who knows only the public contract: what clients got and what the files say, against each other."""
+"""Checks the messages of all clients and all files against each other, by the public contract only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Verdict:
     events: int = 0
     gaps: int = 0
     finals_in_gaps: int = 0
-    """In the file, but not sent: the disk hung, or the file was rotated away before the next run read it."""
+    """In the file, but not sent: the disk hung, or the file was rotated before the next run."""
 
 
 def read_finals(paths: Iterable[Path], verdict: Verdict) -> dict[int, dict[str, Any]]:
@@ -48,7 +48,7 @@ def judge_client(
     *,
     may_miss: bool,
 ) -> dict[int, dict[str, Any]]:
-    """What one client got, over all runs; its events by number.
+    """Check the messages of one client over all runs. Returns its events by number.
 
     may_miss: finals of the files may lie in gaps: the disk hung, or files were rotated away.
     """
@@ -66,7 +66,7 @@ def judge_client(
         if kind == "hello":
             continue
         first, last = (message["from"], message["to"]) if kind == "gap" else (message["seq"], message["seq"])
-        # Who comes without a number gets the final on screen and its newest `extend`, not those between.
+        # Without `since`, a client receives the current final and its newest `extend` only.
         is_greeting = kind == "extend" and len(events) == 2 and message["id"] in final_ids
         if expected and first != expected and not is_greeting:
             complain(f"run {run}: after {expected - 1} came {first}: {json.dumps(message)[:200]}")
@@ -108,11 +108,11 @@ def judge_client(
 
 
 def judge_clients(clients: Sequence[dict[int, dict[str, Any]]], verdict: Verdict) -> None:
-    """No two clients got different things under one number."""
+    """Check that no two clients received different events with one number."""
     seen: dict[int, dict[str, Any]] = {}
     for events in clients:
         for seq, message in events.items():
-            # A status is told again, to those who come, under a number that was another's.
+            # New subscribers receive the status with the number of another event.
             if seen.setdefault(seq, message) != message and message["type"] == seen[seq]["type"] != "status":
                 verdict.violations.append(f"seq {seq} is {json.dumps(message)[:150]} and {json.dumps(seen[seq])[:150]}")
 

@@ -1,4 +1,4 @@
-"""Kills the real service at random moments, in four weathers, and lets one reader judge what is left.
+"""Kills the real service at random moments under four disk conditions, and checks the results.
 
 python -m tests.chaos.storm --kills 300    prints a table; its exit status is 1 where a promise was broken.
 """
@@ -29,7 +29,7 @@ MAX_ALIVE_SECONDS = 4.0
 
 
 class FakeService(Service):
-    """With a model that costs nothing."""
+    """With the fast fake model."""
 
     command = (sys.executable, "-m", "tests.chaos.fake_model", "serve")
 
@@ -43,7 +43,7 @@ class FixedPortService(FakeService):
 
 
 class Weather:
-    """What happens to the disk of a running service from outside."""
+    """Disk faults of a running service."""
 
     def __init__(self, kind: str, out: Path, rng: random.Random) -> None:
         self.kind = kind
@@ -52,7 +52,7 @@ class Weather:
         self._rng = rng
 
     def strike(self, pid: int) -> None:
-        """Between two looks; any number of times."""
+        """Cause a fault, or not. Called repeatedly."""
         if self.kind == "full" and self._rng.random() < 0.7:
             with contextlib.suppress(OSError):
                 size = self._jsonl.stat().st_size
@@ -67,7 +67,7 @@ class Weather:
                 self._jsonl.touch()
 
     def clear(self) -> None:
-        """Once the service is dead."""
+        """Remove the FIFO after a kill."""
         if self._jsonl.is_fifo():
             self._jsonl.unlink()
 
@@ -119,7 +119,7 @@ def run_storm(kind: str, kills: int, out: Path, seed: int = 0, max_alive: float 
 
 
 def _free_port() -> int:
-    """Below those that the system gives to clients: one that calls a port nobody listens on may else get that port."""
+    """Below the ephemeral ports: a client that connects to a closed port might otherwise get that port."""
     for port in random.SystemRandom().sample(range(20_000, 30_000), 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))

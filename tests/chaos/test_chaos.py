@@ -1,4 +1,4 @@
-"""A short storm in each weather; `make chaos` is the long one. And the judge itself, who must see what is broken."""
+"""A short storm under each condition (`make chaos` runs the long one), and tests of the judge itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model whose captions and embeddings are known: the colour of the image says it all."""
+"""A model with known captions and embeddings, made from the color of the image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MadeResult:
 
 
 class ColorModel:
-    """Embeds an image as its mean colour; its caption is `color R G B`. Can be held, and can fail."""
+    """Embeds an image as its mean color; its caption is `color R G B`. Can block, and can fail."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []

@@ -15,7 +15,7 @@ def unit(*values: float) -> np.ndarray:
     return row / np.linalg.norm(row)
 
 
-# Cosine distances from A: NEAR_A 0.001 (the same image), MOVED 0.05 (it has moved), B 1 (another scene).
+# Cosine distances from A: NEAR_A 0.001 (the same image), MOVED 0.05 (same scene in motion), B 1 (another scene).
 A, NEAR_A, MOVED, B = unit(1, 0, 0), unit(1, 0.05, 0), unit(1, 0.33, 0), unit(0, 1, 0)
 SAID = "a man opens a door"
 
@@ -125,7 +125,7 @@ TEXTS = st.sampled_from([SAID, "a man closes a door", "a cat", "a dog"])
 @settings(deadline=None)
 @given(st.lists(st.tuples(PICTURES, TEXTS), min_size=1, max_size=60), st.sampled_from([0.5, 1.0]))
 def test_new_text_waits_at_most_one_sample(last_sample_at: list[tuple[np.ndarray, str]], every: float) -> None:
-    """Whatever comes: of two neighbouring samples that were decoded, the later one's sentence is on screen."""
+    """Of two consecutive decoded samples, the text of the later one is shown."""
     gate = ChangeGate(ChangeGateOptions(threshold=0.02, refresh_interval=5.0))
     shown, unsaid = "", 0
     for number, (features, text) in enumerate(last_sample_at):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def running() -> Iterator[Running]:
 
 
 def hold(running: Running) -> None:
-    """Let the device be busy with a first sample."""
+    """Keep the device busy with a first sample."""
     running.model.gate.clear()
     running.engine.submit(sample("first", RED))
     assert running.model.entered.wait(TIMEOUT_FACTOR)
@@ -101,7 +101,7 @@ def test_nan_is_a_failure_of_its_row_alone(what: str) -> None:
         rows[embeddings[:, 2] > 0] = np.nan
         return rows
 
-    def nan_decode(embeddings: np.ndarray, *, on_text: object = None, streams: Sequence[str]) -> list[MadeResult]:
+    def nan_decode(embeddings: np.ndarray, *, streams: list[str], on_text: object = None) -> list[MadeResult]:
         return [
             MadeResult(made.text, float("nan") if row[2] > 0 else -0.5)
             for made, row in zip(decode(embeddings, streams=streams), embeddings, strict=True)
@@ -180,7 +180,7 @@ def test_same_text_sends_no_interim() -> None:
 
 
 def test_unconfirmed_caption_waits_for_next_sample() -> None:
-    # From red 250 to 20 it is a cosine distance of 0.0019: moved, but less than five thresholds.
+    # From red 250 to 20 is a cosine distance of 0.0019: changed, but less than five thresholds.
     running = Running(threshold=0.001, interim_interval=0.1)
     darker = (20, 0, 0)
     last_sample_at = [RED, darker, RED, darker, darker]

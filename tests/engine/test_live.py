@@ -1,4 +1,4 @@
-"""The captioner as the engine's model: a stream's past is its next caption's draft."""
+"""The captioner as the engine's model: a stream's earlier captions are drafts."""
 
 from __future__ import annotations
 

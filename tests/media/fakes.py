@@ -1,4 +1,4 @@
-"""Frames and files the media tests use."""
+"""Frames and files for the media tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCENE = Scene("dog", "brown", 2, "run", "grass", look=5)
 
 
 def made_frame(time: float, *, epoch: int = 0, arrived: float | None = None, size: tuple[int, int] = (16, 16)) -> Frame:
-    """A frame at media `time` that came as soon as it could, unless told otherwise."""
+    """A frame at media `time` that arrived without delay, unless `arrived` is given."""
     at = time if arrived is None else arrived
     return Frame(
         video_frame=av.VideoFrame(*size, "yuv420p"),
@@ -30,7 +30,7 @@ def made_frame(time: float, *, epoch: int = 0, arrived: float | None = None, siz
 
 
 def drawn(width: int, height: int, time: float = 0.0) -> av.VideoFrame:
-    """A drawn scene as a decoder gives it."""
+    """A synthetic scene as a decoded frame."""
     pixels = draw(SCENE, time, width, height)
     return av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
 
@@ -46,7 +46,7 @@ def write_video(
     audio: bool = False,
     container: str | None = None,
 ) -> Path:
-    """A short film of one drawn scene."""
+    """A short film of one synthetic scene."""
     with av.open(str(path), "w", format=container) as out:
         streams = []
         if video:

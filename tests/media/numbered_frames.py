@@ -1,4 +1,4 @@
-"""Videos whose every frame says its own number, so that a test can tell which one it was given."""
+"""Videos whose frames show their number, so that a test can identify them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def numbered(number: int, width: int, height: int) -> npt.NDArray[np.uint8]:
 
 
 def read_number(pixels: npt.NDArray[np.uint8]) -> int:
-    """What an image made by `numbered` says, however it was scaled: uint8 RGB (H, W, 3)."""
+    """The number in an image made by `numbered`, at any scale: uint8 RGB (H, W, 3)."""
     width = pixels.shape[1]
     middles = [pixels[:, (2 * bit + 1) * width // (2 * BITS)].mean() for bit in range(BITS)]
     return sum(1 << bit for bit, light in enumerate(middles) if light > 127)
@@ -75,14 +75,14 @@ def ffmpeg(*arguments: str | Path) -> None:
 
 
 def ffprobe_times(path: Path) -> list[float | None]:
-    """Every frame's PTS in seconds, by ffprobe, in order of display; its best guess, or None, where a file has none."""
+    """Every frame's PTS in seconds, by ffprobe, in display order; its best guess or None if a file has none."""
     frames = _ffprobe(path, "-select_streams", "v:0", "-show_frames")["frames"]
     said = [frame.get("pts_time", frame.get("best_effort_timestamp_time")) for frame in frames]
     return [None if time is None else float(time) for time in said]
 
 
 def ffprobe_cues(path: Path) -> list[tuple[float, float]]:
-    """Begin and duration of every cue of a subtitle file, by ffprobe, in seconds."""
+    """Start and duration of every cue of a subtitle file, by ffprobe, in seconds."""
     packets = _ffprobe(path, "-show_packets")["packets"]
     return [(float(packet["pts_time"]), float(packet["duration_time"])) for packet in packets]
 

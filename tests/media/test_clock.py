@@ -1,4 +1,4 @@
-"""Whatever timestamps a camera gives, time goes forward; what is sound is not touched."""
+"""Media time goes forward for any timestamps; valid timestamps do not change."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_restarted_clock_opens_an_epoch() -> None:
     made = stamps([900_000, 903_000, 0, 3000, 6000, 9000])
     assert [stamp.epoch for stamp in made] == [0, 0, 0, 0, 1, 1]
     assert [stamp.pts for stamp in made[4:]] == [6000, 9000]
-    # Until it is certain, time goes on by arrival.
+    # Until the jump is certain, time continues by arrival.
     assert [stamp.time for stamp in made[:4]] == pytest.approx([10 + number / 30 for number in range(4)], abs=1e-3)
 
 
@@ -154,7 +154,7 @@ def test_clock_that_begins_again_all_the_time_is_ignored() -> None:
 
 
 def odd_source(rng: random.Random, seconds: float, rate: float) -> Iterator[tuple[int | None, float]]:
-    """Timestamps with arrivals: a random mixture of leaps, steps, drift, repeats, jitter, gaps and missing ones."""
+    """Timestamps with arrivals: a random mixture of jumps, steps, drift, repeats, jitter, gaps and missing ones."""
     kinds = {kind for kind in ("leap", "step", "drift", "repeat", "jitter", "gap", "none") if rng.random() < 0.5}
     often = 10 ** rng.uniform(-2.5, -0.5)
     drift = rng.choice([0.2, 0.5, 0.9, 0.99, 1.01, 1.2, 2.0, 4.0]) if "drift" in kinds else 1.0
@@ -192,5 +192,5 @@ def test_clock_keeps_its_bounds_under_any_stamps() -> None:
             assert -MAX_LAG_SECONDS - 1 <= lead <= MAX_LEAD_SECONDS + 1, seed
             taken += schedule.due(replace(frame, time=stamp.time, epoch=stamp.epoch, arrived=arrived))
         assert clock.epochs <= MAX_EPOCHS_A_MINUTE, seed
-        # One caption a second, but for what time gained or lost, and one more where an epoch begins.
+        # One caption a second, plus or minus what time gained or lost, and one more for each epoch.
         assert taken <= seconds / every + MAX_LEAD_SECONDS + 2 + clock.epochs, seed

@@ -1,4 +1,4 @@
-"""Frames as a model wants them, held against Pillow's scaling and ffmpeg's turning."""
+"""Converted frames, compared with Pillow's scaling and ffmpeg's rotation."""
 
 from __future__ import annotations
 

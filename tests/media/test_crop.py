@@ -1,4 +1,4 @@
-"""Windows against the whole image, scaled and cut."""
+"""`CropScaler`, compared with scaling the complete frame and cropping it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def whole(video_frame: av.VideoFrame, spec: ImageSpec) -> np.ndarray:
 
 
 def noisy(width: int, height: int, pixel_format: str = "yuv420p") -> av.VideoFrame:
-    """A drawn scene with noise on it, so that a pixel's shift shows."""
+    """A synthetic scene with noise, so that a shift of a pixel is visible."""
     pixels = drawn(width, height).to_ndarray(format="rgb24").astype(int)
     pixels += np.random.default_rng(1).integers(-30, 31, pixels.shape)
     frame = av.VideoFrame.from_ndarray(np.clip(pixels, 0, 255).astype(np.uint8), format="rgb24")
@@ -42,7 +42,7 @@ def test_crop_matches_full_scale_and_crop(size: tuple[int, int], interpolation: 
     got = CropScaler(video_frame, placed, 112, 112, interpolation).scale(video_frame).astype(int)
     difference = np.abs(got - whole(video_frame, spec))
     assert got.shape == (112, 112, 3)
-    # Of an image of odd size libav stretches the colours, whose planes are half a pixel too large; a window's it does
+    # For an image of odd size, libav stretches the chroma planes, which are half a pixel too large; for a crop it does
     # not.
     assert difference.mean() < (2 if size[0] % 2 else 1)
     assert (Converter(spec).convert(video_frame) == got).all()

@@ -1,4 +1,4 @@
-"""Turns, flips and the shape of pixels, held against ffmpeg."""
+"""Rotation, flips and pixel aspect ratio, compared with ffmpeg."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_display_matrix_is_applied_as_ffmpeg_does(tmp_path: Path, degrees: int, 
 
 
 def _anamorphic(path: Path, *, where: str) -> Path:
-    """96x96 of pixels 16:9, said by the container alone or by the codec alone."""
+    """96x96 of pixels 16:9, declared by the container only or by the codec only."""
     ffmpeg = require_program("ffmpeg")
     source = ["-f", "lavfi", "-i", "testsrc=size=96x96:rate=5:duration=0.6"]
     filters = ["-vf", "setsar=16/9"] if where == "codec" else ["-aspect", "16:9", "-c:v", "mjpeg"]
@@ -84,7 +84,7 @@ def test_converter_crops_anamorphic_frame_as_shown() -> None:
     expected = Converter(spec).convert(av.VideoFrame.from_ndarray(wide, format="rgb24")).astype(int)
     converter = Converter(spec)
     assert abs(converter.convert(frame, Fraction(16, 9)).astype(int) - expected).mean() < 4
-    # The same converter, square pixels next.
+    # The same converter, then square pixels.
     square = Converter(spec).convert(frame).astype(int)
     assert abs(converter.convert(frame).astype(int) - square).max() == 0
 

@@ -1,4 +1,4 @@
-"""The ring: bounded both ways, one epoch at a time, even windows."""
+"""`FrameRing`: both bounds, one epoch at a time, even windows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def filled(times: list[float], *, seconds: float = 10.0, frames: int = 100, spac
 
 
 def held(ring: FrameRing) -> list[float]:
-    """The times of all frames in it."""
+    """The times of all stored frames."""
     return sorted({frame.time for frame in ring.window(1e6, 10_000)})
 
 
@@ -72,7 +72,7 @@ def test_new_epoch_or_earlier_time_clears_ring(time: float, epoch: int) -> None:
 
 @pytest.mark.parametrize(("seconds", "frames"), [(0, 5), (5, 0), (float("nan"), 5)])
 def test_invalid_bounds(seconds: float, frames: int) -> None:
-    with pytest.raises(InputError, match="holds nothing"):
+    with pytest.raises(InputError, match="cannot store a frame"):
         FrameRing(seconds=seconds, frames=frames)
     with pytest.raises(InputError, match="at least 1"):
         FrameRing(seconds=1, frames=1).window(1, 0)

@@ -1,4 +1,4 @@
-"""The drawn world: its sentences are distinct, its images deterministic, and they show what is said."""
+"""Synthetic scenes: distinct sentences, deterministic images that match them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which frames are captioned: evenly on media time, and after a stall the newest, never a burst."""
+"""`Schedule`: evenly spaced in media time; after a stall the newest frame, never a burst."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_backlog_takes_one_current_frame() -> None:
     frames = [number / 30 for number in range(600)]
     picked = []
     for time in frames:
-        # The reader stands still from 5 to 15; then what had piled up comes within 50 ms.
+        # The reader stalls from 5 to 15 s; then the backlog arrives within 50 ms.
         arrived = 15 + (time - 5) * 0.005 if 5 <= time < 15 else time
         if schedule.due(made_frame(time, arrived=arrived)):
             picked.append(time)

@@ -1,4 +1,4 @@
-"""Sources and an engine made for tests: what happens when is the test's to say."""
+"""Sources and an engine for tests, which control what happens when."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def frame(seconds: float, epoch: int = 0, gray: int = 100) -> Frame:
 
 
 class MadeSource(Source):
-    """Yields what the test puts; raises what the test puts."""
+    """Yields or raises what the test puts."""
 
     def __init__(self, url: str, opens: StreamcapError | None = None) -> None:
         self.url = url
@@ -76,7 +76,7 @@ class MadeSource(Source):
 
 
 class FakeService:
-    """A set of streams with made sources and an engine that captions at once, on the reader's thread."""
+    """A set of streams with fake sources, and an engine that captions at once on the source's thread."""
 
     def __init__(self, out: Path | None = None, *, clip_length: int | None = None, **options: float) -> None:
         self.sources: list[MadeSource] = []
@@ -84,11 +84,11 @@ class FakeService:
         self.forgotten: list[str] = []
         self.samples: list[Sample] = []
         self.delay = 0.0
-        """Seconds the engine takes."""
+        """Seconds that the engine needs."""
         self.hub = Hub(time.monotonic, time.time)
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
-        options = {"retry_first": 0.01, "retry_most": 0.02, **options}
+        options = {"min_retry_delay": 0.01, "max_retry_delay": 0.02, **options}
         checked = StreamOptions(out=out, **options)  # type: ignore[arg-type]
         self.streams = StreamSet(checked, self.hub)
         self.streams.begin(
@@ -126,7 +126,7 @@ class FakeService:
             self._loop.call_soon_threadsafe(self.streams.dispatch, [outcome])
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a state of the messages, or of anything that changes with them."""
+        """Wait until `condition` holds; it is checked after each message."""
         async with asyncio.timeout(TIMEOUT_FACTOR):
             while not condition():
                 await self._changed.wait()
@@ -134,7 +134,7 @@ class FakeService:
                 self.messages += [json.loads(text) for text in self._subscription.take()]
 
     def of(self, kind: str, stream: str | None = None) -> list[dict[str, Any]]:
-        """The messages so far of one type."""
+        """The messages of one type so far."""
         return [m for m in self.messages if m["type"] == kind and stream in (None, m["stream"])]
 
     def states(self, stream: str) -> list[str]:

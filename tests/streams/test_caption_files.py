@@ -39,9 +39,11 @@ def test_second_writer_is_refused(tmp_path: Path) -> None:
 
 def test_finals_are_restored_with_cue_ends(tmp_path: Path) -> None:
     files = CaptionFiles(tmp_path, "door")
-    files.append([final(seq) for seq in (3, 10, 20, 30)])  # each begins at its number's second and says: one second
+    files.append(
+        [final(seq) for seq in (3, 10, 20, 30)]
+    )  # each starts at the second of its number and lasts one second
     assert [caption.end for caption in files.load_history(3600.0).shown] == [4.0, 11.0, 21.0, 31.0]
-    # Extended to 8 s; cut short by a stop; equal neighbours, which are one cue. The last is younger than the file.
+    # Extended to 8 s; cut by a stop; equal neighbors in one cue; newer than the file.
     files.write_cues([Cue(3_000, 8_000, "a dog"), Cue(10_000, 10_400, "a cat"), Cue(15_000, 26_000, "a car " * 90)])
     assert [caption.end for caption in files.load_history(3600.0).shown] == [8.0, 10.4, 26.0, 31.0]
     files.write_cues([Cue(3_001, 400_123_456, "a dog")])
@@ -107,7 +109,7 @@ def test_broken_state_is_passed_over(tmp_path: Path, state: bytes | None, caplog
         files.state.write_bytes(state)
     assert files.load_history(3600.0).counters == Counters()
     files.append([final(3)])
-    # What was shown but not filed: nobody knows how much.
+    # Unknown: how much was published but not written.
     assert files.load_history(3600.0).counters == Counters(4, 4, 0, 4.0).ahead(LOST_NUMBERS, LOST_SECONDS)
     assert [record.getMessage().count("\n") for record in caplog.records] == ([] if state is None else [0, 0])
 

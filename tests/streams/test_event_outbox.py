@@ -27,7 +27,7 @@ def test_full_outbox_drops_interims_then_oldest() -> None:
         outbox.put(event)
     assert outbox.dropped_finals == 0
     outbox.put(final(3))
-    # The first went, and what extended it: nobody knows of it.
+    # The first final is dropped, with its extend.
     assert outbox.dropped_finals == 1
     assert outbox.take(9) == [final(2), final(3)]
 

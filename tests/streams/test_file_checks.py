@@ -1,4 +1,4 @@
-"""Files of an earlier run that somebody else wrote into."""
+"""Files of an earlier run that something else has changed."""
 
 from __future__ import annotations
 

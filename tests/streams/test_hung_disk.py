@@ -1,4 +1,4 @@
-"""Six streams whose files hang, and a seventh that is not to notice: the real service with real FIFOs."""
+"""Six streams whose files hang, and a seventh that must not be affected: the real service with real FIFOs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCENES = "scenes:?size=64x64&rate=2&seconds=1&seed="
 
 class HungViewer(Viewer):
     def hung(self) -> set[str]:
-        """The streams that have told that their disk hangs."""
+        """The streams with a status that says that the disk hangs."""
         statuses = (m for m in list(self.messages) if m["type"] == "status")
         return {m["stream"] for m in statuses if "does not answer" in m["reason"]}
 
@@ -24,7 +24,7 @@ def test_hung_files_stop_no_other_stream(tmp_path: Path) -> None:
     sources = [f"{name}={SCENES}{number}" for number, name in enumerate([*hung, "good"])]
     with FakeService(*sources, "--every", "0.5", "--change-threshold", "0", out=tmp_path) as service:
         for name in hung:
-            # What a network disk that is away does to a writer: it does not come back.
+            # Like a network disk that is gone: the write never returns.
             fifo = tmp_path / f"{name}.fifo"
             os.mkfifo(fifo)
             fifo.replace(tmp_path / f"{name}.jsonl")
@@ -38,6 +38,17 @@ def test_hung_files_stop_no_other_stream(tmp_path: Path) -> None:
                 assert service.get(f"/streams/{name}/captions.srt")[0] == 200
             wait_until(lambda: service.get("/streams/good/hls/captions.m3u8")[0] == 200)
             status, seconds = service.terminate()
-        # Five, on a machine that is not busy. It was never.
+        # 5 s on an idle machine.
         assert seconds < 20.0, service.describe()
         assert status == 1, service.describe()
+
+
+def test_fifo_at_start_fails_one_stream(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "bad.jsonl")
+    with FakeService(f"bad={SCENES}1", f"good={SCENES}2", "--every", "0.5", out=tmp_path) as service:
+        with HungViewer(service) as viewer:
+            viewer.until(lambda: viewer.finals("good"))
+        bad, good = json.loads(service.get("/streams")[1])
+        assert (bad["state"], good["state"]) == ("failed", "live")
+        assert "not a regular file" in bad["reason"]
+        assert service.terminate()[0] == 0

@@ -1,4 +1,4 @@
-"""What a stream makes of the engine's word that a sentence waits, holds or came late."""
+"""How a stream handles the engine's outcomes: unconfirmed, unchanged, late."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def test_failing_model_is_reported_until_it_recovers(service: FakeService)
 async def test_invalid_outcome_of_one_stream_keeps_others(service: FakeService) -> None:
     seen = await first_sample(service)
     now = time.monotonic()
-    # A moment that no calendar has.
+    # A time outside of datetime's range.
     broken = Captioned(replace(seen, start=1.0, captured_at=1e30), "lost", -0.1, Times(now, now, now))
     whole = Captioned(replace(seen, start=2.0), "kept", -0.1, Times(now, now, now))
     service.streams.dispatch([broken, whole])
@@ -91,7 +91,7 @@ async def test_restart_continues_time_after_static_scene(tmp_path: Path) -> None
     await first_sample(second)
     await second.streams.close()
     assert second.of("caption")[0]["start"] == first.of("extend")[0]["end"] == 41.0
-    # The same sentence again: one cue with the long one of before.
+    # The same caption again joins the long cue before it.
     assert "00:00:00.000 --> 00:00:42.000" in (tmp_path / "door.vtt").read_text()
 
 
@@ -121,7 +121,7 @@ async def test_interim_id_is_not_reused_after_crash(tmp_path: Path) -> None:
         sample = replace(seen, start=second)
         first.streams.dispatch([Interim(sample, "a man", Times(0.0, 0.0, 0.0)), Unchanged(sample, decoded=True)])
     await first.until(lambda: len(first.of("extend")) == 2)
-    # As they lie on the disk when the process is killed now; a file that is being written may be renamed meanwhile.
+    # The files as a kill would leave them now. A file that is being written may be renamed meanwhile.
     shutil.copytree(tmp_path / "first", tmp_path / "left", ignore=shutil.ignore_patterns("*.partial"))
     second_run = FakeService(tmp_path / "left", every=1.0)
     await first_sample(second_run)

@@ -1,4 +1,4 @@
-"""A stream's life as a viewer hears of it and as its files tell it."""
+"""Streams from start to removal, as viewers and caption files see them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import logging
+import os
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -72,11 +73,11 @@ async def test_clip_model_gets_sliding_clip_ending_now() -> None:
     windows = [sample.pixels[:, 0, 0, 0].tolist() for sample in service.samples]
     assert all(sample.pixels.shape == (4, 16, 16, 3) for sample in service.samples)
     assert [window[-1] for window in windows] == [100, 25, 50, 75, 100]
-    # Two seconds at 25 frames a second, three even steps; the ring thins what it holds to a few frames a step.
+    # Two seconds at 25 frames a second, three even steps. The ring keeps a few frames a step.
     for window in windows[3:]:
         assert window[0] == pytest.approx(window[-1] - 50, abs=4)
         assert [b - a for a, b in itertools.pairwise(window)] == pytest.approx([50 / 3] * 3, abs=5)
-    # No more than that is held.
+    # The ring holds no more.
     held = {f.time for f in service.streams.get("door")._ring.window(1000.0, 1000)}
     assert min(held) >= 4.0 - 2.0 - 2.0 / 16 and len(held) <= 4 * 4 + 3
     await service.streams.close()
@@ -121,7 +122,7 @@ async def test_refusing_camera_is_retried_indefinitely(service: FakeService) -> 
 async def test_backoff_resets_after_frames_only(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     resets: list[int] = []
     monkeypatch.setattr(Backoff, "reset", lambda _: resets.append(len(service.sources)))
-    # So that every opening lasts long enough, as one does that waits in vain for an answer.
+    # Every connection lasts long enough, as one that waits for an answer does.
     monkeypatch.setattr("streamcap.streams.stream.STABLE_AFTER_S", 0.0)
     await live(service)
     service.refusals = [SourceRefused("no answer within 10 s", retry=True)] * 3
@@ -134,7 +135,7 @@ async def test_failing_camera_does_not_affect_others(service: FakeService) -> No
     await live(service, "good")
     await live(service, "bad")
     service.sources[1].put(RuntimeError("a decoder's worst day"))
-    # In time, however long the other took to come: what comes late would be passed over.
+    # Not late, however long the other took: a late frame would be skipped.
     began = service.samples[0].arrived
     for second in range(1, 4):
         service.sources[0].put(replace(frame(float(second)), arrived=began + second))
@@ -202,17 +203,28 @@ async def test_hung_disk_is_a_status_and_a_gap(
         while service.streams.get("door").view().captions < 6:
             await asyncio.sleep(0.005)
     assert len(service.of("caption")) == 1
+    assert_shows_nothing_but(service, "grey 100")
     goes_on.set()
     await service.until(lambda: len(service.of("caption")) == 5 and service.of("status")[-1]["reason"] == "")
     await service.streams.close()
     filed = [json.loads(line) for line in (tmp_path / "out" / "door.jsonl").read_text().splitlines()]
-    # The one that was being written is in the file, and a gap to viewers; the others waited for the disk.
+    # The final that was being written is in the file and a gap for viewers; the others waited.
     assert [c["text"] for c in filed] == ["grey 100", "grey 1", "grey 2", "grey 3", "grey 4", "grey 5"]
     assert [filed[0], *filed[2:]] == service.of("caption")
     (gap,) = service.of("gap")
     assert gap["from"] == gap["to"] == filed[1]["seq"]
     assert service.streams.dropped_finals == 1
+    assert (tmp_path / "out" / "door.srt").read_text().count("-->") == 6
     assert_numbers_once(service)
+
+
+def assert_shows_nothing_but(service: FakeService, text: str) -> None:
+    """What `GET /streams`, subtitles and HLS read."""
+    door = service.streams.get("door")
+    last = door.view().last_caption
+    assert last is not None and last["text"] == text
+    assert [cue.text for cue in door.track.cues] == [text]
+    assert door.track.end == 1.0
 
 
 def assert_numbers_once(service: FakeService) -> None:
@@ -312,7 +324,7 @@ async def test_frames_that_are_lost_are_counted(service: FakeService, monkeypatc
     await service.until(lambda: len(service.of("caption")) == 2)
     service.sources[0].put(frame(6.0))
     await service.until(lambda: len(service.of("caption")) == 3)
-    # Moments 1 to 4 had no frame, in an opening of the source as in the one before.
+    # Scheduled times without a frame add up over connections.
     service.sources[0].put(SourceLost("gone"))
     await wait_sources(service, 2)
     monkeypatch.setattr(FakeService, "_pixels", staticmethod(lambda *_: (_ for _ in ()).throw(ValueError("no frame"))))
@@ -323,6 +335,32 @@ async def test_frames_that_are_lost_are_counted(service: FakeService, monkeypatc
         while door.view().frame_conversion_errors < 2:
             await asyncio.sleep(0.005)
     assert (door.view().samples_missed, door.view().frame_conversion_errors) == (6, 2)
+
+
+@pytest.mark.parametrize("file", ["door.jsonl", "door.srt", "door.vtt", ".door.state", ".door.lock"])
+async def test_fifo_as_caption_file_fails_one_stream(service: FakeService, tmp_path: Path, file: str) -> None:
+    fifo = tmp_path / "out" / file
+    os.mkfifo(fifo)
+    async with asyncio.timeout(TIMEOUT_FACTOR):
+        door = await service.streams.add("door", URL, keep_failed=True)
+    assert door.view().state == "failed"
+    assert f"not a regular file; move it away: '{fifo}'" in door.view().reason
+    await live(service, "yard", "rtsp://yard/1")
+    viewer = service.hub.subscribe(SubscribeOptions(frozenset({"door"})), lambda: None)
+    hello, status = map(json.loads, viewer.take())
+    assert hello["streams"][0]["state"] == status["state"] == "failed"
+    assert status["reason"] == door.view().reason
+    fifo.unlink()
+    await service.streams.replace("door")
+    await service.until(lambda: "connecting" in service.states("door"))
+    assert service.of("status", "door")[0]["seq"] == 1
+
+
+async def test_fifo_as_caption_file_refuses_add(service: FakeService, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "out" / "door.jsonl")
+    with pytest.raises(InputError, match=r"cannot use the files of stream door: .* not a regular file"):
+        await service.streams.add("door", URL)
+    assert service.streams.names() == []
 
 
 @pytest.mark.parametrize("recovers", [True, False])
@@ -345,6 +383,7 @@ async def test_full_disk_holds_finals_then_drops_them(
         while door.view().files_dropped < 3:
             await asyncio.sleep(0.005)
     assert len(service.of("caption")) == 1
+    assert_shows_nothing_but(service, "grey 100")
     if recovers:
         monkeypatch.setattr(CaptionFiles, "append", append)
         await service.until(lambda: service.of("status")[-1]["reason"] == "")
@@ -373,7 +412,7 @@ async def test_names_are_checked_and_found(service: FakeService) -> None:
 async def test_stream_limit() -> None:
     service = FakeService(max_streams=1)
     await service.streams.add("door", URL)
-    with pytest.raises(TooManyStreamsError, match="1 streams already, the most"):
+    with pytest.raises(TooManyStreamsError, match="already has 1 streams, its maximum"):
         await service.streams.add("yard", URL)
     await service.streams.remove("door")
     await service.streams.add("yard", URL)
@@ -403,7 +442,7 @@ async def test_re_added_stream_continues_seq(tmp_path: Path, filed: bool) -> Non
     service.streams.dispatch([shown])
     await service.until(lambda: len(service.of("caption")) == 2)
     await service.streams.remove("door")
-    # One that was removed before it began forgets nothing.
+    # A stream that is removed before it starts keeps its counters.
     adding = asyncio.create_task(service.streams.add("door", URL))
     await asyncio.sleep(0)
     await service.streams.remove("door")
@@ -413,7 +452,7 @@ async def test_re_added_stream_continues_seq(tmp_path: Path, filed: bool) -> Non
     seqs = [m["seq"] for m in service.messages if "seq" in m]
     assert seqs == sorted(set(seqs))
     assert service.of("caption")[-1]["id"] not in {m["id"] for m in service.of("caption")[:-1]}
-    # Who missed the removal is told by a gap that it cannot be had.
+    # Subscribers that missed the removal receive a gap.
     last = max(m["seq"] for m in service.of("status") if m["state"] == "ended")
     _, gap = (json.loads(text) for text in service.hub.subscribe(SubscribeOptions(), lambda: None, last - 1).take()[:2])
     assert (gap["type"], gap["from"]) == ("gap", last)
@@ -481,11 +520,11 @@ async def test_removal_during_history_load_frees_name(service: FakeService, monk
     adding = asyncio.create_task(service.streams.add("door", URL))
     await asyncio.to_thread(reading.wait, 10)
     await service.streams.remove("door")
-    # Its files are still in use; a moment later they are free.
+    # Its files are still locked, and free a moment later.
     with pytest.raises(FilesLockedError, match="being written by another"):
         await service.streams.add("door", URL)
     goes_on.set()
-    with pytest.raises(StreamRemovedError, match="removed before it began"):
+    with pytest.raises(StreamRemovedError, match="removed before it started"):
         await adding
     await live(service)
 

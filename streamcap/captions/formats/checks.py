@@ -1,4 +1,4 @@
-"""Checks of values that were read from a file: anyone may have written them. All raise ValueError with the reason."""
+"""Checks of values from files, which are untrusted input. All raise ValueError with the reason."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from datetime import datetime
 from typing import Any
 
 MAX_LINE_BYTES = 65_536
-"""Of one JSON document: a caption of the greatest length, with every letter escaped, has room in it."""
+"""Limit of one JSON document: enough for the longest caption with every character escaped."""
 MAX_SEQ = 10**15
-"""Sequence numbers and numbers of ids: far below 2**53, up to which JavaScript counts."""
+"""Limit of sequence numbers and id numbers: far below 2**53, the largest exact integer of JavaScript."""
 MAX_SECONDS = 1e9
-"""Of a stream's timeline: 31 years."""
+"""Limit of a stream's timeline: 31 years."""
 MAX_EPOCH = 10**9
 
 
@@ -35,10 +35,10 @@ def read_json(data: bytes) -> dict[str, Any]:
 
 
 def read_int(message: Mapping[str, Any], key: str, low: int, high: int) -> int:
-    """The whole number `key`, from `low` to `high`."""
+    """The integer `key`, from `low` to `high`."""
     value = _value(message, key)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{key} is not a whole number")
+        raise ValueError(f"{key} is not an integer")
     if not low <= value <= high:
         raise ValueError(f"{key} is not from {low} to {high}")
     return value
@@ -55,7 +55,7 @@ def read_number(message: Mapping[str, Any], key: str, low: float, high: float) -
 
 
 def read_text(message: Mapping[str, Any], key: str, max_characters: int) -> str:
-    """The text `key`: at most `max_characters`, of whole Unicode characters."""
+    """The text `key`: at most `max_characters`, no lone surrogates."""
     value = _value(message, key)
     if not isinstance(value, str):
         raise ValueError(f"{key} is not a text")
@@ -64,7 +64,7 @@ def read_text(message: Mapping[str, Any], key: str, max_characters: int) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{key} holds half a Unicode character") from None
+        raise ValueError(f"{key} contains a lone surrogate") from None
     return value
 
 

@@ -19,5 +19,5 @@ def entries(cues: Iterable[Cue], lang: str = "en") -> list[dict[str, str]]:
 
 
 def render(cues: Iterable[Cue], lang: str = "en") -> str:
-    """The whole file."""
+    """The complete file."""
     return json.dumps(entries(cues, lang), indent=4, ensure_ascii=False) + "\n"

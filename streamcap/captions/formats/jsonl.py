@@ -1,4 +1,4 @@
-"""JSON lines: every final caption of a stream, one event a line, exactly as the feed sent it."""
+"""JSON lines: the final captions of a stream, one event a line, exactly as the feed sends them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _ID = re.compile(r"(?P<stream>.{1,80})-(?P<number>[0-9]{1,15})", re.DOTALL)
 
 @dataclass(slots=True)
 class ParsedLines:
-    """The finals of a file, in order, and what was skipped of it."""
+    """The finals of a file, in order, and the skipped lines."""
 
     finals: list[tuple[Event, Caption]] = field(default_factory=list)
     """Each event with its caption."""
     skipped: int = 0
-    """Lines that are no final caption."""
+    """Number of lines that are not a final caption."""
     first_skipped: int = 0
-    """The first of these, counting from 1; 0 for none."""
+    """Number of the first such line, from 1; 0 for none."""
     reason: str = ""
     """What is wrong with that line."""
 
 
 def parse(line: bytes, *, stream: str | None = None) -> tuple[Event, Caption]:
-    """The event of one line, and the final caption it tells. Raises ValueError with the reason.
+    """The event and the final caption of one line. Raises ValueError with the reason.
 
-    `stream`: the only stream whose captions are taken; None takes any.
+    stream: refuse captions of other streams; None: accept any.
     """
     message = checks.read_json(line)
     if message.get("type") != "caption" or message.get("is_final") is not True:
@@ -66,14 +66,14 @@ def parse(line: bytes, *, stream: str | None = None) -> tuple[Event, Caption]:
             **{part: checks.read_number(latency, part, -MAX_LATENCY_MS, MAX_LATENCY_MS) for part in Latency.__slots__}
         ),
     )
-    # Encoded anew: subscribers get the fields that were checked, and none besides.
+    # Encoded again, so that subscribers receive checked fields only.
     return encode(checks.read_int(message, "seq", 1, checks.MAX_SEQ), caption), caption
 
 
 def parse_lines(data: bytes, *, stream: str | None = None, is_tail: bool = False) -> ParsedLines:
-    """The finals in `data`, a whole file or, with `is_tail`, its end, whose first line may be a part of one.
+    """The finals in `data`: a whole file, or with `is_tail` its end, whose first line may be incomplete.
 
-    A line that is no final caption is skipped and counted; blank lines are not counted.
+    Lines that are not a final caption are skipped and counted, except blank lines.
     """
     parsed = ParsedLines()
     for number, line in enumerate(data.split(b"\n"), 1):

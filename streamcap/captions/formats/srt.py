@@ -16,7 +16,7 @@ def timestamp(ms: int) -> str:
 
 
 def render(cues: Iterable[Cue]) -> str:
-    """The whole file. Empty without cues: SubRip has no header."""
+    """The complete file. Empty without cues: SubRip has no header."""
     # `-->` inside a text would read as a time line to some players, an empty line as the end of the cue.
     return "".join(
         f"{number}\n{timestamp(cue.start_ms)} --> {timestamp(cue.end_ms)}\n"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from streamcap.captions.cue import Cue, wrap_lines
 
 HEADER = "WEBVTT\n\n"
-# Six digits of hours are a century.
+# Six digits of hours cover a century.
 _TIMES = re.compile(
     r"^([0-9]{2,6}):([0-5][0-9]):([0-5][0-9])\.([0-9]{3}) --> ([0-9]{2,6}):([0-5][0-9]):([0-5][0-9])\.([0-9]{3})$",
     re.MULTILINE,
@@ -29,7 +29,7 @@ def escape(text: str) -> str:
 
 
 def render(cues: Iterable[Cue], header: str = HEADER) -> str:
-    """The whole file; `header` ends with a blank line."""
+    """The complete file; `header` ends with a blank line."""
     return header + "".join(
         f"{timestamp(cue.start_ms)} --> {timestamp(cue.end_ms)}\n"
         + "\n".join(escape(line) for line in wrap_lines(cue.text))
@@ -41,11 +41,11 @@ def render(cues: Iterable[Cue], header: str = HEADER) -> str:
 def parse_times(text: str) -> list[tuple[int, int]]:
     """Start and end, in ms, of every cue that `render` wrote into `text`, in order.
 
-    Skipped: time lines of another form, cues that do not end after they start, cues that start before the one before.
+    Skips time lines of another form, cues that do not end after they start, and cues out of order.
     """
     times: list[tuple[int, int]] = []
-    for found in _TIMES.findall(text):
-        start, end = _ms(*found[:4]), _ms(*found[4:])
+    for fields in _TIMES.findall(text):
+        start, end = _ms(*fields[:4]), _ms(*fields[4:])
         if end > start and (not times or start >= times[-1][0]):
             times.append((start, end))
     return times

@@ -1,1 +1,1 @@
-"""Image and video files: opened, indexed, read frame by frame."""
+"""Image and video files: open, index, read frame by frame."""

@@ -21,17 +21,17 @@ from streamcap.media.files.video_index import VideoIndex
 ANIMATED_SUFFIXES = frozenset({".gif", ".png", ".apng", ".webp", ".avif"})
 _MILLISECOND = Fraction(1, 1000)
 _NO_DURATION_MS = 100
-"""What browsers take for a frame that is to be shown for no time."""
+"""What browsers use for a frame with a duration of 0."""
 
 
 def is_animated(path: Path) -> bool:
-    """Whether an image file has several frames. Raises InputError where it is no image."""
+    """Whether an image file has several frames. Raises InputError if it is not an image."""
     with identify_image(path) as image:
         return bool(getattr(image, "is_animated", False))
 
 
 def open_video(path: Path) -> VideoFile | AnimatedImage:
-    """A video file or an animated image. Raises InputError where it is neither."""
+    """Open a video file or an animated image. Raises InputError if it is neither."""
     return AnimatedImage(path) if path.suffix.lower() in (".webp", ".avif") and path.is_file() else VideoFile(path)
 
 
@@ -59,13 +59,13 @@ class AnimatedImage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing is held open."""
+        """No file stays open."""
 
     def frames(self, ordinals: Sequence[int]) -> Iterator[ChosenFrame]:
-        """The frames with these ordinals of `index`, which rise."""
-        wanted = set(ordinals)
+        """The frames with these ordinals of `index`; `ordinals` must rise."""
+        requested = set(ordinals)
         for ordinal, image in enumerate(self._images()):
-            if ordinal in wanted:
+            if ordinal in requested:
                 frame = av.VideoFrame.from_ndarray(np.asarray(to_rgb(image)), format="rgb24")
                 yield ChosenFrame(ordinal, ordinal, self.index.seconds(self.index.pts[ordinal]), frame)
             if ordinal >= ordinals[-1]:

@@ -1,4 +1,4 @@
-"""HEIC and HEIF, the photos of phones, by `pillow-heif`, which is imported when the first one is met."""
+"""HEIC and HEIF (photos of phones) through `pillow-heif`, imported on first use."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _AV1_BRANDS = frozenset({b"avif", b"avis"})
 
 
 def is_heif(first_bytes: bytes) -> bool:
-    """Whether a file that begins so is HEIF and not AVIF. first_bytes: 32 or more."""
+    """Whether `first_bytes` (at least 32) are the start of a HEIF file, but not of AVIF."""
     brands = _brands(first_bytes)
     return bool(brands & _HEVC_BRANDS) or (bool(brands & _ANY_BRANDS) and not brands & _AV1_BRANDS)
 
 
 def is_image_container(first_bytes: bytes) -> bool:
-    """Whether a file that begins so is HEIF or AVIF, which libav would open as a video of the image's tiles."""
+    """Whether `first_bytes` are the start of a HEIF or AVIF file, whose tiles libav would open as a video."""
     return bool(_brands(first_bytes) & (_HEVC_BRANDS | _ANY_BRANDS | _AV1_BRANDS))
 
 
@@ -32,7 +32,7 @@ def _brands(first_bytes: bytes) -> frozenset[bytes]:
 
 
 def register_heif() -> None:
-    """Let Pillow read HEIF. Raises InputError where `pillow-heif` is not installed."""
+    """Register HEIF with Pillow. Raises InputError if `pillow-heif` is not installed."""
     try:
         import pillow_heif
     except ImportError:

@@ -1,4 +1,4 @@
-"""Picture files and folders of them, and frames as images: upright, RGB, within a bound on memory."""
+"""Image files, folders of them, and frames as images: upright, RGB, with bounded memory."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ IMAGE_SUFFIXES = frozenset(
     | HEIF_SUFFIXES
 )
 MAX_DECODED_BYTES = 512 * 1024 * 1024
-"""Memory that decoding one image may take."""
+"""Limit of the memory for decoding one image."""
 MAX_FULL_PIXELS = 50_000_000
-"""Larger images are given at a half, a quarter, ... of their size. No model sees more than a fraction of this."""
-# Pillow's own copy and what the codec's library holds beside it.
+"""Larger images are reduced to a half, a quarter, ... of their size; models need far less."""
+# Copies of the image in Pillow and in the codec library.
 _COPIES = {"WEBP": 2, "AVIF": 2, "HEIF": 2, "JPEG2000": 4}
 _HEADER_BYTES = 64
 _MEGA = 1_000_000
@@ -46,61 +46,61 @@ _TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Pillow's own limit is global; it is lifted while a header is read, and ours is checked instead.
+# Pillow's own limit is global. It is disabled while a header is read; ours is checked instead.
 _pillow_limit = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class FolderContents:
-    """The files of a folder, hidden ones left out."""
+    """The files of a folder, without hidden ones."""
 
     images: list[Path]
     others: list[Path] = field(default_factory=list)
-    """Files whose suffix is none of an image."""
+    """Files without an image suffix."""
 
 
 def list_folder(folder: Path) -> FolderContents:
-    """Every file in `folder` and the folders in it, told apart by suffix, in order of path; hidden ones left out.
+    """All files in `folder` and its subfolders, sorted by path; hidden files and folders are left out.
 
-    Raises InputError where there is no image.
+    Raises InputError if there is no image.
     """
     images: list[Path] = []
     others: list[Path] = []
-    for where, inner, names in os.walk(folder):
-        # Changed in place, so that hidden folders are not walked.
-        inner[:] = [name for name in inner if not name.startswith(".")]
+    for parent, subfolders, names in os.walk(folder):
+        # In place, so that os.walk skips hidden folders.
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in names:
             if not name.startswith("."):
                 is_image = Path(name).suffix.lower() in IMAGE_SUFFIXES
-                (images if is_image else others).append(Path(where) / name)
+                (images if is_image else others).append(Path(parent) / name)
     if not images:
         raise InputError(f"{folder}: there are no images in this folder")
     return FolderContents(sorted(images), sorted(others))
 
 
 def find_images(folder: Path) -> list[Path]:
-    """The images of `list_folder`. Raises InputError where there is none."""
+    """The images of `list_folder`. Raises InputError if there is none."""
     return list_folder(folder).images
 
 
 def check_image(path: Path) -> None:
-    """Read the header of an image file. Raises InputError where it is none, or too large to be decoded."""
+    """Read the header of an image file. Raises InputError if it is not an image or too large."""
     with _open(path):
         pass
 
 
 def has_image_name(path: Path) -> bool:
-    """Whether a file is an image by its suffix; of other names, whether libav would take its tiles for a video."""
+    """Whether a file is an image: by its suffix, or a HEIF or AVIF container under another name."""
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return True
     return path.is_file() and is_image_container(_first_bytes(path))
 
 
 def open_image(path: Path) -> Image.Image:
-    """The image as a person sees it: RGB, turned as its EXIF says, transparent parts on white; of several the first.
+    """The image as displayed: RGB, rotated by its EXIF orientation, transparency on white; the first of several frames.
 
-    One of more than MAX_FULL_PIXELS comes at a half, a quarter, ... of its size. Raises InputError where the file is
-    missing, no image, damaged, or would take more than MAX_DECODED_BYTES.
+    An image of more than MAX_FULL_PIXELS is reduced to a half, a quarter, ... of its size. Raises InputError if the
+    file is missing, not an image, damaged, or would take more than MAX_DECODED_BYTES.
     """
     with _open(path) as image:
         try:
@@ -110,7 +110,7 @@ def open_image(path: Path) -> Image.Image:
 
 
 def decode_image(content: bytes) -> Image.Image:
-    """The content of an image file as `open_image` gives it. Raises InputError that says what is wrong with it."""
+    """Decode the content of an image file like `open_image`. Raises InputError with the reason."""
     if not content:
         raise InputError("the file is empty")
     try:
@@ -123,19 +123,19 @@ def decode_image(content: bytes) -> Image.Image:
 
 
 def upright(frame: VideoFrame, aspect: Fraction = SQUARE) -> Image.Image:
-    """A frame at its full size: RGB, turned and flipped as its display matrix asks, with square pixels."""
+    """A frame at full size: RGB, rotated and flipped by its display matrix, with square pixels."""
     return Image.fromarray(show(frame, aspect))
 
 
 @contextmanager
 def identify_image(path: Path) -> Iterator[Image.Image]:
-    """Pillow's own view of an image file, not yet decoded. Raises InputError as `check_image` does."""
+    """The Pillow image of a file, not decoded yet. Raises InputError like `check_image`."""
     with _open(path) as image:
         yield image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of any mode: transparent parts on white, gray of more than 8 bits scaled to what it shows."""
+    """Convert any mode to RGB: transparency on white, gray of more than 8 bits scaled to 8."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16"):
@@ -164,15 +164,15 @@ def _open(path: Path) -> Image.Image:
 
 
 def _identify(source: Path | IO[bytes]) -> Image.Image:
-    """The image with its header read and its decoded size within the bound."""
+    """The image with its header read and its decoded size checked."""
     if is_heif(_first_bytes(source)):
         register_heif()
     with _pillow_limit:
-        kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             image = Image.open(source)
         finally:
-            Image.MAX_IMAGE_PIXELS = kept
+            Image.MAX_IMAGE_PIXELS = pillow_limit
     try:
         _shrink(image)
     except InputError:
@@ -191,11 +191,11 @@ def _first_bytes(source: Path | IO[bytes]) -> bytes:
 
 
 def _shrink(image: Image.Image) -> None:
-    """Ask the decoder for a smaller image where it can give one. Raises InputError where what it gives is too large."""
+    """Reduce the image in the decoder if it can. Raises InputError if the decoded image is too large."""
     width, height = image.size
     factor = _reduction(image.size)
     if factor > 1:
-        # JPEG alone can: by 2, 4 and 8.
+        # Only JPEG can: by 2, 4 and 8.
         image.draft(None, (max(1, width // factor), max(1, height // factor)))
     size = image.size[0] * image.size[1] * _bytes_a_pixel(image.mode) * _COPIES.get(image.format or "", 1)
     if image.format in ("JPEG", "MPO") and image.info.get("progressive"):
@@ -208,7 +208,7 @@ def _shrink(image: Image.Image) -> None:
 
 
 def _reduction(size: tuple[int, int]) -> int:
-    """The power of two by which an image of that size has to shrink."""
+    """The power of two by which to reduce an image of `size`."""
     factor = 1
     while size[0] * size[1] > MAX_FULL_PIXELS * factor * factor:
         factor *= 2
@@ -216,13 +216,13 @@ def _reduction(size: tuple[int, int]) -> int:
 
 
 def _coefficient_bytes(image: Image.Image, pixels: int) -> int:
-    """What libjpeg holds of a progressive JPEG: two bytes for each sample, whatever size it is decoded at."""
+    """Memory of libjpeg for a progressive JPEG: two bytes a sample, at any decoded size."""
     sampling = [across * down for _, across, down, _ in getattr(image, "layer", [])]
     return round(2 * pixels * sum(sampling) / max(sampling)) if sampling else 0
 
 
 def _bytes_a_pixel(mode: str) -> int:
-    """As Pillow keeps them."""
+    """In the memory of Pillow."""
     if mode in ("1", "L", "P"):
         return 1
     return 2 if mode.startswith("I;16") else 4
@@ -232,7 +232,7 @@ def _decode(image: Image.Image) -> Image.Image:
     orientation = image.getexif().get(ExifTags.Base.Orientation)
     image.load()
     factor = _reduction(image.size)
-    # Colors of a palette cannot be averaged; every so many pixels one is taken.
+    # Palette colors cannot be averaged, so pixels are skipped.
     small = image if factor == 1 else _every(image, factor) if image.mode in ("P", "1") else image.reduce(factor)
     rgb = to_rgb(small)
     transpose = _TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
@@ -247,16 +247,16 @@ def _every(image: Image.Image, factor: int) -> Image.Image:
 def _gray(
     values: np.ndarray[tuple[int, ...], np.dtype[np.float32 | np.int32]],
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Numbers as gray: of 0 to 1, 0 to 255 and 0 to 65535 where they lie within, else from their lowest to highest.
+    """Scale numbers to gray: from 0 to 1, 255 or 65535, whichever fits first, else from the minimum to the maximum.
 
-    What is not a number is black.
+    NaN and infinity are black.
     """
     finite = np.isfinite(values)
     if not finite.any():
         return np.zeros(values.shape, np.uint8)
     low, high = float(values[finite].min()), float(values[finite].max())
-    whole = values.dtype.kind == "i"
-    top = next((top for top in (1.0, 255.0, 65535.0) if high <= top and not (whole and top == 1.0)), None)
+    is_int = values.dtype.kind == "i"
+    top = next((top for top in (1.0, 255.0, 65535.0) if high <= top and not (is_int and top == 1.0)), None)
     if low >= 0 and top is not None:
         low, high = 0.0, top
     scaled = (np.where(finite, values, low) - low) * (255 / (high - low if high > low else 1.0))

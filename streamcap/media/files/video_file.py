@@ -1,4 +1,4 @@
-"""`VideoFile`: chosen frames of a video file, each with its exact time."""
+"""`VideoFile`: selected frames of a video file with exact times."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ from streamcap.media.orientation import SQUARE, sample_aspect
 
 log = logging.getLogger(__name__)
 
-# libavformat also "plays" text as ANSI art and frames as one-frame videos.
+# libavformat also opens text as ANSI art and images as videos of one frame.
 _NO_VIDEOS = frozenset({"tty", "bin", "xbin", "adf", "idf", "image2"})
-# Decoding on past so many unwanted frames costs less than a seek, which empties the decoder's pipeline.
+# Decoding this many unwanted frames costs less than a seek, which flushes the decoder.
 _SEEK_BEYOND_FRAMES = 12
-_MOST_THREADS = 4
+_MAX_THREADS = 4
 MAX_FRAME_PIXELS = 8192 * 4608
-"""Pixels of a frame that is still decoded: 8K. A decoder holds up to 16 such frames."""
+"""Limit of a frame: 8K. A decoder may hold 16 frames."""
 _LIMITS = {"max_pixels": str(MAX_FRAME_PIXELS)}
 
 
 @dataclass(frozen=True, slots=True)
 class ChosenFrame:
-    """One decoded frame that was asked for."""
+    """A requested frame, decoded."""
 
     wanted: int
-    """The ordinal that was asked for."""
+    """The requested ordinal."""
     ordinal: int
-    """What it is: another one than `wanted` only where that could not be decoded."""
+    """The actual ordinal; differs from `wanted` only if that frame could not be decoded."""
     seconds: float
-    """Its own PTS as a time."""
+    """Its PTS in seconds."""
     video_frame: av.VideoFrame
-    """Unconverted, not yet turned upright."""
+    """Not converted, not rotated."""
     sample_aspect: Fraction = SQUARE
     """Width of a pixel over its height."""
 
@@ -61,23 +61,23 @@ class ChosenFrame:
 class VideoFile:
     """A video file, opened and indexed. Not for several threads at once; `close` it, or use it in `with`.
 
-    Raises InputError for a file that is missing, is no video, or holds no frame.
+    Raises InputError for a file that is missing, not a video, or without frames.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.undecodable = 0
-        """Wanted frames so far that no frame could stand in for."""
+        """Requested frames without a replacement so far."""
         self._container, self._stream = _open(path)
         try:
             self.index = self._read_index()
             self._reopen()
-        except BaseException:  # an interrupt, too, must not leave the file open
+        except BaseException:  # close the file on interrupts too
             self._container.close()
             raise
         self.width, self.height = self._stream.width, self._stream.height
         self.choice = describe_choice(self._container, self._stream)
-        """Which of several video streams this is, in one line; None where there is one alone."""
+        """One line that names the chosen video stream; None if there is only one."""
         self._seekable = self.index.by_pts
 
     def _read_index(self) -> VideoIndex:
@@ -103,20 +103,20 @@ class VideoFile:
         self.close()
 
     def close(self) -> None:
-        """Free the file; idempotent."""
+        """Close the file. Idempotent."""
         self._container.close()
 
     def frames(self, ordinals: Sequence[int]) -> Iterator[ChosenFrame]:
-        """The frames with these ordinals of `index`, which rise, once for this instance.
+        """The frames with these ordinals of `index`. `ordinals` must rise; call it once for an instance.
 
-        One that cannot be decoded is replaced by the next that can, if that comes before the next wanted one; else it
-        is left out and counted in `undecodable`. None of the others shifts: each comes with its own PTS.
+        A frame that cannot be decoded is replaced by the next decodable one before the next requested frame; if there
+        is none, it is left out and counted in `undecodable`. All frames keep their own PTS.
         """
-        wanted = iter(ordinals)
-        want = next(wanted, None)
+        requested = iter(ordinals)
+        want = next(requested, None)
         for ordinal, video_frame in self._video_frames(ordinals):
             while want is not None and ordinal >= want:
-                following = next(wanted, None)
+                following = next(requested, None)
                 if following is None or ordinal < following:
                     seconds = self.index.seconds(self.index.pts[ordinal])
                     yield ChosenFrame(want, ordinal, seconds, video_frame, sample_aspect(self._stream))
@@ -126,10 +126,10 @@ class VideoFile:
             if want is None:
                 return
         if want is not None:
-            self.undecodable += 1 + sum(1 for _ in wanted)
+            self.undecodable += 1 + sum(1 for _ in requested)
 
     def _video_frames(self, ordinals: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Decoded frames with their ordinals, rising, the wanted ones among them."""
+        """Decoded frames with rising ordinals, including the requested ones."""
         if self.index.by_pts:
             yield from self._video_frames_by_pts(ordinals)
             return
@@ -137,13 +137,13 @@ class VideoFile:
 
     def _video_frames_by_pts(self, ordinals: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         index = self.index
-        wanted_pts = {index.pts[ordinal] for ordinal in ordinals}
+        requested_pts = {index.pts[ordinal] for ordinal in ordinals}
         upcoming = iter(ordinals)
         want = next(upcoming, None)
-        # Ordinals rise even where a seek lands early or a damaged stream repeats itself.
+        # Keeps ordinals rising if a seek lands early or a damaged stream repeats frames.
         latest = -1
         while want is not None:
-            for ordinal, video_frame in self._decoded(self._packets_for(want, latest), wanted_pts):
+            for ordinal, video_frame in self._decoded(self._packets_for(want, latest), requested_pts):
                 if ordinal <= latest:
                     continue
                 latest = ordinal
@@ -156,12 +156,12 @@ class VideoFile:
                 return
 
     def _decoded(
-        self, packets: Iterator[av.Packet[Any]], wanted_pts: AbstractSet[int]
+        self, packets: Iterator[av.Packet[Any]], requested_pts: AbstractSet[int]
     ) -> Iterator[tuple[int, av.VideoFrame]]:
-        """The frames of `packets` with their ordinals; what nothing needs is not decoded where that is safe."""
+        """The frames of `packets` with their ordinals. Skips unneeded frames if that is safe."""
         index = self.index
         for packet in packets:
-            unwanted = index.unbroken and packet.pts is not None and packet.pts not in wanted_pts
+            unwanted = index.unbroken and packet.pts is not None and packet.pts not in requested_pts
             self._stream.codec_context.skip_frame = "NONREF" if unwanted else "DEFAULT"
             for video_frame in video_frames(packet):
                 if video_frame.pts is not None and video_frame.pts >= index.pts[0]:
@@ -174,10 +174,10 @@ class VideoFile:
         return self.index.shown_at(keyframe.pts) - latest > _SEEK_BEYOND_FRAMES
 
     def _packets_for(self, want: int, latest: int) -> Iterator[av.Packet[Any]]:
-        """Packets from which the frame `want` can be decoded, the last decoded one being `latest`."""
+        """Packets from which frame `want` can be decoded; `latest` is the last decoded one."""
         if self._worth_seeking(want, latest):
             keyframe = self.index.keyframe_before(self.index.pts[want])
-            # A container's own index is by PTS or by DTS; what was reached is checked, not believed.
+            # A container seeks by PTS or by DTS, so the result is checked.
             for stamp in {keyframe.pts: None, keyframe.dts: None}:
                 packets = None if stamp is None else self._seek(stamp, keyframe)
                 if packets is not None:
@@ -187,7 +187,7 @@ class VideoFile:
         return until_damaged(self._container.demux(self._stream), "decoding")
 
     def _seek(self, stamp: int, keyframe: Keyframe) -> Iterator[av.Packet[Any]] | None:
-        """The packets from `keyframe` on; None where seeking to `stamp` leads elsewhere."""
+        """The packets from `keyframe` on; None if seeking to `stamp` leads elsewhere."""
         try:
             self._container.seek(stamp, stream=self._stream)
             packets = self._container.demux(self._stream)
@@ -201,7 +201,7 @@ class VideoFile:
 
 
 def check_video(path: Path) -> None:
-    """Open a video file and close it again. Raises InputError where it is none."""
+    """Open a video file and close it again. Raises InputError if it is not a video."""
     container, _ = _open(path)
     container.close()
 
@@ -215,9 +215,9 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")
     try:
-        # The prefix keeps a name with a colon in it from being read as a URL.
+        # Without the prefix, a name with a colon would be parsed as a URL.
         container = av.open(f"file:{path}", options={**FILE_OPTIONS, **_LIMITS})
-    except av.error.ArgumentError:  # libav's answer to a format that is not in the list
+    except av.error.ArgumentError:  # the error of libav for a format that is not on the whitelist
         raise InputError(f"{path}: not a video: the file must be {ACCEPTED}") from None
     except av.FFmpegError as error:
         raise InputError(f"{path}: not a video that can be read: {error.strerror}") from None
@@ -225,17 +225,17 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
         raise InputError(f"{path}: cannot be opened: {error.strerror}") from None
     try:
         stream = _best_stream(container, path)
-    except BaseException:  # an interrupt, too, must not leave the file open
+    except BaseException:  # close the file on interrupts too
         container.close()
         raise
     stream.thread_type = "AUTO"
-    stream.thread_count = _MOST_THREADS
+    stream.thread_count = _MAX_THREADS
     stream.codec_context.options = _LIMITS
     return container, stream
 
 
 def _best_stream(container: InputContainer, path: Path) -> VideoStream:
-    """The video stream that a player would show; a cover frame of a song is none."""
+    """The video stream that a player would show. A cover image is not a video."""
     if container.format.name in _NO_VIDEOS or container.format.name.endswith("_pipe"):
         raise InputError(f"{path}: not a video")
     stream = best_video(container)

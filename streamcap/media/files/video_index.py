@@ -1,4 +1,4 @@
-"""Where every frame of a video file is, read from its packets: exact times without decoding."""
+"""Exact times of all frames of a video file, from its packets, without decoding."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from streamcap.errors import InputError
 
 log = logging.getLogger(__name__)
 
-# libavformat's AVFMT_TS_DISCONT: the clock of a broadcast, which begins anywhere and may jump.
+# AVFMT_TS_DISCONT of libavformat: a broadcast clock, which starts anywhere and may jump.
 _BROADCAST_CLOCK = 0x0200
-# AVI stores no PTS: what libavformat reports for a packet is not what the decoder puts on its frame.
+# AVI stores no PTS: libavformat reports other values for packets than the decoder for frames.
 _WITHOUT_PTS = frozenset({"avi"})
 
 
 @dataclass(frozen=True, slots=True)
 class Keyframe:
-    """A packet that decoding can begin with. Stamps in units of the stream's time base."""
+    """A packet where decoding can start. Timestamps in units of the stream's time base."""
 
     pts: int
     dts: int | None
@@ -34,24 +34,24 @@ class Keyframe:
 
 @dataclass(frozen=True, slots=True)
 class VideoIndex:
-    """The frames of one video stream in order of display; a frame's place in `pts` is its ordinal."""
+    """The frames of one video stream in display order. The ordinal of a frame is its index in `pts`."""
 
     time_base: Fraction
-    """Seconds per unit of every stamp below."""
+    """Seconds per unit of all timestamps below."""
     origin: int
-    """The stamp that is shown at 0 seconds: 0, or where a broadcast recording begins."""
+    """The timestamp at 0 seconds: 0, or the start of a broadcast recording."""
     pts: tuple[int, ...]
-    """Rising; never empty."""
+    """Strictly increasing; never empty."""
     end: int
-    """Where the last frame's display ends; above the last of `pts`."""
+    """End of the last frame; greater than the last of `pts`."""
     keyframes: tuple[Keyframe, ...]
-    """Rising in PTS. Empty where the packets' stamps cannot be trusted: then only ordinals identify a frame."""
+    """Sorted by PTS. Empty if the packets' timestamps are not reliable: then only ordinals identify frames."""
     unbroken: bool
-    """Whether every wanted frame has exactly one packet with its own PTS, so that others need not be decoded."""
+    """Whether each frame has exactly one packet with its PTS, so that unneeded frames can be skipped."""
 
     @property
     def by_pts(self) -> bool:
-        """Whether a decoded frame is known by its PTS; else by its ordinal."""
+        """Whether frames are identified by PTS; else by ordinal."""
         return bool(self.keyframes)
 
     @property
@@ -60,19 +60,19 @@ class VideoIndex:
         return float((self.end - self.pts[0]) * self.time_base)
 
     def seconds(self, pts: int) -> float:
-        """The time of a stamp, as players show it."""
+        """The time of a timestamp, as players show it."""
         return float((pts - self.origin) * self.time_base)
 
     def shown_at(self, stamp: Fraction | int) -> int:
-        """The ordinal of the frame on display at `stamp` (units of the time base); the first one before that."""
+        """The ordinal of the frame shown at `stamp` (units of the time base); before the first frame, 0."""
         return max(0, bisect_right(self.pts, stamp) - 1)
 
     def keyframe_before(self, pts: int) -> Keyframe:
-        """The last keyframe shown at or before `pts`; the first one where none is."""
+        """The last keyframe at or before `pts`, else the first."""
         return self.keyframes[max(0, bisect_right(self.keyframes, pts, key=lambda keyframe: keyframe.pts) - 1)]
 
     def spread(self, count: int) -> list[int]:
-        """Ordinals of `count` frames, evenly spread in time from the first on; each frame at most once.
+        """Ordinals of `count` frames, evenly spaced in time from the first on, without duplicates.
 
         Raises InputError for a count below 1.
         """
@@ -82,14 +82,14 @@ class VideoIndex:
         return _distinct(self.shown_at(self.pts[0] + number * step) for number in range(count))
 
     def every(self, seconds: float) -> list[int]:
-        """Ordinals of the frames on display every so many seconds, from the first on; each frame at most once."""
+        """Ordinals of the frames shown every `seconds`, from the first on, without duplicates."""
         return _distinct(self.shown_at(stamp) for stamp in self._stamps(seconds))
 
     def windows(self, count: int, length: int) -> list[list[int]]:
-        """The file cut into `count` even pieces, `length` frames evenly spread over each, its first and last included.
+        """Cut the file into `count` equal pieces and take `length` evenly spaced frames of each, with first and last.
 
-        A piece with fewer frames repeats some. What a clip model is trained on: NYU's scripts take 28 frames of a
-        file this way, in one piece.
+        A piece with fewer frames repeats some. Clip models are trained this way: NYU's scripts take 28 frames of a file
+        in one piece.
         """
         if count < 1:
             raise InputError(f"{count} pieces: at least 1")
@@ -97,15 +97,15 @@ class VideoIndex:
         return self._windows([self.pts[0] + number * step for number in range(count)], length)
 
     def windows_every(self, seconds: float, length: int) -> list[list[int]]:
-        """The file cut into pieces of so many seconds, as `windows` does it; the last one may be shorter."""
+        """Like `windows`, with pieces of `seconds`; the last piece may be shorter."""
         return self._windows(list(self._stamps(seconds)), length)
 
     def _windows(self, begins: list[Fraction], length: int) -> list[list[int]]:
         cuts = [*(bisect_left(self.pts, begin) for begin in begins), len(self.pts)]
         spaces = max(1, length - 1)
-        # Where no frame begins within a piece the frame stands still, and the caption before it still holds.
+        # A piece in which no frame starts shows the frame before it: its caption still holds.
         return [
-            [first + round(Fraction((beyond - 1 - first) * place, spaces)) for place in range(length)]
+            [first + round(Fraction((beyond - 1 - first) * index, spaces)) for index in range(length)]
             for first, beyond in pairwise(cuts)
             if beyond > first
         ]
@@ -123,9 +123,9 @@ def _distinct(ordinals: Iterable[int]) -> list[int]:
 
 
 def index_packets(container: InputContainer, stream: VideoStream) -> VideoIndex | None:
-    """The index from the packets of a container just opened, which is then at its end.
+    """Index a newly opened container by its packets; it is at its end afterwards.
 
-    None where the packets do not tell every frame's PTS; `index_frames` then does. Raises InputError for a video
+    None if the packets do not have the PTS of every frame; use `index_frames` then. Raises InputError for a video
     without packets.
     """
     stamps = _PacketStamps()
@@ -144,16 +144,16 @@ def index_packets(container: InputContainer, stream: VideoStream) -> VideoIndex 
         pts=tuple(pts),
         end=pts[-1] + _last_duration(pts, stamps.last_duration, stream),
         keyframes=tuple(sorted(stamps.keyframes, key=lambda keyframe: keyframe.pts)),
-        # Broadcasts may be interlaced with a packet for each field; a skipped field would spoil its frame.
+        # An interlaced broadcast may have a packet for each field; both are needed.
         unbroken=not broadcast,
     )
 
 
 def index_frames(container: InputContainer, stream: VideoStream) -> VideoIndex:
-    """The index from the decoded frames of a container just opened, which is then at its end.
+    """Index a newly opened container by its decoded frames; it is at its end afterwards.
 
-    A frame without a PTS follows its predecessor; so does one whose PTS fell. Raises InputError where nothing can
-    be decoded.
+    A frame without a PTS, or with a decreasing one, follows its predecessor. Raises InputError if nothing can be
+    decoded.
     """
     pts: list[int] = []
     duration, shift = 0, 0
@@ -182,7 +182,7 @@ def _time_base(stream: VideoStream) -> Fraction:
 
 
 class _PacketStamps:
-    """What the packets say, and whether it can be right."""
+    """Collects the timestamps of packets and checks them."""
 
     def __init__(self) -> None:
         self.packets = 0
@@ -194,12 +194,12 @@ class _PacketStamps:
 
     @property
     def sound(self) -> bool:
-        """Every packet has a PTS of its own, the clock never went back, and decoding can begin at the first."""
+        """Whether each packet has a distinct PTS, DTS never decreases, and there is a keyframe."""
         return self._in_order and len(self.pts) == self.packets and bool(self.keyframes)
 
     @property
     def last_duration(self) -> int:
-        """Of the packet with the greatest PTS; 0: not known."""
+        """Duration of the packet with the greatest PTS; 0: unknown."""
         return self._last[1]
 
     def add(self, packet: av.Packet[Any]) -> None:
@@ -216,10 +216,10 @@ class _PacketStamps:
             self.keyframes.append(Keyframe(packet.pts, packet.dts))
 
 
-def _last_duration(pts: list[int], said: int, stream: VideoStream) -> int:
-    """How long a last frame lasts, at least 1 unit: as it says, else as long as the one before, else by the rate."""
-    if said > 0:
-        return said
+def _last_duration(pts: list[int], duration: int, stream: VideoStream) -> int:
+    """Duration of the last frame, at least 1 unit: its own, else that of the one before, else from the frame rate."""
+    if duration > 0:
+        return duration
     if len(pts) > 1:
         return pts[-1] - pts[-2]
     rate = stream.guessed_rate or stream.average_rate or Fraction(25)
@@ -227,13 +227,13 @@ def _last_duration(pts: list[int], said: int, stream: VideoStream) -> int:
 
 
 def decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-    """Frames in order of display; packets that cannot be decoded are passed over."""
+    """Frames in display order; packets that cannot be decoded are skipped."""
     for packet in until_damaged(container.demux(stream), "reading"):
         yield from video_frames(packet)
 
 
 def video_frames(packet: av.Packet[Any]) -> list[av.VideoFrame]:
-    """What the decoder gives when it is handed `packet`; nothing for a damaged one."""
+    """The frames that the decoder returns for `packet`; none for a damaged one."""
     try:
         return [video_frame for video_frame in packet.decode() if isinstance(video_frame, av.VideoFrame)]
     except av.FFmpegError as error:
@@ -242,7 +242,7 @@ def video_frames(packet: av.Packet[Any]) -> list[av.VideoFrame]:
 
 
 def until_damaged(packets: Iterator[av.Packet[Any]], doing: str) -> Iterator[av.Packet[Any]]:
-    """The packets up to where the file is cut short or damaged beyond reading."""
+    """The packets up to where the file is truncated or damaged."""
     try:
         yield from packets
     except av.FFmpegError as error:

@@ -1,4 +1,4 @@
-"""Which video of a file or network stream is taken, for every command alike."""
+"""Chooses the video stream of a file or network stream, for all commands."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from av.video.stream import VideoStream
 
 
 def moving_videos(container: InputContainer) -> list[VideoStream]:
-    """The video streams; the cover frame of a song is none."""
+    """The video streams, without cover images."""
     return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
 
 
 def best_video(container: InputContainer) -> VideoStream | None:
-    """The stream that libav ranks first (av_find_best_stream), as players do; None where there is no video."""
+    """The stream that libav ranks first (av_find_best_stream), as players do; None if there is no video."""
     moving = moving_videos(container)
     best = container.streams.best("video")
     if isinstance(best, VideoStream) and best in moving:
@@ -22,7 +22,7 @@ def best_video(container: InputContainer) -> VideoStream | None:
 
 
 def describe_choice(container: InputContainer, chosen: VideoStream) -> str | None:
-    """One line that names the stream taken and the others; None where there is no choice."""
+    """One line that names the chosen stream and the others; None if there is only one."""
     moving = moving_videos(container)
     if len(moving) < 2:
         return None

@@ -1,4 +1,4 @@
-"""The built-in world: drawn moving scenes, each with the one sentence that is true of it."""
+"""Built-in synthetic scenes: moving drawings, each with its one true sentence."""
 
 from streamcap.media.scenes.draw import draw
 from streamcap.media.scenes.scene import KINDS, Scene, every_scene, random_scene

@@ -1,4 +1,4 @@
-"""The places scenes happen in: sky, horizon and ground, each repeating sideways so that it can scroll."""
+"""Backdrops of scenes: sky, horizon and ground, which repeat horizontally so that they can scroll."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _WALLS: tuple[Color, ...] = ((222, 206, 176), (196, 208, 196), (206, 196, 214), 
 
 @dataclass(frozen=True)
 class Backdrop:
-    """`pixels` (H, W, 3) repeats sideways; what is above row `horizon` lies far away and scrolls slowly."""
+    """`pixels` (H, W, 3) repeats horizontally. Rows above `horizon` are far away and scroll slowly."""
 
     pixels: npt.NDArray[np.uint8]
     horizon: int
 
     def at(self, far_px: int, near_px: int) -> npt.NDArray[np.uint8]:
-        """A copy, scrolled to the left by so many pixels above and below the horizon."""
+        """A copy, scrolled to the left by a number of pixels above and below the horizon."""
         out = np.empty_like(self.pixels)
         width = self.pixels.shape[1]
         for rows, shift in ((slice(0, self.horizon), far_px % width), (slice(self.horizon, None), near_px % width)):
@@ -50,13 +50,13 @@ class Backdrop:
 
 
 def horizon_of(place: str, look: int) -> float:
-    """Where the ground begins, as a part of the height from the top."""
+    """Top of the ground as a fraction of the height."""
     base = 0.6 if place == "room" else 0.46
     return base + 0.08 * (look // 7 % 8) / 7
 
 
 def backdrop(place: str, look: int, width: int, height: int) -> Backdrop:
-    """Draw one place. The same arguments give the same pixels."""
+    """Draw one backdrop. Deterministic."""
     rng = np.random.default_rng((look, width, height))
     horizon = max(1, min(height - 1, round(horizon_of(place, look) * height)))
     near, far = _GROUND[place][1], _GROUND[place][0]
@@ -89,7 +89,7 @@ def _blend(top: Color, bottom: Color, rows: int) -> npt.NDArray[np.float64]:
 
 
 class _Wrapped:
-    """A canvas whose right edge meets its left one."""
+    """A canvas that wraps around horizontally."""
 
     def __init__(self, video_frame: Image.Image, rng: np.random.Generator) -> None:
         self.width, self.height = video_frame.size

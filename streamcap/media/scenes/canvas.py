@@ -43,7 +43,7 @@ class Canvas:
     _polygons: list[tuple[list[Point], Color, bool]] = field(default_factory=list)
 
     def polygon(self, points: list[Point], color: Color, *, outlined: bool = True) -> None:
-        """A filled polygon. `outlined=False` for what lies inside another shape."""
+        """A filled polygon. `outlined=False` inside another shape."""
         self._polygons.append((points, color, outlined))
 
     def ellipse(
@@ -71,7 +71,7 @@ class Canvas:
             self.polygon(capsule, color, outlined=outlined)
 
     def sprite(self, px_per_unit: float, *, mirrored: bool = False) -> tuple[Image.Image, Point]:
-        """RGBA image and the pixel in it where the figure's origin lies."""
+        """The RGBA image, and the pixel of the figure's origin in it."""
         xs = [x for points, _, _ in self._polygons for x, _ in points]
         ys = [y for points, _, _ in self._polygons for _, y in points]
         left, right, top = min(xs), max(xs), max(ys)

@@ -1,4 +1,4 @@
-"""A scene at a time becomes pixels. Backdrops and sprites are cached, so a running scene costs little a frame."""
+"""Draws a scene at a time. Backdrops and sprites are cached, so that a frame costs little."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streamcap.media.scenes.canvas import Canvas, Point
 from streamcap.media.scenes.scene import Scene
 
 _PHASES = 24
-# Picture heights of one figure unit, and how wide a figure is in its own units.
+# Image heights of one figure unit, and the width of a figure in its own units.
 _SIZES: dict[str, tuple[float, float]] = {
     "man": (0.56, 0.75),
     "woman": (0.54, 0.75),
@@ -65,7 +65,7 @@ _PACE: dict[str, tuple[float, float]] = {
 
 
 def draw(scene: Scene, time: float, width: int, height: int) -> npt.NDArray[np.uint8]:
-    """The scene `time` seconds into it (any time, it goes on for ever): uint8 RGB, (height, width, 3).
+    """The scene at `time` seconds (any time; scenes have no end): uint8 RGB, (height, width, 3).
 
     The same arguments give the same pixels. A first image of a scene draws its backdrop; the next ones scroll it.
     """
@@ -86,7 +86,7 @@ def _back_to_front(scene: Scene) -> list[int]:
 
 
 def _depth(scene: Scene, index: int) -> float:
-    """0 at the far end of where figures stand, 1 at the near one."""
+    """0 at the far end of the area where figures stand, 1 at the near end."""
     return (scene.look // (11 + 6 * index) % 13) / 12
 
 
@@ -103,7 +103,7 @@ def _place(
     if scene.count == 1:
         spare = max(0.0, width - reach * scale) / 2
     home = width * (index + 0.5) / scene.count
-    # Who goes somewhere wanders within its part of the image; who stands, sits or leaps keeps its place.
+    # A walking figure moves within its part of the image; one that stands, sits or leaps stays.
     roaming = 0.5 * time if _PACE[scene.action][1] else 0.0
     wander = 0.5 * math.sin(scene.look % 97 + 2 * index) + 0.5 * math.sin(roaming + scene.look % 31 + index)
     x = home + spare * 0.85 * wander

@@ -1,7 +1,7 @@
 """People and animals. Each function draws one figure facing right, standing at the origin; units are image heights
 of a nearby grown-up's three fifths, so a person is about 1 unit tall.
 
-`phase` runs from 0 to 1 over one step, wing beat or jump. Each action is told by the pose at every phase.
+`phase` runs from 0 to 1 over one step, wing beat or jump. The pose at every phase shows the action.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _DUST: Color = (206, 196, 176)
 
 
 def _bend(start: Point, upper: float, lower: float, a: float, b: float) -> list[Point]:
-    """A two-part limb hanging from `start`: angles from straight down, forward (right) positive."""
+    """A two-part limb that starts at `start`. Angles are from straight down; forward (right) is positive."""
     joint = (start[0] + upper * math.sin(a), start[1] - upper * math.cos(a))
     return [start, joint, (joint[0] + lower * math.sin(b), joint[1] - lower * math.cos(b))]
 

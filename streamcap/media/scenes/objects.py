@@ -126,7 +126,7 @@ def boat(color: str, action: str, phase: float, look: int) -> Canvas:
 
 
 def ball(color: str, action: str, phase: float, look: int) -> Canvas:
-    """A ball with two seams that show it turn; bouncing, it is always in the air."""
+    """A ball with two seams that show its rotation. A bouncing ball is always in the air."""
     canvas = Canvas()
     paint = PAINT[color]
     lift = {"bounce": 0.5 + 0.55 * math.sin(phase * math.pi), "float": -0.06 + 0.02 * math.sin(phase * math.tau)}.get(

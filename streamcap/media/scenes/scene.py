@@ -1,4 +1,4 @@
-"""What a drawn scene shows, and the one sentence that is true of it."""
+"""The content of a synthetic scene and its one true sentence."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _LAND = ("grass", "road", "sand", "snow", "room")
 
 @dataclass(frozen=True)
 class Kind:
-    """The grammar of one kind of subject: what it may be and do, and how that is said."""
+    """The grammar of one kind of subject: colors, actions, places, words."""
 
     one: str
-    """For example "{color} dog"; what follows the article or number."""
+    """For example "{color} dog"; the words after the article or number."""
     many: str
     colors: tuple[str, ...]
     actions: dict[str, tuple[str, str]]
-    """Action → the verb for one and for several."""
+    """Action → verb in singular and plural."""
     places: tuple[str, ...]
     preposition: str | None = None
-    """Where "over the grass" is meant and not "on the grass"."""
+    """Replaces the one of the place: "over" the grass, not "on"."""
 
 
 KINDS: dict[str, Kind] = {
@@ -108,7 +108,7 @@ KINDS: dict[str, Kind] = {
 
 
 def _allowed(kind: str, color: str, action: str, place: str) -> bool:
-    """Whether the image would be plain: nothing that vanishes in its ground, a ball floats on water only."""
+    """Whether the scene is easy to see: no subject in the color of its ground, floating balls on water only."""
     if (color, place) in {("white", "snow"), ("green", "grass"), ("yellow", "sand")}:
         return False
     return kind != "ball" or (action == "float") == (place == "water")
@@ -116,7 +116,7 @@ def _allowed(kind: str, color: str, action: str, place: str) -> bool:
 
 @dataclass(frozen=True)
 class Scene:
-    """One drawn scene. `look` seeds all that the sentence does not tell: light, distance, where, which way."""
+    """One synthetic scene. `look` seeds what the sentence does not mention: light, distance, position, direction."""
 
     kind: str
     color: str
@@ -141,7 +141,7 @@ class Scene:
 
 
 def every_scene(look: int = 0) -> Iterator[Scene]:
-    """Each scene the grammar allows, once: one for each of its sentences."""
+    """All scenes of the grammar: one for each sentence."""
     for name, kind in KINDS.items():
         for color in kind.colors:
             for action in kind.actions:
@@ -152,7 +152,7 @@ def every_scene(look: int = 0) -> Iterator[Scene]:
 
 
 def random_scene(rng: np.random.Generator, kinds: tuple[str, ...] = tuple(KINDS)) -> Scene:
-    """A scene drawn evenly over kinds, then over what the kind allows."""
+    """A random scene: uniform over kinds, then over the options of the kind."""
     name = kinds[int(rng.integers(len(kinds)))]
     kind = KINDS[name]
     actions = tuple(kind.actions)

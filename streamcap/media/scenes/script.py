@@ -1,4 +1,4 @@
-"""Which scene is on at which time: the known truth behind a stream of drawn scenes."""
+"""The scene at each time: the ground truth of a stream of synthetic scenes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from streamcap.media.scenes.scene import Scene, random_scene
 
-# Even and odd scenes take their subject from different halves, so two neighbours never have the same sentence.
+# Even and odd scenes have different subjects, so that consecutive sentences differ.
 _HALVES = (
     ("man", "dog", "horse", "car", "truck", "duck", "ball"),
     ("woman", "cat", "bird", "bus", "bicycle", "boat"),
@@ -17,7 +17,7 @@ _HALVES = (
 
 @dataclass(frozen=True)
 class SceneScript:
-    """An endless row of scenes, each `seconds_per_scene` long; any time can be asked for in any order."""
+    """An endless sequence of scenes of `seconds_per_scene`, with random access by time."""
 
     seed: int = 0
     seconds_per_scene: float = 4.0
@@ -28,11 +28,11 @@ class SceneScript:
         return random_scene(rng, _HALVES[index % 2])
 
     def index_at(self, time: float) -> int:
-        """The number of the scene that is on at `time`, in seconds from 0."""
+        """The number of the scene at `time`, in seconds from 0."""
         return max(0, int(time // self.seconds_per_scene))
 
     def scene_at(self, time: float) -> Scene:
-        """The scene that is on at `time`, in seconds from 0."""
+        """The scene at `time`, in seconds from 0."""
         return self.scene(self.index_at(time))
 
     def sentence_at(self, time: float) -> str:

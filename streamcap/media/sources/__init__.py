@@ -1,4 +1,4 @@
-"""Where frames come from: one contract, and a source for every URL that `check_url` takes."""
+"""Sources of frames: one interface, and an implementation for each URL that `check_url` accepts."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = [
 
 
 def open_source(url: str, *, options: SourceOptions | None = None) -> Source:
-    """The source `url` names, not opened yet (`Source.open` does that, in the thread that reads it).
+    """The source of `url`, not opened yet: the reading thread calls `Source.open`.
 
-    Raises InputError for a URL that names none.
+    Raises InputError for an invalid URL.
     """
     options = options or SourceOptions()
     scheme = scheme_of(url)
-    # Each is imported where it is first needed: serving cameras needs no Pillow.
+    # Imported on first use: cameras need no Pillow.
     if scheme == "scenes":
         from streamcap.media.sources.scenes import ScenesSource
 

@@ -1,4 +1,4 @@
-"""The one contract of every source: open, frames until a typed end, close."""
+"""The interface of every source: open, frames until a typed end, close."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from streamcap.media.frame import Frame
 
 
 class SourceEnded(StreamcapError):  # noqa: N818 - a typed end, not always an error
-    """A finite source was played to its end; there is nothing to retry."""
+    """A finite source was played to its end. Do not retry."""
 
 
 class SourceLost(StreamcapError):  # noqa: N818 - a typed end, not always an error
-    """Frames were coming and stopped: the connection broke, timed out or the peer went. Worth a reconnection."""
+    """The connection broke or timed out, or the peer left. Reconnect."""
 
 
 class SourceRefused(InputError):  # noqa: N818 - a typed end, not always an error
-    """It could not be opened. The message is one redacted line."""
+    """The source could not be opened. The message is one redacted line."""
 
     def __init__(self, message: str, *, retry: bool) -> None:
         super().__init__(message)
         self.retry = retry
-        """Whether it may heal by itself (a camera that is away), or not (a file that is no video)."""
+        """Whether a later attempt may succeed (a camera that is off), or not (a file that is no video)."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """What is known once a source is open. 0 or None: not known."""
+    """What is known about an open source. 0 or empty: unknown."""
 
     width: int
     height: int
     frames_per_second: float
     codec: str
     live: bool
-    """Whether time passes for it whether we read or not (a camera), or only as we read (a file)."""
+    """True for a camera, whose time passes on its own; False for a file."""
 
 
 class Source(ABC):
-    """A place frames come from. One instance is one opening: a reconnection makes a new one.
+    """A source of frames. One instance is one connection; a reconnection creates a new one.
 
-    `open`, `frames` and `close` run in the source's own thread and may block, each for a bounded time. `stop` may be
+    `open`, `frames` and `close` run on the source's own thread and may block for a bounded time. `stop` may be
     called from any thread: `frames` then returns within the read timeout.
     """
 
@@ -59,13 +59,13 @@ class Source(ABC):
 
     @abstractmethod
     def stop(self) -> None:
-        """Ask `frames` to return; idempotent, from any thread."""
+        """Make `frames` return. Idempotent, from any thread."""
 
     @abstractmethod
     def close(self) -> None:
-        """Free what is held; idempotent, never raises."""
+        """Release all resources. Idempotent, never raises."""
 
     @abstractmethod
     def statistics(self) -> dict[str, int]:
-        """Counts of this opening, from any thread: `frames` decoded, `decode_errors`, `repaired_pts`, `epochs` opened
+        """Counters of this connection, from any thread: decoded `frames`, `decode_errors`, `repaired_pts`, `epochs`
         after the first, `dropped` frames (each source names its drop policy)."""

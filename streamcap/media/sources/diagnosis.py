@@ -1,4 +1,4 @@
-"""What can be observed about a source that does not open: name, connection, and what an RTSP server asks for."""
+"""Diagnosis of a source that does not open: host name, TCP connection, RTSP authentication."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _ALGORITHM = re.compile(rb'algorithm="?(?P<name>[\w-]+)', re.IGNORECASE)
 
 
 def connection_fault(url: str, *, timeout: float) -> str | None:
-    """What is wrong before a byte is exchanged, in words; None where a TCP connection comes about, or none is used.
+    """Why no TCP connection is possible, in words; None if one is, or if the scheme uses none.
 
-    Looks the name up and connects once, within `timeout` seconds each.
+    Resolves the name and connects once; connecting takes at most `timeout` seconds.
     """
     parts = urlsplit(url)
     if not parts.hostname or parts.scheme.lower() not in _PORTS:
@@ -41,7 +41,7 @@ def connection_fault(url: str, *, timeout: float) -> str | None:
 
 
 def rtsp_challenges(url: str, *, timeout: float) -> list[str]:
-    """The ways to log in that an `rtsp://` server offers, such as "Basic" or "Digest SHA-256"; []: it says none."""
+    """Authentication schemes that an `rtsp://` server offers, such as "Basic" or "Digest SHA-256"; [] if none."""
     parts = urlsplit(url)
     if parts.scheme.lower() != "rtsp" or not parts.hostname:
         return []

@@ -1,4 +1,4 @@
-"""libav's errors in words: one redacted line that says what, where and what to do."""
+"""Errors of libav in words: one redacted line that says what, where and what to do."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from streamcap.media.sources.diagnosis import connection_fault, rtsp_challenges
 from streamcap.redact import redact
 
 HUNG_UP = (errno.EIO, errno.EPIPE, errno.ECONNRESET)
-"""How libav says that the other side closed the connection."""
+"""Errors of libav for a connection that the other side closed."""
 _NO_ANSWER = (errno.ETIMEDOUT, errno.EAGAIN)
-_LOOK_SECONDS = 2.0
+_DIAGNOSIS_SECONDS = 2.0
 _DATAGRAMS = ("udp:", "rtp:", "srt:")
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EADDRNOTAVAIL)
 
 
 def open_error(error: av.FFmpegError, url: str, *, network: bool, waited: float, open_timeout: float) -> SourceRefused:
-    """Why `url` could not be opened: what libav reports for certain; for the rest, what a look at the host shows.
+    """Why `url` could not be opened: from the error of libav where it is clear, else from a diagnosis of the host.
 
-    May connect to the host, for up to a few seconds. `waited`: the seconds that opening took. libav reports some of its
-    timeouts as unreadable data.
+    May connect to the host for a few seconds. waited: seconds that opening took, because libav reports some timeouts
+    as invalid data.
     """
     where = redact(url)
     if isinstance(error, av.error.HTTPUnauthorizedError):
@@ -31,7 +31,7 @@ def open_error(error: av.FFmpegError, url: str, *, network: bool, waited: float,
     timed_out = isinstance(error, av.error.ExitError | TimeoutError) or error.errno in _NO_ANSWER
     timed_out = timed_out or waited >= open_timeout
     if network and (timed_out or error.errno == errno.EIO):
-        fault = connection_fault(url, timeout=min(_LOOK_SECONDS, open_timeout))
+        fault = connection_fault(url, timeout=min(_DIAGNOSIS_SECONDS, open_timeout))
         if fault is None and timed_out:
             what = "" if where.startswith(_DATAGRAMS) else "it takes connections, but "
             fault = f"{what}no video that could be opened came within {open_timeout:g} s"
@@ -42,7 +42,7 @@ def open_error(error: av.FFmpegError, url: str, *, network: bool, waited: float,
     if error.errno in _UNREACHABLE:
         return SourceRefused(f"{where}: the host cannot be reached; check the address and the network", retry=True)
     if isinstance(error, av.error.ArgumentError) and not where.startswith(("rtsp", "rtmp", "webcam")):
-        # libav's answer to a format that is not in the list.
+        # The error of libav for a format that is not on the whitelist.
         return SourceRefused(f"{where}: its format is not accepted here; send {ACCEPTED}", retry=network)
     if isinstance(error, av.error.InvalidDataError):
         return SourceRefused(f"{where}: this is no video that libav can read", retry=network)
@@ -52,7 +52,7 @@ def open_error(error: av.FFmpegError, url: str, *, network: bool, waited: float,
 
 
 def _login_reason(url: str) -> str:
-    offered = rtsp_challenges(url, timeout=_LOOK_SECONDS)
+    offered = rtsp_challenges(url, timeout=_DIAGNOSIS_SECONDS)
     if offered and not {"Basic", "Digest MD5"} & set(offered):
         return f"401: it offers only {' and '.join(offered)} to log in; libav knows Basic and Digest MD5"
     if "@" not in url:
@@ -61,7 +61,7 @@ def _login_reason(url: str) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """libav's own words for `error`, on one line, without the URL it appends."""
+    """The text of `error` on one line, without the URL that libav appends."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return redact(str(text).strip().splitlines()[0])
 

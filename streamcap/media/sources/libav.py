@@ -1,4 +1,4 @@
-"""`LibavSource`: cameras, network streams, webcams and files, through libav."""
+"""`LibavSource`: cameras, network streams, webcams and files through libav."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from streamcap.redact import redact
 
 log = logging.getLogger(__name__)
 
-NO_PICTURE_SECONDS = 15.0
-"""Data that gives no frame for so long (or three read timeouts) is as good as none."""
+NO_FRAME_SECONDS = 15.0
+"""Data without a frame for this long (or three read timeouts) means that the source is lost."""
 MAX_CAPTURE_AHEAD_SECONDS = 0.25
-"""A capture that a sender report puts so far after its arrival is wrong: then arrival counts."""
+"""Ignore a capture time from a sender report that is later than arrival by more than this."""
 MAX_CAPTURE_BEHIND_SECONDS = 10.0
-"""Also one so long before its arrival that no network explains it."""
+"""Ignore one that is earlier than arrival by more than this, which no network explains."""
 FINE = Fraction(1, 90_000)
-"""The time base where a source has none of its own."""
-# Opens at the live edge in about 0.1 s: the session description says all that probing would find out.
+"""Time base for sources without one."""
+# Opens at the live edge in about 0.1 s: the SDP has everything that probing would find.
 _LOW_LATENCY = {"probesize": "32", "fpsprobesize": "0", "analyzeduration": "0"}
-# Every opening names the protocols that may be used, nested openings (segments, keys) included.
+# Each scheme has a whitelist of protocols, which also applies to nested URLs (segments, keys).
 _RTSP = {"rtsp_transport": "tcp", "protocol_whitelist": "tcp", **_LOW_LATENCY}
 _RTSP_UDP = {"rtsp_transport": "udp", "protocol_whitelist": "tcp,rtp,udp"}
 _RTMP = {"fflags": "nobuffer", "rtmp_live": "live", "analyzeduration": "500000", "protocol_whitelist": "rtmp,tcp"}
@@ -69,7 +69,7 @@ _OPTIONS: dict[str, dict[str, str]] = {
     "file": FILE_OPTIONS,
     "webcam": {"protocol_whitelist": ""},
 }
-# And the one format that each speaks. HTTP and files carry several: `format_whitelist` names those.
+# The one format of each scheme. HTTP and files have several, in `format_whitelist`.
 _FORMATS = {
     "rtsp": "rtsp",
     "rtsps": "rtsp",
@@ -89,13 +89,13 @@ class _Counts:
 
 
 class LibavSource(Source):
-    """One opening of whatever libav reads.
+    """One connection to anything that libav reads.
 
-    Live sources give frames as they come; nothing is dropped here. Files and other finite sources, and HLS, whose
-    segments come in one piece, are given out in real time, unless `options.realtime` is off.
+    Live sources yield frames as they arrive; nothing is dropped here. Finite sources and HLS, whose segments arrive at
+    once, are played in real time unless `options.realtime` is off.
 
     Parameters:
-        url: checked (`check_url`); kept with its secrets, shown without.
+        url: checked by `check_url`, with its secrets; `self.url` is redacted.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class LibavSource(Source):
         self._wall_minus_pts: float | None = None
         self._packet_arrived = 0.0
         self._silent = False
-        """Whether reading has run into its timeout."""
+        """Whether a read timed out."""
 
     def open(self) -> SourceInfo:
         started = self._monotonic()
@@ -163,8 +163,8 @@ class LibavSource(Source):
         container, stream = self._container, self._stream
         if container is None or stream is None:
             raise SourceLost(f"{self.url}: not open")
-        last_picture = self._monotonic()
-        no_picture = max(NO_PICTURE_SECONDS, 3 * self._options.read_timeout)
+        last_frame_at = self._monotonic()
+        max_silence = max(NO_FRAME_SECONDS, 3 * self._options.read_timeout)
         for packet in self._packets(container, stream):
             if self._stopping.is_set():
                 return
@@ -172,7 +172,7 @@ class LibavSource(Source):
             wall = self._wall() - (self._monotonic() - arrived)
             self._note_capture_time(packet)
             for video_frame in self._decode(packet):
-                last_picture = arrived
+                last_frame_at = arrived
                 frame = self._timed(video_frame, stream, arrived, wall)
                 if frame is None:
                     return
@@ -181,8 +181,8 @@ class LibavSource(Source):
                     return
             if self._silent:
                 raise SourceLost(self._silence)
-            if arrived - last_picture > no_picture:
-                raise SourceLost(f"{self.url}: data comes, but no frame for {no_picture:g} s")
+            if arrived - last_frame_at > max_silence:
+                raise SourceLost(f"{self.url}: data comes, but no frame for {max_silence:g} s")
         if self._stopping.is_set():
             return
         if self._finite:
@@ -229,7 +229,7 @@ class LibavSource(Source):
         except av.FFmpegError as error:
             if error.errno != errno.EPROTONOSUPPORT or self._scheme != "rtsp":
                 raise
-            # libav's word for 461: the camera was asked for TCP, which it does not serve.
+            # The error of libav for 461: the camera does not serve RTSP over TCP.
             log.warning("%s: it serves no RTSP over TCP (461); reading over UDP, where packets may be lost", self.url)
             return av.open(name, "r", format="rtsp", options={**options, **_RTSP_UDP}, timeout=timeout)
 
@@ -245,21 +245,21 @@ class LibavSource(Source):
     def _prepare(self, container: InputContainer, stream: VideoStream) -> SourceInfo:
         context = stream.codec_context
         self._check_size((context.width, context.height), SourceRefused)
-        # Decoders check it before they allocate a frame, whatever its size becomes later.
+        # Decoders check the limit before they allocate a frame, also if the size changes later.
         context.options = self._limits
-        # Frame threads would each hold one frame back.
+        # Frame threads would delay one frame each.
         context.thread_type = "SLICE"
         context.thread_count = 1
         if self._options.keyframes_only:
             context.skip_frame = "NONKEY"
         kind = container.format.name
         self._finite = self._scheme == "file" or (self._scheme in ("http", "https") and container.duration is not None)
-        # Its parts carry no time; libav would make one up from a guessed rate.
+        # Its parts have no timestamps; libav would invent them from a guessed rate.
         self._untimed = kind == "mpjpeg"
         rate = stream.average_rate or stream.guessed_rate
         self._clock = MediaClock(
             jump_ahead=None if self._finite else JUMP_AHEAD_SECONDS,
-            # A segment of HLS comes in one piece.
+            # HLS segments arrive at once.
             check_rate="hls" not in kind,
             interval=1 / Fraction(rate) if self._finite and rate else None,
         )
@@ -282,17 +282,17 @@ class LibavSource(Source):
         return {"max_pixels": str(self._options.max_pixels)}
 
     def _check_size(self, size: tuple[int, int], kind: type[SourceRefused] | type[SourceLost]) -> None:
-        """Raises `kind` where frames of `size` are larger than what is decoded."""
+        """Raises `kind` if frames of `size` exceed `options.max_pixels`."""
         width, height = size
         if width * height <= self._options.max_pixels:
             return
-        most = f"{self._options.max_pixels / 1e6:g} megapixels"
-        message = f"{self.url}: its frames are {width}×{height}, above the limit of {most}; set the camera to less"
+        limit = f"{self._options.max_pixels / 1e6:g} megapixels"
+        message = f"{self.url}: its frames are {width}×{height}, above the limit of {limit}; set the camera to less"
         self.close()
         raise SourceRefused(message, retry=self._network) if kind is SourceRefused else SourceLost(message)
 
     def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-        """Packets until the source's end; libav's failures become typed ends."""
+        """Packets until the source ends. Errors of libav become SourceEnded or SourceLost."""
         packets = container.demux(stream)
         while True:
             waited_since = self._monotonic()
@@ -315,12 +315,12 @@ class LibavSource(Source):
                 raise SourceLost(f"{self.url}: {describe_error(error)}") from None
             self._packet_arrived = self._monotonic()
             if self._network and self._packet_arrived - waited_since >= self._options.read_timeout:
-                # At its timeout libav hands out the packet that it held back: its bytes came before the silence.
+                # At a timeout libav returns the packet it held back, whose bytes came before the silence.
                 self._packet_arrived, self._silent = waited_since, True
             yield packet
 
     def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
-        """What a packet completes. Damaged data costs its frames and is counted."""
+        """The frames that a packet completes. Damaged frames are dropped and counted."""
         try:
             video_frames = packet.decode()
         except av.FFmpegError as error:
@@ -334,7 +334,7 @@ class LibavSource(Source):
         return out
 
     def _note_capture_time(self, packet: Packet[VideoStream]) -> None:
-        """Relate timestamps to the camera's wall clock, where an RTCP sender report has."""
+        """Relate timestamps to the camera's wall clock, if an RTCP sender report did."""
         if packet.pts is None or packet.time_base is None or not packet.has_sidedata("prft"):
             return
         # AVProducerReferenceTime (libavcodec/defs.h): int64 wallclock in µs since 1970, int flags.
@@ -349,7 +349,7 @@ class LibavSource(Source):
         return wall, "arrival"
 
     def _timed(self, video_frame: VideoFrame, stream: VideoStream, arrived: float, wall: float) -> Frame | None:
-        """The frame with its clocks, when it is due; None if asked to stop meanwhile."""
+        """The frame with its times, once it is due; None after `stop`."""
         self._counts.frames += 1
         pts = video_frame.pts if video_frame.pts is not None else video_frame.dts
         base = video_frame.time_base or stream.time_base or FINE
@@ -357,7 +357,7 @@ class LibavSource(Source):
         if self._pacer is not None:
             if self._stopping.wait(self._pacer.wait(stamp.epoch, stamp.time)):
                 return None
-            # It is played as if a camera saw it now.
+            # Played as if captured now.
             arrived, wall = self._monotonic(), self._wall()
         captured_at, captured_at_source = self._captured(video_frame, wall)
         return Frame(

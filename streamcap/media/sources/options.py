@@ -1,4 +1,4 @@
-"""`SourceOptions`: how sources are opened and read."""
+"""`SourceOptions`: options for opening and reading sources."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class SourceOptions:
 
     open_timeout: float = 10.0
     read_timeout: float = 5.0
-    """Without data for so long a source is lost."""
+    """A source without data for this long is lost."""
     keyframes_only: bool = False
-    """Decode keyframes alone: about an eighth of the cost, and as many frames as the camera sends keyframes."""
+    """Decode keyframes only: about an eighth of the cost, at the keyframe rate of the camera."""
     realtime: bool = True
-    """Play what is finite as if it were live: a second of video in a second. Otherwise as fast as it is read."""
+    """Play finite sources in real time, else as fast as possible."""
     poll_interval: float = 1.0
-    """Between two requests of an address that answers with a single JPEG."""
+    """Seconds between two requests to a URL that returns a single JPEG."""
     max_pixels: int = 50_000_000
-    """Larger frames are not decoded: one of 8192×6144 takes 75 MB, and a stranger may send any size."""
+    """Larger frames are not decoded: 8192×6144 takes 75 MB, and untrusted sources may send any size."""
 
     def __post_init__(self) -> None:
         if not self.poll_interval > 0:

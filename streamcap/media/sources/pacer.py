@@ -1,4 +1,4 @@
-"""`Pacer`: what could be read at once is given out in real time."""
+"""`Pacer`: plays a finite source in real time."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _LATE_SECONDS = 0.5
 
 
 class Pacer:
-    """Tells how long to wait before a frame is due. Pure; after a stall time goes on from there, without a burst.
+    """Computes how long to wait until a frame is due. Pure. After a stall, time continues without a burst.
 
     Parameters:
-        monotonic: our clock, in seconds.
+        monotonic: clock in seconds.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:

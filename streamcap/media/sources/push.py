@@ -1,4 +1,4 @@
-"""`PushSource`: frames that someone else decodes, as a browser's over WebRTC, wait here for the reader."""
+"""`PushSource`: frames that are decoded elsewhere, such as those of a WebRTC publisher."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ QUEUE_FRAMES = 8
 class PushSource(Source):
     """The event loop offers frames, the reading thread takes them. Drop policy: oldest first, counted as `dropped`.
 
-    `open` waits until a first frame is offered, however long that takes: a page waits for its visitor. `stop` ends
-    the wait. Frames may change their size at any time.
+    `open` waits for the first frame without a timeout; `stop` ends the wait. Frames may change their size at any
+    time.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class PushSource(Source):
         url: str = "whip:",
         *,
         read_timeout: float = 5.0,
-        most: int = QUEUE_FRAMES,
+        max_frames: int = QUEUE_FRAMES,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -39,7 +39,7 @@ class PushSource(Source):
         self._monotonic = monotonic
         self._wall = wall
         self._waiting: deque[tuple[VideoFrame, float, float]] = deque()
-        self._most = most
+        self._max_frames = max_frames
         self._changed = threading.Condition()
         self._end: SourceLost | SourceEnded | None = None
         self._stopped = False
@@ -48,11 +48,11 @@ class PushSource(Source):
         self._dropped = 0
 
     def offer(self, video_frame: VideoFrame) -> bool:
-        """Hand in the next frame; never waits. False: nobody takes frames any more (stopped or finished)."""
+        """Queue the next frame; never blocks. Returns False if the source is stopped or finished."""
         with self._changed:
             if self._stopped or self._end is not None:
                 return False
-            if len(self._waiting) >= self._most:
+            if len(self._waiting) >= self._max_frames:
                 self._waiting.popleft()
                 self._dropped += 1
             self._waiting.append((video_frame, self._monotonic(), self._wall()))
@@ -60,7 +60,7 @@ class PushSource(Source):
             return True
 
     def finish(self, reason: str, *, ended: bool = False) -> None:
-        """No frame will come any more: `frames` raises SourceLost (another peer may come), or SourceEnded."""
+        """No more frames: `frames` raises SourceLost (another publisher may connect), or SourceEnded if `ended`."""
         with self._changed:
             if self._end is None:
                 kind = SourceEnded if ended else SourceLost

@@ -1,4 +1,4 @@
-"""`ScenesSource`: the built-in world as a live camera, drawn while it plays."""
+"""`ScenesSource`: the built-in synthetic scenes as a live camera, drawn in real time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from streamcap.media.sources.base import Source, SourceInfo
 
 @dataclass(frozen=True, slots=True)
 class SceneOptions:
-    """What `scenes:?seed=3&size=640x360&rate=15&seconds=4` says: pixels, frames a second, seconds a scene."""
+    """Options of `scenes:?seed=3&size=640x360&rate=15&seconds=4`: pixels, frames a second, seconds a scene."""
 
     seed: int = 0
     width: int = 640
@@ -39,37 +39,37 @@ class SceneOptions:
 
     @classmethod
     def from_url(cls, url: str) -> SceneOptions:
-        """Read a `scenes:` URL. Raises InputError for what it does not know."""
+        """Parse a `scenes:` URL. Raises InputError for unknown keys and invalid values."""
         query = url.split(":", 1)[1].lstrip("/")
         if query and not query.startswith("?"):
             raise InputError(f"{url}: write it as scenes: or scenes:?seed=3&size=640x360&rate=15&seconds=4")
-        given: dict[str, int | float | Fraction] = {}
+        values: dict[str, int | float | Fraction] = {}
         for key, value in parse_qsl(query[1:], keep_blank_values=True):
             try:
                 if key == "seed":
-                    given["seed"] = int(value)
+                    values["seed"] = int(value)
                 elif key == "size":
                     width, height = value.lower().split("x")
-                    given["width"], given["height"] = int(width), int(height)
+                    values["width"], values["height"] = int(width), int(height)
                 elif key == "rate":
-                    # Exact, and so without an exponent: 1e9999999 would be written out.
-                    given["rate"] = Fraction(value.lower().replace("e", "?")[:32])
+                    # Fraction is exact, so an exponent is refused: 1e9999999 would use up the memory.
+                    values["rate"] = Fraction(value.lower().replace("e", "?")[:32])
                 elif key == "seconds":
-                    given["seconds"] = float(value)
+                    values["seconds"] = float(value)
                 else:
                     raise InputError(f"{url}: scenes have no {key!r}; there are seed, size, rate and seconds")
             except (ValueError, ZeroDivisionError):
                 raise InputError(f"{url}: {key}={value} cannot be understood") from None
-        return cls(**given)  # type: ignore[arg-type]
+        return cls(**values)  # type: ignore[arg-type]
 
 
 class ScenesSource(Source):
-    """Draws scene after scene in real time. Frame n shows the scene time n / rate, which is also its media time.
+    """Draws scene after scene in real time. Frame n shows scene time n / rate, which is also its media time.
 
-    Drop policy: what could not be drawn in time is skipped (`dropped`), so it never lags.
+    Drop policy: frames that cannot be drawn in time are skipped (`dropped`), so it never lags.
 
     Parameters:
-        wait: sleeps so many seconds or until `stop`; None: really.
+        wait: sleeps for seconds or until `stop`; None: the real one.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ScenesSource(Source):
         self.url = url
         self.options = SceneOptions.from_url(url)
         self.script = SceneScript(self.options.seed, self.options.seconds)
-        """The truth: `script.sentence_at(frame.time)`."""
+        """Ground truth: `script.sentence_at(frame.time)`."""
         self._monotonic = monotonic
         self._wall = wall
         self._stopping = threading.Event()
@@ -97,11 +97,11 @@ class ScenesSource(Source):
 
     def frames(self) -> Iterator[Frame]:
         options, base = self.options, 1 / self.options.rate
-        begun, begun_wall = self._monotonic(), self._wall()
+        started, started_wall = self._monotonic(), self._wall()
         number = 0
         while not self._stopping.is_set():
             media_time = float(number * base)
-            pause = begun + media_time - self._monotonic()
+            pause = started + media_time - self._monotonic()
             if pause > 0:
                 self._wait(pause)
                 continue
@@ -117,10 +117,10 @@ class ScenesSource(Source):
                 time=media_time,
                 epoch=0,
                 arrived=self._monotonic(),
-                captured_at=begun_wall + media_time,
+                captured_at=started_wall + media_time,
                 captured_at_source="arrival",
             )
-            due = int((self._monotonic() - begun) * options.rate)
+            due = int((self._monotonic() - started) * options.rate)
             self._dropped += max(0, due - number - 1)
             number = max(number + 1, due)
 

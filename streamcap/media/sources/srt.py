@@ -1,4 +1,4 @@
-"""SRT where libav was built without it: the ffmpeg program receives, and hands the stream on through a pipe."""
+"""SRT for builds of libav without it: the ffmpeg program receives the stream and passes it through a pipe."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ import time
 from streamcap.media.sources.base import SourceRefused
 from streamcap.redact import redact
 
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _END_SECONDS = 1.0
-# What the program needs to start; tokens and keys in our own environment are none of its business.
+# What the program needs to start. Tokens and keys in our environment are not passed on.
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT")
-# What the program says is kept to tell why nothing comes. On a bad line it may say something for every packet.
+# Its error output explains a failure. On a bad connection it may print a line for every packet.
 MAX_STDERR_BYTES = 65_536
 
 
 class SourceTimeoutError(Exception):
-    """Nothing came for longer than was allowed."""
+    """No data within the timeout."""
 
 
 class SrtPipe:
-    """A running `ffmpeg` that copies the video of an `srt://` address, as MPEG-TS; libav reads it as a file.
+    """A running `ffmpeg` that copies the video of an `srt://` URL as MPEG-TS; libav reads it as a file.
 
-    The address, with its passphrase, stands in the program's arguments, where users of the same machine can read it.
+    The URL with its passphrase goes to the program's standard input, as a script for its concat demuxer: other users
+    of the machine can read the arguments of a program.
 
     Parameters:
         stopping: when set, reading ends.
@@ -45,46 +46,49 @@ class SrtPipe:
         self._read_timeout = read_timeout
         self._stopping = stopping
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        quiet = [program, "-nostdin", "-nostats", "-hide_banner", "-loglevel", "error"]
-        # What comes is a stranger's: it is MPEG-TS and nothing else, and may not have anything opened.
-        accept = ["-protocol_whitelist", "srt", "-f", "mpegts"]
-        receive = [*accept, "-fflags", "nobuffer", "-analyzeduration", "500000", "-i", url]
+        quiet = [program, "-nostats", "-hide_banner", "-loglevel", "error"]
+        script = ["-protocol_whitelist", "pipe,srt", "-f", "concat", "-safe", "0"]
+        receive = [*script, "-fflags", "nobuffer", "-analyzeduration", "500000", "-i", "pipe:0"]
         copy = ["-map", "0:v:0", "-c", "copy"]
         send = ["-copyts", "-muxdelay", "0", "-flush_packets", "1", "-f", "mpegts", "pipe:1"]
         self._process = subprocess.Popen(
             [*quiet, *receive, *copy, *send],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             cwd="/",
             env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         )
 
+        assert self._process.stdin is not None  # noqa: S101 - opened as a pipe
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+            stdin.write(_concat_script(url).encode())
+
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes; none where the other side ended. Raises SilentError."""
+        """Up to `size` bytes; empty at the end of the stream. Raises SourceTimeoutError."""
         assert self._process.stdout is not None  # noqa: S101 - it was opened as a pipe
         descriptor = self._process.stdout.fileno()
-        until = time.monotonic() + self._timeout
-        poll = select.poll()  # not select(), which knows no descriptor above 1,023
+        deadline = time.monotonic() + self._timeout
+        poll = select.poll()  # select() supports no descriptor above 1,023
         poll.register(descriptor, select.POLLIN)
         while not self._stopping.is_set():
-            if poll.poll(1000 * _LOOK_SECONDS):
+            if poll.poll(1000 * _POLL_SECONDS):
                 self._timeout = self._read_timeout
                 self._truncate_stderr()
                 return os.read(descriptor, size)
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise SourceTimeoutError
         return b""
 
     def _truncate_stderr(self) -> None:
-        describe_error = self._stderr.fileno()
-        if os.fstat(describe_error).st_size > MAX_STDERR_BYTES:
-            # The program writes through the same open file: it goes on from the beginning.
-            os.ftruncate(describe_error, 0)
-            os.lseek(describe_error, 0, os.SEEK_SET)
+        descriptor = self._stderr.fileno()
+        if os.fstat(descriptor).st_size > MAX_STDERR_BYTES:
+            # The program shares the file position, so it continues at the start.
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
 
     def open_error(self) -> SourceRefused:
-        """Why nothing came, in ffmpeg's words."""
+        """Why no data came, from the error output of ffmpeg."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
         self._stderr.seek(0)
@@ -93,10 +97,18 @@ class SrtPipe:
         return SourceRefused(f"{self._where}: it could not be received: {redact(reason)}", retry=True)
 
     def close(self) -> None:
-        """End the program; idempotent, bounded in time."""
+        """Kill the program. Idempotent, bounded in time."""
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._stderr.close()
+
+
+def _concat_script(url: str) -> str:
+    """A script for ffmpeg's concat demuxer that opens `url` only."""
+    quoted = url.replace("'", r"'\''")
+    # Untrusted input: it must be MPEG-TS, and may open no other file or address.
+    options = ("format_whitelist mpegts", "protocol_whitelist srt", "fflags nobuffer", "analyzeduration 500000")
+    return "\n".join(["ffconcat version 1.0", f"file '{quoted}'", *(f"option {option}" for option in options), ""])

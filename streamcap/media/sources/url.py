@@ -1,4 +1,4 @@
-"""What may stand where a source is named, checked before anything is opened."""
+"""Checks of source URLs, before anything is opened."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def scheme_of(url: str) -> str:
 
 
 def check_url(url: str) -> str:
-    """`url` without surrounding blanks, if it names something that can be opened here.
+    """`url` without surrounding spaces, if it is valid.
 
-    Raises InputError: one line, secrets redacted. What may not be named over HTTP is the server's to say.
+    Raises InputError: one line, secrets redacted. The server restricts URLs from HTTP clients further.
     """
     url = url.strip()
     if not url:
         raise InputError(f"an empty URL names no source; use {_KNOWN}")
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in url):
-        raise InputError(f"URL {redact(url)!r} holds a control character")
+        raise InputError(f"URL {redact(url)!r} contains a control character")
     match = _SCHEME.fullmatch(url)
     scheme = scheme_of(url)
     if scheme == "file" and match and match["scheme"].lower() != "file" and not _exists(url):
@@ -45,7 +45,7 @@ def check_url(url: str) -> str:
     elif scheme == "webcam":
         webcam_device(url)
     elif scheme == "scenes":
-        # Imported late: the drawn scenes need Pillow, which other sources do not.
+        # Imported on first use: scenes need Pillow, other sources do not.
         from streamcap.media.sources.scenes import SceneOptions
 
         SceneOptions.from_url(url)
@@ -53,18 +53,18 @@ def check_url(url: str) -> str:
 
 
 def file_path(url: str) -> Path:
-    """The path a file URL or a plain path names."""
+    """The path of a file URL, or of a plain path."""
     if url.lower().startswith("file:"):
         rest = url[len("file:") :]
         return Path(rest[2:] if rest.startswith("//") else rest)
     try:
         return Path(url).expanduser()
-    except RuntimeError:  # `~name` of nobody: then it is a file's name
+    except RuntimeError:  # `~name` is not a user: then it is a file name
         return Path(url)
 
 
 def webcam_device(url: str) -> str:
-    """The device a `webcam:` URL names, /dev/video0 where none is. Raises InputError where there is no such device."""
+    """The device of a `webcam:` URL, by default /dev/video0. Raises InputError if it does not exist."""
     device = url.split(":", 1)[1] or "/dev/video0"
     if device.isdecimal():
         device = f"/dev/video{device}"
@@ -79,9 +79,9 @@ def _check_network(url: str, scheme: str) -> None:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
-    except ValueError:  # its text repeats what it took for the port: of a password with a slash, the beginning
+    except ValueError:  # its text contains part of a password with a slash
         raise InputError(
-            f"{redact(url)}: the host or its port is none; a password's /, ?, # and @ are written %2F, %3F, %23 and %40"
+            f"{redact(url)}: invalid host or port; write /, ?, # and @ in a password as %2F, %3F, %23 and %40"
         ) from None
     listens = scheme == "srt" and port is not None
     if not url[len(scheme) + 1 :].startswith("//") or not (host or listens):
@@ -95,17 +95,17 @@ def _check_file(url: str) -> None:
             raise InputError(f"{url}: is a directory; name a video file")
         if not path.exists():
             raise InputError(f"{url}: there is no such file")
-        # Asked, not tried: to open a pipe that nobody writes to waits for ever.
+        # Not opened: opening a pipe without a writer blocks.
         if not os.access(path, os.R_OK):
             raise InputError(f"{url}: cannot be read: permission denied")
     except OSError as error:
         raise InputError(f"{url}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, RuntimeError) as error:  # a name no file can have; a ~user whom nobody knows
+    except (ValueError, RuntimeError) as error:  # invalid as a file name; an unknown ~user
         raise InputError(f"{url}: cannot be a file: {error}") from None
 
 
 def _exists(path: str) -> bool:
     try:
         return Path(path).exists()
-    except (OSError, ValueError):  # a name no file can have
+    except (OSError, ValueError):  # invalid as a file name
         return False

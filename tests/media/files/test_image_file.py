@@ -1,4 +1,4 @@
-"""Still images: what they show, how large they may be, and what is refused."""
+"""Image files: decoding, size limits, errors."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_exif_orientation_matches_pillow(orientation: int) -> None:
 
 
 def _png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds next to nothing."""
+    """A PNG that declares a size and has almost no data."""
     header = struct.pack(">II5B", width, height, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
     parts = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks]
@@ -93,7 +93,7 @@ def test_large_image_comes_smaller(monkeypatch: pytest.MonkeyPatch, kind: str) -
     Image.linear_gradient("L").resize((401, 301)).convert("RGB").save(content, kind, exif=exif)
     shown = decode_image(content.getvalue())
     assert shown.size == (76, 101)
-    # Dark above, which EXIF turns to the right.
+    # Dark at the top; EXIF rotates it to the right.
     pixels = np.asarray(shown)
     assert pixels[:, -1].mean() < 20 < 235 < pixels[:, 0].mean()
 
@@ -105,7 +105,7 @@ def test_large_jpeg_is_decoded_at_reduced_size(monkeypatch: pytest.MonkeyPatch) 
     image = Image.linear_gradient("L").resize((400, 300)).convert("RGB")
     image.save(plain, "JPEG")
     assert decode_image(plain.getvalue()).size == (100, 75)
-    # All coefficients of a progressive one are held at once.
+    # A progressive JPEG keeps all coefficients in memory.
     image.save(progressive, "JPEG", progressive=True)
     with pytest.raises(InputError, match="make it smaller first"):
         decode_image(progressive.getvalue())
@@ -169,5 +169,5 @@ def test_list_folder_tells_files_apart(tmp_path: Path) -> None:
     for name in ("b.HEIC", "a.jpg", "clip.MOV", "notes.txt", ".hidden", "more/c.png"):
         (tmp_path / name).touch()
     found = list_folder(tmp_path)
-    assert [path.name for path in found.video_frames] == ["a.jpg", "b.HEIC", "c.png"]
+    assert [path.name for path in found.images] == ["a.jpg", "b.HEIC", "c.png"]
     assert [path.name for path in found.others] == ["clip.MOV", "notes.txt"]

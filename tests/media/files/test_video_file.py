@@ -1,4 +1,4 @@
-"""The frames that were asked for, each with its own time, whatever the file."""
+"""`VideoFile`: requested frames with exact times, for many kinds of files."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_any_container(film: Path, tmp_path: Path, kind: str) -> None:
     assert [number(frame) for frame in frames] == [everything[ordinal] for ordinal in wanted]
     assert video.undecodable == 0
     if kind == "raw H.264":
-        # It holds no times; what can be known is that frames follow each other evenly from 0.
+        # It has no timestamps; frames follow each other evenly from 0.
         assert frames[0].seconds == 0
         assert np.diff(video.index.pts).min() == np.diff(video.index.pts).max()
         return
@@ -148,7 +148,7 @@ def test_best_of_several_streams_is_used(tmp_path: Path) -> None:
 
 
 def turned(mp4: bytes, degrees: int) -> bytes:
-    """The display matrix of the first track replaced by one that turns (ISO 14496-12, 8.3.2)."""
+    """The display matrix of the first track replaced by a rotation (ISO 14496-12, 8.3.2)."""
     cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
     matrix = struct.pack(">9i", cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0, 0, 0, 1 << 30)
     place = mp4.index(b"tkhd") + 44
@@ -157,7 +157,7 @@ def turned(mp4: bytes, degrees: int) -> bytes:
 
 @pytest.mark.parametrize("turn", [90, 180, 270])
 def test_rotated_phone_video_is_upright(film: Path, tmp_path: Path, turn: int) -> None:
-    """Held against ffmpeg, which turns by the display matrix too."""
+    """Compared with ffmpeg, which also applies the display matrix."""
     (tmp_path / "turned.mp4").write_bytes(turned(film.read_bytes(), turn))
     ffmpeg("-i", tmp_path / "turned.mp4", "-frames:v", "1", tmp_path / "truth.png")
     (frame,) = chosen(tmp_path / "turned.mp4", lambda video: [0])

@@ -1,4 +1,4 @@
-"""Which frames are chosen."""
+"""`VideoIndex`: which frames are selected."""
 
 from __future__ import annotations
 

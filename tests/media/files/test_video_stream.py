@@ -1,4 +1,4 @@
-"""Which video is taken, by `caption` and `serve` alike."""
+"""Which video stream is chosen; the same for `caption` and `serve`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files: whole, cut off, damaged, silent or no video at all."""
+"""Files: complete, truncated, damaged, empty, or not a video."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_file_is_read_to_its_end(tmp_path: Path, name: str) -> None:
     info = source.open()
     with pytest.raises(SourceEnded, match="played to its end"):
         for frame in source.frames():
-            frames.append(frame)  # noqa: PERF402 - what came before the end counts
+            frames.append(frame)  # noqa: PERF402 - keeps the frames before the end
     source.close()
     assert (info.width, info.height, info.codec, info.live) == (160, 96, "h264", False)
     first = frames[0].time
@@ -66,7 +66,7 @@ def test_realtime_playback_takes_file_duration(tmp_path: Path) -> None:
     path = write_video(tmp_path / "film.mp4", seconds=0.6, rate=10)
     frames, _ = read(open_source(str(path)))
     spans = [(frame.arrived - frames[0].arrived) - (frame.time - frames[0].time) for frame in frames]
-    # A frame is never early; how late it is the machine decides.
+    # A frame is never early; how late it is depends on the machine.
     assert min(spans) > -0.02
 
 
@@ -173,7 +173,7 @@ def test_larger_frames_in_the_middle_are_not_decoded(tmp_path: Path) -> None:
     path = tmp_path / "film.h264"
     parts = [write_video(tmp_path / f"{size[0]}.h264", size=size, container="h264").read_bytes() for size in sizes]
     path.write_bytes(b"".join(parts))
-    # Decoders count with rows padded to a multiple of 64.
+    # Decoders pad rows to a multiple of 64.
     source = open_source(str(path), options=SourceOptions(realtime=False, max_pixels=192 * 96))
     frames, _ = read(source)
     assert {frame.size for frame in frames} == {(160, 96), (64, 64)}

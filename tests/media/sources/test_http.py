@@ -1,4 +1,4 @@
-"""Video over HTTP: MJPEG cameras, HLS, plain files, and pages that are none of these."""
+"""Video over HTTP: MJPEG cameras, HLS, plain files, and pages without video."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PATIENT_SECONDS = 30
 
 @contextmanager
 def serving(answer: Answer) -> Iterator[str]:
-    """An HTTP server on the loopback that answers every GET so."""
+    """A loopback HTTP server that answers every GET with `answer`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             try:
                 answer(self)
             except OSError:
-                self.close_connection = True  # the reader went: that is how most of these tests end
+                self.close_connection = True  # the reader disconnected: most of these tests end so
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             return
@@ -70,7 +70,7 @@ def jpeg(number: int) -> bytes:
 
 
 class MotionJpeg:
-    """An MJPEG camera; after `most` frames it hangs up, or falls silent where `silent` is set."""
+    """An MJPEG camera. After `most` frames it closes the connection, or goes silent if `silent`."""
 
     def __init__(self, most: int, *, silent: bool = False) -> None:
         self.most = most
@@ -98,7 +98,7 @@ def test_mjpeg_is_timed_by_arrival_and_end_is_a_loss() -> None:
         frames = []
         with pytest.raises(SourceLost, match="closed the stream"):
             for frame in source.frames():
-                frames.append(frame)  # noqa: PERF402 - what came before the end counts
+                frames.append(frame)  # noqa: PERF402 - keeps the frames before the end
         source.close()
     assert len(frames) >= 18
     assert frames[0].size == (160, 96)
@@ -158,7 +158,7 @@ def test_hls_segments_are_paced_in_real_time(tmp_path: Path, live: bool) -> None
         source.close()
     assert {frame.size for frame in got} == {(160, 96)}
     for frame in got:
-        # Never early, though a whole segment is there at once.
+        # Never early, although a complete segment arrives at once.
         assert (frame.arrived - got[0].arrived) - (frame.time - got[0].time) > -0.02
 
 

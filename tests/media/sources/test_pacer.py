@@ -1,4 +1,4 @@
-"""What could be read at once is given out in real time, without bursts."""
+"""`Pacer`: finite sources in real time, without bursts."""
 
 from __future__ import annotations
 

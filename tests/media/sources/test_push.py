@@ -1,4 +1,4 @@
-"""Frames handed in by someone else: bounded, oldest dropped, every wait ends."""
+"""`PushSource`: bounded queue, drops the oldest frame, every wait ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.timeouts import TIMEOUT_FACTOR
 
 
 def test_queue_is_bounded_and_drops_oldest() -> None:
-    source = PushSource(most=3)
+    source = PushSource(max_frames=3)
     for number in range(10):
         video_frame = drawn(64, 36)
         video_frame.pts = number * 3000

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRefused, open_source
+from streamcap.media.sources.libav import LibavSource
 from streamcap.media.sources.srt import MAX_STDERR_BYTES, SrtPipe
 from tests.conftest import require_program
 from tests.media.fakes import write_video
@@ -49,7 +50,7 @@ def sending(film: Path, *output: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def opened(url: str) -> Source:
-    """The source once the sender listens."""
+    """The opened source, once the sender listens."""
     until = time.monotonic() + TIMEOUT_FACTOR
     while True:
         source = open_source(url, options=OPTIONS)
@@ -87,6 +88,9 @@ def test_srt_is_read_and_sender_exit_is_a_loss(film: Path) -> None:
     with sending(film, "-f", "mpegts", f"{address}?mode=listener&{phrase}") as sender:
         source = opened(f"{address}?{phrase}")
         assert "hunter2" not in source.url
+        assert isinstance(source, LibavSource) and source._pipe is not None
+        arguments = Path(f"/proc/{source._pipe._process.pid}/cmdline").read_text()
+        assert "ffmpeg" in arguments and "hunter2" not in arguments
         check(source, sender)
 
 

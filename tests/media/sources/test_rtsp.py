@@ -1,4 +1,4 @@
-"""Cameras over a real RTSP server: opened at the live edge, timed by RTCP, and every way they fail."""
+"""Cameras on a real RTSP server: opening at the live edge, RTCP times, and failures."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_frame_times_are_monotonic_in_one_epoch(server: RtspServer) -> None:
 
 
 def test_sender_report_gives_capture_time(server: RtspServer) -> None:
-    # On a busy machine the server may be held while it writes a report, whose times then are not of one moment.
+    # A busy machine may pause the server while it writes a report, whose two times then differ.
     differences = [off_by_report(server)]
     while differences[-1] >= 6 and len(differences) < REPORTS:
         differences.append(off_by_report(server))
@@ -98,7 +98,7 @@ def off_by_report(server: RtspServer) -> float:
         scene, local = CLIP.script.scene(number % CLIP.count // 15), number % 15 / 15
         assert scene.sentence == server.sentence_at(frame.captured_at)
         shown = frame.video_frame.to_ndarray(format="rgb24").astype(int)
-        # The server shows frame n at t0 + n / rate exactly; the report is true to well under a frame.
+        # The server shows frame n at exactly t0 + n / rate; the report is accurate to much less than a frame.
         off = abs((frame.captured_at - server.t0) * CLIP.rate - number)
         difference = float(np.abs(shown - draw(scene, local, 320, 180)).mean())
         other = np.abs(shown - draw(CLIP.script.scene((number // 15 + 1) % 4), local, 320, 180)).mean()
@@ -246,7 +246,7 @@ def test_frozen_camera_times_out(own_server: RtspServer) -> None:
     arrivals = []
     with pytest.raises(SourceLost, match=r"no frame came for 2 s|closed"):
         arrivals.extend(frame.arrived for frame in frames)
-    # libav hands out a last frame at its timeout: it counts from when its bytes came, and reading ends there.
+    # libav returns a last frame at its timeout. It counts from the arrival of its bytes, and reading ends.
     assert time.monotonic() - arrivals[-1] == pytest.approx(2.0, abs=1.0)
     source.close()
     own_server.resume()

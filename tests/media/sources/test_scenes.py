@@ -1,4 +1,4 @@
-"""The drawn camera: paced, never late, and its truth is known."""
+"""`ScenesSource`: paced, never late, with ground truth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from streamcap.media.sources.scenes import ScenesSource
 
 
 class Time:
-    """A clock that passes only where someone waits."""
+    """A clock that advances only in `wait`."""
 
     def __init__(self) -> None:
         self.now = 1000.0

@@ -1,4 +1,4 @@
-"""What comes from outside chooses neither its format nor what else is opened: format tricks against a canary."""
+"""Untrusted input chooses neither its format nor other files to open: format tricks against a canary."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def canary(tmp_path: Path) -> Iterator[Canary]:
 
 
 def read(url: str, options: SourceOptions = QUICK) -> int:
-    """How many frames come; what goes wrong is none."""
+    """The number of frames read; errors end the count."""
     source = open_source(url, options=options)
     count = 0
     with suppress(StreamcapError):
@@ -78,7 +78,7 @@ def test_file_mov_reference_is_not_followed(canary: Canary, tmp_path: Path) -> N
     movie = write_video(tmp_path / "film.mp4", seconds=0.5).read_bytes()
     path = tmp_path / "reference.mov"
     path.write_bytes(mov_reference(str(canary.file), movie))
-    # The reference is well-formed: libav follows it where it is told to.
+    # The reference is valid: libav follows it without our limits.
     with av.open(str(path), options={"enable_drefs": "1", "use_absolute_path": "1"}), suppress(av.FFmpegError):
         pass
     assert canary.touched()
@@ -139,7 +139,7 @@ def test_http_redirect_leads_to_http_alone(canary: Canary, where: str) -> None:
 
 
 def send_over_srt(payload: bytes, address: str, received: threading.Event) -> None:
-    """Connect to the listener at `address`, however late it comes, and send; then wait a while for `received`."""
+    """Connect to the listener at `address`, retrying, and send; then wait for `received`."""
     run = [require_program("ffmpeg"), "-loglevel", "quiet", "-f", "data", "-i", "pipe:0", "-map", "0", "-c", "copy"]
     connected = False
     while not connected:

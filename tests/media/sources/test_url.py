@@ -1,4 +1,4 @@
-"""What may be named as a source, and what is said of the rest: one line, no secret in it."""
+"""`check_url`: valid sources, and one-line errors without secrets."""
 
 from __future__ import annotations
 

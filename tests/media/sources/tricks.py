@@ -1,4 +1,4 @@
-"""Files that try to have other things opened: one function a format, each given the address that it names."""
+"""Files that refer to another file or server: one function per format, with the address to refer to."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def dash(target: str) -> bytes:
 
 
 def mov_reference(target: str, movie: bytes) -> bytes:
-    """`movie` with its samples said to lie in another file."""
+    """`movie` with a reference to samples in another file."""
     path = target.removeprefix("file:").encode()
     name = path.rpartition(b"/")[2]
     record = bytes(10) + bytes(28) + bytes(12) + bytes([len(name)]) + name.ljust(63, b"\0") + bytes(16)
@@ -88,7 +88,7 @@ FORMATS: dict[str, Callable[[str], bytes]] = {
 
 
 def file_targets(file: Path) -> list[str]:
-    """All the ways to name a file of this machine."""
+    """All ways to name a local file."""
     ways = (
         "{0}",
         "file:{0}",
@@ -103,6 +103,6 @@ def file_targets(file: Path) -> list[str]:
 
 
 def network_targets(address: str) -> list[str]:
-    """All the ways to name a server."""
+    """All ways to name a server."""
     ways = ("http://{0}/x.ts", "tcp://{0}", "rtmp://{0}/a/b", "rtsp://{0}/x", "ftp://{0}/x", "gopher://{0}/x")
     return [way.format(address) for way in ways]

@@ -1,4 +1,4 @@
-"""Which addresses may be fetched from on someone else's word: an added stream, a redirect."""
+"""Which IP addresses may be fetched for an added stream or a redirect."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Iterable
 
 
 def address_fault(address: str, *, allow_private: bool) -> str | None:
-    """Why nothing may be fetched from the IP `address`, in words; None where it may.
+    """Why the IP `address` is forbidden, in words; None if it is allowed.
 
-    Link-local addresses, where clouds keep their machines' secrets, never; loopback and private ones with
-    `allow_private`. Raises ValueError for what is no IP address.
+    Link-local addresses (cloud metadata) are always forbidden; loopback and private ones unless `allow_private`.
+    Raises ValueError if it is not an IP address.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        # NAT64's prefix carries an IPv4 address at its end.
+        # The NAT64 prefix is followed by an IPv4 address.
         if inner is None and ip in ipaddress.ip_network("64:ff9b::/96"):
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return address_fault(str(inner), allow_private=allow_private)
-    # IPv6's loopback lies in a reserved range.
+    # The IPv6 loopback is in a reserved range.
     special = ip.is_unspecified or ip.is_multicast or (ip.is_reserved and not ip.is_loopback)
     if ip.is_link_local or special:
         return "link-local and special addresses are not fetched from"
@@ -31,12 +31,12 @@ def address_fault(address: str, *, allow_private: bool) -> str | None:
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """The IP addresses of `host`, each once. Raises OSError. Connect to one of them, not to the name again."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    """The IP addresses of `host`, without duplicates. Raises OSError. Connect to one of these, not to the name."""
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 def addresses_fault(addresses: Iterable[str], *, allow_private: bool) -> str | None:
-    """The first fault among all the addresses of one name: none of them may be forbidden."""
+    """The first fault of the addresses of one name; None if all are allowed."""
     faults = (address_fault(address, allow_private=allow_private) for address in addresses)
     return next((fault for fault in faults if fault is not None), None)

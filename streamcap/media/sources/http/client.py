@@ -1,4 +1,4 @@
-"""One GET over HTTP(S), as sources need it: logins, redirects that are checked, timeouts."""
+"""HTTP(S) GET for sources: authentication, checked redirects, timeouts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _REASONS = {
 
 
 class HttpClient:
-    """Fetches one URL, again and again where that is asked. For one thread. A connection for each request.
+    """Fetches one URL, also repeatedly. For one thread. Opens a connection for each request.
 
-    Certificates are not verified: cameras sign their own.
+    Certificates are not verified: cameras have self-signed ones.
 
     Parameters:
-        timeout: seconds that connecting, and each read, may take.
+        timeout: maximum seconds for connecting and for each read.
     """
 
     def __init__(self, url: str, *, timeout: float) -> None:
@@ -37,10 +37,10 @@ class HttpClient:
         named = parts.username is not None
         self._login = HttpLogin(unquote(parts.username or ""), unquote(parts.password or "")) if named else None
         self.url = url
-        """Where the last response came from, after redirects."""
+        """The URL of the last response, after redirects."""
 
     def get(self) -> http.client.HTTPResponse:
-        """The response, its head read and its status 200. Raises SourceRefused, OSError or HTTPException."""
+        """A response with status 200 whose header is read. Raises SourceRefused, OSError or HTTPException."""
         url, tried_login = self._url, False
         for _ in range(MAX_REDIRECTS + 2):
             response = self._request(url)
@@ -75,7 +75,7 @@ class HttpClient:
         connection = self._connection(url, parts)
         try:
             connection.request("GET", target, headers=headers)
-            # The response holds the socket from here on.
+            # The response owns the socket from here on.
             return connection.getresponse()
         except BaseException:
             connection.close()
@@ -90,7 +90,7 @@ class HttpClient:
             if fault:
                 raise SourceRefused(f"{self._where}: it redirects to {host}: {fault}", retry=False)
         connection = http.client.HTTPConnection(host, port, timeout=self._timeout)
-        # To the address that was checked, not to the name, which may mean another one by now.
+        # Connect to the checked address: the name may resolve to another one by now.
         raw = socket.create_connection((addresses[0], port), self._timeout)
         connection.sock = _secured(raw, host) if secure else raw
         return connection

@@ -1,4 +1,4 @@
-"""Which rendition of an HLS master playlist is read: one, and no larger than a model can use."""
+"""Chooses the rendition of an HLS master playlist: not larger than a model can use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from urllib.parse import urljoin
 
 MIN_HEIGHT = 360
-"""Models see 224 to 336 pixels: more than this is downloaded and decoded in vain."""
+"""Models use 224 to 336 pixels; larger renditions waste bandwidth and CPU."""
 _STREAM = re.compile(
     r"^#EXT-X-STREAM-INF:(?P<attributes>[^\r\n]*)[\r\n]+(?:#[^\r\n]*[\r\n]+)*(?P<uri>[^#\s][^\r\n]*)", re.M
 )
@@ -17,11 +17,11 @@ _SOUND = ("mp4a", "ac-3", "ec-3", "opus", "flac", "alac")
 
 
 def choose_rendition(playlist: str, url: str) -> str | None:
-    """The absolute URL of the rendition to read; None where `playlist`, which came from `url`, is no master.
+    """The absolute URL of the rendition to read; None if `playlist`, fetched from `url`, is not a master playlist.
 
-    The smallest of at least 360 lines, else the largest; among equals the one of least bandwidth.
+    The smallest of at least 360 lines, else the largest; of equal ones the one of lowest bandwidth.
     """
-    found: list[tuple[int, int, str]] = []
+    renditions: list[tuple[int, int, str]] = []
     for match in _STREAM.finditer(playlist):
         attributes = match["attributes"]
         codecs = _CODECS.search(attributes)
@@ -29,10 +29,10 @@ def choose_rendition(playlist: str, url: str) -> str | None:
             continue
         height, bandwidth = _HEIGHT.search(attributes), _BANDWIDTH.search(attributes)
         lines = min(int(height[1][:6]), 100_000) if height else 0
-        found.append((lines, int(bandwidth[1][:12]) if bandwidth else 0, urljoin(url, match["uri"].strip())))
-    if not found:
+        renditions.append((lines, int(bandwidth[1][:12]) if bandwidth else 0, urljoin(url, match["uri"].strip())))
+    if not renditions:
         return None
-    enough = [one for one in found if one[0] >= MIN_HEIGHT]
-    if enough:
-        return min(enough)[2]
-    return min(found, key=lambda one: (-one[0], one[1]))[2]
+    large_enough = [rendition for rendition in renditions if rendition[0] >= MIN_HEIGHT]
+    if large_enough:
+        return min(large_enough)[2]
+    return min(renditions, key=lambda rendition: (-rendition[0], rendition[1]))[2]

@@ -1,4 +1,4 @@
-"""HTTP's Basic and Digest authentication (RFC 7617, RFC 7616), for cameras."""
+"""HTTP Basic and Digest authentication (RFC 7617, RFC 7616) for cameras."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _HASHES = {"MD5": "md5", "SHA-256": "sha256"}
 
 
 class HttpLogin:
-    """What to send for one user at one server. `answer` a 401's challenges first; then `header` for each request."""
+    """Authentication of one user at one server.
+
+    Call `answer` with the challenges of a 401, then `header` for each request.
+    """
 
     def __init__(self, user: str, password: str, *, make_nonce: Callable[[], str] | None = None) -> None:
         self._user = user
@@ -25,7 +28,7 @@ class HttpLogin:
         self._count = 0
 
     def answer(self, challenges: Iterable[str]) -> bool:
-        """Choose the strongest of the offered ways (values of WWW-Authenticate); False where none is known."""
+        """Choose the strongest scheme in `challenges` (WWW-Authenticate values). Returns False if none is supported."""
         digests: list[dict[str, str]] = []
         for challenge in challenges:
             starts = list(_SCHEME.finditer(challenge))

@@ -1,4 +1,4 @@
-"""`HttpSource`: finds out what an HTTP address sends. JPEGs, streamed or polled, are read here; the rest by libav."""
+"""`HttpSource`: detects what an HTTP URL sends. Reads streamed or polled JPEGs itself, everything else with libav."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _IMAGE_TYPES = ("multipart/", "image/jpeg", "image/jpg", "image/pjpeg")
 
 
 class HttpSource(Source):
-    """One opening of an HTTP address.
+    """One connection to an HTTP URL.
 
-    A camera that sends JPEGs one after the other is read as they come, whatever stands between them. An address that
-    answers with a single JPEG is asked again every `options.poll_interval` seconds. Of an HLS master playlist one
-    rendition is read. Frames have no timestamps of their own: they are timed by arrival. Nothing is dropped.
+    A stream of JPEGs is read as it arrives, with or without multipart headers. A URL that returns a single JPEG is
+    polled every `options.poll_interval` seconds. Of an HLS master playlist, one rendition is read. JPEGs have no
+    timestamps and are timed by arrival. Nothing is dropped.
     """
 
     def __init__(
@@ -143,20 +143,20 @@ class HttpSource(Source):
         return self._inner.open()
 
     def _next(self) -> list[bytes]:
-        """The JPEGs that came next; none where the time to ask again has not come."""
+        """The next JPEGs; empty if none is due yet."""
         if self._polled:
             return self._poll()
         try:
             return self._more()
         except SourceLost:
-            # A single JPEG a request: an address to be asked again.
+            # A single JPEG per request: poll the URL.
             if self._frames > 1:
                 raise
             self._polled = True
             return []
 
     def _more(self) -> list[bytes]:
-        """The JPEGs that the next bytes complete. Raises SourceLost."""
+        """Read on and return the completed JPEGs. Raises SourceLost."""
         response = self._response
         if response is None:
             raise SourceLost(f"{self.url}: not open")
@@ -177,16 +177,16 @@ class HttpSource(Source):
         self._splitter = JpegSplitter()
         try:
             self._response = self._client.get()
-            until = self._monotonic() + self._options.read_timeout
-            while self._monotonic() < until:
-                found = self._more()
-                if found:
-                    return found
+            deadline = self._monotonic() + self._options.read_timeout
+            while self._monotonic() < deadline:
+                images = self._more()
+                if images:
+                    return images
         except SourceRefused as refused:
             raise SourceLost(str(refused)) from None
         except (OSError, http.client.HTTPException) as error:
             raise SourceLost(f"{self.url}: {_words(error)}") from None
-        raise SourceLost(f"{self.url}: no whole JPEG within {self._options.read_timeout:g} s")
+        raise SourceLost(f"{self.url}: no complete JPEG within {self._options.read_timeout:g} s")
 
     def _decode(self, data: bytes) -> list[VideoFrame]:
         size = jpeg_size(data)
@@ -203,9 +203,9 @@ class HttpSource(Source):
 
     def _check_size(self, size: tuple[int, int]) -> None:
         if size[0] * size[1] > self._options.max_pixels:
-            most = f"{self._options.max_pixels / 1e6:g} megapixels"
+            limit = f"{self._options.max_pixels / 1e6:g} megapixels"
             self.close()
-            message = f"{self.url}: its frames are {size[0]}×{size[1]}, above the limit of {most}"
+            message = f"{self.url}: its frames are {size[0]}×{size[1]}, above the limit of {limit}"
             raise SourceRefused(f"{message}; set the camera to less", retry=True)
 
     def _timed(self, video_frame: VideoFrame, arrived: float, wall: float) -> Frame:

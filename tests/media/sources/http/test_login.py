@@ -1,4 +1,4 @@
-"""Against the examples of RFC 7616, section 3.9.1."""
+"""The examples of RFC 7616, section 3.9.1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP cameras that send JPEGs their own way, and addresses that are polled."""
+"""HTTP cameras with different kinds of JPEG streams, and polled URLs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_jpeg_of_a_stream_is_a_frame(kind: str) -> None:
         frames = []
         with pytest.raises(SourceLost, match="closed the stream"):
             for frame in source.frames():
-                frames.append(frame)  # noqa: PERF402 - what came before the end counts
+                frames.append(frame)  # noqa: PERF402 - keeps the frames before the end
         source.close()
     assert {frame.size for frame in frames} == {SIZE}
     assert blues(frames) == pytest.approx([255 - 20 * number % 256 for number in range(COUNT)], abs=3)
