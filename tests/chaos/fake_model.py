@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from streamcap import app
+from streamcap.captioner.decoding.drafts import DraftStatistics
 from streamcap.cli import main
 from streamcap.image_spec import ImageSpec
 
@@ -30,6 +31,9 @@ class FakeResult:
 class FakeModel:
     """Embeds an image as 4 × 4 mean colors."""
 
+    def __init__(self) -> None:
+        self.draft_statistics = DraftStatistics()
+
     def encode(self, pixels: Any) -> Any:
         rows = pixels.astype(np.float32)
         return rows.reshape(len(rows), 4, 8, 4, 8, 3).mean((2, 4)).reshape(len(rows), -1)
@@ -39,7 +43,7 @@ class FakeModel:
         return (centered / np.linalg.norm(centered, axis=1, keepdims=True)).astype(np.float32)
 
     def decode(
-        self, embeddings: Any, *, on_text: Callable[[int, list[int]], None] | None = None
+        self, embeddings: Any, *, streams: Sequence[str], on_text: Callable[[int, list[int]], None] | None = None
     ) -> Sequence[FakeResult]:
         texts = [self._text(row) for row in embeddings]
         for words in range(1, 4):
@@ -58,8 +62,9 @@ class FakeModel:
 
 
 class FakeCaptioner:
+    info = {"family": "fake"}  # noqa: RUF012
     clip_length = None
-    image = ImageSpec(width=32, height=32)
+    image_spec = ImageSpec(width=32, height=32)
 
 
 def load(_load: Callable[[], object]) -> tuple[FakeCaptioner, FakeModel]:

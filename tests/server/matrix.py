@@ -35,6 +35,7 @@ ROUTES = [
     Route("GET", "/streams", "view", 200),
     Route("POST", "/streams", "publish", 400),
     Route("GET", "/streams/door", "view", 200, "/streams/{name}"),
+    Route("PATCH", "/streams/nobody", "publish", 400, "/streams/{name}"),
     Route("DELETE", "/streams/nobody", "publish", 404, "/streams/{name}"),
     Route("GET", "/streams/door/captions.srt", "view", 200, "/streams/{name}/captions.srt"),
     Route("GET", "/streams/door/captions.vtt", "view", 200, "/streams/{name}/captions.vtt"),

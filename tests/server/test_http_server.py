@@ -20,11 +20,11 @@ import resource
 from streamcap.server import http_server
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
-run.allow_connections()
-wanted = run.OPEN_FILES if hard == resource.RLIM_INFINITY else min(run.OPEN_FILES, hard)
+http_server.allow_connections()
+wanted = http_server.OPEN_FILES if hard == resource.RLIM_INFINITY else min(http_server.OPEN_FILES, hard)
 assert resource.getrlimit(resource.RLIMIT_NOFILE) == (wanted, hard)
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-run.allow_connections()
+http_server.allow_connections()
 assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
 """
 
