@@ -34,3 +34,7 @@ class StreamSnapshot:
     """Sampled frames lost since they could not be converted."""
     files_dropped: int = 0
     """Finals that no viewer got, since the disk refused or hung for too long."""
+    model: str = ""
+    """Name of the model that captions the stream."""
+    model_description: str = ""
+    """One line: the model's name and what it was trained on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,6 +24,7 @@ from streamcap.captions.hub import Hub, UnknownStreamError
 from streamcap.captions.track import CaptionTrack, SampleTime
 from streamcap.engine.engine import EngineStatistics
 from streamcap.media.sources.push import PushSource
+from streamcap.server import source_policy
 from streamcap.server.app import create_app
 from streamcap.server.http_server import listen, serve
 from streamcap.server.options import ServerOptions
@@ -123,6 +125,7 @@ class FakeStreams:
         self.options = StreamOptions()
         self.ready = True
         self.engine = EngineStatistics()
+        self.model, self.model_description = "mini", "model mini: drawn scenes"
         self.streams: dict[str, FakeStream] = {}
         self.on_add: Callable[[FakeStream], None] = lambda stream: None
 
@@ -192,7 +195,20 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+PUBLIC_ADDRESS = "93.184.216.34"
 Start = Callable[..., Awaitable[Server]]
+
+
+def resolve_without_network(host: str, port: int) -> list[str]:
+    """Every name is a public host; an address is itself."""
+    with contextlib.suppress(ValueError):
+        return [str(ipaddress.ip_address(host))]
+    return [PUBLIC_ADDRESS]
+
+
+@pytest.fixture(autouse=True)
+def no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_policy, "resolve", resolve_without_network)
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -98,6 +98,8 @@ async function refresh() {
   const names = new Set(views.map((view) => view.name));
   for (const name of [...cards.keys()]) if (!names.has(name)) drop(name);
   for (const view of views) if (!held || !cards.has(view.name)) card(view.name).show(view);
+  by("model").textContent = [...new Set(views.map((view) => view.model_description))].filter(Boolean).join(" · ");
+  by("model").hidden = !by("model").textContent;
   summarize();
 }
 
