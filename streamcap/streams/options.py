@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from streamcap.errors import InputError
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Device names of one family of systems: a file of this name is no file there.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+_SECONDS = ("subtitle_window", "stall_after", "read_timeout", "open_timeout", "retry_first", "max_age", "clip_seconds")
 
 
 def check_name(name: str) -> str:
@@ -61,15 +64,13 @@ class StreamOptions:
 
     def __post_init__(self) -> None:
         check_every(self.every)
-        for field in ("subtitle_window", "stall_after", "read_timeout", "open_timeout", "retry_first", "max_age"):
-            if not getattr(self, field) > 0:
-                raise InputError(f"{field.replace('_', '-')} {getattr(self, field):g}: seconds, above 0")
+        for field in _SECONDS:
+            if not 0 < (seconds := getattr(self, field)) < math.inf:
+                raise InputError(f"--{field.replace('_', '-')} {seconds:g}: seconds, above 0")
         if self.replay_events < 1:
-            raise InputError(f"replay-events {self.replay_events}: events kept of a stream, at least 1")
+            raise InputError(f"--replay-events {self.replay_events}: at least 1")
         if self.retry_most < self.retry_first:
             raise InputError(f"retry-most {self.retry_most:g} is less than retry-first {self.retry_first:g}")
-        if not self.clip_seconds > 0:
-            raise InputError(f"clip-seconds {self.clip_seconds:g}: seconds, above 0")
         if self.out is not None:
             prepare_directory(self.out)
 
