@@ -70,7 +70,7 @@ async def take(feed: AsyncIterator[Event], count: int) -> list[Event]:
 
 @pytest.mark.parametrize("url", ["", "http://", "ftp://host", "http://host:port", "host:99999", "http://:8642"])
 def test_invalid_address(url: str) -> None:
-    with pytest.raises(ValueError, match="no address of a service"):
+    with pytest.raises(ValueError, match="not the address of a service"):
         Feed(url)
 
 
@@ -137,7 +137,7 @@ async def test_finals_equal_file_through_disconnects(server: Server) -> None:
                     received.append(event)  # noqa: PERF401 - it is looked at while it grows
 
         reader = asyncio.create_task(read())
-        await until(lambda: server.app.state.audience.present == 1)
+        await until(lambda: server.app.state.broadcaster.present == 1)
         # What comes before the first event of a stream was seen cannot be asked for: there is no number to ask from.
         for stream in streams:
             stream.status(StreamState.LIVE)
@@ -195,7 +195,7 @@ async def test_slow_reader_gets_a_gap(server: Server) -> None:
     async with Feed(server.url, streams=["door"]) as feed:
         events = aiter(feed)
         await take(events, 1)
-        (subscription,) = server.app.state.audience.hub._subscriptions.values()
+        (subscription,) = server.app.state.broadcaster.hub._subscriptions.values()
         text = "a long sentence about a man with a dog " * 1000
         async with asyncio.timeout(TIMEOUT_FACTOR):
             while not subscription.statistics.finals_dropped:
