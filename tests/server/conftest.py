@@ -1,4 +1,4 @@
-"""A set of streams that a test drives by hand, behind the real application on a real socket."""
+"""The real application on a real socket, with streams controlled by the test."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.timeouts import TIMEOUT_FACTOR
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One loop for all, since a browser lives through them all."""
+    """One event loop for all tests, because they share a browser."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents and pytest_asyncio.is_async_test(item):
@@ -46,7 +46,7 @@ LATENCY = Latency(ingest=3.1, queue=0.4, encode=2.2, decode=4.0, total=9.7)
 
 
 class FakeStream:
-    """A stream whose captions are said by the test."""
+    """A stream whose captions come from the test."""
 
     def __init__(self, hub: Hub, name: str, url: str, every: float) -> None:
         self.name, self.url, self.every = name, url, every
@@ -118,7 +118,7 @@ class FakeStream:
 
 
 class FakeStreams:
-    """In the place of `streamcap.streams.stream_set.StreamSet`."""
+    """Replaces `streamcap.streams.stream_set.StreamSet`."""
 
     def __init__(self) -> None:
         self.hub = Hub(monotonic=time.monotonic, wall=time.time)
@@ -162,7 +162,7 @@ class FakeStreams:
 
 @dataclass
 class Server:
-    """A running service: its address, its streams, and how to talk to it."""
+    """A running service: its port, streams and clients."""
 
     port: int
     streams: FakeStreams

@@ -1,4 +1,4 @@
-"""What `--ice-server` takes, and what aiortc makes of it."""
+"""`IceServer.parse`, and the configuration that aiortc gets."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ const HELD_EVENTS = 2000;
 
 const by = (id) => document.getElementById(id);
 const cards = new Map();
-// Events that came while captions are paused; null: they are not.
+// Events received while captions are paused; null: not paused.
 let held = null;
 let edited = null;
 
@@ -51,7 +51,7 @@ function card(name) {
   return found;
 }
 
-// What does not run is folded into a list below the others.
+// Cameras that do not run are collapsed into a list below the others.
 function place(one) {
   const parent = one.stopped ? by("failed").querySelector(".list") : by("streams");
   if (one.element.parentElement !== parent) parent.append(one.element);

@@ -1,4 +1,4 @@
-"""Queries, names, bodies and headers from outside: an answer to all, a traceback to none."""
+"""`read_query`; and hostile queries, names, bodies and headers, which never cause a traceback."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_any_request_gets_status_below_500(
     application: Any, method: str, path: str, query: list[tuple[str, str]], body: bytes, content_type: str
 ) -> None:
     async def ask() -> httpx.Response:
-        # What the application raises comes out here.
+        # Exceptions of the application are raised here.
         transport = httpx.ASGITransport(application, raise_app_exceptions=True)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             content = b"" if method == "GET" else body

@@ -1,4 +1,4 @@
-"""Metrics as Prometheus reads them, and the API's own description."""
+"""Metrics in Prometheus format, and the OpenAPI document."""
 
 from __future__ import annotations
 
