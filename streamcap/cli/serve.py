@@ -1,4 +1,4 @@
-"""`streamcap serve`: caption live streams until told to stop."""
+"""`streamcap serve`: captions live streams until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ def parse_sources(arguments: Sequence[str]) -> list[tuple[str | None, str]]:
 
 
 def split_name(source: str) -> tuple[str | None, str]:
-    """`NAME=URL` into its parts; None for no name. What stands before a `:`, `?` or an existing file's `=` is none."""
+    """Split `NAME=URL`; the name is None if there is none. A name has no `:` or `?`; existing files are not split."""
     name, equals, url = source.partition("=")
     if not equals or ":" in name or "?" in name or _is_file(source):
         return None, source
@@ -267,7 +267,7 @@ def split_name(source: str) -> tuple[str | None, str]:
 def _is_file(path: str) -> bool:
     try:
         return Path(path).exists()
-    except (OSError, ValueError):  # longer than any file's name; a NUL in it
+    except (OSError, ValueError):  # name too long, or with NUL
         return False
 
 
@@ -281,25 +281,25 @@ def _load(
         import torch
 
         torch.set_num_threads(threads)
-    began = time.monotonic()
+    started_at = time.monotonic()
     captioner = load_captioner(model, device=device, precision=precision, vision=vision, tokenizer=tokenizer)
     captioner.require_text()
-    log.info("%s (loaded in %.1f s)", describe_model(model, captioner.info["family"]), time.monotonic() - began)
+    log.info("%s (loaded in %.1f s)", describe_model(model, captioner.info["family"]), time.monotonic() - started_at)
     return captioner
 
 
 def _run(main: Coroutine[None, None, bool]) -> None:
-    """Run `main`, then end the process. Raises StreamcapError."""
+    """Run `main`, then exit the process. Raises StreamcapError."""
     import uvloop
 
     async def bounded() -> bool:
         try:
             ended = await main
         except BaseException:
-            # The error is told, and the process ended with its status, whatever the interpreter's end waits for.
+            # Exit with this status even if the interpreter's shutdown hangs.
             _start_timer(ERROR_EXIT_TIMEOUT_S, os._exit, 1)
             raise
-        # The loop's own end waits up to five minutes for threads, such as one that writes to a disk that hangs.
+        # Closing the loop waits up to five minutes for threads, such as one that writes to a hung disk.
         _start_timer(HUNG_WRITE_TIMEOUT_S, _leave)
         return ended
 
@@ -310,8 +310,8 @@ def _run(main: Coroutine[None, None, bool]) -> None:
         except LostCaptionsError as error:
             sys.stderr.write(f"streamcap: {error}\n")
             status = 1
-        # Files are whole and viewers told. The interpreter's end takes a busy machine seconds; and where a thread is
-        # inside torch, it would unwind it there, through C++, which aborts the process.
+        # Files are complete and viewers disconnected. The interpreter's shutdown can take seconds, and it aborts the
+        # process if a thread is inside torch.
         logging.shutdown()
         sys.stdout.flush()
         os._exit(status)
@@ -324,13 +324,13 @@ def _start_timer(seconds: float, function: Callable[..., object], *args: object)
 
 
 def _leave() -> None:
-    log.error("a file is still being written, its disk does not answer: leaving it as it is")
+    log.error("exiting although a file is still being written: the disk does not respond")
     logging.shutdown()
     os._exit(1)
 
 
 class RedactingFormatter(logging.Formatter):
-    """Lines without secrets, tracebacks included: libav's exceptions name the URL with its password."""
+    """Redacts secrets, also in tracebacks: libav's exceptions contain the URL with its password."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))

@@ -1,4 +1,4 @@
-"""Wrong use and bad input: exit status 2 and one line on stderr that says what, where and what to do."""
+"""Wrong use and bad input: exit status 2 and one line on stderr."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    # It ends the process after an error, here the one that runs the tests.
+    # The timer would end the test process after an error.
     monkeypatch.setattr(sys.modules[serve.__module__], "_start_timer", lambda *arguments: None)
 
     def run(*arguments: str) -> tuple[int, str, str]:
