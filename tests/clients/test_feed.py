@@ -1,4 +1,4 @@
-"""The Python client: every final once, whatever happens to the connection."""
+"""`Feed`: every final is delivered once, also over lost connections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.timeouts import TIMEOUT_FACTOR
 
 
 class Cutter:
-    """A TCP relay before the service that cuts its connections when told."""
+    """A TCP relay in front of the service that resets its connections on request."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -109,7 +109,7 @@ async def test_feed_resumes_in_new_process(server: Server) -> None:
 
 
 async def talk(streams: list[FakeStream], cutter: Cutter, cuts: int) -> list[str]:
-    """Say finals, with interims between, while connections are cut at random; the JSON texts of the finals."""
+    """Publish finals and interims while connections are reset at random; returns the JSON texts of the finals."""
     dice = random.Random(7)
     said: list[str] = []
     async with asyncio.timeout(TIMEOUT_FACTOR):
@@ -138,7 +138,7 @@ async def test_finals_equal_file_through_disconnects(server: Server) -> None:
 
         reader = asyncio.create_task(read())
         await until(lambda: server.app.state.broadcaster.present == 1)
-        # What comes before the first event of a stream was seen cannot be asked for: there is no number to ask from.
+        # Before its first event of a stream a client has no number to resume from.
         for stream in streams:
             stream.status(StreamState.LIVE)
         await until(lambda: feed.seen == {"door": 1, "yard": 1})

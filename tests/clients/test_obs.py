@@ -1,4 +1,4 @@
-"""The bridge to OBS, against a websocket server that speaks obs-websocket 5 as its protocol document says."""
+"""`streamcap-obs`, against a websocket server that implements the documented obs-websocket 5 protocol."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Obs:
             self.refused += 1
             status = {"result": False, "code": 501}
         answer = {"requestType": asked["requestType"], "requestId": asked["requestId"], "requestStatus": status}
-        # An event nobody asked for must not be taken for the answer.
+        # An unrequested event must not be taken for the response.
         event = {"eventType": "StudioModeStateChanged", "eventIntent": 1, "eventData": {"studioModeEnabled": True}}
         await guest.send(json.dumps({"op": 5, "d": event}))
         await guest.send(json.dumps({"op": 7, "d": answer}))

@@ -1,4 +1,4 @@
-"""The terminal viewer and the ten-line examples, run as a user runs them."""
+"""`streamcap-watch` and the examples, run as programs."""
 
 from __future__ import annotations
 

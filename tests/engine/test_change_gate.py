@@ -147,7 +147,7 @@ def test_new_text_waits_at_most_one_sample(last_sample_at: list[tuple[np.ndarray
 
 @pytest.mark.parametrize("threshold", [-0.1, 2.0])
 def test_invalid_threshold(threshold: float) -> None:
-    with pytest.raises(InputError, match="--change-threshold .*: a cosine distance"):
+    with pytest.raises(InputError, match=r"--change-threshold .*: a cosine distance"):
         ChangeGateOptions(threshold=threshold)
 
 

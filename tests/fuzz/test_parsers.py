@@ -1,4 +1,4 @@
-"""Every other parser of outside bytes: what is wrong is refused in one line, and nothing else happens."""
+"""Parsers of untrusted data reject invalid input with one line, and do nothing else."""
 
 from __future__ import annotations
 
