@@ -168,7 +168,7 @@ async def test_failed_removal_is_logged_and_retried(
         assert (await server.http.delete(session)).status_code == 200
     await until(lambda: "tab" not in server.streams.names())
     assert failed == ["tab"]
-    assert "this is tried again" in caplog.text and "the disk is full" in caplog.text
+    assert "removing abandoned streams failed" in caplog.text and "the disk is full" in caplog.text
 
 
 async def test_re_added_stream_is_not_removed() -> None:
