@@ -47,6 +47,8 @@ class ServeOptions:
     stream_options: StreamOptions
     server: ServerOptions
     engine: EngineOptions
+    model: str
+    """Name of the model, as given by `--model`."""
     fit: Fit | None
     """None: the model's."""
     show: Callable[[Hub], Coroutine[None, None, None]] | None = None
@@ -71,6 +73,8 @@ async def serve_streams(
     stop, server_stop = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _stop, stop, on_signal)
+    # Its default action ends the process, for example when the terminal closes.
+    loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP: ignored; to change options, restart the service")
     streams = StreamSet(options.stream_options, Hub(time.monotonic, time.time))
     app = create_app(streams, options.server)
     serving = asyncio.create_task(http_server.serve(app, options.server, server_stop, listener), name="server")
@@ -132,6 +136,8 @@ def _load(load: Callable[[], Captioner]) -> tuple[Captioner, LiveModel]:
 
 def _start_engine(streams: StreamSet, captioner: Captioner, live: LiveModel, options: ServeOptions) -> Engine:
     """Start the engine and let streams be added."""
+    from streamcap.captioner.registry import describe_model
+
     loop = asyncio.get_running_loop()
 
     def deliver(outcomes: list[Outcome]) -> None:
@@ -149,6 +155,8 @@ def _start_engine(streams: StreamSet, captioner: Captioner, live: LiveModel, opt
         submit=engine.submit,
         clip_length=captioner.clip_length,
     )
+    streams.model = options.model
+    streams.model_description = describe_model(options.model, captioner.info["family"])
     streams.begin(deps, forget=engine.forget, engine=engine.statistics)
     engine.start()
     return engine

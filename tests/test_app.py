@@ -35,6 +35,7 @@ OPTIONS = ServeOptions(
     stream_options=StreamOptions(),
     server=ServerOptions(port=0),
     engine=EngineOptions(ChangeGateOptions(threshold=0.02)),
+    model="mini",
     fit=None,
 )
 
@@ -86,6 +87,9 @@ async def alive_while_loading() -> None:
             with pytest.raises(InvalidStatus) as refused:
                 await connect(f"ws://{address}/captions?stream=door").__aenter__()
             assert refused.value.response.status_code == 503
+        os.kill(os.getpid(), signal.SIGHUP)
+        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=TIMEOUT_FACTOR) as http:
+            assert (await http.get("/healthz")).status_code == 200
         os.kill(os.getpid(), signal.SIGTERM)
         assert await asyncio.wait_for(serving, TIMEOUT_FACTOR) is False
     loaded.set()

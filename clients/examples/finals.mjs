@@ -11,7 +11,7 @@ function follow(service) {
     if (event.type === "caption") console.log(event.stream, event.text);
   };
   socket.onclose = () => {
-    if (++failures > 5) seen.clear(); // it may have begun anew, without the numbers we know
+    if (++failures > 5) seen.clear(); // after a restart the service may not know these numbers
     setTimeout(follow, 1000 + 1000 * Math.random(), service);
   };
 }

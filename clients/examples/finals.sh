@@ -1,5 +1,5 @@
 #!/bin/sh
-# Server-sent events with curl: every final of one stream, as JSON lines. Goes on where it broke off.
+# Server-sent events with curl: every final of one stream, as JSON lines. Resumes after a lost connection.
 # Usage: finals.sh http://127.0.0.1:8642 door
 seen=$(mktemp) || exit
 trap 'rm -f "$seen"' EXIT

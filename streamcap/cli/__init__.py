@@ -1,4 +1,4 @@
-"""The command line: commands, progress, messages. Everything heavy is imported inside the command that needs it."""
+"""The command line. Heavy modules are imported inside the commands that need them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,7 @@ from typing import Annotated
 import typer
 
 from streamcap import __version__
-from streamcap.cli.bench import bench
-from streamcap.cli.caption import caption
-from streamcap.cli.dataset import dataset
-from streamcap.cli.evaluate import evaluate
-from streamcap.cli.models import app as models
-from streamcap.cli.serve import serve
-from streamcap.cli.train import train
+from streamcap.cli import bench, caption, dataset, evaluate, models, serve, train
 from streamcap.errors import InputError, StreamcapError
 from streamcap.redact import redact
 
@@ -27,17 +21,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(serve)
-app.command()(caption)
-app.add_typer(models, name="models")
-app.command()(dataset)
-app.command()(train)
-app.command()(evaluate)
-app.command()(bench)
+app.command()(serve.serve)
+app.command()(caption.caption)
+app.add_typer(models.app, name="models")
+app.command()(dataset.dataset)
+app.command()(train.train)
+app.command()(evaluate.evaluate)
+app.command()(bench.bench)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"streamcap {__version__}")
         raise typer.Exit
 
@@ -46,19 +40,19 @@ def _version(wanted: bool) -> None:
 def _streamcap(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Streaming, real-time captions of what a video shows."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
-        raise InputError("a command is needed; see `streamcap --help`")
+        raise InputError("missing command; see `streamcap --help`")
 
 
 def main() -> None:
-    """Run the command line: exit status 0; 2 for wrong use, with one line on stderr; 1 for all else."""
+    """Run the command line. Exit status: 0; 2 for wrong use, with one line on stderr; 1 for other errors."""
     if not sys.warnoptions:
-        # Python's warnings are for developers: what a user has to know is said in our own words.
+        # Python's warnings are for developers; users get our own messages.
         warnings.simplefilter("ignore")
     try:
         sys.exit(app(standalone_mode=False) or 0)
@@ -73,12 +67,12 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except RuntimeError as error:
-        # torch's own, by its name: most commands never import torch.
+        # Compared by name, because most commands never import torch.
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        _fail(f"out of memory; take a smaller model or another --device ({str(error).splitlines()[0]})", 1)
+        _fail(f"out of memory; use a smaller model or another --device ({str(error).splitlines()[0]})", 1)
     except BrokenPipeError:
-        # Whoever read our output has gone, as `| head` does: nothing is wrong.
+        # The reader of our output has closed the pipe, as `| head` does.
         sys.stderr.close()
         sys.exit(0)
 

@@ -1,4 +1,4 @@
-"""`streamcap bench`: how fast this machine captions, beside transformers and beside its own limit."""
+"""`streamcap bench`: speed of this machine, compared with transformers and with the hardware limit."""
 
 from __future__ import annotations
 
@@ -14,17 +14,15 @@ from streamcap.errors import InputError
 
 def bench(
     frames: Annotated[
-        list[int] | None, typer.Option("--frames", "-n", help="Frames at once; may be given several times.")
+        list[int] | None, typer.Option("--frames", "-n", help="Batch size in frames; repeatable.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[
-        list[str] | None, typer.Option(help="fp32, int8, fp16, bf16; may be given several times.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="Write bench.json and bench.png into this directory.")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="fp32, int8, fp16 or bf16; repeatable.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of measurements.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="Directory for bench.json and bench.png.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Measure decoding, encoding, preprocessing and all of it; `mini` and random weights, so nothing is downloaded."""
+    """Measure decoding, encoding, preprocessing and the pipeline, with `mini` and random weights: no downloads."""
     counts = sorted(set(frames or [1, 4]))
     if counts[0] < 1:
         raise InputError(f"--frames {counts[0]}: at least 1")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated
 
 import typer
 
 from streamcap.cli.caption_options import CaptionRunOptions, sort_files
 from streamcap.errors import InputError
+from streamcap.image_spec import Fit
 
 
 def caption(
@@ -25,8 +26,9 @@ def caption(
             show_default="stdout",
         ),
     ] = None,
-    format: Annotated[  # noqa: A002 - the option's name
-        str | None, typer.Option(help="text, srt, vtt or json.", show_default="by the output's suffix, else text")
+    output_format: Annotated[
+        str | None,
+        typer.Option("--format", help="text, srt, vtt or json.", show_default="by the suffix of --output, else text"),
     ] = None,
     num_captions: Annotated[
         int | None,
@@ -34,44 +36,45 @@ def caption(
             "--num-captions",
             "-n",
             min=1,
-            help="Captions of a video, evenly spread.",
-            show_default="10; 1 of the whole for a clip model",
+            help="Number of captions of a video, evenly spaced.",
+            show_default="10; for a clip model 1 of the whole video",
         ),
     ] = None,
     every: Annotated[float | None, typer.Option(help="Seconds between captions of a video, instead of -n.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON array for a program to read.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
     annotate: Annotated[
-        Path | None, typer.Option(help="Directory for the images with their captions drawn under them.")
+        Path | None, typer.Option(help="Directory for copies of the images with their captions drawn below.")
     ] = None,
     save_frames: Annotated[
         Path | None, typer.Option("--save-frames", help="Directory for the captioned frames of a video.")
     ] = None,
-    model: Annotated[str, typer.Option(help="A model's name, file or directory: see `streamcap models`.")] = "mini",
+    model: Annotated[str, typer.Option(help="Model name, file or directory: see `streamcap models`.")] = "mini",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, or a reduced one: see `streamcap models`.")] = "auto",
-    vision: Annotated[str | None, typer.Option(help="Directory or hub name of the vision tower a file lacks.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Directory or hub name of the tokenizer a file lacks.")] = None,
-    beam: Annotated[int, typer.Option(min=1, help="Search with so many beams.")] = 1,
-    temperature: Annotated[float, typer.Option(help="Above 0: sample.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens of this total probability.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="Seed of sampling.", show_default="a new one")] = None,
+    vision: Annotated[
+        str | None, typer.Option(help="Vision tower for a checkpoint without one: directory or hub name.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Tokenizer for a checkpoint without one: directory or hub name.")
+    ] = None,
+    beam: Annotated[int, typer.Option(min=1, help="Beam size; 1: greedy search.")] = 1,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0: no sampling.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus sampling: total probability of the candidates.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Random seed of sampling.", show_default="random")] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens a caption.", show_default="the model's")
+        int | None, typer.Option(min=1, help="Maximum tokens per caption.", show_default="the model's")
     ] = None,
     fit: Annotated[
-        str | None,
-        typer.Option(help="crop, squash or pad: how an image goes into the model's.", show_default="the model's"),
+        Fit | None,
+        typer.Option(help="How to fit images of another aspect ratio.", show_default="the model's own"),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images captioned at a time.")] = 16,
-    lang: Annotated[str, typer.Option(help="Language of the captions, as written to JSON.")] = "en",
-    merge: Annotated[bool, typer.Option("--merge", help="Make equal neighbouring captions one cue.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 16,
+    lang: Annotated[str, typer.Option(help="Language code of the captions in JSON output.")] = "en",
+    merge: Annotated[bool, typer.Option("--merge", help="Merge equal consecutive captions into one cue.")] = False,
 ) -> None:
     """Caption images and videos: text, subtitles, JSON."""
     from streamcap.captioner.options import SearchOptions
-    from streamcap.image_spec import Fit
 
-    if fit is not None and fit not in get_args(Fit):
-        raise InputError(f"--fit {fit}: it is one of {', '.join(get_args(Fit))}")
     if num_captions is not None and every is not None:
         raise InputError("give either -n COUNT or --every SECONDS, not both")
     if every is not None and not 0 < every < float("inf"):
@@ -81,7 +84,7 @@ def caption(
     options = CaptionRunOptions.checked(
         files,
         output=output,
-        requested=format,
+        requested=output_format,
         as_json=json_output,
         num_captions=num_captions,
         every=every,
@@ -100,6 +103,6 @@ def caption(
     model_loaded = load_captioner(model, device=device, precision=precision, vision=vision, tokenizer=tokenizer)
     model_loaded.require_text()
     typer.echo(describe_model(model, model_loaded.info["family"]), err=True)
-    captioner = FileCaptioner(model_loaded, search, batch=batch, fit=cast("Fit | None", fit))
+    captioner = FileCaptioner(model_loaded, search, batch=batch, fit=fit)
     with progress_bar() as progress:
         CaptionRun(captioner, files, options, progress).run()

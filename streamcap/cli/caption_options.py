@@ -1,4 +1,4 @@
-"""What `streamcap caption` is to do: its files, told apart, and what is to be written where, checked beforehand."""
+"""`Files` and `CaptionRunOptions`: the checked input and output of `streamcap caption`."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from streamcap.errors import InputError
 Format = Literal["text", "srt", "vtt", "json"]
 _BY_SUFFIX: dict[str, Format] = {".txt": "text", ".srt": "srt", ".vtt": "vtt", ".json": "json"}
 SUFFIXES: dict[Format, str] = {written: suffix for suffix, written in _BY_SUFFIX.items()}
-# Captions are drawn into files of the same kind; of any other kind the drawn copy is PNG.
+# Annotated copies keep these formats; all others become PNG.
 PILLOW_NAMES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
 
 
 @dataclass(slots=True)
 class Files:
-    """The files of one run, told apart."""
+    """The files of one run, by kind."""
 
     images: dict[Path, Path] = field(default_factory=dict)
-    """Picture → where its drawn copy goes, relative to the directory for those."""
+    """Image → path of its annotated copy, relative to the directory for those."""
     videos: list[Path] = field(default_factory=list)
     left_out: dict[Path, str] = field(default_factory=dict)
-    """File of a folder that is not captioned → why."""
+    """File of a folder that is not captioned → reason."""
     alone: bool = True
-    """Whether one file was named, so that its name need not be said again."""
+    """Whether one file was given, so that output lines need no file name."""
 
 
 def sort_files(names: Sequence[str], *, of_video: bool) -> Files:
-    """Folders give their images. Raises InputError for a path that is neither image, video nor folder of images.
+    """Sort paths by kind; a folder stands for its images. Raises InputError for any other path.
 
-    of_video: whether options for videos were given; an animated image is then a video.
+    of_video: whether options for videos were given; animated images then count as videos.
     """
     from streamcap.media.files.image_file import check_image, has_image_name, list_folder
     from streamcap.media.files.video_file import check_video
@@ -41,14 +41,14 @@ def sort_files(names: Sequence[str], *, of_video: bool) -> Files:
     files = Files(alone=len(names) == 1 and not Path(names[0]).is_dir())
     for name in names:
         if not name.strip():
-            raise InputError("an empty PATH names no file")
+            raise InputError("empty PATH: give a file or folder")
         path = Path(name)
         if "://" in name:
-            raise InputError(f"{name}: a file is needed here; streams are for `streamcap serve`")
+            raise InputError(f"{name}: not a file; use `streamcap serve` for streams")
         if path.is_dir():
             contents = list_folder(path)
             files.images |= {found: found.relative_to(path) for found in contents.images}
-            files.left_out |= {other: _why_left_out(other) for other in contents.others}
+            files.left_out |= {other: _skip_reason(other) for other in contents.others}
         elif has_image_name(path):
             check_image(path)
             if of_video and _plays(path):
@@ -75,26 +75,26 @@ def _plays(path: Path) -> bool:
     return path.suffix.lower() == ".gif" or (path.suffix.lower() in ANIMATED_SUFFIXES and is_animated(path))
 
 
-def _why_left_out(path: Path) -> str:
+def _skip_reason(path: Path) -> str:
     from streamcap.media.files.video_file import check_video
 
     try:
         check_video(path)
     except InputError:
-        return "not an image, by its suffix"
-    return "a video; of a folder only images are captioned, so name it itself"
+        return "not an image (by its suffix)"
+    return "a video; only images of a folder are captioned, so give its path"
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionRunOptions:
-    """What is to be written where."""
+    """What to write, and where."""
 
     format: Format
     output: Path | None
-    """A file; or a directory, for a file of each video."""
+    """A file; or a directory for one file per video."""
     to_directory: bool
     as_json: bool
-    """Whether a JSON array of everything is printed."""
+    """Whether to print a JSON array of all captions."""
     num_captions: int | None
     every: float | None
     save_frames: Path | None
@@ -104,22 +104,22 @@ class CaptionRunOptions:
 
     @classmethod
     def checked(cls, files: Files, *, output: str | None, requested: str | None, **others: Any) -> Self:
-        """Raises InputError where the wishes contradict each other or the files, before anything slow is done."""
+        """Check all options, before the model is loaded. Raises InputError."""
         if requested is not None and requested not in get_args(Format):
-            raise InputError(f"--format {requested}: it is one of {', '.join(get_args(Format))}")
+            raise InputError(f"--format {requested}: use one of {', '.join(get_args(Format))}")
         out = None if output is None else Path(output)
         to_directory = out is not None and (
             out.is_dir() or str(output).endswith("/") or (len(files.videos) > 1 and not out.suffix)
         )
         by_suffix = None if out is None else _BY_SUFFIX.get(out.suffix.lower())
         if out is not None and not to_directory and by_suffix is None and requested is None:
-            raise InputError(f"--output {output}: its suffix is one of {', '.join(_BY_SUFFIX)}, or give --format")
+            raise InputError(f"--output {output}: use one of the suffixes {', '.join(_BY_SUFFIX)}, or give --format")
         chosen = requested or by_suffix or ("srt" if to_directory else "text")
         options = cls(format=cast(Format, chosen), output=out, to_directory=to_directory, **others)
         if not files.videos and (
             options.num_captions is not None or options.every is not None or options.save_frames is not None
         ):
-            raise InputError("-n, --every and --save-frames are for videos; there are only images")
+            raise InputError("-n, --every and --save-frames are for videos, but all files are images")
         options._check_output(files)
         options._check_annotated(files)
         return options
@@ -127,7 +127,7 @@ class CaptionRunOptions:
     def _check_output(self, files: Files) -> None:
         subtitles = self.format in ("srt", "vtt")
         if subtitles and files.images:
-            raise InputError(f"{next(iter(files.images))}: an image has no times; {self.format} is for videos")
+            raise InputError(f"{next(iter(files.images))}: images have no timestamps; {self.format} is for videos")
         if subtitles and len(files.videos) > 1 and not self.to_directory:
             raise InputError("several videos: give -o DIRECTORY for their subtitles")
         if self.to_directory and files.images:
@@ -135,30 +135,30 @@ class CaptionRunOptions:
         if self.output is None:
             return
         if self.output in (*files.images, *files.videos):
-            raise InputError(f"--output {self.output}: that is the file to be captioned")
+            raise InputError(f"--output {self.output}: this is an input file")
         if self.to_directory:
             stems = [video.stem for video in files.videos]
             if twice := {stem for stem in stems if stems.count(stem) > 1}:
                 raise InputError(f"two videos are named {sorted(twice)[0]}: their captions would be one file")
         elif not self.output.parent.is_dir():
-            raise InputError(f"--output {self.output}: there is no directory {self.output.parent}")
+            raise InputError(f"--output {self.output}: no such directory: {self.output.parent}")
         elif not os.access(self.output.parent, os.W_OK):
-            raise InputError(f"--output {self.output}: the directory {self.output.parent} cannot be written to")
+            raise InputError(f"--output {self.output}: the directory {self.output.parent} is not writable")
 
     def _check_annotated(self, files: Files) -> None:
         if self.annotate_dir is None:
             return
         seen: set[Path] = set()
-        for image, place in files.images.items():
-            drawn = self.drawn(place)
+        for image, relative in files.images.items():
+            drawn = self.annotated_path(relative)
             if drawn in seen:
-                raise InputError(f"two images are named {place}: their drawn copies would be one file")
+                raise InputError(f"two images are named {relative}: their annotated copies would be one file")
             if drawn.exists() and drawn.samefile(image):
                 raise InputError(f"--annotate {self.annotate_dir}: {image} itself would be overwritten")
             seen.add(drawn)
 
-    def drawn(self, place: Path) -> Path:
-        """Where the drawn copy of an image goes."""
+    def annotated_path(self, relative: Path) -> Path:
+        """Path of the annotated copy of an image."""
         directory = cast(Path, self.annotate_dir)
-        same = place.suffix.lower() in PILLOW_NAMES
-        return directory / (place if same else place.with_name(f"{place.name}.png"))
+        keeps_format = relative.suffix.lower() in PILLOW_NAMES
+        return directory / (relative if keeps_format else relative.with_name(f"{relative.name}.png"))

@@ -1,4 +1,4 @@
-"""What `streamcap caption` does with its files: captions them and writes what was asked for."""
+"""`CaptionRun`: captions the files of `streamcap caption` and writes the results."""
 
 from __future__ import annotations
 
@@ -36,15 +36,17 @@ class CaptionRun:
         self._entries: list[dict[str, Any]] = []
         self._lines: list[str] = []
         self._bad: list[InputError] = []
-        # Videos with a file of their own each are written as they are done; all else is one output at the end.
-        self._apart = options.to_directory or (options.format != "text" and len(files.videos) == 1 and not files.images)
+        # Whether each video is written to its own file when done; otherwise there is one output at the end.
+        self._per_video = options.to_directory or (
+            options.format != "text" and len(files.videos) == 1 and not files.images
+        )
 
     def run(self) -> None:
-        """Caption everything. Raises InputError at the end for the files that could not be read."""
+        """Caption all files. Raises InputError at the end if files could not be read."""
         for path, reason in self._files.left_out.items():
             typer.echo(f"left out: {path}: {reason}", err=True)
         if self._files.images:
-            self._caption_pictures()
+            self._caption_images()
         for path in self._files.videos:
             try:
                 self._caption_video(path)
@@ -56,7 +58,7 @@ class CaptionRun:
         self._report()
 
     def _report(self) -> None:
-        """Name and count what was not captioned. Raises InputError where any of it should have been."""
+        """Report the files that were not captioned. Raises InputError if any of them could not be read."""
         if self._bad and self._files.alone:
             raise self._bad[0]
         for error in self._bad:
@@ -69,7 +71,7 @@ class CaptionRun:
 
     # Images ---------------------------------------------------------------------------------------------------
 
-    def _caption_pictures(self) -> None:
+    def _caption_images(self) -> None:
         from streamcap.offline.annotate import annotate
 
         task = self._progress.add_task("images", total=len(self._files.images))
@@ -79,13 +81,13 @@ class CaptionRun:
             self._bad.append(error)
             self._progress.advance(task)
 
-        for still, result in self._captioner.images(self._files.images, keep=drawn, on_bad=on_bad):
+        for item, result in self._captioner.images(self._files.images, keep=drawn, on_bad=on_bad):
             text = " ".join(result.text.split())
-            self._entries.append({"path": str(still.path), "text": text, "logprob": round(result.logprob, 4)})
-            self._say(still.path, text)
-            if still.image is not None:
-                place = self._options.drawn(self._files.images[still.path])
-                write_picture(place, annotate(still.image, text))
+            self._entries.append({"path": str(item.path), "text": text, "logprob": round(result.logprob, 4)})
+            self._print_line(item.path, text)
+            if item.image is not None:
+                path = self._options.annotated_path(self._files.images[item.path])
+                write_image(path, annotate(item.image, text))
             self._progress.advance(task)
 
     # Videos -----------------------------------------------------------------------------------------------------
@@ -107,7 +109,7 @@ class CaptionRun:
                 raise InputError(f"{path}: no frame of the video can be decoded")
             cues = to_cues(captions, video.index.seconds(video.index.end))
         cues = merged(cues) if options.merge else cues
-        self._keep_video(path, cues)
+        self._write_video(path, cues)
 
     def _follow(
         self, video: VideoFile | AnimatedImage, windows: list[list[int]], task: TaskID
@@ -119,37 +121,35 @@ class CaptionRun:
         captions: list[tuple[float, str]] = []
         for at, result in self._captioner.video(video, windows, keep=keep):
             text = " ".join(result.text.split())
-            again = self._options.merge and bool(captions) and captions[-1][1] == text
+            repeated = self._options.merge and bool(captions) and captions[-1][1] == text
             captions.append((at.seconds, text))
-            if not self._apart and not again:
-                self._say(video.path, f"{timestamp(to_ms(at.seconds))}  {text}")
-            self._keep_frames(video.path, len(captions), at, text)
+            if not self._per_video and not repeated:
+                self._print_line(video.path, f"{timestamp(to_ms(at.seconds))}  {text}")
+            self._save_frames(video.path, len(captions), at, text)
             self._progress.advance(task)
         if lost := len(windows) - len(captions):
             self._progress.advance(task, lost)
-            typer.echo(
-                f"{video.path}: {lost} of {len(windows)} moments could not be decoded and are left out", err=True
-            )
+            typer.echo(f"{video.path}: {lost} of {len(windows)} frames could not be decoded and are left out", err=True)
         return captions
 
-    def _keep_frames(self, path: Path, number: int, at: VideoMoment, text: str) -> None:
+    def _save_frames(self, path: Path, number: int, at: VideoMoment, text: str) -> None:
         from streamcap.media.files.image_file import upright
         from streamcap.offline.annotate import annotate
 
         for directory, drawn in ((self._options.save_frames, False), (self._options.annotate_dir, True)):
             if directory is None:
                 continue
-            place = directory if len(self._files.videos) == 1 else directory / path.name
+            folder = directory if len(self._files.videos) == 1 else directory / path.name
             for frame in at.frames[:1] if drawn else at.frames:
                 image = upright(frame.video_frame, frame.sample_aspect)
                 name = f"frame_{number:04d}_{frame.seconds:.3f}s.jpg"
-                write_picture(place / name, annotate(image, text) if drawn else image)
+                write_image(folder / name, annotate(image, text) if drawn else image)
 
-    def _keep_video(self, path: Path, cues: list[Cue]) -> None:
+    def _write_video(self, path: Path, cues: list[Cue]) -> None:
         from streamcap.captions.formats.json import entries
 
         self._entries.append({"path": str(path), "captions": entries(cues, self._options.lang)})
-        if not self._apart:
+        if not self._per_video:
             return
         content = self._rendered(cues)
         if self._options.to_directory and self._options.output is not None:
@@ -176,8 +176,8 @@ class CaptionRun:
 
     # Output -----------------------------------------------------------------------------------------------------
 
-    def _say(self, path: Path, text: str) -> None:
-        """One line of text, at once where nothing else is wanted on standard output."""
+    def _print_line(self, path: Path, text: str) -> None:
+        """Collect one line of text, and print it if standard output has no other format."""
         line = text if self._files.alone else f"{path}: {text}"
         self._lines.append(line)
         if self._options.output is None and self._options.format == "text" and not self._options.as_json:
@@ -186,7 +186,7 @@ class CaptionRun:
     def _write_all(self) -> None:
         array = json.dumps(self._entries, indent=2, ensure_ascii=False) + "\n"
         output, as_json = self._options.output, self._options.format == "json"
-        if not self._apart and self._entries:
+        if not self._per_video and self._entries:
             if output is not None:
                 atomic_write(output, array if as_json else "".join(f"{line}\n" for line in self._lines))
             elif as_json and not self._options.as_json:
@@ -195,8 +195,8 @@ class CaptionRun:
             typer.echo(array, nl=False)
 
 
-def write_picture(path: Path, image: Image) -> None:
-    """Whole or not at all, in the format of its suffix; its directory is made. Raises InputError."""
+def write_image(path: Path, image: Image) -> None:
+    """Write an image atomically, in the format of its suffix; creates its directory. Raises InputError."""
     make_directory(path.parent)
     content = io.BytesIO()
     image.save(content, PILLOW_NAMES[path.suffix.lower()], quality=_JPEG_QUALITY)

@@ -1,4 +1,4 @@
-"""Finals on standard output, one line each, while a service runs."""
+"""`print_captions`: prints final captions of a running service, one per line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COLORS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 
 
 async def print_captions(hub: Hub) -> None:
-    """Print `TIME NAME caption` for every final, and states in dim letters, until cancelled."""
+    """Print `TIME NAME caption` for every final, and state changes in dim letters, until cancelled."""
     woken, printed = asyncio.Event(), asyncio.Event()
     writer = _Writer(printed.set)
     colors: dict[str, str] = {}
@@ -34,13 +34,13 @@ async def print_captions(hub: Hub) -> None:
             hub.unsubscribe(subscription)
         if subscription.cause is not CloseReason.SLOW or not writer.works:
             return
-        # The terminal was held for very long: it goes on with what is on screen now.
+        # The terminal was blocked for long: continue with the current captions.
 
 
 async def _print(
     subscription: Subscription, writer: _Writer, woken: asyncio.Event, printed: asyncio.Event, colors: dict[str, str]
 ) -> None:
-    """Until the subscription is closed or nobody reads any more."""
+    """Print until the subscription is closed or standard output fails."""
     console = Console(highlight=False, soft_wrap=True)
     while subscription.closed is None and writer.works:
         await woken.wait()
@@ -50,17 +50,17 @@ async def _print(
             if line is not None:
                 with console.capture() as captured:
                     console.print(line)
-                # Meanwhile others wait in the subscription, under its drop policy.
+                # Meanwhile further events wait in the subscription, under its drop policy.
                 printed.clear()
                 writer.put(captured.get())
                 await printed.wait()
 
 
 class _Writer:
-    """Writes texts to standard output on a thread of its own, one at a time.
+    """Writes texts to standard output on a daemon thread, one at a time.
 
-    A terminal that is held with Ctrl-S, or a pipe that nobody reads, holds up that thread alone: neither the loop nor
-    the end of the program, which would wait for an executor's threads and for the lock of `sys.stdout`'s buffer.
+    A terminal paused with Ctrl-S, or a pipe that nobody reads, blocks only this thread. An executor or `sys.stdout`'s
+    buffer would also block the exit of the program.
     """
 
     def __init__(self, on_written: Callable[[], object]) -> None:
@@ -80,9 +80,9 @@ class _Writer:
             try:
                 while data:
                     data = data[os.write(sys.stdout.fileno(), data) :]
-            except OSError:  # whoever read it has gone: nothing is wrong
+            except OSError:  # the reader has closed the pipe
                 self.works = False
-            with contextlib.suppress(RuntimeError):  # the loop is over
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._on_written)
 
 

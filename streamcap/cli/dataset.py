@@ -1,4 +1,4 @@
-"""`streamcap dataset`: captioned images or clips to a feature cache."""
+"""`streamcap dataset`: encodes captioned images or clips into a feature cache."""
 
 from __future__ import annotations
 
@@ -21,29 +21,31 @@ def dataset(
         list[str],
         typer.Argument(
             metavar="CAPTIONS ...",
-            help="flickr: the file of captions. coco: SPLIT=FILE.json for each split, or Karpathy's json alone. "
-            "msrvtt: the json.",
+            help="flickr: the caption file. coco: SPLIT=FILE.json for each split, or Karpathy's JSON file. "
+            "msrvtt: the JSON file.",
             show_default=False,
         ),
     ],
-    media: Annotated[Path, typer.Option(help="Folder of the images or clips, or a tar file of images.")],
-    out: Annotated[Path, typer.Option(help="Folder of the feature cache; a stopped run goes on there.")],
+    media: Annotated[Path, typer.Option(help="Folder of images or clips, or a tar file of images.")],
+    out: Annotated[Path, typer.Option(help="Folder of the feature cache; an interrupted run is resumed.")],
     layout: Annotated[str, typer.Option("--format", help="flickr, coco or msrvtt.")] = "flickr",
     split: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=FILE", help="flickr: the image names of one split, one a line. Repeatable."),
+        typer.Option(
+            metavar="NAME=FILE", help="flickr: file with the image names of one split, one per line; repeatable."
+        ),
     ] = None,
     encoder: Annotated[
-        str, typer.Option(help="mini, a directory of ours, or a CLIP (directory or hub name).")
+        str, typer.Option(help="mini, a streamcap model directory, or a CLIP model (directory or hub name).")
     ] = "openai/clip-vit-base-patch32",
     feature_kind: Annotated[
-        str, typer.Option("--features", help="What is kept of an image: auto, projected, pooled or grid.")
+        str, typer.Option("--features", help="Features to store: auto, projected, pooled or grid.")
     ] = "auto",
-    frames: Annotated[int, typer.Option(min=1, max=1024, help="msrvtt: frames spread evenly over a clip.")] = 28,
+    frames: Annotated[int, typer.Option(min=1, max=1024, help="msrvtt: frames per clip, evenly spaced.")] = 28,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
-    """Encode captioned images or clips once, into a feature cache to train on."""
+    """Encode captioned images or clips into a feature cache for training."""
     from streamcap.captioner.kernels.precision import find_device
     from streamcap.cli.progress import progress_bar
     from streamcap.training.data.corpus import MediaFolder
@@ -51,11 +53,11 @@ def dataset(
     from streamcap.training.data.encoders import open_encoder
 
     if feature_kind not in ("auto", "projected", "pooled", "grid"):
-        raise InputError(f"--features {feature_kind}: it is auto, projected, pooled or grid")
+        raise InputError(f"--features {feature_kind}: use auto, projected, pooled or grid")
     folder = MediaFolder(media)
     corpus = _read(layout, captions, split or [], folder)
     for problem in corpus.problems[:SHOWN_PROBLEMS]:
-        _tell(problem)
+        _report(problem)
     broken: list[Problem] = []
     opened = open_encoder(encoder, feature_kind, find_device(device))  # type: ignore[arg-type]  # checked above
     total = sum(map(len, corpus.splits.values()))
@@ -73,14 +75,14 @@ def dataset(
             )
     finally:
         for problem in broken[:SHOWN_PROBLEMS]:
-            _tell(problem)
+            _report(problem)
     if as_json:
         typer.echo(json.dumps(manifest))
     else:
         typer.echo(_summary(out, manifest))
 
 
-def _tell(problem: Problem) -> None:
+def _report(problem: Problem) -> None:
     typer.echo(f"left out: {problem.name}: {problem.why} {problem.detail}".rstrip(), err=True)
 
 
@@ -92,12 +94,12 @@ def _read(layout: str, captions: list[str], split: list[str], media: MediaFolder
             return corpus.read_karpathy(Path(captions[0]), media)
         return corpus.read_coco(_named(captions, "CAPTIONS"), media)
     if len(captions) != 1:
-        raise InputError(f"--format {layout} takes one file of captions, not {len(captions)}")
+        raise InputError(f"--format {layout} needs one caption file, not {len(captions)}")
     if layout == "flickr":
         return corpus.read_flickr(Path(captions[0]), media, _named(split, "--split"))
     if layout == "msrvtt":
         return corpus.read_msrvtt(Path(captions[0]), media)
-    raise InputError(f"--format {layout}: it is flickr, coco or msrvtt")
+    raise InputError(f"--format {layout}: use flickr, coco or msrvtt")
 
 
 def _named(pairs: list[str], what: str) -> dict[str, Path]:
@@ -107,7 +109,7 @@ def _named(pairs: list[str], what: str) -> dict[str, Path]:
     for pair in pairs:
         name, equals, path = pair.partition("=")
         if not equals or name not in SPLITS:
-            raise InputError(f"{what} {pair}: NAME=FILE is expected, NAME one of {', '.join(SPLITS)}")
+            raise InputError(f"{what} {pair}: use NAME=FILE, with NAME one of {', '.join(SPLITS)}")
         named[name] = Path(path)
     return named
 

@@ -1,4 +1,4 @@
-"""`streamcap evaluate`: scores of a checkpoint on a split."""
+"""`streamcap evaluate`: scores a checkpoint on a split."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ BATCH = 64
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A model's name, file or directory.", show_default=False)],
-    cache: Annotated[Path | None, typer.Option(help="Score on a feature cache of `streamcap dataset`.")] = None,
-    captions: Annotated[Path | None, typer.Option(help="Score on images: the pipe-separated captions.")] = None,
+    model: Annotated[str, typer.Argument(help="Model name, file or directory.", show_default=False)],
+    cache: Annotated[Path | None, typer.Option(help="Score on a feature cache from `streamcap dataset`.")] = None,
+    captions: Annotated[Path | None, typer.Option(help="Score on images: pipe-separated caption file.")] = None,
     split_file: Annotated[
-        Path | None, typer.Option("--split-file", help="With --captions: the split's image names.")
+        Path | None, typer.Option("--split-file", help="With --captions: file with the image names of the split.")
     ] = None,
     media: Annotated[
         Path | None,
-        typer.Option(help="Folder or tar file of the images or clips: for --captions, and for the sheet."),
+        typer.Option(help="Folder or tar file of the images or clips, for --captions and for sheet.png."),
     ] = None,
-    split: Annotated[str, typer.Option(help="The cache's split.")] = "test",
-    beam: Annotated[int, typer.Option(min=1, max=64, help="Beams; 1 is greedy.")] = 3,
+    split: Annotated[str, typer.Option(help="Split of the cache.")] = "test",
+    beam: Annotated[int, typer.Option(min=1, max=64, help="Beam size; 1: greedy search.")] = 3,
     out: Annotated[Path | None, typer.Option(help="Folder for scores.json, captions.json and sheet.png.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
-    """Score a captioner: BLEU-1 to 4, ROUGE-L, CIDEr, variety, lengths, calibration, and a contact sheet."""
+    """Score a captioner: BLEU-1 to 4, ROUGE-L, CIDEr, diversity, lengths, calibration, and a contact sheet."""
     from streamcap.atomic import make_directory, write_json
     from streamcap.captioner import load_captioner
     from streamcap.training.data.corpus import MediaFolder
@@ -56,19 +56,19 @@ def evaluate(
         make_directory(out)
     folder = MediaFolder(media) if media is not None else None
     if cache is not None:
-        judged = _on_cache(captioner, cache, split, beam)
+        evaluation = _on_cache(captioner, cache, split, beam)
     elif captions is not None and folder is not None:
-        judged = _on_pictures(captioner, captions, split_file, folder, beam)
+        evaluation = _on_images(captioner, captions, split_file, folder, beam)
     else:
         raise InputError("--captions needs --media, the folder or tar file of the images")
-    report = judged.report()
+    report = evaluation.report()
     if out is not None:
         write_json(out / "scores.json", {"model": model, "beam": beam, **report})
         write_json(
             out / "captions.json",
-            [{"name": one.name, "caption": one.caption, "references": one.references} for one in judged.judged],
+            [{"name": item.name, "caption": item.caption, "references": item.references} for item in evaluation.judged],
         )
-        draw_contact_sheet(judged.judged, _pictures(folder), out / "sheet.png")
+        draw_contact_sheet(evaluation.judged, _pictures(folder), out / "sheet.png")
     typer.echo(json.dumps(report) if as_json else table(report))
 
 
@@ -83,7 +83,7 @@ def _on_cache(captioner: Captioner, folder: Path, split: str, beam: int) -> Eval
     return evaluate_results([e.name for e in examples], results, [e.captions for e in examples])
 
 
-def _on_pictures(
+def _on_images(
     captioner: Captioner, captions: Path, split_file: Path | None, media: MediaFolder, beam: int
 ) -> Evaluation:
     from streamcap.training.data.clips import UnreadableError, read_picture
@@ -110,7 +110,7 @@ def _on_pictures(
 
 
 def _pictures(media: MediaFolder | None) -> Callable[[str], Image | None]:
-    """An item's image by name; of a clip its middle frame."""
+    """Function that finds the image of an item by name; for a clip, its middle frame."""
     from PIL import Image as Images
 
     from streamcap.image_spec import ImageSpec

@@ -1,4 +1,4 @@
-"""Packages that some commands need and a plain installation has not got."""
+"""`require_extra`: optional packages that some commands need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from streamcap.extras import install_command
 
 
 def require_extra(extra: str, *packages: str) -> None:
-    """Raises InputError that says how to install `extra` where one of `packages` is not installed."""
-    absent = [package for package in packages if importlib.util.find_spec(package) is None]
-    if absent:
-        raise InputError(f"{', '.join(absent)} not installed, which this needs; {install_command(extra)}")
+    """Raises InputError with the install command of `extra` if one of `packages` is missing."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise InputError(f"{', '.join(missing)} not installed, but required; {install_command(extra)}")

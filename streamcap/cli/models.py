@@ -1,4 +1,4 @@
-"""`streamcap models`: which captioners have a name, what of them is on this machine, and their conversion."""
+"""`streamcap models`: lists named captioners and converts checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 app = typer.Typer(
     name="models",
-    help="The captioners that have a name, and conversion of checkpoints.",
+    help="List named captioners; convert checkpoints.",
     invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
@@ -21,30 +21,30 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.callback()
 def models(context: typer.Context, as_json: Json = False) -> None:
-    """The captioners that have a name, and conversion of checkpoints. Without a command: the list."""
+    """List named captioners, or convert checkpoints. Without a command: the list."""
     if context.invoked_subcommand is None:
         list_models(as_json)
 
 
 @app.command("list")
 def list_models(as_json: Json = False) -> None:
-    """What each is good for, its size, quality and license, what is on this machine, and the command."""
+    """List the named captioners: use, size, quality, license, and whether they are downloaded."""
     from streamcap.captioner.registry import MODELS, cached
 
     rows = []
     for entry in MODELS.values():
-        found = cached(entry)
+        path = cached(entry)
         rows.append(
             {
                 "name": entry.name,
                 "what": entry.description,
-                "licence": entry.license,
+                "license": entry.license,
                 "good_for": entry.good_for,
                 "quality": entry.quality,
                 "command": f"streamcap caption photo.jpg --model {entry.name}",
-                "megabytes": round(_bytes(found) / 1e6) if found is not None else entry.megabytes,
+                "megabytes": round(_bytes(path) / 1e6) if path is not None else entry.megabytes,
                 "source": entry.source,
-                "cached": str(found) if found is not None else None,
+                "cached": str(path) if path is not None else None,
             }
         )
     if as_json:
@@ -53,14 +53,14 @@ def list_models(as_json: Json = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    # A pipe has no width to keep to.
+    # A pipe has no width limit.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("name", no_wrap=True)
-    for header in ("good for", "MB", "quality", "licence", "here"):
+    for header in ("good for", "MB", "quality", "license", "downloaded"):
         table.add_column(header)
     for row in rows:
-        fields = (row["name"], row["good_for"], row["megabytes"], row["quality"], row["licence"])
+        fields = (row["name"], row["good_for"], row["megabytes"], row["quality"], row["license"])
         table.add_row(*map(str, fields), "yes" if row["cached"] else "no")
     console.print(table)
     console.print("Use one: streamcap serve URL --model NAME, or streamcap caption photo.jpg --model NAME.")
@@ -69,11 +69,11 @@ def list_models(as_json: Json = False) -> None:
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="A name, file or directory that `--model` takes.")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Model name, file or directory, as for `--model`.")],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="The new directory.")],
     as_json: Json = False,
 ) -> None:
-    """Write a checkpoint of any family as safetensors with its configuration."""
+    """Convert a checkpoint of any family to safetensors and its configuration."""
     from streamcap.captioner.checkpoints.convert import convert_checkpoint
     from streamcap.captioner.registry import find_checkpoint
 
@@ -81,8 +81,8 @@ def convert(
     config = checkpoint.gpt2.config
     size = _bytes(destination)
     if as_json:
-        told = {"family": checkpoint.family, "directory": str(destination), "bytes": size, "gpt2": config.to_json()}
-        typer.echo(json.dumps(told, indent=2))
+        summary = {"family": checkpoint.family, "directory": str(destination), "bytes": size, "gpt2": config.to_json()}
+        typer.echo(json.dumps(summary, indent=2))
         return
     typer.echo(
         f"{destination}: {checkpoint.family}, GPT-2 of {config.n_layer} layers of {config.n_embd}, {size / 1e6:.1f} MB"

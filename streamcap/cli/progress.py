@@ -1,4 +1,4 @@
-"""A progress bar with rate and time left on a terminal; nothing in a pipe."""
+"""`progress_bar`: progress with rate and remaining time, on terminals only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.text import Text
 
 
 class _Rate(ProgressColumn):
-    """Captions a second."""
+    """Items per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -18,7 +18,7 @@ class _Rate(ProgressColumn):
 
 
 def progress_bar() -> Progress:
-    """Drawn on stderr, where that is a terminal; what is printed meanwhile appears above it."""
+    """A bar on stderr, if that is a terminal. Text printed meanwhile appears above it."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -28,6 +28,6 @@ def progress_bar() -> Progress:
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
         transient=True,
-        # Standard output in a pipe must not end up on the terminal.
+        # Keep piped standard output out of the terminal.
         redirect_stdout=sys.stdout.isatty(),
     )

@@ -1,4 +1,4 @@
-"""`streamcap serve`: caption live streams until told to stop."""
+"""`streamcap serve`: captions live streams until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -10,26 +10,34 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from streamcap.errors import InputError, LostCaptionsError
+from streamcap.image_spec import Fit
 from streamcap.redact import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from streamcap.captioner import Captioner
 
 log = logging.getLogger(__name__)
 
-# From the signal to the end of the process, whatever hangs.
-END_SECONDS = 4.4
-LOG_SECONDS = 0.2
-HUNG_SECONDS = 2.0
-"""For writes that are on their way when everything else has ended."""
-ERROR_SECONDS = 1.0
+LogLevel = Literal["debug", "info", "warning", "error"]
+DEFAULT_THRESHOLD = 0.02
+"""As `streamcap.engine.change_gate.DEFAULT_THRESHOLD`, whose module needs numpy."""
+SHUTDOWN_TIMEOUT_S = 4.4
+"""From the first signal to the end of the process, even if something hangs."""
+LOG_TIMEOUT_S = 0.2
+HUNG_WRITE_TIMEOUT_S = 2.0
+"""For writes still in progress when everything else has ended."""
+ERROR_EXIT_TIMEOUT_S = 1.0
+
+
+_STREAMS, _MODEL, _FILES = "Streams", "Model", "Caption files"
+_FEED, _SERVER, _SECURITY, _LOG = "Captions and feed", "Server", "Security", "Output"
 
 
 def serve(
@@ -37,114 +45,166 @@ def serve(
         list[str] | None,
         typer.Argument(
             metavar="[NAME=]URL ...",
-            help="rtsp://, rtsps://, rtmp://, srt://, http(s)://, a file, webcam:[DEVICE], whip: or scenes:. "
-            "Without any: scenes:, the built-in drawn scenes.",
+            help="rtsp://, rtsps://, rtmp://, srt://, udp://, rtp://, http(s)://, a file, webcam:[DEVICE], whip: or "
+            "scenes:. Default: scenes:, the built-in drawn scenes.",
             show_default=False,
         ),
     ] = None,
-    every: Annotated[float, typer.Option(help="Seconds between captions of a stream.")] = 1.0,
-    model: Annotated[str, typer.Option(help="A model's name, file or directory: see `streamcap models`.")] = "mini",
-    out: Annotated[
-        Path | None, typer.Option(help="Directory for NAME.srt, NAME.vtt and NAME.jsonl.", show_default="no files")
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs a token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8642,
-    token: Annotated[
+    every: Annotated[float, typer.Option(help="Seconds between captions of a stream.", rich_help_panel=_STREAMS)] = 1.0,
+    stall_after: Annotated[
+        float,
+        typer.Option(
+            help="Report a stream as stalled after so many seconds without a frame.", rich_help_panel=_STREAMS
+        ),
+    ] = 2.0,
+    read_timeout: Annotated[
+        float, typer.Option(help="Reconnect after so many seconds without data.", rich_help_panel=_STREAMS)
+    ] = 5.0,
+    keyframes_only: Annotated[
+        bool,
+        typer.Option(
+            "--keyframes-only",
+            help="Decode keyframes only: 1/8 of the CPU time, fewer frames.",
+            rich_help_panel=_STREAMS,
+        ),
+    ] = False,
+    clip_seconds: Annotated[
+        float, typer.Option(help="Seconds of video in one input of a clip model.", rich_help_panel=_STREAMS)
+    ] = 4.0,
+    model: Annotated[
+        str, typer.Option(help="Model name, file or directory: see `streamcap models`.", rich_help_panel=_MODEL)
+    ] = "mini",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MODEL)] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, fp32, or a reduced one: see `streamcap models`.", rich_help_panel=_MODEL)
+    ] = "auto",
+    vision: Annotated[
         str | None,
-        typer.Option(envvar="STREAMCAP_TOKEN", help="Needed to publish, add and remove streams, and to view."),
+        typer.Option(help="Vision tower for a checkpoint without one: directory or hub name.", rich_help_panel=_MODEL),
     ] = None,
-    view_token: Annotated[
-        str | None, typer.Option(envvar="STREAMCAP_VIEW_TOKEN", help="A second token that only lets view.")
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Tokenizer for a checkpoint without one: directory or hub name.", rich_help_panel=_MODEL),
     ] = None,
-    origin: Annotated[
-        list[str] | None, typer.Option(help="Origin of a page allowed to connect, besides this service's own.")
+    fit: Annotated[
+        Fit | None,
+        typer.Option(
+            help="How to fit images of another aspect ratio.", show_default="the model's own", rich_help_panel=_MODEL
+        ),
     ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads of the model.", show_default="auto", rich_help_panel=_MODEL),
+    ] = None,
+    change_threshold: Annotated[
+        float,
+        typer.Option(
+            help="Cosine distance below which an image counts as unchanged; 0 captions every sample.",
+            rich_help_panel=_FEED,
+        ),
+    ] = DEFAULT_THRESHOLD,
+    refresh_interval: Annotated[
+        float, typer.Option(help="Seconds until an unchanged image is captioned again.", rich_help_panel=_FEED)
+    ] = 60.0,
+    interim_rate: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1000, help="Maximum interim captions per second and stream; 0: none.", rich_help_panel=_FEED
+        ),
+    ] = 10.0,
+    max_age: Annotated[
+        float, typer.Option(help="Do not push captions older than so many seconds.", rich_help_panel=_FEED)
+    ] = 10.0,
+    replay_events: Annotated[
+        int,
+        typer.Option(help="Events kept in memory per stream, for viewers that reconnect.", rich_help_panel=_FEED),
+    ] = 2048,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory for NAME.srt, NAME.vtt and NAME.jsonl.", show_default="no files", rich_help_panel=_FILES
+        ),
+    ] = None,
+    subtitle_window: Annotated[
+        float, typer.Option(help="Seconds of captions in the rolling subtitle files.", rich_help_panel=_FILES)
+    ] = 3600.0,
+    host: Annotated[
+        str,
+        typer.Option(help="Address to listen on; non-loopback addresses require --token.", rich_help_panel=_SERVER),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free port.", rich_help_panel=_SERVER)] = 8642,
+    root_path: Annotated[
+        str,
+        typer.Option(
+            help="Path under which a proxy serves this service: /cams.", show_default=False, rich_help_panel=_SERVER
+        ),
+    ] = "",
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Certificate chain (PEM): serve https.", rich_help_panel=_SERVER)
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Key (PEM) of the certificate.", rich_help_panel=_SERVER)] = None,
     ice_server: Annotated[
         list[str] | None,
         typer.Option(
-            help="stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT for browsers on other networks; none is asked unless "
-            "given."
+            help="stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT, for WebRTC with browsers on other networks.",
+            rich_help_panel=_SERVER,
         ),
     ] = None,
-    root_path: Annotated[
-        str, typer.Option(help="Path under which a proxy serves this service: /cams.", show_default=False)
-    ] = "",
-    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM): serve https.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Key (PEM) of the certificate.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, or a reduced one: see `streamcap models`.")] = "auto",
-    vision: Annotated[
-        str | None, typer.Option(help="Where the checkpoint has no vision tower: a directory or hub name.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Where the checkpoint has no tokenizer: a directory or hub name.")
-    ] = None,
-    fit: Annotated[
+    token: Annotated[
         str | None,
-        typer.Option(help="crop, squash or pad images of another aspect.", show_default="the model's own"),
-    ] = None,
-    clip_seconds: Annotated[float, typer.Option(help="Seconds a clip model sees at a time.")] = 4.0,
-    subtitle_window: Annotated[float, typer.Option(help="Seconds of the past in the rolling subtitle files.")] = 3600.0,
-    replay_events: Annotated[int, typer.Option(help="Events of a stream in memory for viewers who come back.")] = 2048,
-    refresh_interval: Annotated[
-        float, typer.Option(help="Seconds after which a still image is captioned anew.")
-    ] = 60.0,
-    change_threshold: Annotated[
-        float | None,
         typer.Option(
-            help="Cosine distance below which an image counts as still; 0 captions every sample.",
-            show_default="0.02",
+            envvar="STREAMCAP_TOKEN",
+            help="Token required to add and remove streams, to publish and to view.",
+            rich_help_panel=_SECURITY,
         ),
     ] = None,
-    interim_rate: Annotated[float, typer.Option(help="Interim texts a second of one stream; 0: none.")] = 10.0,
-    max_age: Annotated[float, typer.Option(help="Seconds after which a caption is too late to be pushed.")] = 10.0,
-    stall_after: Annotated[float, typer.Option(help="Seconds without a frame until a stream is stalled.")] = 2.0,
-    read_timeout: Annotated[float, typer.Option(help="Seconds without data until a source is lost.")] = 5.0,
-    keyframes_only: Annotated[
-        bool, typer.Option("--keyframes-only", help="Decode keyframes alone: an eighth of the cost, few frames.")
+    view_token: Annotated[
+        str | None,
+        typer.Option(envvar="STREAMCAP_VIEW_TOKEN", help="Second token, for viewing only.", rich_help_panel=_SECURITY),
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Allow pages of this origin (https://example.org) to connect.", rich_help_panel=_SECURITY),
+    ] = None,
+    allow_net: Annotated[
+        bool,
+        typer.Option(
+            "--allow-net",
+            help="Let HTTP clients add cameras on private and loopback addresses.",
+            rich_help_panel=_SECURITY,
+        ),
     ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the model.", show_default="auto")] = None,
     allow_local: Annotated[
-        bool, typer.Option("--allow-local", help="Let HTTP clients add files, devices and scenes, not URLs alone.")
+        bool,
+        typer.Option(
+            "--allow-local",
+            help="Let HTTP clients add files, devices, scenes and local UDP ports.",
+            rich_help_panel=_SECURITY,
+        ),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not print captions.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not print captions.", rich_help_panel=_LOG)] = False,
+    log_level: Annotated[
+        LogLevel, typer.Option(help="Least severe messages in the log.", rich_help_panel=_LOG)
+    ] = "info",
 ) -> None:
     """Caption live streams: websocket, web page and rolling subtitle files."""
     from streamcap.app import ServeOptions, serve_streams
     from streamcap.cli.console import print_captions
-    from streamcap.engine.change_gate import DEFAULT_THRESHOLD, ChangeGateOptions
+    from streamcap.engine.change_gate import ChangeGateOptions
     from streamcap.engine.engine import EngineOptions
-    from streamcap.image_spec import Fit
-    from streamcap.media.sources import check_url
     from streamcap.server.http_server import allow_connections, listen
     from streamcap.server.ice import IceServer
     from streamcap.server.options import ServerOptions
-    from streamcap.streams.options import StreamOptions, check_name
+    from streamcap.streams.options import StreamOptions
 
-    _configure_logging(verbose=verbose)
-    for option, value in (
-        ("clip-seconds", clip_seconds),
-        ("subtitle-window", subtitle_window),
-        ("refresh-interval", refresh_interval),
-        ("max-age", max_age),
-        ("stall-after", stall_after),
-        ("read-timeout", read_timeout),
-    ):
-        if not 0 < value < float("inf"):
-            raise InputError(f"--{option} {value:g}: seconds, above 0")
-    if fit is not None and fit not in get_args(Fit):
-        raise InputError(f"--fit {fit}: it is one of {', '.join(get_args(Fit))}")
-    if not 0 <= interim_rate < float("inf"):
-        raise InputError(f"--interim-rate {interim_rate:g}: texts a second; 0 for none")
-    if change_threshold is not None and not 0 <= change_threshold < 2:
-        raise InputError(f"--change-threshold {change_threshold:g}: a cosine distance from 0 up to 2")
-    options = ServerOptions(
+    _configure_logging(log_level)
+    server_options = ServerOptions(
         host=host,
         port=port,
         publish_tokens=frozenset((token,)) if token is not None else frozenset(),
         view_tokens=frozenset((view_token,)) if view_token is not None else frozenset(),
         origins=frozenset(origin or ()),
+        allow_net=allow_net,
         allow_local=allow_local,
         ice_servers=tuple(map(IceServer.parse, ice_server or ())),
         root_path=root_path,
@@ -162,40 +222,46 @@ def serve(
         max_age=max_age,
         clip_seconds=clip_seconds,
     )
-    requested = [split_name(source) for source in sources or ["scenes:"]]
-    last_sample_at: set[str] = set()
-    for name, url in requested:
-        check_url(url)
-        if name is not None and check_name(name) in last_sample_at:
-            raise InputError(f"two streams are named {name}; give each its own name: NAME=URL")
-        last_sample_at.add(name or "")
-    # Before the model is loaded: a port that is taken should be told at once.
-    with listen(options) as listener:
+    engine_options = EngineOptions(
+        ChangeGateOptions(threshold=change_threshold, refresh_interval=refresh_interval),
+        interim_interval=1 / interim_rate if interim_rate > 0 else 0.0,
+    )
+    serve_options = ServeOptions(
+        sources=parse_sources(sources or ["scenes:"]),
+        stream_options=stream_options,
+        server=server_options,
+        engine=engine_options,
+        model=model,
+        fit=fit,
+        show=None if quiet else print_captions,
+    )
+    load = functools.partial(_load, model, device, precision, threads, vision=vision, tokenizer=tokenizer)
+    # A port in use is reported before the model is loaded.
+    with listen(server_options) as listener:
         allow_connections()
-        serve_options = ServeOptions(
-            sources=requested,
-            stream_options=stream_options,
-            server=options,
-            engine=EngineOptions(
-                ChangeGateOptions(
-                    threshold=DEFAULT_THRESHOLD if change_threshold is None else change_threshold,
-                    refresh_interval=refresh_interval,
-                ),
-                interim_interval=1 / interim_rate if interim_rate > 0 else 0.0,
-            ),
-            fit=cast("Fit | None", fit),
-            show=None if quiet else print_captions,
-        )
-        load = functools.partial(_load, model, device, precision, threads, vision=vision, tokenizer=tokenizer)
-        _run(
-            serve_streams(
-                serve_options, load, listener, on_signal=functools.partial(_start_timer, END_SECONDS, _leave_now)
-            )
-        )
+        on_signal = functools.partial(_start_timer, SHUTDOWN_TIMEOUT_S, _exit_now)
+        _run(serve_streams(serve_options, load, listener, on_signal=on_signal))
+
+
+def parse_sources(arguments: Sequence[str]) -> list[tuple[str | None, str]]:
+    """Name, or None, and URL of each `[NAME=]URL`. Raises InputError."""
+    from streamcap.media.sources import check_url
+    from streamcap.streams.options import check_name
+
+    named_urls = [split_name(argument) for argument in arguments]
+    names: set[str] = set()
+    for name, url in named_urls:
+        check_url(url)
+        if name is None:
+            continue
+        if check_name(name) in names:
+            raise InputError(f"two streams are named {name}; give each its own name: NAME=URL")
+        names.add(name)
+    return named_urls
 
 
 def split_name(source: str) -> tuple[str | None, str]:
-    """`NAME=URL` into its parts; None for no name. What stands before a `:`, `?` or an existing file's `=` is none."""
+    """Split `NAME=URL`; the name is None if there is none. A name has no `:` or `?`; existing files are not split."""
     name, equals, url = source.partition("=")
     if not equals or ":" in name or "?" in name or _is_file(source):
         return None, source
@@ -205,7 +271,7 @@ def split_name(source: str) -> tuple[str | None, str]:
 def _is_file(path: str) -> bool:
     try:
         return Path(path).exists()
-    except (OSError, ValueError):  # longer than any file's name; a NUL in it
+    except (OSError, ValueError):  # name too long, or with NUL
         return False
 
 
@@ -219,26 +285,26 @@ def _load(
         import torch
 
         torch.set_num_threads(threads)
-    began = time.monotonic()
+    started_at = time.monotonic()
     captioner = load_captioner(model, device=device, precision=precision, vision=vision, tokenizer=tokenizer)
     captioner.require_text()
-    log.info("%s (loaded in %.1f s)", describe_model(model, captioner.info["family"]), time.monotonic() - began)
+    log.info("%s (loaded in %.1f s)", describe_model(model, captioner.info["family"]), time.monotonic() - started_at)
     return captioner
 
 
 def _run(main: Coroutine[None, None, bool]) -> None:
-    """Run `main`, then end the process. Raises StreamcapError."""
+    """Run `main`, then exit the process. Raises StreamcapError."""
     import uvloop
 
     async def bounded() -> bool:
         try:
             ended = await main
         except BaseException:
-            # The error is told, and the process ended with its status, whatever the interpreter's end waits for.
-            _start_timer(ERROR_SECONDS, os._exit, 1)
+            # Exit with this status even if the interpreter's shutdown hangs.
+            _start_timer(ERROR_EXIT_TIMEOUT_S, os._exit, 1)
             raise
-        # The loop's own end waits up to five minutes for threads, such as one that writes to a disk that hangs.
-        _start_timer(HUNG_SECONDS, _leave)
+        # Closing the loop waits up to five minutes for threads, such as one that writes to a hung disk.
+        _start_timer(HUNG_WRITE_TIMEOUT_S, _leave)
         return ended
 
     status = 0
@@ -248,8 +314,8 @@ def _run(main: Coroutine[None, None, bool]) -> None:
         except LostCaptionsError as error:
             sys.stderr.write(f"streamcap: {error}\n")
             status = 1
-        # Files are whole and viewers told. The interpreter's end takes a busy machine seconds; and where a thread is
-        # inside torch, it would unwind it there, through C++, which aborts the process.
+        # Files are complete and viewers disconnected. The interpreter's shutdown can take seconds, and it aborts the
+        # process if a thread is inside torch.
         logging.shutdown()
         sys.stdout.flush()
         os._exit(status)
@@ -261,32 +327,34 @@ def _start_timer(seconds: float, function: Callable[..., object], *args: object)
     timer.start()
 
 
-def _leave_now() -> None:
-    """End the process: something hangs. From any thread, even where the log hangs too."""
-    line = threading.Thread(target=log.error, args=("a disk or a device does not answer: leaving without it",))
+def _exit_now() -> None:
+    """End the process because something hangs. From any thread, even if the log hangs too."""
+    line = threading.Thread(target=log.error, args=("a disk or a device does not respond: exiting without it",))
     line.daemon = True
     line.start()
-    line.join(LOG_SECONDS)
+    line.join(LOG_TIMEOUT_S)
     os._exit(1)
 
 
 def _leave() -> None:
-    log.error("a file is still being written, its disk does not answer: leaving it as it is")
+    log.error("exiting although a file is still being written: the disk does not respond")
     logging.shutdown()
     os._exit(1)
 
 
 class RedactingFormatter(logging.Formatter):
-    """Lines without secrets, tracebacks included: libav's exceptions name the URL with its password."""
+    """Redacts secrets, also in tracebacks: libav's exceptions contain the URL with its password."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
 
 
-def _configure_logging(*, verbose: bool) -> None:
+def _configure_logging(level: LogLevel) -> None:
+    debug = level == "debug"
     handler = logging.StreamHandler()
-    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
+    line = "%(asctime)s %(levelname)-7s %(name)s: %(message)s" if debug else "%(asctime)s %(levelname)-7s %(message)s"
+    handler.setFormatter(RedactingFormatter(line, "%Y-%m-%d %H:%M:%S"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.captureWarnings(capture=True)
-    for noisy in ("libav", "aioice", "aiortc", "asyncio", "httpx", "uvicorn", "websockets"):
-        logging.getLogger(noisy).setLevel(logging.INFO if verbose else logging.WARNING)
+    for library in ("libav", "aioice", "aiortc", "asyncio", "httpx", "uvicorn", "websockets"):
+        logging.getLogger(library).setLevel(logging.INFO if debug else max(logging.WARNING, logging.root.level))

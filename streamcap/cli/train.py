@@ -1,4 +1,4 @@
-"""`streamcap train`: a captioner from a feature cache."""
+"""`streamcap train`: trains a captioner on a feature cache."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from streamcap.errors import InputError
 
 
 def train(
-    cache: Annotated[Path, typer.Argument(help="A feature cache that `streamcap dataset` made.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder of the run: curves, the last state, and best/, the checkpoint.")],
+    cache: Annotated[Path, typer.Argument(help="Feature cache from `streamcap dataset`.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the run: curves, last state, and the checkpoint best/.")],
     preset: Annotated[
         str,
         typer.Option(help="b32-gpt2, b32-gpt2-transformer, b32-gpt2-video, b32-gpt2-pooled, l14-gpt2-medium, small."),
@@ -23,31 +23,29 @@ def train(
         str | None,
         typer.Option(help="mlp, transformer, pooled, video-transformer, video-cross, video-mlp or grid."),
     ] = None,
-    gpt2: Annotated[str | None, typer.Option(help="GPT-2 to start from (directory, hub name), or `fresh`.")] = None,
+    gpt2: Annotated[str | None, typer.Option(help="Pretrained GPT-2 (directory or hub name), or `fresh`.")] = None,
     only_prefix: Annotated[
-        bool | None, typer.Option("--only-prefix/--train-gpt2", help="Train the mapping alone, or GPT-2 as well.")
+        bool | None, typer.Option("--only-prefix/--train-gpt2", help="Train only the mapping, or GPT-2 too.")
     ] = None,
     prefix: Annotated[int | None, typer.Option(help="Prefix positions.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Times through the train split.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images or clips a batch.")] = None,
-    grad_accum: Annotated[int | None, typer.Option(help="Batches a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Highest rate, after the warm-up.")] = None,
-    warmup: Annotated[int | None, typer.Option(help="Steps of warm-up.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Batch size (images or clips).")] = None,
+    grad_accum: Annotated[int | None, typer.Option(help="Batches per optimizer step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate, after the warm-up.")] = None,
+    warmup: Annotated[int | None, typer.Option(help="Warm-up steps.")] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="Label smoothing.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Dropout in GPT-2.")] = None,
     mapper_layers: Annotated[int | None, typer.Option(help="Layers of a transformer mapping.")] = None,
     mapper_heads: Annotated[int | None, typer.Option(help="Heads of a transformer mapping.")] = None,
     width: Annotated[int | None, typer.Option(help="Fresh GPT-2: width, a multiple of 64.")] = None,
     layers: Annotated[int | None, typer.Option(help="Fresh GPT-2: layers.")] = None,
-    vocabulary: Annotated[int | None, typer.Option(help="Fresh GPT-2: tokens.")] = None,
-    seed: Annotated[int | None, typer.Option(help="One seed, one result on a CPU.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, with the same settings.")
-    ] = False,
+    vocabulary: Annotated[int | None, typer.Option(help="Fresh GPT-2: vocabulary size.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed (deterministic on CPU).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out, with the same options.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was kept as one line of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the kept checkpoint as one line of JSON.")] = False,
 ) -> None:
-    """Train a captioner on a feature cache; the best by CIDEr on the dev split is kept."""
+    """Train a captioner on a feature cache and keep the checkpoint with the best CIDEr on the dev split."""
     from streamcap.captioner.kernels.precision import find_device
     from streamcap.cli.progress import progress_bar
     from streamcap.training import options as presets
@@ -74,13 +72,13 @@ def train(
         seed=seed,
     )
     if not cache.is_dir():
-        raise InputError(f"{cache}: no such folder; `streamcap dataset` makes feature caches")
+        raise InputError(f"{cache}: no such folder; create feature caches with `streamcap dataset`")
     require_extra("train", "matplotlib", "pycocoevalcap")
     trainer = Trainer(options, FeatureCache(cache), out, find_device(device), resume=resume)
     with progress_bar() as bar:
         task = bar.add_task("training", total=trainer.steps, completed=trainer.step)
 
-        def tell(progress: Progress) -> None:
+        def show(progress: Progress) -> None:
             if progress.dev is not None:
                 scores = progress.dev
                 bar.console.print(
@@ -90,9 +88,9 @@ def train(
             elif progress.loss == progress.loss:
                 bar.update(task, completed=progress.step, description=f"loss {progress.loss:.3f}")
 
-        trainer.run(tell)
+        trainer.run(show)
     best = out / "best"
     if as_json:
         typer.echo(json.dumps({"checkpoint": str(best), "steps": trainer.steps, **trainer.kept()}))
     else:
-        typer.echo(f"{best}: load it by load_captioner({str(best)!r})")
+        typer.echo(f"{best}: load it with load_captioner({str(best)!r})")

@@ -15,6 +15,7 @@ from enum import Enum, auto
 import numpy as np
 import numpy.typing as npt
 
+from streamcap.errors import InputError
 from streamcap.media.frame import Sample
 
 Features = npt.NDArray[np.float32]
@@ -42,14 +43,13 @@ class ChangeGateOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 2:
-            raise ValueError(f"gate threshold {self.threshold}: must be a cosine distance from 0 up to 2")
-        if self.refresh_interval <= 0:
-            raise ValueError(f"refresh_interval {self.refresh_interval} s: must be above 0")
-        if self.confirm_below < 1 or self.confirm_timeout < 0:
-            raise ValueError(
-                f"confirm_below {self.confirm_below} must be at least 1, "
-                f"confirm_timeout {self.confirm_timeout} s must be 0 or more"
-            )
+            raise InputError(f"--change-threshold {self.threshold:g}: a cosine distance from 0 up to 2")
+        if not 0 < self.refresh_interval < math.inf:
+            raise InputError(f"--refresh-interval {self.refresh_interval:g}: seconds, above 0")
+        if self.confirm_below < 1:
+            raise InputError(f"confirm_below {self.confirm_below:g}: at least 1")
+        if self.confirm_timeout < 0:
+            raise InputError(f"confirm_timeout {self.confirm_timeout:g}: seconds, at least 0")
 
 
 class Verdict(Enum):

@@ -1,4 +1,4 @@
-"""`create_app`: the HTTP and websocket service over a set of streams. No globals; nothing here knows the model."""
+"""`create_app`: the HTTP and websocket service of a set of streams. It has no globals and does not import the model."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from streamcap.server.options import ServerOptions
 from streamcap.server.path_prefix import PathPrefix
 from streamcap.server.readiness import Readiness
 from streamcap.server.routes import feed, health, hls, page, stream, webrtc
+from streamcap.server.source_policy import SourcePolicy
 from streamcap.server.webrtc.offers import OfferPace
 from streamcap.server.webrtc.whep import WhepSessions
 from streamcap.server.webrtc.whip import WhipSessions
 from streamcap.streams.stream_set import StreamSet
 
-# Subtitle files and playlists are written on these. Policy when more wait: 503.
+# Threads that render subtitle files and playlists. Policy when the queue is full: 503.
 RENDER_THREADS = 2
 MAX_WAITING_RENDERS = 64
 
 
 def create_app(streams: StreamSet, options: ServerOptions) -> FastAPI:
-    """The application; serve it with `streamcap.server.http_server.serve`. `streams` stays the caller's to close."""
+    """The application, for `streamcap.server.http_server.serve`. The caller closes `streams`."""
     pace = OfferPace()
     whip_sessions, whep_sessions = WhipSessions(streams, options, pace), WhepSessions(streams, options, pace)
 
@@ -43,25 +44,27 @@ def create_app(streams: StreamSet, options: ServerOptions) -> FastAPI:
         sweeping.cancel()
         await asyncio.gather(asyncio.wait((sweeping,)), whip_sessions.close(), whep_sessions.close())
         pool.close()
+        policy.close()
 
     app = FastAPI(
         title="streamcap",
         version=streamcap.__version__,
         description="Streaming, real-time captions of what a video shows.",
-        docs_url=None,  # the pages of the framework load their scripts from another host
+        docs_url=None,  # the framework's pages load scripts from another host
         redoc_url=None,
         lifespan=lifespan,
     )
     auth = Auth(options)
+    policy = SourcePolicy(options)
     pool = DaemonPool("http", max_threads=RENDER_THREADS, max_waiting=MAX_WAITING_RENDERS)
     broadcaster = FeedBroadcaster(streams.hub, options.max_viewers)
-    metrics = Metrics(streams, broadcaster, whip_sessions, whep_sessions)
+    metrics = Metrics(streams, broadcaster, whip_sessions, whep_sessions, pace)
     streams.hub.observers.append(metrics.observe)
     app.state.broadcaster, app.state.whip_sessions, app.state.whep_sessions = broadcaster, whip_sessions, whep_sessions
     app.state.streams = streams
     errors.install(app)
     app.include_router(feed.routes(broadcaster, auth, heartbeat=options.heartbeat))
-    app.include_router(stream.routes(streams, auth, options, pool))
+    app.include_router(stream.routes(streams, auth, policy, pool))
     app.include_router(hls.routes(streams, auth, pool))
     app.include_router(webrtc.routes(whip_sessions, whep_sessions, auth, options))
     app.include_router(health.routes(streams, metrics, auth))

@@ -1,4 +1,4 @@
-"""`Auth`: who may view and who may change things, by token, `Origin` and `Host`."""
+"""`Auth`: checks who may view and who may publish, by token, `Origin` and `Host`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="streamcap"'}
 
 
 class Auth:
-    """Checks one request or websocket handshake; raises HTTPException (401 or 403) with the reason."""
+    """Checks requests and websocket handshakes. Raises HTTPException (401 or 403) with the reason."""
 
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
@@ -27,19 +27,19 @@ class Auth:
         self._hosts = LOOPBACK_NAMES | {options.host}
 
     def viewer(self, connection: HTTPConnection) -> None:
-        """Let pass who may see captions, states and video."""
+        """Require permission to see captions, states and video."""
         self._check_origin(connection)
         if not self._options.open and not _matches(_token(connection), self._view):
             raise HTTPException(
-                401, "a view token is needed: Authorization: Bearer TOKEN, or token=TOKEN in the query", _CHALLENGE
+                401, "view token required: send Authorization: Bearer TOKEN, or token=TOKEN in the query", _CHALLENGE
             )
 
     def may_publish(self, connection: HTTPConnection) -> bool:
-        """Whether `publisher` would let pass."""
+        """Whether `publisher` would accept this connection."""
         return self._options.open or _matches(_token(connection), self._publish)
 
     def publisher(self, connection: HTTPConnection) -> None:
-        """Let pass who may add and remove streams and publish video."""
+        """Require permission to add, change and remove streams and to publish video."""
         self._check_origin(connection)
         if self._options.open:
             return
@@ -47,29 +47,29 @@ class Auth:
         if _matches(token, self._publish):
             return
         if _matches(token, self._view):
-            raise HTTPException(403, "a view token cannot do this; a publish token is needed")
+            raise HTTPException(403, "publish token required; this is a view token")
         raise HTTPException(
-            401, "a publish token is needed: Authorization: Bearer TOKEN, or token=TOKEN in the query", _CHALLENGE
+            401, "publish token required: send Authorization: Bearer TOKEN, or token=TOKEN in the query", _CHALLENGE
         )
 
     def _check_origin(self, connection: HTTPConnection) -> None:
         host = connection.headers.get("host", "")
         if self._options.open and _host_name(host) not in self._hosts:
-            # A page of elsewhere whose name was made to point at this machine (DNS rebinding) names itself here.
+            # DNS rebinding: a foreign page whose name resolves to this machine sends its own name as Host.
             raise HTTPException(
-                403, f"host {host[:80]!r} is not this server's; open it as {self._options.host}, or set a token"
+                403, f"unknown host {host[:80]!r}; open the service as {self._options.host}, or start it with --token"
             )
         origin = connection.headers.get("origin")
         if origin is None or "*" in self._origins or normal_origin(origin) in self._origins:
             return
         if not is_same_origin(origin, host):
             raise HTTPException(
-                403, f"origin {origin[:80]!r} is not allowed; start the service with it as an allowed origin"
+                403, f"origin {origin[:80]!r} is not allowed; start the service with --origin {origin[:80]}"
             )
 
 
 def normal_origin(origin: str) -> str:
-    """`origin` in lower case, without its scheme's own port, as browsers send it."""
+    """`origin` in lower case, without the default port of its scheme, as browsers send it."""
     origin = origin.lower()
     scheme, _, authority = origin.partition("://")
     port = f":{_PORTS.get(scheme, 0)}"
@@ -79,7 +79,7 @@ def normal_origin(origin: str) -> str:
 def is_same_origin(origin: str, host: str) -> bool:
     """Whether a page of `origin` comes from the server that the header `Host: host` names.
 
-    The scheme is not compared: behind a proxy that ends TLS this server cannot know it.
+    The scheme is not compared: behind a proxy that terminates TLS this server does not know it.
     """
     scheme, _, authority = normal_origin(origin).partition("://")
     if scheme not in _PORTS or _AUTHORITY.fullmatch(authority) is None:
@@ -96,8 +96,8 @@ def _token(connection: HTTPConnection) -> bytes:
 
 
 def _matches(token: bytes, known: Iterable[bytes]) -> bool:
-    # Every one is compared in constant time, so that the time taken tells nothing.
-    return any([hmac.compare_digest(token, one) for one in known])  # noqa: C419
+    # All tokens are compared in constant time, to prevent timing attacks.
+    return any([hmac.compare_digest(token, other) for other in known])  # noqa: C419
 
 
 def _host_name(host: str) -> str:

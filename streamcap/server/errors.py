@@ -1,4 +1,4 @@
-"""How every error becomes a status code with one line of reason: `{"detail": "..."}`."""
+"""Maps errors to status codes and JSON with one line of reason: `{"detail": "..."}`."""
 
 from __future__ import annotations
 
@@ -27,41 +27,39 @@ _STATUS: dict[type[InputError], int] = {
     FilesLockedError: 409,
     TooManyStreamsError: 503,
 }
-"""Of what is wrong in another way than its form, which is 400."""
+"""Every other InputError: 400."""
 MAX_DETAIL_CHARACTERS = 1000
 _log = logging.getLogger(__name__)
 
 
 def answer(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    """The one shape of every error answer: one line of at most MAX_DETAIL_CHARACTERS, whatever it repeats of the
-    client's.
-    """
+    """An error response: one line of at most MAX_DETAIL_CHARACTERS, secrets redacted, control characters removed."""
     return JSONResponse({"detail": clean_text(redact(_shortened(detail)))}, status, headers=dict(headers or {}))
 
 
 def _shortened(detail: str) -> str:
-    """`detail`, cut before redaction, whose time grows with the square of the length."""
+    """`detail`, truncated before redaction, whose run time is quadratic in the length."""
     if len(detail) <= MAX_DETAIL_CHARACTERS:
         return detail
-    # At a blank, so that of a URL all or nothing stays: half a password would not be found.
+    # Cut at a space, so that a URL stays complete: redaction does not find half a password.
     return f"{detail[: MAX_DETAIL_CHARACTERS - 1].rpartition(' ')[0]}…"
 
 
 def _methods(app: FastAPI, connection: HTTPConnection) -> list[str]:
-    """The methods that the path of `connection` can be asked for with."""
+    """The methods allowed on the path of `connection`."""
     scopes = {method: {**connection.scope, "method": method} for method in _METHODS}
     return [m for m, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in app.routes)]
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error a user can cause with its code and reason, on HTTP and before a websocket is accepted."""
+    """Add handlers for every error that a user can cause, for HTTP and websocket handshakes."""
 
     async def wrong_input(_: HTTPConnection, error: Exception) -> Response:
         status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 400)
         return answer(status, str(error), {"Retry-After": "5"} if status == 503 else None)
 
     async def invalid(_: HTTPConnection, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type alone
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type only
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             return answer(400, f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
@@ -71,10 +69,10 @@ def install(app: FastAPI) -> None:
         return answer(400, f"{where or 'body'}: {first['msg']}")
 
     async def http_error(connection: HTTPConnection, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type alone
+        assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type only
         headers = dict(error.headers or {})
         if error.status_code == 405:
-            # The framework names the methods of the first route that has this path; RFC 9110 wants all of them.
+            # The framework lists the methods of the first matching route only; RFC 9110 requires all of them.
             headers["Allow"] = ", ".join(_methods(app, connection)) or headers.get("Allow", "")
         return answer(error.status_code, str(error.detail), headers)
 

@@ -1,4 +1,4 @@
-"""Serving: the listening socket, and uvicorn under the caller's loop until told to stop."""
+"""`listen` and `serve`: the listening socket, and uvicorn on the caller's event loop."""
 
 from __future__ import annotations
 
@@ -22,32 +22,34 @@ from streamcap.server.options import ServerOptions
 log = logging.getLogger(__name__)
 
 BACKLOG = 4096
-# Requests that are still running when told to stop get so long; the whole end stays under 3 s.
+# Time for running requests at shutdown, which takes at most 3 s in all.
 GRACE_SECONDS = 2
-# A peer that acknowledges nothing or reads nothing for so long is cut off by the kernel, whatever is in its buffers.
+# The kernel aborts the connection of a peer that acknowledges nothing or reads nothing for this long.
 DEAD_PEER_MS = 30_000
-# From the connection, or the first byte of its next request, to the end of the request's head.
+# Limit for the head of a request, from the connection or the first byte of the next request.
 HEAD_SECONDS = 20.0
 OPEN_FILES = 65_536
-# Files that connections do not get, or a quarter of what the system allows if that is less.
+# File descriptors reserved for caption files and cameras; a quarter of the limit if that is less.
 RESERVED_FILES = 1024
-# Between two looks whether a connection can be accepted.
-PAUSE_SECONDS = 0.1
+# Interval of checks whether a connection can be accepted.
+ACCEPT_RETRY_SECONDS = 0.1
 
 
 def listen(options: ServerOptions) -> socket.socket:
-    """The bound, listening socket; its port is `.getsockname()[1]`. Raises InputError with what to do."""
+    """The bound, listening socket; its port is `.getsockname()[1]`. Raises InputError."""
     try:
-        found = socket.getaddrinfo(options.host or None, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:  # the latter for a name that no host can have
-        why = getattr(error, "strerror", None) or "it is no host's name"
-        raise InputError(f"host {options.host[:80]!r} cannot be resolved: {why}") from error
-    family, kind, protocol, _, address = found[0]
+        addresses = socket.getaddrinfo(
+            options.host or None, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
+        reason = getattr(error, "strerror", None) or "not a valid host name"
+        raise InputError(f"--host {options.host[:80]!r} cannot be resolved: {reason}") from error
+    family, kind, protocol, _, address = addresses[0]
     listener = socket.socket(family, kind, protocol)
     try:
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with contextlib.suppress(OSError, AttributeError):  # not every system has it; accepted sockets inherit it
+        with contextlib.suppress(OSError, AttributeError):  # missing on some systems; accepted sockets inherit it
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_PEER_MS)
         listener.bind(address)
         listener.listen(BACKLOG)
@@ -62,27 +64,29 @@ def listen(options: ServerOptions) -> socket.socket:
 
 
 def allow_connections() -> None:
-    """Let this process open as many files as the system lets it, up to OPEN_FILES. A connection is a file, and the
-    usual 1,024 are fewer than the viewers the service takes."""
+    """Raise the open-file limit to the system maximum, at most OPEN_FILES: a connection is a file, and the usual limit
+    of 1,024 is below the maximum number of viewers.
+    """
     try:
         import resource
-    except ImportError:  # a system without such limits
+    except ImportError:  # Windows
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    limit = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < limit:
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 class HeaderTimeoutH11(H11Protocol):
-    """uvicorn's HTTP, but a peer that does not finish the head of a request within HEAD_SECONDS is cut off: each holds
-    a file, and whoever sends nothing needs no token for that."""
+    """uvicorn's HTTP protocol with a timeout: a connection is aborted if the head of a request is not complete within
+    HEAD_SECONDS. Each connection holds a file, and one that sends nothing needs no token.
+    """
 
-    _late: asyncio.TimerHandle | None = None
+    _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)  # type: ignore[arg-type]  # of a stream, as uvicorn declares
+        super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn declares a stream transport
         self._watch_head()
 
     def data_received(self, data: bytes) -> None:
@@ -96,50 +100,51 @@ class HeaderTimeoutH11(H11Protocol):
     def _watch_head(self) -> None:
         if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
             self._stop_watching()
-        elif self._late is None:
-            self._late = self.loop.call_later(HEAD_SECONDS, self._cut)
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._abort)
 
     def _stop_watching(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    def _cut(self) -> None:
-        self._late = None
+    def _abort(self) -> None:
+        self._head_timer = None
         if self.conn.their_state is h11.IDLE:
             self.transport.abort()
 
 
 def max_connection_files() -> float:
-    """How many files may be open when a connection is taken; the rest is for caption files and cameras."""
+    """Maximum number of open files with which a connection is accepted."""
     try:
         import resource
-    except ImportError:  # a system without such limits
+    except ImportError:  # Windows
         return float("inf")
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return float("inf") if soft == resource.RLIM_INFINITY else soft - min(RESERVED_FILES, soft // 4)
 
 
 def _open_files(listener: socket.socket) -> int:
-    """At least so many: the system gives out the lowest number that is free."""
+    """A lower bound of the open files: the system assigns the lowest free number."""
     lowest = os.dup(listener.fileno())
     os.close(lowest)
     return lowest
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, but it accepts no connection that would take the last files: those wait in the backlog."""
+    """uvicorn's server with a limit of open files: above it, connections wait in the backlog."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._accepting: list[asyncio.Task[None]] = []
+        self._handshakes: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=[])
-        self._accepting = [asyncio.create_task(self._accept(one), name="accept") for one in sockets or []]
+        self._accepting = [asyncio.create_task(self._accept(listener), name="accept") for listener in sockets or []]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for task in self._accepting:
+        for task in (*self._accepting, *self._handshakes):
             task.cancel()
         await super().shutdown(sockets)
 
@@ -149,32 +154,46 @@ class _Server(uvicorn.Server):
             try:
                 if _open_files(listener) >= limit:
                     if not paused:
-                        log.warning("%d files are open: new connections wait until some are closed", limit)
+                        log.warning("%d files are open, the limit: new connections wait until others close", limit)
                     paused = True
-                    await asyncio.sleep(PAUSE_SECONDS)
+                    await asyncio.sleep(ACCEPT_RETRY_SECONDS)
                     continue
                 paused = False
                 connection, _ = await loop.sock_accept(listener)
-                await loop.connect_accepted_socket(self._protocol, connection)
+                if self.config.ssl is None:
+                    await loop.connect_accepted_socket(self._protocol, connection)
+                else:
+                    # A slow TLS handshake must not delay other connections. The file limit bounds the tasks.
+                    handshake = asyncio.create_task(self._connect_tls(connection), name="tls-handshake")
+                    self._handshakes.add(handshake)
+                    handshake.add_done_callback(self._handshakes.discard)
             except OSError as error:
-                log.debug("a connection was not accepted: %s", error)
-                await asyncio.sleep(PAUSE_SECONDS)
+                log.debug("accepting a connection failed: %s", error)
+                await asyncio.sleep(ACCEPT_RETRY_SECONDS)
+
+    async def _connect_tls(self, connection: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._protocol, connection, ssl=self.config.ssl, ssl_handshake_timeout=HEAD_SECONDS
+            )
+        except OSError as error:
+            log.debug("TLS handshake failed: %s", error)
 
     def _protocol(self) -> asyncio.Protocol:
         return HeaderTimeoutH11(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals are the caller's, who sets `stop`."""
+        """The caller handles signals and sets `stop`."""
         yield
 
 
 async def serve(
     app: FastAPI, options: ServerOptions, stop: asyncio.Event, listener: socket.socket | None = None
 ) -> None:
-    """Serve `app` until `stop` is set, then end within 3 s: feeds are closed with the reason, requests finished.
+    """Serve `app` until `stop` is set. Shutdown takes at most 3 s: feeds are closed with a reason, requests finish.
 
-    `listener`: from `listen`, where the caller wants to know the port or have errors first. Raises InputError.
+    `listener`: from `listen`, to know the port or get errors before. Raises InputError.
     """
     listener = listener if listener is not None else listen(options)
     config = uvicorn.Config(

@@ -1,4 +1,4 @@
-"""`IceServer`: a STUN or TURN server through which browsers on other networks are reached."""
+"""`IceServer`: a STUN or TURN server, for browsers on other networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from streamcap.errors import InputError
 
-# RFC 7064 and 7065, and before a TURN server's host the user and password that it asks for.
+# RFC 7064 and 7065, extended by the user and password of a TURN server before its host.
 _URL = re.compile(
     r"(?P<scheme>stuns?|turns?):(?:(?P<user>[^:@\s]+):(?P<password>[^@\s]+)@)?"
     r"(?P<address>[A-Za-z0-9.-]+(?::(?P<port>\d{1,5}))?)(?P<transport>\?transport=(?:udp|tcp))?",
@@ -18,7 +18,7 @@ _URL = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class IceServer:
-    """`url` has no credentials in it; `stun:` servers ask for none."""
+    """`url` has no credentials; `stun:` servers need none."""
 
     url: str
     username: str | None = None
@@ -26,34 +26,34 @@ class IceServer:
 
     @classmethod
     def parse(cls, text: str) -> IceServer:
-        """`stun:HOST[:PORT]` or `turn:USER:PASSWORD@HOST[:PORT][?transport=udp|tcp]`. Raises InputError, without the
-        password.
+        """Parse `stun:HOST[:PORT]` or `turn:USER:PASSWORD@HOST[:PORT][?transport=udp|tcp]`. Raises InputError, with
+        the password redacted.
         """
-        shown = re.sub(r"^(\w*:).*@", r"\1***@", text, flags=re.DOTALL)
-        found = _URL.fullmatch(text)
-        if found is None or not 0 < int(found["port"] or 1) < 65536:
+        redacted = re.sub(r"^(\w*:).*@", r"\1***@", text, flags=re.DOTALL)
+        match = _URL.fullmatch(text)
+        if match is None or not 0 < int(match["port"] or 1) < 65536:
             raise InputError(
-                f"ICE server {shown[:80]!r}: write it as stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT, '@', ':' and "
-                "'%' in a password as %40, %3A and %25"
+                f"--ice-server {redacted[:80]!r}: use stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT; "
+                "percent-encode '@', ':' and '%' in the password"
             )
-        turn, transport = found["scheme"].startswith("turn"), found["transport"] or ""
-        if not turn and (found["user"] or transport):
-            raise InputError(f"ICE server {shown[:80]!r}: a stun: server takes no password and no transport")
-        if turn and not found["user"]:
-            raise InputError(f"ICE server {shown[:80]!r}: a turn: server needs turn:USER:PASSWORD@HOST:PORT")
-        if found["scheme"] == "turns" and transport.endswith("udp"):
-            raise InputError(f"ICE server {shown[:80]!r}: turns: goes over TCP alone")
-        url = f"{found['scheme']}:{found['address']}{transport}"
+        turn, transport = match["scheme"].startswith("turn"), match["transport"] or ""
+        if not turn and (match["user"] or transport):
+            raise InputError(f"--ice-server {redacted[:80]!r}: stun: has no password and no transport")
+        if turn and not match["user"]:
+            raise InputError(f"--ice-server {redacted[:80]!r}: use turn:USER:PASSWORD@HOST:PORT")
+        if match["scheme"] == "turns" and transport.endswith("udp"):
+            raise InputError(f"--ice-server {redacted[:80]!r}: turns: supports TCP only")
+        url = f"{match['scheme']}:{match['address']}{transport}"
         if not turn:
             return cls(url)
-        username, credential = unquote(found["user"]), unquote(found["password"])
+        username, credential = unquote(match["user"]), unquote(match["password"])
         if not (username + credential).isascii() or not (username + credential).isprintable():
-            raise InputError(f"ICE server {shown[:80]!r}: user and password must be printable ASCII characters")
+            raise InputError(f"--ice-server {redacted[:80]!r}: user and password must be printable ASCII characters")
         return cls(url, username, credential)
 
     @property
     def link(self) -> str:
-        """As a `Link` header tells it to a client (RFC 9725 §4.6), credentials included."""
+        """The value of a `Link` header for a client (RFC 9725 §4.6), with credentials."""
         link = f'<{self.url}>; rel="ice-server"'
         if self.username is None or self.credential is None:
             return link

@@ -1,4 +1,4 @@
-"""How large requests and answers may be, and how long a request may take to come."""
+"""Limits of the size of requests and responses, and of the time a request may take."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from streamcap.captions.cue import Cue
 from streamcap.server.errors import answer
 
 MAX_TARGET_BYTES = 8000
-"""Path and query: enough for a hundred streams by name. A websocket's request line may have 8,192 bytes in all."""
+"""Path and query: enough for a hundred stream names. A websocket's request line is limited to 8,192 bytes."""
 MAX_SUBTITLE_BYTES = 8_000_000
-"""Of a subtitle file that is an answer: days of usual captions."""
+"""Limit of a subtitle file: days of usual captions."""
 BODY_SECONDS = 20.0
-# So much more of a refused body is read and thrown away, for a client that does not read the answer while it sends.
+# Bytes of a refused body that are read and discarded, for clients that read the response only after sending.
 _DRAIN_BYTES = 16 * 1024 * 1024
 _CLOSE = {"Connection": "close"}
-# Of a cue, besides its text: its number and its time line.
+# A cue without its text: number and time line.
 _CUE_BYTES = 48
 
 
 class RequestLimits:
-    """ASGI middleware: 414 for a target over MAX_TARGET_BYTES, 413 for a body over `max_body_bytes`, announced or not,
-    408 for a body that is not there within BODY_SECONDS, 400 for one whose end is ambiguous.
+    """ASGI middleware: 414 for a target over MAX_TARGET_BYTES, 413 for a body over `max_body_bytes`, 408 for a body
+    that is not complete within BODY_SECONDS, 400 for a body with two lengths.
     """
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
@@ -44,9 +44,9 @@ class RequestLimits:
             return
         names = {name for name, _ in scope["headers"]}
         if {b"content-length", b"transfer-encoding"} <= names:
-            # Another server before this one may see the end of the body elsewhere: what follows cannot be trusted.
-            both = answer(400, "a body has Content-Length or Transfer-Encoding, not both", _CLOSE)
-            await both(scope, receive, send)
+            # Request smuggling: a proxy may read another end of the body than this server.
+            refusal = answer(400, "Content-Length and Transfer-Encoding exclude each other", _CLOSE)
+            await refusal(scope, receive, send)
             return
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self._app(scope, receive, send)
@@ -57,7 +57,7 @@ class RequestLimits:
         except ClientDisconnect:
             return
         except TimeoutError:
-            await answer(408, f"the body did not come within {BODY_SECONDS:g} s", _CLOSE)(scope, receive, send)
+            await answer(408, f"the body was not complete within {BODY_SECONDS:g} s", _CLOSE)(scope, receive, send)
             return
         if body is None:
             await answer(413, f"the body is larger than {self._max_body_bytes} bytes", _CLOSE)(scope, receive, send)
@@ -70,7 +70,7 @@ class RequestLimits:
         await self._app(scope, replayed_receive, send)
 
     async def _body(self, receive: Receive) -> bytes | None:
-        """The whole body; None when it is too large. Raises ClientDisconnect."""
+        """The complete body; None if it is too large. Raises ClientDisconnect."""
         body = bytearray()
         dropped = 0
         while True:
@@ -88,11 +88,11 @@ class RequestLimits:
 
 
 def newest_cues(cues: Iterable[Cue]) -> list[Cue]:
-    """`cues` without the oldest, where a file of all of them would be larger than MAX_SUBTITLE_BYTES."""
-    kept = list(cues)
-    room = MAX_SUBTITLE_BYTES
-    for place in range(len(kept) - 1, -1, -1):
-        room -= _CUE_BYTES + len(kept[place].text.encode(errors="replace"))
-        if room < 0:
-            return kept[place + 1 :]
-    return kept
+    """The newest of `cues` that fit into a file of MAX_SUBTITLE_BYTES."""
+    newest = list(cues)
+    available = MAX_SUBTITLE_BYTES
+    for index in range(len(newest) - 1, -1, -1):
+        available -= _CUE_BYTES + len(newest[index].text.encode(errors="replace"))
+        if available < 0:
+            return newest[index + 1 :]
+    return newest

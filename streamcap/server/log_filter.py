@@ -1,4 +1,4 @@
-"""`LogFilter`: what of the HTTP server's log lines may be printed."""
+"""`LogFilter`: removes secrets and repeated warnings from the HTTP server's log."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from urllib.parse import unquote_plus
 
 from streamcap.redact import redact
 
-# Between two equal warnings of the HTTP server.
-QUIET_SECONDS = 60.0
+# Minimum interval of two equal warnings.
+REPEAT_SECONDS = 60.0
 MAX_LINE_CHARACTERS = 500
-# Parameters whose values are printed; all others may hold a secret, under whatever spelling of its name.
+# Query parameters whose values are logged; any other may contain a secret.
 _PRINTED = frozenset({"stream", "since", "interim", "min_interval", "mpegts"})
 _QUERY = re.compile(r"\?([^\s\"']*)")
 _ESCAPED = re.compile(r"\S*[%+]\S*")
 
 
 class LogFilter(logging.Filter):
-    """Keeps `tokens`, and every query value that is not known to be harmless, out of uvicorn's lines.
+    """Masks `tokens` and all query values that are not known to be harmless in uvicorn's log lines.
 
-    A warning that comes again within QUIET_SECONDS is not printed: who connects a thousand times a second and speaks
-    no HTTP must not fill the disk.
+    A warning repeated within REPEAT_SECONDS is dropped, so that a client that sends invalid requests in a loop does
+    not fill the disk.
     """
 
     def __init__(self, tokens: Iterable[str] = ()) -> None:
@@ -34,14 +34,14 @@ class LogFilter(logging.Filter):
         message = record.getMessage()
         text, at = self._last
         if record.levelno >= logging.WARNING and record.exc_info is None:
-            if message == text and record.created - at < QUIET_SECONDS:
+            if message == text and record.created - at < REPEAT_SECONDS:
                 return False
             self._last = (message, record.created)
         record.msg, record.args = self.masked(message), None
         return True
 
     def masked(self, message: str) -> str:
-        """`message` as it may be printed."""
+        """`message` with secrets masked, at most MAX_LINE_CHARACTERS long."""
         for token in self._tokens:
             message = message.replace(token, "***")
         message = _ESCAPED.sub(self._escaped, message)

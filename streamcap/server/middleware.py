@@ -1,4 +1,4 @@
-"""`SecurityHeaders`: what every HTTP answer carries; and HEAD as GET."""
+"""`SecurityHeaders`: adds headers to every HTTP response, and serves HEAD as GET."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADERS = {
 
 
 class SecurityHeaders:
-    """ASGI middleware. An answer that sets one of these headers itself keeps its own."""
+    """ASGI middleware. A header already set by a route is kept."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -36,6 +36,6 @@ class SecurityHeaders:
             await send(message)
 
         if scope["method"] == "HEAD" and not route_path(scope).startswith("/captions/"):
-            # As GET; uvicorn leaves the body out. An event stream would have no end.
+            # uvicorn omits the body. Not for event streams, which never end.
             scope = {**scope, "method": "GET"}
         await self._app(scope, receive, send_with_headers)

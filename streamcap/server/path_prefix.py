@@ -1,4 +1,4 @@
-"""`PathPrefix`: the service under a path of another server, such as `https://home.example/cams/`."""
+"""`PathPrefix`: serves the service under a path of a proxy, such as `https://home.example/cams/`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _OWN_PATHS = frozenset(
 
 
 def is_prefix(text: str) -> bool:
-    """Whether `text` can be a path prefix: `/cams`, `/a/b`; no `//`, no `..`, no slash at its end, no path that the
-    service has itself, since a path with the prefix could not be told from one without.
+    """Whether `text` is a valid path prefix: `/cams`, `/a/b`; without `//`, `..` and a slash at the end. Paths of the
+    service itself are invalid, because paths with and without the prefix would be ambiguous.
     """
-    found = _PREFIX.fullmatch(text) if len(text) <= MAX_PREFIX_CHARACTERS else None
-    return found is not None and text.split("/")[1] not in _OWN_PATHS
+    match = _PREFIX.fullmatch(text) if len(text) <= MAX_PREFIX_CHARACTERS else None
+    return match is not None and text.split("/")[1] not in _OWN_PATHS
 
 
 def route_path(scope: Scope) -> str:
-    """The path of a request as the routes know it, without the prefix."""
+    """The path of a request without the prefix, as the routes declare it."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
@@ -38,8 +38,8 @@ class PathPrefix:
     """ASGI middleware. The prefix is the proxy's `X-Forwarded-Prefix`, else `root_path`; it becomes the scope's
     `root_path`, so that `Location` and the OpenAPI document carry it.
 
-    Proxies that strip the prefix and those that do not are served alike. The header is nothing to be trusted: whoever
-    sends it changes the links of the own answer alone.
+    Works with proxies that strip the prefix and with those that keep it. The header needs no trust: it changes only
+    the links in the sender's own response.
     """
 
     def __init__(self, app: ASGIApp, root_path: str = "") -> None:
@@ -54,7 +54,7 @@ class PathPrefix:
         prefix = header if is_prefix(header) else self._root_path
         path = scope["path"]
         if prefix and path == prefix and scope["type"] == "http":
-            # The pages' links are relative: they need the slash.
+            # The links in the pages are relative and need the slash.
             query = f"?{quote(scope['query_string'], safe='=&%+')}" if scope["query_string"] else ""
             await RedirectResponse(f"{prefix}/{query}")(scope, receive, send)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -13,6 +14,16 @@ from streamcap.errors import InputError
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Device names on Windows, whatever the extension.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+_SECONDS = (
+    "subtitle_window",
+    "stall_after",
+    "read_timeout",
+    "open_timeout",
+    "min_retry_delay",
+    "max_age",
+    "clip_seconds",
+)
 
 
 def check_name(name: str) -> str:
@@ -61,17 +72,15 @@ class StreamOptions:
 
     def __post_init__(self) -> None:
         check_every(self.every)
-        for field in ("subtitle_window", "stall_after", "read_timeout", "open_timeout", "min_retry_delay", "max_age"):
-            if not getattr(self, field) > 0:
-                raise InputError(f"{field.replace('_', '-')} {getattr(self, field):g}: must be above 0 seconds")
+        for field in _SECONDS:
+            if not 0 < (seconds := getattr(self, field)) < math.inf:
+                raise InputError(f"--{field.replace('_', '-')} {seconds:g}: seconds, above 0")
         if self.replay_events < 1:
-            raise InputError(f"replay-events {self.replay_events}: must keep at least 1 event of a stream")
+            raise InputError(f"--replay-events {self.replay_events}: at least 1")
         if self.max_retry_delay < self.min_retry_delay:
             raise InputError(
-                f"max-retry-delay {self.max_retry_delay:g} is less than min-retry-delay {self.min_retry_delay:g}"
+                f"max_retry_delay {self.max_retry_delay:g} is less than min_retry_delay {self.min_retry_delay:g}"
             )
-        if not self.clip_seconds > 0:
-            raise InputError(f"clip-seconds {self.clip_seconds:g}: must be above 0 seconds")
         if self.out is not None:
             prepare_directory(self.out)
 

@@ -33,4 +33,8 @@ class StreamSnapshot:
     frame_conversion_errors: int = 0
     """Sampled frames that could not be converted."""
     files_dropped: int = 0
-    """Finals that no viewer received, because the disk failed or hung for too long."""
+    """Finals that no viewer got, since the disk refused or hung for too long."""
+    model: str = ""
+    """Name of the model that captions the stream."""
+    model_description: str = ""
+    """One line: the model's name and what it was trained on."""

@@ -52,6 +52,10 @@ class StreamSet:
         """Whether the model is loaded, the engine runs, and the streams of the command line are added."""
         self.engine = EngineStatistics()
         """The engine's counters."""
+        self.model = ""
+        """Name of the model that captions the streams."""
+        self.model_description = ""
+        """One line: the model's name and what it was trained on."""
         self._deps: StreamDeps | None = None
         self._forget: Callable[[str], None] = lambda name: None
         self._streams: dict[str, Stream] = {}

@@ -119,7 +119,7 @@ def test_failed_conversion_leaves_no_files(tmp_path: Path) -> None:
 def test_list_contains_every_model() -> None:
     rows = json.loads(CliRunner().invoke(app, ["--json"]).stdout)
     assert [row["name"] for row in rows] == list(MODELS)
-    assert all(row["licence"] and row["megabytes"] for row in rows)
+    assert all(row["license"] and row["megabytes"] for row in rows)
     assert all(row["good_for"] and row["quality"] and row["name"] in row["command"] for row in rows)
     shown = CliRunner().invoke(app, [], env={"COLUMNS": "80"})
     assert all(name in shown.stdout for name in MODELS)

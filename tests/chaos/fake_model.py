@@ -62,6 +62,7 @@ class FakeModel:
 
 
 class FakeCaptioner:
+    info = {"family": "fake"}  # noqa: RUF012
     clip_length = None
     image_spec = ImageSpec(width=32, height=32)
 

@@ -10,8 +10,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """A command run in this process sets levels and handlers for good, those of signals too; the tests after it must
-    not notice."""
+    """Restore log levels, log handlers and signal handlers, which a command in this process changes."""
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

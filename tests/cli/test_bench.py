@@ -1,4 +1,4 @@
-"""`streamcap bench` as it is typed."""
+"""`streamcap bench` on the command line."""
 
 from __future__ import annotations
 

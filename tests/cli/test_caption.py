@@ -1,4 +1,4 @@
-"""`streamcap caption`, as it is typed."""
+"""`streamcap caption` on the command line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STAMPS = [40 * number + 200 * (number // 9) for number in range(COUNT)]
 
 
 class Reader:
-    """Stands in for a captioner: reads the number that an image shows."""
+    """A fake captioner: returns the number that an image shows."""
 
     def __init__(self, clip_length: int | None = None) -> None:
         self.image_spec = ImageSpec(60, 20, fit="squash")
@@ -56,7 +56,7 @@ class Reader:
             decoder.active += 1
 
         def step() -> list[tuple[int, Result]]:
-            # Not in order, and not all at once.
+            # Out of order, and in several batches.
             key, row = waiting.popitem()
             decoder.active -= 1
             return [(key, self._result(row, "" if search.temperature == 0 else f"seed {search.seed} "))]
@@ -79,7 +79,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         with pytest.raises(SystemExit) as ended:
             main()
         captured = capsys.readouterr()
-        # Which model runs is said first, by every run that comes so far.
+        # Every run that loads a model prints its description first.
         err = "".join(line for line in captured.err.splitlines(keepends=True) if not line.startswith("model "))
         return int(ended.value.code or 0), captured.out, err
 
@@ -153,7 +153,7 @@ def test_folder_is_one_line_per_image(run: Run, reader: Reader, images: Path) ->
     assert out.splitlines() == [f"{images / name}: number {number}" for number, name in enumerate(names, 1)]
     assert status == 0
     assert err.splitlines() == [
-        f"left out: {images / 'notes.txt'}: not an image, by its suffix",
+        f"left out: {images / 'notes.txt'}: not an image (by its suffix)",
         "5 captioned, 1 left out",
     ]
     assert reader.batches == [2, 2, 1]
@@ -182,7 +182,7 @@ def test_annotated_copies_keep_image_and_folder_layout(run: Run, reader: Reader,
     copy = np.asarray(load(tmp_path / "drawn" / "b.png"))
     left = (copy.shape[1] - 120) // 2
     assert (copy[:60, left : left + 120] == numbered(2, 120, 60)).all()
-    # White letters on black under it.
+    # White text on black below the image.
     assert copy[60:].max() > 200
     assert np.median(copy[60:]) < 40
     assert (images / "b.png").read_bytes() == before
@@ -193,7 +193,7 @@ def test_exif_rotation_and_transparency(run: Run, reader: Reader, tmp_path: Path
     exif[0x0112] = 6  # the camera was turned: show it turned by 90 degrees clockwise
     Image.fromarray(np.rot90(numbered(9, 120, 60)).copy()).save(tmp_path / "a.jpg", exif=exif)
     light = numbered(9, 120, 60)[..., :1]
-    # Where it is see-through it holds black.
+    # Transparent pixels contain black.
     Image.fromarray(np.concatenate([light * 0, light * 0, light * 0, 255 - light], -1)).save(tmp_path / "b.png")
     Image.fromarray(numbered(9, 120, 60)[..., 0].astype(np.uint16) * 257).save(tmp_path / "c.png")
     status, out, _ = run(tmp_path)
@@ -218,7 +218,7 @@ def test_caption_folder_names_videos(run: Run, reader: Reader, images: Path, fil
     (images / "clip.mp4").write_bytes(film.read_bytes())
     status, out, err = run(images)
     assert (status, out.count("\n")) == (0, 5)
-    assert f"left out: {images / 'clip.mp4'}: a video; of a folder only images are captioned" in err
+    assert f"left out: {images / 'clip.mp4'}: a video; only images of a folder are captioned" in err
     assert err.endswith("5 captioned, 2 left out\n")
 
 
@@ -278,7 +278,7 @@ def test_caption_animated_image_as_video(run: Run, reader: Reader, tmp_path: Pat
 def test_caption_still_webp_stays_a_picture(run: Run, reader: Reader, images: Path) -> None:
     status, _, err = run(images / "more" / "c.webp", "--every", 1)
     assert status == 2
-    assert "only images" in err
+    assert "all files are images" in err
 
 
 def test_clip_model_repeats_single_image(run: Run, reader: Reader, images: Path) -> None:
@@ -416,7 +416,7 @@ def bad(tmp_path: Path, film: Path) -> Path:
         (["FILM", "--fit", "stretch"], "--fit stretch"),
         (["FILM", "--beam", "3", "--temperature", "1"], "beam"),
         (["FILM", "--top-p", "2"], "top_p"),
-        (["good.png", "-o", "out.srt"], "an image has no times"),
+        (["good.png", "-o", "out.srt"], "images have no timestamps"),
         (["FILM", "FILM2", "-o", "out.srt"], "DIRECTORY"),
         (["FILM", "FILM2", "-o", "out"], "two videos are named film"),
         (["good.png", "--annotate", "."], "overwritten"),
@@ -494,7 +494,7 @@ def test_progress_bar_only_on_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         assert shown or said == ""
 
 
-# End to end, with the model that is built in
+# End to end, with the built-in model
 
 
 @pytest.fixture(scope="module")

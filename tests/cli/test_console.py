@@ -53,7 +53,7 @@ def test_final_and_status_are_one_line_each(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def hold_for_long_then_read(read: int) -> bytes:
-    """What is printed after the terminal was held through more finals than any subscriber may miss."""
+    """Output after the terminal was blocked for more finals than a subscription holds."""
     hub = Hub(time.monotonic, time.time)
     hub.add(EventLog("door"))
     hub.publish(Status("door", StreamState.LIVE))
@@ -76,7 +76,7 @@ async def hold_for_long_then_read(read: int) -> bytes:
 
 
 def full_pipe() -> tuple[int, int]:
-    """Its two ends; a write to it waits until somebody reads."""
+    """Both ends of a full pipe: a write blocks until the other end reads."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     with contextlib.suppress(BlockingIOError):
@@ -100,6 +100,6 @@ def test_unread_pipe_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
     with os.fdopen(write, "w") as writer:
         monkeypatch.setattr(sys, "stdout", writer)
         began = time.monotonic()
-        # The loop's end waits for the threads of its executor; the writer must be none of them.
+        # Closing the loop waits for executor threads; the writer must not be one of them.
         asyncio.run(print_until(lambda: time.monotonic() > began + 0.2, captions=50))
         os.close(read)

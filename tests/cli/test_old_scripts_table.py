@@ -1,4 +1,4 @@
-"""What docs/from-the-old-scripts.md tells people to type must be understood."""
+"""The commands in docs/from-the-old-scripts.md are valid."""
 
 from __future__ import annotations
 

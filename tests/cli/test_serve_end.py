@@ -1,4 +1,4 @@
-"""The end of `streamcap serve` while the device thread is at work, or a disk does not answer."""
+"""Exit of `streamcap serve` while the device thread is busy, or a disk hangs."""
 
 from __future__ import annotations
 
@@ -53,4 +53,4 @@ print("never reached")
 def test_exit_with_hung_write_is_bounded_and_reported() -> None:
     done = subprocess.run([sys.executable, "-c", HUNG], capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "a file is still being written, its disk does not answer: leaving it as it is\n"
+    assert done.stderr == "exiting although a file is still being written: the disk does not respond\n"

@@ -1,4 +1,4 @@
-"""What `streamcap serve` says of its model at the start."""
+"""The log line of `streamcap serve` about its model."""
 
 from __future__ import annotations
 

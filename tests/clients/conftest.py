@@ -1,4 +1,4 @@
-"""The client against the real service, which the server's tests know how to start."""
+"""Fixtures of the server tests: the client runs against the real service."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["CLIENTS", "server", "start"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On the loop the server's fixtures live on."""
+    """Run on the event loop of the server fixtures."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents and pytest_asyncio.is_async_test(item):

@@ -1,4 +1,4 @@
-"""No message makes the parser fail otherwise than by ProtocolError."""
+"""`parse` raises only ProtocolError, for any message."""
 
 from __future__ import annotations
 

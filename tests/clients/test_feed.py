@@ -1,4 +1,4 @@
-"""The Python client: every final once, whatever happens to the connection."""
+"""`Feed`: every final is delivered once, also over lost connections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.timeouts import TIMEOUT_FACTOR
 
 
 class Cutter:
-    """A TCP relay before the service that cuts its connections when told."""
+    """A TCP relay in front of the service that resets its connections on request."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -70,7 +70,7 @@ async def take(feed: AsyncIterator[Event], count: int) -> list[Event]:
 
 @pytest.mark.parametrize("url", ["", "http://", "ftp://host", "http://host:port", "host:99999", "http://:8642"])
 def test_invalid_address(url: str) -> None:
-    with pytest.raises(ValueError, match="no address of a service"):
+    with pytest.raises(ValueError, match="not the address of a service"):
         Feed(url)
 
 
@@ -109,7 +109,7 @@ async def test_feed_resumes_in_new_process(server: Server) -> None:
 
 
 async def talk(streams: list[FakeStream], cutter: Cutter, cuts: int) -> list[str]:
-    """Say finals, with interims between, while connections are cut at random; the JSON texts of the finals."""
+    """Publish finals and interims while connections are reset at random; returns the JSON texts of the finals."""
     dice = random.Random(7)
     said: list[str] = []
     async with asyncio.timeout(TIMEOUT_FACTOR):
@@ -137,8 +137,8 @@ async def test_finals_equal_file_through_disconnects(server: Server) -> None:
                     received.append(event)  # noqa: PERF401 - it is looked at while it grows
 
         reader = asyncio.create_task(read())
-        await until(lambda: server.app.state.audience.present == 1)
-        # What comes before the first event of a stream was seen cannot be asked for: there is no number to ask from.
+        await until(lambda: server.app.state.broadcaster.present == 1)
+        # Before its first event of a stream a client has no number to resume from.
         for stream in streams:
             stream.status(StreamState.LIVE)
         await until(lambda: feed.seen == {"door": 1, "yard": 1})
@@ -195,7 +195,7 @@ async def test_slow_reader_gets_a_gap(server: Server) -> None:
     async with Feed(server.url, streams=["door"]) as feed:
         events = aiter(feed)
         await take(events, 1)
-        (subscription,) = server.app.state.audience.hub._subscriptions.values()
+        (subscription,) = server.app.state.broadcaster.hub._subscriptions.values()
         text = "a long sentence about a man with a dog " * 1000
         async with asyncio.timeout(TIMEOUT_FACTOR):
             while not subscription.statistics.finals_dropped:

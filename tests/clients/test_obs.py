@@ -1,4 +1,4 @@
-"""The bridge to OBS, against a websocket server that speaks obs-websocket 5 as its protocol document says."""
+"""`streamcap-obs`, against a websocket server that implements the documented obs-websocket 5 protocol."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Obs:
             self.refused += 1
             status = {"result": False, "code": 501}
         answer = {"requestType": asked["requestType"], "requestId": asked["requestId"], "requestStatus": status}
-        # An event nobody asked for must not be taken for the answer.
+        # An unrequested event must not be taken for the response.
         event = {"eventType": "StudioModeStateChanged", "eventIntent": 1, "eventData": {"studioModeEnabled": True}}
         await guest.send(json.dumps({"op": 5, "d": event}))
         await guest.send(json.dumps({"op": 7, "d": answer}))
@@ -181,7 +181,7 @@ def test_challenge_response_matches_openssl() -> None:
 
 @pytest.mark.parametrize("text", ["", "http://host", "ws://", "ws://me:secret@host", "ws://host/secret", "host:x"])
 def test_invalid_address_hides_password(text: str) -> None:
-    with pytest.raises(ValueError, match="no address of OBS") as caught:
+    with pytest.raises(ValueError, match="not the address of OBS") as caught:
         obs_url(text)
     assert "secret" not in str(caught.value)
 
@@ -195,7 +195,7 @@ def test_address_without_scheme_or_port() -> None:
 async def test_only_finals_reach_obs(server: Server, obs: Obs) -> None:
     door = server.streams.get("door")
     async with bridge(server, obs.url) as (one, said, _):
-        await until(lambda: server.app.state.audience.present == 1 and obs.connections == 1)
+        await until(lambda: server.app.state.broadcaster.present == 1 and obs.connections == 1)
         for number in range(3):
             door.interim("a man")
             door.final(f"a man opens door {number}")
@@ -204,14 +204,14 @@ async def test_only_finals_reach_obs(server: Server, obs: Obs) -> None:
     assert obs.captions == [f"a man opens door {number}" for number in range(3)]
     assert said == [
         f"connected to OBS at {obs.url} (obs-websocket 5.1.0)",
-        f"OBS takes captions at {obs.url}",
+        f"OBS accepts captions at {obs.url}",
     ]
 
 
 async def test_fast_captions_keep_newest(server: Server, obs: Obs) -> None:
     door = server.streams.get("door")
     async with bridge(server, obs.url, every=3600.0) as (one, _, _):
-        await until(lambda: server.app.state.audience.present == 1)
+        await until(lambda: server.app.state.broadcaster.present == 1)
         door.final("first")
         await until(lambda: obs.captions == ["first"])
         for number in range(10):
@@ -225,7 +225,7 @@ async def test_fast_captions_keep_newest(server: Server, obs: Obs) -> None:
 async def test_password_is_accepted_and_never_logged(server: Server, obs: Obs) -> None:
     obs.password = "correct horse"
     async with bridge(server, obs.url, "correct horse") as (_, said, _):
-        await until(lambda: server.app.state.audience.present == 1)
+        await until(lambda: server.app.state.broadcaster.present == 1)
         server.streams.get("door").final("a man")
         await until(lambda: obs.captions == ["a man"])
     assert not any("horse" in line for line in said)
@@ -245,7 +245,7 @@ async def test_idle_obs_gets_newest_when_streaming_starts(server: Server, obs: O
     obs.streaming = False
     door = server.streams.get("door")
     async with bridge(server, obs.url) as (one, said, _):
-        await until(lambda: server.app.state.audience.present == 1)
+        await until(lambda: server.app.state.broadcaster.present == 1)
         door.final("a man")
         await until(lambda: obs.refused >= 3)
         door.final("a dog")
@@ -259,7 +259,7 @@ async def test_bridge_reconnects_to_obs(server: Server, obs: Obs) -> None:
     await obs.end()
     door = server.streams.get("door")
     async with bridge(server, obs.url) as (one, said, _):
-        await until(lambda: one.reconnections >= 3 and server.app.state.audience.present == 1)
+        await until(lambda: one.reconnections >= 3 and server.app.state.broadcaster.present == 1)
         assert len(said) == 1 and "no OBS at" in said[0]
         door.final("said before OBS came")
         await until(lambda: one.slot._line is not None)
@@ -320,7 +320,7 @@ async def test_command_sends_and_counts_captions(server: Server, obs: Obs) -> No
     obs.password = "correct horse"
     process = await command(server.url, "--obs", obs.url, STREAMCAP_OBS_PASSWORD="correct horse")
     try:
-        await until(lambda: server.app.state.audience.present == 1 and obs.connections == 1)
+        await until(lambda: server.app.state.broadcaster.present == 1 and obs.connections == 1)
         server.streams.get("door").final("a man opens a door")
         await until(lambda: obs.captions == ["a man opens a door"])
         assert process.stderr is not None
@@ -334,7 +334,7 @@ async def test_command_sends_and_counts_captions(server: Server, obs: Obs) -> No
             process.kill()
             await process.wait()
     assert process.returncode == 0
-    assert errors.decode() == "streamcap-obs: 1 captions sent; 0 left out for newer ones, 0 grown old\n"
+    assert errors.decode() == "streamcap-obs: 1 captions sent; 0 replaced by newer ones, 0 expired\n"
 
 
 async def test_wrong_password_is_one_line_with_exit_code_2(server: Server, obs: Obs) -> None:

@@ -1,4 +1,4 @@
-"""The terminal viewer and the ten-line examples, run as a user runs them."""
+"""`streamcap-watch` and the examples, run as programs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_every_client_prints_finals(server: Server, program: str) -> None:
     )
     assert process.stdout is not None
     try:
-        await until(lambda: server.app.state.audience.present == 1)
+        await until(lambda: server.app.state.broadcaster.present == 1)
         server.streams.get("door").final("a man opens a door")
         async with asyncio.timeout(TIMEOUT_FACTOR):
             while b"a man opens a door" not in (line := await process.stdout.readline()):
@@ -70,7 +70,7 @@ async def test_javascript_example_follows_feed_in_page(server: Server) -> None:
         page.on("console", lambda message: said.append(message.text))
         await page.goto(f"{server.url}/docs")
         await page.evaluate((CLIENTS / "examples" / "finals.mjs").read_text())
-        await until(lambda: server.app.state.audience.present == 1)
+        await until(lambda: server.app.state.broadcaster.present == 1)
         server.streams.get("door").final("a man opens a door")
         await until(lambda: said == ["door a man opens a door"])
 

@@ -1,4 +1,4 @@
-"""`streamcap serve` as a process of its own, and a websocket viewer that remembers all it hears."""
+"""`streamcap serve` as a subprocess, and a websocket viewer that records all messages."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Service:
             wait_until(lambda: self._listening.is_set() or self._process.poll() is not None, self.describe, 240)
             wait_until(lambda: self.get("/readyz")[0] == 200 or self._process.poll() is not None, self.describe)
             assert self._process.poll() is None, self.describe()
-        except BaseException:  # an interrupted test, too, must leave no process behind
+        except BaseException:  # also when interrupted: leave no process behind
             self.kill()
             raise
         return self
@@ -110,7 +110,7 @@ class Service:
 
 
 class Viewer:
-    """Reads `/captions` on a thread of its own until left."""
+    """Reads `/captions` on a thread until the block ends."""
 
     def __init__(self, service: Service, query: str = "") -> None:
         self.messages: list[dict[str, Any]] = []
@@ -156,7 +156,7 @@ class Viewer:
 def wait_until(
     condition: Callable[[], object], describe: Callable[[], str] = str, seconds: float = TIMEOUT_FACTOR
 ) -> None:
-    """Wait for a state that nobody announces."""
+    """Poll until `condition` is true."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, describe()

@@ -28,7 +28,7 @@ def seconds(caption: dict[str, Any]) -> float:
 
 
 def from_rtcp(captions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those whose capture time is the camera's own; the first ones, before its first report, have only arrival's."""
+    """Finals with the capture time of the camera; before its first RTCP report they have the arrival time."""
     return [c for c in captions if c["captured_at_source"] == "rtcp"]
 
 
@@ -41,7 +41,7 @@ def srt_cues(path: Path) -> list[tuple[float, str]]:
 
 
 def test_rtsp_captions_and_times_are_correct(cameras: RtspServer, tmp_path: Path) -> None:
-    # Every sample is decoded: with the gate, a right sentence would be counted once for all its samples.
+    # Without the gate every sample is decoded and counted.
     with Service(f"door={cameras.url()}", "--every", EVERY, "--change-threshold", "0", out=tmp_path) as service:
         with Viewer(service, "?stream=door&interim=0") as viewer:
             viewer.until(lambda: len(from_rtcp(viewer.finals())) >= 24)
@@ -121,7 +121,7 @@ def test_files_are_complete_at_any_time_and_after_kill(tmp_path: Path) -> None:
         ThreadPoolExecutor(4) as readers,
     ):
         wait_until(vtt.exists, service.describe)
-        # Two hundred reads, and ffprobe says nothing of any; the files roll meanwhile.
+        # Two hundred reads while the files roll; ffprobe reports no error.
         reads = list(readers.map(subtitle_times, [srt, vtt] * READS))
         assert all(reads) and len(reads[-1]) > len(reads[1])
         before = len(viewer.finals())

@@ -1,4 +1,4 @@
-"""The README's client example, word for word, against a running service."""
+"""The client example of the README, verbatim, against a running service."""
 
 from __future__ import annotations
 

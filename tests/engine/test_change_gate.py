@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamcap.engine.change_gate import MAX_REFERENCES, ChangeGate, ChangeGateOptions, Judgement, Verdict, content
+from streamcap.errors import InputError
 from streamcap.media.frame import Sample
 from tests.engine.fakes import sample
 
@@ -146,13 +147,14 @@ def test_new_text_waits_at_most_one_sample(last_sample_at: list[tuple[np.ndarray
 
 @pytest.mark.parametrize("threshold", [-0.1, 2.0])
 def test_invalid_threshold(threshold: float) -> None:
-    with pytest.raises(ValueError, match="cosine distance"):
+    with pytest.raises(InputError, match=r"--change-threshold .*: a cosine distance"):
         ChangeGateOptions(threshold=threshold)
 
 
-@pytest.mark.parametrize("options", [{"confirm_timeout": -1.0}, {"confirm_below": 0.5}])
-def test_invalid_confirm_timeout(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="confirm_timeout"):
+@pytest.mark.parametrize("options", [{"confirm_timeout": -1.0}, {"confirm_below": 0.5}, {"refresh_interval": 0.0}])
+def test_invalid_option(options: dict[str, float]) -> None:
+    (name,) = options
+    with pytest.raises(InputError, match=name.replace("_", "[_-]")):
         ChangeGateOptions(threshold=0.02, **options)
 
 

@@ -1,4 +1,4 @@
-"""How many inputs are tried: few in CI, as many as STREAMCAP_FUZZ_EXAMPLES says in all by `make fuzz`."""
+"""Number of fuzzing inputs: few in CI, STREAMCAP_FUZZ_EXAMPLES in total with `make fuzz`."""
 
 from __future__ import annotations
 

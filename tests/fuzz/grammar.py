@@ -1,4 +1,4 @@
-"""Strategies for hostile bytes: the grammar of each input, broken here and there."""
+"""Hypothesis strategies for hostile input: valid grammar with random errors."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ OFFER = (
 
 @st.composite
 def mutated(draw: st.DrawFn, text: bytes, joint: bytes) -> bytes:
-    """`text` with some of its parts (between `joint`s) changed, doubled, dropped, or replaced by hostile words."""
+    """`text` with some of its parts (between `joint`s) changed, doubled, dropped, or replaced by hostile text."""
     parts = text.split(joint)
     for _ in range(draw(st.integers(0, 6))):
         place = draw(st.integers(0, len(parts) - 1))
@@ -155,7 +155,7 @@ def requests(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def frames(draw: st.DrawFn) -> bytes:
-    """One websocket frame of a client, whole or not."""
+    """One websocket frame of a client, complete or truncated."""
     payload = draw(st.binary(max_size=130) | ANY_TEXT.map(lambda text: text.encode(errors="replace")))
     head = draw(st.sampled_from([0x80, 0x00, 0xC0, 0xF0])) | draw(st.integers(0, 15))
     masked = draw(st.sampled_from([0x80] * 4 + [0]))

@@ -1,4 +1,4 @@
-"""A real service on a thread of its own, which hears of every traceback, and raw sockets to it."""
+"""A real service on a thread that records every traceback, and raw sockets to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_ANSWER_BYTES = 1_000_000
 
 
 class Failures(logging.Handler):
-    """Log records that tell of a fault of the service."""
+    """Collects error log records of the service."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -70,7 +70,7 @@ class Service:
         return len(asyncio.all_tasks(self._loop))
 
     def exchange(self, *parts: bytes) -> bytes:
-        """What is answered to `parts`, sent one after the other, until the connection is closed."""
+        """The response to `parts`, sent in sequence, until the connection is closed."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
             answer = bytearray()
             try:
@@ -81,7 +81,7 @@ class Service:
                     answer += data
                     assert len(answer) < MAX_ANSWER_BYTES
             except OSError as error:
-                # Refused and closed before all was sent.
+                # Refused and closed before everything was sent.
                 assert not isinstance(error, TimeoutError), f"hangs after {bytes(answer)[:200]!r}"
         return bytes(answer)
 
@@ -92,7 +92,7 @@ class Service:
 
 @contextmanager
 def no_growth(mb: float) -> Iterator[None]:
-    """What is done within leaves the process no larger than by `mb` MB."""
+    """The code in the block grows the process by at most `mb` MB."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024

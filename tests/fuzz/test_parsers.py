@@ -1,4 +1,4 @@
-"""Every other parser of outside bytes: what is wrong is refused in one line, and nothing else happens."""
+"""Parsers of untrusted data reject invalid input with one line, and do nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from streamcap.server.feed.sse import event_text
 from streamcap.server.feed.websocket import text_frame
 from streamcap.server.ice import IceServer
 from streamcap.server.log_filter import LogFilter
-from streamcap.server.routes.stream import check_scheme
+from streamcap.server.source_policy import check_scheme
 from streamcap.server.webrtc.session import check_offer
 from streamcap.streams.counters import Counters, parse_counters
 from streamcap.streams.options import check_name

@@ -1,4 +1,4 @@
-"""A real headless Chromium, its camera playing a file."""
+"""A headless Chromium whose camera plays a file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def chromium(camera: Path | None = None) -> AsyncIterator[Browser]:
 
 
 def kill_chromium(camera: Path) -> None:
-    """SIGKILL to every process of the Chromium that plays `camera`: no page can say goodbye."""
+    """SIGKILL every process of the Chromium that plays `camera`, so that pages cannot close connections."""
     ours = psutil.Process().children(recursive=True)
     (first, *_) = [one for one in ours if f"--use-file-for-fake-video-capture={camera}" in _command(one)]
     for one in (first, *first.children(recursive=True)):
@@ -56,7 +56,7 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 async def becomes_true(page: Page, expression: str, seconds: float = TIMEOUT_FACTOR) -> None:
-    """Wait until `expression` is true on the page (Playwright's own waiting is forbidden by the pages' policy)."""
+    """Wait until `expression` is true on the page (the pages' content policy forbids Playwright's own waiting)."""
     async with asyncio.timeout(seconds):
         while not await page.evaluate(expression):
             await asyncio.sleep(0.05)
@@ -71,7 +71,7 @@ async def publish_camera(page: Page, name: str) -> None:
 
 
 async def page_without_errors(browser: Browser, url: str, **context: Any) -> Any:
-    """A page at `url`; what goes wrong on it is in `page.errors`."""
+    """A page at `url`; its errors are in `page.errors`."""
     page = await (await browser.new_context(**context)).new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))

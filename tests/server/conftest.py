@@ -1,9 +1,10 @@
-"""A set of streams that a test drives by hand, behind the real application on a real socket."""
+"""The real application on a real socket, with streams controlled by the test."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,6 +24,7 @@ from streamcap.captions.hub import Hub, UnknownStreamError
 from streamcap.captions.track import CaptionTrack, SampleTime
 from streamcap.engine.engine import EngineStatistics
 from streamcap.media.sources.push import PushSource
+from streamcap.server import source_policy
 from streamcap.server.app import create_app
 from streamcap.server.http_server import listen, serve
 from streamcap.server.options import ServerOptions
@@ -33,7 +35,7 @@ from tests.timeouts import TIMEOUT_FACTOR
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One loop for all, since a browser lives through them all."""
+    """One event loop for all tests, because they share a browser."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents and pytest_asyncio.is_async_test(item):
@@ -44,7 +46,7 @@ LATENCY = Latency(ingest=3.1, queue=0.4, encode=2.2, decode=4.0, total=9.7)
 
 
 class FakeStream:
-    """A stream whose captions are said by the test."""
+    """A stream whose captions come from the test."""
 
     def __init__(self, hub: Hub, name: str, url: str, every: float) -> None:
         self.name, self.url, self.every = name, url, every
@@ -116,13 +118,14 @@ class FakeStream:
 
 
 class FakeStreams:
-    """In the place of `streamcap.streams.stream_set.StreamSet`."""
+    """Replaces `streamcap.streams.stream_set.StreamSet`."""
 
     def __init__(self) -> None:
         self.hub = Hub(monotonic=time.monotonic, wall=time.time)
         self.options = StreamOptions()
         self.ready = True
         self.engine = EngineStatistics()
+        self.model, self.model_description = "mini", "model mini: drawn scenes"
         self.streams: dict[str, FakeStream] = {}
         self.on_add: Callable[[FakeStream], None] = lambda stream: None
 
@@ -159,7 +162,7 @@ class FakeStreams:
 
 @dataclass
 class Server:
-    """A running service: its address, its streams, and how to talk to it."""
+    """A running service: its port, streams and clients."""
 
     port: int
     streams: FakeStreams
@@ -192,7 +195,20 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+PUBLIC_ADDRESS = "93.184.216.34"
 Start = Callable[..., Awaitable[Server]]
+
+
+def resolve_without_network(host: str, port: int) -> list[str]:
+    """Every name is a public host; an address is itself."""
+    with contextlib.suppress(ValueError):
+        return [str(ipaddress.ip_address(host))]
+    return [PUBLIC_ADDRESS]
+
+
+@pytest.fixture(autouse=True)
+def no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_policy, "resolve", resolve_without_network)
 
 
 @pytest_asyncio.fixture(loop_scope="session")

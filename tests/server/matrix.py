@@ -1,4 +1,4 @@
-"""The security matrix: what a request of each kind is answered, with each token and from each origin."""
+"""The security matrix: the status of every route, for each token and origin."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class Route:
     method: str
     path: str
     needs: str
-    """"" (nothing), "view" or "publish": the token that is needed."""
+    """Required token: "" (none), "view" or "publish"."""
     passed: int
-    """The status of a request that the checks let pass, sent without a body."""
+    """Status of a request without a body that passes the checks."""
     template: str = ""
-    """The path as the router has it, where it differs."""
+    """The path in the router, if it differs."""
 
     @property
     def name(self) -> str:
@@ -35,6 +35,7 @@ ROUTES = [
     Route("GET", "/streams", "view", 200),
     Route("POST", "/streams", "publish", 400),
     Route("GET", "/streams/door", "view", 200, "/streams/{name}"),
+    Route("PATCH", "/streams/nobody", "publish", 400, "/streams/{name}"),
     Route("DELETE", "/streams/nobody", "publish", 404, "/streams/{name}"),
     Route("GET", "/streams/door/captions.srt", "view", 200, "/streams/{name}/captions.srt"),
     Route("GET", "/streams/door/captions.vtt", "view", 200, "/streams/{name}/captions.vtt"),
@@ -62,7 +63,7 @@ ORIGINS = ["none", "own", "foreign", "null"]
 
 
 def expected(route: Route, token: str, place: str, origin: str) -> int:
-    """The status of one cell: what no token protects is open; an origin is checked before a token."""
+    """Expected status of one cell. Origins are checked before tokens."""
     if not route.needs:
         return route.passed
     if origin in ("foreign", "null"):

@@ -1,4 +1,4 @@
-"""A small reverse proxy that takes a path prefix off, as nginx's `location /cams/ { proxy_pass …/; }` does."""
+"""A small reverse proxy that strips a path prefix, as nginx's `location /cams/ { proxy_pass …/; }` does."""
 
 from __future__ import annotations
 

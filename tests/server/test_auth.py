@@ -1,4 +1,4 @@
-"""Who may do what: tokens, origins, hosts."""
+"""`Auth`: tokens, origins, hosts."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_foreign_origin_is_refused(start: Start, origin: str | None, let_i
 
 
 async def test_foreign_host_is_refused_without_token(server: Server) -> None:
-    # A page of elsewhere, its name made to point here: the browser thinks it the same origin.
+    # DNS rebinding: a foreign name resolves to this machine, so the browser sees the same origin.
     headers = {"Host": f"evil.example:{server.port}", "Origin": f"http://evil.example:{server.port}"}
     assert (await server.http.get("/streams", headers=headers)).status_code == 403
     assert (await server.http.get("/streams", headers={"Host": f"localhost:{server.port}"})).status_code == 200

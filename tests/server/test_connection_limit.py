@@ -1,4 +1,4 @@
-"""Strangers who take all files but those that captions and cameras need."""
+"""Connections up to the open-file limit leave files for captions and cameras."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def test_silent_sockets_leave_files_for_captions(tmp_path: Path) -> None:
     scenes = "scenes:?size=64x64&rate=5&seconds=0.5"
     with FewFilesService(f"{STREAM}={scenes}", "--every", "0.3", "--change-threshold", "0", out=tmp_path) as service:
         port = int(service.base.rpartition(":")[2])
-        with Viewer(service) as viewer, ExitStack() as strangers:
+        with Viewer(service) as viewer, ExitStack() as sockets:
             for _ in range(2 * MAX_FILES):
-                stranger = strangers.enter_context(socket.socket())
-                stranger.setblocking(False)
-                stranger.connect_ex(("127.0.0.1", port))
+                idle = sockets.enter_context(socket.socket())
+                idle.setblocking(False)
+                idle.connect_ex(("127.0.0.1", port))
             wait_until(lambda: any("new connections wait" in line for line in service.errors), service.describe)
             assert len(list(Path(f"/proc/{service.pid}/fd").iterdir())) <= 0.75 * MAX_FILES + 10
             seen = len(viewer.finals())
@@ -37,5 +37,5 @@ def test_silent_sockets_leave_files_for_captions(tmp_path: Path) -> None:
             assert {final["id"] for final in viewer.finals()} <= set(filed)
             # A camera can still be added: it needs files too.
             assert not any(m["reason"] for m in viewer.messages if m["type"] == "status")
-        # They are gone: whoever waited is served.
+        # After they close, waiting connections are served.
         assert service.get("/healthz")[0] == 200

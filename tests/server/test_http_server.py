@@ -1,4 +1,4 @@
-"""The listening process: what it may open, whom it waits for."""
+"""`listen` and `serve`: open-file limit, host names, timeout of request heads."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ import resource
 from streamcap.server import http_server
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
-run.allow_connections()
-wanted = run.OPEN_FILES if hard == resource.RLIM_INFINITY else min(run.OPEN_FILES, hard)
+http_server.allow_connections()
+wanted = http_server.OPEN_FILES if hard == resource.RLIM_INFINITY else min(http_server.OPEN_FILES, hard)
 assert resource.getrlimit(resource.RLIMIT_NOFILE) == (wanted, hard)
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-run.allow_connections()
+http_server.allow_connections()
 assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
 """
 
@@ -43,7 +43,7 @@ def test_invalid_host(host: str) -> None:
 
 async def test_incomplete_request_head_times_out(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.3)
-    # Those who have asked, and wait for what comes, are left alone however long it takes.
+    # The timeout does not apply to open feeds.
     viewer = await server.viewer("?stream=door")
     async with server.http.stream("GET", "/captions/door") as events:
         silent_reader, silent = await asyncio.open_connection("127.0.0.1", server.port)

@@ -1,4 +1,4 @@
-"""What `--ice-server` takes, and what aiortc makes of it."""
+"""`IceServer.parse`, and the configuration that aiortc gets."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ async def test_ice_servers_reach_link_header_and_aiortc() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("stun.example.org", "write it as stun:HOST:PORT"),
-        ("stun:", "write it as"),
-        ("stun:host:99999", "write it as"),
-        ("stun:host:port", "write it as"),
-        ("stun://host", "write it as"),
-        ("stun:host?transport=udp", "takes no password and no transport"),
-        ("turn:host", "needs turn:USER:PASSWORD@HOST"),
-        ("turn:door:hunter2@", "write it as"),
-        ("turn:door:hunter2@x@host", "write it as"),
-        ("turn:door:hunter2\n@host", "write it as"),
+        ("stun.example.org", "use stun:HOST:PORT"),
+        ("stun:", "use stun"),
+        ("stun:host:99999", "use stun"),
+        ("stun:host:port", "use stun"),
+        ("stun://host", "use stun"),
+        ("stun:host?transport=udp", "has no password and no transport"),
+        ("turn:host", "use turn:USER:PASSWORD@HOST"),
+        ("turn:door:hunter2@", "use stun"),
+        ("turn:door:hunter2@x@host", "use stun"),
+        ("turn:door:hunter2\n@host", "use stun"),
         ("turn:door:hunter2%0A@host", "printable"),
-        ("turns:door:hunter2@host?transport=udp", "TCP alone"),
+        ("turns:door:hunter2@host?transport=udp", "TCP only"),
     ],
 )
 def test_invalid_ice_server_hides_password(text: str, says: str) -> None:

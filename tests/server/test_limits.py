@@ -1,4 +1,4 @@
-"""How large requests and answers may be."""
+"""Limits of the size of requests and responses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.timeouts import TIMEOUT_FACTOR
 
 
 async def exchange(server: Server, request: bytes) -> bytes:
-    """All that the server answers to `request` until it closes the connection."""
+    """The complete response to `request`, until the server closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     try:
         writer.write(request)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamcap.server.log_filter import QUIET_SECONDS, LogFilter
+from streamcap.server.log_filter import REPEAT_SECONDS, LogFilter
 
 TOKEN = 'see-4711+/"%'
 
@@ -54,7 +54,7 @@ def test_any_line_with_a_token_is_masked(before: str, after: str) -> None:
 def test_equal_warnings_are_printed_once_a_minute() -> None:
     kept = LogFilter()
     printed = [
-        kept.filter(record("Invalid HTTP request %s", "received", created=at)) for at in (0.0, 1.0, QUIET_SECONDS + 2)
+        kept.filter(record("Invalid HTTP request %s", "received", created=at)) for at in (0.0, 1.0, REPEAT_SECONDS + 2)
     ]
     assert printed == [True, False, True]
     assert [kept.filter(record("x", level=logging.INFO)) for _ in range(2)] == [True, True]

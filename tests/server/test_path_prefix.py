@@ -1,4 +1,4 @@
-"""Behind a proxy, under a path of its own."""
+"""`PathPrefix`, and TLS without a proxy."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_everything_works_behind_prefix(start: Start, root_path: str, stri
 
 
 async def call(root_path: str, path: str, header: str = "", query: bytes = b"") -> tuple[Scope | None, list[Message]]:
-    """What the application sees of a request, and what is answered without it."""
+    """The scope that reaches the application, and messages sent without it."""
     seen: list[Scope] = []
     sent: list[Message] = []
 
@@ -104,7 +104,7 @@ def test_root_path_that_cannot_work_is_refused(root_path: str) -> None:
 
 
 def certificate(directory: Path) -> tuple[Path, Path]:
-    """A certificate of 127.0.0.1 that signs itself, and its key."""
+    """A self-signed certificate of 127.0.0.1, and its key."""
     key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
     begin = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
     address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])

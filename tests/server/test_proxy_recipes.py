@@ -1,4 +1,4 @@
-"""The recipes of docs/proxy.md, run by the proxies themselves."""
+"""The configurations of docs/proxy.md, run with nginx and Caddy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 @contextlib.asynccontextmanager
 async def running(directory: Path, port: int, *command: str | Path) -> AsyncIterator[None]:
-    """`command`, once it listens on `port`, until it is ended."""
+    """Run `command` until the end of the block; it listens on `port` when entered."""
     environment = {**os.environ, "HOME": str(directory), "XDG_CONFIG_HOME": str(directory)}
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL, env=environment)
     try:

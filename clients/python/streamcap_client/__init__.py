@@ -1,4 +1,4 @@
-"""Follow a streamcap caption feed: typed events, resumed where the connection broke."""
+"""Client of a streamcap caption feed: typed events, resumed after reconnection."""
 
 from streamcap_client.events import Caption, Event, Extend, Gap, Hello, Other, ProtocolError, Status, parse
 from streamcap_client.feed import Feed, RefusedError

@@ -1,4 +1,4 @@
-"""`CaptionSlot`: the one caption that waits for its turn, for an outlet that takes few of them."""
+"""`CaptionSlot`: a queue of one caption, for outputs that accept captions slowly."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-# CEA-608 has rows of 32 characters; four are what players show of the fifteen that there could be.
+# CEA-608 has rows of 32 characters; players show four of at most fifteen rows.
 COLUMNS, ROWS = 32, 4
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A final's text, true until `until` by the slot's clock unless the feed extends it."""
+    """Text of a final, valid until `until` (slot clock) unless the feed extends it."""
 
     id: str
     text: str
@@ -23,17 +23,18 @@ class Line:
 class SlotStatistics:
     sent: int = 0
     replaced: int = 0
-    """Dropped for a newer one before their turn."""
+    """Dropped for a newer one before they were sent."""
     stale: int = 0
-    """Dropped because nothing said any more that they were true."""
+    """Dropped because they were not confirmed in time."""
 
 
 class CaptionSlot:
-    """Newest wins; one line every `every` seconds; what nothing has borne out for `hold` seconds is not sent.
+    """Keeps the newest caption only. At most one line per `every` seconds; lines not confirmed for `hold` seconds are
+    dropped.
 
     Parameters:
-        every: seconds between two lines that are taken.
-        hold: seconds a line stays true after it was put or extended.
+        every: minimum seconds between two lines.
+        hold: seconds a line stays valid after `put` or `extend`.
         clock: seconds, monotonic.
     """
 
@@ -43,13 +44,13 @@ class CaptionSlot:
         self._line: Line | None = None
         self._next = clock()
 
-    def put(self, id: str, text: str) -> None:  # noqa: A002 - the feed's own word
-        """A new final; one that still waits is dropped."""
+    def put(self, id: str, text: str) -> None:  # noqa: A002 - as in the feed
+        """Add a new final; a waiting one is dropped."""
         self.statistics.replaced += self._line is not None
         self._line = Line(id, fitted(text), self._clock() + self._hold)
 
     def extend(self, id: str) -> None:  # noqa: A002
-        """The feed says that final `id` is still true."""
+        """The feed confirmed final `id`."""
         if self._line is not None and self._line.id == id:
             self._line = replace(self._line, until=self._clock() + self._hold)
 
@@ -58,7 +59,7 @@ class CaptionSlot:
         return max(0.0, self._next - self._clock())
 
     def take(self) -> Line | None:
-        """What waits, if it is still true; the next turn is `every` seconds from now."""
+        """The waiting line, if it is still valid; the next one is due in `every` seconds."""
         line, self._line = self._line, None
         if line is not None and line.until <= self._clock():
             self.statistics.stale += 1
@@ -68,7 +69,7 @@ class CaptionSlot:
         return line
 
     def give_back(self, line: Line) -> None:
-        """It was not delivered: it waits again, unless a newer one does."""
+        """Put back a line that was not delivered, unless a newer one waits."""
         if self._line is None:
             self._line = line
         else:
@@ -76,7 +77,7 @@ class CaptionSlot:
 
 
 def fitted(text: str) -> str:
-    """`text` in one line, cut after the last word that fits ROWS rows of COLUMNS characters."""
-    # A word is never cut: rows are put together again, and the player breaks them anew.
+    """`text` as one line, cut after the last word that fits into ROWS rows of COLUMNS characters."""
+    # Words are never cut. The rows are joined again, because the player wraps the text itself.
     rows = textwrap.wrap(" ".join(text.split()), COLUMNS, break_long_words=False, break_on_hyphens=False)
     return " ".join(rows[:ROWS])

@@ -1,4 +1,4 @@
-"""The events of the feed as values, read from the service's JSON."""
+"""The events of the feed, parsed from JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class ProtocolError(Exception):
-    """A message that is not one of this protocol."""
+    """A message that is not a feed event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """One revision of one caption: replace what has the same `id`. A final is never revised."""
+    """One revision of a caption; it replaces earlier ones with the same `id`. A final is never revised."""
 
     stream: str
     seq: int
@@ -31,19 +31,19 @@ class Caption:
     is_final: bool
     epoch: int
     start: float
-    """Seconds on the stream's own timeline, which never goes back."""
+    """Seconds on the stream's timeline, which is monotonic."""
     end: float
     text: str
     logprob: float | None
     captured_at: str
-    """RFC 3339, UTC: when the camera saw it, by the clock `captured_at_source` (`rtcp` or `arrival`)."""
+    """Capture time (RFC 3339, UTC), by the clock `captured_at_source` (`rtcp` or `arrival`)."""
     captured_at_source: str
     latency_ms: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Extend:
-    """The final caption `id` is still true: its end moves to `end`."""
+    """The final caption `id` is still valid: its end moves to `end`."""
 
     stream: str
     seq: int
@@ -63,7 +63,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Events `first` to `last` of a stream are lost to this client."""
+    """Events `first` to `last` of a stream are no longer available."""
 
     stream: str
     first: int
@@ -72,7 +72,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """An event of a type that is newer than this client."""
+    """An event of a type that this client does not know."""
 
     type: str
     message: dict[str, Any]
@@ -82,7 +82,7 @@ Event = Hello | Caption | Extend | Status | Gap | Other
 
 
 def parse(text: str | bytes) -> Event:
-    """The event in one message. Fields that are not known are passed over. Raises ProtocolError."""
+    """Parse one message; unknown fields are ignored. Raises ProtocolError."""
     try:
         message: dict[str, Any] = json.loads(text)
         kind = message["type"]
@@ -105,7 +105,7 @@ def parse(text: str | bytes) -> Event:
                 return Gap(str(message["stream"]), int(message["from"]), int(message["to"]))
             case str():
                 return Other(kind, message)
-        raise ValueError("type is no string")
+        raise ValueError("type is not a string")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ProtocolError(f"not an event of a caption feed ({error!r}): {text[:80]!r}") from error
 
@@ -125,5 +125,5 @@ def _caption(message: dict[str, Any]) -> Caption:
         logprob=None if logprob is None else float(logprob),
         captured_at=str(message["captured_at"]),
         captured_at_source=str(message["captured_at_source"]),
-        latency_ms={str(part): float(value) for part, value in message["latency_ms"].items()},
+        latency_ms={str(stage): float(value) for stage, value in message["latency_ms"].items()},
     )

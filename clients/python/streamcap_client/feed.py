@@ -1,4 +1,4 @@
-"""`Feed`: an async iterator of events that reconnects and takes up where it was."""
+"""`Feed`: an async iterator of events that reconnects and resumes."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
-_MOST_MESSAGE_BYTES = 2**20
-# A few messages ahead at most; the rest waits in the service, under its drop policy.
+_MAX_MESSAGE_BYTES = 2**20
+# Read-ahead; further messages wait in the service, under its drop policy.
 _QUEUE_MESSAGES = 8
-# The service says what is wrong with us; asking again would not help.
+# Close codes after which reconnecting cannot help.
 _FINAL_CODES = frozenset({1003, 1007, 1008, 1009, 4404})
 
 
 class RefusedError(Exception):
-    """The service will not serve this feed: `status` is its HTTP status or websocket close code."""
+    """The service refused this feed: `status` is the HTTP status or websocket close code."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"{reason} ({status})")
@@ -38,20 +38,19 @@ class RefusedError(Exception):
 
 
 class Feed:
-    """Events of a service's streams, each once, in order. Iterate it in one task.
+    """Events of a service's streams, each once, in order. Iterate in one task only.
 
     Parameters:
-        url: of the service, `http://host:8642` (`ws://`, `https://` and `host:8642` do as well).
-        streams: names; none: all, those to come included.
-        interim: whether captions come while they are being written, not only when they are done.
+        url: of the service, `http://host:8642` (also `ws://`, `wss://`, `https://`, `host:8642`).
+        streams: names; empty: all, including streams added later.
+        interim: whether to receive interim captions, not only finals.
         min_interval: seconds between two interim captions of one stream.
-        token: where the service asks for one.
-        since: the last `seq` already had, of each stream (`Feed.seen` of an earlier run).
-        first_pause, longest_pause: seconds before a reconnection; they grow from one to the other, jittered.
+        token: if the service requires one.
+        since: the last `seq` received of each stream (`Feed.seen` of an earlier run).
+        first_pause, longest_pause: seconds before a reconnection; the pause grows from first to longest, with jitter.
 
-    Raises ValueError for an address that is none. Iterating raises RefusedError when the service refuses, and ends
-    after `close`. Nothing is read ahead of the iteration but a few messages, so a slow reader is slow to the service
-    too, which then drops by its own policy.
+    Raises ValueError for an invalid address. Iterating raises RefusedError if the service refuses the feed, and ends
+    after `close`. Only a few messages are read ahead, so for a slow reader the service drops events by its policy.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class Feed:
         longest_pause: float = LONGEST_PAUSE_SECONDS,
     ) -> None:
         self.seen: dict[str, int] = dict(since or {})
-        """The last `seq` given out, by stream."""
+        """The last `seq` delivered, by stream."""
         self.reconnections = 0
         self._url = _checked(url)
         self._streams = tuple(streams)
@@ -97,7 +96,7 @@ class Feed:
             await self._connection.close()
 
     def address(self) -> str:
-        """The websocket's address for what was asked and seen so far; the token is not in it."""
+        """The websocket URL that resumes after the events seen so far; without the token."""
         parts = urlsplit(self._url)
         scheme = "wss" if parts.scheme in ("https", "wss") else "ws"
         query: dict[str, str] = {}
@@ -118,17 +117,17 @@ class Feed:
             try:
                 async with self._connect() as connection:
                     self._connection = connection
-                    if self._closed.is_set():  # `close` came while we were connecting
+                    if self._closed.is_set():  # closed while connecting
                         return
                     async for message in connection:
                         pause = self._first_pause
                         event = parse(message)
                         if self._is_new(event):
                             yield event
-                    # A normal close from the other side.
+                    # The service closed the connection normally.
                     _raise_if_final(connection.close_code, connection.close_reason)
             except InvalidStatus as error:
-                self._judge(error)
+                self._handle_refusal(error)
             except ConnectionClosed as error:
                 if error.rcvd is not None:
                     _raise_if_final(error.rcvd.code, error.rcvd.reason)
@@ -149,12 +148,12 @@ class Feed:
             self.address(),
             additional_headers={} if self._token is None else {"Authorization": f"Bearer {self._token}"},
             compression=None,
-            max_size=_MOST_MESSAGE_BYTES,
+            max_size=_MAX_MESSAGE_BYTES,
             max_queue=_QUEUE_MESSAGES,
         )
 
     def _is_new(self, event: Event) -> bool:
-        """Note the event's number; False for one that was had before."""
+        """Record the event's `seq`. False for an event already delivered."""
         if not isinstance(event, (Caption, Extend, Status)):
             return True
         if event.seq <= self.seen.get(event.stream, 0):
@@ -162,32 +161,32 @@ class Feed:
         self.seen[event.stream] = event.seq
         return True
 
-    def _judge(self, error: InvalidStatus) -> None:
-        """Raise what is final; a service that began anew and does not know our numbers is followed from now on."""
+    def _handle_refusal(self, error: InvalidStatus) -> None:
+        """Raise RefusedError unless retrying can help. After a restart without our `seq`, continue with new events."""
         response = error.response
         try:
             detail = str(json.loads(response.body or b"{}")["detail"])
         except (ValueError, KeyError, TypeError):
             detail = response.reason_phrase
         if response.status_code == 400 and self.seen and detail.startswith("since="):
-            log.warning("caption feed: %s; going on with what comes", detail)
+            log.warning("caption feed: %s; continuing with new events", detail)
             self.seen.clear()
         elif response.status_code < 500:
             raise RefusedError(response.status_code, detail) from error
 
 
 def _checked(url: str) -> str:
-    """`url` with its scheme, http where it has none. Raises ValueError."""
-    whole = url if "://" in url else f"http://{url}"
+    """`url` with a scheme; http by default. Raises ValueError."""
+    full_url = url if "://" in url else f"http://{url}"
     try:
-        parts = urlsplit(whole)
-        # A port that is no number is found when it is asked for.
-        sound = parts.scheme in ("http", "https", "ws", "wss") and parts.hostname and parts.port != 0
+        parts = urlsplit(full_url)
+        # `port` raises ValueError if it is not a number.
+        valid = parts.scheme in ("http", "https", "ws", "wss") and parts.hostname and parts.port != 0
     except ValueError:
-        sound = False
-    if not sound:
-        raise ValueError(f"{url!r} is no address of a service: write it as http://host:8642")
-    return whole
+        valid = False
+    if not valid:
+        raise ValueError(f"{url!r} is not the address of a service; use http://host:8642")
+    return full_url
 
 
 def _raise_if_final(code: int | None, reason: str | None) -> None:

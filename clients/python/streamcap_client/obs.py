@@ -1,4 +1,4 @@
-"""The feed's finals into a stream that OBS sends: closed captions (CEA-608), by obs-websocket 5."""
+"""`streamcap-obs`: sends finals to OBS as closed captions (CEA-608), over obs-websocket 5."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from streamcap_client.obs_session import (
 )
 
 PORT = 4455
-# CEA-608 carries two bytes a video frame: a caption of 128 characters takes two seconds. OBS takes them at any pace and
-# puts what it has not sent yet in a queue that it never shortens, so that captions would lag more and more.
+# CEA-608 carries two bytes per video frame: a caption of 128 characters takes two seconds. OBS accepts captions at any
+# rate and queues them without a limit, so faster captions would fall behind.
 EVERY_SECONDS = 2.0
 HOLD_SECONDS = 10.0
 
 
 class Bridge:
-    """Brings finals of `feed` to the OBS at `url`, for as long as `run` runs.
+    """Sends finals of `feed` to the OBS at `url` while `run` runs.
 
     Parameters:
-        feed: made with interim=False; read and closed by `run`.
+        feed: created with interim=False; `run` reads and closes it.
         url: of obs-websocket, from `obs_url`.
-        password: None where OBS asks for none.
-        tell: gets one line whenever something changes for the user.
+        password: None if OBS needs none.
+        report: called with one line at every change of state.
         every, hold: see CaptionSlot.
-        first_pause, longest_pause: seconds before a reconnection to OBS; they grow from one to the other, jittered.
+        first_pause, longest_pause: seconds before a reconnection to OBS; the pause grows, with jitter.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class Bridge:
         self._waiting = asyncio.Event()
 
     async def run(self) -> None:
-        """Until the feed ends or the task is cancelled. Raises RefusedError (feed), ObsRefusedError."""
-        await _first_of(self._follow(), self._reach())
+        """Run until the feed ends or the task is cancelled. Raises RefusedError (feed), ObsRefusedError."""
+        await _first_of(self._follow(), self._keep_connected())
 
     async def _follow(self) -> None:
         async with self._feed:
@@ -77,8 +77,8 @@ class Bridge:
                     case Extend():
                         self.slot.extend(event.id)
 
-    async def _reach(self) -> None:
-        """Connect to OBS, again and again."""
+    async def _keep_connected(self) -> None:
+        """Connect to OBS, and reconnect until cancelled."""
         pause = self._first_pause
         while True:
             try:
@@ -88,7 +88,7 @@ class Bridge:
                     await _first_of(session.listen(), self._deliver(session))
             except ObsAwayError as error:
                 self._report_line(
-                    f"no OBS at {self._url} ({error}); trying on. In OBS: Tools, WebSocket Server Settings, "
+                    f"no OBS at {self._url} ({error}); retrying. In OBS: Tools, WebSocket Server Settings, "
                     "Enable WebSocket server"
                 )
             self.reconnections += 1
@@ -108,29 +108,29 @@ class Bridge:
                 await session.send_caption(line.text)
                 delivered = True
                 self.slot.statistics.sent += 1
-                self._report_line(f"OBS takes captions at {self._url}")
+                self._report_line(f"OBS accepts captions at {self._url}")
             except ObsRequestError as error:
                 if error.code == OUTPUT_NOT_RUNNING:
                     self._report_line(
-                        "OBS is not streaming: captions go out once it does; a recording alone carries none"
+                        "OBS is not streaming: captions are sent once it does; recordings have no captions"
                     )
                 else:
-                    self._report_line(f"OBS did not take a caption: {error}; trying on")
+                    self._report_line(f"OBS refused a caption: {error}; retrying")
             finally:
                 if not delivered:
                     self.slot.give_back(line)
                     self._waiting.set()
 
     def _report_line(self, line: str) -> None:
-        """Tell what is new, once."""
+        """Report a line unless it repeats the last one."""
         if line != self._last_report:
             self._last_report = line
             self._report(line)
 
 
-async def _first_of(*works: Coroutine[Any, Any, None]) -> None:
-    """Run `works` until one ends or fails, then end the others. Raises what that one raised."""
-    tasks = [asyncio.create_task(work) for work in works]
+async def _first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Run `coroutines` until one ends or fails, then cancel the others. Raises the error of that one."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -145,13 +145,13 @@ def obs_url(text: str) -> str:
     """The websocket address of `HOST`, `HOST:PORT` or a `ws://` or `wss://` URL. Raises ValueError."""
     try:
         parts = urlsplit(text if "://" in text else f"ws://{text}")
-        sound = parts.scheme in ("ws", "wss") and parts.hostname and parts.port != 0
-        # Anything more might be a password, which has its own option.
-        sound = sound and parts.username is None and parts.path in ("", "/") and not parts.query and not parts.fragment
+        valid = parts.scheme in ("ws", "wss") and parts.hostname and parts.port != 0
+        # Other parts might be a password, which has its own option.
+        valid = valid and parts.username is None and parts.path in ("", "/") and not parts.query and not parts.fragment
     except ValueError:
-        sound = False
-    if not sound:
-        raise ValueError("--obs is no address of OBS: write it as ws://host:4455, the password in --password")
+        valid = False
+    if not valid:
+        raise ValueError("--obs is not the address of OBS; use ws://host:4455, and --password for the password")
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     return f"{parts.scheme}://{host}:{parts.port or PORT}"
 
@@ -165,13 +165,17 @@ def seconds(text: str) -> float:
 
 def main() -> None:
     """`streamcap-obs [URL] [--stream NAME] [--obs ws://host:4455]`."""
-    parser = argparse.ArgumentParser(prog="streamcap-obs", description="Captions into the stream that OBS sends.")
-    parser.add_argument("url", nargs="?", default="http://127.0.0.1:8642", help="of the service")
-    parser.add_argument("--stream", action="append", default=[], help="may be given several times; all without")
+    parser = argparse.ArgumentParser(prog="streamcap-obs", description="Send captions to OBS as closed captions.")
+    parser.add_argument("url", nargs="?", default="http://127.0.0.1:8642", help="URL of the service")
+    parser.add_argument("--stream", action="append", default=[], help="repeatable; default: all")
     parser.add_argument("--token", default=os.environ.get("STREAMCAP_TOKEN"), help="or STREAMCAP_TOKEN")
-    parser.add_argument("--obs", default="ws://127.0.0.1:4455", help="of obs-websocket (ws://127.0.0.1:4455)")
-    parser.add_argument("--password", help="of obs-websocket; better in STREAMCAP_OBS_PASSWORD, where ps shows it not")
-    parser.add_argument("--every", type=seconds, default=EVERY_SECONDS, help="seconds between two captions (2)")
+    parser.add_argument(
+        "--obs", default="ws://127.0.0.1:4455", help="URL of obs-websocket; default: ws://127.0.0.1:4455"
+    )
+    parser.add_argument("--password", help="of obs-websocket; STREAMCAP_OBS_PASSWORD is safer: ps shows arguments")
+    parser.add_argument(
+        "--every", type=seconds, default=EVERY_SECONDS, help="minimum seconds between captions; default: 2"
+    )
     arguments = parser.parse_args()
     password = arguments.password or os.environ.get("STREAMCAP_OBS_PASSWORD") or None
 
@@ -193,7 +197,7 @@ def main() -> None:
         sys.exit(0)
     except KeyboardInterrupt:
         done = bridge.slot.statistics
-        report(f"{done.sent} captions sent; {done.replaced} left out for newer ones, {done.stale} grown old")
+        report(f"{done.sent} captions sent; {done.replaced} replaced by newer ones, {done.stale} expired")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One identified connection to OBS, by the obs-websocket 5 protocol (rpcVersion 1, JSON).
+"""`obs_session`: a connection to OBS over obs-websocket 5 (rpcVersion 1, JSON).
 
 Source: github.com/obsproject/obs-websocket, docs/generated/protocol.md. Comments name its sections.
 """
@@ -23,27 +23,27 @@ SUBPROTOCOL = Subprotocol("obswebsocket.json")
 # WebSocketOpCode
 HELLO, IDENTIFY, IDENTIFIED, REQUEST, RESPONSE = 0, 1, 2, 6, 7
 OUTPUT_NOT_RUNNING = 501
-"""RequestStatus: there is no stream that could carry a caption."""
+"""RequestStatus: OBS is not streaming."""
 ANSWER_SECONDS = 10.0
-_MOST_MESSAGE_BYTES = 2**20
-# WebSocketCloseCode: what asking again would not change. After 4011 one must not come back unasked.
+_MAX_MESSAGE_BYTES = 2**20
+# WebSocketCloseCode after which reconnecting cannot help. After 4011 a client must not reconnect by itself.
 _FINAL = {
     4009: "wrong password; OBS shows it in Tools, WebSocket Server Settings, Show Connect Info",
-    4010: "OBS does not speak rpcVersion 1 of obs-websocket; OBS 28 or newer does",
+    4010: "OBS does not support rpcVersion 1 of obs-websocket; use OBS 28 or newer",
     4011: "OBS ended the session (Kick)",
 }
 
 
 class ObsRefusedError(Exception):
-    """OBS will not have us, or is none; asking again would not help."""
+    """OBS refused the connection, or it is not OBS; retrying cannot help."""
 
 
 class ObsAwayError(Exception):
-    """OBS cannot be reached, or has gone; it may come back."""
+    """OBS cannot be reached, or closed the connection; it may come back."""
 
 
 class ObsRequestError(Exception):
-    """OBS did not do what was asked: `code` is its RequestStatus."""
+    """OBS refused a request: `code` is its RequestStatus."""
 
     def __init__(self, code: int, comment: str) -> None:
         super().__init__(f"{comment or 'request failed'} ({code})")
@@ -51,34 +51,34 @@ class ObsRequestError(Exception):
 
 
 class ObsSession:
-    """Requests to OBS, one at a time; from `obs_session`. `listen` must run beside them."""
+    """Sends requests to OBS, one at a time. Create it with `obs_session`, and run `listen` concurrently."""
 
     def __init__(self, connection: ClientConnection, version: str) -> None:
         self.version = version
-        """Of obs-websocket, as it says itself."""
+        """Version of obs-websocket."""
         self._connection = connection
         self._numbers = itertools.count(1)
-        self._asked: tuple[str, asyncio.Future[dict[str, Any]]] | None = None
+        self._pending: tuple[str, asyncio.Future[dict[str, Any]]] | None = None
 
     async def send_caption(self, text: str) -> None:
-        """Put `text` into the running stream. Raises ObsRequestError, ObsAwayError."""
+        """Send `text` as a caption of the running stream. Raises ObsRequestError, ObsAwayError."""
         await self._request("SendStreamCaption", {"captionText": text})
 
     async def listen(self) -> None:
-        """Take in the answers until the connection ends. Raises ObsAwayError, ObsRefusedError."""
+        """Receive responses until the connection ends. Raises ObsAwayError, ObsRefusedError."""
         with _closing():
             while True:
                 answer = _message(await self._connection.recv(), RESPONSE)
-                if answer is None or self._asked is None:
+                if answer is None or self._pending is None:
                     continue
-                number, asked = self._asked
-                if answer.get("requestId") == number and not asked.done():
-                    asked.set_result(answer)
+                number, pending = self._pending
+                if answer.get("requestId") == number and not pending.done():
+                    pending.set_result(answer)
 
     async def _request(self, kind: str, data: dict[str, str]) -> None:
         number = str(next(self._numbers))
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._asked = number, answer
+        self._pending = number, answer
         try:
             with _closing():
                 await _send(self._connection, REQUEST, {"requestType": kind, "requestId": number, "requestData": data})
@@ -87,18 +87,18 @@ class ObsSession:
         except TimeoutError:
             raise ObsAwayError(f"no answer to {kind} within {ANSWER_SECONDS:g} s") from None
         finally:
-            self._asked = None
+            self._pending = None
         if not isinstance(status, dict) or not isinstance(status.get("code"), int):
-            raise ObsRefusedError("answers without a requestStatus: this is not obs-websocket 5")
+            raise ObsRefusedError("response without requestStatus: this is not obs-websocket 5")
         if status.get("result") is not True:
             raise ObsRequestError(status["code"], " ".join(str(status.get("comment") or "").split())[:200])
 
 
 @contextlib.asynccontextmanager
 async def obs_session(url: str, password: str | None) -> AsyncIterator[ObsSession]:
-    """Connect and identify. Raises ObsAwayError, ObsRefusedError; the password is in none of their texts."""
-    # OBS is on this machine or the next: a proxy of the environment is not meant for it.
-    connecting = connect(url, subprotocols=[SUBPROTOCOL], compression=None, max_size=_MOST_MESSAGE_BYTES, proxy=None)
+    """Connect and identify. Raises ObsAwayError, ObsRefusedError, without the password in their texts."""
+    # OBS runs on the local network: ignore the proxy settings of the environment.
+    connecting = connect(url, subprotocols=[SUBPROTOCOL], compression=None, max_size=_MAX_MESSAGE_BYTES, proxy=None)
     async with contextlib.AsyncExitStack() as stack:
         try:
             connection = await stack.enter_async_context(connecting)
@@ -127,21 +127,21 @@ async def _identify(connection: ClientConnection, password: str | None) -> str:
     with _closing():
         hello = _message(await connection.recv(), HELLO)
         if hello is None or not isinstance(hello.get("rpcVersion"), int):
-            raise ObsRefusedError("says no Hello: this is not obs-websocket 5")
+            raise ObsRefusedError("no Hello message: this is not obs-websocket 5")
         identify: dict[str, Any] = {"rpcVersion": RPC_VERSION, "eventSubscriptions": 0}
-        asked = hello.get("authentication")
-        if asked is not None:
+        challenge = hello.get("authentication")
+        if challenge is not None:
             if password is None:
-                raise ObsRefusedError("OBS asks for a password: give --password or STREAMCAP_OBS_PASSWORD")
-            if not isinstance(asked, dict):
-                raise ObsRefusedError("asks for a password in a way that is not obs-websocket 5's")
-            salt, challenge = str(asked.get("salt", "")), str(asked.get("challenge", ""))
-            identify["authentication"] = authentication(password, salt, challenge)
+                raise ObsRefusedError("OBS requires a password: use --password or STREAMCAP_OBS_PASSWORD")
+            if not isinstance(challenge, dict):
+                raise ObsRefusedError("unknown authentication method: this is not obs-websocket 5")
+            salt, nonce = str(challenge.get("salt", "")), str(challenge.get("challenge", ""))
+            identify["authentication"] = authentication(password, salt, nonce)
         await _send(connection, IDENTIFY, identify)
-        # Nothing else may come before it, since no event was subscribed to.
+        # No event is subscribed to, so Identified is the next message.
         if _message(await connection.recv(), IDENTIFIED) is None:
-            raise ObsRefusedError("does not answer Identify: this is not obs-websocket 5")
-    return str(hello.get("obsWebSocketVersion", "of no version"))[:40]
+            raise ObsRefusedError("no response to Identify: this is not obs-websocket 5")
+    return str(hello.get("obsWebSocketVersion", "unknown"))[:40]
 
 
 async def _send(connection: ClientConnection, code: int, data: dict[str, Any]) -> None:
@@ -149,22 +149,22 @@ async def _send(connection: ClientConnection, code: int, data: dict[str, Any]) -
 
 
 def _message(text: str | bytes, code: int) -> dict[str, Any] | None:
-    """The data of a message of opcode `code`, None for one of another. Raises ObsRefusedError for what is neither."""
+    """The data of a message with opcode `code`; None for other opcodes. Raises ObsRefusedError for invalid messages."""
     try:
         message = json.loads(text)
-        found, data = message["op"], message["d"]
+        opcode, data = message["op"], message["d"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ObsRefusedError("sends what is no message of obs-websocket 5") from None
-    return data if found == code and isinstance(data, dict) else None
+        raise ObsRefusedError("invalid message: this is not obs-websocket 5") from None
+    return data if opcode == code and isinstance(data, dict) else None
 
 
 @contextlib.contextmanager
 def _closing() -> Iterator[None]:
-    """The end of the connection as one of our errors."""
+    """Raise ObsRefusedError or ObsAwayError when the connection is closed."""
     try:
         yield
     except ConnectionClosed as error:
         code = None if error.rcvd is None else error.rcvd.code
         if code in _FINAL:
             raise ObsRefusedError(_FINAL[code]) from error
-        raise ObsAwayError("OBS ended the connection" if code is not None else "the connection broke") from error
+        raise ObsAwayError("OBS closed the connection" if code is not None else "the connection was lost") from error

@@ -1,4 +1,4 @@
-"""A terminal viewer: finals line by line, the caption being written under them."""
+"""`streamcap-watch`: prints finals in a terminal, with the current interim caption below."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from streamcap_client.feed import Feed, RefusedError
 
 
 class Screen:
-    """Turns events into lines of text; `width` columns, 0 where nothing is drawn in place."""
+    """Formats events as text. width: columns of the terminal; 0: no interim captions."""
 
     def __init__(self, width: int) -> None:
         self._width = width
 
     def draw(self, event: Event) -> str:
-        """What to write for `event`."""
+        """The text to print for `event`."""
         match event:
             case Caption(is_final=True):
                 seconds = int(event.start)
@@ -39,7 +39,7 @@ class Screen:
 
 
 async def watch(feed: Feed, screen: Screen) -> None:
-    """Write until the feed ends."""
+    """Print events until the feed ends."""
     async with feed:
         async for event in feed:
             sys.stdout.write(screen.draw(event))
@@ -49,10 +49,12 @@ async def watch(feed: Feed, screen: Screen) -> None:
 def main() -> None:
     """`streamcap-watch URL [--stream NAME ...]`."""
     parser = argparse.ArgumentParser(prog="streamcap-watch", description="Watch captions in a terminal.")
-    parser.add_argument("url", nargs="?", default="http://127.0.0.1:8642", help="of the service")
-    parser.add_argument("--stream", action="append", default=[], help="may be given several times; all without")
-    parser.add_argument("--finals", action="store_true", help="do not show captions while they are written")
-    parser.add_argument("--token", default=os.environ.get("STREAMCAP_TOKEN"), help="or STREAMCAP_TOKEN")
+    parser.add_argument("url", nargs="?", default="http://127.0.0.1:8642", help="URL of the service")
+    parser.add_argument("--stream", action="append", default=[], help="repeatable; default: all")
+    parser.add_argument("--finals", action="store_true", help="final captions only")
+    parser.add_argument(
+        "--token", default=os.environ.get("STREAMCAP_TOKEN"), help="token of the service; or STREAMCAP_TOKEN"
+    )
     arguments = parser.parse_args()
     terminal = sys.stdout.isatty()
     try:

@@ -1,4 +1,4 @@
-"""`FeedBroadcaster`: every viewer of the feed on a websocket, and the one pump that writes to them."""
+"""`FeedBroadcaster`: counts the feed's viewers and writes to those on websockets."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from streamcap.captions.hub import CloseReason, Hub, SubscribeOptions, Subscript
 from streamcap.server.feed.query import FeedRequest
 from streamcap.server.feed.websocket import EXTENSION, WebsocketProtocol, text_frame
 
-# Viewers written to in one turn of the loop: a few milliseconds, so that nothing else waits long behind a caption.
+# Viewers served in one loop iteration: a few milliseconds of work, so that other tasks run in between.
 CONNECTIONS_PER_TURN = 256
-# Messages of one viewer in one turn; a replay has thousands, and goes out no faster than its viewer reads.
+# Messages per viewer and iteration. A replay has thousands; it is sent no faster than the viewer reads.
 MESSAGES_PER_TURN = 32
-FRAMES_KEPT = 128
+MAX_CACHED_FRAMES = 128
 
 _CODES = {CloseReason.SLOW: 1013, CloseReason.REMOVED: 4404, CloseReason.STOPPING: 1001}
-"""Close codes: try again later; the stream is gone (of our own range); going away."""
+"""Close codes: try again later; stream removed (private range); going away."""
 # A close frame's reason has 123 bytes (RFC 6455 §5.5).
-_MOST_REASON_BYTES = 123
+_MAX_REASON_BYTES = 123
 
 
 @dataclass(slots=True)
 class BroadcasterStatistics:
     connected: int = 0
-    """Ever."""
+    """Viewers since the start."""
     refused: int = 0
-    """For want of room."""
+    """Viewers refused because the limit was reached."""
     closed_slow: int = 0
     messages: int = 0
     """Messages written."""
@@ -42,11 +42,11 @@ class BroadcasterStatistics:
 
 
 class FeedBroadcaster:
-    """Counts viewers, and writes what waits for them, a bounded number of viewers and messages in each turn."""
+    """Writes pending messages to viewers, a bounded number of viewers and messages in each loop iteration."""
 
-    def __init__(self, hub: Hub, most: int) -> None:
+    def __init__(self, hub: Hub, max_viewers: int) -> None:
         self.hub = hub
-        self.most = most
+        self.max_viewers = max_viewers
         self.statistics = BroadcasterStatistics()
         self.present = 0
         self._pending: deque[_Connection] = deque()
@@ -54,19 +54,19 @@ class FeedBroadcaster:
         self._frames: dict[str, bytes] = {}
 
     def subscribe(self, request: FeedRequest, wake: Callable[[], None]) -> Subscription:
-        """A subscription for one more viewer. Raises HTTPException (503) when full, InputError; pair with `unlock`."""
-        if self.present >= self.most:
+        """Subscribe one more viewer; pair with `unsubscribe`. Raises HTTPException (503: limit reached), InputError."""
+        if self.present >= self.max_viewers:
             self.statistics.refused += 1
             raise HTTPException(
-                503, f"there are {self.present} viewers, the most this service takes", {"Retry-After": "5"}
+                503, f"{self.present} viewers are connected, the maximum of this service", {"Retry-After": "5"}
             )
         subscription = self.hub.subscribe(request.options, wake, request.since)
         self.present += 1
         self.statistics.connected += 1
         return subscription
 
-    def unlock(self, subscription: Subscription) -> None:
-        """The viewer is gone."""
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Remove a viewer and add up its counters."""
         self.hub.unsubscribe(subscription)
         self.present -= 1
         self.statistics.interim_dropped += subscription.statistics.interim_dropped
@@ -74,35 +74,35 @@ class FeedBroadcaster:
         self.statistics.closed_slow += subscription.cause is CloseReason.SLOW
 
     async def serve(self, websocket: WebSocket, request: FeedRequest) -> None:
-        """One viewer's visit, from before the handshake's answer until it is over."""
-        pipe = websocket.scope.get("extensions", {}).get(EXTENSION)
-        if not isinstance(pipe, WebsocketProtocol):
-            raise HTTPException(501, "this server does not speak streamcap's websocket; start it with streamcap serve")
-        seat = _Connection(self, pipe)
-        subscription = seat.subscription = self.subscribe(request, seat.wake)
+        """Serve one viewer from the handshake until the connection is closed."""
+        protocol = websocket.scope.get("extensions", {}).get(EXTENSION)
+        if not isinstance(protocol, WebsocketProtocol):
+            raise HTTPException(501, "this server lacks streamcap's websocket protocol; start it with streamcap serve")
+        connection = _Connection(self, protocol)
+        subscription = connection.subscription = self.subscribe(request, connection.wake)
         try:
             await websocket.accept()
-            seat.connected_at = True
-            pipe.on_writable = seat.wake
-            seat.wake()
-            await _listen(websocket, pipe)
+            connection.is_open = True
+            protocol.on_writable = connection.wake
+            connection.wake()
+            await _listen(websocket, protocol)
         finally:
-            seat.connected_at = False
-            pipe.on_writable = None
-            self.unlock(subscription)
+            connection.is_open = False
+            protocol.on_writable = None
+            self.unsubscribe(subscription)
 
     def ws_frame(self, text: str) -> bytes:
-        """The websocket frame of `text`, serialised once for all its viewers."""
+        """The websocket frame of `text`, serialized once for all viewers."""
         frame = self._frames.get(text)
         if frame is None:
-            if len(self._frames) >= FRAMES_KEPT:
+            if len(self._frames) >= MAX_CACHED_FRAMES:
                 self._frames.clear()
             frame = self._frames[text] = text_frame(text)
         return frame
 
-    def schedule_write(self, seat: _Connection) -> None:
-        """Write to `seat` in the next turn."""
-        self._pending.append(seat)
+    def schedule_write(self, connection: _Connection) -> None:
+        """Write to `connection` in the next loop iteration."""
+        self._pending.append(connection)
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._pump)
@@ -113,7 +113,7 @@ class FeedBroadcaster:
             for _ in range(min(CONNECTIONS_PER_TURN, len(pending))):
                 pending.popleft().flush()
         finally:
-            # Whatever became of one viewer, the others are served.
+            # An error of one viewer must not stop the others.
             if pending:
                 asyncio.get_running_loop().call_soon(self._pump)
             else:
@@ -121,58 +121,58 @@ class FeedBroadcaster:
 
 
 class _Connection:
-    """One viewer's place between its subscription and its socket."""
+    """Connects one viewer's subscription with its socket."""
 
-    __slots__ = ("_broadcaster", "_pending", "_pipe", "connected_at", "subscription")
+    __slots__ = ("_broadcaster", "_pending", "_protocol", "is_open", "subscription")
 
-    def __init__(self, broadcaster: FeedBroadcaster, pipe: WebsocketProtocol) -> None:
+    def __init__(self, broadcaster: FeedBroadcaster, protocol: WebsocketProtocol) -> None:
         self.subscription = Subscription(SubscribeOptions(), self.wake)
-        self.connected_at = False
+        self.is_open = False
         self._broadcaster = broadcaster
-        self._pipe = pipe
+        self._protocol = protocol
         self._pending = False
 
     def wake(self) -> None:
-        if self.connected_at and not self._pending:
+        if self.is_open and not self._pending:
             self._pending = True
             self._broadcaster.schedule_write(self)
 
     def flush(self) -> None:
-        """Write of what waits, while the peer keeps up; the rest waits in the subscription under its drop policy."""
+        """Write pending messages while the peer reads; the rest stays in the subscription under its drop policy."""
         self._pending = False
         subscription = self.subscription
-        if self.connected_at and self._pipe.is_writable and len(subscription):
+        if self.is_open and self._protocol.is_writable and len(subscription):
             texts = subscription.take(MESSAGES_PER_TURN)
             self._broadcaster.statistics.messages += len(texts)
             frame = self._broadcaster.ws_frame
-            self._pipe.push(frame(texts[0]) if len(texts) == 1 else b"".join([frame(text) for text in texts]))
-            if len(subscription) and self._pipe.is_writable:
+            self._protocol.push(frame(texts[0]) if len(texts) == 1 else b"".join([frame(text) for text in texts]))
+            if len(subscription) and self._protocol.is_writable:
                 self.wake()
                 return
-        if subscription.cause is not None and self.connected_at:
-            self._pipe.end(_CODES[subscription.cause], _short(subscription.closed or ""))
+        if subscription.cause is not None and self.is_open:
+            self._protocol.end(_CODES[subscription.cause], _short(subscription.closed or ""))
 
 
-async def _listen(websocket: WebSocket, pipe: WebsocketProtocol) -> None:
-    """Until the connection is over. The feed goes one way: whatever a client says ends it, with the reason."""
+async def _listen(websocket: WebSocket, protocol: WebsocketProtocol) -> None:
+    """Wait until the connection is closed. The feed is one-way: any message from the client closes it with a reason."""
     while True:
         message = await websocket.receive()
         if message["type"] == "websocket.disconnect":
             return
-        pipe.end(*error_message(message))
+        protocol.end(*error_message(message))
 
 
 def error_message(message: Any) -> tuple[int, str]:
-    """The close code and the reason that answer a client's message (of ASGI's `websocket.receive`)."""
+    """Close code and reason for a client's message (an ASGI `websocket.receive`)."""
     text = message.get("text")
     if text is None:
-        return 1003, "binary frames are not taken here"
+        return 1003, "binary messages are not supported"
     try:
         json.loads(text)
     except (ValueError, RecursionError):
-        return 1007, "not JSON; and this feed takes no messages: say what you want in the query"
-    return 1008, "this feed takes no messages: say what you want in the query"
+        return 1007, "not JSON; this feed takes no messages: use the query of the URL"
+    return 1008, "this feed takes no messages: use the query of the URL"
 
 
 def _short(reason: str) -> str:
-    return reason.encode()[:_MOST_REASON_BYTES].decode(errors="ignore")
+    return reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")

@@ -1,4 +1,4 @@
-"""What a subscriber asks for, read out of a query string."""
+"""`read_query`: the options of a subscriber, from a query string."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from streamcap.errors import InputError
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
-# Longer than any number of events or seconds that makes sense, shorter than what int() takes long to read.
-_MOST_DIGITS = 18
+# More than any real number of events; few enough for int() to be fast.
+_MAX_DIGITS = 18
 MAX_INTERVAL = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class FeedRequest:
-    """A wish and where to take up: `since` as `Hub.subscribe` takes it."""
+    """Options of a subscription and where to resume: `since` as in `Hub.subscribe`."""
 
     options: SubscribeOptions
     since: dict[str, int] | int | None
@@ -27,7 +27,7 @@ class FeedRequest:
 
 def read_query(query: QueryParams, *, stream: str | None = None) -> FeedRequest:
     """The request in `query`: `stream` (repeated or separated by commas; none: all), `since`, `interim`,
-    `min_interval`. With the argument `stream` that one is meant, whatever the query says. Raises InputError.
+    `min_interval`. The argument `stream` overrides that of the query. Raises InputError.
     """
     names = frozenset({stream}) if stream is not None else _names(query)
     options = SubscribeOptions(
@@ -39,9 +39,9 @@ def read_query(query: QueryParams, *, stream: str | None = None) -> FeedRequest:
 
 
 def event_number(text: str, name: str = "since") -> int:
-    """A `seq`: a whole number, 0 or more. Raises InputError."""
-    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
-        raise InputError(f"{name}={text[:40]!r}: the seq of the last event seen, a whole number from 0")
+    """`text` as a `seq`: an integer from 0. Raises InputError."""
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
+        raise InputError(f"{name}={text[:40]!r}: use the seq of the last event received, an integer from 0")
     return int(text)
 
 
@@ -51,18 +51,18 @@ def _names(query: QueryParams) -> frozenset[str] | None:
 
 
 def _since(values: list[str]) -> dict[str, int] | int | None:
-    deps = [part.strip() for value in values for part in value.split(",") if part.strip()]
-    if not deps:
+    parts = [part.strip() for value in values for part in value.split(",") if part.strip()]
+    if not parts:
         return None
-    if len(deps) == 1 and ":" not in deps[0]:
-        return event_number(deps[0])
-    seen: dict[str, int] = {}
-    for part in deps:
+    if len(parts) == 1 and ":" not in parts[0]:
+        return event_number(parts[0])
+    last_seen: dict[str, int] = {}
+    for part in parts:
         name, colon, number = part.rpartition(":")
         if not colon or not name:
-            raise InputError(f"since={part[:40]!r}: of several streams, each needs its name: since=door:41,yard:12")
-        seen[name] = event_number(number)
-    return seen
+            raise InputError(f"since={part[:40]!r}: name the stream of each number: since=door:41,yard:12")
+        last_seen[name] = event_number(number)
+    return last_seen
 
 
 def _flag(name: str, value: str | None, *, default: bool) -> bool:

@@ -1,4 +1,4 @@
-"""Server-sent events: the feed of one stream for whatever can read a line (https://html.spec.whatwg.org, §9.2)."""
+"""Server-sent events: the feed of one stream (https://html.spec.whatwg.org, §9.2)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def event_text(message: Message) -> str:
 
 
 class EventStream(Response):
-    """The answer that does not end until the viewer goes, the stream is removed or the service stops.
+    """A response that ends when the viewer disconnects, the stream is removed or the service stops.
 
-    It enters the audience before it answers, so that what is wrong with the request is still an ordinary answer.
+    It subscribes before it sends the status line, so that an invalid request still gets an error response.
     """
 
     media_type = "text/event-stream"
@@ -48,14 +48,14 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         subscription = self._subscription = self._broadcaster.subscribe(self._request, self._wake)
         self._writer = asyncio.create_task(self._write(subscription, send), name="sse-writer")
-        gone = asyncio.create_task(_until_gone(receive), name="sse-watch")
+        disconnect = asyncio.create_task(_wait_for_disconnect(receive), name="sse-disconnect")
         try:
-            await asyncio.wait((self._writer, gone), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((self._writer, disconnect), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._broadcaster.unlock(subscription)
-            for task in (self._writer, gone):
+            self._broadcaster.unsubscribe(subscription)
+            for task in (self._writer, disconnect):
                 task.cancel()
-            await asyncio.gather(self._writer, gone, return_exceptions=True)
+            await asyncio.gather(self._writer, disconnect, return_exceptions=True)
 
     async def _write(self, subscription: Subscription, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -67,7 +67,7 @@ class EventStream(Response):
                 self._broadcaster.statistics.messages += len(messages)
                 await self._send(send, "".join([event_text(message) for message in messages]))
                 if len(subscription):
-                    await asyncio.sleep(0)  # `send` need not let others have their turn
+                    await asyncio.sleep(0)  # `send` may not yield to the loop
                 continue
             try:
                 async with asyncio.timeout(self._heartbeat):
@@ -82,6 +82,6 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": text.encode(errors="replace"), "more_body": True})
 
 
-async def _until_gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

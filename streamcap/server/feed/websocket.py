@@ -1,7 +1,7 @@
-"""The websocket of uvicorn with one way more: frames serialised once for all viewers, written straight to the socket.
+"""`WebsocketProtocol`: uvicorn's websocket that can also write ready frames straight to the socket.
 
-An ASGI `send` per viewer and message costs a task switch, a queue and the serialising of the same text again. Here the
-publisher's own turn of the loop writes ready bytes to every connection whose buffer is not full.
+An ASGI `send` per viewer and message costs a task switch, a queue and one more serialization of the same text. Here a
+frame is serialized once, and its bytes are written to every connection whose buffer has room.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 
 EXTENSION = "streamcap.push"
-# Bytes waiting in this process before a connection counts as slow; the kernel's own buffer comes before it.
+# Buffered bytes of this process, besides the kernel's buffer, from which a connection counts as slow.
 HIGH_WATER = 64 * 1024
-# Seconds for the closing handshake, then the connection is cut: a peer that never reads never answers.
+# Seconds for the closing handshake; then the connection is aborted, since a peer that never reads never answers.
 CLOSE_GRACE = 2.0
 
 
 def text_frame(text: str) -> bytes:
     """One unfragmented, unmasked text frame (RFC 6455 §5.2), the same for every viewer."""
-    # A reason may name a file whose name is no Unicode.
+    # A reason may contain a file name that is not valid Unicode.
     return Frame(Opcode.TEXT, text.encode(errors="replace")).serialize(mask=False, extensions=())
 
 
 class WebsocketProtocol(WebSocketsSansIOProtocol):
-    """What an endpoint finds as `scope["extensions"]["streamcap.push"]`. All calls on the event loop."""
+    """Endpoints get it as `scope["extensions"]["streamcap.push"]`. Call it on the event loop only."""
 
     on_writable: Callable[[], None] | None = None
-    """Called when the buffer has room again."""
+    """Called when the buffer has space again."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -46,7 +46,7 @@ class WebsocketProtocol(WebSocketsSansIOProtocol):
 
     @property
     def is_writable(self) -> bool:
-        """Whether `push` may be called: open, and the peer keeps up."""
+        """Whether `push` may be called: the connection is open and its buffer has space."""
         return self.writable.is_set() and not self.is_over
 
     @property
@@ -54,11 +54,11 @@ class WebsocketProtocol(WebSocketsSansIOProtocol):
         return self.close_sent or self.disconnected or self.transport.is_closing()
 
     def push(self, frames: bytes) -> None:
-        """Write ready frames; only while `is_writable`, and only without compression."""
+        """Write serialized frames. Requires `is_writable` and a connection without compression."""
         self.transport.write(frames)
 
     def end(self, code: int, reason: str) -> None:
-        """Begin the closing handshake now, however full the buffer; cut the connection after CLOSE_GRACE."""
+        """Start the closing handshake even if the buffer is full; abort the connection after CLOSE_GRACE."""
         if self.is_over:
             return
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
@@ -74,7 +74,7 @@ class WebsocketProtocol(WebSocketsSansIOProtocol):
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            # A refusal is a whole answer, not a handshake that was forgotten, as uvicorn would log it.
+            # The handshake was refused with a complete response; otherwise uvicorn logs it as an error.
             self.handshake_complete = True
 
     def resume_writing(self) -> None:
@@ -84,5 +84,5 @@ class WebsocketProtocol(WebSocketsSansIOProtocol):
 
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()
-        # `close` waits for the buffer to drain, which a peer that is gone never lets happen.
+        # `close` waits for the buffer to drain, which never happens when the peer is gone.
         self.loop.call_later(CLOSE_GRACE, self.transport.abort)

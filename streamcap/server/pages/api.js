@@ -3,7 +3,7 @@
 import { address, authorization, errorText, storeToken, takeToken } from "./service.js";
 
 export class Api {
-  // `onToken(message)`: the service asks for a token, or does not accept the one it got.
+  // `onToken(message)`: the service requires a token, or rejected this one.
   constructor(onToken) {
     this.token = takeToken();
     this.onToken = onToken;

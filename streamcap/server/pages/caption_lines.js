@@ -1,7 +1,7 @@
-// Captions as lines on screen: one box for each stream, its letters as large as fits.
+// Captions as lines on screen: one box per stream, with the largest font that fits.
 
 const FADE_MS = 300;
-// Letters shrink this far to fit the wanted number of lines; then lines are added. Words are never lost.
+// The font shrinks down to this factor to fit the requested lines; then lines are added. Text is never cut.
 const MIN_SCALE = 0.5;
 const MIN_READABLE_PX = 16;
 const STEP = 0.93;
@@ -33,7 +33,7 @@ class Line {
     else this.hide();
   }
 
-  // It is still true: the time until it disappears begins again.
+  // The caption was confirmed: restart its hold time.
   hold() {
     clearTimeout(this.timer);
     this.element.hidden = false;
@@ -109,7 +109,7 @@ export class CaptionLines {
     this.lines.get(name)?.hide();
   }
 
-  // Every line in its number of rows, and all of them together within the height of the screen.
+  // Fit each caption into its rows, and all captions into the height of the screen.
   fit() {
     const { paddingTop, paddingBottom } = getComputedStyle(document.body);
     const height = innerHeight - Number.parseFloat(paddingTop) - Number.parseFloat(paddingBottom);

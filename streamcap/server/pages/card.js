@@ -1,4 +1,4 @@
-// One camera on the page: its video, its caption, its state, and what can be done with it.
+// One camera on the page: video, caption, state and actions.
 
 import { address } from "./service.js";
 import { watch } from "./video.js";
@@ -72,7 +72,7 @@ export class Card {
     return this.state === "failed" || this.state === "ended";
   }
 
-  // Milliseconds from frame to caption where they tell of overload, else 0.
+  // Milliseconds from frame to caption if the service is overloaded, else 0.
   get lateness() {
     const every = 1000 * (this.view?.every ?? 1);
     return this.state === "live" && this.total > Math.max(LATE_MS, LATE_INTERVALS * every) ? this.total : 0;
@@ -101,7 +101,7 @@ export class Card {
     try {
       await attempt;
     } catch (error) {
-      // As many watch as the service allows: its captions are here all the same.
+      // The service has no free WHEP session: show captions without video.
       this.parts.nothing.textContent = error.status === 503 ? "captions only" : error.message;
       this.parts.nothing.title = error.message;
       this.watchAfter = performance.now() + WATCH_AGAIN_MS;
@@ -142,15 +142,15 @@ export class Card {
     if (!last) return;
     if (!this.parts.caption.textContent) {
       this.caption({ ...last, is_final: true });
-      // Not new: it was true when its last frame was taken.
+      // Not new: valid when its last frame was captured.
       this.freshAt = performance.now() - Math.max(0, Date.now() - Date.parse(last.captured_at) - 1000 * (last.end - last.start));
     }
-    // The feed leaves out captions that come too late.
+    // The feed omits captions that are too old.
     this.total = last.latency_ms.total;
     this.tick();
   }
 
-  // Upsert by id: interim revisions change the caption in place, the final settles it.
+  // Upsert by id: interim revisions change the caption in place until the final.
   caption(event) {
     const { caption, past, announced } = this.parts;
     caption.textContent = event.text;
@@ -175,7 +175,7 @@ export class Card {
     this.tick();
   }
 
-  // The caption is still true.
+  // The caption was confirmed.
   extend(event) {
     if (event.id === this.id) this.freshAt = performance.now() - this.total;
     this.tick();
@@ -191,7 +191,7 @@ export class Card {
     bar.setAttribute("aria-label", `Latency of ${this.name}: ${latency.title}`);
   }
 
-  // What changes with time alone.
+  // Update what depends only on the time.
   tick() {
     this.parts.late.textContent = this.lateness ? `${duration(this.lateness)} behind` : "";
     if (this.freshAt === undefined) return;

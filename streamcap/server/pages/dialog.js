@@ -1,5 +1,5 @@
-// A dialog whose form does `act` with its fields and shows what went wrong. Gives a function that opens it, with the
-// fields filled in and a message if there is one.
+// A dialog whose form calls `act` with its fields and shows its error. Returns a function that opens it with given fields
+// and an optional message.
 export function dialog(element, act) {
   const wrong = element.querySelector(".wrong");
   const form = element.querySelector("form");

@@ -12,7 +12,7 @@ function element(tag, text, className) {
   return made;
 }
 
-// Text with what stands between backticks as code.
+// Text in which parts between backticks become code.
 function prose(text, tag = "p") {
   const made = element(tag);
   for (const [index, part] of text.split("`").entries()) made.append(index % 2 ? element("code", part) : part);
@@ -42,7 +42,7 @@ function table(rows, heads) {
   return made;
 }
 
-// A JSON body out of the schema's own examples.
+// A JSON body from the examples of the schema.
 function example(schema) {
   const name = schema?.$ref?.split("/").pop();
   const fields = Object.entries(spec.components.schemas[name]?.properties ?? {});
@@ -50,7 +50,7 @@ function example(schema) {
   return Object.fromEntries(given.filter(([, value]) => value !== undefined));
 }
 
-// The operation as a command line.
+// The operation as a curl command.
 function command(path, method, body) {
   const url = `${address("")}${path.slice(1)}`.replace("{name}", "door").replace("{session}", "SESSION");
   const words = ["curl"];
@@ -79,7 +79,7 @@ function operation(path, method, one) {
   for (const [type, content] of Object.entries(body)) {
     section.append(prose(`Body: \`${type}\`${content.schema ? `, ${typeName(content.schema)}` : ""}`));
   }
-  // The framework lists 422, which this service answers as 400.
+  // The framework lists 422; this service responds with 400.
   const answers = Object.entries(one.responses ?? {})
     .filter(([code]) => code !== "422")
     .map(([code, answer]) => {

@@ -1,10 +1,10 @@
-// The caption feed over a websocket that resumes after a lost connection. Knows nothing of any page.
+// The caption feed over a websocket that resumes after a lost connection. Independent of the pages.
 
 import { address, authorization, errorText } from "./service.js";
 
 const FIRST_PAUSE_MS = 500;
 const MAX_PAUSE_MS = 15_000;
-// A single refusal may come from a service that was just starting.
+// A single refusal may come from a service that is starting.
 const REFUSALS_BEFORE_RESET = 2;
 
 export class Feed {
@@ -64,20 +64,20 @@ export class Feed {
     };
   }
 
-  // A browser hides why a websocket was refused; the same service says it over HTTP. A service that is ready and refuses
-  // again has lost the streams or the numbers that were asked for: begin anew.
+  // Browsers hide why a websocket was refused; ask over HTTP. A service that is ready but refuses again no longer has the
+  // requested streams or numbers: start without them.
   async diagnose(opened) {
     let answer;
     try {
       answer = await fetch(address("streams"), { cache: "no-store", headers: authorization(this.token) });
     } catch {
-      return ["offline", "Connection lost. Trying again."];
+      return ["offline", "Connection lost. Reconnecting."];
     }
     if (answer.status === 401) {
       return ["token", this.token ? "This token is not accepted." : "This service needs a token."];
     }
     if (answer.status === 502 || answer.status === 503 || answer.status === 504) {
-      return ["starting", "The service is not ready yet. Trying again."];
+      return ["starting", "The service is not ready yet. Retrying."];
     }
     if (!answer.ok) return ["refused", sentence(await errorText(answer))];
     if (!opened) this.refusals += 1;

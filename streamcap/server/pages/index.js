@@ -14,7 +14,7 @@ const HELD_EVENTS = 2000;
 
 const by = (id) => document.getElementById(id);
 const cards = new Map();
-// Events that came while captions are paused; null: they are not.
+// Events received while captions are paused; null: not paused.
 let held = null;
 let edited = null;
 
@@ -51,7 +51,7 @@ function card(name) {
   return found;
 }
 
-// What does not run is folded into a list below the others.
+// Cameras that do not run are collapsed into a list below the others.
 function place(one) {
   const parent = one.stopped ? by("failed").querySelector(".list") : by("streams");
   if (one.element.parentElement !== parent) parent.append(one.element);
@@ -98,6 +98,8 @@ async function refresh() {
   const names = new Set(views.map((view) => view.name));
   for (const name of [...cards.keys()]) if (!names.has(name)) drop(name);
   for (const view of views) if (!held || !cards.has(view.name)) card(view.name).show(view);
+  by("model").textContent = [...new Set(views.map((view) => view.model_description))].filter(Boolean).join(" · ");
+  by("model").hidden = !by("model").textContent;
   summarize();
 }
 

@@ -7,10 +7,10 @@ import { storeToken, takeToken } from "./service.js";
 import { startSpeech } from "./voice.js";
 
 const LOGGED_CAPTIONS = 20;
-// A connection that is back within this time is not worth a notice.
+// Shorter interruptions are not reported.
 const NOTICE_AFTER_MS = 1500;
 
-// In OBS the page is part of the picture: nothing but captions is ever shown there.
+// In OBS the page is part of the video: show only captions.
 const inObs = "obsstudio" in window;
 const by = (id) => document.getElementById(id);
 
@@ -24,14 +24,14 @@ dataset.horizontal = options.horizontal;
 
 const captions = new CaptionLines(by("captions"), options);
 
-// Never two voices at once: while the page speaks, a screen reader is not told.
+// Only one voice: while the page speaks, the live region is silent.
 let speaker = null;
 if (options.speak && "speechSynthesis" in window) {
   by("voice").hidden = inObs;
   speaker = startSpeech(by("voice"), options.lang, options, (on) => by("log").setAttribute("aria-live", on ? "off" : "polite"));
 }
 
-// Finals alone: interim words would be read over and over.
+// Finals only: interim captions would be read repeatedly.
 const announced = new Map();
 
 function announce({ stream, text }) {

@@ -1,9 +1,9 @@
-// This browser's own camera as a stream.
+// Publishes this browser's camera as a stream.
 
 import { publish } from "./video.js";
 
 export class OwnCamera {
-  // `onChange(message)`: it began or ended; the message says why if the visitor did not ask for it.
+  // `onChange(message)`: publishing started or ended; the message has the reason if the visitor did not end it.
   constructor(onChange) {
     this.name = null;
     this.onChange = onChange;
@@ -27,7 +27,7 @@ export class OwnCamera {
     this.onChange("");
   }
 
-  // The camera is released: its light goes out.
+  // Release the camera, which turns off its light.
   stop(message = "") {
     if (this.name === null) return;
     this.end();

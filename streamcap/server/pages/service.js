@@ -1,5 +1,5 @@
-// Where the service is, and the token that this tab uses. Every address is relative to these pages, because a proxy may
-// serve them under a path of its own.
+// The address of the service and the token of this tab. All addresses are relative to these pages, because a proxy may
+// serve them under a path prefix.
 
 const BASE = new URL("../", import.meta.url);
 
@@ -16,7 +16,7 @@ export function storeToken(token) {
   sessionStorage.setItem("streamcap.token", token);
 }
 
-// The page's token: taken out of the address, so that it is not shared with a copied link, and kept for this tab.
+// The page's token: removed from the URL, so that copied links do not contain it, and stored for this tab.
 export function takeToken() {
   const here = new URL(location.href);
   const token = here.searchParams.get("token");
@@ -28,7 +28,7 @@ export function takeToken() {
   return readToken();
 }
 
-// What the visitor chose in this browser, as JSON; a browser may forbid storage.
+// Settings of the visitor, as JSON; a browser may forbid storage.
 export function recall(key, fallback) {
   try {
     return JSON.parse(localStorage.getItem(`streamcap.${key}`)) ?? fallback;
@@ -41,11 +41,11 @@ export function remember(key, value) {
   try {
     localStorage.setItem(`streamcap.${key}`, JSON.stringify(value));
   } catch {
-    // The choice lasts as long as the page.
+    // The setting is lost when the page closes.
   }
 }
 
-// The one line of reason in an answer that is not ok.
+// The reason in an error response.
 export async function errorText(answer) {
   const { detail } = await answer.json().catch(() => ({}));
   return detail ?? `${answer.status} ${answer.statusText}`;

@@ -1,5 +1,5 @@
-// What to say when captions come faster than they can be spoken: the newest waits, and is shortened. Touches no browser
-// object but the `synthesis` that it is given.
+// Speaks captions that arrive faster than they can be spoken: the newest one waits and is shortened. Uses no browser
+// object except the given `synthesis`.
 
 const STALE_MS = 6000;
 const SHORT_WORDS = 7;
@@ -38,7 +38,7 @@ export class Speaker {
     this.utter(text, this.rate);
   }
 
-  // Paused, it is silent at once and nothing is kept for later.
+  // Pausing stops speech at once and drops the waiting caption.
   setPaused(paused) {
     this.paused = paused;
     if (!paused) return;

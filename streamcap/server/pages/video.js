@@ -30,14 +30,14 @@ async function exchange(peer, path, headers) {
   // Its last part alone: the service may not know the path that a proxy serves it under.
   const session = address(`${path}/${answer.headers.get("Location").split("/").pop()}`);
   return () => {
-    // The connection is closed last: the service forgets a session whose connection has ended.
+    // Close the connection last: the service removes a session whose connection has ended.
     fetch(session, { method: "DELETE", headers, keepalive: true })
       .catch(() => {})
       .finally(() => peer.close());
   };
 }
 
-// Show stream `name` in the element `video`; gives a function that ends it. `onLost` is called if it breaks.
+// Show stream `name` in the element `video`; returns a function that stops it. `onLost` is called when the connection is lost.
 export async function watch(name, video, headers, onLost) {
   const peer = new RTCPeerConnection();
   peer.addTransceiver("video", { direction: "recvonly" });
@@ -54,7 +54,7 @@ export async function watch(name, video, headers, onLost) {
   };
 }
 
-// Publish the video of `media` as stream `name`; gives a function that ends it. `onLost` is called if it breaks.
+// Publish the video of `media` as stream `name`; returns a function that stops it. `onLost` is called when the connection is lost.
 export async function publish(name, media, headers, onLost) {
   const peer = new RTCPeerConnection();
   peer.onconnectionstatechange = () => {

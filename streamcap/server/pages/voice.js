@@ -1,9 +1,9 @@
-// The control of the page's own voice: pause, speed and voice, remembered in this browser.
+// The speech controls of the page: pause, speed and voice, stored in this browser.
 
 import { recall, remember } from "./service.js";
 import { Speaker } from "./speech.js";
 
-// `form`: the control. `onSpeaking(on)`: whether this page speaks from now on. `given`: rate and voice of the query.
+// `form`: the control. `onSpeaking(on)`: whether this page speaks from now on. `given`: rate and voice from the query.
 export function startSpeech(form, lang, given, onSpeaking) {
   const [pause, rate, voices] = ["pause", "rate", "voices"].map((id) => form.querySelector(`#${id}`));
   const choice = { rate: 1, voice: "", paused: false, ...recall("speech", {}) };

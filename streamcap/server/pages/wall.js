@@ -1,4 +1,4 @@
-// The wall: all cameras at once, as large as fits the screen without scrolling.
+// The wall: all cameras at once, in the largest size that needs no scrolling.
 
 const ASPECT = 16 / 9;
 const MIN_TILE_PX = 110;
@@ -12,7 +12,7 @@ export function fitTiles(count, width, height, gap) {
     const tile = Math.min((width + gap) / columns - gap, ((height + gap) / rows - gap) * ASPECT);
     if (tile > best.tile) best = { columns, tile };
   }
-  // On a very small screen, scroll rather than show what nobody can make out.
+  // On a very small screen, scroll instead of showing unreadable tiles.
   if (best.tile >= MIN_TILE_PX) return best;
   const columns = Math.max(1, Math.floor((width + gap) / (MIN_TILE_PX + gap)));
   return { columns, tile: (width + gap) / columns - gap };

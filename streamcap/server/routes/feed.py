@@ -10,8 +10,7 @@ from starlette.responses import StreamingResponse
 from streamcap.captions.hub import Hub, UnknownStreamError
 from streamcap.server.auth import Auth
 from streamcap.server.feed.broadcaster import FeedBroadcaster
-from streamcap.server.feed.query import FeedRequest as FeedRequest
-from streamcap.server.feed.query import event_number, read_query
+from streamcap.server.feed.query import FeedRequest, event_number, read_query
 from streamcap.server.feed.sse import EventStream
 
 
@@ -27,25 +26,25 @@ def routes(broadcaster: FeedBroadcaster, auth: Auth, *, heartbeat: float) -> API
         "/captions/{name}",
         dependencies=[Depends(auth.viewer)],
         response_class=StreamingResponse,
-        responses={200: {"content": {"text/event-stream": {}}, "description": "one JSON event after the other"}},
+        responses={200: {"content": {"text/event-stream": {}}, "description": "JSON events"}},
     )
     async def captions_sse(
         name: str, request: Request, last_event_id: Annotated[str | None, Header()] = None
     ) -> Response:
-        """Server-sent events of one stream; takes up after `Last-Event-ID`, or `?since=SEQ`."""
-        asked = read_query(request.query_params, stream=name)
+        """Server-sent events of one stream, resuming after `Last-Event-ID` or `?since=SEQ`."""
+        feed_request = read_query(request.query_params, stream=name)
         if last_event_id:
-            asked = FeedRequest(asked.options, last_seen(broadcaster.hub, name, last_event_id))
-        return EventStream(broadcaster, asked, heartbeat=heartbeat)
+            feed_request = FeedRequest(feed_request.options, last_seen(broadcaster.hub, name, last_event_id))
+        return EventStream(broadcaster, feed_request, heartbeat=heartbeat)
 
     return router
 
 
 def last_seen(hub: Hub, name: str, last_event_id: str) -> int | None:
-    """Where a browser that comes back takes up. Raises InputError.
+    """The number after which a reconnecting browser resumes; None: at the current event. Raises InputError.
 
-    A number ahead of ours is of an earlier run whose past is lost. The browser sends it by itself and would give up
-    on a refusal, so it gets what comes from now on.
+    A number beyond the last one belongs to an earlier run whose events are lost. The browser sends it automatically
+    and would stop reconnecting after an error, so it continues with new events.
     """
     seq = event_number(last_event_id, "Last-Event-ID")
     if name not in hub.feeds:

@@ -1,4 +1,4 @@
-"""Is it alive, is it ready: for whoever starts and watches the process."""
+"""Liveness, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def routes(streams: StreamSet, metrics: Metrics, auth: Auth) -> APIRouter:
 
     @router.get("/healthz", response_class=PlainTextResponse)
     async def healthz() -> str:
-        """The event loop answers; so it does while the model loads."""
+        """200 while the event loop runs, also while the model loads."""
         return "ok\n"
 
     @router.get("/readyz", response_class=PlainTextResponse)
     async def readyz() -> PlainTextResponse:
-        """The model is loaded and its streams are there; 503 before, and while the service ends."""
+        """200 when the model is loaded and the streams are added; 503 before, and during shutdown."""
         return PlainTextResponse("ready\n") if streams.ready else PlainTextResponse(f"{NOT_READY}\n", 503)
 
     @router.get("/metrics", dependencies=[Depends(auth.viewer)], response_class=PlainTextResponse)

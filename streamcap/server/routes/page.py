@@ -1,4 +1,4 @@
-"""The pages: plain files of the package, no build step, nothing of another host."""
+"""The pages: static files of the package. No build step; nothing is loaded from other hosts."""
 
 from __future__ import annotations
 

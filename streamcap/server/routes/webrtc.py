@@ -1,4 +1,4 @@
-"""WHIP in and WHEP out, by RFC 9725: `POST /whip/NAME` publishes, `POST /whep/NAME` watches."""
+"""WHIP and WHEP (RFC 9725): `POST /whip/NAME` publishes video, `POST /whep/NAME` receives it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streamcap.server.webrtc.whip import WhipSessions
 
 _SDP_BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {SDP: {"schema": {"type": "string"}}}}}
 _CREATED: dict[int | str, dict[str, Any]] = {
-    201: {"content": {SDP: {}}, "description": "the answer; `Location` is the session"}
+    201: {"content": {SDP: {}}, "description": "SDP answer; `Location` is the session"}
 }
 
 
@@ -26,7 +26,7 @@ def routes(whip_sessions: WhipSessions, whep_sessions: WhepSessions, auth: Auth,
     router = APIRouter(tags=["video"])
 
     def created(request: Request, peer: WebRtcSession, answer: str) -> Response:
-        """201 for the new session of `request`, a POST to `/whip/NAME` or `/whep/NAME`."""
+        """The 201 response to `request`, a POST to `/whip/NAME` or `/whep/NAME`."""
         headers = {
             "Location": f"{quote(request.scope['path'])}/{peer.id}",
             "ETag": f'"{peer.id}"',
@@ -51,7 +51,7 @@ def routes(whip_sessions: WhipSessions, whep_sessions: WhepSessions, auth: Auth,
 
         @router.patch(f"{path}/{{session}}", status_code=204, dependencies=[Depends(check)])
         async def trickle(name: str, session: str, request: Request) -> None:
-            """More ICE candidates, as `application/trickle-ice-sdpfrag`."""
+            """Add ICE candidates (`application/trickle-ice-sdpfrag`)."""
             peer = find(name, session)
             if request.headers.get("if-match", "*") not in ("*", f'"{peer.id}"'):
                 raise HTTPException(412, "If-Match names another session")
@@ -66,28 +66,28 @@ def routes(whip_sessions: WhipSessions, whep_sessions: WhepSessions, auth: Auth,
     async def end_publisher(name: str, session: str) -> None:
         await whip_sessions.end(whip_sessions.find(name, session), "the publisher left")
 
-    async def end_watcher(name: str, session: str) -> None:
+    async def end_viewer(name: str, session: str) -> None:
         await whep_sessions.end(whep_sessions.find(name, session))
 
-    answered: dict[str, Any] = {
+    created_response: dict[str, Any] = {
         "status_code": 201,
         "response_class": Response,
         "responses": _CREATED,
         "openapi_extra": _SDP_BODY,
     }
 
-    @router.post("/whip/{name}", dependencies=[Depends(auth.publisher)], **answered)
+    @router.post("/whip/{name}", dependencies=[Depends(auth.publisher)], **created_response)
     async def whip(name: str, request: Request) -> Response:
-        """Publish a camera to stream NAME, which is made if there is none."""
+        """Publish a camera to stream NAME, which is created if it does not exist."""
         publisher, answer = await whip_sessions.publish(name, await read_body(request, SDP))
         return created(request, publisher.peer, answer)
 
-    @router.post("/whep/{name}", dependencies=[Depends(auth.viewer)], **answered)
+    @router.post("/whep/{name}", dependencies=[Depends(auth.viewer)], **created_response)
     async def whep(name: str, request: Request) -> Response:
-        """Watch stream NAME: VP8, scaled down, without sound."""
-        watcher, answer = await whep_sessions.watch(name, await read_body(request, SDP))
-        return created(request, watcher.peer, answer)
+        """Watch stream NAME: VP8, scaled down, without audio."""
+        session, answer = await whep_sessions.watch(name, await read_body(request, SDP))
+        return created(request, session.peer, answer)
 
     session_routes("whip", auth.publisher, lambda name, session: whip_sessions.find(name, session).peer, end_publisher)
-    session_routes("whep", auth.viewer, lambda name, session: whep_sessions.find(name, session).peer, end_watcher)
+    session_routes("whep", auth.viewer, lambda name, session: whep_sessions.find(name, session).peer, end_viewer)
     return router

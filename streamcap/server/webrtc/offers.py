@@ -1,4 +1,4 @@
-"""`OfferPace`: how many WebRTC offers are answered a second."""
+"""`OfferPace`: limits how many WebRTC offers are answered per second."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import asyncio
 
 from starlette.exceptions import HTTPException
 
-# An answer takes 10 to 30 ms of the event loop, in parts of a few ms; at this pace captions go on between them.
+# An answer takes 10 to 30 ms of the event loop, in steps of a few ms; at this rate captions are sent in between.
 OFFER_INTERVAL = 0.05
 MAX_WAITING = 40
 
 
 class OfferPace:
-    """Begins work on offers OFFER_INTERVAL apart, for WHIP and WHEP together, also after the loop was held up. While
-    MAX_WAITING wait, further ones are refused, and counted.
+    """Starts at most one offer, WHIP or WHEP, in OFFER_INTERVAL seconds. Policy when MAX_WAITING offers wait: further
+    ones are refused and counted.
     """
 
     def __init__(self) -> None:
@@ -22,13 +22,13 @@ class OfferPace:
         self._lock = asyncio.Lock()
 
     def check(self) -> None:
-        """Raises HTTPException (503) where there is no room for one more."""
+        """Raises HTTPException (503) if MAX_WAITING offers wait already."""
         if self._lock.locked() and self._waiting >= MAX_WAITING:
             self.refused += 1
-            raise HTTPException(503, "too many offers at a time", {"Retry-After": "2"})
+            raise HTTPException(503, "too many WebRTC offers at a time; try again in 2 s", {"Retry-After": "2"})
 
     async def turn(self) -> None:
-        """Until the work on one more offer may begin. Raises HTTPException (503)."""
+        """Wait until the next offer may be answered. Raises HTTPException (503)."""
         self.check()
         self._waiting += 1
         try:

@@ -1,4 +1,4 @@
-"""`Preview`: a stream's frame, scaled and encoded once for all who watch it; while nobody does, not at all."""
+"""`Preview`: a stream's video, scaled and encoded once for all its viewers, and only while there are any."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 
 CODEC = "video/VP8"
 WIDTH, HEIGHT = 640, 360
-"""The box a frame is scaled down into."""
+"""Frames are scaled down to fit into this size."""
 FRAMES_PER_SECOND = 12
 BITS_PER_SECOND = 600_000
-# A viewer who lost a packet sees the frame whole again after this at the latest.
+# A viewer that lost a packet gets a complete image again after this time at the latest.
 KEYFRAME_SECONDS = 2.0
-# A frame that stands still is sent again this often: a receiver may know that a frame is whole by the next one alone.
+# An unchanged frame is repeated this often: some receivers show a frame only when the next one arrives.
 REPEAT_SECONDS = 0.5
-# A viewer that takes no packets for so long skips to the next keyframe.
+# Packets that wait for one viewer. Policy when full: all are dropped, and it continues at the next keyframe.
 QUEUE_PACKETS = 24
 _CLOCK = Fraction(1, 90_000)
 
 
 def fitted(width: int, height: int) -> tuple[int, int]:
-    """The largest even size of the same shape within the box; never larger than the frame."""
+    """The largest even size of the same aspect ratio that fits; never larger than the frame."""
     scale = min(1.0, WIDTH / width, HEIGHT / height)
     return max(2, round(width * scale) // 2 * 2), max(2, round(height * scale) // 2 * 2)
 
 
 class Encoder:
-    """VP8 with no delay. One thread at a time."""
+    """VP8 without lookahead. Not thread-safe."""
 
     def __init__(self) -> None:
         self._context: VideoCodecContext | None = None
@@ -73,14 +73,14 @@ def _context(width: int, height: int) -> VideoCodecContext:
     context.bit_rate = BITS_PER_SECOND
     context.time_base = _CLOCK
     context.framerate = Fraction(FRAMES_PER_SECOND)
-    context.gop_size = 1_000_000  # keyframes are asked for, by time
+    context.gop_size = 1_000_000  # keyframes are requested by time
     context.thread_count = 1
     context.options = {"deadline": "realtime", "cpu-used": "-8", "lag-in-frames": "0", "error-resilient": "1"}
     return context
 
 
 class PreviewTrack(MediaStreamTrack):
-    """One viewer's share of a preview: VP8 packets that aiortc only has to pack."""
+    """VP8 packets for one viewer; aiortc only packetizes them."""
 
     kind = "video"
 
@@ -92,7 +92,7 @@ class PreviewTrack(MediaStreamTrack):
         self._waits_for_keyframe = True
 
     def offer(self, packet: Packet) -> None:
-        """Queue a packet. Full, it is emptied and goes on with the next keyframe: half a frame helps nobody."""
+        """Queue a packet. A full queue is emptied and refilled from the next keyframe."""
         if len(self._packets) >= QUEUE_PACKETS:
             self._packets.clear()
             self._waits_for_keyframe = True
@@ -114,11 +114,11 @@ class PreviewTrack(MediaStreamTrack):
         if self.readyState == "live":
             super().stop()
             self._changed.set()
-            self._preview.unlock(self)
+            self._preview.leave(self)
 
 
 class Preview:
-    """One stream's encoder and its viewers; its task runs while there are any."""
+    """The encoder of one stream and its viewers. Its task runs while there are viewers."""
 
     def __init__(self, stream: Stream, executor: ThreadPoolExecutor) -> None:
         self.stream = stream
@@ -133,7 +133,7 @@ class Preview:
         return bool(self._tracks)
 
     def join(self) -> PreviewTrack:
-        """A new viewer's track; it begins with a keyframe."""
+        """Add a viewer. Its track starts with a keyframe."""
         track = PreviewTrack(self)
         self._tracks.add(track)
         self._newcomer = True
@@ -141,8 +141,8 @@ class Preview:
             self._task = asyncio.create_task(self._run(), name=f"preview-{self.stream.name}")
         return track
 
-    def unlock(self, track: PreviewTrack) -> None:
-        """The viewer is gone; after the last one the encoder stops."""
+    def leave(self, track: PreviewTrack) -> None:
+        """Remove a viewer; the encoder stops after the last one."""
         self._tracks.discard(track)
 
     async def close(self) -> None:
@@ -154,25 +154,26 @@ class Preview:
 
     async def _run(self) -> None:
         encoder = Encoder()
-        shown: object = None
-        began = time.monotonic()
-        sent_at = keyframe_at = began - KEYFRAME_SECONDS
+        last_frame: object = None
+        started_at = time.monotonic()
+        sent_at = keyframe_at = started_at - KEYFRAME_SECONDS
         while self._tracks:
             now = time.monotonic()
             frame = self.stream.newest_frame()
             if frame is not None and (
-                frame.video_frame is not shown or self._newcomer or now - sent_at >= REPEAT_SECONDS
+                frame.video_frame is not last_frame or self._newcomer or now - sent_at >= REPEAT_SECONDS
             ):
                 keyframe = self._newcomer or now - keyframe_at >= KEYFRAME_SECONDS
                 self._newcomer = False
-                shown, sent_at = frame.video_frame, now
+                last_frame, sent_at = frame.video_frame, now
                 keyframe_at = now if keyframe else keyframe_at
-                if not await self._send(encoder, frame.video_frame, round((now - began) / _CLOCK), keyframe=keyframe):
+                pts = round((now - started_at) / _CLOCK)
+                if not await self._send(encoder, frame.video_frame, pts, keyframe=keyframe):
                     encoder = Encoder()
             await asyncio.sleep(max(0.0, now + 1 / FRAMES_PER_SECOND - time.monotonic()))
 
     async def _send(self, encoder: Encoder, video_frame: av.VideoFrame, pts: int, *, keyframe: bool) -> bool:
-        """Encode and hand to every viewer; False: the encoder is of no use any more."""
+        """Encode one frame and queue it for every viewer. False: the encoder failed and must be replaced."""
         loop = asyncio.get_running_loop()
         try:
             packet = await loop.run_in_executor(self._executor, _encode, encoder, video_frame, pts, keyframe)

@@ -29,15 +29,15 @@ log = logging.getLogger(__name__)
 SDP = "application/sdp"
 TRICKLE = "application/trickle-ice-sdpfrag"
 CLOSE_SECONDS = 2.0
-# An honest offer has one or two media sections; each costs sockets.
+# Real offers have one or two media sections; each needs sockets.
 MAX_MEDIA_SECTIONS = 8
 
 
 async def read_body(request: Request, content_type: str) -> str:
-    """The body as text. Raises HTTPException: 415 for another type, 400 for what is no text."""
-    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given != content_type:
-        raise HTTPException(415, f"content type {given[:60] or 'none'!r}: use {content_type}", {"Accept-Post": SDP})
+    """The body as text. Raises HTTPException: 415 for another content type, 400 for invalid UTF-8."""
+    content = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content != content_type:
+        raise HTTPException(415, f"content type {content[:60] or 'none'!r}: use {content_type}", {"Accept-Post": SDP})
     try:
         return (await request.body()).decode()
     except UnicodeDecodeError as error:
@@ -45,8 +45,9 @@ async def read_body(request: Request, content_type: str) -> str:
 
 
 def check_offer(text: str, *, directions: Sequence[str]) -> session_description.SessionDescription:
-    """`text` parsed, with a video section of one of `directions`. Raises HTTPException: 400 where it is no SDP offer,
-    406 where nothing in it can be used.
+    """Parse the offer `text`; it needs a video section with one of `directions`.
+
+    Raises HTTPException: 400 if it is not an SDP offer, 406 if none of its media can be used.
     """
     try:
         if not text.startswith("v=0"):
@@ -68,20 +69,20 @@ def check_offer(text: str, *, directions: Sequence[str]) -> session_description.
     return offer
 
 
-def is_there(streams: StreamSet, stream: Stream) -> bool:
-    """Whether `stream` has not been removed. Another may have its name by now."""
+def is_registered(streams: StreamSet, stream: Stream) -> bool:
+    """Whether `stream` is still in the set; a removed stream's name may already belong to another stream."""
     return stream.name in streams.names() and streams.get(stream.name) is stream
 
 
 class WebRtcSession:
-    """One peer connection. `id` is a secret: it is all that is needed to end the session."""
+    """One peer connection. Keep `id` secret: whoever knows it can end the session."""
 
     def __init__(self, ice_servers: Sequence[IceServer]) -> None:
         self.id = secrets.token_urlsafe(16)
         self.ice_servers = [RTCIceServer(one.url, one.username, one.credential) for one in ice_servers]
         # An empty list, not None: None would mean a public STUN server.
         self.connection = RTCPeerConnection(RTCConfiguration(iceServers=self.ice_servers))
-        self.over = asyncio.Event()
+        self.closed = asyncio.Event()
         """Set when the connection has failed or was closed."""
         self._offer: session_description.SessionDescription | None = None
         self._sends = False
@@ -89,21 +90,21 @@ class WebRtcSession:
         @self.connection.on("connectionstatechange")
         def changed() -> None:
             if self.connection.connectionState in ("failed", "closed"):
-                self.over.set()
+                self.closed.set()
 
     def send(self, track: MediaStreamTrack, codec: str) -> None:
-        """Send `track`, whose packets are already of `codec` (`video/VP8`); call it before `answer`."""
+        """Send `track`, whose packets are encoded with `codec` (`video/VP8`). Call it before `answer`."""
         self._sends = True
         transceiver = self.connection.addTransceiver(track, direction="sendonly")
         codecs = [c for c in RTCRtpSender.getCapabilities("video").codecs if c.mimeType == codec]
         transceiver.setCodecPreferences(codecs)
 
     async def answer(self, text: str, *, directions: Sequence[str]) -> str:
-        """The answer to the offer `text`; the connection is made in the background. Raises HTTPException."""
+        """The SDP answer to the offer `text`; the connection is set up in the background. Raises HTTPException."""
         self._offer = check_offer(text, directions=directions)
         try:
             await self.connection.setRemoteDescription(RTCSessionDescription(text, "offer"))
-            self._mute_all_but_one_video()
+            self._reject_other_media()
             await self.connection.setLocalDescription(await self.connection.createAnswer())
         except Exception as error:
             await self.close()
@@ -111,14 +112,14 @@ class WebRtcSession:
         return self.connection.localDescription.sdp
 
     def video(self) -> MediaStreamTrack | None:
-        """The track the peer sends."""
+        """The video track that the peer sends, if any."""
         for transceiver in self.connection.getTransceivers():
             if transceiver.kind == "video" and transceiver.direction == "recvonly":
                 return transceiver.receiver.track
         return None
 
     async def add_candidates(self, fragment: str) -> None:
-        """Take trickled candidates (RFC 8840). Raises HTTPException: 400 for nonsense, 422 for a restart of ICE."""
+        """Add trickled ICE candidates (RFC 8840). Raises HTTPException: 400 for bad syntax, 422 for an ICE restart."""
         offer = self._offer
         if offer is None:
             raise HTTPException(409, "this session has no offer yet")
@@ -127,7 +128,7 @@ class WebRtcSession:
         try:
             for line in fragment.splitlines():
                 if line.startswith("a=ice-ufrag:") and line.partition(":")[2].strip() not in names:
-                    raise HTTPException(422, "ICE restarts are not supported; end this session and begin another")
+                    raise HTTPException(422, "ICE restarts are not supported; end this session and start a new one")
                 if line.startswith("a=mid:"):
                     mid = line[6:].strip()
                 if line.startswith("a=candidate:"):
@@ -138,14 +139,14 @@ class WebRtcSession:
             raise HTTPException(400, "not an ICE candidate fragment") from error
 
     async def close(self) -> None:
-        """End the connection; idempotent, bounded in time."""
-        self.over.set()
+        """Close the connection within CLOSE_SECONDS. Idempotent."""
+        self.closed.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.connection.close()
 
-    def _mute_all_but_one_video(self) -> None:
-        """Sound, and a second camera, are answered as inactive: nobody would read what they bring."""
+    def _reject_other_media(self) -> None:
+        """Answer audio and further video sections as inactive: nothing reads them."""
         chosen = False
         for transceiver in self.connection.getTransceivers():
             if transceiver.kind == "video" and not chosen:

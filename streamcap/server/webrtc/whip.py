@@ -1,4 +1,4 @@
-"""WHIP: who publishes video to which stream, one at a time for each."""
+"""`WhipSessions`: WebRTC publishers (WHIP), at most one per stream."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from starlette.exceptions import HTTPException
 
 from streamcap.server.options import ServerOptions
 from streamcap.server.webrtc.offers import OfferPace
-from streamcap.server.webrtc.session import WebRtcSession, is_there
+from streamcap.server.webrtc.session import WebRtcSession, is_registered
 from streamcap.streams.stream import Stream
 from streamcap.streams.stream_set import StreamSet
 
 log = logging.getLogger(__name__)
 
-# From the answer to the first frame: ICE, DTLS and the first keyframe.
+# Limit from the answer to the first frame: ICE, DTLS and the first keyframe.
 FIRST_FRAME_SECONDS = 20.0
-# How long a stream that a publisher made by coming outlives its leaving: time to come back after a break.
+# An ad-hoc stream is kept this long after its publisher left, so that the publisher can reconnect.
 ABANDONED_SECONDS = 300.0
 SWEEP_SECONDS = 15.0
 
 
 @dataclass(slots=True)
 class WhipSession:
-    """One publisher: its connection, and the task that hands its frames on."""
+    """One publisher: its connection, and the task that forwards its frames."""
 
     name: str
     peer: WebRtcSession
@@ -40,11 +40,11 @@ class WhipSession:
 
 @dataclass(slots=True)
 class _AdHocStream:
-    """A stream that a publisher made by coming."""
+    """A stream created by a publisher, not by the command line or `POST /streams`."""
 
     stream: Stream
-    left: float | None = None
-    """Monotonic seconds when its last publisher left; None while one is there."""
+    left_at: float | None = None
+    """Monotonic seconds when its publisher left; None while it publishes."""
 
 
 class WhipSessions:
@@ -69,12 +69,12 @@ class WhipSessions:
         return len(self._whip_sessions)
 
     async def publish(self, name: str, offer: str) -> tuple[WhipSession, str]:
-        """A new publisher of stream `name`, which is made if there is none, and the SDP answer.
+        """Start a publisher of stream `name`, created if it does not exist. Returns the session and the SDP answer.
 
-        Raises HTTPException (409: the name is taken; 400, 406: the offer; 503: too many), InputError (the name).
+        Raises HTTPException (409: name in use; 400, 406: the offer; 503: too many offers), InputError (the name).
         """
         if name in self._whip_sessions:
-            raise HTTPException(409, f"someone publishes to {name} already")
+            raise HTTPException(409, f"stream {name} already has a publisher")
         self._pace.check()
         publisher = self._whip_sessions[name] = WhipSession(name, WebRtcSession(self._options.ice_servers))
         try:
@@ -82,50 +82,51 @@ class WhipSessions:
             answer = await publisher.peer.answer(offer, directions=("sendonly", "sendrecv"))
             track = publisher.peer.video()
             if track is None:
-                raise HTTPException(406, "no video that can be decoded is offered")
+                raise HTTPException(406, "the offer has no video that can be decoded")
             stream = await self._stream(name)
-        except BaseException:  # a cancelled request, too, must free the name and the connection
+        except BaseException:  # also when the request is cancelled: free the name and the connection
             del self._whip_sessions[name]
             await publisher.peer.close()
             raise
         publisher.task = asyncio.create_task(self._receive(publisher, stream, track), name=f"whip-{name}")
         return publisher, answer
 
-    def find(self, name: str, session: str) -> WhipSession:
-        """The publisher of that session. Raises HTTPException (404)."""
+    def find(self, name: str, session_id: str) -> WhipSession:
+        """The session with that id. Raises HTTPException (404)."""
         publisher = self._whip_sessions.get(name)
-        if publisher is None or publisher.peer.id != session:
-            raise HTTPException(404, f"there is no such session of {name[:80]}")
+        if publisher is None or publisher.peer.id != session_id:
+            raise HTTPException(404, f"stream {name[:80]} has no such session")
         return publisher
 
     async def end(self, publisher: WhipSession, reason: str) -> None:
-        """End one; its stream waits for the next. Idempotent."""
+        """End a session; its stream waits for the next publisher. Idempotent."""
         publisher.reason = reason
         if publisher.task is not None:
             publisher.task.cancel()
             await asyncio.wait((publisher.task,))
 
     async def close(self) -> None:
-        """End all."""
-        await asyncio.gather(*(self.end(one, "the service is stopping") for one in list(self._whip_sessions.values())))
+        """End all sessions."""
+        sessions = list(self._whip_sessions.values())
+        await asyncio.gather(*(self.end(session, "the service is stopping") for session in sessions))
 
     async def remove_abandoned_periodically(self) -> None:
-        """Sweep now and then, until cancelled."""
+        """Run `remove_abandoned` every SWEEP_SECONDS until cancelled."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             try:
                 await self.remove_abandoned()
-            except Exception:  # one stream's trouble must not leave all others standing for ever
-                log.exception("streams that nobody publishes to were not removed; this is tried again")
+            except Exception:  # an error of one stream must not stop the sweep
+                log.exception("removing abandoned streams failed; retrying in %g s", SWEEP_SECONDS)
 
     async def remove_abandoned(self) -> None:
-        """Remove the streams that publishers made by coming, and left ABANDONED_SECONDS ago; no others."""
-        for name, made in list(self._ad_hoc.items()):
-            if not is_there(self._streams, made.stream):
+        """Remove ad-hoc streams whose publisher left at least ABANDONED_SECONDS ago."""
+        for name, ad_hoc in list(self._ad_hoc.items()):
+            if not is_registered(self._streams, ad_hoc.stream):
                 del self._ad_hoc[name]
-            elif made.left is not None and self._monotonic() - made.left >= ABANDONED_SECONDS:
-                log.info("stream %s is removed: nobody has published to it for %g s", name, ABANDONED_SECONDS)
-                # Forgotten once it is gone, by the next sweep: what fails is tried again.
+            elif ad_hoc.left_at is not None and self._monotonic() - ad_hoc.left_at >= ABANDONED_SECONDS:
+                log.info("removing stream %s: no publisher for %g s", name, ABANDONED_SECONDS)
+                # The next sweep deletes the entry; if the removal fails, it retries.
                 await self._streams.remove(name)
 
     async def _stream(self, name: str) -> Stream:
@@ -135,24 +136,24 @@ class WhipSessions:
             return stream
         stream = self._streams.get(name)
         if not stream.url.startswith("whip:"):
-            raise HTTPException(409, f"stream {name} is fed by {stream.url}; publish under another name")
+            raise HTTPException(409, f"stream {name} reads {stream.url}; publish under another name")
         if name in self._ad_hoc:
-            self._ad_hoc[name].left = None
+            self._ad_hoc[name].left_at = None
         return stream
 
     async def _receive(self, publisher: WhipSession, stream: Stream, track: MediaStreamTrack) -> None:
-        """Hand on frames until the publisher goes, falls silent, or the stream is removed."""
-        patience = FIRST_FRAME_SECONDS
+        """Forward frames until the publisher disconnects or stops sending, or the stream is removed."""
+        timeout_s = FIRST_FRAME_SECONDS
         try:
-            while is_there(self._streams, stream):
-                async with asyncio.timeout(patience):
+            while is_registered(self._streams, stream):
+                async with asyncio.timeout(timeout_s):
                     video_frame = await track.recv()
-                patience = self._options.publisher_timeout
+                timeout_s = self._options.publisher_timeout
                 source = stream.push_source()
                 if isinstance(video_frame, VideoFrame) and source is not None:
                     source.offer(video_frame)
         except TimeoutError:
-            publisher.reason = f"the publisher sent no frame for {patience:g} s"
+            publisher.reason = f"the publisher sent no frame for {timeout_s:g} s"
         except MediaStreamError:
             publisher.reason = "the publisher left"
         finally:
@@ -160,9 +161,9 @@ class WhipSessions:
             source = stream.push_source()
             if source is not None:
                 source.finish(publisher.reason)
-            # Cancelled or not, the connection is closed before the name is free again.
+            # Shielded: the connection must be closed before the name is free again.
             await asyncio.shield(publisher.peer.close())
             self._whip_sessions.pop(publisher.name, None)
-            made = self._ad_hoc.get(publisher.name)
-            if made is not None:
-                made.left = self._monotonic()
+            ad_hoc = self._ad_hoc.get(publisher.name)
+            if ad_hoc is not None:
+                ad_hoc.left_at = self._monotonic()

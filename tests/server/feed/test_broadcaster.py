@@ -1,4 +1,4 @@
-"""Viewers that do not read, and those beside them."""
+"""`FeedBroadcaster` with viewers that do not read."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def patient(start: Start, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 async def deaf_viewer(server: Server, request: str) -> socket.socket:
-    """A socket that asks and never reads; closed with the test."""
+    """A socket that subscribes and never reads; closed with the test."""
     client = socket.socket()
     server.sockets.callback(client.close)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -87,7 +87,7 @@ async def test_slow_viewer_gets_a_gap_and_continues(patient: Server) -> None:
             for _ in range(50):
                 door.final(text)
             await asyncio.sleep(0)
-    # Now it reads again: whole frames, their numbers rising, one gap in the place of what was dropped.
+    # When it reads again, it gets complete frames with rising numbers, and one gap for the dropped events.
     loop = asyncio.get_running_loop()
     data = bytearray()
     messages: list[dict[str, object]] = []
@@ -107,20 +107,20 @@ async def test_slow_viewer_gets_a_gap_and_continues(patient: Server) -> None:
     assert [message["type"] for message in messages].count("gap") == 1
 
 
-class Pipe:
-    """A connection whose buffer has room for so many pushes."""
+class FakeProtocol:
+    """A protocol whose buffer has space for `space` pushes."""
 
     def __init__(self) -> None:
-        self.room = 0
+        self.space = 0
         self.pushed: list[list[dict[str, object]]] = []
         self.ended: list[int] = []
 
     @property
     def is_writable(self) -> bool:
-        return self.room > 0
+        return self.space > 0
 
     def push(self, data: bytes) -> None:
-        self.room -= 1
+        self.space -= 1
         self.pushed.append(frames(bytearray(data)))
 
     def end(self, code: int, reason: str) -> None:
@@ -132,27 +132,27 @@ async def test_replay_is_sent_at_reader_speed() -> None:
     hub.add(EventLog("door"))
     for number in range(1, 201):
         hub.publish(caption(number=number))
-    pipe: Any = Pipe()
-    seat = _Connection(FeedBroadcaster(hub, 1), pipe)
-    seat.subscription = hub.subscribe(SubscribeOptions(streams=frozenset({"door"})), seat.wake, 0)
-    seat.connected_at = True
-    for room, deps in ((2, 2), (1, 3), (9, 7)):
-        pipe.room = room
-        seat.wake()
+    protocol: Any = FakeProtocol()
+    connection = _Connection(FeedBroadcaster(hub, 1), protocol)
+    connection.subscription = hub.subscribe(SubscribeOptions(streams=frozenset({"door"})), connection.wake, 0)
+    connection.is_open = True
+    for space, expected in ((2, 2), (1, 3), (9, 7)):
+        protocol.space = space
+        connection.wake()
         for _ in range(10):  # turns of the loop
             await asyncio.sleep(0)
-            assert max(map(len, pipe.pushed), default=0) <= MESSAGES_PER_TURN
-        assert len(pipe.pushed) == deps
-        if room == 1:
-            # What comes meanwhile stands behind it; and who is sent away has what waits first.
+            assert max(map(len, protocol.pushed), default=0) <= MESSAGES_PER_TURN
+        assert len(protocol.pushed) == expected
+        if space == 1:
+            # New events queue behind the replay; a removed viewer gets all pending events first.
             hub.publish(caption(number=201))
             hub.remove("door")
-    assert [message.get("seq") for part in pipe.pushed for message in part] == [None, *range(1, 202)]
-    assert pipe.ended == [4404]
+    assert [message.get("seq") for part in protocol.pushed for message in part] == [None, *range(1, 202)]
+    assert protocol.ended == [4404]
 
 
 def frames(data: bytearray) -> list[dict[str, object]]:
-    """Take the whole text frames off the front of `data`."""
+    """Remove the complete text frames from the front of `data` and decode them."""
     if data.startswith(b"HTTP"):
         if b"\r\n\r\n" not in data:
             return []

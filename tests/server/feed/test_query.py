@@ -1,4 +1,4 @@
-"""Queries, names, bodies and headers from outside: an answer to all, a traceback to none."""
+"""`read_query`; and hostile queries, names, bodies and headers, which never cause a traceback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from hypothesis import given, options
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
@@ -49,7 +49,7 @@ TYPES = st.sampled_from(
 
 
 @pytest.mark.parametrize(
-    ("query", "wish", "since"),
+    ("query", "options", "since"),
     [
         ("", SubscribeOptions(), None),
         ("stream=door&interim=0", SubscribeOptions(frozenset({"door"}), interim=False), None),
@@ -62,21 +62,21 @@ def test_query_gives_subscribe_options(query: str, options: SubscribeOptions, si
     assert (request.options, request.since) == (options, since)
 
 
-@options(deadline=None, derandomize=True, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.lists(st.tuples(KEYS, VALUES), max_size=5))
 def test_any_query_is_parsed_or_refused(pairs: list[tuple[str, str]]) -> None:
     with contextlib.suppress(InputError):
         read_query(QueryParams(pairs))
 
 
-@options(deadline=None, derandomize=True, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=100)
 @given(VALUES)
 def test_any_event_id_is_parsed_or_refused(text: str) -> None:
     with contextlib.suppress(InputError):
         assert event_number(text, "Last-Event-ID") >= 0
 
 
-@options(deadline=None, derandomize=True, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.one_of(st.text(max_size=40), st.binary(max_size=40), st.sampled_from(["{}", "1", "null", "[" * 4000])))
 def test_client_message_gives_valid_close_reason(said: str | bytes) -> None:
     code, reason = error_message({"text": said} if isinstance(said, str) else {"bytes": said})
@@ -91,7 +91,7 @@ def application() -> Any:
     return create_app(streams, ServerOptions())  # type: ignore[arg-type]
 
 
-@options(deadline=None, derandomize=True, max_examples=150)
+@settings(deadline=None, derandomize=True, max_examples=150)
 @given(
     st.sampled_from(["GET", "POST", "DELETE", "PATCH"]),
     PATHS,
@@ -103,7 +103,7 @@ def test_any_request_gets_status_below_500(
     application: Any, method: str, path: str, query: list[tuple[str, str]], body: bytes, content_type: str
 ) -> None:
     async def ask() -> httpx.Response:
-        # What the application raises comes out here.
+        # Exceptions of the application are raised here.
         transport = httpx.ASGITransport(application, raise_app_exceptions=True)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             content = b"" if method == "GET" else body

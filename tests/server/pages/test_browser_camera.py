@@ -1,4 +1,4 @@
-"""The whole way in a real browser: its camera shows drawn scenes, and the page shows what is seen in them."""
+"""End to end in a browser: its camera plays drawn scenes, and the page shows their captions."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ async def test_browser_camera_is_captioned_in_page(tmp_path: Path) -> None:
     ):
         async with chromium(camera) as browser:
             page = await page_without_errors(browser, service.base)
-            # Seen in the page: what went up over WHIP comes back over WHEP, and its captions over the feed.
+            # The page shows the video published over WHIP, received over WHEP, and its captions.
             await publish_camera(page, "tab")
             async with asyncio.timeout(TIMEOUT_FACTOR):
                 while await page.locator(".past li").count() < WANTED:
                     await asyncio.sleep(0.2)
             shown: list[tuple[float, str]] = [(start, text) for start, text in await page.evaluate(CAPTIONS_SHOWN)]
             assert page.errors == []
-            # The browser is gone without a word; the service notices by itself and waits for the next.
+            # The browser was killed; the service detects it and waits for the next publisher.
             kill_chromium(camera)
             await asyncio.to_thread(viewer.until, lambda: viewer.states("tab")[-1] == "reconnecting")
             assert viewer.states("tab")[-3:] == ["live", "stalled", "reconnecting"]

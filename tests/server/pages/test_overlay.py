@@ -33,7 +33,7 @@ Object.defineProperty(window, "speechSynthesis", {
   },
 });
 """
-"""Speech that takes as long as the test says."""
+"""Speech synthesis whose duration the test controls."""
 ROWS = """(() => {
   const range = document.createRange();
   const words = document.querySelector(".line span").firstChild;
@@ -103,7 +103,7 @@ async def test_the_overlay_speaks_finals_and_shortens_when_it_is_behind(browser:
     await page.evaluate("said[0].onend()")
     assert await page.evaluate("said.map((one) => one.text)") == ["a man opens a door", "brown dog"]
     assert await page.evaluate("said[1].rate > 1")
-    # What waited until it was old is not said any more; after a voice that failed the next is said, in full.
+    # An expired caption is not spoken; after a failed utterance the next one is spoken in full.
     door.final("a horse runs on a road")
     await page.locator(".line", has_text="a horse").wait_for()
     await page.evaluate("later = 7000; said[1].onend()")
@@ -141,7 +141,7 @@ async def test_overlay_fits_long_caption(browser: Browser, server: Server, viewp
     size = float((await page.evaluate("getComputedStyle(document.querySelector('.line')).fontSize"))[:-2])
     normal = max(20, 0.05 * min(viewport.values()))
     assert 15 <= size <= normal
-    # Letters shrink first, while they can still be read; then there are more rows.
+    # The font shrinks first, to a readable minimum; then rows are added.
     assert len(rows) <= 2 or size <= 1.1 * max(16, 0.5 * normal)
     assert page.errors == []  # type: ignore[attr-defined]
 
@@ -244,7 +244,7 @@ async def test_overlay_reports_lost_connection(browser: Browser, start: Start) -
     await until(lambda: server.app.state.broadcaster.present == 1)
     assert not await page.locator("#notice").is_visible()
     server.stop.set()
-    await page.get_by_role("status").get_by_text("Connection lost. Trying again.").wait_for()
+    await page.get_by_role("status").get_by_text("Connection lost. Reconnecting.").wait_for()
 
 
 async def test_overlay_speech_is_paused_and_remembered(browser: Browser, server: Server) -> None:
@@ -254,7 +254,7 @@ async def test_overlay_speech_is_paused_and_remembered(browser: Browser, server:
     await page.add_init_script(SPEECH)
     await page.goto(f"{server.url}/overlay?stream=door&speak=1")
     await until(lambda: server.app.state.broadcaster.present == 1)
-    # One voice at a time: what the page speaks itself is not given to a screen reader.
+    # One voice at a time: the live region is silent while the page speaks.
     assert await page.locator("#log").get_attribute("aria-live") == "off"
     await page.get_by_label("Speed").fill("1.5")
     await page.get_by_label("Voice").select_option("Ada")
@@ -287,7 +287,7 @@ async def test_overlay_offers_start_when_speech_is_blocked(browser: Browser, ser
     await page.evaluate("said[0].onerror({ error: 'not-allowed' })")
     assert await page.locator("#log").get_attribute("aria-live") == "polite"
     await page.reload()
-    # The browser's refusal is not the visitor's choice.
+    # A refusal by the browser is not stored as the choice of the visitor.
     await page.get_by_role("button", name="Pause speech").wait_for()
 
 

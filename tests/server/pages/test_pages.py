@@ -36,6 +36,12 @@ async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bro
         yield running
 
 
+async def test_page_names_model(browser: Browser, server: Server) -> None:
+    page = await page_without_errors(browser, server.url)
+    await page.get_by_text("model mini: drawn scenes", exact=True).wait_for()
+    await page.context.close()
+
+
 async def test_captions_update_in_place_and_video_plays(browser: Browser, server: Server) -> None:
     door = server.streams.get("door")
     image = av.VideoFrame.from_ndarray(np.full((720, 1280, 3), (30, 160, 60), np.uint8), format="rgb24")
@@ -50,7 +56,7 @@ async def test_captions_update_in_place_and_video_plays(browser: Browser, server
     await card.locator(".caption[data-final=true]", has_text="a man opens a door").wait_for()
     assert await card.locator(".past li").count() == 1
     assert await card.locator(".latency").inner_text() == "10 ms"
-    # A screen reader hears finals alone.
+    # Screen readers get finals only.
     announced = card.locator("[aria-live=polite]")
     assert await announced.text_content() == "a man opens a door"
     door.status(StreamState.RECONNECTING, "the camera is away")
@@ -67,7 +73,7 @@ FOCUSED = """((one) => (one === document.body ? "" : (one.ariaLabel ?? one.inner
 
 
 async def tab_to(page: Page, name: str) -> None:
-    """Press Tab until what is called `name` has the focus."""
+    """Press Tab until the element named `name` has the focus."""
     for _ in range(40):
         await page.keyboard.press("Tab")
         if name in await page.evaluate(FOCUSED):
@@ -85,7 +91,7 @@ async def test_layout_is_stable_on_captions_and_errors(browser: Browser, server:
     await card.locator(".counts", has_text="captions").wait_for()
 
     async def places() -> list[list[float]]:
-        """Left and top of everything that stays."""
+        """Position of every permanent element."""
         return await page.evaluate(
             """[..."header > *, article, .screen, h2, .bar, .body, .acts > *".split(", ")]
             .flatMap((those) => [...document.querySelectorAll(those)])
@@ -102,7 +108,7 @@ async def test_layout_is_stable_on_captions_and_errors(browser: Browser, server:
     await card.locator(".reason", has_text="no frame").wait_for()
     assert await places() == before
     assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    # The whole reason is there, above the address.
+    # The complete reason is shown above the address.
     reason, address = await card.locator(".reason").bounding_box(), await card.locator(".address").bounding_box()
     assert reason is not None
     assert address is not None
@@ -295,7 +301,7 @@ async def test_removed_own_camera_is_released(browser: Browser, server: Server) 
     await page.get_by_role("heading", name="tab").wait_for()
     server.streams.get("tab").status(StreamState.ENDED, "stopped")
     await server.streams.remove("tab")
-    # On a loaded machine the publisher may be lost before it is removed: either way the page says what became of it.
+    # On a loaded machine the publisher may be lost before it is removed: either way the page shows the reason.
     note = page.get_by_role("status").get_by_text(re.compile("stream tab was removed|camera tab was lost"))
     await note.wait_for()
     assert await page.evaluate("media.getTracks().map((one) => one.readyState)") == ["ended"]
@@ -438,7 +444,7 @@ async def test_event_source_resumes_after_disconnect(browser: Browser, server: S
     await becomes_true(page, "got.length === 4")
     door.final("three")
     await becomes_true(page, "got.length === 5")
-    # Each greeting has no number of its own: the last one stays.
+    # `hello` has no seq, so the last seq stays.
     assert await page.evaluate("got") == [["", ""], ["one", "1"], ["", "1"], ["two", "2"], ["three", "3"]]
 
 
@@ -471,5 +477,5 @@ async def test_page_feed_resumes_until_refused(browser: Browser, server: Server)
           return sockets.map((one) => one.url.searchParams.get("since"));
         }"""
     )
-    # Away, then there and refusing twice: only then what it asks for must be wrong.
+    # Offline, then online and refusing twice: only then is the request itself wrong.
     assert asked == [None, "door:7", "door:7", "door:7", None]

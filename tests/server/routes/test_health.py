@@ -1,9 +1,11 @@
-"""Metrics as Prometheus reads them, and the API's own description."""
+"""Metrics in Prometheus format, and the OpenAPI document."""
 
 from __future__ import annotations
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from streamcap.captioner.decoding.drafts import DraftStatistics
 from streamcap.captions.event import StreamState
 from tests.server.conftest import Server, receive
 
@@ -25,7 +27,7 @@ async def test_metrics_report_events(server: Server) -> None:
     door.final("a man")
     await receive(viewer, 3)
     server.streams.engine.decode_skipped = 3
-    server.streams.engine.replaced["door"] = 2
+    server.streams.engine.superseded["door"] = 2
     values = await scrape(server)
     assert values["streamcap_frames_total", "stream=door"] == 100
     lost = [
@@ -36,8 +38,9 @@ async def test_metrics_report_events(server: Server) -> None:
     assert values["streamcap_stream_state", "state=live,stream=door"] == 1
     assert values["streamcap_stream_state", "state=failed,stream=door"] == 0
     assert values["streamcap_source_events_total", "kind=decode_errors,stream=door"] == 2
+    assert values["streamcap_model_info", "model=mini"] == 1
     assert values["streamcap_engine_decode_skipped_total", ""] == 3
-    assert values["streamcap_engine_replaced_total", "stream=door"] == 2
+    assert values["streamcap_engine_dropped_total", "reason=superseded,stream=door"] == 2
     assert values["streamcap_caption_latency_seconds_count", "stage=total,stream=door"] == 1
     assert values["streamcap_caption_latency_seconds_bucket", "le=0.01,stage=total,stream=door"] == 1
     assert values["streamcap_feed_subscribers", ""] == 1
@@ -46,6 +49,24 @@ async def test_metrics_report_events(server: Server) -> None:
 
     await server.streams.remove("door")
     assert not [labels for _, labels in await scrape(server) if "stream=door" in labels]
+
+
+async def test_metrics_report_drafts(server: Server) -> None:
+    server.streams.engine.drafts = DraftStatistics(passes=7, tokens=20, proposed=15, accepted=13, dropped=1)
+    values = await scrape(server)
+    assert values["streamcap_decoder_passes_total", ""] == 7
+    assert values["streamcap_draft_tokens_total", "kind=proposed"] == 15
+    assert values["streamcap_draft_tokens_total", "kind=accepted"] == 13
+    assert values["streamcap_drafts_dropped_total", ""] == 1
+
+
+async def test_metrics_report_refused_offers(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamcap.server.webrtc.offers.OFFER_INTERVAL", 1000.0)
+    monkeypatch.setattr("streamcap.server.webrtc.offers.MAX_WAITING", 0)
+    headers = {"Content-Type": "application/sdp"}
+    statuses = [(await server.http.post("/whip/tab", content="v=1", headers=headers)).status_code for _ in range(3)]
+    assert statuses == [400, 503, 503]
+    assert (await scrape(server))["streamcap_webrtc_offers_refused_total", ""] == 2
 
 
 async def test_openapi_uses_no_other_host(server: Server) -> None:

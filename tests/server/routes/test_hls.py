@@ -55,7 +55,7 @@ async def test_playlist_repeats_no_long_query(server: Server, monkeypatch: pytes
     monkeypatch.setattr("streamcap.captions.formats.hls.MAX_PLAYLIST_BYTES", 2000)
     most = await server.http.get(f"{playlist}?x={'y' * 900}")
     assert len(most.content) < 2500
-    # The newest segments stay, under their own numbers.
+    # The newest segments remain, with unchanged numbers.
     assert most.text.count(".vtt?x=") == 2
     assert "#EXT-X-MEDIA-SEQUENCE:7\n" in most.text
 

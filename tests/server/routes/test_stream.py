@@ -18,6 +18,7 @@ from tests.server.conftest import Server, Start
 async def test_stream_list_add_get_and_delete(server: Server) -> None:
     server.streams.get("door").status(StreamState.STALLED, "no frame for 3 s")
     (door,) = (await server.http.get("/streams")).json()
+    assert (door["model"], door["model_description"]) == ("mini", "model mini: drawn scenes")
     assert (door["name"], door["state"], door["reason"]) == ("door", "stalled", "no frame for 3 s")
 
     added = await server.http.post("/streams", json={"name": "yard", "url": "rtsp://yard/1", "every": 2})
@@ -91,7 +92,11 @@ async def test_invalid_and_oversized_json_are_refused(server: Server) -> None:
 
 
 async def test_method_not_allowed_lists_methods(server: Server) -> None:
-    for path, methods in (("/streams", "GET, POST"), ("/streams/door", "DELETE, GET"), ("/whip/x/y", "DELETE, PATCH")):
+    for path, methods in (
+        ("/streams", "GET, POST"),
+        ("/streams/door", "DELETE, GET, PATCH"),
+        ("/whip/x/y", "DELETE, PATCH"),
+    ):
         refused = await server.http.put(path)
         assert (refused.status_code, refused.headers["Allow"]) == (405, methods)
 

@@ -14,12 +14,12 @@ import httpx
 import numpy as np
 import pytest
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
-from hypothesis import given, options
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 
 from streamcap.server.webrtc import whip as publishing
-from streamcap.server.webrtc.session import WebRtcSession, check_offer, is_there
+from streamcap.server.webrtc.session import WebRtcSession, check_offer, is_registered
 from streamcap.server.webrtc.whip import ABANDONED_SECONDS
 from tests.server.conftest import FakeStreams, Server, Start, until
 from tests.timeouts import TIMEOUT_FACTOR
@@ -65,7 +65,7 @@ async def offer(peer: RTCPeerConnection) -> str:
 
 
 async def publish(server: Server, peer: RTCPeerConnection, name: str, **headers: str) -> httpx.Response:
-    """Send `peer`'s offer; take the answer where there is one."""
+    """Send `peer`'s offer and set the answer, if there is one."""
     answer = await server.http.post(f"/whip/{name}", content=await offer(peer), headers={**SDP, **headers})
     if answer.status_code == 201:
         await peer.setRemoteDescription(RTCSessionDescription(answer.text, "answer"))
@@ -84,7 +84,7 @@ async def test_whip_feeds_stream_until_delete(server: Server) -> None:
         await until(lambda: len(source._waiting) > 0)
         info = await asyncio.to_thread(source.open)
         assert (info.width, info.height) == (320, 240)
-        # Its size may change: both reach the source.
+        # The frame size changes: both sizes reach the source.
         frames = source.frames()
         sizes = set()
         async with asyncio.timeout(TIMEOUT_FACTOR):
@@ -168,17 +168,17 @@ async def test_failed_removal_is_logged_and_retried(
         assert (await server.http.delete(session)).status_code == 200
     await until(lambda: "tab" not in server.streams.names())
     assert failed == ["tab"]
-    assert "this is tried again" in caplog.text and "the disk is full" in caplog.text
+    assert "removing abandoned streams failed" in caplog.text and "the disk is full" in caplog.text
 
 
 async def test_re_added_stream_is_not_removed() -> None:
     streams: Any = FakeStreams()
     first = await streams.add("door", "whip:")
-    assert is_there(streams, first)
+    assert is_registered(streams, first)
     await streams.remove("door")
-    assert not is_there(streams, first)
+    assert not is_registered(streams, first)
     again = await streams.add("door", "whip:")
-    assert is_there(streams, again) and not is_there(streams, first)
+    assert is_registered(streams, again) and not is_registered(streams, first)
 
 
 async def test_removed_stream_ends_whip_session(server: Server) -> None:
@@ -291,7 +291,7 @@ async def test_whep_sends_video_and_costs_nothing_idle(server: Server) -> None:
             red, green, blue = frame.to_ndarray(format="rgb24").mean(axis=(0, 1))
             assert red > 170
             assert max(green, blue) < 70
-        (_, preview) = whep_sessions._previews["door"]
+        preview = whep_sessions._previews["door"]
         assert preview.watched
         for _, session in received:
             assert (await server.http.delete(session)).status_code == 200
@@ -338,7 +338,7 @@ async def test_offers_beyond_the_pace_are_503(server: Server, monkeypatch: pytes
     assert (await server.http.delete(first.headers["location"])).status_code == 200
 
 
-@options(deadline=None, derandomize=True, max_examples=10)
+@settings(deadline=None, derandomize=True, max_examples=10)
 @given(st.lists(FRAGMENTS, min_size=5, max_size=10))
 def test_any_ice_fragment_is_accepted_or_refused(fragments: list[str]) -> None:
     async def trickle() -> None:
@@ -356,7 +356,7 @@ def test_any_ice_fragment_is_accepted_or_refused(fragments: list[str]) -> None:
     asyncio.run(trickle())
 
 
-@options(deadline=None, derandomize=True, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=100)
 @given(
     st.one_of(
         st.text(),

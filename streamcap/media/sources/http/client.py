@@ -35,6 +35,8 @@ class HttpClient:
         parts = urlsplit(url)
         self._owner = (parts.scheme.lower(), parts.hostname, parts.port)
         named = parts.username is not None
+        self._is_private: bool | None = None
+        """Whether the URL itself lies on this machine or a private network; known after the first connection."""
         self._login = HttpLogin(unquote(parts.username or ""), unquote(parts.password or "")) if named else None
         self.url = url
         """The URL of the last response, after redirects."""
@@ -85,8 +87,11 @@ class HttpClient:
         host, secure = parts.hostname or "", parts.scheme.lower() == "https"
         port = parts.port or (443 if secure else 80)
         addresses = resolve(host, port)
-        if url != self._url:
-            fault = addresses_fault(addresses, allow_private=True)
+        if url == self._url:
+            self._is_private = addresses_fault(addresses, allow_private=False) is not None
+        else:
+            # A public server must not lead into the private network of this service.
+            fault = addresses_fault(addresses, allow_private=bool(self._is_private))
             if fault:
                 raise SourceRefused(f"{self._where}: it redirects to {host}: {fault}", retry=False)
         connection = http.client.HTTPConnection(host, port, timeout=self._timeout)

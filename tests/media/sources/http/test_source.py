@@ -10,6 +10,8 @@ import pytest
 
 from streamcap.media.frame import Frame
 from streamcap.media.sources import SourceLost, SourceOptions, SourceRefused, open_source
+from streamcap.media.sources.http import client
+from streamcap.media.sources.http.address import addresses_fault
 from streamcap.media.sources.http.hls import choose_rendition
 from streamcap.media.sources.http.jpeg import JpegSplitter
 from testbed.odd_cameras import COUNT, SIZE, SNAPSHOTS, STREAMS, Login, Snapshot, jpeg
@@ -98,6 +100,24 @@ def test_redirect_to_link_local_is_not_followed() -> None:
     with serving(answer) as base, pytest.raises(SourceRefused, match="link-local") as refused:
         open_source(f"{base}/video", options=OPTIONS).open()
     assert not refused.value.retry
+
+
+def test_public_host_may_not_redirect_to_private(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(addresses: list[str], *, allow_private: bool) -> str | None:
+        # The server under test stands for a public host.
+        return None if addresses == ["127.0.0.1"] else addresses_fault(addresses, allow_private=allow_private)
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(302)
+        request.send_header("Location", "http://127.0.0.2:9/secret")
+        request.end_headers()
+
+    monkeypatch.setattr(client, "addresses_fault", fault)
+    with (
+        serving(answer) as base,
+        pytest.raises(SourceRefused, match="private networks"),
+    ):
+        open_source(f"{base}/video", options=OPTIONS).open()
 
 
 def test_jpeg_above_max_pixels_is_refused_by_its_size() -> None:
