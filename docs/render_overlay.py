@@ -2,8 +2,8 @@
 
     python -m docs.render_overlay [docs/overlay.png]
 
-Needs Chromium and the development packages. The service captions a video of the scene; a screenshot of the overlay, with
-its transparency, is pasted over the frame.
+Needs Chromium and the development packages. The service captions a video of the scene; a screenshot of the overlay,
+with its transparency, is pasted over the frame.
 """
 
 from __future__ import annotations
