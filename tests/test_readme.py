@@ -1,4 +1,4 @@
-"""What the README tells people to type must work as printed."""
+"""What the README and the documentation tell people to type, and link to, exists."""
 
 from __future__ import annotations
 
@@ -9,22 +9,33 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from streamcap.captioner.registry import MODELS
 from streamcap.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-def commands() -> list[str]:
-    lines = "\n".join(blocks("console")).replace("\\\n", " ").splitlines()
+def commands(text: str = README) -> list[str]:
+    lines = "\n".join(blocks("console", text)).replace("\\\n", " ").splitlines()
     return [line.removeprefix("$ ").split(" #")[0].strip() for line in lines if line.startswith("$ ")]
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("streamcap ")])
+ALL_COMMANDS = sorted({command for page in PAGES for command in commands(page.read_text())})
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("command", [c for c in ALL_COMMANDS if c.startswith("streamcap ")])
 def test_every_command_and_option_exists(command: str) -> None:
     group = typer.main.get_command(app)
     context = group.make_context("streamcap", shlex.split(command)[1:])
@@ -38,9 +49,35 @@ def test_readme_leads_with_make_commands() -> None:
     assert [c.split()[:2] for c in commands()[:2]] == [["make", "demo"], ["make", "test"]]
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
-def test_every_link_target_exists(target: str) -> None:
-    assert (ROOT / target).exists()
+def test_make_targets_exist() -> None:
+    targets = {match for command in ALL_COMMANDS for match in re.findall(r"\bmake ([\w-]+)$", command)}
+    assert {"demo", "test", "chaos", "fuzz", "check-fast", "coverage"} <= targets
+    assert targets <= set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_benchmark_modules_exist() -> None:
+    modules = {match for command in ALL_COMMANDS for match in re.findall(r"python -m benchmarks\.(\w+)", command)}
+    assert modules
+    assert [module for module in sorted(modules) if not (ROOT / "benchmarks" / f"{module}.py").is_file()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_every_link_target_exists(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s:]*)(?:#([^)]+))?\)", page.read_text()):
+        linked = page.parent / target if target else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), f"{target}#{anchor}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs/README.md").read_text()
+    missing = [page.name for page in (ROOT / "docs").glob("*.md") if f"({page.name}" not in index]
+    assert missing == ["README.md"]
+
+
+def test_model_table_equals_the_registry() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \|.*\| ([^|]+) \| ([^|]+) \|$", README, re.MULTILINE)
+    assert rows == [(entry.name, entry.quality, entry.license) for entry in MODELS.values()]
 
 
 def test_python_example_captions_an_image() -> None:
