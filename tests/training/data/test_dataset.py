@@ -164,7 +164,7 @@ def test_invalid_cache_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"manifest\.json is missing"):
         FeatureCache(tmp_path)
     (tmp_path / "manifest.json").write_text("[]")
-    with pytest.raises(InputError, match="json object is expected"):
+    with pytest.raises(InputError, match="must hold a JSON object"):
         FeatureCache(tmp_path)
     (tmp_path / "manifest.json").write_text('{"version": 0}')
     with pytest.raises(InputError, match="no manifest"):
