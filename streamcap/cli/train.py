@@ -93,6 +93,6 @@ def train(
         trainer.run(tell)
     best = out / "best"
     if as_json:
-        typer.echo(json.dumps({"checkpoint": str(best), "steps": trainer.steps, **trainer.kept()}))
+        typer.echo(json.dumps({"checkpoint": str(best), "steps": trainer.steps, **trainer.best_checkpoint()}))
     else:
         typer.echo(f"{best}: load it by load_captioner({str(best)!r})")
