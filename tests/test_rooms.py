@@ -67,8 +67,8 @@ for module in pkgutil.walk_packages(imported.__path__, package + "."):
         ("streamcap.streams", (*HEAVY, *WEB)),
         ("streamcap.engine", (*HEAVY, *WEB)),
         ("streamcap.server", HEAVY),
-        ("streamcap.captioner", ("av", *WEB)),
-        ("streamcap.training", WEB),
+        pytest.param("streamcap.captioner", ("av", *WEB), marks=pytest.mark.slow),
+        pytest.param("streamcap.training", WEB, marks=pytest.mark.slow),
         ("streamcap.cli", (*HEAVY, *WEB, "av", "numpy")),
     ],
 )
