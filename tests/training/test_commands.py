@@ -312,7 +312,7 @@ def test_unwritable_folder_is_reported_before_work(
 ) -> None:
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "out"
-    for step in ("dataset.BATCH_IMAGES", "trainer.pack", "evaluation.caption_cache"):
+    for step in ("data.dataset.BATCH_IMAGES", "trainer.pack", "evaluation.evaluation.caption_cache"):
         monkeypatch.setattr(f"streamcap.training.{step}", None)
     evaluate = ["evaluate", "mini", "--cache", cache, "--device", "cpu", "--out", out]
     for arguments in (dataset_arguments(flickr, out), ["train", cache, *TRAIN, "--out", out], evaluate):
