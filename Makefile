@@ -1,4 +1,4 @@
-# The two commands are `make demo` and `make test`; both install what they need into .venv first.
+# Start with `make demo` and `make test`. Every target first installs its dependencies into .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,11 +14,11 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# 50,000 hostile inputs for every parser of outside bytes; `make test` tries some hundreds of them.
+# 50,000 hostile inputs for each parser of untrusted bytes; `make test` runs a few hundred.
 fuzz: $(VENV)/installed-dev
 	STREAMCAP_FUZZ_EXAMPLES=$${STREAMCAP_FUZZ_EXAMPLES:-50000} $(BIN)/python -m pytest tests/fuzz --timeout 0
 
-# 300 `kill -9` at random moments: a full disk, hung files, outside rotation; `make test` tries some.
+# 300 `kill -9` at random moments, with full disks, hung files and log rotation; `make test` runs a few.
 chaos: $(VENV)/installed-dev
 	$(BIN)/python -m tests.chaos.storm --kills 300
 
@@ -36,9 +36,11 @@ format: $(VENV)/installed-dev
 
 check: lint types test
 
+# The tests that need no real server, no browser and no long run: less than a minute on two free cores.
 check-fast: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CHECK_WORKERS) --dist loadfile -m "not e2e and not browser and not slow" $(PYTEST_ARGS)
 
+# All tests, with line and branch coverage of both packages; PYTEST_ARGS=tests/media narrows it down.
 coverage: $(VENV)/installed-dev
 	$(BIN)/python -m pytest --cov $(PYTEST_ARGS)
 

@@ -1,4 +1,4 @@
-"""Tries the installed wheels: `python -I wheel_check.py REPOSITORY`, in an empty directory."""
+"""Checks the installed wheels: `python -I wheel_check.py REPOSITORY`, run in an empty directory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from PIL import Image, ImageDraw
 BIN = Path(sys.executable).parent
 FINAL = re.compile(r"\d\d:\d\d:\d\d  scenes  \w+ \w+")
 TIMEOUT_S = 300
-"""For each step."""
+"""Timeout of each step."""
 PACKAGES = {"streamcap-live": ("", "streamcap"), "streamcap-live-client": ("clients/python", "streamcap_client")}
 
 
 def check_contents(repository: Path) -> None:
-    """Every file of the packages is in the wheels: kernel sources, pages and weights too."""
+    """The wheels contain every file of the packages, including kernel sources, pages and weights."""
     for distribution, (folder, package) in PACKAGES.items():
         source = repository / folder
         spec = importlib.util.find_spec(package)
@@ -44,12 +44,12 @@ def check_contents(repository: Path) -> None:
         if package == "streamcap":
             suffixes = {Path(name).suffix for name in installed}
             assert {".c", ".h", ".html", ".js", ".css", ".safetensors", ".typed"} <= suffixes, suffixes
-        print(f"{distribution}: {len(expected)} files of the package are installed")
+        print(f"{distribution}: all {len(expected)} files are installed")
 
 
 @contextlib.contextmanager
-def ended_after(process: subprocess.Popen[str], seconds: float) -> Iterator[None]:
-    """Kill `process` when it takes longer, so that nothing waits for its output forever."""
+def killed_after(process: subprocess.Popen[str], seconds: float) -> Iterator[None]:
+    """Kill `process` after `seconds`, or when the block ends; a read of its output then ends too."""
     timer = threading.Timer(seconds, process.kill)
     timer.start()
     try:
@@ -61,45 +61,45 @@ def ended_after(process: subprocess.Popen[str], seconds: float) -> Iterator[None
 
 
 def check_service() -> None:
-    """`streamcap serve` captions the scenes, and the client's viewer prints the first caption."""
+    """`streamcap serve` captions the built-in scenes, and `streamcap-watch` prints the first caption."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    began = time.monotonic()
+    start = time.monotonic()
     log = Path("serve.log")
     with log.open("w") as output:
         service = subprocess.Popen(
             [BIN / "streamcap", "serve", "scenes:", "--port", str(port)],
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-    with ended_after(service, 2 * TIMEOUT_S):
+    with killed_after(service, 2 * TIMEOUT_S):
         viewer = subprocess.Popen(
             [BIN / "streamcap-watch", f"http://127.0.0.1:{port}", "--stream", "scenes"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        with ended_after(viewer, TIMEOUT_S):
+        with killed_after(viewer, TIMEOUT_S):
             assert viewer.stdout is not None
             caption = next((line.strip() for line in viewer.stdout if FINAL.match(line)), None)
         assert caption is not None, f"no caption within {TIMEOUT_S} s:\n{log.read_text()}"
-        print(f"streamcap serve: after {time.monotonic() - began:.1f} s the viewer printed: {caption}")
+        print(f"streamcap serve: first caption after {time.monotonic() - start:.1f} s: {caption}")
         service.send_signal(signal.SIGINT)
         assert service.wait(TIMEOUT_S) == 0, log.read_text()
 
 
 def check_caption() -> None:
-    """`streamcap caption` captions a picture, by kernels that were built from the wheel's sources."""
+    """`streamcap caption` captions an image, and compiles the kernels from the wheel's sources."""
     image = Image.new("RGB", (320, 240), (70, 160, 60))
     ImageDraw.Draw(image).ellipse((110, 110, 210, 210), fill=(220, 20, 20))
     image.save("ball.png")
-    began = time.monotonic()
+    start = time.monotonic()
     command = [BIN / "streamcap", "caption", "ball.png", "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     assert done.returncode == 0 and len(done.stdout.split()) >= 3, (done.returncode, done.stdout, done.stderr)
-    print(f"streamcap caption: after {time.monotonic() - began:.1f} s: {done.stdout.strip()}")
+    print(f"streamcap caption: done after {time.monotonic() - start:.1f} s: {done.stdout.strip()}")
     if shutil.which("cc"):
-        built = list(Path(os.environ["STREAMCAP_CACHE"]).rglob("*.so"))
-        assert built, "the kernels were not built"
-        print(f"kernels: {', '.join(path.name for path in built)}")
+        kernels = list(Path(os.environ["STREAMCAP_CACHE"]).rglob("*.so"))
+        assert kernels, "the kernels were not compiled"
+        print(f"kernels: {', '.join(path.name for path in kernels)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Files that are replaced atomically: a reader sees the old content or the new, never a part."""
+"""Atomic file replacement: a reader sees the old content or the new, never a part. Also JSON files and directories."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from streamcap.errors import InputError, StreamcapError
 
 @contextlib.contextmanager
 def replacing(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
-    """A file beside `path` to write to; when the block ends, it takes the place of `path`.
+    """Yield a temporary file beside `path`; when the block ends, it replaces `path`.
 
-    An exception inside the block leaves `path` as it was, and nothing behind. sync: the content reaches the disk first.
-    Raises OSError.
+    After an exception inside the block, `path` is unchanged and the temporary file is removed. sync: fsync the content
+    before it replaces `path`. Raises OSError.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -28,7 +28,7 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
                 os.fsync(stream.fileno())
         partial.replace(path)
     finally:
-        # Gone by now, unless something went wrong.
+        # It exists only after an error.
         with contextlib.suppress(OSError):
             partial.unlink()
 
@@ -36,35 +36,35 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
 def atomic_write(
     path: Path, content: str | bytes, *, sync: bool = False, error: type[StreamcapError] = InputError
 ) -> None:
-    """Replace `path` by `content`; text is UTF-8 with `\\n`. Raises `error` where the disk refuses."""
+    """Replace `path` with `content`; text is written as UTF-8 with `\\n`. Raises `error` if the write fails."""
     try:
         with replacing(path, sync=sync) as stream:
             stream.write(content.encode() if isinstance(content, str) else content)
-    except OSError as refused:
-        raise error(f"{path}: cannot be written ({refused.strerror or refused}); nothing was overwritten") from None
+    except OSError as cause:
+        raise error(f"{path}: cannot be written ({cause.strerror or cause}); nothing was overwritten") from None
 
 
 def write_json(path: Path, content: object) -> None:
-    """Replace `path` by `content` as JSON. Raises StreamcapError where the disk refuses."""
+    """Replace `path` with `content` as JSON. Raises StreamcapError if the write fails."""
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     atomic_write(path, text, sync=True, error=StreamcapError)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises InputError where it is missing, unreadable or no object."""
+    """Read a JSON object. Raises InputError if the file is missing, unreadable or holds anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as json ({error})") from None
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: a json object is expected, not a {type(content).__name__}")
+        raise InputError(f"{path}: must hold a JSON object, not a {type(content).__name__}")
     return content
 
 
 def make_directory(path: Path) -> None:
-    """Raises InputError where it cannot be made."""
+    """Create `path` and its parents. Raises InputError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,11 +1,11 @@
-"""How optional packages are installed."""
+"""Install instructions for optional dependencies."""
 
 from __future__ import annotations
 
 
 def install_command(extra: str) -> str:
-    """What installs `extra` of pyproject.toml.
+    """The command that installs the optional dependencies `extra` of pyproject.toml.
 
-    From the checkout: nothing has been published, and `streamcap` on the Python package index is another project.
+    It installs from the checkout: streamcap is not published, and `streamcap` on PyPI is another project.
     """
     return f"pip install '.[{extra}]' in the source checkout"

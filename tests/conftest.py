@@ -1,4 +1,4 @@
-"""What every room's tests share."""
+"""Shared by all tests: a check of process-wide state, and skips for missing programs and packages."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
-# A busy machine must not fail a property.
+# No deadline: a busy machine must not fail a property test.
 settings.register_profile("streamcap", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("streamcap")
 
-# Read by the hub library when it is imported: no test may ever ask a hub for anything.
+# huggingface_hub reads this when it is imported: no test may contact a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def _process_state() -> dict[str, Any]:
-    """What every later test shares with this one, as far as it is cheap to read."""
+    """The state that a test could leave changed for later tests, as far as it is cheap to read."""
     state: dict[str, Any] = {
         "environment": {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
         "working directory": Path.cwd(),
         "locale": locale.setlocale(locale.LC_ALL),
     }
     state |= {f"handler of {number.name}": signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    status = Path("/proc/self/status")  # os.umask() tells the mask only by setting another
+    status = Path("/proc/self/status")  # os.umask() can only read the mask by setting it
     if status.is_file():
         state["umask"] = next((line for line in status.read_text().splitlines() if line.startswith("Umask:")), "")
     if sys.platform != "win32":
@@ -51,14 +51,14 @@ def _process_state() -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def process_state() -> Iterator[None]:
-    """A test leaves the process as it was, and draws the same random numbers whichever tests ran before it."""
+    """Seed the random generators, and fail a test that leaves the process state changed."""
     random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
     before = _process_state()
     yield
     after = _process_state()
-    # Libraries add variables where they are first imported.
+    # Libraries add variables on import, so new ones are allowed.
     after["environment"] = {
         name: value for name, value in after["environment"].items() if name in before["environment"]
     }
@@ -67,7 +67,7 @@ def process_state() -> Iterator[None]:
 
 
 def require_program(name: str, why: str = "") -> str:
-    """The path of program `name`; without it the test skips, or fails where nothing may be missing."""
+    """The path of program `name`. Without it the test skips, or fails if STREAMCAP_NO_SKIP is set."""
     path = shutil.which(name)
     if path is None:
         _missing(f"needs the program {name}{f' ({why})' if why else ''}")
@@ -75,7 +75,7 @@ def require_program(name: str, why: str = "") -> str:
 
 
 def require_package(*names: str) -> None:
-    """The Python packages `names`; without one the test skips, or fails where nothing may be missing."""
+    """Require the Python packages `names`. Without them the test skips, or fails if STREAMCAP_NO_SKIP is set."""
     absent = [name for name in names if importlib.util.find_spec(name) is None]
     if absent:
         _missing(f"needs the Python package {', '.join(absent)}")
@@ -91,7 +91,7 @@ def _has_gstreamer() -> bool:
 
 
 def require_gstreamer() -> None:
-    """GStreamer's RTSP server, with its Python bindings under the system's Python."""
+    """Require GStreamer's RTSP server and its bindings for the system's Python; else as `require_program`."""
     if not _has_gstreamer():
         _missing("needs GStreamer's RTSP server and its bindings for /usr/bin/python3 (see .ci/run for the packages)")
 

@@ -71,7 +71,7 @@ def dataset(
                 opened,
                 frames=frames if layout == "msrvtt" else None,
                 advance=lambda count: progress.advance(task, count),
-                on_progress=broken.append,
+                on_problem=broken.append,
             )
     finally:
         for problem in broken[:SHOWN_PROBLEMS]:

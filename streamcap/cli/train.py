@@ -91,6 +91,6 @@ def train(
         trainer.run(show)
     best = out / "best"
     if as_json:
-        typer.echo(json.dumps({"checkpoint": str(best), "steps": trainer.steps, **trainer.kept()}))
+        typer.echo(json.dumps({"checkpoint": str(best), "steps": trainer.steps, **trainer.best_checkpoint()}))
     else:
         typer.echo(f"{best}: load it with load_captioner({str(best)!r})")

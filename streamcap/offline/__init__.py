@@ -1,1 +1,1 @@
-"""Captions for files: images and videos read ahead, captioned in batches, written whole."""
+"""Captions for image and video files, decoded ahead and captioned in batches."""

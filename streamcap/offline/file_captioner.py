@@ -1,4 +1,4 @@
-"""Captions of files: images one by one, videos at chosen frames. Decoding runs ahead of the model in a thread."""
+"""Captions for images and for selected frames of videos. A thread decodes ahead of the model."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_FRAMES = 10
-"""Captions of a video unless told otherwise; a clip model gives one of the whole, as it was trained to."""
+"""Default number of captions of a video; a clip model gives one caption of the whole video, as in its training."""
 DEFAULT_BATCH = 16
-# Batches decoded and not yet captioned: one is enough to keep the model busy.
-_AHEAD = 1
+# One decoded batch in reserve keeps the model busy.
+_PREFETCH_BATCHES = 1
 
 Subject = TypeVar("Subject")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInput(Generic[Subject]):
-    """What one caption is of, ready for the model."""
+    """The pixels for one caption, and the item they come from."""
 
     subject: Subject
     pixels: Pixels
@@ -54,23 +54,23 @@ class ImageItem:
 
     path: Path
     image: Image | None
-    """As a person sees it, at full size; None unless it was to be kept."""
+    """Oriented upright, at full size; None unless requested by `keep`."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoMoment:
-    """A chosen frame of a video, or a clip model's window of them."""
+    """A selected frame of a video, or a window of frames for a clip model."""
 
     seconds: float
-    """The first frame's own PTS as a time."""
+    """PTS of the first frame, in seconds."""
     frames: tuple[ChosenFrame, ...]
-    """Each frame once, oldest first; empty unless they were to be kept."""
+    """Each frame once, oldest first; empty unless requested by `keep`."""
 
 
 class FileCaptioner:
-    """One model and one way of searching, for any number of files. All calls must come from one thread.
+    """Captions any number of files with one model and one set of search options. Call it from one thread only.
 
-    Raises InputError where the model has no vision tower at hand.
+    Raises InputError if the model's vision tower is missing.
     """
 
     def __init__(
@@ -82,41 +82,41 @@ class FileCaptioner:
         fit: Fit | None = None,
     ) -> None:
         if batch < 1:
-            raise InputError(f"a batch of {batch}: at least 1")
+            raise InputError(f"batch {batch}: must be at least 1")
         self.clip_length = captioner.clip_length
         self._captioner = captioner
         self._search = search
         self._batch = batch
         self._spec = captioner.image_spec if fit is None else replace(captioner.image_spec, fit=fit)
-        # One decoder for all batches, so that a seed gives the same captions whatever the size of a batch.
+        # One decoder for all batches: with a fixed seed, captions do not depend on the batch size.
         self._decoder = None if search.beam_size > 1 else captioner.decoder(search, max_rows=batch)
 
     def images(
         self, paths: Iterable[Path], *, keep: bool = False, on_bad: Callable[[Path, InputError], None]
     ) -> Iterator[tuple[ImageItem, Result]]:
-        """A caption for each image, in order; those that cannot be read are told to `on_bad`, in the reading thread.
+        """Yield each image and its caption, in order.
 
-        keep: whether the images are wanted back.
+        keep: return the images too. on_bad: called in the decoding thread for each image that cannot be read.
         """
         return self._captions(self._image_items(paths, keep, on_bad))
 
     def video(
         self, video: VideoFile | AnimatedImage, windows: Sequence[Sequence[int]], *, keep: bool = False
     ) -> Iterator[tuple[VideoMoment, Result]]:
-        """A caption for each of `windows` (see `select_frames`), in order of time.
+        """Yield each of `windows` (see `select_frames`) and its caption, in order of time.
 
-        One of which no frame can be decoded is left out. keep: whether the frames are wanted back.
+        A window without a decodable frame is skipped. keep: return the frames too.
         """
         return self._captions(self._moments(video, windows, keep))
 
     def _captions(self, inputs: Iterator[ModelInput[Subject]]) -> Iterator[tuple[Subject, Result]]:
-        with Prefetcher(_batches(inputs, self._batch), _AHEAD, "decode") as batches:
+        with Prefetcher(_batches(inputs, self._batch), _PREFETCH_BATCHES, "decode") as batches:
             for batch in batches:
-                results = self._describe([item.pixels for item in batch])
+                results = self._caption([item.pixels for item in batch])
                 for item, result in zip(batch, results, strict=True):
                     yield item.subject, result
 
-    def _describe(self, pixels: list[Pixels]) -> list[Result]:
+    def _caption(self, pixels: list[Pixels]) -> list[Result]:
         embeddings = self._captioner.encode(np.stack(pixels))
         if self._decoder is None:
             return self._captioner.decode(embeddings, self._search)
@@ -140,7 +140,7 @@ class FileCaptioner:
                 continue
             pixels = fit_image(np.asarray(image), self._spec)
             if self.clip_length is not None:
-                # A still image is a clip in which nothing moves.
+                # For a clip model, a still image is a clip of equal frames.
                 pixels = np.stack([pixels] * self.clip_length)
             yield ModelInput(ImageItem(path, image if keep else None), pixels)
 
@@ -160,22 +160,22 @@ class FileCaptioner:
             try:
                 converted = {frame.wanted: convert(frame.video_frame, frame.sample_aspect) for frame in chosen}
             except av.FFmpegError as error:
-                raise InputError(f"{video.path}: its images cannot be converted: {error.strerror}") from None
-            # A frame that is missing is stood in for by its nearest neighbour.
-            pixels = [converted[min(converted, key=lambda have: abs(have - ordinal))] for ordinal in window]
-            at = VideoMoment(chosen[0].seconds, tuple(chosen) if keep else ())
-            yield ModelInput(at, pixels[0] if self.clip_length is None else np.stack(pixels))
+                raise InputError(f"{video.path}: a frame cannot be converted: {error.strerror}") from None
+            # The nearest decoded frame replaces a missing one.
+            pixels = [converted[min(converted, key=lambda decoded: abs(decoded - ordinal))] for ordinal in window]
+            moment = VideoMoment(chosen[0].seconds, tuple(chosen) if keep else ())
+            yield ModelInput(moment, pixels[0] if self.clip_length is None else np.stack(pixels))
 
 
 def select_frames(
     index: VideoIndex, clip_length: int | None, *, frames: int | None = None, every: float | None = None
 ) -> list[list[int]]:
-    """Which frames of a video each caption is of: ordinals, one a caption, or `clip_length` for a clip model.
+    """The frames for each caption of a video, as ordinals: one per caption, or `clip_length` for a clip model.
 
-    frames: that many captions, evenly spread; every: one each so many seconds. Raises InputError for both.
+    frames: number of captions, evenly spread; every: seconds between captions. Raises InputError if both are given.
     """
     if frames is not None and every is not None:
-        raise InputError("give either a number of frames or seconds between them, not both")
+        raise InputError("give either the number of captions or the seconds between them, not both")
     if clip_length is None:
         ordinals = index.spread(DEFAULT_FRAMES if frames is None else frames) if every is None else index.every(every)
         return [[ordinal] for ordinal in ordinals]
@@ -185,9 +185,9 @@ def select_frames(
 
 
 def to_cues(captions: Sequence[tuple[float, str]], end: float) -> list[Cue]:
-    """Each caption from its time until the next one's, the last until `end`; seconds. One cue a caption.
+    """One cue per caption, from its time to the next caption's; the last one ends at `end`. All times in seconds.
 
-    Frames within one millisecond share their time, which a cue cannot: only the last of them is kept.
+    Of captions within the same millisecond only the last is kept, since a cue must not be empty.
     """
     stamped = [(to_ms(seconds), text) for seconds, text in captions]
     if not stamped:
@@ -197,7 +197,7 @@ def to_cues(captions: Sequence[tuple[float, str]], end: float) -> list[Cue]:
 
 
 def merged(cues: Sequence[Cue]) -> list[Cue]:
-    """Neighbours with the same text as one cue."""
+    """Merge neighboring cues of equal text."""
     kept: list[Cue] = []
     for cue in cues:
         if kept and kept[-1].text == cue.text:

@@ -1,4 +1,4 @@
-"""`Prefetcher`: an iterator that works in a thread of its own, a bounded way ahead of its reader."""
+"""`Prefetcher`: runs an iterator in a thread, a bounded number of items ahead of its reader."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class Prefetcher(Generic[T]):
-    """Reads `items` in a thread that waits (drops nothing) while `depth` of them are not yet taken.
+    """Iterates `items` in a thread. The thread waits while `depth` items are unread; nothing is dropped.
 
-    What `items` raises is raised to the reader, after the items before it. Leaving the `with` stops the thread after
-    the item it is at and waits for it.
+    An exception of `items` is raised in the reader, after all earlier items. Leaving the `with` block stops the thread
+    after its current item and waits for it to end.
     """
 
     def __init__(self, items: Iterator[T], depth: int, name: str) -> None:
@@ -62,7 +62,7 @@ class Prefetcher(Generic[T]):
                         return
                     self._ready.append(item)
                     self._changed.notify_all()
-        except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
+        except BaseException as error:  # noqa: BLE001 - re-raised in the reader
             failure = error
         finally:
             with self._changed:

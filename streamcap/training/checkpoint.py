@@ -1,4 +1,4 @@
-"""A model trained on cached features as the checkpoint that `load_captioner` reads."""
+"""Save a model that was trained on cached features as a checkpoint for `load_captioner`."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ _PREFIXES = {"clipcap": ("clip_project.", "gpt."), "videocaptioner": ("mp.", "td
 def save_checkpoint(
     directory: Path, model: CaptionModel, built: Built, cache: FeatureCache, tokenizer: Tokenizer, max_tokens: int
 ) -> None:
-    """Write model.safetensors, config.json and tokenizer.json in the mapping's layout; a grid mapping goes into a
-    checkpoint of ours together with the vision encoder that made the cache. Raises InputError as `bundled` does."""
+    """Write model.safetensors, config.json and tokenizer.json in the layout of the mapping.
+
+    A grid mapping is saved in streamcap's layout, which includes the vision encoder of the cache. Raises InputError as
+    `bundled_vision` does.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     gpt2 = stored_config(model.gpt)
     stop = int(gpt2["eos_token_id"])
     if built.layout == "streamcap":
-        _save_ours(directory, model, built, cache, tokenizer, max_tokens)
+        _save_native(directory, model, built, cache, tokenizer, max_tokens)
         return
     mapping, decoder = _PREFIXES[built.layout]
     tensors: dict[str, Tensor] = {f"{mapping}{name}": tensor for name, tensor in stored(built).items()}
@@ -54,32 +57,31 @@ def save_checkpoint(
     atomic_write(directory / "tokenizer.json", tokenizer.to_str().encode(), sync=True, error=StreamcapError)
 
 
-def bundled(cache: FeatureCache) -> Vision:
-    """The vision encoder that goes into a checkpoint of ours. Raises InputError where it is not there any more, and
-    where it is no longer the one that made the cache."""
+def bundled_vision(cache: FeatureCache) -> Vision:
+    """The vision encoder that made `cache`. Raises InputError if its files are missing or have changed."""
     source = encoder_directory(cache.encoder.name)
     if not (source / "config.json").is_file():
-        raise InputError(f"{cache.encoder.name}: the encoder that made {cache.folder} is not there any more")
+        raise InputError(f"{cache.encoder.name}: not found; {cache.folder} was made with this encoder")
     vision = open_checkpoint(source).vision
     if vision is None or fingerprint(vision) != cache.encoder.fingerprint:
         raise InputError(
-            f"{cache.folder}: was made by another {cache.encoder.name} than is there now; make the features anew with "
-            "`streamcap dataset`, in another folder"
+            f"{cache.folder}: the encoder {cache.encoder.name} has changed since this cache was made; make a new cache "
+            "with `streamcap dataset`, in another folder"
         )
     return vision
 
 
-def _save_ours(
+def _save_native(
     directory: Path, model: CaptionModel, built: Built, cache: FeatureCache, tokenizer: Tokenizer, max_tokens: int
 ) -> None:
-    vision = bundled(cache)
-    theirs = json.loads((encoder_directory(cache.encoder.name) / "config.json").read_text(encoding="utf-8"))
+    vision = bundled_vision(cache)
+    encoder = json.loads((encoder_directory(cache.encoder.name) / "config.json").read_text(encoding="utf-8"))
     gpt2 = stored_config(model.gpt)
     save_native(
         directory,
         config={
-            "vision": theirs["vision"],
-            "image": theirs["image"],
+            "vision": encoder["vision"],
+            "image": encoder["image"],
             "mapping": {**built.config, "dropout": 0.0},
             "gpt2": gpt2,
             "bos_token_id": gpt2["bos_token_id"],

@@ -1,4 +1,4 @@
-"""The curves of a run: a CSV that grows by a row at a time, and a PNG drawn from it."""
+"""Training curves: a CSV that is appended row by row, and a PNG plot of it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from streamcap.atomic import atomic_write
 from streamcap.errors import StreamcapError
 
 COLUMNS = ("step", "epoch", "learning_rate", "loss", "reward", "dev_cider", "dev_bleu4", "dev_beam", "exact")
-"""`reward`: mean CIDEr-D of captions drawn from the model, where they are trained by it. `dev_beam`: beams of the dev
-captions. `exact`: the share right word for word, of mini's drawn scenes, elsewhere of the dev captions."""
-
+"""`reward`: mean CIDEr-D of sampled captions, in self-critical training only. `dev_beam`: beam size of the dev
+captions. `exact`: share of captions that match a reference word for word: for `mini` on synthetic scenes, else on the
+dev split."""
 
 _SCORES = (
     ("dev_cider", "dev CIDEr", "tab:red"),
     ("dev_bleu4", "dev BLEU-4", "tab:green"),
     ("exact", "exact", "tab:orange"),
-    ("reward", "CIDEr-D of drawn captions", "tab:pink"),
+    ("reward", "CIDEr-D of sampled captions", "tab:pink"),
 )
 
 
 class Curves:
-    """`curves.csv` of a run. Rows after `step` are dropped when the run goes on from there.
+    """`curves.csv` of a run. Rows after `step` are dropped, because a resumed run writes them again.
 
-    Raises StreamcapError where the disk does not take it; what was there stays.
+    Raises StreamcapError if the file cannot be written; then it is unchanged.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -38,7 +38,7 @@ class Curves:
         atomic_write(path, content.getvalue().encode(), sync=True, error=StreamcapError)
 
     def add(self, **row: float | int | None) -> None:
-        """Append one row; columns not given stay empty. Raises StreamcapError where the disk is full."""
+        """Append one row; missing columns stay empty. Raises StreamcapError if the file cannot be written."""
         try:
             with self.path.open("a", newline="", encoding="utf-8") as stream:
                 csv.DictWriter(stream, COLUMNS).writerow(
@@ -49,13 +49,13 @@ class Curves:
 
 
 def read_curves(path: Path) -> list[dict[str, str]]:
-    """The rows of a curves.csv, as text."""
+    """The rows of a curves.csv; every value is text."""
     with path.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
 
 
 def draw_curves(source: Path, target: Path, title: str) -> None:
-    """Loss over steps, and the scores on a second axis. Raises StreamcapError where the disk does not take it."""
+    """Plot loss over steps, and scores on a second axis. Raises StreamcapError if `target` cannot be written."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""A trained model of ours as the directory `load_captioner` reads: config.json, model.safetensors, tokenizer.json."""
+"""Export a trained model in streamcap's checkpoint layout: config.json, model.safetensors, tokenizer.json."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_TOKENS = 40
 
 
 def native_config(model: Mapping[str, Any], image_spec: ImageSpec) -> dict[str, Any]:
-    """config.json from the `vision`, `mapping` and `gpt2` parts that a model was built from."""
+    """The content of config.json, from the `vision`, `mapping` and `gpt2` parts of the model's own configuration."""
     gpt2 = dict(model["gpt2"])
     return {
         "vision": {**model["vision"], "folded": True},
@@ -33,8 +33,7 @@ def native_config(model: Mapping[str, Any], image_spec: ImageSpec) -> dict[str, 
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """Every file of the directory `source` into `target`, each whole or not at all. Raises StreamcapError where the
-    disk does not take them."""
+    """Copy every file of directory `source` into `target`, each atomically. Raises StreamcapError if a write fails."""
     target.mkdir(exist_ok=True)
     for file in source.iterdir():
         atomic_write(target / file.name, file.read_bytes(), sync=True, error=StreamcapError)
@@ -43,9 +42,12 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 def export_native(
     directory: Path, model: CaptionModel, config: Mapping[str, Any], image_spec: ImageSpec, tokenizer: Tokenizer
 ) -> None:
-    """Write `model`, built from `config`, in half precision and with its batch norms folded."""
+    """Write `model`, built from `config`, in half precision with folded batch norms.
+
+    Raises InputError for a model without a vision encoder.
+    """
     if model.vision is None:
-        raise InputError("a model without a vision encoder is written in the layout of its mapping, not in ours")
+        raise InputError("a model without a vision encoder cannot be exported in streamcap's layout")
     save_native(
         directory,
         config=native_config(config, image_spec),

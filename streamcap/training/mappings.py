@@ -1,4 +1,4 @@
-"""The mappings that can be trained on cached features, and the layouts their checkpoints are written in."""
+"""The mappings that train on cached features, and the checkpoint layout of each."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ Layout = Literal["clipcap", "videocaptioner", "streamcap"]
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A mapping and how a checkpoint with it is written."""
+    """A mapping and its checkpoint layout."""
 
     module: nn.Module
     layout: Layout
     config: Mapping[str, Any]
-    """What the json beside the checkpoint must say of it; of ours, the config of the mapping."""
+    """Fields of the JSON file beside the checkpoint; for `streamcap`, the configuration of the mapping."""
 
 
 def build(options: TrainOptions, shape: tuple[int, ...], embed: int) -> Built:
-    """The mapping for features of `shape` (without the batch) and a GPT-2 of width `embed`.
+    """Build the mapping from features of `shape` (without the batch axis) to a GPT-2 of width `embed`.
 
-    Raises InputError where the two do not fit the mapping.
+    Raises InputError if `shape` or `embed` does not fit the mapping.
     """
     name = options.mapping
     clips = name.startswith("video-")
     axes = {"mlp": 1, "transformer": 1, "pooled": 1}.get(name, 2)
     if len(shape) != axes:
-        wanted = {1: "one embedding an image", 2: "frames of a clip" if clips else "a grid of cells"}[axes]
-        raise InputError(f"mapping {name} takes {wanted}; this cache has features of shape {shape}")
+        expected = {1: "one embedding per image", 2: "frames of a clip" if clips else "a grid of cells"}[axes]
+        raise InputError(f"mapping {name} takes {expected}; this cache has features of shape {shape}")
     width = shape[-1]
     if name in ("transformer", "video-transformer", "video-cross") and embed % options.mapper_heads:
         raise InputError(f"mapper_heads {options.mapper_heads} does not divide GPT-2's width {embed}")
@@ -53,7 +53,7 @@ def build(options: TrainOptions, shape: tuple[int, ...], embed: int) -> Built:
             {"n_heads": options.mapper_heads},
         )
     if name == "mlp":
-        # ClipCap has one linear layer where the prefix is over 10 positions; two layers are read all the same.
+        # ClipCap uses one linear layer for prefixes over 10 positions; its loader reads two layers too.
         return Built(MLPMapping(width, embed * prefix // 2, embed * prefix, embed), "clipcap", {})
     if name == "video-mlp":
         return Built(FrameMLPMapping(width, embed * prefix // 2, embed), "clipcap", {"clip_length": shape[0]})
@@ -63,8 +63,8 @@ def build(options: TrainOptions, shape: tuple[int, ...], embed: int) -> Built:
         width, outputs, embed, prefix, options.mapper_heads, 2 * embed, options.mapper_layers, cross=cross
     )
     nn.init.normal_(module.prefix_const)
-    beside: dict[str, Any] = {"mapper_heads": options.mapper_heads, "cross": cross}
-    return Built(module, "clipcap", beside | ({"clip_length": shape[0]} if clips else {}))
+    config: dict[str, Any] = {"mapper_heads": options.mapper_heads, "cross": cross}
+    return Built(module, "clipcap", config | ({"clip_length": shape[0]} if clips else {}))
 
 
 def _grid(options: TrainOptions, shape: tuple[int, ...], embed: int) -> Built:
@@ -82,7 +82,7 @@ def _grid(options: TrainOptions, shape: tuple[int, ...], embed: int) -> Built:
 
 
 def stored(built: Built) -> dict[str, Tensor]:
-    """The mapping's tensors under the names that its layout has for them, without the layout's prefix."""
+    """The mapping's tensors by their names in its checkpoint layout, without the layout's prefix."""
     state = built.module.state_dict()
     if built.layout != "videocaptioner":
         return state
@@ -91,11 +91,11 @@ def stored(built: Built) -> dict[str, Tensor]:
         if not name.startswith("layers."):
             out[name] = tensor
             continue
-        there = f"transformer_encoder.{name}"
+        stored_name = f"transformer_encoder.{name}"
         if ".value." in name:
-            # Over one position the queries and keys have no say; the layout wants them all the same.
-            there = there.replace(".value.", ".self_attn.in_proj_")
-            out[there] = torch.cat((torch.zeros_like(tensor), torch.zeros_like(tensor), tensor))
+            # Attention over one position ignores queries and keys, but the layout requires their weights.
+            stored_name = stored_name.replace(".value.", ".self_attn.in_proj_")
+            out[stored_name] = torch.cat((torch.zeros_like(tensor), torch.zeros_like(tensor), tensor))
         else:
-            out[there.replace(".out.", ".self_attn.out_proj.")] = tensor
+            out[stored_name.replace(".out.", ".self_attn.out_proj.")] = tensor
     return out

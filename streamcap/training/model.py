@@ -1,8 +1,7 @@
-"""The model as it is trained: a prefix from an image, and all of its captions in one packed GPT-2 pass.
+"""The training model: computes a prefix from an image, and the loss of all its captions in one packed GPT-2 pass.
 
-An image has several captions which share its prefix, so they are laid behind it in one row, each seeing the prefix
-and itself only, each counting positions from the prefix's end. For five captions that is about half the work of five
-rows.
+The captions of an image share its prefix. They follow it in one row; each attends to the prefix and to itself only,
+and its positions start at the end of the prefix. Five captions in one row cost about half as much as five rows.
 """
 
 from __future__ import annotations
@@ -18,55 +17,55 @@ from transformers import GPT2LMHeadModel
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Captions of B images behind prefixes of P positions, S positions a row in all, M tokens to predict."""
+    """Captions of B images behind prefixes of P positions; S positions per row in total, M tokens to predict."""
 
     tokens: Tensor
-    """(B, S - P) token ids; padding is 0 and is seen by no one."""
+    """(B, S - P) token ids; padding is 0 and masked."""
     positions: Tensor
-    """(B, S) position ids: the prefix counts from 0, every caption from P."""
+    """(B, S) position ids: the prefix starts at 0, every caption at P."""
     visible: Tensor
-    """(B, 1, S, S) bool: whether the row's position may look at the column's."""
+    """(B, 1, S, S) bool: whether query position (row) attends to key position (column)."""
     sources: Tensor
-    """(M,) index into the flattened B * S hidden states which predict."""
+    """(M,) indices of the predicting hidden states, flattened to B * S."""
     targets: Tensor
-    """(M,) the token each source must predict; every caption that was not cut ends with the stop token."""
+    """(M,) the token to predict from each source; a caption that was not truncated ends with the stop token."""
     owners: Tensor
-    """(M,) which caption, counted through the whole batch, a target belongs to."""
+    """(M,) the index of each target's caption, counted through the whole batch."""
 
     def to(self, device: torch.device) -> Packed:
         return Packed(*(getattr(self, name).to(device) for name in self.__slots__))
 
 
-def pack(captions: Sequence[Sequence[Sequence[int]]], prefix: int, stop: int, longest: int | None = None) -> Packed:
-    """Lay each image's captions (token ids without the stop token) behind a prefix of `prefix` positions.
+def pack(captions: Sequence[Sequence[Sequence[int]]], prefix: int, stop: int, max_tokens: int | None = None) -> Packed:
+    """Place each image's captions (token ids without the stop token) behind a prefix of `prefix` positions.
 
-    longest: a caption of so many tokens was cut there: nothing says that it ends, so no stop token is to be predicted.
+    max_tokens: a caption of this length counts as truncated, so no stop token is predicted after it.
     """
-    laid = [[_read(caption, stop, longest) for caption in several] for several in captions]
-    length = prefix + max(sum(len(read) for read, _ in several) for several in laid)
+    rows_of_captions = [[_split_last(caption, stop, max_tokens) for caption in several] for several in captions]
+    length = prefix + max(sum(len(inputs) for inputs, _ in several) for several in rows_of_captions)
     rows = len(captions)
     tokens = torch.zeros(rows, length - prefix, dtype=torch.long)
     positions = torch.zeros(rows, length, dtype=torch.long)
     positions[:, :prefix] = torch.arange(prefix)
-    segment = torch.full((rows, length), -1, dtype=torch.long)  # 0 the prefix, 1... its captions, -1 padding
+    segment = torch.full((rows, length), -1, dtype=torch.long)  # 0: prefix; 1, 2, ...: captions; -1: padding
     segment[:, :prefix] = 0
     sources: list[int] = []
     targets: list[int] = []
     owners: list[int] = []
     count = 0
-    for row, several in enumerate(laid):
-        at = prefix
-        for number, (caption, last) in enumerate(several):
-            end = at + len(caption)
-            tokens[row, at - prefix : end - prefix] = torch.tensor(caption, dtype=torch.long)
-            positions[row, at:end] = torch.arange(prefix, prefix + len(caption))
-            segment[row, at:end] = number + 1
+    for row, several in enumerate(rows_of_captions):
+        start = prefix
+        for number, (inputs, last) in enumerate(several):
+            end = start + len(inputs)
+            tokens[row, start - prefix : end - prefix] = torch.tensor(inputs, dtype=torch.long)
+            positions[row, start:end] = torch.arange(prefix, prefix + len(inputs))
+            segment[row, start:end] = number + 1
             base = row * length
-            sources += [base + prefix - 1, *range(base + at, base + end)]
-            targets += [*caption, last]
-            owners += [count] * (len(caption) + 1)
+            sources += [base + prefix - 1, *range(base + start, base + end)]
+            targets += [*inputs, last]
+            owners += [count] * (len(inputs) + 1)
             count += 1
-            at = end
+            start = end
     order = torch.arange(length)
     causal = order[:, None] >= order[None, :]
     same = segment[:, :, None] == segment[:, None, :]
@@ -76,17 +75,17 @@ def pack(captions: Sequence[Sequence[Sequence[int]]], prefix: int, stop: int, lo
     )
 
 
-def _read(caption: Sequence[int], stop: int, longest: int | None) -> tuple[Sequence[int], int]:
-    """What GPT-2 reads of a caption, and the last token it must predict."""
-    return (caption[:-1], caption[-1]) if longest is not None and len(caption) >= longest else (caption, stop)
+def _split_last(caption: Sequence[int], stop: int, max_tokens: int | None) -> tuple[Sequence[int], int]:
+    """GPT-2's input tokens of a caption, and the last token to predict."""
+    return (caption[:-1], caption[-1]) if max_tokens is not None and len(caption) >= max_tokens else (caption, stop)
 
 
 def packed_logits(gpt: GPT2LMHeadModel, prefix: Tensor, packed: Packed, *, twofold: bool = False) -> Tensor:
-    """Logits (M, vocabulary) of what `packed.targets` must be, given prefixes (B, P, E).
+    """Logits (M, vocabulary) that predict `packed.targets`, given prefixes (B, P, E).
 
-    twofold: as VideoCaptionerWithClip's loop runs GPT-2 (see `captioner.prompt.TwoPassPrefixPrompter`): a caption's first token
-    comes from the prefix with one explicit position embedding, the later ones from the prefix with two and from tokens
-    with one.
+    twofold: as VideoCaptionerWithClip runs GPT-2 (see `captioner.models.prompt.TwoPassPrefixPrompter`): the first token
+    of a caption is predicted from a prefix with one explicit position embedding; later tokens from a prefix with two
+    and tokens with one.
     """
     hidden = _hidden(gpt, prefix, packed, twofold)
     if twofold:
@@ -100,23 +99,23 @@ def packed_logits(gpt: GPT2LMHeadModel, prefix: Tensor, packed: Packed, *, twofo
 
 def _hidden(gpt: GPT2LMHeadModel, prefix: Tensor, packed: Packed, twofold: bool) -> Tensor:
     """The last hidden states (M, E) at `packed.sources`."""
-    words = gpt.transformer.wte(packed.tokens).to(prefix.dtype)
+    embedded = gpt.transformer.wte(packed.tokens).to(prefix.dtype)
     if twofold:
         positions = gpt.transformer.wpe(packed.positions).to(prefix.dtype)
         length = prefix.shape[1]
-        prefix, words = prefix + 2 * positions[:, :length], words + positions[:, length:]
-    # An additive mask, since GPT-2 takes a four-dimensional mask as it is and a boolean one is no number to it.
+        prefix, embedded = prefix + 2 * positions[:, :length], embedded + positions[:, length:]
+    # GPT-2 adds a four-dimensional mask to the attention scores, so it must be additive, not boolean.
     mask = torch.zeros(packed.visible.shape, dtype=prefix.dtype, device=prefix.device)
     mask = mask.masked_fill(~packed.visible, torch.finfo(prefix.dtype).min)
     out = gpt.transformer(
-        inputs_embeds=torch.cat((prefix, words), 1), attention_mask=mask, position_ids=packed.positions
+        inputs_embeds=torch.cat((prefix, embedded), 1), attention_mask=mask, position_ids=packed.positions
     )
     hidden: Tensor = out.last_hidden_state.flatten(0, 1)[packed.sources]
     return hidden
 
 
 class CaptionModel(nn.Module):
-    """vision -> mapping -> GPT-2; `vision` is None where the data are embeddings already."""
+    """vision → mapping → GPT-2; `vision` is None if the inputs are embeddings."""
 
     def __init__(
         self, vision: nn.Module | None, mapping: nn.Module, gpt: GPT2LMHeadModel, *, twofold: bool = False
@@ -128,8 +127,8 @@ class CaptionModel(nn.Module):
         self.twofold = twofold
 
     def prefix(self, x: Tensor) -> Tensor:
-        """`x`: pixels (B, 3, H, W), or embeddings as the mapping takes them. Returns (B, P, E), after the embedding of
-        the start token where the loop is twofold."""
+        """`x`: pixels (B, 3, H, W), or the mapping's input embeddings. Returns (B, P, E); a twofold model has the
+        embedding of the start token first, so it returns (B, 1 + P, E)."""
         y: Tensor = self.mapping(x if self.vision is None else self.vision(x))
         if self.twofold:
             start = self.gpt.transformer.wte.weight[self.gpt.config.bos_token_id].expand(len(y), 1, -1)

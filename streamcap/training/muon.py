@@ -1,8 +1,8 @@
-"""Muon, for matrices and convolutions: the momentum of one, orthogonalised, is its step.
+"""Muon optimizer for matrices and convolutions: each step is the orthogonalized momentum.
 
 Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the step is scaled as in Liu et al. 2025,
-"Muon is scalable for LLM training", so that AdamW's rates suit it. torch's own takes matrices alone, no convolutions,
-and reckons in bfloat16, which many CPUs only imitate.
+"Muon is scalable for LLM training", so that AdamW's learning rates fit. torch's Muon takes no convolutions and computes
+in bfloat16, which many CPUs emulate.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from torch import Tensor, nn
 
 MOMENTUM = 0.95
 SCALE = 0.2
-"""AdamW's usual step, root mean square, in units of the rate."""
+"""Typical root mean square of an AdamW step, in units of the learning rate."""
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
-ROUNDS = 5
+ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """For weights (O, ...) of two and more dimensions, each a matrix of O rows."""
+    """For weights (O, ...) of two or more dimensions; each is treated as a matrix of O rows."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """One step; without a closure, as everything here."""
+        """Update all weights. Raises ValueError for a closure."""
         if closure is not None:
             raise ValueError("Muon takes no closure")
         for group in self.param_groups:
@@ -44,12 +44,12 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Nearly U V^T of `matrix` = U S V^T: singular values between about 0.7 and 1.2, by Newton and Schulz's rounds."""
+    """Approximate U V^T of `matrix` = U S V^T by Newton-Schulz; the singular values come out at about 0.7 to 1.2."""
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
     x: Tensor = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
-    for _ in range(ROUNDS):
+    for _ in range(ITERATIONS):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
     return x.T if tall else x

@@ -1,4 +1,4 @@
-"""What a training run is asked to do, checked once."""
+"""Options of a training run, and the presets."""
 
 from __future__ import annotations
 
@@ -8,81 +8,84 @@ from typing import Any, Literal, get_args
 from streamcap.errors import InputError
 
 MappingName = Literal["mlp", "transformer", "pooled", "video-transformer", "video-cross", "video-mlp", "grid"]
-"""ClipCap's two, VideoCaptionerWithClip's, NYU's three, and our own."""
+"""Two of ClipCap, one of VideoCaptionerWithClip, three of NYU's video captioner, and streamcap's `grid`."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """One run over a feature cache. A run is resumed only with the settings it was started with."""
+    """Options of one run over a feature cache, checked on construction. A run resumes only with equal options.
+
+    Raises InputError for a value out of range.
+    """
 
     mapping: MappingName = "mlp"
     gpt2: str = "openai-community/gpt2"
-    """A directory or hub name of a GPT-2 to start from; `fresh`: new weights and a vocabulary of our own."""
+    """Directory or hub name of the GPT-2 to start from; `fresh`: random weights and a vocabulary from the captions."""
     train_gpt2: bool = True
-    """False: only the mapping learns."""
+    """False: only the mapping is trained."""
     prefix: int = 10
-    """Prefix positions."""
+    """Positions of the prefix."""
     mapper_layers: int = 8
     mapper_heads: int = 8
     clip_length: int = 10
-    """ClipCap's transformer: positions one embedding becomes."""
+    """Mapping `transformer`: positions that one embedding expands to."""
     epochs: int = 10
     batch: int = 32
-    """Images a step."""
+    """Images per batch."""
     captions: int = 5
-    """Captions of an image used at once, drawn anew each epoch where it has more."""
+    """Captions per image and epoch; sampled if an image has more."""
     grad_accum: int = 1
-    """Batches whose gradients are added up before a step."""
+    """Batches per optimizer step; their gradients are averaged."""
     learning_rate: float = 2e-5
     warmup: int = 500
-    """Steps of linear warm-up; then the rate follows a cosine to 0."""
+    """Steps of linear warm-up; then the learning rate follows a cosine to 0."""
     weight_decay: float = 0.01
     label_smoothing: float = 0.0
     dropout: float = 0.1
     clip_norm: float = 1.0
     seed: int = 0
     vocabulary: int = 3000
-    """Fresh GPT-2: tokens."""
+    """`gpt2="fresh"`: vocabulary size."""
     width: int = 256
-    """Fresh GPT-2: width."""
+    """`gpt2="fresh"`: width; a multiple of 64."""
     layers: int = 4
-    """Fresh GPT-2: layers."""
+    """`gpt2="fresh"`: number of layers."""
     max_tokens: int = 40
-    """The most tokens of a caption when it is written."""
+    """Maximum number of tokens of a caption, in training and in the checkpoint."""
 
     def __post_init__(self) -> None:
         if self.mapping not in get_args(MappingName):
-            raise InputError(f"mapping {self.mapping!r}: it is one of {', '.join(get_args(MappingName))}")
-        for name in ("prefix", "mapper_layers", "mapper_heads", "clip_length", "epochs", "batch", "captions"):
+            raise InputError(f"mapping {self.mapping!r}: must be one of {', '.join(get_args(MappingName))}")
+        for name in (
+            "prefix", "mapper_layers", "mapper_heads", "clip_length", "epochs", "batch", "captions", "grad_accum",
+            "width", "layers", "max_tokens",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)}: it is at least 1")
-        for name in ("grad_accum", "width", "layers", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)}: it is at least 1")
+                raise InputError(f"{name} {getattr(self, name)}: must be at least 1")
         if not 300 <= self.vocabulary <= 100_000:
-            raise InputError(f"vocabulary {self.vocabulary}: it is between 300 and 100000")
+            raise InputError(f"vocabulary {self.vocabulary}: must be between 300 and 100000")
         if not 0 < self.learning_rate < 1:
-            raise InputError(f"learning_rate {self.learning_rate}: it is above 0 and below 1")
+            raise InputError(f"learning_rate {self.learning_rate}: must be above 0 and below 1")
         for name in ("label_smoothing", "dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)}: it is at least 0 and below 1")
+                raise InputError(f"{name} {getattr(self, name)}: must be at least 0 and below 1")
         if self.warmup < 0 or self.weight_decay < 0 or self.clip_norm <= 0:
-            raise InputError("warmup and weight_decay are at least 0, clip_norm is above 0")
+            raise InputError("warmup and weight_decay must be at least 0, clip_norm above 0")
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in a run's settings.json."""
+        """The options as stored in settings.json of a run."""
         return asdict(self)
 
     def changed(self, **given: Any) -> TrainOptions:
-        """A copy with those of `given` that are not None."""
+        """A copy with the values of `given` that are not None."""
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
     def difference(self, other: dict[str, Any]) -> str | None:
-        """The first setting in which a stored run differs, in words; None: none does."""
+        """Describe the first option that differs from the stored options `other`; None if all are equal."""
         for field in fields(self):
-            mine, theirs = getattr(self, field.name), other.get(field.name)
-            if mine != theirs:
-                return f"{field.name} {theirs!r} there, {mine!r} here"
+            value, stored = getattr(self, field.name), other.get(field.name)
+            if value != stored:
+                return f"{field.name} is {stored!r} in the run and {value!r} now"
         return None
 
 
@@ -105,11 +108,11 @@ PRESETS: dict[str, TrainOptions] = {
         dropout=0.2,
     ),
 }
-"""The seeds' two sizes, and a small one of ours that needs no download."""
+"""The published model sizes, and `small`, which needs no download."""
 
 
 def preset(name: str) -> TrainOptions:
-    """Raises InputError for a name that is none."""
+    """The options of a preset. Raises InputError for an unknown name."""
     if name not in PRESETS:
         raise InputError(f"preset {name!r} is unknown; known: {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -15,6 +15,7 @@ from tests.chaos.judge import Verdict, judge_client, judge_clients, read_finals
 from tests.chaos.storm import WEATHERS, run_storm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weather", WEATHERS)
 def test_kills_break_no_promise(weather: str, tmp_path: Path) -> None:
     verdict = run_storm(weather, 1, tmp_path, max_alive=2.0)

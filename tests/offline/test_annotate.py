@@ -1,4 +1,4 @@
-"""A caption under an image can be read, and nothing of the image is hidden."""
+"""A caption under an image is legible and hides nothing of the image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_annotated_image_keeps_image_and_text(size: tuple[int, int], text: str) 
     assert (page[: size[1], left : left + size[0]] == (200, 30, 30)).all()
     ink = (page[size[1] :] > 128).all(-1)
     assert ink.any() == bool(text)
-    # No letter touches an edge: none is cut off.
+    # No letter is cut off at an edge.
     assert not (ink[:, :2].any() or ink[:, -2:].any() or ink[:2].any() or ink[-2:].any())
 
 
@@ -31,6 +31,6 @@ def test_non_ascii_letters_are_drawn() -> None:
     from streamcap.offline.annotate import _font
 
     if _font(20).getname()[0] == "Aileron":
-        pytest.skip("this machine has only Pillow's own font")
+        pytest.skip("only Pillow's default font is installed")
     image = Image.new("RGB", (320, 200))
     assert annotate(image, "äää") != annotate(image, "ööö")

@@ -1,4 +1,4 @@
-"""From captions with times to cues; which frames a caption is of; what a damaged video leaves."""
+"""Cues from captions, the selection of frames, and captions of damaged videos."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_frame_selection_options() -> None:
         select_frames(INDEX, None, frames=0)
 
 
-class Damaged:
-    """A video of which only some frames can be decoded; each frame is as bright as its ordinal."""
+class DamagedVideo:
+    """A video with some undecodable frames; the brightness of a frame is ten times its ordinal."""
 
     def __init__(self, decodable: set[int]) -> None:
         self.decodable = decodable
@@ -59,12 +59,12 @@ class Damaged:
     def frames(self, ordinals: Sequence[int]) -> Iterator[ChosenFrame]:
         for ordinal in ordinals:
             if ordinal in self.decodable:
-                light = np.full((16, 16, 3), 10 * ordinal, np.uint8)
-                yield ChosenFrame(ordinal, ordinal, ordinal / 10, av.VideoFrame.from_ndarray(light, format="rgb24"))
+                pixels = np.full((16, 16, 3), 10 * ordinal, np.uint8)
+                yield ChosenFrame(ordinal, ordinal, ordinal / 10, av.VideoFrame.from_ndarray(pixels, format="rgb24"))
 
 
-class Light:
-    """Says how bright the frames are."""
+class BrightnessCaptioner:
+    """Its caption of a frame is the frame's ordinal, computed from the brightness."""
 
     image_spec = ImageSpec(16, 16)
 
@@ -75,25 +75,25 @@ class Light:
         return torch.tensor(pixels.reshape(len(pixels), self.clip_length or 1, -1).mean(-1))
 
     def decode(self, embeddings: torch.Tensor, search: SearchOptions) -> list[Result]:
-        return [Result(" ".join(str(round(float(light) / 10)) for light in row), [], 0.0) for row in embeddings]
+        return [Result(" ".join(str(round(float(value) / 10)) for value in row), [], 0.0) for row in embeddings]
 
 
-def said(video: Damaged, windows: list[list[int]], clip_length: int | None) -> list[tuple[float, str]]:
-    captioner: Any = Light(clip_length)
+def captions_of(video: DamagedVideo, windows: list[list[int]], clip_length: int | None) -> list[tuple[float, str]]:
+    captioner: Any = BrightnessCaptioner(clip_length)
     files = FileCaptioner(cast(Captioner, captioner), SearchOptions(beam_size=2), batch=2)
     return [(moment.seconds, result.text) for moment, result in files.video(cast(VideoFile, video), windows)]
 
 
 def test_undecodable_frame_is_omitted() -> None:
-    assert said(Damaged({0, 4, 6}), [[0], [2], [4], [6]], None) == [(0.0, "0"), (0.4, "4"), (0.6, "6")]
+    assert captions_of(DamagedVideo({0, 4, 6}), [[0], [2], [4], [6]], None) == [(0.0, "0"), (0.4, "4"), (0.6, "6")]
 
 
 def test_undecodable_frame_in_clip_is_replaced() -> None:
-    video = Damaged({0, 4, 10, 12, 14})
-    assert said(video, [[0, 2, 4], [5, 6, 7], [10, 12, 14]], 3) == [(0.0, "0 0 4"), (1.0, "10 12 14")]
+    video = DamagedVideo({0, 4, 10, 12, 14})
+    assert captions_of(video, [[0, 2, 4], [5, 6, 7], [10, 12, 14]], 3) == [(0.0, "0 0 4"), (1.0, "10 12 14")]
 
 
 def test_invalid_batch_size() -> None:
-    model: Any = SimpleNamespace(video_frame=ImageSpec(8, 8), clip_length=None)
+    model: Any = SimpleNamespace(image_spec=ImageSpec(8, 8), clip_length=None)
     with pytest.raises(InputError, match="at least 1"):
         FileCaptioner(model, SearchOptions(), batch=0)

@@ -1,4 +1,4 @@
-"""Reading ahead: in order, bounded, and never left running."""
+"""Prefetching keeps the order, is bounded, and leaves no thread behind."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ def test_prefetch_keeps_order_and_ends() -> None:
 
 
 def test_prefetch_depth_is_bounded() -> None:
-    made = 0
-    taken = 0
+    produced = 0
+    consumed = 0
 
     def items() -> Iterator[int]:
-        nonlocal made
+        nonlocal produced
         for number in range(50):
-            # The reader holds one at most, `depth` wait, one is in the hand.
-            assert made - taken <= 2 + 2
-            made += 1
+            # At most one item is with the reader, `depth` wait, and one is in the thread.
+            assert produced - consumed <= 2 + 2
+            produced += 1
             yield number
 
     with Prefetcher(items(), 2, "bounded") as ahead:
         for _ in ahead:
-            taken += 1
-    assert (made, taken) == (50, 50)
+            consumed += 1
+    assert (produced, consumed) == (50, 50)
 
 
 def test_prefetch_error_follows_earlier_items() -> None:
     def items() -> Iterator[int]:
         yield 1
-        raise OSError("the disk went away")
+        raise OSError("disk removed")
 
     seen = []
     with pytest.raises(OSError, match="disk"), Prefetcher(items(), 4, "fails") as ahead:
         for item in ahead:
-            seen.append(item)  # noqa: PERF402 - what came before the failure counts
+            seen.append(item)  # noqa: PERF402 - items before the error must arrive
     assert seen == [1]
     assert not running("fails")
 

@@ -20,6 +20,8 @@ from tests.server.conftest import Server, Start, receive
 from tests.server.test_path_prefix import certificate
 from tests.timeouts import TIMEOUT_FACTOR
 
+pytestmark = pytest.mark.e2e
+
 DOCUMENT = Path(__file__).parents[2] / "docs/proxy.md"
 
 

@@ -1,4 +1,4 @@
-"""A cache of made-up features, so that training needs no images."""
+"""Caches of synthetic features, so that training needs no images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENCODER = EncoderId("made-up", "projected", "0" * 64)
 
 @pytest.fixture(scope="package", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Networks this small are slower on two threads, and on a busy machine far slower."""
+    """Networks this small are slower with two threads, on a busy machine much slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -39,7 +39,7 @@ def make_cache(
     encoder: EncoderId = ENCODER,
     when: str = "today",
 ) -> FeatureCache:
-    """64 train and 8 dev items; an item's features tell its sentence, which is said once more with `when` behind it."""
+    """64 train and 8 dev items; the features encode the sentence, and a second caption appends `when` to it."""
     splits = {
         split: [Item(f"{split}{i}", (sentence_of(i), f"{sentence_of(i)} {when}")) for i in range(count)]
         for split, count in (("train", 64), ("dev", 8))
@@ -57,12 +57,12 @@ def make_cache(
 
 @pytest.fixture(scope="session")
 def cache_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., FeatureCache]:
-    made: dict[tuple[tuple[int, ...], int | None], FeatureCache] = {}
+    caches: dict[tuple[tuple[int, ...], int | None], FeatureCache] = {}
 
-    def find(shape: tuple[int, ...], frames: int | None = None) -> FeatureCache:
+    def cache(shape: tuple[int, ...], frames: int | None = None) -> FeatureCache:
         key = (shape, frames)
-        if key not in made:
-            made[key] = make_cache(tmp_path_factory.mktemp("cache") / "features", shape, frames=frames)
-        return made[key]
+        if key not in caches:
+            caches[key] = make_cache(tmp_path_factory.mktemp("cache") / "features", shape, frames=frames)
+        return caches[key]
 
-    return find
+    return cache

@@ -1,4 +1,4 @@
-"""`streamcap dataset`, `train` and `evaluate` as a user runs them, on files made here, by the packaged model."""
+"""`streamcap dataset`, `train` and `evaluate` as a user runs them, on generated files, with the packaged model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture(scope="module")
 def flickr(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fourteen drawn images in Flickr8k's layout; number 3 is broken, one more is listed and not there."""
+    """Fourteen synthetic images in Flickr8k's layout; number 3 is broken, and one listed image is missing."""
     folder = tmp_path_factory.mktemp("flickr")
     (folder / "images").mkdir()
     rng = np.random.default_rng(2)
@@ -85,8 +85,8 @@ def cache(flickr: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def error_of(result: tuple[int, str, str], status: int) -> str:
     """The one line that a failed command ends with."""
-    found, out, err = result
-    assert found == status, err
+    actual, out, err = result
+    assert actual == status, err
     assert out == ""
     lines = [line for line in err.splitlines() if line.startswith("streamcap: ")]
     assert len(lines) == 1 and err.rstrip().endswith(lines[0]), err
@@ -113,35 +113,35 @@ def test_dataset_train_evaluate_from_images(run: Run, flickr: Path, tmp_path: Pa
     media = ["--media", flickr / "images"]
     status, out, _ = run("evaluate", trained / "best", "--cache", cache, *media, "--out", scores, "--device", "cpu")
     assert status == 0 and "bleu4" in out and "calibration error" in out
-    on_progress = json.loads((scores / "scores.json").read_text())
-    assert on_progress["captions"] == 3 and on_progress["beam"] == 3
+    report = json.loads((scores / "scores.json").read_text())
+    assert report["captions"] == 3 and report["beam"] == 3
     assert len(json.loads((scores / "captions.json").read_text())) == 3
     with Image.open(scores / "sheet.png") as sheet:
         assert sheet.width > 1000
-    # By the images themselves, whose features are those of the cache but for the rounding to halves.
+    # From the images: their features differ from the cache only by rounding to float16.
     listed = ["--captions", flickr / "results.csv", "--split-file", flickr / "test.txt"]
     status, out, _ = run("evaluate", trained / "best", *listed, *media, "--json", "--device", "cpu")
     assert status == 0
-    assert json.loads(out)["bleu1"] == pytest.approx(on_progress["bleu1"], abs=0.2)
+    assert json.loads(out)["bleu1"] == pytest.approx(report["bleu1"], abs=0.2)
 
 
 def test_train_json_reports_kept_checkpoint(run: Run, cache: Path, tmp_path: Path) -> None:
     trained = tmp_path / "run"
     status, out, _ = run("train", cache, "--out", trained, *TRAIN, "--json")
     assert status == 0 and out.count("\n") == 1
-    on_progress = json.loads(out)
-    assert load_captioner(on_progress["checkpoint"], device="cpu").info["family"] == "streamcap"
-    judged = {row["step"]: row for row in read_curves(trained / "curves.csv") if row["dev_cider"]}
-    best = max(judged.values(), key=lambda row: float(row["dev_cider"]))
-    # Seven images, four a batch: two steps an epoch, two epochs.
-    assert on_progress["steps"] == 4 and list(judged) == ["2", "4"]
-    assert on_progress["epoch"] == int(best["epoch"]) and str(on_progress["step"]) in judged
-    assert judged[str(on_progress["step"])]["epoch"] == best["epoch"]
-    assert on_progress["dev"]["cider"] == pytest.approx(float(best["dev_cider"]), abs=1e-4)
-    assert on_progress["dev"]["bleu4"] == pytest.approx(float(best["dev_bleu4"]), abs=1e-4)
-    # A run that is over says the same again.
+    report = json.loads(out)
+    assert load_captioner(report["checkpoint"], device="cpu").info["family"] == "streamcap"
+    scored = {row["step"]: row for row in read_curves(trained / "curves.csv") if row["dev_cider"]}
+    best = max(scored.values(), key=lambda row: float(row["dev_cider"]))
+    # Seven images in batches of four: two steps per epoch, two epochs.
+    assert report["steps"] == 4 and list(scored) == ["2", "4"]
+    assert report["epoch"] == int(best["epoch"]) and str(report["step"]) in scored
+    assert scored[str(report["step"])]["epoch"] == best["epoch"]
+    assert report["dev"]["cider"] == pytest.approx(float(best["dev_cider"]), abs=1e-4)
+    assert report["dev"]["bleu4"] == pytest.approx(float(best["dev_bleu4"]), abs=1e-4)
+    # Resuming a finished run prints the same result.
     status, out, _ = run("train", cache, "--out", trained, *TRAIN, "--json", "--resume")
-    assert status == 0 and json.loads(out) == on_progress
+    assert status == 0 and json.loads(out) == report
 
 
 def test_run_without_scores_keeps_last_checkpoint(run: Run, flickr: Path, tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def test_run_without_scores_keeps_last_checkpoint(run: Run, flickr: Path, tmp_pa
     assert run("dataset", flickr / "results.csv", *media, *split, "--out", tmp_path / "cache")[0] == 0
     status, out, _ = run("train", tmp_path / "cache", "--out", tmp_path / "run", *TRAIN, "--json")
     assert status == 0
-    on_progress = json.loads(out)
-    assert on_progress == {"checkpoint": str(tmp_path / "run" / "best"), "steps": 2, "step": 2, "epoch": 2, "dev": None}
+    report = json.loads(out)
+    assert report == {"checkpoint": str(tmp_path / "run" / "best"), "steps": 2, "step": 2, "epoch": 2, "dev": None}
 
 
 def test_dataset_train_evaluate_from_clips(run: Run, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_cache_of_other_encoder_is_kept(run: Run, flickr: Path, cache: Path, tmp
     shutil.copytree(cache, mine)
     before = files_of(mine)
     line = error_of(run(*dataset_arguments(flickr, mine), "--features", "pooled"), 2)
-    assert "other encoder" in line and "nothing was overwritten" in line
+    assert "different encoder" in line and "nothing was overwritten" in line
     assert files_of(mine) == before
 
 
@@ -218,7 +218,7 @@ def test_train_errors_are_one_line_and_overwrite_nothing(run: Run, cache: Path, 
     before = files_of(trained)
     assert "--resume" in error_of(run("train", cache, "--out", trained, *TRAIN), 2)
     line = error_of(run("train", cache, "--out", trained, *TRAIN, "--batch", 8, "--resume"), 2)
-    assert "other settings: batch 4 there, 8 here" in line and "nothing was overwritten" in line
+    assert "other settings: batch is 4 in the run and 8 now" in line and "nothing was overwritten" in line
     other = make_cache(tmp_path / "features", (16, 256)).folder
     line = error_of(run("train", other, "--out", trained, *TRAIN, "--resume"), 2)
     assert "another encoder" in line
@@ -227,7 +227,7 @@ def test_train_errors_are_one_line_and_overwrite_nothing(run: Run, cache: Path, 
     assert "manifest.json is missing" in error_of(run("train", trained, "--out", tmp_path / "x", *TRAIN), 2)
     assert "preset 'huge'" in error_of(run("train", cache, "--out", tmp_path / "x", "--preset", "huge"), 2)
     line = error_of(run("train", cache, "--out", tmp_path / "x", *TRAIN, "--mapping", "mlp"), 2)
-    assert "one embedding an image" in line
+    assert "one embedding per image" in line
     assert not (tmp_path / "x").exists()
 
 
@@ -258,7 +258,7 @@ def test_full_disk_exits_with_status_1_and_keeps_epoch(
     assert "cannot be written" in line
     assert (trained / "last.pt").read_bytes() == kept
     assert not list(trained.rglob("*.part"))
-    # With room again the same command goes on.
+    # Once the disk has space, the same command continues.
     assert run("train", cache, "--out", trained, *TRAIN, "--resume")[0] == 0
 
 
@@ -283,16 +283,16 @@ def test_evaluate_without_tokenizer_is_refused(run: Run, cache: Path, tmp_path: 
 
 def test_split_of_damaged_images_is_reported_and_retried(run: Run, flickr: Path, tmp_path: Path) -> None:
     shutil.copytree(flickr / "images", tmp_path / "images")
-    whole = (tmp_path / "images" / "8.jpg").read_bytes()
-    (tmp_path / "images" / "8.jpg").write_bytes(whole[:300])
+    original = (tmp_path / "images" / "8.jpg").read_bytes()
+    (tmp_path / "images" / "8.jpg").write_bytes(original[:300])
     (tmp_path / "one.txt").write_text("8.jpg\n")
     media = ["--media", tmp_path / "images", "--encoder", "mini", "--device", "cpu"]
     arguments = ["dataset", flickr / "results.csv", *media, "--split", f"dev={tmp_path / 'one.txt'}"]
     for _ in range(2):
         result = run(*arguments, "--out", tmp_path / "cache")
-        assert "nothing of the split dev could be read" in error_of(result, 2)
+        assert "no item of the split dev could be read" in error_of(result, 2)
         assert "left out: 8.jpg: broken the image is damaged" in result[2]
-    (tmp_path / "images" / "8.jpg").write_bytes(whole)
+    (tmp_path / "images" / "8.jpg").write_bytes(original)
     status, out, _ = run(*arguments, "--out", tmp_path / "cache")
     assert status == 0 and "dev 1; left out: nothing" in out
 
@@ -312,8 +312,8 @@ def test_unwritable_folder_is_reported_before_work(
 ) -> None:
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "out"
-    for work in ("dataset.PIXELS_A_PASS", "trainer.pack", "evaluation.caption_cache"):
-        monkeypatch.setattr(f"streamcap.training.{work}", None)
+    for step in ("data.dataset.BATCH_IMAGES", "trainer.pack", "evaluation.evaluation.caption_cache"):
+        monkeypatch.setattr(f"streamcap.training.{step}", None)
     evaluate = ["evaluate", "mini", "--cache", cache, "--device", "cpu", "--out", out]
     for arguments in (dataset_arguments(flickr, out), ["train", cache, *TRAIN, "--out", out], evaluate):
         assert f"{out}: this directory cannot be made" in error_of(run(*arguments), 2)

@@ -1,3 +1,5 @@
+"""Packed captions give the same logits and loss as separate rows."""
+
 import pytest
 import torch
 from torch import nn
@@ -21,26 +23,26 @@ def test_packed_captions_equal_separate_logits(gpt) -> None:
     packed = pack(CAPTIONS, 4, stop=0)
     with torch.no_grad():
         logits = packed_logits(gpt, prefix, packed)
-        at = 0
+        start = 0
         for row, captions in enumerate(CAPTIONS):
             for caption in captions:
-                words = gpt.transformer.wte(torch.tensor([caption]))
-                alone = gpt(inputs_embeds=torch.cat((prefix[row : row + 1], words), 1)).logits[0, 3:]
-                assert torch.allclose(logits[at : at + len(alone)], alone, atol=1e-5)
-                assert packed.targets[at : at + len(alone)].tolist() == [*caption, 0]
-                at += len(alone)
-    assert at == len(logits)
+                embedded = gpt.transformer.wte(torch.tensor([caption]))
+                separate = gpt(inputs_embeds=torch.cat((prefix[row : row + 1], embedded), 1)).logits[0, 3:]
+                assert torch.allclose(logits[start : start + len(separate)], separate, atol=1e-5)
+                assert packed.targets[start : start + len(separate)].tolist() == [*caption, 0]
+                start += len(separate)
+    assert start == len(logits)
 
 
 def test_truncated_caption_has_no_stop_target(gpt) -> None:
     prefix = torch.randn(1, 4, 32)
-    packed = pack([[[5, 6, 7], [9, 8]]], 4, stop=0, longest=3)
+    packed = pack([[[5, 6, 7], [9, 8]]], 4, stop=0, max_tokens=3)
     assert packed.targets.tolist() == [5, 6, 7, 9, 8, 0]
     assert packed.owners.tolist() == [0, 0, 0, 1, 1, 1]
-    whole = pack([[[5, 6, 7], [9, 8]]], 4, stop=0)
+    complete = pack([[[5, 6, 7], [9, 8]]], 4, stop=0)
     with torch.no_grad():
-        cut, logits = packed_logits(gpt, prefix, packed), packed_logits(gpt, prefix, whole)
-    assert torch.allclose(cut, logits[[0, 1, 2, 4, 5, 6]], atol=1e-5)
+        truncated, logits = packed_logits(gpt, prefix, packed), packed_logits(gpt, prefix, complete)
+    assert torch.allclose(truncated, logits[[0, 1, 2, 4, 5, 6]], atol=1e-5)
 
 
 def test_padding_does_not_affect_loss(gpt) -> None:

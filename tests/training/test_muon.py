@@ -1,4 +1,4 @@
-"""Muon against singular values and torch's own, which knows matrices alone."""
+"""Muon compared with a singular value decomposition and with torch's Muon, which takes matrices only."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def test_orthogonalized_matrix_has_unit_singular_values(shape: tuple[int, int]) 
     torch.manual_seed(0)
     matrix = torch.randn(shape)
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    made = orthogonal(matrix)
-    values = left.T @ made @ right.T
+    result = orthogonal(matrix)
+    values = left.T @ result @ right.T
     assert torch.allclose(values, torch.diag(values.diag()), atol=2e-2)
     assert values.diag().min() > 0.3 and values.diag().max() < 1.3
 
@@ -34,7 +34,7 @@ def test_update_equals_torch_muon() -> None:
             weight.grad = gradient.clone()
             optimizer.step()
         ends.append(weight.detach() - start)
-    # torch reckons in bfloat16, of which 5 rounds leave two digits.
+    # torch computes in bfloat16; after 5 iterations two digits agree.
     assert torch.nn.functional.cosine_similarity(ends[0].flatten(), ends[1].flatten(), 0) > 0.995
     assert (ends[0].norm() / ends[1].norm()).item() == pytest.approx(1, abs=0.02)
 

@@ -1,4 +1,4 @@
-"""What all trainers share: the rate, the groups, the running mean, and files that are whole or not there."""
+"""Learning rate, parameter groups, weight averaging, and files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert rates[55] == pytest.approx(0.5)
     assert min(rates[10:]) == rates[-1] == 0.02
-    # A run shorter than its warm-up still gets to its highest rate.
+    # A run shorter than its warm-up still reaches the maximum rate.
     assert max(warm_cosine(step, 6, 100) for step in range(6)) == 1
 
 

@@ -1,1 +1,1 @@
-"""Data sets: corpora, feature caches, text."""
+"""Data sets: corpora, feature caches, text normalization."""

@@ -1,4 +1,4 @@
-"""Files of captions as they are published, parsed: Flickr8k and 30k, COCO, ClipCap's list, Karpathy's splits."""
+"""Parsers of published caption files: Flickr8k and Flickr30k, COCO, ClipCap's annotation list, Karpathy's splits."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from streamcap.errors import InputError
 _NAME_COLUMNS = ("image", "image_name", "filename", "file_name")
 _CAPTION_COLUMNS = ("caption", "comment", "raw")
 # One line of Flickr30k's results.csv lacks its second bar.
-_BAR_LACKING = re.compile(r"^(\d+)\s+(\S.*)$", re.DOTALL)
+_MISSING_BAR = re.compile(r"^(\d+)\s+(\S.*)$", re.DOTALL)
 _COCO_FOLDERS = ("train2014", "val2014", "train2017", "val2017", "test2014", "test2015")
 _KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
 
 
 @dataclass(slots=True)
 class CaptionLines:
-    """What a file of captions says, one caption a line."""
+    """The content of a file with one caption per line."""
 
     captions: dict[str, list[str]] = field(default_factory=dict)
-    """By image name, in the file's order."""
+    """Image name → captions, in the file's order."""
     malformed: list[tuple[int, str]] = field(default_factory=list)
-    """Line number, from 1, and text."""
+    """Line number (from 1) and text of each line that could not be parsed."""
 
 
 @dataclass(frozen=True, slots=True)
 class CocoImage:
-    """One image and what is said of it."""
+    """One image and its captions."""
 
     paths: tuple[str, ...]
-    """Where it may be, seen from the folder of images; the likeliest first."""
+    """Possible paths, relative to the image folder; the most likely first."""
     captions: tuple[str, ...]
 
 
 def read_text(path: Path) -> str:
-    """UTF-8 with or without a byte order mark, line ends as `\\n`. Raises InputError."""
+    """Read UTF-8 text with or without a byte order mark; line ends become `\\n`. Raises InputError."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -49,73 +49,73 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines as an editor counts them: U+2028 and its like inside a caption end none. Raises InputError."""
+    """Read lines that end with `\\n` only; U+2028 and similar characters do not end a line. Raises InputError."""
     return read_text(path).split("\n")
 
 
 def read_captions(path: Path) -> CaptionLines:
-    """Flickr's files, by their first line: `name| number| caption`, `name#number TAB caption`, or a csv with a header.
+    """Read a Flickr caption file: `name| number| caption`, `name#number TAB caption`, or CSV with a header.
 
-    Raises InputError for a file that cannot be read.
+    The first line decides which. Raises InputError if the file cannot be read.
     """
     text = read_text(path)
     first = text.lstrip("\n").partition("\n")[0]
     columns = _csv_columns(first)
     if columns is not None:
         return _read_csv(text, *columns)
-    found = CaptionLines()
-    by_tab = "\t" in first and "#" in first.partition("\t")[0]
+    result = CaptionLines()
+    has_tabs = "\t" in first and "#" in first.partition("\t")[0]
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or (number == 1 and line.lower().startswith("image_name")):
             continue
-        parsed = _by_tab(line) if by_tab else _by_bars(line)
+        parsed = _parse_tab_line(line) if has_tabs else _parse_bar_line(line)
         if parsed is None:
-            found.malformed.append((number, line))
+            result.malformed.append((number, line))
         else:
-            found.captions.setdefault(parsed[0], []).append(parsed[1])
-    return found
+            result.captions.setdefault(parsed[0], []).append(parsed[1])
+    return result
 
 
-def _by_tab(line: str) -> tuple[str, str] | None:
+def _parse_tab_line(line: str) -> tuple[str, str] | None:
     name, tab, caption = line.partition("\t")
     return (name.rpartition("#")[0].strip(), caption.strip()) if tab and "#" in name else None
 
 
-def _by_bars(line: str) -> tuple[str, str] | None:
+def _parse_bar_line(line: str) -> tuple[str, str] | None:
     parts = [part.strip() for part in line.split("|", 2)]
     if len(parts) == 3:
         return parts[0], parts[2]
-    lacking = _BAR_LACKING.match(parts[1]) if len(parts) == 2 else None
-    return (parts[0], lacking[2].strip()) if lacking else None
+    match = _MISSING_BAR.match(parts[1]) if len(parts) == 2 else None
+    return (parts[0], match[2].strip()) if match else None
 
 
 def _csv_columns(header: str) -> tuple[int, int] | None:
-    """Places of the image's name and the caption; None where this is no header of a csv."""
+    """Column indices of image name and caption; None if `header` is not a CSV header."""
     names = [name.strip().lower() for name in header.split(",")]
     name = next((names.index(one) for one in _NAME_COLUMNS if one in names), None)
     caption = next((names.index(one) for one in _CAPTION_COLUMNS if one in names), None)
     return None if name is None or caption is None else (name, caption)
 
 
-def _read_csv(text: str, name_place: int, caption_place: int) -> CaptionLines:
-    found = CaptionLines()
+def _read_csv(text: str, name_column: int, caption_column: int) -> CaptionLines:
+    result = CaptionLines()
     rows = csv.reader(io.StringIO(text, newline=""))
     next(rows, None)
     try:
         for row in rows:
             if not row:
                 continue
-            if len(row) <= max(name_place, caption_place):
-                found.malformed.append((rows.line_num, ",".join(row)))
+            if len(row) <= max(name_column, caption_column):
+                result.malformed.append((rows.line_num, ",".join(row)))
             else:
-                found.captions.setdefault(row[name_place].strip(), []).append(row[caption_place].strip())
+                result.captions.setdefault(row[name_column].strip(), []).append(row[caption_column].strip())
     except csv.Error as error:
-        found.malformed.append((rows.line_num, str(error)))
-    return found
+        result.malformed.append((rows.line_num, str(error)))
+    return result
 
 
 def read_json(path: Path) -> Any:
-    """Any json. Raises InputError for a file that cannot be read."""
+    """Read any JSON value. Raises InputError if the file cannot be read."""
     try:
         return json.loads(read_text(path))
     except ValueError as error:
@@ -123,20 +123,20 @@ def read_json(path: Path) -> Any:
 
 
 def is_karpathy(content: Any) -> bool:
-    """Whether this is a `dataset_coco.json` (or `_flickr8k`, `_flickr30k`) of Karpathy's splits."""
+    """Whether `content` is a `dataset_coco.json` (or `_flickr8k`, `_flickr30k`) of Karpathy's splits."""
     images = content.get("images") if isinstance(content, Mapping) else None
     return isinstance(images, list) and bool(images) and isinstance(images[0], Mapping) and "sentences" in images[0]
 
 
 def parse_karpathy(content: Mapping[str, Any]) -> dict[str, list[CocoImage]]:
-    """Images by split; `restval` belongs to train, as everybody uses it. Raises KeyError, TypeError or ValueError."""
+    """Images by split; `restval` goes into train, as is usual. Raises KeyError, TypeError or ValueError."""
     splits: dict[str, list[CocoImage]] = {}
     for image in content["images"]:
         split = _KARPATHY_SPLITS[str(image.get("split", "train"))]
         name = str(image["filename"])
-        inside = [f"{image['filepath']}/{name}"] if image.get("filepath") else []
+        given_path = [f"{image['filepath']}/{name}"] if image.get("filepath") else []
         captions = tuple(_sentence(sentence) for sentence in image["sentences"])
-        splits.setdefault(split, []).append(CocoImage((*inside, *_coco_paths(name)), captions))
+        splits.setdefault(split, []).append(CocoImage((*given_path, *_coco_paths(name)), captions))
     return splits
 
 
@@ -145,35 +145,35 @@ def _sentence(sentence: Mapping[str, Any]) -> str:
 
 
 def parse_coco(content: Any) -> tuple[list[CocoImage], list[str]]:
-    """COCO's json, or ClipCap's list of annotations alone; and the image ids that `images` lacks.
+    """Parse COCO's JSON or ClipCap's list of annotations. Returns the images, and ids missing in `images`.
 
-    Raises KeyError, TypeError or ValueError for something else.
+    Raises KeyError, TypeError or ValueError for anything else.
     """
     if isinstance(content, Sequence) and not isinstance(content, str):
         return _parse_annotations(content), []
     names = {str(image["id"]): str(image["file_name"]) for image in content["images"]}
-    said: dict[str, list[str]] = {image: [] for image in names}
+    captions: dict[str, list[str]] = {image: [] for image in names}
     unknown = []
     for annotation in content["annotations"]:
         image = str(annotation["image_id"])
-        if image in said:
-            said[image].append(str(annotation["caption"]))
+        if image in captions:
+            captions[image].append(str(annotation["caption"]))
         else:
             unknown.append(image)
-    return [CocoImage(_coco_paths(name), tuple(said[image])) for image, name in names.items()], unknown
+    return [CocoImage(_coco_paths(name), tuple(captions[image])) for image, name in names.items()], unknown
 
 
 def _parse_annotations(annotations: Sequence[Any]) -> list[CocoImage]:
-    said: dict[int, list[str]] = {}
+    captions_by_image: dict[int, list[str]] = {}
     for annotation in annotations:
-        said.setdefault(int(annotation["image_id"]), []).append(str(annotation["caption"]))
-    found = []
-    for image, captions in said.items():
+        captions_by_image.setdefault(int(annotation["image_id"]), []).append(str(annotation["caption"]))
+    images = []
+    for image, captions in captions_by_image.items():
         old = [f"{folder}/COCO_{folder}_{image:012d}.jpg" for folder in ("train2014", "val2014")]
         new = [f"{folder}/{image:012d}.jpg" for folder in ("train2017", "val2017")]
         flat = [path.partition("/")[2] for path in (*old, new[0])]
-        found.append(CocoImage((*old, *new, *flat), tuple(captions)))
-    return found
+        images.append(CocoImage((*old, *new, *flat), tuple(captions)))
+    return images
 
 
 def _coco_paths(name: str) -> tuple[str, ...]:

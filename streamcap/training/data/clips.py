@@ -1,4 +1,4 @@
-"""Pixels of a corpus's images and clips, as a vision encoder wants them."""
+"""Decode the images and clips of a corpus into the input size of a vision encoder."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class UnreadableError(Exception):
-    """An image or clip that cannot be decoded; the message says why."""
+    """An image or clip cannot be decoded; the message gives the reason."""
 
 
 def read_picture(content: bytes, spec: ImageSpec) -> Pixels:
-    """(H, W, 3) of the spec's size, of the image as `streamcap caption` sees it. Raises UnreadableError."""
+    """Decode an encoded image as `streamcap caption` does: uint8 (H, W, 3) of the spec's size.
+
+    Raises UnreadableError.
+    """
     try:
         image = decode_image(content)
     except InputError as error:
@@ -34,35 +37,35 @@ def read_picture(content: bytes, spec: ImageSpec) -> Pixels:
 
 
 def read_clip(path: Path, count: int, spec: ImageSpec) -> Pixels:
-    """(count, H, W, 3): the middles of `count` equal parts of the clip, in order.
+    """uint8 (count, H, W, 3): the middle frame of each of `count` equal parts of the clip, in order.
 
-    A clip of fewer frames gives some of them more than once. Raises UnreadableError.
+    Frames repeat if the clip has fewer than `count`. Raises UnreadableError.
     """
     try:
         with av.open(f"file:{path}", options=FILE_OPTIONS) as container:
             stream = best_video(container)
             if stream is None:
-                raise UnreadableError("no video in it")
+                raise UnreadableError("holds no video stream")
             total = sum(packet.size > 0 for packet in container.demux(stream))
         if total == 0:
-            raise UnreadableError("no frame in it")
-        wanted = [min(total - 1, int((part + 0.5) * total / count)) for part in range(count)]
-        last = wanted[-1]
-        chosen: dict[int, Pixels] = {}
+            raise UnreadableError("holds no frames")
+        requested = [min(total - 1, int((part + 0.5) * total / count)) for part in range(count)]
+        last = requested[-1]
+        decoded: dict[int, Pixels] = {}
         with av.open(f"file:{path}", options=FILE_OPTIONS) as container:
             stream = best_video(container)
             if stream is None:
-                raise UnreadableError("no video in it")
+                raise UnreadableError("holds no video stream")
             stream.thread_type = "AUTO"
             for number, frame in enumerate(container.decode(stream)):
-                if number in wanted:
-                    chosen[number] = fit_images([show(frame, sample_aspect(stream))], spec)[0]
+                if number in requested:
+                    decoded[number] = fit_images([show(frame, sample_aspect(stream))], spec)[0]
                 if number >= last:
                     break
     except (av.FFmpegError, OSError) as error:
         raise UnreadableError(str(error).splitlines()[0]) from None
-    if not chosen:
-        raise UnreadableError("no frame of it decodes")
-    # A damaged end gives fewer frames than were counted: the last good one stands in.
-    end = max(chosen)
-    return np.stack([chosen[min(number, end)] for number in wanted])
+    if not decoded:
+        raise UnreadableError("no frame can be decoded")
+    # A clip with a damaged end decodes to fewer frames than were counted: repeat the last good one.
+    end = max(decoded)
+    return np.stack([decoded[min(number, end)] for number in requested])

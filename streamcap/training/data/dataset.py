@@ -1,4 +1,4 @@
-"""From captioned images or clips to a feature cache."""
+"""Encode a corpus of captioned images or clips into a feature cache."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from streamcap.training.data.corpus import Corpus, Item, MediaFolder, Problem
 from streamcap.training.data.encoders import FeatureEncoder
 from streamcap.training.data.feature_cache import CacheWriter
 
-PIXELS_A_PASS = 32
-"""Images (of clips: frames) encoded at once."""
+BATCH_IMAGES = 32
+"""Images per encoder batch; for clips, frames."""
 
 
 def build_cache(
@@ -25,14 +25,14 @@ def build_cache(
     *,
     frames: int | None = None,
     advance: Callable[[int], None] = lambda count: None,
-    on_progress: Callable[[Problem], None] = lambda problem: None,
+    on_problem: Callable[[Problem], None] = lambda problem: None,
 ) -> dict[str, Any]:
-    """Encode every item into `folder`; returns the manifest.
+    """Encode every item into `folder`, and return the manifest.
 
-    frames: how many of each clip, spread evenly; None: the items are images. advance: called with the number of
-    items done, those of earlier runs included. told: called at the end with every item that could not be read. Those of
-    an earlier run are tried again. Raises InputError for a folder that holds another cache or cannot be made, and
-    StreamcapError where the disk is full.
+    A stopped run is continued, and items that could not be read are tried again. frames: evenly spread frames per clip;
+    None: the items are images. advance: called with the number of items done since the last call; items of earlier runs
+    count too. on_problem: called at the end for every item that could not be read. Raises InputError for a folder that
+    holds another cache or cannot be created, and StreamcapError if a write fails.
     """
     writer = CacheWriter(folder, encoder.id, frames, corpus.splits)
 
@@ -43,19 +43,19 @@ def build_cache(
             return False
         return True
 
-    todo = list(writer.missing(readable))
-    if todo:
+    missing = list(writer.missing(readable))
+    if missing:
         writer.reopen()
-    advance(sum(map(len, corpus.splits.values())) - sum(len(items) for _, _, items in todo))
-    for split, number, items in todo:
+    advance(sum(map(len, corpus.splits.values())) - sum(len(items) for _, _, items in missing))
+    for split, number, items in missing:
         names: list[str] = []
         skipped: list[Problem] = []
         parts: list[np.ndarray[Any, np.dtype[np.float16]]] = []
-        step = max(1, PIXELS_A_PASS // (frames or 1))
+        step = max(1, BATCH_IMAGES // (frames or 1))
         for start in range(0, len(items), step):
-            some = items[start : start + step]
+            batch = items[start : start + step]
             pixels: list[Pixels] = []
-            for item in some:
+            for item in batch:
                 try:
                     pixels.append(_pixels(item, media, encoder, frames))
                     names.append(item.name)
@@ -63,12 +63,12 @@ def build_cache(
                     skipped.append(Problem(item.name, "broken", str(error)))
             if pixels:
                 parts.append(_encode(np.stack(pixels), encoder))
-            advance(len(some))
+            advance(len(batch))
         if parts:
             writer.write(split, number, names, np.concatenate(parts), skipped)
         else:
             writer.write(split, number, [], np.zeros((0,), np.float16), skipped)
-    return writer.finish(list(corpus.problems), on_progress)
+    return writer.finish(list(corpus.problems), on_problem)
 
 
 def _pixels(item: Item, media: MediaFolder, encoder: FeatureEncoder, frames: int | None) -> Pixels:
@@ -76,7 +76,7 @@ def _pixels(item: Item, media: MediaFolder, encoder: FeatureEncoder, frames: int
         return read_picture(media.read(item.name), encoder.image_spec)
     path = media.clip(item.name)
     if path is None:
-        raise UnreadableError("the clip has gone")
+        raise UnreadableError("the clip no longer exists")
     return read_clip(path, frames, encoder.image_spec)
 
 

@@ -1,11 +1,11 @@
-"""The feature cache: what the vision encoder made of every image or clip, in memory-mapped safetensors shards.
+"""The feature cache: the encoder's features of every image or clip, in memory-mapped safetensors shards.
 
-    manifest.json          encoder, counts, what was skipped and why, whether it is complete
-    train-00000.safetensors    `features`, (n, ...) float16, and the names of its n items in the metadata
-    train.json             the captions of every item, by name
+    manifest.json              encoder, counts, skipped items with reasons, whether the cache is complete
+    train-00000.safetensors    `features`, (n, ...) float16; the names of its n items are in the metadata
+    train.json                 the captions of every item, by name
 
-A shard is written whole or not at all and covers a fixed stretch of its split, so a stopped run goes on with the first
-shard that is missing.
+A shard is written atomically and covers a fixed range of its split, so a stopped run continues with the first missing
+shard.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Features = npt.NDArray[np.float16]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One item of a split as training takes it."""
+    """One item of a split, and the position of its features."""
 
     name: str
     captions: tuple[str, ...]
@@ -43,10 +43,10 @@ class Example:
 
 
 class CacheWriter:
-    """Writes one cache, or goes on with one that was stopped.
+    """Writes a new cache, or continues one that was stopped.
 
-    Raises InputError where the folder holds a cache of another encoder, frame count or corpus, which is left as it is,
-    and where it cannot be made.
+    Raises InputError if the folder holds a cache of another encoder, frame count or corpus (it is left unchanged), or
+    if the folder cannot be created.
     """
 
     def __init__(self, folder: Path, encoder: EncoderId, frames: int | None, splits: dict[str, list[Item]]) -> None:
@@ -61,33 +61,33 @@ class CacheWriter:
             "names": {split: digest([item.name for item in items]) for split, items in splits.items()},
         }
         if (folder / "manifest.json").is_file():
-            _same(folder, _manifest(folder), self._identity)
+            _check_identity(folder, _read_manifest(folder), self._identity)
         elif folder.is_dir() and any(folder.iterdir()):
-            raise InputError(f"{folder}: is not empty and holds no feature cache; name another folder")
+            raise InputError(f"{folder}: not empty and not a feature cache; name another folder")
         else:
             make_directory(folder)
             self._write_manifest(complete=False, problems=[])
 
     def missing(self, readable: Callable[[Item], bool] = lambda item: False) -> Iterator[tuple[str, int, list[Item]]]:
-        """(split, number, its items) of every shard that is still to be made: that is not there, is damaged, or was
-        made without an item that is `readable` by now."""
+        """(split, shard number, items) of every shard to write: it is missing or damaged, or it skipped an item that
+        is `readable` now."""
         for split, items in self._splits.items():
             for number, start in enumerate(range(0, len(items), SHARD_ITEMS)):
-                some = items[start : start + SHARD_ITEMS]
+                shard_items = items[start : start + SHARD_ITEMS]
                 try:
                     skipped = {problem.name for problem in self._skipped(split, number)}
                 except (OSError, SafetensorError):
-                    yield split, number, some
+                    yield split, number, shard_items
                     continue
-                if any(item.name in skipped and readable(item) for item in some):
-                    yield split, number, some
+                if any(item.name in skipped and readable(item) for item in shard_items):
+                    yield split, number, shard_items
 
     def reopen(self) -> None:
-        """Say that the cache is not complete, before a shard of one that was is written anew."""
+        """Mark the cache as incomplete, before one of its shards is rewritten."""
         self._write_manifest(complete=False, problems=[])
 
     def write(self, split: str, number: int, names: list[str], features: Features, skipped: list[Problem]) -> None:
-        """One shard: features (n, ...) of the n items named, and what of its stretch was skipped."""
+        """Write one shard: features (n, ...) of the items `names`, and the items of its range that were skipped."""
         metadata = {"names": json.dumps(names), "skipped": json.dumps([asdict(problem) for problem in skipped])}
         atomic_write(
             self._shard(split, number),
@@ -97,11 +97,11 @@ class CacheWriter:
         )
 
     def finish(
-        self, problems: list[Problem], on_progress: Callable[[Problem], None] = lambda problem: None
+        self, problems: list[Problem], on_problem: Callable[[Problem], None] = lambda problem: None
     ) -> dict[str, Any]:
-        """Write the captions and the manifest of a complete cache; returns the manifest.
+        """Write the captions and the manifest of the complete cache; return the manifest.
 
-        told: called with everything that was skipped. Raises InputError where nothing of a split could be read.
+        on_problem: called for every skipped item. Raises InputError if no item of a split could be read.
         """
         counts = {}
         for split, items in self._splits.items():
@@ -109,12 +109,12 @@ class CacheWriter:
             for number in range(-(-len(items) // SHARD_ITEMS)):
                 kept.update(json.loads(self._metadata(split, number)["names"]))
                 for problem in self._skipped(split, number):
-                    on_progress(problem)
+                    on_problem(problem)
                     problems.append(problem)
             if not kept:
                 raise InputError(
-                    f"{self.folder}: nothing of the split {split} could be read; mend what is told above, and run this "
-                    "again"
+                    f"{self.folder}: no item of the split {split} could be read; repair the items listed above and run "
+                    "this command again"
                 )
             counts[split] = len(kept)
             write_json(self.folder / f"{split}.json", {item.name: item.captions for item in items if item.name in kept})
@@ -148,24 +148,24 @@ class CacheWriter:
 
 
 class FeatureCache:
-    """A complete cache, read through memory maps. Raises InputError for one that is none, or not complete."""
+    """A complete cache, read through memory maps. Raises InputError if `folder` holds no cache or an incomplete one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest = _manifest(folder)
+        self.manifest = _read_manifest(folder)
         if not self.manifest.get("complete"):
-            raise InputError(f"{folder}: this feature cache is not complete; run `streamcap dataset` on it again")
+            raise InputError(f"{folder}: incomplete feature cache; run `streamcap dataset` on it again")
         self.encoder = EncoderId(**self.manifest["encoder"])
         self.frames: int | None = self.manifest["frames"]
         self._shards: dict[str, list[Any]] = {}
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits it holds."""
+        """Names of the splits."""
         return tuple(self.manifest["counts"])
 
     def examples(self, split: str) -> list[Example]:
-        """Every item of a split. Raises InputError for a split it does not hold, and for a damaged shard."""
+        """Every item of a split. Raises InputError for an unknown split or a damaged shard."""
         if split not in self.splits:
             raise InputError(f"{self.folder}: has no split {split!r}; it has {', '.join(self.splits)}")
         captions = read_json(self.folder / f"{split}.json")
@@ -184,13 +184,13 @@ class FeatureCache:
         return out
 
     def features(self, split: str, examples: list[Example]) -> npt.NDArray[np.float32]:
-        """(B, ...) of the given examples of a split that `examples` listed."""
+        """float32 (B, ...) features of `examples`; call `self.examples(split)` first."""
         shards = self._shards[split]
         return np.stack([shards[e.shard][e.row : e.row + 1][0] for e in examples]).astype(np.float32)
 
 
 def digest(content: object) -> str:
-    """SHA-256, in hexadecimal, of names or captions in their order."""
+    """SHA-256, in hexadecimal, of the JSON of `content`."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -198,27 +198,26 @@ def _slice(shard: Any) -> Any:
     return shard.get_slice("features")
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
-        raise InputError(f"{folder}: is no feature cache (manifest.json is missing)")
+        raise InputError(f"{folder}: not a feature cache (manifest.json is missing)")
     content = read_json(path)
     if content.get("version") != VERSION:
-        raise InputError(f"{path}: is no manifest of a feature cache that this version reads")
+        raise InputError(f"{path}: not a feature cache manifest of version {VERSION}")
     return content
 
 
-def _same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    for key in ("encoder", "frames", "listed"):
-        if found.get(key) != wanted[key]:
-            on_progress = {"encoder": "encoder", "frames": "frames a clip", "listed": "captions"}[key]
+def _check_identity(folder: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:
+    for key, title in {"encoder": "encoder", "frames": "frames per clip", "listed": "number of items"}.items():
+        if stored.get(key) != expected[key]:
             raise InputError(
-                f"{folder}: holds a cache made with other {on_progress} ({found.get(key)}, not {wanted[key]}); "
+                f"{folder}: holds a cache with a different {title} ({stored.get(key)}, not {expected[key]}); "
                 "name another folder, nothing was overwritten"
             )
-    other = [split for split, names in wanted["names"].items() if found.get("names", {}).get(split) != names]
+    other = [split for split, names in expected["names"].items() if stored.get("names", {}).get(split) != names]
     if other:
         raise InputError(
-            f"{folder}: is not known to hold these images or clips in the split {', '.join(other)}; name another "
-            "folder, nothing was overwritten"
+            f"{folder}: holds other images or clips in the split {', '.join(other)}; name another folder, nothing was "
+            "overwritten"
         )

@@ -1,4 +1,4 @@
-"""Captions as the scores and the small vocabulary see them, and the tokenizer made from them."""
+"""Caption normalization for scores and for new vocabularies, and the tokenizer trained on it."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
 STOP = "<|endoftext|>"
-"""The stop token of a tokenizer made here; its id is 0."""
-_CUT = re.compile(r"[^\w\s']|_")
+"""The stop token of `make_tokenizer`; its id is 0."""
+_PUNCTUATION = re.compile(r"[^\w\s']|_")
 _JOINERS = "\u200c\u200d"
-"""They stand inside words: Persian's half-space, and what joins letters of Indian scripts."""
-# Scripts written without blanks between words: Thai and Lao, Tibetan, Burmese, Khmer, Tai Tham, Japanese, Chinese.
+"""Zero-width joiners inside words, of Persian and Indian scripts."""
+# Scripts without spaces between words: Thai and Lao, Tibetan, Burmese, Khmer, Tai Tham, Japanese, Chinese.
 _UNSPACED = (
     "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u1a20-\u1aaf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 )
 _UNSPACED_RUN = re.compile(f"[{_UNSPACED}]+")
-_GLUE = re.compile(r"\s*'\s*(?=s\b)")
+_POSSESSIVE = re.compile(r"\s*'\s*(?=s\b)")
 
 
 def normalize(caption: str) -> str:
-    """Lower case, without punctuation, words set apart by single blanks; `man 's` and `man's` come out alike.
+    """Lower case, no punctuation, words separated by single spaces; `man 's` and `man's` give the same result.
 
-    Letters, marks and numbers of every script stay, composed (NFC).
+    Letters, marks and numbers of every script remain, composed (NFC).
     """
     lower = caption.lower()
-    text = _GLUE.sub(" '", _CUT.sub(" ", lower) if lower.isascii() else _without_punctuation(lower))
+    text = _POSSESSIVE.sub(" '", _PUNCTUATION.sub(" ", lower) if lower.isascii() else _without_punctuation(lower))
     words = (word if word == "'s" else word.strip("'") for word in text.split())
     return " ".join(word for word in words if word)
 
 
 def split_words(caption: str) -> list[str]:
-    """The words of `normalize(caption)`; of scripts without blanks each character, with its marks, is one."""
+    """The words of `normalize(caption)`; in scripts without spaces, each character with its marks is a word."""
     words: list[str] = []
     for word in normalize(caption).split():
         start = 0
@@ -50,18 +50,18 @@ def split_words(caption: str) -> list[str]:
 
 
 def is_unspaced(caption: str) -> bool:
-    """Whether any of it is in a script without blanks between words."""
+    """Whether any part of `caption` is in a script without spaces between words."""
     return _UNSPACED_RUN.search(caption) is not None
 
 
 def _without_punctuation(text: str) -> str:
-    # Lower case of the Turkish dotted I is an i with another dot, which no other i has.
+    # The lower case of the Turkish dotted I is an i with a combining dot; remove the dot.
     text = unicodedata.normalize("NFC", text.replace("i\u0307", "i").replace("\u2019", "'"))
     kept: list[str] = []
     inside = False
     for character in text:
         category = unicodedata.category(character)
-        # A mark belongs to the letter before it; an emoji's selector goes with the emoji.
+        # A mark stays with the letter before it; a variation selector is removed with its emoji.
         is_mark = category[0] == "M" and not "\ufe00" <= character <= "\ufe0f"
         inside = category[0] in "LN" or (inside and (is_mark or character in _JOINERS))
         kept.append(character if inside or character == "'" else " ")
@@ -69,18 +69,19 @@ def _without_punctuation(text: str) -> str:
 
 
 def _characters(run: str) -> list[str]:
-    found: list[str] = []
+    """Split into characters, each with its combining marks."""
+    characters: list[str] = []
     for character in run:
-        if found and unicodedata.category(character)[0] == "M":
-            found[-1] += character
+        if characters and unicodedata.category(character)[0] == "M":
+            characters[-1] += character
         else:
-            found.append(character)
-    return found
+            characters.append(character)
+    return characters
 
 
 def make_tokenizer(captions: Iterable[str], size: int) -> Tokenizer:
-    """Byte-level BPE of `size` tokens; a caption's first word is encoded as if a blank stood before it, so that a word
-    has one token wherever it stands."""
+    """Train a byte-level BPE of `size` tokens. The first word is encoded as if after a space, so that a word has the
+    same tokens at every position."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=True, use_regex=True)
     tokenizer.decoder = ByteLevelDecoder()

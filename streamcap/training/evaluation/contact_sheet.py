@@ -1,4 +1,4 @@
-"""The contact sheet: images with their captions and references; the best, the worst, and some at random."""
+"""Contact sheet: images with captions and references, for the best, the worst and random captions."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ _CHARACTERS = 33
 
 
 def draw_contact_sheet(
-    judged: Sequence[EvaluatedCaption], image: Callable[[str], Image.Image | None], target: Path, *, seed: int = 0
+    captions: Sequence[EvaluatedCaption], image: Callable[[str], Image.Image | None], target: Path, *, seed: int = 0
 ) -> None:
-    """Three rows of `COLUMNS` images, by CIDEr: best, worst, random. `image` gives an item's image by name, None
-    where there is none to show."""
-    order = sorted(range(len(judged)), key=lambda i: judged[i].cider)
+    """Write three rows of `COLUMNS` images as PNG: best and worst by CIDEr, and random.
+
+    image: returns the image of an item name, None if there is none. Raises StreamcapError if the write fails.
+    """
+    order = sorted(range(len(captions)), key=lambda i: captions[i].cider)
     rng = np.random.default_rng(seed)
-    anyhow = rng.permutation(len(judged))[:COLUMNS].tolist()
-    rows = {"best": order[::-1][:COLUMNS], "worst": order[:COLUMNS], "random": anyhow}
+    random = rng.permutation(len(captions))[:COLUMNS].tolist()
+    rows = {"best": order[::-1][:COLUMNS], "worst": order[:COLUMNS], "random": random}
     height = CELL_PIXELS + TEXT_PIXELS
     sheet = Image.new("RGB", (COLUMNS * (CELL_PIXELS + 8) + 8, len(rows) * (height + 22) + 8), "white")
     draw = ImageDraw.Draw(sheet)
@@ -38,31 +40,31 @@ def draw_contact_sheet(
         top = 8 + row * (height + 22)
         draw.text((8, top), title, fill="black", font=font)
         for column, index in enumerate(chosen):
-            _cell(sheet, draw, font, judged[index], image, 8 + column * (CELL_PIXELS + 8), top + 18)
+            _draw_cell(sheet, draw, font, captions[index], image, 8 + column * (CELL_PIXELS + 8), top + 18)
     content = io.BytesIO()
     sheet.save(content, "PNG")
     atomic_write(target, content.getvalue(), sync=True, error=StreamcapError)
 
 
-def _cell(
+def _draw_cell(
     sheet: Image.Image,
     draw: ImageDraw.ImageDraw,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
-    one: EvaluatedCaption,
+    caption: EvaluatedCaption,
     image: Callable[[str], Image.Image | None],
     left: int,
     top: int,
 ) -> None:
-    shown = image(one.name)
-    if shown is None:
+    thumbnail = image(caption.name)
+    if thumbnail is None:
         draw.rectangle((left, top, left + CELL_PIXELS, top + CELL_PIXELS), fill="lightgrey")
     else:
-        shown = shown.convert("RGB")
-        shown.thumbnail((CELL_PIXELS, CELL_PIXELS))
-        sheet.paste(shown, (left, top))
-    lines = [(line, "black") for line in textwrap.wrap(one.caption or "(nothing)", _CHARACTERS)[:3]]
-    lines.append((f"CIDEr {one.cider:.2f}  logprob {one.logprob:.2f}", "darkgreen"))
-    for reference in one.references:
+        thumbnail = thumbnail.convert("RGB")
+        thumbnail.thumbnail((CELL_PIXELS, CELL_PIXELS))
+        sheet.paste(thumbnail, (left, top))
+    lines = [(line, "black") for line in textwrap.wrap(caption.caption or "(empty)", _CHARACTERS)[:3]]
+    lines.append((f"CIDEr {caption.cider:.2f}  logprob {caption.logprob:.2f}", "darkgreen"))
+    for reference in caption.references:
         lines += [(line, "dimgrey") for line in textwrap.wrap(reference, _CHARACTERS)]
     for number, (line, color) in enumerate(lines[: TEXT_PIXELS // _LINE_PIXELS]):
         draw.text((left, top + CELL_PIXELS + 2 + number * _LINE_PIXELS), line, fill=color, font=font)

@@ -1,4 +1,4 @@
-"""Judge captions on a split: scores, variety, lengths, calibration of the log-probability."""
+"""Evaluate captions on a split: scores, variety, lengths, calibration of the log-probability."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from streamcap.captioner import Captioner
 
 CALIBRATION_BINS = 5
-EXAMPLES_A_PASS = 64
+BATCH_EXAMPLES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedCaption:
-    """One caption beside its references."""
+    """One caption with its references and scores."""
 
     name: str
     caption: str
@@ -40,22 +40,22 @@ class EvaluatedCaption:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All that is told of a checkpoint on a split."""
+    """The result of a checkpoint on a split."""
 
     scores: Scores
     judged: tuple[EvaluatedCaption, ...]
 
     def report(self) -> dict[str, Any]:
-        """The figures, fit for JSON."""
-        captions = [tuple(split_words(one.caption)) for one in self.judged]
-        lengths = [len(caption) for caption in captions]
-        words = {word for caption in captions for word in caption}
+        """The figures as JSON values."""
+        word_lists = [tuple(split_words(one.caption)) for one in self.judged]
+        lengths = [len(words) for words in word_lists]
+        vocabulary = {word for words in word_lists for word in words}
         return {
-            "captions": len(captions),
+            "captions": len(word_lists),
             "scored_on": self.scores.unit,
             **self.scores.summary(),
-            "distinct": len(set(captions)),
-            "distinct_words": len(words),
+            "distinct": len(set(word_lists)),
+            "distinct_words": len(vocabulary),
             "words_mean": round(float(np.mean(lengths)), 2),
             "words_min": min(lengths),
             "words_max": max(lengths),
@@ -64,59 +64,61 @@ class Evaluation:
 
 
 def check_encoder(captioner: Captioner, cache: FeatureCache) -> None:
-    """Raises InputError where the cache was made by another vision encoder than the captioner holds or was taught on;
-    a checkpoint that says nothing of its encoder is taken on trust."""
+    """Raises InputError if the cache was made by another vision encoder than the captioner contains or was trained on.
+
+    A checkpoint that does not name its encoder is accepted.
+    """
     path = Path(captioner.info["path"])
-    # Opened anew only where it holds an encoder: its weights as they were before any conversion.
+    # The fingerprint is of the stored weights, before any conversion, so the checkpoint is opened again.
     vision = None if captioner.info["image"] is None else open_checkpoint(path).vision
-    on_progress = settings_beside(path).encoder
-    mine = fingerprint(vision) if vision is not None else on_progress and on_progress.fingerprint
-    if mine is not None and mine != cache.encoder.fingerprint:
+    trained_on = settings_beside(path).encoder
+    expected = fingerprint(vision) if vision is not None else trained_on and trained_on.fingerprint
+    if expected is not None and expected != cache.encoder.fingerprint:
         raise InputError(
-            f"{cache.folder}: was made by another vision encoder ({cache.encoder.name}) than {path} was taught on; "
-            "make a cache with that one"
+            f"{cache.folder}: was made by another vision encoder ({cache.encoder.name}) than {path} was trained on; "
+            "make a cache with that encoder"
         )
 
 
 def caption_cache(
     captioner: Captioner, cache: FeatureCache, split: str, examples: Sequence[Example], beam_size: int = 1
 ) -> list[Result]:
-    """What a captioner says of cached features, one result for each of `examples`."""
+    """Caption cached features; one result for each of `examples`."""
     results: list[Result] = []
-    for start in range(0, len(examples), EXAMPLES_A_PASS):
-        some = list(examples[start : start + EXAMPLES_A_PASS])
-        results += captioner.caption_embeddings(cache.features(split, some), beam_size=beam_size)
+    for start in range(0, len(examples), BATCH_EXAMPLES):
+        batch = list(examples[start : start + BATCH_EXAMPLES])
+        results += captioner.caption_embeddings(cache.features(split, batch), beam_size=beam_size)
     return results
 
 
 def evaluate_results(
     names: Sequence[str], results: Sequence[Result], references: Sequence[Sequence[str]]
 ) -> Evaluation:
-    """Judge result i, of the item `names[i]`, against all of `references[i]`."""
+    """Evaluate `results[i]`, the caption of item `names[i]`, against all of `references[i]`."""
     scores = score([result.text for result in results], references)
-    judged = tuple(
+    captions = tuple(
         EvaluatedCaption(name, result.text, tuple(several), result.logprob, cider)
         for name, result, several, cider in zip(names, results, references, scores.each_cider, strict=True)
     )
-    return Evaluation(scores, judged)
+    return Evaluation(scores, captions)
 
 
-def calibration(judged: Sequence[EvaluatedCaption]) -> dict[str, Any]:
-    """Whether the model's certainty means something.
+def calibration(captions: Sequence[EvaluatedCaption]) -> dict[str, Any]:
+    """How well the model's confidence predicts correctness.
 
-    Confidence is `exp(logprob)`, the geometric mean probability of a token; correctness the share of a caption's words
-    that some reference has. `error` is the expected calibration error over bins of equally many captions (Guo et al.
-    2017, with equal counts); `rank_correlation` Spearman's between log-probability and the caption's CIDEr.
+    Confidence is `exp(logprob)`, the geometric mean of the token probabilities. Correctness is the share of a caption's
+    words that occur in a reference. `error`: expected calibration error over bins of equal size (Guo et al. 2017).
+    `rank_correlation`: Spearman's, between log-probability and CIDEr of a caption; None if one of them is constant.
     """
-    confidence = np.array([math.exp(one.logprob) for one in judged])
-    correct = np.array([_found(one) for one in judged])
+    confidence = np.array([math.exp(one.logprob) for one in captions])
+    correct = np.array([_correctness(one) for one in captions])
     order = np.argsort(confidence, kind="stable")
     bins = [part for part in np.array_split(order, CALIBRATION_BINS) if len(part)]
     table = [
         {"captions": len(part), "confidence": _mean(confidence[part]), "correct": _mean(correct[part])} for part in bins
     ]
-    error = sum(len(part) * abs(confidence[part].mean() - correct[part].mean()) for part in bins) / len(judged)
-    ranks = [_ranks(np.array([one.logprob for one in judged])), _ranks(np.array([one.cider for one in judged]))]
+    error = sum(len(part) * abs(confidence[part].mean() - correct[part].mean()) for part in bins) / len(captions)
+    ranks = [_ranks(np.array([one.logprob for one in captions])), _ranks(np.array([one.cider for one in captions]))]
     spread = ranks[0].std() * ranks[1].std()
     covariance = float(((ranks[0] - ranks[0].mean()) * (ranks[1] - ranks[1].mean())).mean())
     correlation = round(covariance / spread, 4) if spread > 0 else None
@@ -124,21 +126,21 @@ def calibration(judged: Sequence[EvaluatedCaption]) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The figures as two columns of text."""
+    """A report as two columns of text."""
     rows = [(name, value) for name, value in report.items() if not isinstance(value, dict)]
     rows += [(f"calibration {name}", value) for name, value in report["calibration"].items() if name != "bins"]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _found(one: EvaluatedCaption) -> float:
-    known = {word for reference in one.references for word in split_words(reference)}
+def _correctness(one: EvaluatedCaption) -> float:
+    reference_words = {word for reference in one.references for word in split_words(reference)}
     words = split_words(one.caption)
-    return sum(word in known for word in words) / len(words) if words else 0.0
+    return sum(word in reference_words for word in words) / len(words) if words else 0.0
 
 
 def _ranks(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Ranks from 0, equal values sharing their mean rank."""
+    """Ranks from 0; equal values share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     starts = np.cumsum(counts) - counts
     shared: np.ndarray[Any, np.dtype[np.float64]] = (starts + (counts - 1) / 2)[inverse]

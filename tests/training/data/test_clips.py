@@ -1,4 +1,4 @@
-"""Pixels of clips for training, as `streamcap caption` sees them."""
+"""Training decodes clips as `streamcap caption` does."""
 
 from __future__ import annotations
 

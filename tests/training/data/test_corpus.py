@@ -1,3 +1,7 @@
+"""Corpora in every published layout; problems are listed, unusable files are one error line."""
+
+from __future__ import annotations
+
 import json
 import tarfile
 from pathlib import Path
@@ -138,7 +142,7 @@ def test_read_flickr_malformed_csv_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flat", [False, True])
 def test_read_coco_clipcap_list(tmp_path: Path, flat: bool) -> None:
-    """CLIP_prefix_caption's parse_coco.py looks in train2014/ and then in val2014/, by the padded id."""
+    """CLIP_prefix_caption's parse_coco.py searches train2014/, then val2014/, by the zero-padded id."""
     for name in ("train2014/COCO_train2014_000000000007.jpg", "val2014/COCO_val2014_000000391895.jpg"):
         path = tmp_path / (name.partition("/")[2] if flat else name)
         path.parent.mkdir(exist_ok=True)
@@ -197,7 +201,7 @@ def test_read_karpathy_splits(tmp_path: Path) -> None:
     assert captions_of(corpus)["train"] == [("train2014/a.jpg", ("of a.jpg",)), ("val2014/b.jpg", ("of b.jpg",))]
     assert captions_of(corpus)["test"] == [("val2014/d.jpg", ("of d.jpg",))]
     assert captions_of(read_flickr(path, media, {})) == captions_of(corpus)
-    with pytest.raises(InputError, match="says its splits itself"):
+    with pytest.raises(InputError, match="has its own splits"):
         read_coco({"train": path}, media)
 
 
@@ -211,7 +215,7 @@ def test_read_msrvtt_public_test_split(tmp_path: Path) -> None:
 
 
 def test_read_flickr_keeps_girl_beside_boy(tmp_path: Path) -> None:
-    """In Hindi they differ in vowel signs alone."""
+    """In Hindi the two differ only in vowel signs."""
     media = touch(tmp_path, "a.jpg")
     captions = write(tmp_path / "c.csv", "a.jpg| 0| लड़का दौड़ता है\na.jpg| 1| लड़की दौड़ती है\n")
     corpus = read_flickr(captions, media, {})

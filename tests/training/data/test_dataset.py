@@ -1,4 +1,4 @@
-"""Images and clips to a cache, stopped and gone on with; a real encoder of a few hundred weights."""
+"""Feature caches: features match captions, stopped runs resume, other caches are never overwritten."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPEC = ImageSpec(8, 8, "squash", "bilinear")
 
 
 class Means(torch.nn.Module):
-    """The mean colour: (B, 3, H, W) → (B, 3), times a weight."""
+    """The mean color: (B, 3, H, W) → (B, 3), times a weight."""
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ def encoder(weight: float = 1.0) -> FeatureEncoder:
 
 @pytest.fixture
 def images(tmp_path: Path):
-    """Five images of one grey each, of which one is broken."""
+    """Five images, each of one shade of gray; one is broken."""
     folder = tmp_path / "images"
     folder.mkdir()
     lines = ["image_name| comment_number| comment"]
@@ -63,8 +63,8 @@ def test_features_align_with_captions(images, tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path / "cache")
     examples = cache.examples("train")
     assert [(e.name, e.captions) for e in examples] == [(f"{i}.png", (f"image number {i}",)) for i in (0, 1, 3, 4)]
-    wanted = [[(40 * i / 255 - 0.5) / 0.5] * 3 for i in (4, 0)]
-    assert np.allclose(cache.features("train", [examples[3], examples[0]]), wanted, atol=2e-3)
+    expected = [[(40 * i / 255 - 0.5) / 0.5] * 3 for i in (4, 0)]
+    assert np.allclose(cache.features("train", [examples[3], examples[0]]), expected, atol=2e-3)
 
 
 def test_stopped_run_resumes_at_missing_shard(images, tmp_path: Path, monkeypatch) -> None:
@@ -79,7 +79,7 @@ def test_stopped_run_resumes_at_missing_shard(images, tmp_path: Path, monkeypatc
 
     with pytest.raises(KeyboardInterrupt):
         build_cache(tmp_path / "cache", corpus, media, encoder(), advance=stop_after_the_first)
-    with pytest.raises(InputError, match="not complete"):
+    with pytest.raises(InputError, match="incomplete"):
         FeatureCache(tmp_path / "cache")
     first = (tmp_path / "cache" / "train-00000.safetensors").stat().st_mtime_ns
     done: list[int] = []
@@ -95,9 +95,9 @@ def test_other_encoder_keeps_cache(images, tmp_path: Path) -> None:
     corpus, media = images
     build_cache(tmp_path / "cache", corpus, media, encoder())
     before = json.loads((tmp_path / "cache" / "manifest.json").read_text())
-    with pytest.raises(InputError, match="other encoder"):
+    with pytest.raises(InputError, match="different encoder"):
         build_cache(tmp_path / "cache", corpus, media, encoder(2.0))
-    with pytest.raises(InputError, match="holds no feature cache"):
+    with pytest.raises(InputError, match="not a feature cache"):
         build_cache(tmp_path / "images", corpus, media, encoder())
     assert json.loads((tmp_path / "cache" / "manifest.json").read_text()) == before
 
@@ -109,22 +109,22 @@ def test_other_split_of_same_size_keeps_cache(images, tmp_path: Path) -> None:
     one, other = (read_flickr(tmp_path / "results.csv", media, {"train": tmp_path / s}) for s in ("one", "other"))
     build_cache(tmp_path / "cache", one, media, encoder())
     before = {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()}
-    with pytest.raises(InputError, match=r"not known to hold these images or clips in the split train; .* nothing"):
+    with pytest.raises(InputError, match=r"other images or clips in the split train; .* nothing"):
         build_cache(tmp_path / "cache", other, media, encoder())
     assert {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()} == before
 
 
 def test_repaired_image_is_added(images, tmp_path: Path) -> None:
     corpus, media = images
-    on_progress: list[Problem] = []
-    build_cache(tmp_path / "cache", corpus, media, encoder(), on_progress=on_progress.append)
-    assert [(one.name, one.why, one.detail) for one in on_progress] == [
+    problems: list[Problem] = []
+    build_cache(tmp_path / "cache", corpus, media, encoder(), on_problem=problems.append)
+    assert [(one.name, one.why, one.detail) for one in problems] == [
         ("2.png", "broken", "not an image that can be read")
     ]
     shard = tmp_path / "cache" / "train-00000.safetensors"
-    made = shard.stat().st_mtime_ns
+    written_at = shard.stat().st_mtime_ns
     assert build_cache(tmp_path / "cache", corpus, media, encoder())["skipped"] == {"broken": 1}
-    assert shard.stat().st_mtime_ns == made
+    assert shard.stat().st_mtime_ns == written_at
     Image.new("RGB", (20, 10)).save(tmp_path / "images" / "2.png")
     manifest = build_cache(tmp_path / "cache", corpus, media, encoder())
     assert manifest["counts"] == {"train": 5} and manifest["skipped"] == {}
@@ -144,7 +144,7 @@ def test_truncated_png_is_listed(images, tmp_path: Path) -> None:
 
 
 def test_exif_alpha_and_gray16_are_applied(tmp_path: Path) -> None:
-    """Turned as their EXIF says, on white where they are transparent, 16-bit grey scaled: as `streamcap caption`."""
+    """As in `streamcap caption`: rotated by EXIF, transparency over white, 16-bit gray scaled."""
     spec = ImageSpec(4, 4, "squash", "area")
     halves = Image.fromarray(np.repeat(np.array([[0], [255]], np.uint8), 4, 0).repeat(8, 1))
     exif = Image.Exif()
@@ -164,10 +164,10 @@ def test_invalid_cache_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"manifest\.json is missing"):
         FeatureCache(tmp_path)
     (tmp_path / "manifest.json").write_text("[]")
-    with pytest.raises(InputError, match="json object is expected"):
+    with pytest.raises(InputError, match="must hold a JSON object"):
         FeatureCache(tmp_path)
     (tmp_path / "manifest.json").write_text('{"version": 0}')
-    with pytest.raises(InputError, match="no manifest"):
+    with pytest.raises(InputError, match="not a feature cache manifest"):
         FeatureCache(tmp_path)
 
 

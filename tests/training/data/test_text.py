@@ -1,3 +1,5 @@
+"""Caption normalization, word splitting and the tokenizer, in many scripts."""
+
 import unicodedata
 
 import pytest
@@ -44,11 +46,11 @@ def test_tokenizer_round_trip_and_single_token_words() -> None:
         ("İstanbul'da bir KÖPEK", "istanbul'da bir köpek"),
     ],
 )
-def test_normalise_keeps_letters_and_marks(caption: str, normalized: str) -> None:
+def test_normalize_keeps_letters_and_marks(caption: str, normalized: str) -> None:
     assert normalize(caption) == unicodedata.normalize("NFC", normalized)
 
 
-def test_normalise_tells_girl_from_boy_in_hindi() -> None:
+def test_normalize_tells_girl_from_boy_in_hindi() -> None:
     assert normalize("लड़की दौड़ती है") != normalize("लड़का दौड़ता है")
 
 
@@ -63,7 +65,7 @@ def test_normalise_tells_girl_from_boy_in_hindi() -> None:
         ("개가 달린다", ["개가", "달린다"]),
     ],
 )
-def test_split_words_of_scripts_without_blanks(caption: str, words: list[str]) -> None:
+def test_split_words_of_scripts_without_spaces(caption: str, words: list[str]) -> None:
     assert split_words(caption) == [unicodedata.normalize("NFC", word) for word in words]
 
 

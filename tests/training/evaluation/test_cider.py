@@ -1,4 +1,4 @@
-"""The reward against pycocoevalcap, where the two must agree, and what the end of a sentence adds."""
+"""CIDEr-D equals pycocoevalcap's, and the end token penalizes unfinished captions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CAPTIONS = [
 ]
 
 
-def theirs(captions: list[str]) -> list[float]:
+def reference_scores(captions: list[str]) -> list[float]:
     scorer = CiderScorer(n=4, sigma=6.0)
     for caption, several in zip(captions, REFERENCES, strict=True):
         scorer += (caption, several)
@@ -33,23 +33,23 @@ def theirs(captions: list[str]) -> list[float]:
 
 
 def test_reward_equals_pycocoevalcap_cider() -> None:
-    evaluate_stage = CiderD([[reference.split() for reference in several] for several in REFERENCES])
+    scorer = CiderD([[reference.split() for reference in several] for several in REFERENCES])
     words = sorted({word for several in REFERENCES for reference in several for word in reference.split()})
     rng = random.Random(1)
-    made = [[" ".join(rng.choices(words, k=rng.randint(1, 14))) for _ in REFERENCES] for _ in range(20)]
-    for captions in (CAPTIONS, *made):
-        ours = [evaluate_stage.score(image, caption.split()) for image, caption in enumerate(captions)]
-        assert ours == pytest.approx(theirs(captions), abs=1e-6)
+    random_captions = [[" ".join(rng.choices(words, k=rng.randint(1, 14))) for _ in REFERENCES] for _ in range(20)]
+    for captions in (CAPTIONS, *random_captions):
+        scores = [scorer.score(image, caption.split()) for image, caption in enumerate(captions)]
+        assert scores == pytest.approx(reference_scores(captions), abs=1e-6)
 
 
 def test_end_token_penalizes_truncated_caption() -> None:
-    evaluate_stage = CiderD([[[*reference.split(), END] for reference in several] for several in REFERENCES])
+    scorer = CiderD([[[*reference.split(), END] for reference in several] for several in REFERENCES])
     phrase = "a black dog runs in the grass"
-    whole = evaluate_stage.score(0, [*phrase.split(), END])
-    broken = evaluate_stage.score(0, [*f"{phrase} in the".split(), END])
-    cut = evaluate_stage.score(0, phrase.removesuffix(" grass").split())
-    assert whole > broken > 0
-    assert whole > cut
+    complete = scorer.score(0, [*phrase.split(), END])
+    unfinished = scorer.score(0, [*f"{phrase} in the".split(), END])
+    without_end = scorer.score(0, phrase.removesuffix(" grass").split())
+    assert complete > unfinished > 0
+    assert complete > without_end
 
 
 def test_empty_caption_scores_zero() -> None:

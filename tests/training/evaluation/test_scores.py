@@ -1,4 +1,4 @@
-"""The package's scorers against formulas written down here anew, from the papers."""
+"""Scores compared with independent implementations of the formulas in the papers."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ def grams(tokens: list[str], n: int) -> Counter[tuple[str, ...]]:
 
 def bleu(n: int) -> float:
     """Papineni et al. 2002: clipped precisions, geometric mean, brevity penalty with the closest reference length."""
-    logs, said, best = 0.0, 0, 0
+    logs, caption_length, reference_length = 0.0, 0, 0
     for size in range(1, n + 1):
         hits = total = 0
         for caption, references in zip(CAPTIONS, REFERENCES, strict=True):
             counts = grams(words(caption), size)
-            most: Counter[tuple[str, ...]] = Counter()
+            max_counts: Counter[tuple[str, ...]] = Counter()
             for reference in references:
-                most |= grams(words(reference), size)
-            hits += sum((counts & most).values())
+                max_counts |= grams(words(reference), size)
+            hits += sum((counts & max_counts).values())
             total += sum(counts.values())
         logs += math.log(hits / total) / n
     for caption, references in zip(CAPTIONS, REFERENCES, strict=True):
         length = len(words(caption))
-        said += length
-        best += min((abs(len(words(r)) - length), len(words(r))) for r in references)[1]
-    return math.exp(logs) * min(1.0, math.exp(1 - best / said))
+        caption_length += length
+        reference_length += min((abs(len(words(r)) - length), len(words(r))) for r in references)[1]
+    return math.exp(logs) * min(1.0, math.exp(1 - reference_length / caption_length))
 
 
 def rouge_l() -> float:
-    """Lin 2004 as the COCO tools have it: best precision and best recall over references, beta 1.2."""
+    """Lin 2004, as in the COCO tools: best precision and best recall over references, beta 1.2."""
     total = 0.0
     for caption, references in zip(CAPTIONS, REFERENCES, strict=True):
         mine = words(caption)
@@ -80,15 +80,15 @@ def cider() -> list[float]:
         documents.update({gram for r in references for n in range(1, 5) for gram in grams(words(r), n)})
 
     def vector(tokens: list[str], n: int) -> dict[tuple[str, ...], float]:
-        rarity = math.log(len(REFERENCES))
-        return {gram: c * (rarity - math.log(max(1, documents[gram]))) for gram, c in grams(tokens, n).items()}
+        max_idf = math.log(len(REFERENCES))
+        return {gram: c * (max_idf - math.log(max(1, documents[gram]))) for gram, c in grams(tokens, n).items()}
 
     out = []
     for caption, references in zip(CAPTIONS, REFERENCES, strict=True):
         total = 0.0
         for reference in references:
             mine, theirs = words(caption), words(reference)
-            # The COCO tools measure a sentence by its bigrams.
+            # The COCO tools compute the length penalty from bigrams.
             penalty = math.exp(-((len(mine) - len(theirs)) ** 2) / (2 * 6.0**2))
             for n in range(1, 5):
                 a, b = vector(mine, n), vector(theirs, n)
@@ -134,9 +134,9 @@ def test_invalid_input_is_refused(captions: list[str], references: list[list[str
         ("เด็กผู้หญิงกำลังวิ่ง", "เด็กผู้หญิงกำลังเดิน", "รถสีแดงจอดอยู่"),
     ],
 )
-def test_scores_of_scripts_without_blanks(caption: str, near: str, far: str) -> None:
+def test_scores_of_scripts_without_spaces(caption: str, near: str, far: str) -> None:
     scores = score([caption, far], [[near], [far]])
-    assert scores.unit == "words; characters in scripts without blanks"
+    assert scores.unit == "words; characters in scripts without spaces"
     assert 0.3 < scores.bleu1 < 1
     assert scores.each_cider[0] > 0
     assert score([far, caption], [[near], [far]]).each_cider[0] < scores.each_cider[0]
