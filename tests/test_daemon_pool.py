@@ -63,7 +63,7 @@ async def test_full_pool_refuses_and_cancel_frees() -> None:
     ran: list[int] = []
     waiting = [asyncio.ensure_future(pool.run(ran.append, number)) for number in range(2)]
     await asyncio.sleep(0)
-    with pytest.raises(PoolFullError, match="2 calls wait"):
+    with pytest.raises(PoolFullError, match="2 calls are waiting"):
         await pool.run(ran.append, 3)
     waiting[0].cancel()
     go.set()
