@@ -23,6 +23,7 @@ from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
 from streamcap.captioner.decoding.cuda_graphs import GraphedCallable, bucket
 from streamcap.captioner.decoding.sampling import make_sampler
 from streamcap.captioner.decoding.tokenizer import TextDecoder, load_tokenizer
+from streamcap.captioner.grounding import Grounding
 from streamcap.captioner.kernels.precision import convert, find_device, find_precision
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.prompt import Prompt, Prompter
@@ -82,6 +83,7 @@ class Captioner:
         self._encoders: dict[tuple[int, ...], GraphedCallable] = {}
         self._text: TextDecoder | None = None
         self._text_missing: str | None = None
+        self._grounding = checkpoint.grounding
 
     # What the model is ------------------------------------------------------------------------------------------
 
@@ -118,6 +120,19 @@ class Captioner:
             "max_tokens": self.max_tokens,
             "image": self._vision.image_spec.to_json() if self._vision is not None else None,
         }
+
+    @property
+    def grounding(self) -> Grounding | None:
+        """What an image's tags deny; None for checkpoints without tags."""
+        return self._grounding
+
+    @torch.inference_mode()
+    def tags(self, embeddings: Tensor) -> Tensor:
+        """The probabilities (B, K) of the tags of embeddings (B, N, C). Raises InputError for a checkpoint without."""
+        tags = [prompt.tags for prompt in self._prompts(embeddings) if prompt.tags is not None]
+        if not tags:
+            raise InputError(f"{self._checkpoint.path}: has no tags")
+        return torch.stack(tags)
 
     # Captions ---------------------------------------------------------------------------------------------------
 
@@ -268,7 +283,7 @@ class Captioner:
         found: list[Hypothesis] = []
         for start in range(0, len(prompts), step):
             found += beam_search(self._gpt2, prompts[start : start + step], stop_criteria, size)
-        return [self._result(best.tokens, best.logprob) for best in found]
+        return [self._result(best.tokens, best.logprob, prompt) for best, prompt in zip(found, prompts, strict=True)]
 
     def _decode(
         self,
@@ -287,7 +302,7 @@ class Captioner:
         finished: dict[int, Result] = {}
         while batch.active:
             for row in batch.step():
-                finished[row.key] = self._result(row.tokens, row.logprob)
+                finished[row.key] = self._result(row.tokens, row.logprob, prompts[row.key])
             if on_text is not None:
                 for row in batch.rows:
                     on_text(row.key, row.tokens)
@@ -302,13 +317,16 @@ class Captioner:
             return CudaGraphBatch(self._gpt2, stop_criteria, max_rows=rows)
         return ContinuousBatch(self._gpt2, make_sampler(search), stop_criteria, max_rows=rows)
 
-    def _result(self, tokens: list[int], logprob: float) -> Result:
+    def _result(self, tokens: list[int], logprob: float, prompt: Prompt) -> Result:
         if not math.isfinite(logprob):
             advice = "use precision fp32" if self._precision != "fp32" else "the checkpoint may be damaged"
             raise StreamcapError(
                 f"{self._checkpoint.path}: decoding in {self._precision} gave numbers that are not finite; {advice}"
             )
-        return Result(self.text(tokens), tokens, logprob)
+        text = self.text(tokens)
+        if self._grounding is None or prompt.tags is None:
+            return Result(text, tokens, logprob)
+        return Result(text, tokens, logprob, self._grounding.estimate(text, logprob, prompt.tags))
 
     def decoder(self, search: SearchOptions | None = None, *, max_rows: int | None = None) -> ContinuousDecoder[Any]:
         """A running batch that captions may join at any step. Raises InputError for a search with beams."""
@@ -424,9 +442,8 @@ class ContinuousDecoder(Generic[Key]):
     def step(self) -> list[tuple[Key, Result]]:
         """Decode one more token of every caption; those that are finished with it, in no particular order."""
         done = self._batch_limit.run(self.active, self._step) if self._unfinished else []
-        for row in done:
-            del self._unfinished[row.key]
-        return [(row.key, self._captioner._result(row.tokens, row.logprob)) for row in done]
+        finished = [(row, self._unfinished.pop(row.key)) for row in done]
+        return [(row.key, self._captioner._result(row.tokens, row.logprob, prompt)) for row, prompt in finished]
 
     def tokens(self) -> dict[Key, list[int]]:
         """The tokens so far of every caption that is being decoded."""

@@ -15,3 +15,6 @@ class Result:
     """The new tokens alone, the stop token included where it was reached."""
     logprob: float
     """Mean natural-log probability of `tokens` under the model (at temperature 1); 0.0 when there are none."""
+    confidence: float | None = None
+    """Estimated probability, from 0 to 1, that no object word of the caption is false; None where the checkpoint cannot
+    say."""

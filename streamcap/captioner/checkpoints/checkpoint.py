@@ -11,6 +11,7 @@ from streamcap.captioner.models.prompt import Prompter
 from streamcap.captioner.models.vit import Output
 
 if TYPE_CHECKING:
+    from streamcap.captioner.grounding import Grounding
     from streamcap.captioner.models.vision import Vision
 
 
@@ -55,4 +56,6 @@ class Checkpoint:
     vision_ref: VisionTowerRef | None = None
     tokenizer: Path | None = None
     """A directory or file that holds it; None: `tokenizer_name` is looked for."""
+    grounding: Grounding | None = None
+    """What the tags of an image deny, of checkpoints that have tags."""
     tokenizer_name: str = "openai-community/gpt2"

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from streamcap.captioner.decoding.sampling import Sampler, token_logprobs
+from streamcap.captioner.decoding.sampling import Sampler, hold_back, token_logprobs
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.kv_cache import KVCache
 from streamcap.captioner.models.prompt import Prompt, pad_prefixes
@@ -36,6 +36,8 @@ class Request(Generic[Key]):
     rng: random.Random | None
     tokens: list[int] = field(default_factory=list)
     sum_logprobs: float = 0.0
+    denied: Tensor | None = None
+    """(V,) bool: tokens that are held back, see `grounding`."""
 
     @property
     def logprob(self) -> float:
@@ -56,7 +58,8 @@ class WaitingQueue(Generic[Key]):
 
     def add(self, key: Key, prompt: Prompt, rng: random.Random | None = None) -> None:
         room = self._positions - prompt.length + 1
-        self._entries.append((Request(key, max(1, min(self._stop_criteria.max_tokens, room)), rng), prompt))
+        row = Request(key, max(1, min(self._stop_criteria.max_tokens, room)), rng, denied=prompt.denied)
+        self._entries.append((row, prompt))
 
     def drop(self, key: Key) -> bool:
         """Forget a caption; false when there is none of this key."""
@@ -169,7 +172,8 @@ class ContinuousBatch(Generic[Key]):
     def _select(self, logits: Tensor, first: int) -> list[int]:
         """Give the rows from `first` on their next token; the numbers of those that are finished with it."""
         rows = self._rows[first:]
-        tokens = self._sampler.sample(logits, [row.rng for row in rows])
+        choice = hold_back(logits, [row.denied for row in rows])
+        tokens = self._sampler.sample(choice, [row.rng for row in rows])
         scores = token_logprobs(logits, tokens)
         finished = []
         for number, (row, token, score) in enumerate(zip(rows, tokens.tolist(), scores.tolist(), strict=True), first):

@@ -33,7 +33,17 @@ POSITIONS_STEP = 32
 class StaticDecodeState:
     """The device's side: the cache and each slot's state, R slots of P positions and T tokens."""
 
-    def __init__(self, gpt2: GPT2, rows: int, positions: int, tokens: int, stop: frozenset[int], cross: int) -> None:
+    def __init__(
+        self,
+        gpt2: GPT2,
+        rows: int,
+        positions: int,
+        tokens: int,
+        stop: frozenset[int],
+        cross: int,
+        *,
+        grounded: bool = False,
+    ) -> None:
         device = gpt2.device
         self.gpt2 = gpt2
         self.positions = positions
@@ -48,6 +58,9 @@ class StaticDecodeState:
         self.sum_logprobs = torch.zeros(rows, dtype=torch.float64, device=device)
         self.num_generated = torch.zeros(rows, dtype=torch.int64, device=device)
         self.tokens = torch.zeros(rows, tokens, dtype=torch.int64, device=device)
+        # (R, V): tokens that a slot holds back, see `grounding`.
+        vocabulary = gpt2.config.vocab_size
+        self.denied = torch.zeros(rows, vocabulary, dtype=torch.bool, device=device) if grounded else None
         self._steps: dict[int, GraphedCallable] = {}
         self.prefills: dict[tuple[int, int], tuple[GraphedCallable, _PrefillBuffers]] = {}
 
@@ -85,7 +98,7 @@ class StaticDecodeState:
             length, mask,
         )  # fmt: skip
         logits = gpt2.logits(hidden[:, 0])
-        chosen = greedy_tokens(logits)
+        chosen = greedy_tokens(logits if self.denied is None else logits.masked_fill(self.denied[:rows], -math.inf))
         num_generated = self.num_generated[:rows]
         place = num_generated.clamp(max=self.tokens.shape[1] - 1).unsqueeze(1)
         kept = torch.where(active, chosen, self.tokens[:rows].gather(1, place).squeeze(1))
@@ -109,11 +122,15 @@ class StaticDecodeState:
         cross = None
         if prompts[0].cross is not None:
             cross = torch.stack([prompt.cross for prompt in prompts if prompt.cross is not None])
-        chosen, score, buffers = self._prefill(prefix, lengths, cross)
+        denied = None
+        if self.denied is not None:
+            denied = torch.stack([prompt.denied for prompt in prompts if prompt.denied is not None])
+            self.denied[torch.tensor(slots, device=denied.device)] = denied
+        chosen, score, buffers = self._prefill(prefix, lengths, cross, denied)
         chosen, score = chosen.clone(), score.clone()
         if prompts[0].later_prefix is not None:
             later_prefix = pad_prefixes([prompt.later_prefix for prompt in prompts if prompt.later_prefix is not None])
-            _, _, buffers = self._prefill(later_prefix, lengths, cross)
+            _, _, buffers = self._prefill(later_prefix, lengths, cross, denied)
         device = self.token.device
         where, length, limit = torch.tensor([slots, lengths, stop_criteria]).to(device, non_blocking=True)
         count, width = prefix.shape[:2]
@@ -132,7 +149,7 @@ class StaticDecodeState:
         self.active[where] = ~self._stops(chosen) & (limit > 1)
 
     def _prefill(
-        self, prefix: Tensor, lengths: list[int], cross: Tensor | None
+        self, prefix: Tensor, lengths: list[int], cross: Tensor | None, denied: Tensor | None = None
     ) -> tuple[Tensor, Tensor, _PrefillBuffers]:
         """First tokens (J,), their log-probabilities (J,) and the keys and values they left behind."""
         count, width = prefix.shape[:2]
@@ -141,9 +158,12 @@ class StaticDecodeState:
         inputs = [_padded(prefix, size), _padded(torch.tensor(lengths).to(prefix.device), size, 1)]
         if cross is not None:
             inputs.append(_padded(cross, size))
+        if denied is not None:
+            inputs.append(_padded(denied, size))
         if found is None:
             buffers = _PrefillBuffers(self.gpt2, size, width, 0 if cross is None else cross.shape[1])
-            found = GraphedCallable(buffers.prefill, inputs, self.gpt2.device), buffers
+            prefill = buffers.prefill if cross is not None or denied is None else buffers.prefill_grounded
+            found = GraphedCallable(prefill, inputs, self.gpt2.device), buffers
             self.prefills[size, width] = found
         replay, buffers = found
         chosen, score = replay(*inputs)
@@ -172,7 +192,13 @@ class _PrefillBuffers:
         self.cross_keys, self.cross_values = cache.cross_keys, cache.cross_values
         self._rows = torch.arange(rows, device=gpt2.device)
 
-    def prefill(self, prefix: Tensor, lengths: Tensor, cross: Tensor | None = None) -> tuple[Tensor, ...]:
+    def prefill_grounded(self, prefix: Tensor, lengths: Tensor, denied: Tensor) -> tuple[Tensor, ...]:
+        """As `prefill`, without the tokens that `denied` (J, V) holds back."""
+        return self.prefill(prefix, lengths, denied=denied)
+
+    def prefill(
+        self, prefix: Tensor, lengths: Tensor, cross: Tensor | None = None, denied: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         gpt2 = self._gpt2
         if cross is not None and self.cross_keys is not None and self.cross_values is not None:
             gpt2.write_cross_kv(cross, self.cross_keys, self.cross_values)
@@ -180,7 +206,7 @@ class _PrefillBuffers:
         x = prefix.to(gpt2.dtype) + gpt2.wpe.weight[:width]
         x = gpt2.run_blocks(x, self.keys, self.values, self.cross_keys, self.cross_values, 0, width, True, None, None)
         logits = gpt2.logits(x[self._rows, lengths - 1])
-        chosen = greedy_tokens(logits)
+        chosen = greedy_tokens(logits if denied is None else logits.masked_fill(denied, -math.inf))
         return chosen, token_logprobs(logits, chosen)
 
 
@@ -286,7 +312,10 @@ class CudaGraphBatch(Generic[Key]):
             rows, positions = max(rows, old.rows), max(positions, old.positions)
             tokens = max(tokens, old.tokens.shape[1])
         cross = 0 if prompt.cross is None else prompt.cross.shape[0]
-        new = StaticDecodeState(self._gpt2, rows, positions, tokens, self.stop_criteria.stop_tokens, cross)
+        grounded = prompt.denied is not None
+        new = StaticDecodeState(
+            self._gpt2, rows, positions, tokens, self.stop_criteria.stop_tokens, cross, grounded=grounded
+        )
         if old is not None:
             _copy_state(new, old)
         self._slots = new
@@ -300,6 +329,8 @@ def _copy_state(new: StaticDecodeState, old: StaticDecodeState) -> None:
     rows, positions = old.rows, old.positions
     for name in ("token", "length", "limit", "going", "total", "produced"):
         getattr(new, name)[:rows] = getattr(old, name)
+    if new.denied is not None and old.denied is not None:
+        new.denied[:rows] = old.denied
     new.tokens[:rows, : old.tokens.shape[1]] = old.tokens
     new.cache.keys[:, :rows, :, :positions] = old.cache.keys
     new.cache.values[:, :rows, :, :positions] = old.cache.values

@@ -30,6 +30,11 @@ class TextDecoder:
         text: str = self._tokenizer.decode(kept, skip_special_tokens=True)
         return text.rstrip("\ufffd").strip()
 
+    def encode(self, text: str) -> list[int]:
+        """The tokens of `text`."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
     def _is_word(self, token: int) -> bool:
         piece = self._tokenizer.id_to_token(token)
         return piece is not None and not (piece.startswith("<") and piece.endswith(">") and len(piece) > 2)

@@ -21,6 +21,10 @@ class Prompt:
     """(P, E): the prefix as every token after the first sees it, where that differs (VideoCaptionerWithClip)."""
     cross: Tensor | None = None
     """(N, C) encoder states for cross-attention."""
+    tags: Tensor | None = None
+    """(K,) probabilities of the image's tags, of checkpoints that have them."""
+    denied: Tensor | None = None
+    """(V,) bool: tokens that the tags deny, see `grounding`."""
 
     @property
     def length(self) -> int:
