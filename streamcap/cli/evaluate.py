@@ -152,9 +152,10 @@ def _on_labels(
     *,
     held_out: bool,
 ) -> dict[str, Any]:
+    from streamcap.training.confidence import judge_confidence
     from streamcap.training.data.corpus import Item, read_flickr
     from streamcap.training.evaluation.evaluation import evaluate_results
-    from streamcap.training.evaluation.object_truth import judge_captions, read_truths
+    from streamcap.training.evaluation.object_truth import is_correct, judge_captions, read_truths
     from streamcap.training.held_out import is_held_out
 
     items = [] if captions is None else next(iter(read_flickr(captions, media, {}).splits.values()))
@@ -167,6 +168,14 @@ def _on_labels(
     report: dict[str, Any] = {
         "objects": judge_captions([result.text for result in results], [truths[item.name] for item in kept]).report()
     }
+    judged_by = [is_correct(result.text, truths[item.name]) for item, result in zip(kept, results, strict=True)]
+    sure = [
+        (result.confidence, correct)
+        for result, correct in zip(results, judged_by, strict=True)
+        if result.confidence is not None and correct is not None
+    ]
+    if sure:
+        report["confidence"] = judge_confidence([one for one, _ in sure], [correct for _, correct in sure])
     captioned = [number for number, item in enumerate(kept) if item.captions]
     if captioned:
         judged = evaluate_results(

@@ -129,7 +129,7 @@ def calibration(judged: Sequence[EvaluatedCaption]) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> str:
     """The figures as two columns of text."""
     rows = [(name, value) for name, value in report.items() if not isinstance(value, dict)]
-    for part in ("calibration", "objects"):
+    for part in ("calibration", "objects", "confidence"):
         rows += [(f"{part} {name}", value) for name, value in report.get(part, {}).items() if name != "bins"]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

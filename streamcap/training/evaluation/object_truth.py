@@ -130,6 +130,12 @@ def judge_captions(captions: Sequence[str], truths: Sequence[ImageTruth]) -> Obj
     return ObjectTruth(len(captions), words[True], words[False], words[None], wrong, mains, named)
 
 
+def is_correct(caption: str, truth: ImageTruth) -> bool | None:
+    """Whether no object word of the caption is false; None where that hangs on what is not known."""
+    verdicts = [truth.evaluate_stage(mention) for mention in find_mentions(caption)]
+    return False if False in verdicts else None if None in verdicts else True
+
+
 def truth_of_captions(references: Iterable[str]) -> ImageTruth:
     """What captions by people name; the main object is the one that most of them name, if at least half do."""
     each = [_named(reference) for reference in references]
