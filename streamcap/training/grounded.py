@@ -39,6 +39,8 @@ class GroundedSettings(StageOptions):
     """Drawn scenes a step."""
     text_batch: int
     """Sentences without an image a step."""
+    captioned_share: float | None = None
+    """Of the real images, those that people captioned; None: as often as `ImageSet.chances` says."""
     captions: int = 5
     """Captions by people of an image that are used at once; of those made of tags one."""
     label_smoothing: float = 0.1
@@ -180,10 +182,23 @@ class GroundedTrainer(StageTrainer):
 
     def _real_views(self) -> tuple[npt.NDArray[np.int64], Tensor]:
         count = self.options.real_batch
-        rows = np.sort(torch.multinomial(self._chances, count).numpy())
+        rows = self._draw_rows(count)
         boxes = torch.where(torch.rand(count, 1) < 0.5, whole(count), random_boxes(count, self.options.min_crop_area))
         planes = crop(np.asarray(self._images.pixels[rows]), boxes, torch.rand(count) < 0.5, self.image_spec.width)
         return rows, color_jitter(planes, 0.8)
+
+    def _draw_rows(self, count: int) -> npt.NDArray[np.int64]:
+        share = self.options.captioned_share
+        if share is None:
+            return np.sort(torch.multinomial(self._chances, count).numpy())
+        captioned = torch.from_numpy(self._images.captioned)
+        first = round(share * count)
+        parts = [
+            torch.multinomial(self._chances * mask, some)
+            for mask, some in ((captioned, first), (~captioned, count - first))
+            if some
+        ]
+        return np.sort(torch.cat(parts).numpy())
 
     def _synthetic_views(self) -> tuple[npt.NDArray[np.int64], Tensor]:
         images, side = self._synthetic.images, self.image_spec.width

@@ -33,7 +33,7 @@ from streamcap.training.held_out import is_held_out
 
 log = logging.getLogger(__name__)
 
-THRESHOLDS: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+THRESHOLDS: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 ENOUGH: Final = 0.85
 """Precision of object words from which on naming more of the main objects matters more."""
 BATCH = 32

@@ -76,7 +76,7 @@ STAGES = (
     Stage(
         "ground",
         GroundedSettings(
-            steps=900,
+            steps=780,
             real_batch=40,
             synthetic_batch=8,
             text_batch=8,
@@ -86,6 +86,24 @@ STAGES = (
             word_dropout=0.05,
             orthogonal=True,
             average=0.99,
+        ),
+    ),
+    # The words, on an encoder that stays as it is: mostly captions by people.
+    Stage(
+        "words",
+        GroundedSettings(
+            steps=250,
+            real_batch=40,
+            synthetic_batch=8,
+            text_batch=4,
+            captioned_share=0.65,
+            learning_rate=4e-4,
+            warmup=20,
+            weight_decay=0.02,
+            word_dropout=0.08,
+            orthogonal=True,
+            average=0.98,
+            train_encoder=False,
         ),
     ),
 )
