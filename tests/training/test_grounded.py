@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from streamcap import load_captioner
@@ -19,7 +20,7 @@ from streamcap.captioner import registry
 from streamcap.captioner.models.mini_encoder import build_vision, fold
 from streamcap.training.confidence import fit_confidence, judge_confidence
 from streamcap.training.evaluation.object_truth import Detection, ImageTruth
-from streamcap.training.mini import calibrate, grounded, label, pool, synthetic
+from streamcap.training.mini import calibrate, grounded, label, pool, synthetic, tag_heads
 from streamcap.training.pseudo_captions import counted, pseudo_captions
 from streamcap.training.tags import CLASSES, TAGS, tags_of_text, targets_of_image, targets_of_text
 from streamcap.training.warm_start import extend_embedding, extend_tokenizer, unfold, words_to_add
@@ -211,6 +212,21 @@ def test_recipe_trains_exports_and_calibrates(
     assert calibrate.main([str(run / "model"), str(images)]) == 0
     (sure,) = load_captioner(str(run / "model"), "cpu", "fp32").caption([np.zeros((30, 30, 3), np.uint8)])
     assert sure.confidence is not None
+
+
+def test_tag_heads_leave_other_weights(
+    data: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flickr, images, _ = data
+    for name, value in {"STEPS": 4, "IMAGES": 12, "DRAWN": 4}.items():
+        monkeypatch.setattr(tag_heads, name, value)
+    run = tmp_path / "run"
+    assert tag_heads.main([str(flickr), str(images), str(run)]) == 0
+    before, after = load_file(released() / "model.safetensors"), load_file(run / "model" / "model.safetensors")
+    kept = [name for name in before if not name.startswith(("mapping.tag", "mapping.blind"))]
+    assert all(torch.equal(before[name], after[name]) for name in kept)
+    captioner = load_captioner(str(run / "model"), device="cpu", precision="fp32")
+    assert captioner.tags(captioner.encode(np.zeros((1, 160, 160, 3), np.uint8))).shape == (1, len(TAGS))
 
 
 @pytest.mark.parametrize(

@@ -126,18 +126,19 @@ def _stacked(pixels: list[Any]) -> Any:
     return np.stack(pixels)
 
 
-def calibrate(model: Path, pool: Path) -> dict[str, Any]:
+def calibrate(model: Path, pool: Path, deny_below: float | None = None) -> dict[str, Any]:
     """Choose the threshold, fit the confidence, write both into the model's config.json; the second half's figures."""
     work = Calibration(model, pool)
     tried: dict[float, list[Result]] = {}
     scores: dict[float, tuple[float, float]] = {}
-    for threshold in THRESHOLDS:
+    thresholds = THRESHOLDS if deny_below is None else (deny_below,)
+    for threshold in thresholds:
         tried[threshold] = work.caption(threshold)
         found = work.report(tried[threshold], first=True)
         log.info("deny_below %.2f: %s", threshold, json.dumps(found))
         precision = found["precision"] or 0.0
         scores[threshold] = min(precision, ENOUGH), (found["main_object_named"] or 0.0)
-    best = max(THRESHOLDS, key=lambda threshold: scores[threshold])
+    best = max(thresholds, key=lambda threshold: scores[threshold])
     confidence = work.fit(tried[best])
     config = read_json(model / "config.json")
     config["tags"] = {**config["tags"], "deny_below": best, "confidence": asdict(confidence)}
@@ -154,10 +155,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m streamcap.training.mini.calibrate", description=__doc__)
     parser.add_argument("model", type=Path, help="a model of recipes.grounded")
     parser.add_argument("pool", type=Path, help="the pool's folder")
+    parser.add_argument("--deny-below", type=float, help="take this threshold instead of choosing one")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        log.info("%s", json.dumps(calibrate(given.model, given.pool)))
+        log.info("%s", json.dumps(calibrate(given.model, given.pool, given.deny_below)))
     except StreamcapError as error:
         log.error("%s", error)
         return 2 if isinstance(error, InputError) else 1
