@@ -26,6 +26,7 @@ from streamcap.captioner.decoding.drafts import Acceptances, Drafts, DraftSource
 from streamcap.captioner.decoding.sampling import make_sampler
 from streamcap.captioner.decoding.tokenizer import TextDecoder
 from streamcap.captioner.decoding.verifier import Verifier
+from streamcap.captioner.grounding import Grounding
 from streamcap.captioner.kernels.precision import convert, find_device, find_precision
 from streamcap.captioner.loading import find_stop_tokens, find_tokenizer, find_tower
 from streamcap.captioner.models.gpt2 import GPT2
@@ -93,6 +94,7 @@ class Captioner:
         self._text: TextDecoder | None = None
         self._text_missing: str | None = None
         self._stops: frozenset[int] | None = None
+        self._grounding = checkpoint.grounding
 
     # Properties of the model --------------------------------------------------------------------------------------
 
@@ -129,6 +131,19 @@ class Captioner:
             "max_tokens": self.max_tokens,
             "image": self._vision.image_spec.to_json() if self._vision is not None else None,
         }
+
+    @property
+    def grounding(self) -> Grounding | None:
+        """What an image's tags deny; None for checkpoints without tags."""
+        return self._grounding
+
+    @torch.inference_mode()
+    def tags(self, embeddings: Tensor) -> Tensor:
+        """The probabilities (B, K) of the tags of embeddings (B, N, C). Raises InputError for a checkpoint without."""
+        tags = [prompt.tags for prompt in self._prompts(embeddings) if prompt.tags is not None]
+        if not tags:
+            raise InputError(f"{self._checkpoint.path}: has no tags")
+        return torch.stack(tags)
 
     # Captions ---------------------------------------------------------------------------------------------------
 
@@ -301,7 +316,10 @@ class Captioner:
         hypotheses: list[Hypothesis] = []
         for start in range(0, len(prompts), step):
             hypotheses += beam_search(self._gpt2, prompts[start : start + step], stop_criteria, size)
-        return [self._result(best.tokens, best.logprob, best.passes) for best in hypotheses]
+        return [
+            self._result(best.tokens, best.logprob, best.passes, prompt)
+            for best, prompt in zip(hypotheses, prompts, strict=True)
+        ]
 
     def _decode(
         self,
@@ -321,7 +339,7 @@ class Captioner:
         finished: dict[int, Result] = {}
         while batch.active:
             for row in batch.step():
-                finished[row.key] = self._result(row.tokens, row.logprob, row.passes)
+                finished[row.key] = self._result(row.tokens, row.logprob, row.passes, prompts[row.key])
             if on_text is not None:
                 for row in batch.rows:
                     on_text(row.key, row.tokens)
@@ -337,13 +355,17 @@ class Captioner:
         verifier = self._verifier if search.temperature == 0 else None
         return ContinuousBatch(self._gpt2, make_sampler(search), stop_criteria, max_rows=rows, verifier=verifier)
 
-    def _result(self, tokens: list[int], logprob: float, passes: int) -> Result:
+    def _result(self, tokens: list[int], logprob: float, passes: int, prompt: Prompt) -> Result:
         if not math.isfinite(logprob):
             advice = "use precision fp32" if self._precision != "fp32" else "the checkpoint may be damaged"
             raise StreamcapError(
                 f"{self._checkpoint.path}: decoding in {self._precision} produced NaN or infinity; {advice}"
             )
-        return Result(self.text(tokens), tokens, logprob, passes)
+        text = self.text(tokens)
+        confidence = None
+        if self._grounding is not None and prompt.tags is not None:
+            confidence = self._grounding.estimate(text, logprob, prompt.tags)
+        return Result(text, tokens, logprob, confidence, passes)
 
     def decoder(self, search: SearchOptions | None = None, *, max_rows: int | None = None) -> ContinuousDecoder[Any]:
         """Continuous batching: captions may join the batch at any step. Raises InputError for a search with beams."""

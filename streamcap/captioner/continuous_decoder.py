@@ -61,9 +61,10 @@ class ContinuousDecoder(Generic[Key]):
     def step(self) -> list[tuple[Key, Result]]:
         """Decode one more token of every caption. Returns the captions that finished, in no particular order."""
         done = self._batch_limit.run(self.active, self._step) if self._unfinished else []
-        for row in done:
-            del self._unfinished[row.key]
-        return [(row.key, self._captioner._result(row.tokens, row.logprob, row.passes)) for row in done]
+        finished = [(row, self._unfinished.pop(row.key)) for row in done]
+        return [
+            (row.key, self._captioner._result(row.tokens, row.logprob, row.passes, prompt)) for row, prompt in finished
+        ]
 
     def tokens(self) -> dict[Key, list[int]]:
         """The tokens so far of every caption in the batch."""

@@ -15,5 +15,7 @@ class Result:
     """The generated tokens, including the stop token if it was reached."""
     logprob: float
     """Mean natural-log probability of `tokens` under the model (at temperature 1); 0.0 without tokens."""
+    confidence: float | None = None
+    """Probability, from 0 to 1, that no object word of the caption is false; None if the model cannot say."""
     passes: int = 0
     """GPT-2 passes for this caption, including the prefill; without drafts, one per token."""

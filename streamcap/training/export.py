@@ -21,6 +21,7 @@ MAX_TOKENS = 40
 def native_config(model: Mapping[str, Any], image_spec: ImageSpec) -> dict[str, Any]:
     """The content of config.json, from the `vision`, `mapping` and `gpt2` parts of the model's own configuration."""
     gpt2 = dict(model["gpt2"])
+    tags = {"tags": dict(model["tags"])} if "tags" in model else {}
     return {
         "vision": {**model["vision"], "folded": True},
         "mapping": {**model["mapping"], "dropout": 0.0},
@@ -29,6 +30,7 @@ def native_config(model: Mapping[str, Any], image_spec: ImageSpec) -> dict[str, 
         "bos_token_id": gpt2["bos_token_id"],
         "eos_token_id": gpt2["eos_token_id"],
         "max_tokens": MAX_TOKENS,
+        **tags,
     }
 
 

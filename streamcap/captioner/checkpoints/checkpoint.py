@@ -11,6 +11,7 @@ from streamcap.captioner.models.prompt import Prompter
 from streamcap.captioner.models.vit import Output
 
 if TYPE_CHECKING:
+    from streamcap.captioner.grounding import Grounding
     from streamcap.captioner.models.vision import Vision
 
 
@@ -60,6 +61,8 @@ class Checkpoint:
     vision_ref: VisionTowerRef | None = None
     tokenizer: Path | None = None
     """Its directory or file; None: use `tokenizer_name`."""
+    grounding: Grounding | None = None
+    """Which object words an image's tags deny; None for checkpoints without tags."""
     tokenizer_name: str = "openai-community/gpt2"
     stop_rule: StopRule = "fixed"
     """How to find the stop tokens of a tokenizer other than OpenAI's."""

@@ -22,6 +22,8 @@ from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
 from streamcap.captioner.checkpoints.settings import read_int
 from streamcap.captioner.checkpoints.tensors import load_into, read_weights, strip_prefix
 from streamcap.captioner.checkpoints.towers import weights_file
+from streamcap.captioner.decoding.tokenizer import load_tokenizer
+from streamcap.captioner.grounding import GroundedPrefix, Grounding, read_grounding
 from streamcap.captioner.models.prompt import MappedPrefixPrompter
 from streamcap.captioner.models.vision import Vision
 from streamcap.errors import InputError, StreamcapError
@@ -59,12 +61,14 @@ def load(directory: Path, config: Mapping[str, Any]) -> Checkpoint:
     mapping = _built(build_mapping, parts["mapping"], f"{where}: mapping")
     load_into(mapping, strip_prefix(weights, "mapping."), str(file), prefix="mapping.")
     shape = _grid_shape(encoder, image_spec, where)
+    prompter, grounding = _prompter(mapping, config, directory, where)
     stop = read_int(config, "eos_token_id", where, minimum=0)
     return Checkpoint(
         family=FAMILY,
         path=directory,
         gpt2=gpt2,
-        prompter=MappedPrefixPrompter(mapping),
+        prompter=prompter,
+        grounding=grounding,
         embedding=shape,
         stop_tokens=check_stop(gpt2.config.eos_token_id if stop is None else stop, gpt2, where),
         max_tokens=read_int(config, "max_tokens", where, minimum=1) or MAX_TOKENS,
@@ -106,6 +110,19 @@ def save_native(
         (directory / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise StreamcapError(f"{directory}: the checkpoint cannot be written ({error})") from None
+
+
+def _prompter(
+    mapping: nn.Module, config: Mapping[str, Any], directory: Path, where: str
+) -> tuple[MappedPrefixPrompter, Grounding | None]:
+    from streamcap.captioner.models.mini_encoder import TaggedMapping
+
+    if not isinstance(mapping, TaggedMapping):
+        return MappedPrefixPrompter(mapping), None
+    prompter = GroundedPrefix(mapping)
+    if config.get("tags") is not None:
+        prompter.grounding = read_grounding(config, where, load_tokenizer(directory))
+    return prompter, prompter.grounding
 
 
 def _built(build: Callable[[Mapping[str, Any]], nn.Module], fields: Mapping[str, Any], where: str) -> nn.Module:

@@ -35,7 +35,17 @@ POSITIONS_STEP = 32
 class StaticDecodeState:
     """The state on the device: the KV cache and the state of R slots, each of P positions and T tokens."""
 
-    def __init__(self, gpt2: GPT2, rows: int, positions: int, tokens: int, stop: frozenset[int], cross: int) -> None:
+    def __init__(
+        self,
+        gpt2: GPT2,
+        rows: int,
+        positions: int,
+        tokens: int,
+        stop: frozenset[int],
+        cross: int,
+        *,
+        grounded: bool = False,
+    ) -> None:
         device = gpt2.device
         self.gpt2 = gpt2
         self.positions = positions
@@ -50,6 +60,8 @@ class StaticDecodeState:
         self.sum_logprobs = torch.zeros(rows, dtype=torch.float64, device=device)  # (R,) sum of log-probabilities
         self.num_generated = torch.zeros(rows, dtype=torch.int64, device=device)  # (R,) tokens so far
         self.tokens = torch.zeros(rows, tokens, dtype=torch.int64, device=device)  # (R, T)
+        denied = torch.zeros(rows, gpt2.config.vocab_size, dtype=torch.bool, device=device) if grounded else None
+        self.denied = denied  # (R, V) tokens that a slot holds back, see `grounding`
         self._steps: dict[int, GraphedCallable] = {}
         self.prefills: dict[tuple[int, int], tuple[GraphedCallable, KVCache]] = {}
         """By rows and positions: the graph, and the cache that it writes."""
@@ -84,7 +96,7 @@ class StaticDecodeState:
         cache_slice = CacheSlice(slice(0, rows), 0, self.positions, positions=length.unsqueeze(1), mask=mask)
         hidden = gpt2.backend.run_layers(x, cache.context(cache_slice))
         logits = gpt2.logits(hidden[:, 0])
-        chosen = greedy_tokens(logits)
+        chosen = greedy_tokens(logits if self.denied is None else logits.masked_fill(self.denied[:rows], -math.inf))
         num_generated = self.num_generated[:rows]
         index = num_generated.clamp(max=self.tokens.shape[1] - 1).unsqueeze(1)
         updated = torch.where(active, chosen, self.tokens[:rows].gather(1, index).squeeze(1))
@@ -104,6 +116,8 @@ class StaticDecodeState:
     def admit(self, slots: list[int], prompts: list[Prompt], limits: list[int]) -> None:
         """Prefill prompts into `slots`, which gives each its first token. limits: maximum tokens of each caption."""
         batch = PromptBatch.of(prompts)
+        if self.denied is not None and batch.denied is not None:
+            self.denied[torch.tensor(slots, device=batch.denied.device)] = batch.denied
         chosen, score, buffers = self._prefill(batch)
         device = self.token.device
         where, limit = torch.tensor([slots, limits]).to(device, non_blocking=True)
@@ -130,7 +144,8 @@ class StaticDecodeState:
         count, width = prompts.prefix.shape[:2]
         size = bucket(count, self.rows)
         inputs = [_padded(prompts.prefix, size), _padded(prompts.lengths, size, 1)]
-        inputs += [_padded(more, size) for more in (prompts.later_prefix, prompts.cross) if more is not None]
+        optional = (prompts.later_prefix, prompts.cross, prompts.denied)
+        inputs += [_padded(more, size) for more in optional if more is not None]
         graph = self.prefills.get((size, width))
         if graph is None:
             buffers = _PrefillBuffers(self.gpt2, size, prompts)
@@ -158,19 +173,19 @@ class _PrefillBuffers:
 
     def __init__(self, gpt2: GPT2, rows: int, like: PromptBatch) -> None:
         self._gpt2 = gpt2
-        self._has_later_prefix = like.later_prefix is not None
+        self._has = tuple(part is not None for part in (like.later_prefix, like.cross, like.denied))
         self.cache = gpt2.new_cache(rows=rows, positions=like.width, cross_positions=like.cross_positions)
         self._cache_slice = CacheSlice(slice(0, rows), 0, like.width, causal=True)
 
     def prefill(self, prefix: Tensor, lengths: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
-        """more: `later_prefix` and `cross`, if the prompts have them."""
-        later_prefix = more[0] if self._has_later_prefix else None
-        cross = more[-1] if len(more) > self._has_later_prefix else None
+        """more: `later_prefix`, `cross` and `denied`, if the prompts have them."""
+        rest = iter(more)
+        later_prefix, cross, denied = (next(rest) if has else None for has in self._has)
         hidden = prefill_prompts(
             self._gpt2, PromptBatch(prefix, lengths, later_prefix, cross), self.cache.context(self._cache_slice)
         )
         logits = self._gpt2.logits(hidden[:, 0])
-        chosen = greedy_tokens(logits)
+        chosen = greedy_tokens(logits if denied is None else logits.masked_fill(denied, -math.inf))
         return chosen, token_logprobs(logits, chosen)
 
 
@@ -277,7 +292,10 @@ class CudaGraphBatch(Generic[Key]):
             rows, positions = max(rows, old.rows), max(positions, old.positions)
             tokens = max(tokens, old.tokens.shape[1])
         cross = 0 if prompt.cross is None else prompt.cross.shape[0]
-        new = StaticDecodeState(self._gpt2, rows, positions, tokens, self.stop_criteria.stop_tokens, cross)
+        grounded = prompt.denied is not None
+        new = StaticDecodeState(
+            self._gpt2, rows, positions, tokens, self.stop_criteria.stop_tokens, cross, grounded=grounded
+        )
         if old is not None:
             _copy_state(new, old)
         self._slots = new
@@ -291,6 +309,8 @@ def _copy_state(new: StaticDecodeState, old: StaticDecodeState) -> None:
     rows, positions = old.rows, old.positions
     for name in ("token", "length", "limit", "active", "sum_logprobs", "num_generated"):
         getattr(new, name)[:rows] = getattr(old, name)
+    if new.denied is not None and old.denied is not None:
+        new.denied[:rows] = old.denied
     new.tokens[:rows, : old.tokens.shape[1]] = old.tokens
     new.cache.keys[:, :rows, :, :positions] = old.cache.keys
     new.cache.values[:, :rows, :, :positions] = old.cache.values

@@ -76,6 +76,15 @@ def greedy_tokens(logits: Tensor) -> Tensor:
     return logits.argmax(-1)
 
 
+def hold_back(logits: Tensor, denied: Sequence[Tensor | None]) -> Tensor:
+    """Logits (rows, V) in which the tokens that each row's `denied` (V,) names cannot be chosen."""
+    if all(row is None for row in denied):
+        return logits
+    nothing = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    mask = torch.stack([nothing if row is None else row for row in denied])
+    return logits.masked_fill(mask, float("-inf"))
+
+
 def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """Natural-log probability of `tokens` (rows,) under `logits` (rows, vocabulary): (rows,)."""
     return logits.log_softmax(-1).gather(1, tokens.unsqueeze(1)).squeeze(1)

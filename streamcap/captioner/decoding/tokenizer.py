@@ -50,6 +50,11 @@ class TextDecoder:
         tokens = (self._tokenizer.token_to_id(name) for name in _BEGINNINGS)
         return next((token for token in tokens if token is not None), None)
 
+    def encode(self, text: str) -> list[int]:
+        """The tokens of `text`."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
     def _is_word(self, token: int) -> bool:
         piece = self._tokenizer.id_to_token(token)
         return piece is not None and not (len(piece) > 2 and piece[0] + piece[-1] in ("<>", "[]"))

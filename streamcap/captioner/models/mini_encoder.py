@@ -137,6 +137,64 @@ class GridMapping(nn.Module):
         return y
 
 
+LOGIT_SCALE = 4.0
+"""Of tag heads: they learn by Muon, whose steps are all of one size, and logits are large numbers."""
+
+
+class TagHeads(nn.Module):
+    """What the grid shows, as logits: K tags in the order of a config's `tags`."""
+
+    def __init__(self, channels: int, hidden: int, tags: int) -> None:
+        super().__init__()
+        self.project_in = nn.Linear(channels, hidden)
+        self.project_out = nn.Linear(2 * hidden, tags)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """`grid`: (B, N, C). Returns (B, K)."""
+        return self.logits(self.summarize(grid))
+
+    def logits(self, summary: Tensor) -> Tensor:
+        """Of what `summarize` gives: (B, 2 H) to (B, K)."""
+        scaled: Tensor = self.project_out(summary) * LOGIT_SCALE
+        return scaled
+
+    def summarize(self, grid: Tensor) -> Tensor:
+        """Mean and maximum of what the cells show: (B, N, C) to (B, 2 H)."""
+        cells = torch.relu(self.project_in(grid))
+        return torch.cat((cells.mean(1), cells.amax(1)), 1)
+
+
+class TaggedMapping(GridMapping):
+    """A grid mapping whose prefix also says which tags the grid has, each by its probability.
+
+    GPT-2 can so learn from text alone which words belong to a tag: `text_prefix` has the tags and no grid.
+    """
+
+    def __init__(self, tags: int, hidden: int, **grid: Any) -> None:
+        super().__init__(**grid)
+        width, prefix = int(grid["width"]), int(grid["prefix"])
+        self.tag_heads = TagHeads(int(grid["channels"]), hidden, tags)
+        self.tags = nn.Linear(tags, prefix * width, bias=False)
+        self.blind = nn.Parameter(torch.zeros(prefix, width))
+        nn.init.zeros_(self.tags.weight)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """`grid`: (B, N, C). Returns the prefix, (B, P, E)."""
+        return self.mapped(grid, self.tag_heads(grid))
+
+    def mapped(self, grid: Tensor, logits: Tensor) -> Tensor:
+        """The prefix (B, P, E) of a grid (B, N, C) whose tags' logits (B, K) are known."""
+        return super().forward(grid) + self._told(logits.detach().sigmoid())
+
+    def text_prefix(self, tags: Tensor) -> Tensor:
+        """The prefix (B, P, E) of a text's tags (B, K), from 0 to 1."""
+        return self.blind + self._told(tags)
+
+    def _told(self, tags: Tensor) -> Tensor:
+        told: Tensor = self.tags(tags).unflatten(1, self.prefix.shape)
+        return told
+
+
 def build_vision(config: Mapping[str, Any]) -> nn.Module:
     """The encoder described by a config's `vision`. Raises InputError for another architecture."""
     folded = bool(config.get("folded", False))
@@ -155,17 +213,16 @@ def build_vision(config: Mapping[str, Any]) -> nn.Module:
 
 def build_mapping(config: Mapping[str, Any]) -> nn.Module:
     """The mapping described by a config's `mapping`. Raises InputError for another architecture."""
-    if config.get("architecture") != "grid":
-        raise InputError(f"mapping architecture {config.get('architecture')!r} is unknown; known: 'grid'")
-    return GridMapping(
-        cells=int(config["cells"]),
-        channels=int(config["channels"]),
-        width=int(config["width"]),
-        prefix=int(config["prefix"]),
-        layers=int(config["layers"]),
-        heads=int(config["heads"]),
-        dropout=float(config.get("dropout", 0.0)),
-    )
+    architecture = config.get("architecture")
+    if architecture not in ("grid", "tagged_grid"):
+        raise InputError(f"mapping architecture {architecture!r} is unknown; known: 'grid', 'tagged_grid'")
+    sizes: dict[str, Any] = {
+        name: int(config[name]) for name in ("cells", "channels", "width", "prefix", "layers", "heads")
+    }
+    sizes["dropout"] = float(config.get("dropout", 0.0))
+    if architecture == "grid":
+        return GridMapping(**sizes)
+    return TaggedMapping(int(config["tags"]), int(config["hidden"]), **sizes)
 
 
 @torch.no_grad()

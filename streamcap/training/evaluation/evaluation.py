@@ -17,6 +17,7 @@ from streamcap.captioner.result import Result
 from streamcap.errors import InputError
 from streamcap.training.data.feature_cache import Example, FeatureCache
 from streamcap.training.data.text import split_words
+from streamcap.training.evaluation.object_truth import judge_captions, truth_of_captions
 from streamcap.training.evaluation.scores import Scores, score
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class Evaluation:
             "words_min": min(lengths),
             "words_max": max(lengths),
             "calibration": calibration(self.judged),
+            "objects": judge_captions(
+                [one.caption for one in self.judged], [truth_of_captions(one.references) for one in self.judged]
+            ).report(),
         }
 
 
@@ -128,7 +132,8 @@ def calibration(captions: Sequence[EvaluatedCaption]) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> str:
     """A report as two columns of text."""
     rows = [(name, value) for name, value in report.items() if not isinstance(value, dict)]
-    rows += [(f"calibration {name}", value) for name, value in report["calibration"].items() if name != "bins"]
+    for part in ("calibration", "objects", "confidence"):
+        rows += [(f"{part} {name}", value) for name, value in report.get(part, {}).items() if name != "bins"]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 

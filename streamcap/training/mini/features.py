@@ -25,7 +25,7 @@ from streamcap.training.mini.augment import color_jitter, crop, normalize, rando
 
 PICTURES_A_PASS = 50
 DRAWN_VIEWS = 2
-"""Of one alone GPT-2 learns the noise by heart: the encoder manifest 98 % of unseen scenes apart, it said 88 % right."""
+"""With one view GPT-2 overfits its noise: the encoder told 98 % of unseen scenes apart, captions were 88 % right."""
 _TOLD, _REAL, _DRAWN = "features.json", "features-real.npy", "features-drawn.npy"
 
 Pixels = npt.NDArray[np.uint8]

@@ -73,11 +73,15 @@ class StageTrainer(ABC):
         self.model = CaptionModel(build_vision(config["vision"]), mapping, gpt)
         # Convolutions on a CPU are quicker with the channels last.
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.heads = Heads(int(config["mapping"]["channels"]))
+        self.heads = self._make_heads(config)
         self.ema = copy.deepcopy(self.model).eval()
         self._optimizers = self._make_optimizers()
         self._order: list[int] = []
         self.step = 0
+
+    def _make_heads(self, config: Mapping[str, Any]) -> Any:
+        """The heads that only training needs."""
+        return Heads(int(config["mapping"]["channels"]))
 
     @abstractmethod
     def _learning(self) -> Iterable[tuple[str, nn.Parameter]]:
@@ -181,13 +185,19 @@ class StageTrainer(ABC):
         self, grid: Tensor, captions: list[list[list[int]]], label_smoothing: float = 0.0, word_dropout: float = 0.0
     ) -> Tensor:
         """Mean cross-entropy of a token; captions: token ids by image, as many images as `grid` (B, N, C) has."""
-        prefix: Tensor = self.model.mapping(grid)
+        return self._prefix_loss(self.model.mapping(grid), captions, label_smoothing, word_dropout)
+
+    def _prefix_loss(
+        self, prefix: Tensor, captions: list[list[list[int]]], label_smoothing: float = 0.0, word_dropout: float = 0.0
+    ) -> Tensor:
+        """As `_caption_loss`, of prefixes (B, P, E)."""
         sums, count = [], 0
         for rows in passes(captions):
             packed = pack([captions[row] for row in rows], self._prefix, self._stop)
             if word_dropout:
                 other = torch.rand(packed.tokens.shape) < word_dropout
                 packed.tokens[other] = torch.randint(self.model.gpt.config.vocab_size, (int(other.sum()),))
+            packed = packed.to(prefix.device)
             logits = packed_logits(self.model.gpt, prefix[rows], packed)
             sums.append(F.cross_entropy(logits, packed.targets, label_smoothing=label_smoothing, reduction="sum"))
             count += len(packed.targets)

@@ -1,0 +1,170 @@
+"""The last step of `recipes.grounded`: what the tags deny, and how sure a caption is, by half of what is held out.
+
+    python -m streamcap.training.mini.calibrate MODEL POOL
+
+captions the held-out images of POOL whose name's SHA-256 ends in an even digit with several thresholds, and writes
+`deny_below` and `confidence` into MODEL/config.json. The figures of the other half are printed: they are honest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from streamcap.atomic import read_json, write_json
+from streamcap.captioner import load_captioner
+from streamcap.captioner.grounding import Confidence, Grounding
+from streamcap.captioner.result import Result
+from streamcap.errors import InputError, StreamcapError
+from streamcap.training.confidence import fit_confidence, judge_confidence
+from streamcap.training.data.clips import UnreadableError, read_picture
+from streamcap.training.data.corpus import MediaFolder, read_flickr
+from streamcap.training.evaluation.object_truth import ImageTruth, is_correct, judge_captions, read_truths
+from streamcap.training.held_out import is_held_out
+
+log = logging.getLogger(__name__)
+
+THRESHOLDS: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+ENOUGH: Final = 0.85
+"""Precision of object words from which on naming more of the main objects matters more."""
+BATCH = 32
+
+
+def in_first_half(name: str) -> bool:
+    """Whether a held-out image is for fitting; the others are for measuring."""
+    return int(hashlib.sha256(name.encode()).hexdigest()[-1], 16) % 2 == 0
+
+
+def held_out_truths(pool: Path, media: MediaFolder) -> dict[str, ImageTruth]:
+    """The truth of every held-out image of the pool that is there."""
+    captions = {}
+    if (pool / "captions.csv").is_file():
+        items = read_flickr(pool / "captions.csv", media, {}).splits["train"]
+        captions = {item.name: item.captions for item in items}
+    seen = pool / "teachers.jsonl.gz"
+    truths = read_truths(pool / "labels.csv", seen if seen.is_file() else None, captions)
+    return {
+        name: truth for name, truth in truths.items() if name in media and is_held_out(name, captioned=name in captions)
+    }
+
+
+class Calibration:
+    """A model's embeddings and tags of the held-out images, captioned as often as wanted."""
+
+    def __init__(self, model: Path, pool: Path) -> None:
+        tar = pool / "images-176.tar"
+        media = MediaFolder(tar if tar.is_file() else pool / "images")
+        self.captioner = load_captioner(str(model), device="cpu", precision="fp32")
+        grounding = self.captioner.grounding
+        if grounding is None:
+            raise InputError(f"{model}: has no tags; it is no model of recipes.grounded")
+        self.grounding: Grounding = grounding
+        self.names: list[str] = []
+        self.truths: list[ImageTruth] = []
+        parts = []
+        pixels = []
+        for name, truth in held_out_truths(pool, media).items():
+            try:
+                pixels.append(read_picture(media.read(name), self.captioner.image_spec))
+            except (UnreadableError, OSError) as error:
+                log.warning("%s: broken (%s), left out", name, error)
+                continue
+            self.names.append(name)
+            self.truths.append(truth)
+            if len(pixels) == BATCH:
+                parts.append(self.captioner.encode(_stacked(pixels)))
+                pixels.clear()
+        if pixels:
+            parts.append(self.captioner.encode(_stacked(pixels)))
+        if not parts:
+            raise InputError(f"{pool}: none of the held-out images is there")
+        self.embeddings = torch.cat(parts)
+        self.tags = self.captioner.tags(self.embeddings)
+        self.first = [in_first_half(name) for name in self.names]
+
+    def caption(self, deny_below: float) -> list[Result]:
+        """Greedy captions with that threshold."""
+        self.grounding.deny_below = deny_below
+        return self.captioner.decode(self.embeddings)
+
+    def report(self, results: list[Result], *, first: bool) -> dict[str, Any]:
+        """Object truth of one half."""
+        rows = [row for row, half in enumerate(self.first) if half is first]
+        return judge_captions([results[row].text for row in rows], [self.truths[row] for row in rows]).report()
+
+    def fit(self, results: list[Result]) -> Confidence:
+        """A confidence for these captions, by the first half."""
+        rows = [row for row, correct in self._known(results) if self.first[row]]
+        correct = dict(self._known(results))
+        weakest = [self.grounding.weakest(results[row].text, self.tags[row]) for row in rows]
+        return fit_confidence(weakest, [results[row].logprob for row in rows], [correct[row] for row in rows])
+
+    def evaluate_stage(self, results: list[Result], confidence: Confidence) -> dict[str, Any]:
+        """What a confidence is worth on the second half."""
+        known = [(row, correct) for row, correct in self._known(results) if not self.first[row]]
+        sure = [
+            confidence.estimate(self.grounding.weakest(results[row].text, self.tags[row]), results[row].logprob)
+            for row, _ in known
+        ]
+        return judge_confidence(sure, [correct for _, correct in known])
+
+    def _known(self, results: list[Result]) -> list[tuple[int, bool]]:
+        verdicts = [is_correct(result.text, truth) for result, truth in zip(results, self.truths, strict=True)]
+        return [(row, verdict) for row, verdict in enumerate(verdicts) if verdict is not None]
+
+
+def _stacked(pixels: list[Any]) -> Any:
+    return np.stack(pixels)
+
+
+def calibrate(model: Path, pool: Path, deny_below: float | None = None) -> dict[str, Any]:
+    """Choose the threshold, fit the confidence, write both into the model's config.json; the second half's figures."""
+    work = Calibration(model, pool)
+    tried: dict[float, list[Result]] = {}
+    scores: dict[float, tuple[float, float]] = {}
+    thresholds = THRESHOLDS if deny_below is None else (deny_below,)
+    for threshold in thresholds:
+        tried[threshold] = work.caption(threshold)
+        found = work.report(tried[threshold], first=True)
+        log.info("deny_below %.2f: %s", threshold, json.dumps(found))
+        precision = found["precision"] or 0.0
+        scores[threshold] = min(precision, ENOUGH), (found["main_object_named"] or 0.0)
+    best = max(thresholds, key=lambda threshold: scores[threshold])
+    confidence = work.fit(tried[best])
+    config = read_json(model / "config.json")
+    config["tags"] = {**config["tags"], "deny_below": best, "confidence": asdict(confidence)}
+    write_json(model / "config.json", config)
+    return {
+        "deny_below": best,
+        "confidence": work.evaluate_stage(tried[best], confidence),
+        "objects": work.report(tried[best], first=False),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; exit status 2 for wrong use, with one line on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m streamcap.training.mini.calibrate", description=__doc__)
+    parser.add_argument("model", type=Path, help="a model of recipes.grounded")
+    parser.add_argument("pool", type=Path, help="the pool's folder")
+    parser.add_argument("--deny-below", type=float, help="take this threshold instead of choosing one")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        log.info("%s", json.dumps(calibrate(given.model, given.pool, given.deny_below)))
+    except StreamcapError as error:
+        log.error("%s", error)
+        return 2 if isinstance(error, InputError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

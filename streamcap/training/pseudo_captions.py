@@ -1,0 +1,141 @@
+"""Captions made of what is known of an image, for images that nobody has captioned: "three cars on a street"."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+from streamcap.captioner.object_words import OBJECTS
+from streamcap.training.evaluation.object_truth import Detection, ImageTruth
+from streamcap.training.tags import SCENES, count_objects
+
+_PLURAL = {
+    "person": "people",
+    "sheep": "sheep",
+    "knife": "knives",
+    "skis": "skis",
+    "scissors": "scissors",
+    "bus": "buses",
+    "couch": "couches",
+    "bench": "benches",
+    "sandwich": "sandwiches",
+    "toothbrush": "toothbrushes",
+}
+_NUMBERS = {2: "two", 3: "three", 4: "four"}
+_PLACES: dict[str, tuple[str, ...]] = {
+    "street": ("on a street", "on the road", "on a city street"),
+    "kitchen": ("in a kitchen", "in the kitchen"),
+    "bedroom": ("in a bedroom",),
+    "bathroom": ("in a bathroom",),
+    "living room": ("in a living room",),
+    "dining room": ("in a dining room",),
+    "office": ("in an office",),
+    "store": ("in a store",),
+    "beach": ("on a beach", "on the beach"),
+    "snow": ("in the snow",),
+    "water": ("near the water", "by the water"),
+    "grass": ("on the grass", "in a field"),
+    "mountain": ("in front of a mountain", "near mountains"),
+    "trees": ("near trees", "in front of trees"),
+    "building": ("in front of a building", "near a building"),
+    "room": ("in a room", "inside a room"),
+    "sky": ("under the sky", "against the sky"),
+}
+_SCENERY: dict[str, tuple[str, ...]] = {
+    "street": ("a street", "a city street", "a road"),
+    "building": ("a building", "a large building", "buildings"),
+    "trees": ("trees", "a forest with trees", "many trees"),
+    "mountain": ("a mountain", "mountains"),
+    "water": ("the water", "a body of water"),
+    "grass": ("a field of grass", "a grassy field"),
+    "sky": ("the sky", "a cloudy sky"),
+    "room": ("a room", "the inside of a room"),
+    "snow": ("snow", "a snowy mountain"),
+}
+_ORDER = (
+    "kitchen", "bedroom", "bathroom", "living room", "dining room", "office", "store", "beach", "snow", "street",
+    "water", "grass", "mountain", "trees", "building", "room", "sky",
+)  # fmt: skip
+
+
+_SCENE_LABELS = frozenset(label.replace("_", " ") for scene in SCENES.values() for label in scene.labels)
+
+
+def article(noun: str) -> str:
+    """`noun` with a or an."""
+    return f"{'an' if noun[:1] in 'aeiou' and not noun.startswith(('uni', 'euph')) else 'a'} {noun}"
+
+
+def counted(name: str, count: int) -> str:
+    """`a car`, `two cars`, `several cars`."""
+    if name in ("skis", "scissors"):
+        return f"a pair of {name}"
+    if count < 2:
+        return article(name)
+    return f"{_NUMBERS.get(count, 'several')} {_PLURAL.get(name, name + 's')}"
+
+
+def pseudo_captions(
+    truth: ImageTruth,
+    labels: str,
+    detections: Sequence[Sequence[Detection]],
+    scenes: Sequence[str],
+    rng: random.Random,
+    count: int = 6,
+) -> list[str]:
+    """Up to `count` different captions of what is present; empty where too little is known to say anything.
+
+    scenes: the scene tags that hold.
+    """
+    ordered = _by_size(truth, detections)
+    counts = count_objects(labels, detections)
+    things = [counted(name, counts[name]) for name in ordered[:3]]
+    places = [name for name in _ORDER if name in scenes]
+    made: list[str] = []
+    named = _class_name(labels)
+    if not things and named is not None and named not in _SCENE_LABELS:
+        thing = named if named.endswith("s") else article(named)
+        made += [thing, f"a close up of {thing}", f"a photo of {thing}"]
+    for _ in range(3 * count if things or places else 0):
+        made.append(_one(things, places, rng))
+    return list(dict.fromkeys(one for one in made if one))[:count]
+
+
+def _one(things: Sequence[str], places: Sequence[str], rng: random.Random) -> str:
+    place = rng.choice(_PLACES[places[0]]) if places else ""
+    if not things:
+        scenery = [name for name in places if name in _SCENERY]
+        if places[0] not in _SCENERY or not scenery:
+            return f"{rng.choice(('a', 'the inside of a', 'a view of a'))} {places[0]}"
+        first = rng.choice(_SCENERY[scenery[0]])
+        if len(scenery) > 1 and rng.random() < 0.6:
+            return f"{first} and {rng.choice(_SCENERY[scenery[1]])}"
+        return rng.choice((first, f"a view of {first}"))
+    shown = list(things[: rng.choice((1, 1, 2, 2, 3))])
+    if len(shown) == 1:
+        subject = rng.choice((shown[0], shown[0], f"there is {shown[0]}"))
+    elif len(shown) == 2:
+        subject = rng.choice(
+            (f"{shown[0]} and {shown[1]}", f"{shown[0]} with {shown[1]}", f"{shown[0]} next to {shown[1]}")
+        )
+    else:
+        subject = f"{shown[0]} {shown[1]} and {shown[2]}"
+    return f"{subject} {place}".strip() if rng.random() < 0.8 else subject
+
+
+def _by_size(truth: ImageTruth, detections: Sequence[Sequence[Detection]]) -> list[str]:
+    """The present classes, the main one first, then by the area of their largest box."""
+    areas: Mapping[str, float] = {
+        name: max((one.area for found in detections for one in found if one.name == name), default=0.0)
+        for name in truth.present
+    }
+    return sorted(truth.present, key=lambda name: (name != truth.main, -areas[name], list(OBJECTS).index(name)))
+
+
+def _class_name(labels: str) -> str | None:
+    """What an image of a single thing shows, in words."""
+    label = next((one for one in labels.split() if one.startswith("class:")), None)
+    if label is None:
+        return None
+    parts = label.split(":", 1)[1].split("/")
+    return parts[-1 if len(parts) < 3 else 1].replace("_", " ").replace("-", " ").lower()
