@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from streamcap import Captioner, load_captioner
@@ -37,3 +38,11 @@ def test_mini_loads_without_heavy_imports() -> None:
     bare = "import sys, streamcap.captioner; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", bare], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_mini_holds_objects_back_and_says_how_sure_it_is(mini: Captioner) -> None:
+    grounding = mini.grounding
+    assert grounding is not None and len(grounding.objects) == 80
+    (result,) = mini.caption([np.full((90, 160, 3), 128, np.uint8)])
+    assert result.confidence is not None and 0 <= result.confidence <= 1
+    assert not {"dog", "dogs", "man", "woman"} & set(result.text.split()), "nothing is there"
