@@ -1,7 +1,7 @@
 """The words that name COCO's 80 object classes in captions, and which classes a caption names.
 
-Words are lower case, as `training.data.text.normalize` leaves them. The list follows the synonyms of Rohrbach
-et al. 2018, "Object Hallucination in Image Captioning" (CHAIR), without words that mostly mean something else in captions
+Words are lower case, as `training.data.text.normalize` leaves them. The list follows the synonyms of Rohrbach et al.
+2018, "Object Hallucination in Image Captioning" (CHAIR), without words that mostly mean something else in captions
 (glass, bat, racing) and with the words that Flickr8k's captions use for people and dogs.
 """
 

@@ -57,8 +57,8 @@ def small_shifts(count: int, most: float) -> Tensor:
 
 
 def random_boxes(count: int, min_crop_area: float) -> Tensor:
-    """Boxes (count, 4): left, top, right, bottom, in units of the image's sides. Their area is `min_crop_area` to 1, and
-    their aspect ratio varies by up to a third."""
+    """Boxes (count, 4): left, top, right, bottom, in units of the image's sides. The area is `min_crop_area` to 1, the
+    aspect ratio varies by up to a third."""
     area = torch.empty(count).uniform_(min_crop_area, 1)
     aspect = torch.empty(count).uniform_(-0.28, 0.28).exp()
     sides = torch.stack(((area * aspect).sqrt(), (area / aspect).sqrt()), 1).clamp(max=1)
