@@ -151,11 +151,11 @@ def _on_labels(
     *,
     held_out: bool,
 ) -> dict[str, Any]:
-    from streamcap.training.confidence import judge_confidence
     from streamcap.training.data.corpus import Item, read_flickr
     from streamcap.training.evaluation.evaluation import evaluate_results
+    from streamcap.training.evaluation.held_out import is_held_out
     from streamcap.training.evaluation.object_truth import is_correct, judge_captions, read_truths
-    from streamcap.training.held_out import is_held_out
+    from streamcap.training.mini.grounding.confidence import judge_confidence
 
     items = [] if captions is None else next(iter(read_flickr(captions, media, {}).splits.values()))
     references = {item.name: item.captions for item in items}

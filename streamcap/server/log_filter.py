@@ -32,6 +32,9 @@ class LogFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
+        if record.exc_info is not None and isinstance(record.exc_info[1], UnicodeDecodeError):
+            # uvicorn logs a client's invalid UTF-8 as an error of the service, with a traceback.
+            record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
         text, at = self._last
         if record.levelno >= logging.WARNING and record.exc_info is None:
             if message == text and record.created - at < REPEAT_SECONDS:

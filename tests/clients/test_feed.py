@@ -155,7 +155,7 @@ async def test_finals_equal_file_through_disconnects(server: Server) -> None:
 
 async def test_expired_events_are_a_gap(server: Server) -> None:
     door = server.streams.get("door")
-    door.feed._keep = 1
+    door.feed._max_stored = 1
     for number in range(3):
         door.final(f"caption {number}")
     async with Feed(server.url, streams=["door"], since={"door": 1}) as feed:

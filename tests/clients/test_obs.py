@@ -325,7 +325,7 @@ async def test_command_sends_and_counts_captions(server: Server, obs: Obs) -> No
         await until(lambda: obs.captions == ["a man opens a door"])
         assert process.stderr is not None
         async with asyncio.timeout(TIMEOUT_FACTOR):
-            while b"takes captions" not in (line := await process.stderr.readline()):
+            while b"accepts captions" not in (line := await process.stderr.readline()):
                 assert line, "it ended"
         process.send_signal(signal.SIGINT)
         _, errors = await asyncio.wait_for(process.communicate(), TIMEOUT_FACTOR)

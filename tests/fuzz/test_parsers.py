@@ -55,7 +55,7 @@ def test_jsonl(data: bytes, is_tail: bool) -> None:
     if track.last is not None:
         track.extend(at(track.end))
     srt.render(track.cues), vtt.render(track.cues)
-    window = hls.window(track.cues, round(track.end * 1000), ended=True)
+    window = hls.playlist_window(track.cues, round(track.end * 1000), ended=True)
     assert len(hls.playlist(window, "x" * 1000)) < 2_000_000
 
 

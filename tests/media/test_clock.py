@@ -54,7 +54,8 @@ def test_valid_timestamps_pass_unchanged(first: int, steps: list[int]) -> None:
     said: list[int | None] = [first]
     for step in steps:
         said.append((said[-1] or 0) + step if said[-1] is not None else step)
-    made = stamps(said)
+    clock = MediaClock()
+    made = [clock.stamp(pts, BASE, 100.0 + ((pts or 0) - first) / 90_000) for pts in said]
     assert [stamp.pts for stamp in made] == said
     assert not any(stamp.repaired or stamp.epoch for stamp in made)
 

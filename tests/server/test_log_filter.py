@@ -58,3 +58,13 @@ def test_equal_warnings_are_printed_once_a_minute() -> None:
     ]
     assert printed == [True, False, True]
     assert [kept.filter(record("x", level=logging.INFO)) for _ in range(2)] == [True, True]
+
+
+def test_invalid_utf8_of_a_client_is_a_warning() -> None:
+    try:
+        b"\xfd".decode()
+    except UnicodeDecodeError as error:
+        reason = (type(error), error, error.__traceback__)
+    record = logging.LogRecord("uvicorn.error", logging.ERROR, __file__, 1, "Invalid UTF-8 sequence", None, reason)
+    assert LogFilter().filter(record)
+    assert (record.levelno, record.exc_info) == (logging.WARNING, None)

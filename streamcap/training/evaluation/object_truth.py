@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from streamcap.captioner.object_words import OBJECTS, Mention, find_mentions
 from streamcap.errors import InputError
-from streamcap.training.held_out import source_of
+from streamcap.training.evaluation.held_out import source_of
 
 AGREED_BOTH: Final = 0.35
 AGREED_ONE: Final = 0.65

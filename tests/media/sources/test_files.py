@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -190,7 +191,7 @@ def test_of_two_videos_source_and_file_take_the_same(tmp_path: Path, caplog: pyt
     with caplog.at_level("INFO"), VideoFile(both) as video:
         frames, _ = read(open_source(str(both), options=FAST))
     assert {frame.size for frame in frames} == {(video.width, video.height)}
-    assert f"the one of {video.width}×{video.height} (stream " in caplog.text
+    assert re.search(rf"taking stream \d+ \(\w+ {video.width}x{video.height}\), not", caplog.text)
 
 
 def test_stop_ends_file_immediately(tmp_path: Path) -> None:

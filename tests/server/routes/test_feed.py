@@ -46,7 +46,7 @@ async def test_since_replays_missed_events(server: Server) -> None:
 
 async def test_since_before_replay_buffer_gives_gap(server: Server) -> None:
     door = server.streams.get("door")
-    door.feed._keep = 2
+    door.feed._max_stored = 2
     for number in range(5):
         door.final(f"caption {number}")
     hello, gap, *captions = await receive(await server.viewer("?stream=door&since=1"), 4)

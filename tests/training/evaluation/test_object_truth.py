@@ -10,6 +10,7 @@ import pytest
 
 from streamcap.captioner.object_words import OBJECTS, find_mentions
 from streamcap.errors import InputError
+from streamcap.training.evaluation.held_out import is_held_out
 from streamcap.training.evaluation.object_truth import (
     Detection,
     ImageTruth,
@@ -19,7 +20,6 @@ from streamcap.training.evaluation.object_truth import (
     truth_of_captions,
     truth_of_image,
 )
-from streamcap.training.held_out import is_held_out
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 SMALL = (0.0, 0.0, 0.1, 0.1)

@@ -1,9 +1,10 @@
 """Tag heads for a released checkpoint whose other weights all stay: what it says that is false gets less.
 
-    python -m streamcap.training.mini.tag_heads FLICKR8K POOL RUN --start mini --flickr-labels flickr-labels.jsonl
+    python -m streamcap.training.mini.grounding.tag_heads FLICKR8K POOL RUN --start mini \\
+        --flickr-labels flickr-labels.jsonl
 
 The encoder's grids of a sample of all images are stored in RUN once; the heads learn on them in a minute. RUN/model is
-the checkpoint with its heads; `recipes.calibrate` then chooses what they deny. See `recipes.grounded` for POOL.
+the checkpoint with its heads; `grounding.calibrate` then chooses what they deny. See `grounding.recipe` for POOL.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from streamcap.captioner.models.mini_encoder import LOGIT_SCALE, TagHeads, build
 from streamcap.captioner.preprocess import fit_images
 from streamcap.errors import InputError, StreamcapError
 from streamcap.training.data.arrays import read_array, write_array
-from streamcap.training.mini.grounded import HIDDEN
-from streamcap.training.mini.pool import PoolData, prepare_pool
-from streamcap.training.tags import CLASSES, SCENES, TAGS
+from streamcap.training.mini.grounding.pool import PoolData, prepare_pool
+from streamcap.training.mini.grounding.recipe import HIDDEN
+from streamcap.training.mini.grounding.tags import CLASSES, SCENES, TAGS
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ def train(start: Path, data: PoolData, run: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; exit status 2 for wrong use, with one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m streamcap.training.mini.tag_heads", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m streamcap.training.mini.grounding.tag_heads", description=__doc__)
     parser.add_argument("flickr", type=Path, help="Flickr8k's folder")
     parser.add_argument("pool", type=Path, help="the pool's folder")
     parser.add_argument("run", type=Path, help="folder of the run")

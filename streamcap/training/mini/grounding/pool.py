@@ -25,6 +25,7 @@ from streamcap.training.data.arrays import read_array, write_array
 from streamcap.training.data.clips import UnreadableError, read_picture
 from streamcap.training.data.corpus import MediaFolder, read_flickr
 from streamcap.training.data.text import normalize
+from streamcap.training.evaluation.held_out import is_held_out, source_of
 from streamcap.training.evaluation.object_truth import (
     Detection,
     ImageTruth,
@@ -34,13 +35,19 @@ from streamcap.training.evaluation.object_truth import (
     truth_of_captions,
     truth_of_image,
 )
-from streamcap.training.grounded import ImageSet, SyntheticSet, TextSet
-from streamcap.training.held_out import is_held_out, source_of
 from streamcap.training.mini.data import DEV_SEED, DRAWN_DEV, DRAWN_TRAIN, TRAIN_SEED
+from streamcap.training.mini.grounding.pseudo_captions import pseudo_captions
+from streamcap.training.mini.grounding.tags import (
+    SCENES,
+    TAGS,
+    sources_of,
+    tags_of_text,
+    targets_of_image,
+    targets_of_text,
+)
+from streamcap.training.mini.grounding.trainer import ImageSet, SyntheticSet, TextSet
+from streamcap.training.mini.grounding.warm_start import extend_tokenizer, words_to_add
 from streamcap.training.mini.synthetic import DrawnPictures, cached_pictures
-from streamcap.training.pseudo_captions import pseudo_captions
-from streamcap.training.tags import SCENES, TAGS, sources_of, tags_of_text, targets_of_image, targets_of_text
-from streamcap.training.warm_start import extend_tokenizer, words_to_add
 
 log = logging.getLogger(__name__)
 

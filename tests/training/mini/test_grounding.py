@@ -18,12 +18,13 @@ from tokenizers import Tokenizer
 from streamcap import load_captioner
 from streamcap.captioner import registry
 from streamcap.captioner.models.mini_encoder import build_vision, fold
-from streamcap.training.confidence import fit_confidence, judge_confidence
 from streamcap.training.evaluation.object_truth import Detection, ImageTruth
-from streamcap.training.mini import calibrate, grounded, label, pool, synthetic, tag_heads
-from streamcap.training.pseudo_captions import counted, pseudo_captions
-from streamcap.training.tags import CLASSES, TAGS, tags_of_text, targets_of_image, targets_of_text
-from streamcap.training.warm_start import extend_embedding, extend_tokenizer, unfold, words_to_add
+from streamcap.training.mini import synthetic
+from streamcap.training.mini.grounding import calibrate, label, pool, recipe, tag_heads
+from streamcap.training.mini.grounding.confidence import fit_confidence, judge_confidence
+from streamcap.training.mini.grounding.pseudo_captions import counted, pseudo_captions
+from streamcap.training.mini.grounding.tags import CLASSES, TAGS, tags_of_text, targets_of_image, targets_of_text
+from streamcap.training.mini.grounding.warm_start import extend_embedding, extend_tokenizer, unfold, words_to_add
 
 CAR = Detection("car", 0.9, (0, 0, 0.5, 0.5))
 
@@ -157,7 +158,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, P
     """A tiny Flickr8k, a tiny pool with a broken and a missing image, and sentences."""
     monkeypatch.setattr(pool, "DRAWN_TRAIN", 12)
     monkeypatch.setattr(pool, "DRAWN_DEV", 2)
-    monkeypatch.setattr(grounded, "UNFOLD_IMAGES", 8)
+    monkeypatch.setattr(recipe, "UNFOLD_IMAGES", 8)
     flickr, images = tmp_path / "flickr", tmp_path / "pool"
     for folder in (flickr, images):
         (folder / "images").mkdir(parents=True)
@@ -190,13 +191,13 @@ def test_recipe_trains_exports_and_calibrates(
     flickr, images, text = data
     small = {"real_batch": 4, "synthetic_batch": 2, "text_batch": 2, "steps": 2, "warmup": 0}
     stages = tuple(
-        grounded.Stage(one.name, grounded.replace(one.options, **small))  # type: ignore[arg-type]
-        for one in grounded.STAGES
+        recipe.Stage(one.name, recipe.replace(one.options, **small))  # type: ignore[arg-type]
+        for one in recipe.STAGES
     )
-    monkeypatch.setattr(grounded, "STAGES", stages)
+    monkeypatch.setattr(recipe, "STAGES", stages)
     run = tmp_path / "run"
     with caplog.at_level("WARNING"):
-        assert grounded.main([str(flickr), str(images), str(run), "--text", str(text)]) == 0
+        assert recipe.main([str(flickr), str(images), str(run), "--text", str(text)]) == 0
     assert "voc5-000002.jpg: broken" in caplog.text
     assert (
         "2 of 40 labeled images are not there" in caplog.text or "1 of 40 labeled images are not there" in caplog.text
@@ -245,7 +246,7 @@ def test_recipe_bad_input_is_one_line(
 ) -> None:
     flickr, images, text = data
     spoil(flickr, images, text)
-    assert grounded.main([str(flickr), str(images), str(tmp_path / "run"), "--text", str(text)]) == 2
+    assert recipe.main([str(flickr), str(images), str(tmp_path / "run"), "--text", str(text)]) == 2
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert message in line and "\n" not in line
 

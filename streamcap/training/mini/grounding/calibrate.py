@@ -1,6 +1,6 @@
-"""The last step of `recipes.grounded`: what the tags deny, and how sure a caption is, by half of what is held out.
+"""The last step of `grounding.recipe`: what the tags deny, and how sure a caption is, by half of what is held out.
 
-    python -m streamcap.training.mini.calibrate MODEL POOL
+    python -m streamcap.training.mini.grounding.calibrate MODEL POOL
 
 captions the held-out images of POOL whose name's SHA-256 ends in an even digit with several thresholds, and writes
 `deny_below` and `confidence` into MODEL/config.json. The figures of the other half are printed: they are honest.
@@ -25,11 +25,11 @@ from streamcap.captioner import load_captioner
 from streamcap.captioner.grounding import Confidence, Grounding
 from streamcap.captioner.result import Result
 from streamcap.errors import InputError, StreamcapError
-from streamcap.training.confidence import fit_confidence, judge_confidence
 from streamcap.training.data.clips import UnreadableError, read_picture
 from streamcap.training.data.corpus import MediaFolder, read_flickr
+from streamcap.training.evaluation.held_out import is_held_out
 from streamcap.training.evaluation.object_truth import ImageTruth, is_correct, judge_captions, read_truths
-from streamcap.training.held_out import is_held_out
+from streamcap.training.mini.grounding.confidence import fit_confidence, judge_confidence
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Calibration:
         self.captioner = load_captioner(str(model), device="cpu", precision="fp32")
         grounding = self.captioner.grounding
         if grounding is None:
-            raise InputError(f"{model}: has no tags; it is no model of recipes.grounded")
+            raise InputError(f"{model}: has no tags; it is no model of grounding.recipe")
         self.grounding: Grounding = grounding
         self.names: list[str] = []
         self.truths: list[ImageTruth] = []
@@ -152,8 +152,8 @@ def calibrate(model: Path, pool: Path, deny_below: float | None = None) -> dict[
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; exit status 2 for wrong use, with one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m streamcap.training.mini.calibrate", description=__doc__)
-    parser.add_argument("model", type=Path, help="a model of recipes.grounded")
+    parser = argparse.ArgumentParser(prog="python -m streamcap.training.mini.grounding.calibrate", description=__doc__)
+    parser.add_argument("model", type=Path, help="a model of grounding.recipe")
     parser.add_argument("pool", type=Path, help="the pool's folder")
     parser.add_argument("--deny-below", type=float, help="take this threshold instead of choosing one")
     given = parser.parse_args(arguments)

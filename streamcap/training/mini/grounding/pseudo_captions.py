@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from streamcap.captioner.object_words import OBJECTS
 from streamcap.training.evaluation.object_truth import Detection, ImageTruth
-from streamcap.training.tags import SCENES, count_objects
+from streamcap.training.mini.grounding.tags import SCENES, count_objects
 
 _PLURAL = {
     "person": "people",

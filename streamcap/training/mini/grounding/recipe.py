@@ -1,7 +1,7 @@
-"""The second half of `mini`'s recipe: from a checkpoint of `recipes.mini` to one that says what it sees.
+"""The second half of `mini`'s recipe: from a checkpoint of `mini.recipe` to one that says what it sees.
 
     python -m streamcap.training.mini.recipe FLICKR8K FIRST --teacher mobilenet_v2_1.0_224_ptq.tflite
-    python -m streamcap.training.mini.grounded FLICKR8K POOL RUN --start FIRST/best --text sentences.txt.gz
+    python -m streamcap.training.mini.grounding.recipe FLICKR8K POOL RUN --start FIRST/best --text sentences.txt.gz
 
 POOL holds `labels.csv`, `captions.csv`, `teachers.jsonl.gz` and the images, in `images-176.tar` or a folder `images`;
 what is held out (`training.held_out`) is never read. All that is made on the way is kept in RUN; the same command goes
@@ -31,13 +31,13 @@ from streamcap.captioner.kernels.precision import find_device
 from streamcap.captioner.models.mini_encoder import LOGIT_SCALE, build_vision
 from streamcap.errors import InputError, StreamcapError
 from streamcap.training.curves import Curves, draw_curves
-from streamcap.training.grounded import GroundedSettings, GroundedTrainer
 from streamcap.training.mini.augment import normalize
-from streamcap.training.mini.pool import PoolData, prepare_pool
+from streamcap.training.mini.grounding.pool import PoolData, prepare_pool
+from streamcap.training.mini.grounding.tags import CLASSES, SCENES, TAGS
+from streamcap.training.mini.grounding.trainer import GroundedSettings, GroundedTrainer
+from streamcap.training.mini.grounding.warm_start import extend_embedding, unfold
 from streamcap.training.mini.recipe import CONFIG, CURVE_STEPS, PICTURE
 from streamcap.training.mini.stage import read_state
-from streamcap.training.tags import CLASSES, SCENES, TAGS
-from streamcap.training.warm_start import extend_embedding, unfold
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def model_config(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def start_weights(trainer: GroundedTrainer, start: Path, data: PoolData) -> None:
-    """Load a released checkpoint of `recipes.mini` into a fresh trainer. Raises InputError where it does not fit."""
+    """Load a released checkpoint of `mini.recipe` into a fresh trainer. Raises InputError where it does not fit."""
     from safetensors.torch import load_file
 
     config = read_json(start / "config.json")
@@ -141,7 +141,7 @@ def start_weights(trainer: GroundedTrainer, start: Path, data: PoolData) -> None
         if name in weights and weights[name].shape == fresh[name].shape:
             fresh[name].copy_(weights[name])
         elif not name.startswith(("mapping.tag_heads.", "mapping.tags.", "mapping.blind")):
-            raise InputError(f"{start}: has no {name} of shape {tuple(fresh[name].shape)}; start from recipes.mini")
+            raise InputError(f"{start}: has no {name} of shape {tuple(fresh[name].shape)}; start from mini.recipe")
     if "mapping.tag_heads.project_out.bias" not in weights:
         set_prior(model.mapping, data)
     trainer.ema.load_state_dict(model.state_dict())
@@ -249,14 +249,14 @@ def _stages(scale: float) -> tuple[Stage, ...]:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; exit status 2 for wrong use, with one line on stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m streamcap.training.mini.grounded",
+        prog="python -m streamcap.training.mini.grounding.recipe",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("flickr", type=Path, help="Flickr8k's folder")
     parser.add_argument("pool", type=Path, help="the pool's folder")
     parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("--start", default="mini", help="checkpoint of recipes.mini to start from")
+    parser.add_argument("--start", default="mini", help="checkpoint of mini.recipe to start from")
     parser.add_argument("--text", type=Path, help="sentences.txt.gz: sentences without images")
     parser.add_argument("--flickr-labels", type=Path, help="teachers.jsonl of Flickr8k's images")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")

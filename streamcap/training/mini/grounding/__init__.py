@@ -1,0 +1,1 @@
+"""Teaching `mini` to say what it sees: tags, pseudo-captions, tag heads, calibration."""
