@@ -156,7 +156,7 @@ def test_checkpoint_needs_the_encoder_of_its_cache(
     for model in ("run/best", "converted"):
         with pytest.raises(InputError, match="made-up: no such vision tower"):
             load_captioner(tmp_path / model, device="cpu").caption([image])
-    with pytest.raises(InputError, match="taught on the features of mini"):
+    with pytest.raises(InputError, match="trained on features of mini"):
         load_captioner(tmp_path / "mini" / "best", device="cpu").caption([image])
 
 

@@ -128,5 +128,5 @@ def test_invalid_config_is_one_line(directory: Path, tmp_path: Path) -> None:
     assert "vision.stages" in loading(vision=CONFIG["vision"] | {"widths": [8, 8, 8, 16]})
     assert "image fit 'stretch'" in loading(image={"width": 64, "height": 64, "fit": "stretch"})
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match="cannot be read as json"):
+    with pytest.raises(InputError, match="cannot be read as JSON"):
         load_captioner(tmp_path, device="cpu", precision="fp32")

@@ -140,7 +140,7 @@ def test_read_truths_malformed(tmp_path: Path, content: str, message: str) -> No
 def test_read_truths_malformed_detections(tmp_path: Path) -> None:
     labels, seen = tmp_path / "labels.csv", tmp_path / "teachers.jsonl"
     labels.write_text("image_name|source|split|labels\na.jpg|x|all|\n")
-    seen.write_text('{"image": "a.jpg"}\n')
+    seen.write_text('{"file": "a.jpg"}\n')
     with pytest.raises(InputError, match=r"teachers\.jsonl:1: not a teacher's line"):
         read_truths(labels, seen)
 

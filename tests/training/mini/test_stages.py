@@ -207,7 +207,7 @@ def test_damaged_state_is_one_line(data, tmp_path: Path) -> None:
         make(data, "text", tmp_path).restore(tmp_path / "text.pt")
     assert "\n" not in str(raised.value)
     torch.save({"a": 1}, tmp_path / "other.pt")
-    with pytest.raises(InputError, match="no state of this kind of training"):
+    with pytest.raises(InputError, match="not a state of this kind of training"):
         make(data, "text", tmp_path).restore(tmp_path / "other.pt")
 
 
