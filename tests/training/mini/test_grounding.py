@@ -160,6 +160,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, P
     monkeypatch.setattr(pool, "DRAWN_DEV", 2)
     monkeypatch.setattr(recipe, "UNFOLD_IMAGES", 8)
     monkeypatch.setattr(recipe.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(recipe.torch, "set_flush_denormal", lambda _: None)
     flickr, images = tmp_path / "flickr", tmp_path / "pool"
     for folder in (flickr, images):
         (folder / "images").mkdir(parents=True)
