@@ -32,6 +32,7 @@ def _process_state() -> dict[str, Any]:
         "environment": {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
         "working directory": Path.cwd(),
         "locale": locale.setlocale(locale.LC_ALL),
+        "subnormal numbers": sys.float_info.min / 2 > 0,
     }
     state |= {f"handler of {number.name}": signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     status = Path("/proc/self/status")  # os.umask() can only read the mask by setting it
