@@ -299,7 +299,7 @@ def _run(main: Coroutine[None, None, bool]) -> None:
     async def bounded() -> bool:
         try:
             ended = await main
-        except BaseException:
+        except BaseException:  # re-raised; a cancellation counts too
             # Exit with this status even if the interpreter's shutdown hangs.
             _start_timer(ERROR_EXIT_TIMEOUT_S, os._exit, 1)
             raise

@@ -7,6 +7,7 @@ import http.client
 import json
 import threading
 import time
+from abc import ABC, abstractmethod
 from typing import Any
 
 from websockets.exceptions import WebSocketException
@@ -16,7 +17,7 @@ RETRY_SECONDS = 0.1
 TIMEOUT_SECONDS = 20.0
 
 
-class ResumingClient:
+class ResumingClient(ABC):
     """Reads the events of one stream on a thread, over all runs of the service. `messages` are (run, message)."""
 
     def __init__(self, stream: str, port: int) -> None:
@@ -47,8 +48,9 @@ class ResumingClient:
                 self._read()
             time.sleep(RETRY_SECONDS)
 
+    @abstractmethod
     def _read(self) -> None:
-        raise NotImplementedError
+        """Connect and take messages until the connection ends."""
 
     def _take(self, text: str) -> None:
         message = json.loads(text)

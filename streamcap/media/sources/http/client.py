@@ -79,7 +79,7 @@ class HttpClient:
             connection.request("GET", target, headers=headers)
             # The response owns the socket from here on.
             return connection.getresponse()
-        except BaseException:
+        except BaseException:  # re-raised; no exit may leak the socket
             connection.close()
             raise
 
@@ -133,6 +133,6 @@ def _secured(raw: socket.socket, host: str) -> ssl.SSLSocket:
     context.verify_mode = ssl.CERT_NONE
     try:
         return context.wrap_socket(raw, server_hostname=host)
-    except BaseException:
+    except BaseException:  # re-raised; no exit may leak the socket
         raw.close()
         raise
