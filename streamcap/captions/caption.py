@@ -50,6 +50,8 @@ class Caption:
     text: str
     logprob: float | None
     """Mean log-probability of its tokens; None while interim."""
+    confidence: float | None
+    """Probability, from 0 to 1, that the text is true; None while interim, or if the model cannot say."""
     captured_at: float
     """Seconds since 1970 UTC."""
     captured_at_source: CaptureClock
@@ -66,12 +68,17 @@ class Caption:
             "start": round(self.start, 3),
             "end": round(self.end, 3),
             "text": self.text,
-            # JSON has no NaN, which a model in half precision may produce.
-            "logprob": None if self.logprob is None or not math.isfinite(self.logprob) else round(self.logprob, 4),
+            "logprob": _rounded(self.logprob),
+            "confidence": _rounded(self.confidence),
             "captured_at": utc_text(self.captured_at),
             "captured_at_source": self.captured_at_source,
             "latency_ms": self.latency.as_json(),
         }
+
+
+def _rounded(number: float | None) -> float | None:
+    """JSON has no NaN, which a model in half precision may produce."""
+    return None if number is None or not math.isfinite(number) else round(number, 4)
 
 
 def utc_text(seconds: float) -> str:

@@ -67,6 +67,10 @@ class EventLog:
         """A status that takes no number: new subscribers receive it first."""
         self._update_current(encode(self.last_seq, status))
 
+    def clear_current(self) -> None:
+        """The current caption is no longer true, and none replaces it."""
+        self._current = ()
+
     def refill(self, events: Iterable[Event], next_seq: int) -> None:
         """Load events of an earlier run, in order; numbering continues at `next_seq`."""
         for event in events:

@@ -70,11 +70,13 @@ class CaptionTrack:
 
     def interim(self, at: SampleTime, text: str, latency: Latency) -> Caption:
         """An interim caption of the sample at `at`."""
-        return self._caption(at, text, None, latency, is_final=False)
+        return self._caption(at, text, None, None, latency, is_final=False)
 
-    def final(self, at: SampleTime, text: str, logprob: float, latency: Latency) -> Caption:
+    def final(
+        self, at: SampleTime, text: str, logprob: float, latency: Latency, confidence: float | None = None
+    ) -> Caption:
         """The final caption of the sample at `at`; starts a cue of `every` seconds."""
-        caption = self._caption(at, text, logprob, latency, is_final=True)
+        caption = self._caption(at, text, logprob, confidence, latency, is_final=True)
         self._number += 1
         self._revision = 0
         self.restore(caption)
@@ -120,7 +122,14 @@ class CaptionTrack:
         return Extend(self.stream, last.id, now)
 
     def _caption(
-        self, at: SampleTime, text: str, logprob: float | None, latency: Latency, *, is_final: bool
+        self,
+        at: SampleTime,
+        text: str,
+        logprob: float | None,
+        confidence: float | None,
+        latency: Latency,
+        *,
+        is_final: bool,
     ) -> Caption:
         self._revision += 1
         return Caption(
@@ -133,6 +142,7 @@ class CaptionTrack:
             end=at.start + self.every,
             text=clean_text(text),
             logprob=logprob,
+            confidence=confidence,
             captured_at=at.captured_at,
             captured_at_source=at.captured_at_source,
             latency=latency,

@@ -83,7 +83,8 @@ class CaptionRun:
 
         for item, result in self._captioner.images(self._files.images, keep=drawn, on_bad=on_bad):
             text = " ".join(result.text.split())
-            self._entries.append({"path": str(item.path), "text": text, "logprob": round(result.logprob, 4)})
+            entry = {"path": str(item.path), "text": text, "logprob": round(result.logprob, 4)}
+            self._entries.append({**entry, "confidence": _rounded(result.confidence)})
             self._print_line(item.path, text)
             if item.image is not None:
                 path = self._options.annotated_path(self._files.images[item.path])
@@ -104,25 +105,28 @@ class CaptionRun:
                 video.index, self._captioner.clip_length, frames=options.num_captions, every=options.every
             )
             task = self._progress.add_task(path.name, total=len(windows))
-            captions = self._follow(video, windows, task)
+            captions, confidences = self._follow(video, windows, task)
             if not captions:
                 raise InputError(f"{path}: no frame of the video can be decoded")
             cues = to_cues(captions, video.index.seconds(video.index.end))
         cues = merged(cues) if options.merge else cues
-        self._write_video(path, cues)
+        self._write_video(path, cues, [confidences[cue.start_ms] for cue in cues])
 
     def _follow(
         self, video: VideoFile | AnimatedImage, windows: list[list[int]], task: TaskID
-    ) -> list[tuple[float, str]]:
+    ) -> tuple[list[tuple[float, str]], dict[int, float | None]]:
+        """Time in seconds and text of each caption, and the confidences by time in ms."""
         from streamcap.captions.cue import to_ms
         from streamcap.captions.formats.vtt import timestamp
 
         keep = self._options.save_frames is not None or self._options.annotate_dir is not None
         captions: list[tuple[float, str]] = []
+        confidences: dict[int, float | None] = {}
         for at, result in self._captioner.video(video, windows, keep=keep):
             text = " ".join(result.text.split())
             repeated = self._options.merge and bool(captions) and captions[-1][1] == text
             captions.append((at.seconds, text))
+            confidences[to_ms(at.seconds)] = _rounded(result.confidence)
             if not self._per_video and not repeated:
                 self._print_line(video.path, f"{timestamp(to_ms(at.seconds))}  {text}")
             self._save_frames(video.path, len(captions), at, text)
@@ -130,7 +134,7 @@ class CaptionRun:
         if lost := len(windows) - len(captions):
             self._progress.advance(task, lost)
             typer.echo(f"{video.path}: {lost} of {len(windows)} frames could not be decoded and are left out", err=True)
-        return captions
+        return captions, confidences
 
     def _save_frames(self, path: Path, number: int, at: VideoMoment, text: str) -> None:
         from streamcap.media.files.image_file import upright
@@ -145,10 +149,12 @@ class CaptionRun:
                 name = f"frame_{number:04d}_{frame.seconds:.3f}s.jpg"
                 write_image(folder / name, annotate(image, text) if drawn else image)
 
-    def _write_video(self, path: Path, cues: list[Cue]) -> None:
+    def _write_video(self, path: Path, cues: list[Cue], confidences: list[float | None]) -> None:
         from streamcap.captions.formats.json import entries
 
-        self._entries.append({"path": str(path), "captions": entries(cues, self._options.lang)})
+        spoken = entries(cues, self._options.lang)
+        captions = [{**entry, "confidence": one} for entry, one in zip(spoken, confidences, strict=True)]
+        self._entries.append({"path": str(path), "captions": captions})
         if not self._per_video:
             return
         content = self._rendered(cues)
@@ -193,6 +199,10 @@ class CaptionRun:
                 typer.echo(array, nl=False)
         if self._options.as_json:
             typer.echo(array, nl=False)
+
+
+def _rounded(confidence: float | None) -> float | None:
+    return None if confidence is None else round(confidence, 4)
 
 
 def write_image(path: Path, image: Image) -> None:

@@ -17,6 +17,7 @@ import typer
 from streamcap.errors import InputError, LostCaptionsError
 from streamcap.image_spec import Fit
 from streamcap.redact import redact
+from streamcap.streams.options import DEFAULT_MIN_CONFIDENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -112,6 +113,13 @@ def serve(
             min=0, max=1000, help="Maximum interim captions per second and stream; 0: none.", rich_help_panel=_FEED
         ),
     ] = 10.0,
+    min_confidence: Annotated[
+        float,
+        typer.Option(
+            help="Hold back captions of which the model is less sure than this (0 to 1); 0: none.",
+            rich_help_panel=_FEED,
+        ),
+    ] = DEFAULT_MIN_CONFIDENCE,
     max_age: Annotated[
         float, typer.Option(help="Do not push captions older than so many seconds.", rich_help_panel=_FEED)
     ] = 10.0,
@@ -220,6 +228,7 @@ def serve(
         read_timeout=read_timeout,
         keyframes_only=keyframes_only,
         max_age=max_age,
+        min_confidence=min_confidence,
         clip_seconds=clip_seconds,
     )
     engine_options = EngineOptions(

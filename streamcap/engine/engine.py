@@ -30,6 +30,8 @@ class Decoded(Protocol):
     def text(self) -> str: ...
     @property
     def logprob(self) -> float: ...
+    @property
+    def confidence(self) -> float | None: ...
 
 
 class Model(Protocol):
@@ -224,7 +226,7 @@ class Engine:
             return Unconfirmed(sample)
         self._gate.commit(sample, features, result.text, first=judgement.first)
         self.statistics.captioned += 1
-        return Captioned(sample, result.text, result.logprob, times, judgement.first)
+        return Captioned(sample, result.text, result.logprob, times, judgement.first, result.confidence)
 
     def _failed(self, sample: Sample, error: Exception) -> Failed:
         self._failures.report(error, f"stream {sample.stream}")

@@ -35,6 +35,8 @@ class Captioned:
     times: Times
     first: Sample | None = None
     """The earlier sample with the same text, if this one confirmed it."""
+    confidence: float | None = None
+    """Probability, from 0 to 1, that the text is true; None if the model cannot say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,7 @@ class Metrics(Collector):
             "frames": "Frames decoded.",
             "sampled": "Frames converted and sent to the engine.",
             "captions": "Final captions.",
+            "captions_held_back": "Captions not published, since the model was not sure enough.",
             "extended": "Samples that only extended the current caption.",
             "decode_skipped": "Samples not decoded, since the image did not change; part of extended.",
             "samples_missed": "Samples missed because no frame arrived in time.",

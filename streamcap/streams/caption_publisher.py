@@ -52,6 +52,8 @@ class CaptionPublisher:
 
     def __init__(self, name: str, every: float, deps: StreamDeps, first: Counters | None = None) -> None:
         self.name = name
+        self.min_confidence = deps.options.min_confidence
+        """Captions of a lower confidence are held back."""
         self.begin = first or Counters()
         """Where this stream starts. After `open`."""
         self.track = CaptionTrack(name, every=every, window=deps.options.subtitle_window)
@@ -62,6 +64,10 @@ class CaptionPublisher:
         self.captions = 0
         self.extended = 0
         self.skipped = 0
+        self.held_back = 0
+        """Captions that were not published, because the model was not sure enough."""
+        self._holds_back = False  # the image has changed, but what it shows now is held back
+        self._interims_allowed = self.min_confidence == 0  # until a caption shows that the model gives no confidence
         self._every = every
         self._options = deps.options
         self._hub = deps.hub
@@ -154,20 +160,30 @@ class CaptionPublisher:
         if not isinstance(outcome, Interim):
             self._set_model(f"captioning failed: {redact(outcome.reason)}" if isinstance(outcome, Failed) else "")
         match outcome:
+            case Interim() if not self._interims_allowed:
+                pass  # its confidence is not known yet
             case Interim():
                 latency = _latency(sample, outcome.times)
                 self._publish_caption(self.track.interim(_sample_time(sample), outcome.text, latency))
+            case Captioned(confidence=confidence) if confidence is not None and confidence < self.min_confidence:
+                self._hold_back()
             case Captioned():
+                self._holds_back = False
+                self._interims_allowed = self.min_confidence == 0 or outcome.confidence is None
                 first = outcome.first
                 latency = _latency(sample, outcome.times, first)
-                caption = self.track.final(_sample_time(first or sample), outcome.text, outcome.logprob, latency)
+                caption = self.track.final(
+                    _sample_time(first or sample), outcome.text, outcome.logprob, latency, outcome.confidence
+                )
                 self.captions += 1
                 self._publish_caption(caption)
                 if first is not None:
                     self._extend(sample)
             case Unchanged():
                 self.skipped += not outcome.decoded
-                self._extend(sample)
+                # The newest final is of the image before the one that was held back.
+                if not self._holds_back:
+                    self._extend(sample)
             case Unconfirmed() | Failed():
                 pass  # the next sample decides; the status is set above
 
@@ -197,6 +213,12 @@ class CaptionPublisher:
         self.publish(caption, live=caption.latency.total / 1000 <= self._options.max_age)
         if caption.is_final:
             self._touch_cues()
+
+    def _hold_back(self) -> None:
+        """The image has changed, and the model is not sure what it shows: say nothing new, and end what was said."""
+        self.held_back += 1
+        self._holds_back, self._interims_allowed = True, False
+        self._feed.clear_current()
 
     def _extend(self, sample: Sample) -> None:
         """Extend the newest final to `sample`."""

@@ -32,6 +32,8 @@ class StreamSnapshot:
     """Scheduled times for which no frame arrived in time."""
     frame_conversion_errors: int = 0
     """Sampled frames that could not be converted."""
+    captions_held_back: int = 0
+    """Captions not published, because the model was not sure enough (`--min-confidence`)."""
     files_dropped: int = 0
     """Finals that no viewer got, since the disk refused or hung for too long."""
     model: str = ""

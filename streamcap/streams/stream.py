@@ -150,6 +150,7 @@ class Stream:
             decode_skipped=publisher.skipped,
             samples_missed=self.reader_statistics.samples_missed,
             frame_conversion_errors=self.reader_statistics.frame_conversion_errors,
+            captions_held_back=publisher.held_back,
             files_dropped=publisher.dropped_finals,
         )
 

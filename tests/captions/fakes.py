@@ -30,6 +30,7 @@ def caption(
         end=start + 1,
         text=text,
         logprob=-0.41 if is_final else None,
+        confidence=0.83 if is_final else None,
         captured_at=1_763_682_361.120,
         captured_at_source="rtcp",
         latency=LATENCY,

@@ -26,6 +26,7 @@ WORDS = ("a man", "a dog", "a red car", "a tree", "two birds", "a house", "the s
 class FakeResult:
     text: str
     logprob: float = -0.5
+    confidence: float | None = None
 
 
 class FakeModel:

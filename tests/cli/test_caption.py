@@ -69,7 +69,7 @@ class Reader:
     @staticmethod
     def _result(row: torch.Tensor, before: str) -> Result:
         said = " ".join(str(int(number)) for number in row)
-        return Result(f"{before}number {said}", [1, 2], -0.5)
+        return Result(f"{before}number {said}", [1, 2], -0.5, 0.75)
 
 
 @pytest.fixture
@@ -163,8 +163,8 @@ def test_json_output_is_an_array(run: Run, reader: Reader, images: Path) -> None
     status, out, _ = run(images / "b.png", images / "a.jpg", "--json")
     assert status == 0
     assert json.loads(out) == [
-        {"path": str(images / "b.png"), "text": "number 2", "logprob": -0.5},
-        {"path": str(images / "a.jpg"), "text": "number 1", "logprob": -0.5},
+        {"path": str(images / "b.png"), "text": "number 2", "logprob": -0.5, "confidence": 0.75},
+        {"path": str(images / "a.jpg"), "text": "number 1", "logprob": -0.5, "confidence": 0.75},
     ]
 
 
@@ -329,6 +329,7 @@ def test_subtitle_formats_on_stdout(run: Run, reader: Reader, film: Path) -> Non
     (entry,) = json.loads(run(film, "-n", 1, "--json")[1])
     assert entry["path"] == str(film)
     assert entry["captions"][0]["text"] == "number 0"
+    assert {caption["confidence"] for caption in entry["captions"]} == {0.75}
 
 
 def test_merge_joins_equal_neighbors(run: Run, reader: Reader, film: Path) -> None:

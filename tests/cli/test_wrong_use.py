@@ -53,6 +53,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         (["serve", "--log-level", "loud"], "--log-level"),
         (["serve", "--stall-after", "inf"], "--stall-after inf"),
         (["serve", "--replay-events", "0"], "--replay-events 0"),
+        (["serve", "--min-confidence", "1.5"], "--min-confidence 1.5"),
         (["serve", "--root-path", "cams/"], "--root-path 'cams/'"),
         (["serve", "--root-path", "/streams"], "--root-path '/streams'"),
         (["serve", "--tls-cert", "cert.pem"], "--tls-cert and --tls-key"),

@@ -9,6 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streamcap_client import Other, ProtocolError, parse
 
+from streamcap.captions.event import encode
+from tests.captions.fakes import caption
+
 KEYS = ("type", "stream", "seq", "id", "end", "state", "reason", "from", "to", "protocol", "server_time", "streams")
 VALUES = st.recursive(
     st.one_of(
@@ -33,6 +36,13 @@ VALUES = st.recursive(
 def test_any_message_parses_or_is_protocol_error(message: str | bytes) -> None:
     with contextlib.suppress(ProtocolError):
         parse(message)
+
+
+def test_caption_without_confidence_parses() -> None:
+    message = json.loads(encode(41, caption()).text)
+    assert parse(json.dumps(message)).confidence == 0.83
+    del message["confidence"]  # a service of an earlier version
+    assert parse(json.dumps(message)).confidence is None
 
 
 def test_unknown_event_type_is_kept() -> None:

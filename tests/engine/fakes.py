@@ -18,6 +18,7 @@ from tests.timeouts import TIMEOUT_FACTOR
 class MadeResult:
     text: str
     logprob: float = -0.5
+    confidence: float | None = None
 
 
 class ColorModel:

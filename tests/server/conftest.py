@@ -74,8 +74,8 @@ class FakeStream:
         self.publish(caption)
         return caption
 
-    def final(self, text: str) -> Event:
-        event = self.publish(self.track.final(self.at(), text, -0.4, LATENCY))
+    def final(self, text: str, confidence: float | None = None) -> Event:
+        event = self.publish(self.track.final(self.at(), text, -0.4, LATENCY, confidence))
         self._time += self.every
         return event
 

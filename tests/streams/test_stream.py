@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from streamcap.captions.hub import SubscribeOptions
 from streamcap.engine.outcome import Captioned, Failed, Interim, Times, Unchanged, Unconfirmed
 from streamcap.media.frame import Sample
 from streamcap.streams.caption_files import CaptionFiles
@@ -57,6 +59,48 @@ async def test_skipped_decodes_are_counted(service: FakeService) -> None:
         service.streams.dispatch([Unchanged(replace(seen, start=second), decoded=decoded)])
     view = service.streams.get("door").view()
     assert (view.extended, view.decode_skipped) == (3, 2)
+
+
+async def test_doubtful_caption_is_held_back(service: FakeService) -> None:
+    seen = await first_sample(service)
+    samples = [replace(seen, start=float(second)) for second in range(1, 6)]
+    now = time.monotonic()
+    times = Times(now, now, now)
+    service.streams.dispatch(
+        [
+            Captioned(samples[0], "a man waits", -0.1, times, confidence=0.6),
+            Interim(samples[1], "a dog", times),  # nobody knows yet whether it is true
+            Captioned(samples[1], "a dog flies", -0.1, times, confidence=0.59),
+            Unchanged(samples[2], decoded=False),  # unchanged since the dog
+            Captioned(samples[3], "a man sits", -0.1, times, confidence=0.9),
+            Unchanged(samples[4], decoded=False),
+        ]
+    )
+    await service.until(lambda: len(service.of("extend")) == 1)
+    captions = [(caption["text"], caption["confidence"]) for caption in service.of("caption")[1:]]
+    assert captions == [("a man waits", 0.6), ("a man sits", 0.9)]
+    # The caption before the dog ended when the dog came.
+    assert [(cue.start_ms, cue.end_ms) for cue in service.streams.get("door").track.cues[1:]] == [
+        (1000, 2000),
+        (4000, 6000),
+    ]
+    assert service.streams.get("door").view().captions_held_back == 1
+
+
+async def test_held_back_caption_ends_the_current_one(service: FakeService) -> None:
+    seen = await first_sample(service)
+    service.streams.dispatch([Captioned(replace(seen, start=1.0), "a dog", -0.1, Times(0, 0, 0), confidence=0.1)])
+    subscription = service.hub.subscribe(SubscribeOptions(), lambda: None)
+    assert [json.loads(text)["type"] for text in subscription.take()] == ["hello", "status"]
+
+
+async def test_model_without_confidence_is_never_held_back(service: FakeService) -> None:
+    seen = await first_sample(service)
+    sample = replace(seen, start=1.0)
+    times = Times(0.0, 0.0, 0.0)
+    service.streams.dispatch([Interim(sample, "a", times), Captioned(sample, "a dog", -9.0, times)])
+    await service.until(lambda: len(service.of("caption")) == 3)
+    assert [caption["confidence"] for caption in service.of("caption")] == [None, None, None]
 
 
 async def test_failing_model_is_reported_until_it_recovers(service: FakeService) -> None:

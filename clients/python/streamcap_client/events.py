@@ -39,6 +39,8 @@ class Caption:
     """Capture time (RFC 3339, UTC), by the clock `captured_at_source` (`rtcp` or `arrival`)."""
     captured_at_source: str
     latency_ms: dict[str, float]
+    confidence: float | None = None
+    """Probability, from 0 to 1, that the text is true; None if the model cannot say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def parse(text: str | bytes) -> Event:
 
 
 def _caption(message: dict[str, Any]) -> Caption:
-    logprob = message["logprob"]
+    logprob, confidence = message["logprob"], message.get("confidence")
     return Caption(
         stream=str(message["stream"]),
         seq=int(message["seq"]),
@@ -126,4 +128,5 @@ def _caption(message: dict[str, Any]) -> Caption:
         captured_at=str(message["captured_at"]),
         captured_at_source=str(message["captured_at_source"]),
         latency_ms={str(stage): float(value) for stage, value in message["latency_ms"].items()},
+        confidence=None if confidence is None else float(confidence),
     )

@@ -60,6 +60,8 @@ def parse(line: bytes, *, stream: str | None = None) -> tuple[Event, Caption]:
             if message.get("logprob") is None
             else checks.read_number(message, "logprob", -MAX_LOGPROB, MAX_LOGPROB)
         ),
+        # Lines of earlier versions have no confidence.
+        confidence=None if message.get("confidence") is None else checks.read_number(message, "confidence", 0, 1),
         captured_at=checks.read_utc(message, "captured_at"),
         captured_at_source="rtcp" if message.get("captured_at_source") == "rtcp" else "arrival",
         latency=Latency(

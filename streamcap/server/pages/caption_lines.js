@@ -1,5 +1,7 @@
 // Captions as lines on screen: one box per stream, with the largest font that fits.
 
+import { doubted, isDoubtful } from "./doubt.js";
+
 const FADE_MS = 300;
 // The font shrinks down to this factor to fit the requested lines; then lines are added. Text is never cut.
 const MIN_SCALE = 0.5;
@@ -27,7 +29,8 @@ class Line {
 
   show(event) {
     this.id = event.id;
-    this.text.textContent = keepArticles(event.text);
+    this.text.textContent = keepArticles(doubted(event, this.options.doubt));
+    this.element.dataset.doubt = String(this.options.doubt && isDoubtful(event));
     this.element.dataset.final = String(event.is_final);
     if (event.text) this.hold();
     else this.hide();

@@ -1,5 +1,6 @@
 // One camera on the page: video, caption, state and actions.
 
+import { doubted, isDoubtful } from "./doubt.js";
 import { address } from "./service.js";
 import { watch } from "./video.js";
 
@@ -8,6 +9,10 @@ const STAGES = ["ingest", "queue", "encode", "decode"];
 // Captions this late, or this many intervals late, mean that the service cannot keep up.
 const LATE_MS = 3000;
 const LATE_INTERVALS = 3;
+const SHOWS_DOUBT = new URLSearchParams(location.search).get("doubt") !== "0";
+// A caption that nothing has confirmed for this long may no longer be true.
+const OLD_SECONDS = 5;
+const OLD_INTERVALS = 3;
 const WATCH_AGAIN_MS = 30_000;
 
 function clock(seconds) {
@@ -153,10 +158,12 @@ export class Card {
   // Upsert by id: interim revisions change the caption in place until the final.
   caption(event) {
     const { caption, past, announced } = this.parts;
-    caption.textContent = event.text;
+    const said = doubted(event, SHOWS_DOUBT);
+    caption.textContent = said;
     caption.dataset.final = String(event.is_final);
+    caption.dataset.doubt = String(SHOWS_DOUBT && isDoubtful(event));
     if (!event.is_final) return;
-    announced.textContent = event.text;
+    announced.textContent = said;
     this.id = event.id;
     this.freshAt = performance.now() - event.latency_ms.total;
     if (past.firstElementChild?.dataset.id !== event.id) {
@@ -166,7 +173,7 @@ export class Card {
       time.textContent = clock(event.start);
       time.dateTime = `PT${event.start}S`;
       const text = document.createElement("span");
-      text.textContent = event.text;
+      text.textContent = said;
       line.append(time, text);
       past.prepend(line);
       while (past.children.length > PAST_CAPTIONS) past.lastElementChild.remove();
@@ -196,6 +203,7 @@ export class Card {
     this.parts.late.textContent = this.lateness ? `${duration(this.lateness)} behind` : "";
     if (this.freshAt === undefined) return;
     const seconds = (performance.now() - this.freshAt) / 1000;
+    this.parts.caption.dataset.old = String(seconds > Math.max(OLD_SECONDS, OLD_INTERVALS * (this.view?.every ?? 1)));
     this.parts.age.textContent = seconds < 2 ? "caption up to date" : `caption ${wholeSeconds(seconds)} old`;
   }
 

@@ -1,6 +1,7 @@
 // Captions over a transparent page, for OBS or any browser source.
 
 import { CaptionLines } from "./caption_lines.js";
+import { doubted } from "./doubt.js";
 import { Feed } from "./feed.js";
 import { options } from "./overlay_options.js";
 import { storeToken, takeToken } from "./service.js";
@@ -34,7 +35,9 @@ if (options.speak && "speechSynthesis" in window) {
 // Finals only: interim captions would be read repeatedly.
 const announced = new Map();
 
-function announce({ stream, text }) {
+function announce(event) {
+  const { stream } = event;
+  const text = doubted(event, options.doubt);
   if (!text || announced.get(stream) === text) return;
   announced.set(stream, text);
   const entry = document.createElement("p");

@@ -37,6 +37,7 @@ export const options = {
   color: color("color"),
   background: color("background"),
   ...position(),
+  doubt: flag("doubt", true),
   speak: flag("speak", false),
   lang: query.get("lang") ?? "en",
   rate: query.has("rate") ? number("rate", 1, 0.5, 2) : null,

@@ -182,6 +182,24 @@ async def test_overlay_log_is_there_before_text(browser: Browser, server: Server
     assert await log.locator("p").all_text_contents() == ["a man opens a door", "a cat sleeps"]
 
 
+@pytest.mark.parametrize("doubt", [True, False], ids=["shown", "off"])
+async def test_overlay_shows_doubt_gently(browser: Browser, server: Server, doubt: bool) -> None:
+    page = await overlay(browser, server, "stream=door" if doubt else "stream=door&doubt=0")
+    door = server.streams.get("door")
+    door.final("a man opens a door", 0.95)
+    line = page.locator(".line[data-doubt=false] span", has_text="a man opens a door")
+    await line.wait_for()
+    sure = await line.evaluate("(one) => getComputedStyle(one).opacity")
+    door.final("a dog runs", 0.7)
+    said = "perhaps a dog runs" if doubt else "a dog runs"
+    line = page.locator(f".line[data-doubt={str(doubt).lower()}] span")
+    await becomes_true(page, "document.querySelector('.line span').textContent.includes('runs')")
+    assert (await line.inner_text()).replace("\u00a0", " ") == said
+    assert (await line.evaluate("(one) => getComputedStyle(one).opacity") < sure) is doubt
+    await page.get_by_role("log").get_by_text(said, exact=True).wait_for(state="attached")
+    assert page.errors == []  # type: ignore[attr-defined]
+
+
 async def test_overlay_asks_for_token(browser: Browser, start: Start) -> None:
     server = await start(view_tokens=frozenset({"secret-1"}))
     await server.streams.add("door", "rtsp://door")

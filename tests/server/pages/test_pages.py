@@ -69,6 +69,22 @@ async def test_captions_update_in_place_and_video_plays(browser: Browser, server
     await until(lambda: len(server.app.state.whep_sessions) == 0)
 
 
+async def test_page_shows_doubt_and_age(browser: Browser, server: Server) -> None:
+    door = server.streams.get("door")
+    door.status(StreamState.LIVE)
+    page = await page_without_errors(browser, server.url)
+    caption = page.locator("article .caption")
+    await page.locator(".state", has_text="live").wait_for()
+    door.final("a dog runs", 0.7)
+    await page.locator(".caption[data-doubt=true]", has_text="perhaps a dog runs").wait_for()
+    door.final("a man opens a door", 0.9)
+    await page.locator(".caption[data-doubt=false]", has_text="a man opens a door").wait_for()
+    assert await caption.get_attribute("data-old") == "false"
+    await page.evaluate("const now = performance.now.bind(performance); performance.now = () => now() + 9000")
+    await page.locator(".caption[data-old=true]").wait_for()
+    await page.context.close()
+
+
 FOCUSED = """((one) => (one === document.body ? "" : (one.ariaLabel ?? one.innerText)))(document.activeElement)"""
 
 
