@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from streamcap.captions.cue import Cue
+from streamcap.captions.event import Event
 from streamcap.daemon_pool import DaemonPool
 from streamcap.streams.caption_files import CaptionFiles, SavedHistory
 from streamcap.streams.counters import Counters
+from streamcap.streams.event_outbox import Outgoing
 
 # How long reading the files of a new stream may take.
 OPEN_SECONDS = 10.0
@@ -20,11 +22,15 @@ UNLOCK_SECONDS = 1.0
 # run skips the unused rest.
 AHEAD_NUMBERS = 1000
 AHEAD_SECONDS = 10.0
+# A disk that has not answered for this long hangs: a status says so, and the events being written become a gap.
+HANG_SECONDS = 3.0
 
 
 class CaptionFileWriter:
-    """All methods run on the event loop, one call at a time, and raise OSError. Each stream has its own thread for the
-    disk: a disk that hangs blocks no other stream."""
+    """A `CaptionStore`. Each stream has its own thread for the disk: a disk that hangs blocks no other stream."""
+
+    extend_delay = 0.0  # the files keep finals only
+    taken = False  # the lock keeps others away
 
     def __init__(self, directory: Path, stream: str) -> None:
         self.reserved = Counters()
@@ -57,8 +63,15 @@ class CaptionFileWriter:
         await self._thread.run(self._files.write_counters, ahead)
         self.reserved = ahead
 
-    async def append(self, lines: list[str]) -> None:
-        await self._thread.run(self._files.append, lines)
+    @property
+    def hang_seconds(self) -> float:
+        return HANG_SECONDS
+
+    def keeps(self, event: Event | Outgoing) -> bool:
+        return event.is_final
+
+    async def append(self, events: Sequence[Event], needed: Counters) -> None:
+        await self._thread.run(self._files.append, [event.text for event in events])
 
     async def write_cues(self, cues: Iterable[Cue]) -> None:
         await self._thread.run(self._files.write_cues, cues)

@@ -17,8 +17,8 @@ from streamcap.captions.track import CaptionTrack, SampleTime
 from streamcap.engine.outcome import Captioned, Failed, Interim, Outcome, Times, Unchanged, Unconfirmed
 from streamcap.media.frame import Sample
 from streamcap.redact import redact
-from streamcap.streams.caption_file_writer import CaptionFileWriter
 from streamcap.streams.caption_files import SavedHistory
+from streamcap.streams.caption_store import CaptionStore
 from streamcap.streams.counters import Counters
 from streamcap.streams.event_outbox import EventOutbox, Outgoing
 from streamcap.streams.stream_deps import StreamDeps
@@ -31,8 +31,6 @@ REWRITE_INTERVAL_S = 1.0
 REWRITE_SHARE = 20
 MAX_REWRITE_SECONDS = 10.0
 RETRY_SECONDS = 2.0
-# A disk that has not answered for this long hangs: a status says so, and the events being written become a gap.
-HANG_SECONDS = 3.0
 POLL_SECONDS = 0.1
 # How long the end of a stream waits for a disk that hangs.
 CLOSE_SECONDS = 1.5
@@ -72,8 +70,8 @@ class CaptionPublisher:
         self._options = deps.options
         self._hub = deps.hub
         self._feed = EventLog(name, keep=deps.options.replay_events)
-        self._writer = None if deps.options.out is None else CaptionFileWriter(deps.options.out, name)
-        self._outbox = EventOutbox()
+        self._writer = deps.open_store(name)
+        self._outbox = EventOutbox(coalesce=self._writer is not None and self._writer.extend_delay > 0)
         self._in_flight: list[Outgoing] = []
         self._numbered = False  # the events in flight are being written under the next numbers
         self._shown = self.begin
@@ -86,6 +84,7 @@ class CaptionPublisher:
         self._cues_reason = ""
         self._stale_cues = False
         self._rewrite_at = 0.0
+        self._extend_at = 0.0
         self._wake = asyncio.Event()
         self._closing_since: float | None = None
 
@@ -255,9 +254,9 @@ class CaptionPublisher:
             return True
         if self._numbered or not self._writer.reserved.covers(self._shown.after(event.payload)):
             return False
-        if isinstance(event.payload, Status) and self._disk_reason:
+        if isinstance(event.payload, Status) and self._disk_reason and not self._writer.keeps(event):
             return True  # viewers must learn at once that captions wait
-        return not event.is_final and not self._outbox and not self._in_flight
+        return not self._writer.keeps(event) and not self._outbox and not self._in_flight
 
     def _release(self, event: Outgoing) -> None:
         payload = event.payload
@@ -278,17 +277,25 @@ class CaptionPublisher:
         self._stale_cues = True
         self._wake.set()
 
-    async def _write_once(self, writer: CaptionFileWriter) -> None:
+    async def _write_once(self, writer: CaptionStore) -> None:
         now = asyncio.get_running_loop().time()
-        if not self._outbox and not writer.is_low(self._shown):
-            await self._wait(max(0.0, self._rewrite_at - now) if self._stale_cues else None)
+        if not writer.is_low(self._shown) and (not self._outbox or self._holds_extend()):
+            ends = [
+                at for at, given in ((self._rewrite_at, self._stale_cues), (self._extend_at, self._outbox)) if given
+            ]
+            await self._wait(max(0.0, min(ends) - now) if ends else None)
         self._wake.clear()
-        reason = await self._send(writer)
+        holds = self._holds_extend() and not writer.is_low(self._shown)
+        reason = "" if holds else await self._send(writer)
         if not reason and self._stale_cues and asyncio.get_running_loop().time() >= self._rewrite_at:
             self._cues_reason = await self._rewrite_cues(writer)
         self._set_disk(_held_reason(reason) if reason else self._cues_reason)
         if reason:
             await self._pause(RETRY_SECONDS)
+
+    def _holds_extend(self) -> bool:
+        """Whether only an `extend` waits, which a later one may replace before it is written."""
+        return self._outbox.only_extends and asyncio.get_running_loop().time() < self._extend_at
 
     async def _wait(self, timeout: float | None) -> None:
         with contextlib.suppress(TimeoutError):
@@ -302,7 +309,7 @@ class CaptionPublisher:
             self._wake.clear()
             await self._wait(left)
 
-    async def _send(self, writer: CaptionFileWriter) -> str:
+    async def _send(self, writer: CaptionStore) -> str:
         """Write and publish the waiting events. Returns the reason if the disk fails."""
         try:
             while self._outbox or writer.is_low(self._shown):
@@ -315,24 +322,27 @@ class CaptionPublisher:
             self._in_flight = []
         return ""
 
-    async def _send_batch(self, writer: CaptionFileWriter) -> None:
-        while writer.is_low(needed := self._needed()):
+    async def _send_batch(self, writer: CaptionStore) -> None:
+        while writer.is_low(needed := self._needed(self._unreported_drops)):
             await self._wait_for_disk(writer, writer.reserve_seq(needed))
-        begin = self._shown.seq + self._unreported_drops
-        finals = [encode(seq, event.payload).text for seq, event in enumerate(self._in_flight, begin) if event.is_final]
-        if finals:
+        drops = self._unreported_drops  # more may be dropped during the write: they get later numbers
+        begin = self._shown.seq + drops
+        events = [encode(seq, event.payload) for seq, event in enumerate(self._in_flight, begin)]
+        kept = [event for event in events if writer.keeps(event)]
+        if kept:
             self._numbered = True
             try:
-                hung = await self._wait_for_disk(writer, writer.append(finals))
+                hung = await self._wait_for_disk(writer, writer.append(kept, self._needed(drops)))
             finally:
                 self._numbered = False
+            self._extend_at = asyncio.get_running_loop().time() + writer.extend_delay
             if hung:  # viewers have received a gap; the files show the finals
-                self._lost_finals += len(finals)
-                for event in self._in_flight:
-                    self.published.apply(event.payload)
+                self._lost_finals += sum(event.is_final for event in kept)
+                for outgoing in self._in_flight:
+                    self.published.apply(outgoing.payload)
                 self._in_flight = []
                 return
-        self._skip(self._unreported_drops)
+        self._skip(drops, drops)
         while self._in_flight:
             self._release(self._in_flight.pop(0))
 
@@ -340,21 +350,21 @@ class CaptionPublisher:
     def _unreported_drops(self) -> int:
         return self._outbox.dropped_finals - self._reported_drops
 
-    def _needed(self) -> Counters:
-        """The counters after all events in flight are published."""
-        needed = replace(self._shown, seq=self._shown.seq + self._unreported_drops)
+    def _needed(self, drops: int) -> Counters:
+        """The counters after a gap of `drops` numbers and all events in flight are published."""
+        needed = replace(self._shown, seq=self._shown.seq + drops)
         for event in self._in_flight:
             needed = needed.after(event.payload)
         return needed
 
-    def _skip(self, count: int) -> None:
-        """Make the next `count` numbers a gap, which includes what the outbox dropped."""
+    def _skip(self, count: int, drops: int) -> None:
+        """Make the next `count` numbers a gap, which includes `drops` finals that the outbox dropped."""
         if count and self._hub.feeds.get(self.name) is self._feed:
-            self._reported_drops = self._outbox.dropped_finals
+            self._reported_drops += drops
             self._hub.skip(self.name, count)
             self._shown = replace(self._shown, seq=self._shown.seq + count)
 
-    async def _wait_for_disk(self, writer: CaptionFileWriter, call: Coroutine[None, None, None]) -> bool:
+    async def _wait_for_disk(self, writer: CaptionStore, call: Coroutine[None, None, None]) -> bool:
         """Wait for `call`. Returns whether the disk hung, so that a gap covers the events being written.
 
         Raises OSError; TimeoutError if the disk hangs at the end of the stream.
@@ -365,7 +375,7 @@ class CaptionPublisher:
         while not task.done():
             now = time.monotonic()
             too_late = self._closing_since is not None and now >= self._closing_since + CLOSE_SECONDS
-            if not hung and (too_late or now >= began + HANG_SECONDS):
+            if not hung and (too_late or now >= began + writer.hang_seconds):
                 hung = True
                 self._hang(writer)
             if too_late:
@@ -375,13 +385,14 @@ class CaptionPublisher:
         task.result()
         return hung
 
-    def _hang(self, writer: CaptionFileWriter) -> None:
+    def _hang(self, writer: CaptionStore) -> None:
         if self._numbered:
             self._numbered = False
-            self._skip(len(self._in_flight) + self._unreported_drops)
+            drops = self._unreported_drops
+            self._skip(len(self._in_flight) + drops, drops)
         self._set_disk(_held_reason(f"cannot write {writer.path}: the disk does not answer"))
 
-    async def _rewrite_cues(self, writer: CaptionFileWriter) -> str:
+    async def _rewrite_cues(self, writer: CaptionStore) -> str:
         loop = asyncio.get_running_loop()
         began = loop.time()
         self._stale_cues = False
@@ -394,15 +405,17 @@ class CaptionPublisher:
         self._rewrite_at = began + rewrite_pause(loop.time() - began)
         return ""
 
-    async def _end(self, writer: CaptionFileWriter) -> None:
+    async def _end(self, writer: CaptionStore) -> None:
         reason = await self._send(writer)
+        if writer.taken:
+            return
         waiting = self._outbox.finals
         if reason or waiting:
             self._lost_finals += waiting
             log.error("stream %s: %s; %d finals are lost", self.name, reason, self.dropped_finals)
             count = waiting + self._unreported_drops
             if writer.reserved.covers(replace(self._shown, seq=self._shown.seq + count)):
-                self._skip(count)
+                self._skip(count, self._unreported_drops)
             return
         if not await self._rewrite_cues(writer):
             with contextlib.suppress(OSError):  # then the next run skips the reserved numbers

@@ -33,12 +33,16 @@ class EventOutbox:
     """Pure; for one thread. Policy when full: drop the oldest interim, else the oldest event (DROP_OLDEST).
 
     While it is `blocked`, only the newest status and the newest `extend` of each final are kept, and no interims.
+
+    Parameters:
+        coalesce: an `extend` replaces one of the same final that waits as the newest event.
     """
 
-    def __init__(self, max_events: int = MAX_EVENTS) -> None:
+    def __init__(self, max_events: int = MAX_EVENTS, *, coalesce: bool = False) -> None:
         self.dropped_finals = 0
         """Since the start."""
         self._blocked = False
+        self._coalesce = coalesce
         self._max_events = max_events
         self._events: deque[Outgoing] = deque()
 
@@ -60,7 +64,14 @@ class EventOutbox:
     def finals(self) -> int:
         return sum(event.is_final for event in self._events)
 
+    @property
+    def only_extends(self) -> bool:
+        """Whether an `extend` waits, and nothing else."""
+        return len(self._events) == 1 and isinstance(self._events[0].payload, Extend)
+
     def put(self, event: Outgoing) -> None:
+        if self._coalesce and self._events and _extends_same(self._events[-1].payload, event.payload):
+            self._events.pop()
         self._events.append(event)
         if self.blocked:
             self._compact()
@@ -98,3 +109,7 @@ class EventOutbox:
             # Nobody knows the final that this `extend` is about.
             while self._events and isinstance(self._events[0].payload, Extend):
                 self._events.popleft()
+
+
+def _extends_same(one: Payload, other: Payload) -> bool:
+    return isinstance(one, Extend) and isinstance(other, Extend) and one.id == other.id

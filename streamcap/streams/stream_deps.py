@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from streamcap.captions.hub import Hub
 from streamcap.media.frame import Frame, Pixels, Sample
 from streamcap.media.sources.base import Source
+from streamcap.streams.caption_file_writer import CaptionFileWriter
+from streamcap.streams.caption_store import CaptionStore
 from streamcap.streams.options import StreamOptions
 
 Convert = Callable[[list[Frame]], Pixels]
@@ -23,3 +25,11 @@ class StreamDeps:
     """Submit a sample to the engine. From any thread."""
     clip_length: int | None
     """Frames of a sample, spread over `options.clip_seconds`; None: only the newest frame."""
+    store: Callable[[str], CaptionStore] | None = None
+    """Where the events of a stream are kept before they are published; None: in files of `options.out`, if given."""
+
+    def open_store(self, name: str) -> CaptionStore | None:
+        """The store of stream `name`; None if its events are not kept."""
+        if self.store is not None:
+            return self.store(name)
+        return None if self.options.out is None else CaptionFileWriter(self.options.out, name)

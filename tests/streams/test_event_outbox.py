@@ -52,3 +52,15 @@ def test_put_back_is_first_again() -> None:
     outbox.put_back(taken)
     assert outbox.take(9) == [final(2), final(3), final(4)]
     assert outbox.dropped_finals == 1
+
+
+def test_extend_replaces_one_of_the_same_final() -> None:
+    outbox = EventOutbox(coalesce=True)
+    for event in (final(1), extend(1, 3.0), extend(1, 4.0)):
+        outbox.put(event)
+    assert not outbox.only_extends
+    assert outbox.take(9) == [final(1), extend(1, 4.0)]
+    outbox.put(extend(1, 5.0))
+    assert outbox.only_extends
+    outbox.put(extend(2, 6.0))
+    assert outbox.take(9) == [extend(1, 5.0), extend(2, 6.0)]

@@ -186,7 +186,7 @@ async def test_final_is_written_before_delivery(service: FakeService, tmp_path: 
 async def test_hung_disk_is_a_status_and_a_gap(
     service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamcap.streams.caption_publisher.HANG_SECONDS", 0.2)
+    monkeypatch.setattr("streamcap.streams.caption_file_writer.HANG_SECONDS", 0.2)
     await live(service)
     goes_on, append = threading.Event(), CaptionFiles.append
 
