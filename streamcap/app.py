@@ -26,6 +26,7 @@ from streamcap.server import http_server
 from streamcap.server.app import create_app
 from streamcap.server.options import ServerOptions
 from streamcap.streams.options import StreamOptions
+from streamcap.streams.settings import StreamSettings
 from streamcap.streams.stream_deps import StreamDeps
 from streamcap.streams.stream_set import StreamSet
 
@@ -170,15 +171,20 @@ def _stop(stop: asyncio.Event, on_signal: Callable[[], None]) -> None:
     on_signal()
 
 
-def _opener(stream_options: StreamOptions) -> Callable[[str], Source]:
-    options = SourceOptions(
-        open_timeout=stream_options.open_timeout,
-        read_timeout=stream_options.read_timeout,
-        keyframes_only=stream_options.keyframes_only,
-        # Once for each caption, and often enough not to be stalled.
-        poll_interval=min(stream_options.every, stream_options.stall_after / 2),
-    )
-    return lambda url: open_source(url, options=options)
+def _opener(stream_options: StreamOptions) -> Callable[[str, StreamSettings], Source]:
+    def source_of(url: str, settings: StreamSettings) -> Source:
+        every = stream_options.every if settings.every is None else settings.every
+        keyframes_only = stream_options.keyframes_only if settings.decode is None else settings.decode == "keyframes"
+        options = SourceOptions(
+            open_timeout=stream_options.open_timeout,
+            read_timeout=stream_options.read_timeout,
+            keyframes_only=keyframes_only,
+            # Once for each caption, and often enough not to be stalled.
+            poll_interval=min(every, stream_options.stall_after / 2),
+        )
+        return open_source(url, options=options)
+
+    return source_of
 
 
 def _address(options: ServerOptions, listener: socket.socket) -> str:

@@ -26,7 +26,9 @@ LAYERS = (
     ("captioner.kernels", "captioner.checkpoints"),
     ("captioner",),
     ("engine", "offline"),
+    ("streams.settings",),
     ("streams",),
+    ("config",),
     (
         "server.errors",
         "server.ice",
@@ -75,6 +77,7 @@ for module in pkgutil.walk_packages(imported.__path__, package + "."):
         ("streamcap.captions", (*HEAVY, *WEB, "av", "numpy", "PIL")),
         ("streamcap.media", (*HEAVY, *WEB)),
         ("streamcap.streams", (*HEAVY, *WEB)),
+        ("streamcap.config", (*HEAVY, *WEB)),
         ("streamcap.engine", (*HEAVY, *WEB)),
         ("streamcap.server", HEAVY),
         pytest.param("streamcap.captioner", ("av", *WEB), marks=pytest.mark.slow),

@@ -29,6 +29,12 @@ class Schedule:
         self._delay = 0.0
         self._arrived = 0.0
         self._late_since: float | None = None
+        self._next_every = every
+        self._taken = 0.0
+
+    def change(self, every: float) -> None:
+        """Use another interval from the next frame on, counted from the frame taken last. From any thread."""
+        self._next_every = every
 
     def due(self, frame: Frame) -> bool:
         """Whether to caption this frame. Call it once for every frame, in order."""
@@ -36,6 +42,9 @@ class Schedule:
             self._restart(frame)
             return True
         self._time = frame.time
+        if self.every != self._next_every:
+            self.every = self._next_every
+            self._due = self._taken + self.every
         late = self._is_late(frame)
         if frame.time < self._due:
             return False
@@ -50,10 +59,12 @@ class Schedule:
         behind = frame.time - self._due
         self.missed += int(behind / self.every)
         self._due = frame.time + self.every if behind > self.every / 2 else self._due + self.every
+        self._taken = frame.time
         return True
 
     def _restart(self, frame: Frame) -> None:
-        self._epoch, self._time, self._due = frame.epoch, frame.time, frame.time + self.every
+        self.every = self._next_every
+        self._epoch, self._time, self._taken, self._due = frame.epoch, frame.time, frame.time, frame.time + self.every
         self._delay, self._arrived, self._late_since = frame.arrived - frame.time, frame.arrived, None
 
     def _is_late(self, frame: Frame) -> bool:

@@ -21,6 +21,7 @@ from streamcap.streams.caption_files import SavedHistory
 from streamcap.streams.caption_store import CaptionStore
 from streamcap.streams.counters import Counters
 from streamcap.streams.event_outbox import EventOutbox, Outgoing
+from streamcap.streams.settings import StreamSettings
 from streamcap.streams.stream_deps import StreamDeps
 
 log = logging.getLogger(__name__)
@@ -48,13 +49,14 @@ class CaptionPublisher:
     All methods run on the event loop; `run` is the one task.
     """
 
-    def __init__(self, name: str, every: float, deps: StreamDeps, first: Counters | None = None) -> None:
+    def __init__(self, name: str, settings: StreamSettings, deps: StreamDeps, first: Counters | None = None) -> None:
         self.name = name
-        self.min_confidence = deps.options.min_confidence
-        """Captions of a lower confidence are held back."""
+        self.settings = settings
+        self._options = deps.options
         self.begin = first or Counters()
         """Where this stream starts. After `open`."""
-        self.track = CaptionTrack(name, every=every, window=deps.options.subtitle_window)
+        self._every = deps.options.every if settings.every is None else settings.every
+        self.track = CaptionTrack(name, every=self._every, window=deps.options.subtitle_window)
         self.published = self.track
         """The captions that viewers and subtitle files may show: with files, only finals in `NAME.jsonl`."""
         self.state = StreamState.CONNECTING
@@ -66,8 +68,6 @@ class CaptionPublisher:
         """Captions that were not published, because the model was not sure enough."""
         self._holds_back = False  # the image has changed, but what it shows now is held back
         self._interims_allowed = self.min_confidence == 0  # until a caption shows that the model gives no confidence
-        self._every = every
-        self._options = deps.options
         self._hub = deps.hub
         self._feed = EventLog(name, keep=deps.options.replay_events)
         self._writer = deps.open_store(name)
@@ -106,6 +106,12 @@ class CaptionPublisher:
             self.published.restore(caption)
         self._shown = replace(self.begin, seq=self._feed.last_seq + 1)
 
+    def change(self, settings: StreamSettings, every: float) -> None:
+        """Use other settings, and `every` seconds as the length of a caption, from the next outcome on."""
+        self.settings = settings
+        self.track.every = self.published.every = self._every = every
+        self._interims_allowed = self.min_confidence == 0
+
     def register(self) -> None:
         """Make the stream visible to viewers."""
         self._hub.add(self._feed)
@@ -122,6 +128,12 @@ class CaptionPublisher:
         number = max(self._shown.caption, self.track.next_number)
         end = max(self.begin.time, self.track.end, self._open_end)
         return Counters(self._shown.seq, number, self._shown.epoch, end)
+
+    @property
+    def min_confidence(self) -> float:
+        """Captions of a lower confidence are held back."""
+        own = self.settings.min_confidence
+        return self._options.min_confidence if own is None else own
 
     @property
     def dropped_finals(self) -> int:

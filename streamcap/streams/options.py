@@ -10,6 +10,7 @@ from pathlib import Path
 
 from streamcap.captions.event_log import REPLAY_EVENTS
 from streamcap.errors import InputError
+from streamcap.streams.settings import check_every
 
 # Chosen by the reliability curve of `mini` (docs/mini/README.md): the captions above it, 72 % of those of images of
 # other kinds than it was trained on, name nothing false in 95 % of cases; of those below it 40 % do not.
@@ -40,13 +41,6 @@ def check_name(name: str) -> str:
     return name
 
 
-def check_every(every: float) -> float:
-    """Return `every` (seconds between captions of a stream) if it is in range. Raises InputError."""
-    if not 0.02 <= every <= 3600:
-        raise InputError(f"every {every:g}: must be 0.02 to 3600 seconds between captions")
-    return every
-
-
 def check_min_confidence(confidence: float) -> float:
     """Return `confidence` if it is in range. Raises InputError."""
     if not 0 <= confidence <= 1:  # false for NaN, too
@@ -59,6 +53,7 @@ class StreamOptions:
     """Times in seconds."""
 
     every: float = 1.0
+    """Of streams that set none themselves."""
     out: Path | None = None
     """Directory of the caption files; None: no files."""
     subtitle_window: float = 3600.0

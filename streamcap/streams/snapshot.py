@@ -40,3 +40,9 @@ class StreamSnapshot:
     """Name of the model that captions the stream."""
     model_description: str = ""
     """One line: the model's name and what it was trained on."""
+    prompt: str | None = None
+    """This and the following: the stream's own settings; null is the default of the service."""
+    mask: list[list[list[float]]] | None = None
+    decode: str | None = None
+    min_confidence: float | None = None
+    labels: dict[str, str] | None = None

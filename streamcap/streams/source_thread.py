@@ -18,6 +18,7 @@ from streamcap.media.schedule import Schedule
 from streamcap.media.sources.base import Source, SourceInfo, SourceLost
 from streamcap.media.timeline import Timeline
 from streamcap.redact import redact
+from streamcap.streams.settings import StreamSettings
 from streamcap.streams.stream_deps import StreamDeps
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class SourceThread:
         connection_no: int,
         ring: FrameRing,
         schedule: Schedule,
+        settings: StreamSettings,
         timeline: Timeline,
         statistics: SourceStatistics,
         monotonic: Callable[[], float] = time.monotonic,
@@ -70,6 +72,8 @@ class SourceThread:
         self.source = source
         self.last_frame_at: float | None = None
         """Monotonic seconds at which the newest frame arrived; None before the first."""
+        self.settings = settings
+        """Replaced as a whole by `change`: read it once a frame."""
         self._stream = stream
         self._connection_no = connection_no
         self._ring = ring
@@ -92,6 +96,11 @@ class SourceThread:
         """Request the end; `ended` is called within the source's read timeout. Idempotent, from any thread."""
         self._stopping = True
         self.source.stop()
+
+    def change(self, settings: StreamSettings, every: float) -> None:
+        """Use other settings, and `every` seconds between samples, from the next frame on. From any thread."""
+        self.settings = settings
+        self._schedule.change(every)
 
     def _run(self) -> None:
         end: StreamcapError | None = None

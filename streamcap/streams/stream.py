@@ -22,6 +22,7 @@ from streamcap.redact import redact
 from streamcap.streams.backoff import Backoff
 from streamcap.streams.caption_publisher import CaptionPublisher, wait_through_cancel
 from streamcap.streams.counters import Counters
+from streamcap.streams.settings import StreamSettings
 from streamcap.streams.snapshot import StreamSnapshot
 from streamcap.streams.source_thread import SourceStatistics, SourceThread
 from streamcap.streams.stream_deps import StreamDeps
@@ -46,17 +47,26 @@ def _ring(deps: StreamDeps) -> FrameRing:
     return FrameRing(seconds=seconds + spacing, frames=steps + 3, spacing=spacing)
 
 
+def _shown_settings(settings: StreamSettings) -> dict[str, Any]:
+    """As fields of a StreamSnapshot, which tells the interval and the model itself."""
+    shown = settings.as_json()
+    return {name: shown.get(name) for name in ("prompt", "mask", "decode", "min_confidence", "labels")}
+
+
 class Stream:
     """All methods run on the event loop. `StreamSet` owns the one task, `run`."""
 
-    def __init__(self, name: str, url: str, every: float, deps: StreamDeps, first: Counters | None = None) -> None:
+    def __init__(
+        self, name: str, url: str, settings: StreamSettings, deps: StreamDeps, first: Counters | None = None
+    ) -> None:
         self.name = name
         self.url = redact(url)
-        self.every = every
+        self.settings = settings
+        """As given: None is the default of the service."""
         self.info: SourceInfo | None = None
         self.reader_statistics = SourceStatistics()
         self.reconnections = 0
-        self.publisher = CaptionPublisher(name, every, deps, first)
+        self.publisher = CaptionPublisher(name, settings, deps, first)
         self._secret_url = url
         self._deps = deps
         self._created = time.monotonic()
@@ -72,6 +82,11 @@ class Stream:
     def track(self) -> CaptionTrack:
         """The captions that viewers may see."""
         return self.publisher.published
+
+    @property
+    def every(self) -> float:
+        """Seconds between captions."""
+        return self._deps.options.every if self.settings.every is None else self.settings.every
 
     @property
     def state(self) -> StreamState:
@@ -125,6 +140,13 @@ class Stream:
             finally:
                 await self.unlock()
 
+    def change(self, settings: StreamSettings) -> None:
+        """Use other settings. The camera stays connected; frames, numbers and viewers go on."""
+        self.settings = settings
+        self.publisher.change(settings, self.every)
+        if self._source_thread is not None:
+            self._source_thread.change(settings, self.every)
+
     def view(self) -> StreamSnapshot:
         """The stream's present state."""
         info = self.info or SourceInfo(0, 0, 0.0, "", live=True)
@@ -152,6 +174,8 @@ class Stream:
             frame_conversion_errors=self.reader_statistics.frame_conversion_errors,
             captions_held_back=publisher.held_back,
             files_dropped=publisher.dropped_finals,
+            model=self.settings.model or "",
+            **_shown_settings(self.settings),
         )
 
     def newest_frame(self) -> Frame | None:
@@ -201,12 +225,13 @@ class Stream:
         listener = _LoopListener(self)
         source_thread = self._source_thread = SourceThread(
             self.name,
-            self._deps.open_source(self._secret_url),
+            self._deps.open_source(self._secret_url, self.settings),
             self._deps,
             listener,
             connection_no=connection_no,
             ring=self._ring,
             schedule=Schedule(self.every),
+            settings=self.settings,
             timeline=self._timeline,
             statistics=self.reader_statistics,
         )

@@ -11,6 +11,7 @@ from streamcap.media.sources.base import Source
 from streamcap.streams.caption_file_writer import CaptionFileWriter
 from streamcap.streams.caption_store import CaptionStore
 from streamcap.streams.options import StreamOptions
+from streamcap.streams.settings import StreamSettings
 
 Convert = Callable[[list[Frame]], Pixels]
 
@@ -19,7 +20,8 @@ Convert = Callable[[list[Frame]], Pixels]
 class StreamDeps:
     options: StreamOptions
     hub: Hub
-    open_source: Callable[[str], Source]
+    open_source: Callable[[str, StreamSettings], Source]
+    """The source of a URL, for a stream with these settings; not opened yet."""
     convert: Convert
     submit: Callable[[Sample], None]
     """Submit a sample to the engine. From any thread."""

@@ -15,7 +15,8 @@ from streamcap.engine.outcome import Outcome
 from streamcap.errors import InputError, StreamcapError
 from streamcap.media.sources import check_url
 from streamcap.streams.counters import Counters
-from streamcap.streams.options import StreamOptions, check_every, check_name
+from streamcap.streams.options import StreamOptions, check_name
+from streamcap.streams.settings import StreamSettings
 from streamcap.streams.stream import Stream
 from streamcap.streams.stream_deps import StreamDeps
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 CLOSE_SECONDS = 3.0
 # Counters kept of removed streams. Policy when full: forget the stream that was removed first.
 NAMES_KEPT = 1024
+DEFAULT_SETTINGS = StreamSettings()
 
 
 class DuplicateStreamError(InputError):
@@ -53,7 +55,9 @@ class StreamSet:
         self.engine = EngineStatistics()
         """The engine's counters."""
         self.model = ""
-        """Name of the model that captions the streams."""
+        """Name of the default model."""
+        self.models: tuple[str, ...] = ()
+        """Names of all models."""
         self.model_description = ""
         """One line: the model's name and what it was trained on."""
         self._deps: StreamDeps | None = None
@@ -86,7 +90,9 @@ class StreamSet:
             known = ", ".join(self._streams) or "none"
             raise UnknownStreamError(f"no stream is named {name[:80]!r}; there are: {known}") from None
 
-    async def add(self, name: str | None, url: str, every: float | None = None, *, keep_failed: bool = False) -> Stream:
+    async def add(
+        self, name: str | None, url: str, settings: StreamSettings = DEFAULT_SETTINGS, *, keep_failed: bool = False
+    ) -> Stream:
         """Start captioning `url`; without a `name`, one is made from the URL.
 
         keep_failed: a stream whose files cannot be used stays in the set, as `failed`. Raises InputError,
@@ -100,8 +106,8 @@ class StreamSet:
             raise DuplicateStreamError(f"stream {name} already exists; choose another name")
         if len(self._streams) >= self.options.max_streams:
             raise TooManyStreamsError(f"the service already has {len(self._streams)} streams, its maximum")
-        every = check_every(self.options.every if every is None else every)
-        stream = Stream(name, url, every, self._deps, self._counters.get(name))
+        self._check_model(settings)
+        stream = Stream(name, url, settings, self._deps, self._counters.get(name))
         # Claim the name before the first await, so that two requests cannot both take it.
         self._streams[name] = stream
         try:
@@ -144,13 +150,27 @@ class StreamSet:
         while len(self._counters) > NAMES_KEPT:
             del self._counters[next(iter(self._counters))]
 
-    async def replace(self, name: str, *, url: str | None = None, every: float | None = None) -> Stream:
-        """Restart a stream, with a new URL or interval if one is given. Raises as `add`, UnknownStreamError."""
+    def change(self, name: str, settings: StreamSettings) -> Stream:
+        """Let a running stream use other settings; its camera stays connected, and frames, numbers and viewers go on.
+
+        Raises UnknownStreamError, InputError.
+        """
+        stream = self.get(name)
+        self._check_model(settings)
+        stream.change(settings)
+        return stream
+
+    async def replace(self, name: str, *, url: str | None = None, settings: StreamSettings | None = None) -> Stream:
+        """Restart a stream, with another URL or other settings if given; its numbers go on.
+
+        Raises as `add`, UnknownStreamError.
+        """
         old = self.get(name)
         url = check_url(old.source_url if url is None else url)
-        every = check_every(old.every if every is None else every)
+        settings = old.settings if settings is None else settings
+        self._check_model(settings)
         await self.remove(name)
-        return await self.add(name, url, every)
+        return await self.add(name, url, settings)
 
     async def close(self) -> None:
         """Stop all streams within CLOSE_SECONDS. Idempotent."""
@@ -168,6 +188,11 @@ class StreamSet:
                 stream.on_outcome(outcome)
             except Exception:  # the other streams' outcomes are in the same list
                 log.exception("stream %s: an outcome of the engine was lost", stream.name)
+
+    def _check_model(self, settings: StreamSettings) -> None:
+        if settings.model not in (None, self.model, *self.models):
+            known = ", ".join(self.models or (self.model,))
+            raise InputError(f"model {str(settings.model)[:80]!r}: this service has {known}")
 
     def _release_name(self, stream: Stream) -> None:
         if self._streams.get(stream.name) is stream:

@@ -68,3 +68,15 @@ def test_rate_is_never_exceeded(every: float, gaps: list[float], delay: float) -
             picked.append(time)
     assert len(picked) <= 1 + (time - picked[0]) / every + 1e-6
     assert all(after - before >= every * 0.499 for before, after in pairwise(picked))
+
+
+@pytest.mark.parametrize(("before", "after"), [(60.0, 1.0), (1.0, 5.0), (0.5, 0.25)])
+def test_other_interval_counts_from_the_newest_sample(before: float, after: float) -> None:
+    schedule = Schedule(before)
+    newest = chosen(schedule, [number / 30 for number in range(100)])[-1]
+    schedule.change(after)
+    picked = chosen(schedule, [number / 30 for number in range(100, 1000)])
+    assert picked[0] == pytest.approx(max(100 / 30, newest + after), abs=0.04)
+    assert [later - earlier for earlier, later in pairwise(picked[1:])] == pytest.approx(
+        [after] * (len(picked) - 2), abs=0.04
+    )

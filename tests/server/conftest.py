@@ -29,6 +29,7 @@ from streamcap.server.app import create_app
 from streamcap.server.http_server import listen, serve
 from streamcap.server.options import ServerOptions
 from streamcap.streams.options import StreamOptions, check_name
+from streamcap.streams.settings import StreamSettings
 from streamcap.streams.snapshot import StreamSnapshot
 from streamcap.streams.stream_set import DuplicateStreamError
 from tests.timeouts import TIMEOUT_FACTOR
@@ -48,16 +49,21 @@ LATENCY = Latency(ingest=3.1, queue=0.4, encode=2.2, decode=4.0, total=9.7)
 class FakeStream:
     """A stream whose captions come from the test."""
 
-    def __init__(self, hub: Hub, name: str, url: str, every: float) -> None:
-        self.name, self.url, self.every = name, url, every
+    def __init__(self, hub: Hub, name: str, url: str, settings: StreamSettings) -> None:
+        self.name, self.url = name, url
+        self.change(settings)
         self.state, self.reason = StreamState.CONNECTING, ""
-        self.track = CaptionTrack(name, every=every)
+        self.track = CaptionTrack(name, every=self.every)
         self.feed = EventLog(name)
         self.frame: Any = None
         self.source: Any = PushSource(url) if url.startswith("whip:") else None
         self._hub = hub
         self._time = 0.0
         hub.add(self.feed)
+
+    def change(self, settings: StreamSettings) -> None:
+        self.settings = settings
+        self.every = settings.every or 1.0
 
     def publish(self, payload: Payload) -> Event:
         return self._hub.publish(payload)
@@ -114,6 +120,8 @@ class FakeStream:
             samples_missed=4,
             frame_conversion_errors=3,
             files_dropped=2,
+            model=self.settings.model or "",
+            **{key: value for key, value in self.settings.as_json().items() if key not in ("every", "model")},
         )
 
 
@@ -138,11 +146,11 @@ class FakeStreams:
         except KeyError:
             raise UnknownStreamError(f"no stream is named {name[:80]!r}") from None
 
-    async def add(self, name: str | None, url: str, every: float | None = None) -> FakeStream:
+    async def add(self, name: str | None, url: str, settings: StreamSettings | None = None) -> FakeStream:
         name = check_name(name if name is not None else "camera")
         if name in self.streams:
             raise DuplicateStreamError(f"there is a stream named {name} already; choose another name")
-        stream = self.streams[name] = FakeStream(self.hub, name, url, every or 1.0)
+        stream = self.streams[name] = FakeStream(self.hub, name, url, settings or StreamSettings())
         self.on_add(stream)
         return stream
 
@@ -151,10 +159,14 @@ class FakeStreams:
         del self.streams[name]
         self.hub.remove(name)
 
-    async def replace(self, name: str, *, url: str | None = None, every: float | None = None) -> FakeStream:
+    def change(self, name: str, settings: StreamSettings) -> FakeStream:
+        self.get(name).change(settings)
+        return self.get(name)
+
+    async def replace(self, name: str, *, url: str | None = None, settings: StreamSettings | None = None) -> FakeStream:
         old = self.get(name)
         await self.remove(name)
-        return await self.add(name, url or old.url, every or old.every)
+        return await self.add(name, url or old.url, settings or old.settings)
 
     async def close(self) -> None:
         self.hub.close("the service is stopping")

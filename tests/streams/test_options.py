@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcap.errors import InputError
-from streamcap.streams.options import StreamOptions, check_every, check_name
+from streamcap.streams.options import StreamOptions, check_name
+from streamcap.streams.settings import check_every
 
 
 @pytest.mark.parametrize("name", ["door", "cam-2", "A.b_c", "7", "x" * 64])

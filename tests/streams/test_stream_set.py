@@ -24,6 +24,7 @@ from streamcap.streams import stream_set
 from streamcap.streams.backoff import Backoff
 from streamcap.streams.caption_files import CaptionFiles, FilesLockedError, SavedHistory
 from streamcap.streams.caption_publisher import rewrite_pause
+from streamcap.streams.settings import StreamSettings
 from streamcap.streams.stream_set import DuplicateStreamError, StreamRemovedError, TooManyStreamsError
 from tests.streams.fakes import FakeService, frame
 from tests.timeouts import TIMEOUT_FACTOR
@@ -470,10 +471,10 @@ async def test_replace_keeps_url_and_numbers(service: FakeService) -> None:
     service.sources[-1].put(frame(0.0))
     await service.until(lambda: len(service.of("caption")) == 2)
     assert service.of("caption")[-1]["seq"] > seq
-    with pytest.raises(InputError, match="every 0"):
-        await service.streams.replace("door", every=0.0)
+    with pytest.raises(InputError, match="gopher"):
+        await service.streams.replace("door", url="gopher://x")
     assert service.streams.get("door") is new
-    assert (await service.streams.replace("door", every=5.0)).every == 5.0
+    assert (await service.streams.replace("door", settings=StreamSettings(every=5.0))).every == 5.0
     with pytest.raises(UnknownStreamError):
         await service.streams.replace("yard")
 

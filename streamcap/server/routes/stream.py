@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from streamcap.captions.cue import Cue, merge_cues
 from streamcap.captions.formats import srt, vtt
 from streamcap.captions.text import clean_text
+from streamcap.config.stream_fields import StreamFields
 from streamcap.daemon_pool import DaemonPool
 from streamcap.server.auth import Auth
 from streamcap.server.limits import newest_cues
@@ -23,23 +24,17 @@ _NO_STORE = {"Cache-Control": "no-store"}
 _EXAMPLE_URL = "rtsp://user:password@camera/stream"
 
 
-class NewStream(BaseModel):
+class NewStream(StreamFields):
     """The body of `POST /streams`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     url: Annotated[str, Field(min_length=1, max_length=2048, examples=[_EXAMPLE_URL])]
     name: Annotated[str | None, Field(max_length=64, description="Default: taken from the URL.")] = None
-    every: Annotated[float | None, Field(description="Seconds between captions.", allow_inf_nan=False)] = None
 
 
-class StreamChange(BaseModel):
-    """The body of `PATCH /streams/NAME`; missing fields stay unchanged."""
-
-    model_config = ConfigDict(extra="forbid")
+class StreamChange(StreamFields):
+    """The body of `PATCH /streams/NAME`. Missing fields stay unchanged; null is the default of the service."""
 
     url: Annotated[str | None, Field(min_length=1, max_length=2048, examples=[_EXAMPLE_URL])] = None
-    every: Annotated[float | None, Field(description="Seconds between captions.", allow_inf_nan=False)] = None
 
 
 def file_of(media_type: str) -> dict[str, Any]:
@@ -54,7 +49,7 @@ def snapshot_of(streams: StreamSet, name: str) -> StreamSnapshot:
         snapshot,
         url=clean_text(snapshot.url),
         reason=clean_text(snapshot.reason),
-        model=streams.model,
+        model=snapshot.model or streams.model,
         model_description=streams.model_description,
     )
 
@@ -79,7 +74,7 @@ def routes(streams: StreamSet, auth: Auth, policy: SourcePolicy, pool: DaemonPoo
         devices and local ports.
         """
         await policy.check(new.url)
-        stream = await streams.add(new.name, new.url, new.every)
+        stream = await streams.add(new.name, new.url, new.settings())
         response.headers["Location"] = f"{request.scope['root_path']}/streams/{stream.name}"
         return snapshot_of(streams, stream.name)
 
@@ -90,11 +85,17 @@ def routes(streams: StreamSet, auth: Auth, policy: SourcePolicy, pool: DaemonPoo
 
     @router.patch("/{name}", dependencies=[Depends(auth.publisher)])
     async def change_stream(name: str, change: StreamChange) -> StreamSnapshot:
-        """Restart a stream, optionally with another URL or interval; `{}` retries a failed camera."""
+        """Change a running stream; the camera stays connected, and numbers and viewers go on. null: the default of
+        the service. `url`, or `{}`, restarts the stream; its numbers go on. `{}` retries a failed camera.
+        """
         if change.url is not None:
             await policy.check(change.url)
-        stream = await streams.replace(name, url=change.url, every=change.every)
-        return snapshot_of(streams, stream.name)
+        settings = change.settings(streams.get(name).settings)
+        if change.url is None and change.model_fields_set - {"url"}:
+            streams.change(name, settings)
+        else:
+            await streams.replace(name, url=change.url, settings=settings)
+        return snapshot_of(streams, name)
 
     @router.delete("/{name}", status_code=204, dependencies=[Depends(auth.publisher)])
     async def remove_stream(name: str) -> None:

@@ -11,6 +11,7 @@ from streamcap.captions.cue import Cue
 from streamcap.captions.event import StreamState
 from streamcap.captions.formats import srt, vtt
 from streamcap.streams.caption_files import FilesLockedError
+from streamcap.streams.settings import StreamSettings
 from streamcap.streams.stream_set import StreamRemovedError, TooManyStreamsError
 from tests.server.conftest import Server, Start
 
@@ -176,6 +177,61 @@ async def test_patch_restarts_stream(server: Server) -> None:
     assert (answer.json()["url"], answer.json()["every"]) == (first.url, first.every)
     changed = (await server.http.patch("/streams/door", json={"url": "rtsp://other", "every": 5})).json()
     assert (changed["url"], changed["every"]) == ("rtsp://other", 5)
+
+
+SETTINGS: dict[str, object] = {
+    "every": 2.5,
+    "prompt": "What happens?",
+    "mask": [[[0, 0], [0.3, 0], [0.3, 0.4]]],
+    "decode": "keyframes",
+    "min_confidence": 0.5,
+    "labels": {"site": "north"},
+}
+
+
+async def test_settings_of_stream_are_accepted_and_shown(server: Server) -> None:
+    added = await server.http.post(
+        "/streams", json={"name": "yard", "url": "rtsp://yard/1", "model": "mini", **SETTINGS}
+    )
+    assert added.status_code == 201
+    shown = (await server.http.get("/streams/yard")).json()
+    assert {**SETTINGS, "model": "mini"}.items() <= shown.items()
+    assert server.streams.get("yard").settings == StreamSettings(model="mini", **SETTINGS)  # type: ignore[arg-type]
+
+
+async def test_patch_changes_running_stream(server: Server) -> None:
+    door = server.streams.get("door")
+    shown = (await server.http.patch("/streams/door", json=SETTINGS)).json()
+    assert SETTINGS.items() <= shown.items()
+    shown = (await server.http.patch("/streams/door", json={"prompt": None, "every": 3})).json()
+    assert (shown["prompt"], shown["every"], shown["decode"]) == (None, 3, "keyframes")
+    assert server.streams.get("door") is door
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("every", 0, "every: "),
+        ("every", 1e9, "every: "),
+        ("prompt", "a\x00b", "prompt "),
+        ("mask", [[0, 0], [1, 1]], "mask"),
+        ("mask", [[0, 0], [1, 1], [2, 0]], "mask.0.2.0: "),
+        ("decode", "some", "decode: "),
+        ("min_confidence", -0.1, "min_confidence: "),
+        ("labels", {"site name": "north"}, "labels: 'site name'"),
+        ("labels", {"site": "x" * 129}, "labels.site: "),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+async def test_invalid_setting_is_refused_by_name(
+    server: Server, method: str, field: str, value: object, says: str
+) -> None:
+    before = server.streams.get("door").settings
+    path, body = ("/streams", {"url": "rtsp://yard"}) if method == "POST" else ("/streams/door", {"every": 2})
+    refused = await server.http.request(method, path, json={**body, field: value})
+    assert refused.status_code == 400
+    assert refused.json()["detail"].startswith(says)
+    assert (server.streams.names(), server.streams.get("door").settings) == (["door"], before)
 
 
 @pytest.mark.parametrize(
