@@ -145,8 +145,8 @@ def _start_engine(streams: StreamSet, captioner: Captioner, live: LiveModel, opt
         with contextlib.suppress(RuntimeError):  # the loop has closed
             loop.call_soon_threadsafe(streams.dispatch, outcomes)
 
-    engine = Engine(live, options.engine, deliver)
-    engine.statistics.drafts = live.draft_statistics
+    engine = Engine({"": live}, options.engine, deliver)
+    engine.statistics.models[""].drafts = live.draft_statistics
     image = captioner.image_spec if options.fit is None else replace(captioner.image_spec, fit=options.fit)
     deps = StreamDeps(
         options=options.stream_options,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -74,6 +75,7 @@ class _Final:
     """The last final of a stream."""
 
     text: str
+    model: str
     epoch: int
     start: float
     references: list[Features]
@@ -86,26 +88,33 @@ class _Final:
 
 @dataclass(slots=True)
 class ChangeGate:
-    """Compares each stream's samples with its last final. Pure; for one thread."""
+    """Compares each stream's samples with its last final, of whatever model. From any thread.
+
+    No call takes longer than a millisecond, so that the event loop may call it too.
+    """
 
     options: ChangeGateOptions
     _finals: dict[str, _Final] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def distance(self, sample: Sample, features: Features) -> float:
         """Cosine distance, 0 to 2, of `features` (D, unit length) of `sample` from the nearest image of the last final.
 
-        Infinite if there is no final to compare with: first sample, new epoch, or a final older than
-        `refresh_interval`. Raises FloatingPointError for NaN, which would otherwise compare as unchanged.
+        Infinite if there is no final to compare with: first sample, new epoch, a final of another model, or one older
+        than `refresh_interval`. Raises FloatingPointError for NaN, which would otherwise compare as unchanged.
         """
-        final = self._finals.get(sample.stream)
-        if (
-            final is None
-            or final.epoch != sample.epoch
-            or sample.start - final.start >= self.options.refresh_interval
-            or final.references[0].shape != features.shape
-        ):
-            return float("inf")
-        distance = 1.0 - max(float(np.dot(reference, features)) for reference in final.references)
+        with self._lock:
+            final = self._finals.get(sample.stream)
+            if (
+                final is None
+                or final.epoch != sample.epoch
+                or final.model != sample.model
+                or sample.start - final.start >= self.options.refresh_interval
+                or final.references[0].shape != features.shape
+            ):
+                return float("inf")
+            references = tuple(final.references)
+        distance = 1.0 - max(float(np.dot(reference, features)) for reference in references)
         if not math.isfinite(distance):
             raise FloatingPointError("the distance of two embeddings is not a number")
         return max(0.0, distance)
@@ -120,17 +129,24 @@ class ChangeGate:
 
     def last_text(self, sample: Sample) -> str:
         """Text of the last final of this stream and epoch; empty if there is none or the gate is disabled."""
-        final = self._finals.get(sample.stream)
+        with self._lock:
+            final = self._finals.get(sample.stream)
         known = final is not None and final.epoch == sample.epoch and self.options.threshold > 0
         return final.text if final is not None and known else ""
 
     def mark_unchanged(self, sample: Sample) -> None:
         """The image of `sample` is unchanged: keep the final and drop an unconfirmed text."""
-        final = self._finals[sample.stream]
-        final.last_sample_at, final.unconfirmed = sample.start, None
+        with self._lock:
+            final = self._finals.get(sample.stream)
+            if final is not None:
+                final.last_sample_at, final.unconfirmed = sample.start, None
 
     def classify(self, sample: Sample, features: Features, distance: float, text: str) -> Judgement:
         """Classify `text`, decoded for `sample` at `distance`, and store it for the next sample."""
+        with self._lock:
+            return self._classify(sample, features, distance, text)
+
+    def _classify(self, sample: Sample, features: Features, distance: float, text: str) -> Judgement:
         final = self._finals.get(sample.stream)
         if self.options.threshold == 0 or final is None or distance == float("inf"):
             return Judgement(Verdict.CHANGED)
@@ -151,10 +167,13 @@ class ChangeGate:
 
     def commit(self, sample: Sample, features: Features, text: str, *, first: Sample | None = None) -> None:
         """Store the final published for `sample`; `first` is from `classify`."""
-        self._finals[sample.stream] = _Final(text, sample.epoch, (first or sample).start, [features], sample.start)
+        final = _Final(text, sample.model, sample.epoch, (first or sample).start, [features], sample.start)
+        with self._lock:
+            self._finals[sample.stream] = final
 
     def forget(self, stream: str) -> None:
-        self._finals.pop(stream, None)
+        with self._lock:
+            self._finals.pop(stream, None)
 
 
 def content(text: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""`Engine`: the thread that owns the device. Takes samples from any thread, delivers lists of outcomes."""
+"""`Engine`: the thread that owns the device. Takes samples of all local models from any thread, delivers outcomes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from streamcap.captioner.decoding.drafts import DraftStatistics
 from streamcap.engine.change_gate import ChangeGate, ChangeGateOptions, Features, Verdict
 from streamcap.engine.failure_log import FailureLog, describe
-from streamcap.engine.latest_queue import LatestSampleQueue
-from streamcap.engine.outcome import Captioned, Failed, Interim, Outcome, Times, Unchanged, Unconfirmed
+from streamcap.engine.fair_share import FairShare
+from streamcap.engine.interim_filter import InterimFilter
+from streamcap.engine.latest_queue import LatestSampleQueue, encoder_of
+from streamcap.engine.outcome import Captioned, Encoded, Failed, Interim, Outcome, Times, Unchanged, Unconfirmed
+from streamcap.engine.statistics import EngineStatistics, ModelStatistics
 from streamcap.media.frame import Pixels, Sample
 
 log = logging.getLogger(__name__)
@@ -63,69 +65,81 @@ class EngineOptions:
             raise ValueError(f"max_batch {self.max_batch}: must be at least 1")
 
 
-@dataclass(slots=True)
-class EngineStatistics:
-    """Counters since the start. Each has one writer thread; any thread may read."""
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """One local model."""
 
-    samples: int = 0
-    batches: int = 0
-    captioned: int = 0
-    decode_skipped: int = 0
-    """Samples whose image had not changed."""
-    duplicates: int = 0
-    """Samples decoded to the same text as the last final."""
-    unconfirmed: int = 0
-    """Samples whose new text the next sample had to confirm."""
-    failed: int = 0
-    superseded: dict[str, int] = field(default_factory=dict)
-    busy_seconds: float = 0.0
-    drafts: DraftStatistics = field(default_factory=DraftStatistics)
-    """The model's passes and draft tokens. The creator of the engine sets it to the model's."""
+    name: str
+    model: Model
+    statistics: ModelStatistics
 
 
 class Engine:
-    """Captions samples on one thread, in batches across all streams.
+    """Captions samples on one thread, in batches across all streams of a model.
 
     `deliver` is called on that thread, with each stream's outcomes in order. It must not block; pass them to a loop.
-    A stream has at most one sample in a batch, so its outcomes stay in order. If the model fails, the batch is split
-    in halves down to single rows, so that one bad frame costs only itself: it becomes a `Failed` outcome. The model
-    handles out-of-memory errors itself. NaN in its results is a failure of the model.
+    A stream has at most one sample in a batch, so its outcomes stay in order. Of several models with waiting samples,
+    the one that has used the device least is next. If a model fails, the batch is split in halves down to single rows,
+    so that one bad frame costs only itself: it becomes a `Failed` outcome. The model handles out-of-memory errors
+    itself. NaN in its results is a failure of the model.
+
+    Parameters:
+        models: by name.
+        deliver_encoded: takes samples of remote models, whose image a local model has embedded for the change gate.
     """
 
     def __init__(
         self,
-        model: Model,
+        models: Mapping[str, Model],
         options: EngineOptions,
         deliver: Callable[[list[Outcome]], None],
         *,
+        deliver_encoded: Callable[[list[Encoded]], None] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.options = options
         self.statistics = EngineStatistics()
-        self._model = model
+        self.gate = ChangeGate(options.gate)
+        self._lanes: dict[str, _Lane] = {}
         self._deliver = deliver
+        self._deliver_encoded = deliver_encoded
         self._monotonic = monotonic
-        self._gate = ChangeGate(options.gate)
         self._queue = LatestSampleQueue()
+        self._share = FairShare()
         self.statistics.superseded = self._queue.superseded
         self._forgotten: deque[str] = deque()
         self._changed = threading.Condition()
         self._stopping = False
         self._failures = FailureLog(monotonic)
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        for name, model in models.items():
+            self.add_model(name, model)
 
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, sample: Sample) -> None:
-        """Queue `sample`; it replaces a waiting older one of its stream. From any thread; never blocks."""
+    def add_model(self, name: str, model: Model) -> ModelStatistics:
+        """Add a local model, or replace the one of that name. From any thread."""
+        statistics = ModelStatistics()
         with self._changed:
+            self._lanes[name] = _Lane(name, model, statistics)
+            self.statistics.models = {**self.statistics.models, name: statistics}
+        return statistics
+
+    def submit(self, sample: Sample) -> None:
+        """Queue `sample`; it replaces a waiting older one of its stream. From any thread; never blocks.
+
+        Raises KeyError if the engine has no such model.
+        """
+        with self._changed:
+            if encoder_of(sample) not in self._lanes:
+                raise KeyError(encoder_of(sample))
             if not self._stopping:
                 self._queue.put(sample)
                 self._changed.notify()
 
     def forget(self, stream: str) -> None:
-        """Forget a rechanged stream. From any thread."""
+        """Forget a removed stream. From any thread."""
         with self._changed:
             self._queue.forget(stream)
             self._forgotten.append(stream)
@@ -146,102 +160,120 @@ class Engine:
                 if self._stopping:
                     return
                 while self._forgotten:
-                    self._gate.forget(self._forgotten.popleft())
-                batch = self._queue.take(self.options.max_batch)
+                    self.gate.forget(self._forgotten.popleft())
+                lane = self._lanes[self._share.choose(self._queue.encoders())]
+                batch = self._queue.take(self.options.max_batch, lane.name)
             began = self._monotonic()
-            self._caption(batch, began)
-            self.statistics.batches += 1
-            self.statistics.samples += len(batch)
-            self.statistics.busy_seconds += self._monotonic() - began
+            self._caption(lane, batch, began)
+            seconds = self._monotonic() - began
+            self._share.charge(lane.name, seconds)
+            lane.statistics.batches += 1
+            lane.statistics.samples += len(batch)
+            lane.statistics.busy_seconds += seconds
 
-    def _caption(self, batch: list[Sample], taken: float) -> None:
+    def _caption(self, lane: _Lane, batch: list[Sample], taken: float) -> None:
+        waiting = list(batch)
         try:
-            outcomes = self._outcomes(batch, taken)
+            outcomes = self._outcomes(lane, batch, taken, waiting)
         except Exception as error:  # noqa: BLE001 - no error of a model may end the device thread
-            if len(batch) == 1:
-                self._deliver([self._failed(batch[0], error)])
+            if len(waiting) == 1:
+                self._deliver([self._failed(lane, waiting[0], error)])
                 return
-            half = len(batch) // 2
-            log.debug("a batch of %d failed (%s); trying it in halves", len(batch), error)
-            self._caption(batch[:half], taken)
-            self._caption(batch[half:], taken)
+            half = len(waiting) // 2
+            log.debug("a batch of %d failed (%s); trying it in halves", len(waiting), error)
+            self._caption(lane, waiting[:half], taken)
+            self._caption(lane, waiting[half:], taken)
             return
         if outcomes:
             self._deliver(outcomes)
 
-    def _outcomes(self, batch: list[Sample], taken: float) -> list[Outcome]:
-        embeddings = self._model.encode(np.stack([sample.pixels for sample in batch]))
-        features = self._model.features(embeddings)
+    def _outcomes(self, lane: _Lane, batch: list[Sample], taken: float, waiting: list[Sample]) -> list[Outcome]:
+        """`waiting`: the samples of `batch`; those whose outcome is delivered before the end are removed."""
+        embeddings = lane.model.encode(np.stack([sample.pixels for sample in batch]))
+        features = lane.model.features(embeddings)
         encoded = self._monotonic()
+        times = Times(taken, encoded, encoded)
         finite = np.isfinite(features).reshape(len(batch), -1).all(1)
         outcomes: list[Outcome] = [
-            self._failed(batch[row], FloatingPointError("the model's embedding is not a number"))
+            self._failed(lane, batch[row], FloatingPointError("the model's embedding is not a number"))
             for row in np.flatnonzero(~finite)
         ]
         rows = np.flatnonzero(finite).tolist()
-        distances = {row: self._gate.distance(batch[row], features[row]) for row in rows}
-        changed = [row for row in rows if not self._gate.is_unchanged(distances[row])]
-        unchanged = [row for row in rows if self._gate.is_unchanged(distances[row])]
+        if remote := [row for row in rows if batch[row].model != lane.name]:
+            rows = [row for row in rows if batch[row].model == lane.name]
+            if self._deliver_encoded is not None:
+                self._deliver_encoded([Encoded(batch[row], features[row], times) for row in remote])
+        distances = {row: self.gate.distance(batch[row], features[row]) for row in rows}
+        changed = [row for row in rows if not self.gate.is_unchanged(distances[row])]
+        unchanged = [row for row in rows if self.gate.is_unchanged(distances[row])]
         for row in unchanged:
-            self._gate.mark_unchanged(batch[row])
-        self.statistics.decode_skipped += len(unchanged)
+            self.gate.mark_unchanged(batch[row])
+        lane.statistics.decode_skipped += len(unchanged)
         outcomes += [Unchanged(batch[row], decoded=False) for row in unchanged]
         if not changed:
             return outcomes
         if outcomes:
             # Unchanged samples do not wait for the decoding of the others.
             self._deliver(outcomes)
+        waiting[:] = [batch[row] for row in changed]
         interim = _InterimTexts(
-            [batch[row] for row in changed],
-            [self._gate.last_text(batch[row]) if self._gate.is_changed(distances[row]) else None for row in changed],
-            Times(taken, encoded, encoded),
-            text=self._model.text,
+            waiting,
+            [self.gate.last_text(batch[row]) if self.gate.is_changed(distances[row]) else None for row in changed],
+            times,
+            text=lane.model.text,
             deliver=self._deliver,
             interval=self.options.interim_interval,
             monotonic=self._monotonic,
         )
-        results = self._model.decode(
+        results = lane.model.decode(
             embeddings if len(changed) == len(batch) else embeddings[changed],
             streams=[batch[row].stream for row in changed],
             on_text=interim.listener,
         )
         times = Times(taken, encoded, self._monotonic())
         return [
-            self._commit(batch[row], features[row], distances[row], result, times, shown=shown)
+            self._commit(lane, batch[row], features[row], distances[row], result, times, shown=shown)
             for row, result, shown in zip(changed, results, interim.shown, strict=True)
         ]
 
     def _commit(
-        self, sample: Sample, features: Features, distance: float, result: Decoded, times: Times, *, shown: bool
+        self,
+        lane: _Lane,
+        sample: Sample,
+        features: Features,
+        distance: float,
+        result: Decoded,
+        times: Times,
+        *,
+        shown: bool,
     ) -> Outcome:
         if math.isnan(result.logprob):
-            return self._failed(sample, FloatingPointError("the model's log-probability is not a number"))
-        judgement = self._gate.classify(sample, features, distance, result.text)
+            return self._failed(lane, sample, FloatingPointError("the model's log-probability is not a number"))
+        judgement = self.gate.classify(sample, features, distance, result.text)
         # A caption whose interim was shown must become final, even with the same text.
         if judgement.verdict is Verdict.UNCHANGED and not shown:
-            self.statistics.duplicates += 1
+            lane.statistics.duplicates += 1
             return Unchanged(sample, decoded=True)
         if judgement.verdict is Verdict.UNCONFIRMED:
-            self.statistics.unconfirmed += 1
+            lane.statistics.unconfirmed += 1
             return Unconfirmed(sample)
-        self._gate.commit(sample, features, result.text, first=judgement.first)
-        self.statistics.captioned += 1
+        self.gate.commit(sample, features, result.text, first=judgement.first)
+        lane.statistics.captioned += 1
         return Captioned(sample, result.text, result.logprob, times, judgement.first, result.confidence)
 
-    def _failed(self, sample: Sample, error: Exception) -> Failed:
+    def _failed(self, lane: _Lane, sample: Sample, error: Exception) -> Failed:
         self._failures.report(error, f"stream {sample.stream}")
-        self.statistics.failed += 1
+        lane.statistics.failed += 1
         return Failed(sample, describe(error))
 
 
 class _InterimTexts:
-    """Delivers interim texts while rows are decoded: rate-limited, and only where they differ from the last final.
+    """Delivers interim texts while rows are decoded.
 
     Parameters:
         last_texts: the last final of each row; None: no interim texts for this row.
         times: of the batch, up to its encoding.
         text: makes text of tokens.
-        interval: minimum seconds between two texts of a row; 0 or less: no interim texts.
     """
 
     def __init__(
@@ -255,26 +287,23 @@ class _InterimTexts:
         interval: float,
         monotonic: Callable[[], float],
     ) -> None:
-        self.shown = [False] * len(samples)
         self._samples = samples
-        self._last_texts = last_texts
+        self._filters = [InterimFilter(last, interval=interval, begin=times.encoded) for last in last_texts]
         self._times = times
         self._text = text
         self._deliver = deliver
-        self._interval = interval
         self._monotonic = monotonic
-        self._next_at = [times.encoded] * len(samples)
-        enabled = interval > 0 and any(text is not None for text in last_texts)
-        self.listener = self._on_text if enabled else None
+        self.listener = self._on_text if any(one.enabled for one in self._filters) else None
+
+    @property
+    def shown(self) -> list[bool]:
+        """Whether a text of each row was delivered."""
+        return [one.shown for one in self._filters]
 
     def _on_text(self, row: int, tokens: list[int]) -> None:
-        last_text, now = self._last_texts[row], self._monotonic()
-        if last_text is None or now < self._next_at[row]:
+        chosen, now = self._filters[row], self._monotonic()
+        if not chosen.is_due(now):
             return
         text = self._text(tokens).strip()
-        # It may still become the same text as the last final.
-        if not text or last_text.startswith(text):
-            return
-        self._next_at[row] = now + self._interval
-        self.shown[row] = True
-        self._deliver([Interim(self._samples[row], text, replace(self._times, decoded=now))])
+        if chosen.accept(text, now):
+            self._deliver([Interim(self._samples[row], text, replace(self._times, decoded=now))])

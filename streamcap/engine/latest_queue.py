@@ -5,8 +5,13 @@ from __future__ import annotations
 from streamcap.media.frame import Sample
 
 
+def encoder_of(sample: Sample) -> str:
+    """The local model that sees `sample` first."""
+    return sample.model if sample.encoder is None else sample.encoder
+
+
 class LatestSampleQueue:
-    """At most one waiting sample a stream. Policy: a newer sample replaces the older one (KEEP_LATEST).
+    """At most one waiting sample a stream, for whatever model. Policy: the newer sample stays (KEEP_LATEST).
 
     Pure; the engine locks around it. The newer sample keeps the queue position of the older one, so that a stream
     with a short period cannot starve.
@@ -21,12 +26,19 @@ class LatestSampleQueue:
         return len(self._waiting)
 
     def put(self, sample: Sample) -> None:
-        if sample.stream in self._waiting:
+        waiting = self._waiting.get(sample.stream)
+        if waiting is not None:
             self.superseded[sample.stream] = self.superseded.get(sample.stream, 0) + 1
+            if waiting.submitted > sample.submitted:  # a sample that a remote model failed on comes back late
+                return
         self._waiting[sample.stream] = sample
 
-    def take(self, max_samples: int) -> list[Sample]:
-        """Remove and return up to `max_samples` samples, oldest position first.
+    def encoders(self) -> list[str]:
+        """The local models that samples wait for, longest waiting first."""
+        return list(dict.fromkeys(map(encoder_of, self._waiting.values())))
+
+    def take(self, max_samples: int, encoder: str = "") -> list[Sample]:
+        """Remove and return up to `max_samples` samples of the local model `encoder`, oldest position first.
 
         All have one shape, as they become one batch; others wait for the next batch.
         """
@@ -34,6 +46,8 @@ class LatestSampleQueue:
         for sample in list(self._waiting.values()):
             if len(taken) == max_samples:
                 break
+            if encoder_of(sample) != encoder:
+                continue
             if taken and sample.pixels.shape != taken[0].pixels.shape:
                 continue
             taken.append(self._waiting.pop(sample.stream))

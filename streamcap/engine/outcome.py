@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from streamcap.media.frame import Sample
+
+if TYPE_CHECKING:
+    from streamcap.engine.change_gate import Features
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,8 @@ class Captioned:
 
     sample: Sample
     text: str
-    logprob: float
+    logprob: float | None
+    """None if the model does not tell."""
     times: Times
     first: Sample | None = None
     """The earlier sample with the same text, if this one confirmed it."""
@@ -63,3 +68,13 @@ class Failed:
 
 
 Outcome = Interim | Captioned | Unchanged | Unconfirmed | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A sample of a remote model, embedded by a local one: the remote model answers with an outcome later."""
+
+    sample: Sample
+    features: Features
+    """(D,) float32 of unit length, for the change gate."""
+    times: Times

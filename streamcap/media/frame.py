@@ -45,6 +45,15 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
+class SampledImage:
+    """One image for a remote model: uint8 RGB, (H, W, 3)."""
+
+    pixels: Pixels
+    age: float
+    """Seconds of media time before the sample's newest frame."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """A sampled moment of one stream, converted and resized: what the engine captions."""
 
@@ -61,3 +70,13 @@ class Sample:
     """Monotonic seconds: arrival of the newest frame; latency starts here."""
     submitted: float
     """Monotonic seconds: when it was converted and submitted to the engine."""
+    model: str = ""
+    """Name of the model that captions it."""
+    encoder: str | None = None
+    """Name of the local model that embeds `pixels`, if that is not `model`: of a remote model."""
+    prompt: str | None = None
+    """For models that take one; None: the model's own."""
+    images: tuple[SampledImage, ...] = ()
+    """For a remote model, oldest first."""
+    notice: str = ""
+    """What is wrong with the stream's model, if another model captions in its place; empty if nothing."""

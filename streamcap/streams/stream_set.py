@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from streamcap.captions.hub import Hub, UnknownStreamError
-from streamcap.engine.engine import EngineStatistics
 from streamcap.engine.outcome import Outcome
+from streamcap.engine.statistics import EngineStatistics
 from streamcap.errors import InputError, StreamcapError
 from streamcap.media.sources import check_url
 from streamcap.streams.counters import Counters

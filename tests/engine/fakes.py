@@ -75,7 +75,15 @@ class Outcomes:
             return list(self.all)
 
 
-def sample(stream: str, color: tuple[int, int, int], start: float = 0.0, epoch: int = 0, size: int = 4) -> Sample:
+def sample(
+    stream: str,
+    color: tuple[int, int, int],
+    start: float = 0.0,
+    epoch: int = 0,
+    size: int = 4,
+    model: str = "",
+    encoder: str | None = None,
+) -> Sample:
     return Sample(
         stream=stream,
         pixels=np.full((size, size, 3), color, np.uint8),
@@ -85,4 +93,6 @@ def sample(stream: str, color: tuple[int, int, int], start: float = 0.0, epoch: 
         captured_at_source="arrival",
         arrived=start,
         submitted=start,
+        model=model,
+        encoder=encoder,
     )

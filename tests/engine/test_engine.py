@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from streamcap.engine.change_gate import ChangeGateOptions
 from streamcap.engine.engine import Engine, EngineOptions
-from streamcap.engine.outcome import Captioned, Failed, Interim, Unchanged, Unconfirmed
+from streamcap.engine.outcome import Captioned, Encoded, Failed, Interim, Unchanged, Unconfirmed
 from tests.engine.fakes import ColorModel, MadeResult, Outcomes, sample
 from tests.timeouts import TIMEOUT_FACTOR
 
@@ -19,7 +20,7 @@ class Running:
         self.model = ColorModel()
         self.outcomes = Outcomes()
         self.engine = Engine(
-            self.model,
+            {"": self.model},
             EngineOptions(ChangeGateOptions(threshold=options.pop("threshold", 0.0)), **options),  # type: ignore[arg-type]
             self.outcomes,
         )
@@ -210,3 +211,93 @@ def test_stop_is_idempotent_and_final() -> None:
     assert running.engine.stop(5)
     running.engine.submit(sample("door", RED))
     assert running.outcomes.all == []
+
+
+class TwoModels:
+    """Two models, the first held busy by a sample of stream `first`."""
+
+    def __init__(self) -> None:
+        self.models = {"mini": ColorModel(), "large": ColorModel()}
+        self.outcomes = Outcomes()
+        self.encoded: list[Encoded] = []
+        options = EngineOptions(ChangeGateOptions(threshold=0.01), interim_interval=0)
+        self.engine = Engine(self.models, options, self.outcomes, deliver_encoded=self.encoded.extend)
+        self.engine.start()
+
+    def hold(self) -> None:
+        self.models["mini"].gate.clear()
+        self.engine.submit(sample("first", RED, model="mini"))
+        assert self.models["mini"].entered.wait(TIMEOUT_FACTOR)
+
+
+@pytest.fixture
+def two() -> Iterator[TwoModels]:
+    two = TwoModels()
+    yield two
+    for model in two.models.values():
+        model.gate.set()
+    assert two.engine.stop(5)
+
+
+def test_each_model_has_its_own_batches(two: TwoModels) -> None:
+    two.hold()
+    for number, (name, model, size) in enumerate((("a", "mini", 4), ("b", "large", 8), ("c", "mini", 4))):
+        two.engine.submit(sample(name, (number, 99, 0), model=model, size=size))
+    two.models["mini"].gate.set()
+    outcomes = two.outcomes.wait(4)
+    assert {o.sample.stream: o.sample.model for o in outcomes if isinstance(o, Captioned)} == {
+        "first": "mini",
+        "a": "mini",
+        "b": "large",
+        "c": "mini",
+    }
+    assert two.models["mini"].batches == [1, 2] and two.models["large"].batches == [1]
+    statistics = two.engine.statistics
+    assert {name: model.samples for name, model in statistics.models.items()} == {"mini": 3, "large": 1}
+    assert statistics.samples == 4 and statistics.busy_seconds > 0
+
+
+def test_stream_with_another_model_is_captioned_anew(two: TwoModels) -> None:
+    kinds = []
+    for second, model in enumerate(("mini", "mini", "large", "large", "mini")):
+        two.engine.submit(sample("door", RED, float(second), model=model))
+        kinds.append(type(two.outcomes.wait(second + 1)[-1]))
+    assert kinds == [Captioned, Unchanged, Captioned, Unchanged, Captioned]
+
+
+def test_sample_of_remote_model_is_only_encoded(two: TwoModels) -> None:
+    two.hold()
+    two.engine.submit(sample("door", GREEN, model="talker", encoder="mini"))
+    two.engine.submit(sample("yard", BLUE, model="mini"))
+    two.models["mini"].gate.set()
+    two.outcomes.wait(2)
+    assert two.models["mini"].batches == [1, 2] and two.models["mini"].decoded == [1, 1]
+    (encoded,) = two.encoded
+    assert encoded.sample.stream == "door"
+    assert encoded.features == pytest.approx(two.models["mini"].features(np.array([GREEN]))[0])
+
+
+def test_failed_decoding_does_not_repeat_what_was_delivered(two: TwoModels) -> None:
+    two.engine.submit(sample("still", RED, 0.0, model="mini"))
+    two.outcomes.wait(1)
+    two.hold()
+    decode = two.models["mini"].decode
+
+    def failing(embeddings: np.ndarray, **arguments: Any) -> Sequence[MadeResult]:
+        if len(embeddings) == 2:
+            raise RuntimeError("no pairs")
+        return decode(embeddings, **arguments)
+
+    for stream, color in (("still", RED), ("a", GREEN), ("b", BLUE)):
+        two.engine.submit(sample(stream, color, 1.0, model="mini"))
+    two.engine.submit(sample("remote", BLUE, 1.0, model="talker", encoder="mini"))
+    two.models["mini"].decode = failing  # type: ignore[method-assign]
+    two.models["mini"].gate.set()
+    outcomes = two.outcomes.wait(5)
+    assert sorted(o.sample.stream for o in outcomes) == ["a", "b", "first", "still", "still"]
+    assert len(two.encoded) == 1
+
+
+def test_unknown_model_is_an_error(two: TwoModels) -> None:
+    with pytest.raises(KeyError):
+        two.engine.submit(sample("door", RED, model="absent"))

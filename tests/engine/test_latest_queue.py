@@ -34,6 +34,24 @@ def test_batch_has_one_shape() -> None:
     assert [s.stream for s in mailbox.take(8)] == ["b"]
 
 
+def test_batch_is_of_one_model() -> None:
+    mailbox = LatestSampleQueue()
+    mailbox.put(sample("a", RED, model="mini"))
+    mailbox.put(sample("b", RED, model="clipcap-coco"))
+    mailbox.put(sample("c", RED, model="talker", encoder="mini"))
+    assert mailbox.encoders() == ["mini", "clipcap-coco"]
+    assert [s.stream for s in mailbox.take(8, "mini")] == ["a", "c"]
+    assert mailbox.encoders() == ["clipcap-coco"]
+
+
+def test_late_sample_does_not_replace_newer_sample() -> None:
+    mailbox = LatestSampleQueue()
+    mailbox.put(sample("door", RED, 2.0, model="talker", encoder="mini"))
+    mailbox.put(sample("door", RED, 1.0, model="mini"))
+    assert [s.start for s in mailbox.take(8, "mini")] == [2.0]
+    assert mailbox.superseded == {"door": 1}
+
+
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=80))
 def test_one_sample_per_stream_and_drops_are_counted(steps: list[tuple[str, bool]]) -> None:
     mailbox, put, taken = LatestSampleQueue(), 0, 0

@@ -22,7 +22,7 @@ from streamcap.captions.event import Event, Payload, Status, StreamState
 from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub, UnknownStreamError
 from streamcap.captions.track import CaptionTrack, SampleTime
-from streamcap.engine.engine import EngineStatistics
+from streamcap.engine.statistics import EngineStatistics
 from streamcap.media.sources.push import PushSource
 from streamcap.server import source_policy
 from streamcap.server.app import create_app

@@ -15,8 +15,8 @@ import numpy as np
 from av import VideoFrame
 
 from streamcap.captions.hub import Hub, SubscribeOptions
-from streamcap.engine.engine import EngineStatistics
 from streamcap.engine.outcome import Captioned, Outcome, Times
+from streamcap.engine.statistics import EngineStatistics
 from streamcap.errors import StreamcapError
 from streamcap.media.frame import Frame, Pixels, Sample
 from streamcap.media.sources.base import Source, SourceInfo

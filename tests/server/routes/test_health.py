@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streamcap.captioner.decoding.drafts import DraftStatistics
 from streamcap.captions.event import StreamState
+from streamcap.engine.statistics import ModelStatistics
 from tests.server.conftest import Server, receive
 
 
@@ -26,7 +27,7 @@ async def test_metrics_report_events(server: Server) -> None:
     viewer = await server.viewer("?stream=door")
     door.final("a man")
     await receive(viewer, 3)
-    server.streams.engine.decode_skipped = 3
+    server.streams.engine.models["mini"] = ModelStatistics(decode_skipped=3)
     server.streams.engine.superseded["door"] = 2
     values = await scrape(server)
     assert values["streamcap_frames_total", "stream=door"] == 100
@@ -52,7 +53,8 @@ async def test_metrics_report_events(server: Server) -> None:
 
 
 async def test_metrics_report_drafts(server: Server) -> None:
-    server.streams.engine.drafts = DraftStatistics(passes=7, tokens=20, proposed=15, accepted=13, dropped=1)
+    drafts = DraftStatistics(passes=7, tokens=20, proposed=15, accepted=13, dropped=1)
+    server.streams.engine.models["mini"] = ModelStatistics(drafts=drafts)
     values = await scrape(server)
     assert values["streamcap_decoder_passes_total", ""] == 7
     assert values["streamcap_draft_tokens_total", "kind=proposed"] == 15
