@@ -73,7 +73,7 @@ class CaptionTrack:
         return self._caption(at, text, None, None, latency, is_final=False)
 
     def final(
-        self, at: SampleTime, text: str, logprob: float, latency: Latency, confidence: float | None = None
+        self, at: SampleTime, text: str, logprob: float | None, latency: Latency, confidence: float | None = None
     ) -> Caption:
         """The final caption of the sample at `at`; starts a cue of `every` seconds."""
         caption = self._caption(at, text, logprob, confidence, latency, is_final=True)
