@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -89,6 +90,8 @@ async def serve_streams(
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             engine = _start_engine(streams, *loading.result(), options)
+            # What exists by now stays: collections need not visit it.
+            gc.freeze()
             adding = asyncio.create_task(_add(streams, options.sources), name="add-streams")
             await asyncio.wait((adding, serving, stopping), return_when=asyncio.FIRST_COMPLETED)
             if adding.done():

@@ -28,7 +28,7 @@ def test_mini_captions_synthetic_scenes(mini: Captioner) -> None:
 
 @pytest.mark.slow
 def test_mini_loads_without_heavy_imports() -> None:
-    large = "transformers av aiortc fastapi huggingface_hub"
+    large = "transformers torch._dynamo sympy av aiortc fastapi huggingface_hub"
     code = (
         "import sys; from streamcap import load_captioner; load_captioner('mini', device='cpu');"
         f"print([name for name in {large!r}.split() if name in sys.modules])"

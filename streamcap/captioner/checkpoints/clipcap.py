@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from streamcap.atomic import read_json
@@ -20,6 +19,7 @@ from streamcap.captioner.checkpoints.settings import CheckpointSettings, Encoder
 from streamcap.captioner.checkpoints.tensors import Weights, layer_count, load_into, matrix, strip_prefix
 from streamcap.captioner.models.mapping import LinearMapping, MLPMapping, TransformerMapping
 from streamcap.captioner.models.prompt import MappedPrefixPrompter
+from streamcap.captioner.models.uninitialized import uninitialized
 from streamcap.captioner.models.vision import Output
 from streamcap.errors import InputError
 
@@ -93,7 +93,7 @@ def mapping_of(
 ) -> tuple[nn.Module, int]:
     """The mapping, and the width of its embeddings. weights: with keys without `clip_project.`."""
     module: nn.Module
-    with torch.device("meta"):
+    with uninitialized():
         if "prefix_const" in weights:
             module, width = (
                 transformer_of(weights, embed, settings, where),

@@ -25,6 +25,7 @@ from streamcap.captioner.checkpoints.towers import weights_file
 from streamcap.captioner.decoding.tokenizer import load_tokenizer
 from streamcap.captioner.grounding import GroundedPrefix, Grounding, read_grounding
 from streamcap.captioner.models.prompt import MappedPrefixPrompter
+from streamcap.captioner.models.uninitialized import uninitialized
 from streamcap.captioner.models.vision import Vision
 from streamcap.errors import InputError, StreamcapError
 from streamcap.image_spec import ImageSpec
@@ -127,7 +128,7 @@ def _prompter(
 
 def _built(build: Callable[[Mapping[str, Any]], nn.Module], fields: Mapping[str, Any], where: str) -> nn.Module:
     try:
-        with torch.device("meta"):
+        with uninitialized():
             return build(fields)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: {type(error).__name__} {error}") from None

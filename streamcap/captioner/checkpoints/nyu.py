@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape
@@ -18,6 +17,7 @@ from streamcap.captioner.checkpoints.settings import CheckpointSettings
 from streamcap.captioner.checkpoints.tensors import Weights, load_into, matrix, strip_prefix
 from streamcap.captioner.models.mapping import FrameMLPMapping
 from streamcap.captioner.models.prompt import MappedPrefixPrompter
+from streamcap.captioner.models.uninitialized import uninitialized
 from streamcap.errors import InputError
 
 CLIP_LENGTH = 28
@@ -41,7 +41,7 @@ def load(path: Path, weights: Weights, settings: CheckpointSettings) -> Checkpoi
     embed = gpt2.config.n_embd
     mapping_weights = strip_prefix(weights, "clip_project.")
     mapping: nn.Module
-    with torch.device("meta"):
+    with uninitialized():
         if "prefix_const" in mapping_weights:
             mapping = transformer_of(mapping_weights, embed, settings, where)
             width = matrix(mapping_weights, "linear.weight", where, prefix="clip_project.")[1]

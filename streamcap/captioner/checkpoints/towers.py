@@ -22,6 +22,7 @@ from streamcap.captioner.checkpoints.tensors import (
     matrix,
     read_weights,
 )
+from streamcap.captioner.models.uninitialized import uninitialized
 from streamcap.captioner.models.vision import CLIP_MEAN, CLIP_STD, Vision
 from streamcap.captioner.models.vit import Output, VisionTransformer, ViTConfig
 from streamcap.errors import InputError
@@ -325,7 +326,7 @@ def _vision(config: ViTConfig, own: Weights, image_spec: ImageSpec, where: str) 
             f"{where}: the processor produces {image_spec.width}x{image_spec.height} pixels, the model takes "
             f"{config.image}x{config.image}"
         )
-    with torch.device("meta"):
+    with uninitialized():
         encoder = VisionTransformer(config)
     load_into(encoder, own, where)
     return Vision(encoder, image_spec, config.projection or config.width).eval()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape, VisionTowerRef
@@ -26,6 +25,7 @@ from streamcap.captioner.checkpoints.tensors import (
 from streamcap.captioner.checkpoints.towers import clip_tower
 from streamcap.captioner.models.mapping import PooledMapping
 from streamcap.captioner.models.prompt import TwoPassPrefixPrompter
+from streamcap.captioner.models.uninitialized import uninitialized
 from streamcap.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def _mapping(weights: Weights, width: int, settings: CheckpointSettings, where: 
             name = name.replace("self_attn.in_proj_", "value.")
             tensor = tensor[2 * width :]
         own[name] = tensor.contiguous()
-    with torch.device("meta"):
+    with uninitialized():
         mapping = PooledMapping(width, hidden, layers, outputs)
     load_into(mapping, own, where, prefix="mp.")
     return mapping

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from streamcap.captioner.models.gpt2 import GPT2, GPT2Config
+from streamcap.captioner.models.uninitialized import uninitialized
 
 # Buffers that transformers before 4.31 saved with the weights.
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".crossattention.bias", ".crossattention.masked_bias")
@@ -77,7 +78,7 @@ def from_transformers(config: GPT2Config, weights: Mapping[str, Tensor]) -> GPT2
     Without `lm_head.weight`, the head is tied to the token embedding. Conv1D weights (in, out) are transposed and made
     contiguous, which `F.linear` reads fastest.
     """
-    with torch.device("meta"):
+    with uninitialized():
         model = GPT2(config)
     own: dict[str, Tensor] = {}
     wte = weights["transformer.wte.weight"].detach().to(torch.float32)

@@ -120,8 +120,8 @@ class GridMapping(nn.Module):
     ) -> None:
         super().__init__()
         self.project_in = nn.Linear(channels, width)
-        self.positions = nn.Parameter(torch.randn(cells + 2, width) * 0.02)
-        self.prefix = nn.Parameter(torch.randn(prefix, width) * 0.02)
+        self.positions = nn.Parameter(nn.init.normal_(torch.empty(cells + 2, width), std=0.02))
+        self.prefix = nn.Parameter(nn.init.normal_(torch.empty(prefix, width), std=0.02))
         layer = nn.TransformerEncoderLayer(
             width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
         )
