@@ -3,13 +3,49 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from streamcap.errors import InputError, StreamcapError
+
+_LINK = "a symbolic link, which is not followed here; move it away"
+_IRREGULAR = "not a regular file; move it away"
+
+
+def open_regular(path: str, flags: int) -> int:
+    """Opener for `open`: a descriptor of a regular file that `path` itself names.
+
+    Raises OSError for a symbolic link, which could lead out of the directory, and for a device or a pipe. Opening a
+    pipe may block: see `check_regular`.
+    """
+    try:
+        # Missing on Windows.
+        descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK):
+            raise OSError(errno.ELOOP, _LINK, path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, _IRREGULAR, path)
+    return descriptor
+
+
+def check_regular(path: Path) -> None:
+    """Raises OSError, as `open_regular`, without opening; a missing file passes."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(mode):
+        raise OSError(errno.ELOOP, _LINK, str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, _IRREGULAR, str(path))
 
 
 @contextlib.contextmanager
@@ -21,7 +57,7 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as stream:
+        with open(partial, "wb", opener=open_regular) as stream:
             yield stream
             if sync:
                 stream.flush()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from streamcap.byte_size import parse_bytes
 from streamcap.errors import InputError, LostCaptionsError
 from streamcap.image_spec import Fit
 from streamcap.redact import redact
@@ -133,6 +134,24 @@ def serve(
             help="Directory for NAME.srt, NAME.vtt and NAME.jsonl.", show_default="no files", rich_help_panel=_FILES
         ),
     ] = None,
+    rotate_bytes: Annotated[
+        str,
+        typer.Option(help="Rotate NAME.jsonl at this size, such as 100MB; 0: never.", rich_help_panel=_FILES),
+    ] = "100MB",
+    keep_days: Annotated[
+        float | None,
+        typer.Option(
+            help="Rotate NAME.jsonl daily, and remove older parts after so many days.",
+            show_default="keep all",
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
+    keep_files: Annotated[
+        int | None,
+        typer.Option(
+            help="Keep so many older parts of each NAME.jsonl.", show_default="keep all", rich_help_panel=_FILES
+        ),
+    ] = None,
     subtitle_window: Annotated[
         float, typer.Option(help="Seconds of captions in the rolling subtitle files.", rich_help_panel=_FILES)
     ] = 3600.0,
@@ -203,6 +222,7 @@ def serve(
     from streamcap.server.http_server import allow_connections, listen
     from streamcap.server.ice import IceServer
     from streamcap.server.options import ServerOptions
+    from streamcap.streams.file_rotation import RotationOptions
     from streamcap.streams.options import StreamOptions
 
     _configure_logging(log_level)
@@ -222,6 +242,7 @@ def serve(
     stream_options = StreamOptions(
         every=every,
         out=out,
+        rotation=RotationOptions(parse_bytes(rotate_bytes, "--rotate-bytes"), keep_days, keep_files),
         subtitle_window=subtitle_window,
         replay_events=replay_events,
         stall_after=stall_after,

@@ -13,6 +13,7 @@ from streamcap.daemon_pool import DaemonPool
 from streamcap.streams.caption_files import CaptionFiles, SavedHistory
 from streamcap.streams.counters import Counters
 from streamcap.streams.event_outbox import Outgoing
+from streamcap.streams.file_rotation import RotationOptions
 
 # How long reading the files of a new stream may take.
 OPEN_SECONDS = 10.0
@@ -32,11 +33,11 @@ class CaptionFileWriter:
     extend_delay = 0.0  # the files keep finals only
     taken = False  # the lock keeps others away
 
-    def __init__(self, directory: Path, stream: str) -> None:
+    def __init__(self, directory: Path, stream: str, rotation: RotationOptions) -> None:
         self.reserved = Counters()
         """Where a later run starts, as stored on the disk."""
         self.path = directory / f"{stream}.jsonl"
-        self._files = CaptionFiles(directory, stream)
+        self._files = CaptionFiles(directory, stream, rotation)
         self._thread = DaemonPool(f"files-{stream}")
 
     async def open(self, window: float, first: Counters) -> SavedHistory:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from streamcap.atomic import open_regular
 from streamcap.captions.event_log import REPLAY_EVENTS
 from streamcap.errors import InputError
+from streamcap.streams.file_rotation import RotationOptions
 from streamcap.streams.settings import check_every
 
 # Chosen by the reliability curve of `mini` (docs/mini/README.md): the captions above it, 72 % of those of images of
@@ -56,6 +58,8 @@ class StreamOptions:
     """Of streams that set none themselves."""
     out: Path | None = None
     """Directory of the caption files; None: no files."""
+    rotation: RotationOptions = field(default_factory=RotationOptions)
+    """Of `NAME.jsonl`."""
     subtitle_window: float = 3600.0
     """Time span of the rolling subtitle files."""
     replay_events: int = REPLAY_EVENTS
@@ -80,9 +84,9 @@ class StreamOptions:
 
     def __post_init__(self) -> None:
         check_every(self.every)
-        for field in _SECONDS:
-            if not 0 < (seconds := getattr(self, field)) < math.inf:
-                raise InputError(f"--{field.replace('_', '-')} {seconds:g}: seconds, above 0")
+        for name in _SECONDS:
+            if not 0 < (seconds := getattr(self, name)) < math.inf:
+                raise InputError(f"--{name.replace('_', '-')} {seconds:g}: seconds, above 0")
         check_min_confidence(self.min_confidence)
         if self.replay_events < 1:
             raise InputError(f"--replay-events {self.replay_events}: at least 1")
@@ -99,7 +103,8 @@ def prepare_directory(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".write-test-{os.getpid()}"
-        probe.write_bytes(b"streamcap")
+        with open(probe, "wb", opener=open_regular) as file:
+            file.write(b"streamcap")
         probe.unlink()
     except OSError as error:
         raise InputError(

@@ -34,4 +34,4 @@ class StreamDeps:
         """The store of stream `name`; None if its events are not kept."""
         if self.store is not None:
             return self.store(name)
-        return None if self.options.out is None else CaptionFileWriter(self.options.out, name)
+        return None if self.options.out is None else CaptionFileWriter(self.options.out, name, self.options.rotation)

@@ -17,6 +17,7 @@ from streamcap.engine.outcome import Captioned, Failed, Interim, Times, Unchange
 from streamcap.media.frame import Sample
 from streamcap.streams.caption_files import CaptionFiles
 from streamcap.streams.counters import Counters
+from streamcap.streams.file_rotation import RotationOptions
 from tests.streams.fakes import FakeService, frame
 from tests.timeouts import TIMEOUT_FACTOR
 
@@ -156,6 +157,33 @@ async def test_restart_keeps_cues_of_subtitle_files(tmp_path: Path) -> None:
     await second_run.streams.close()
     after = (tmp_path / "door.vtt").read_text()
     assert after.startswith(before) and after.count("-->") == 5
+
+
+def rotated_parts(out: Path) -> list[Path]:
+    return list(out.glob("door.jsonl.*"))
+
+
+async def test_restart_after_rotations_keeps_subtitles(tmp_path: Path) -> None:
+    rotation = RotationOptions(rotate_bytes=4096)
+    first = FakeService(tmp_path, every=1.0, rotation=rotation)  # type: ignore[arg-type]
+    seen = await first_sample(first)
+    now = time.monotonic()
+    for second in range(1, 40):
+        first.streams.dispatch(
+            [Captioned(replace(seen, start=float(second)), f"{second} dogs", -0.5, Times(now, now, now))]
+        )
+    await first.until(lambda: len(first.of("caption")) == 40)
+    await first.streams.close()
+    before = (tmp_path / "door.srt").read_text()
+    assert before.count("-->") == 40 and len(rotated_parts(tmp_path)) >= 2
+    second_run = FakeService(tmp_path, every=1.0, rotation=rotation)  # type: ignore[arg-type]
+    await first_sample(second_run)
+    assert second_run.of("caption")[0]["seq"] > first.of("caption")[-1]["seq"]
+    replayed = second_run.hub.subscribe(SubscribeOptions(), lambda: None, {"door": 0}).take()
+    await second_run.streams.close()
+    assert (tmp_path / "door.srt").read_text().startswith(before)
+    texts = [json.loads(text).get("text") for text in replayed]
+    assert [f"{second} dogs" for second in range(1, 40)] == [text for text in texts if text and "dogs" in text]
 
 
 async def test_interim_id_is_not_reused_after_crash(tmp_path: Path) -> None:
