@@ -36,6 +36,7 @@ LAYERS = (
         "server.options",
         "server.limits",
         "server.readiness",
+        "server.snapshots",
         "server.source_policy",
     ),
     ("server.auth", "server.middleware", "server.log_filter"),

@@ -67,8 +67,14 @@ def display_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
     return width, round(height / aspect)
 
 
-def show(frame: VideoFrame, aspect: Fraction = SQUARE) -> npt.NDArray[np.uint8]:
-    """uint8 RGB (H, W, 3) at full size, upright, with square pixels. Raises av.FFmpegError if libav cannot."""
+def show(frame: VideoFrame, aspect: Fraction = SQUARE, *, max_side: int | None = None) -> npt.NDArray[np.uint8]:
+    """uint8 RGB (H, W, 3), upright, with square pixels. Raises av.FFmpegError if libav cannot.
+
+    max_side: scale larger frames down to it; None: full size.
+    """
     width, height = display_size(frame.width, frame.height, aspect)
+    if max_side is not None and max(width, height) > max_side:
+        scale = max_side / max(width, height)
+        width, height = max(1, round(width * scale)), max(1, round(height * scale))
     scaled = frame.reformat(width=width, height=height, format="rgb24")
     return np.ascontiguousarray(orientation_of(frame).apply(scaled.to_ndarray()))

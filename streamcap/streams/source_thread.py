@@ -126,18 +126,23 @@ class SourceThread:
         if first:
             self._listener.first_frame(frame)
         self._statistics.frames += 1
-        self._ring.push(frame)
+        try:
+            self._ring.push(frame)
+        except av.FFmpegError as error:
+            self._lose(error)
+            return
         start = self._timeline.place(self._connection_no, frame.epoch, frame.time, frame.arrived)
         if not self._schedule.due(frame):
             return
         self._statistics.samples_missed = self._samples_missed_before + self._schedule.missed
-        frames = [frame] if self._clip_length is None else self._ring.window(self._clip_seconds, self._clip_length)
         try:
+            # Not `frame` itself: what the ring gives is masked.
+            frames = self._ring.window(self._clip_seconds, self._clip_length or 1)
+            if not frames:
+                return  # the mask was changed just now
             pixels = self._convert(frames)
         except (av.FFmpegError, ValueError, MemoryError) as error:
-            # One frame is lost, the stream continues.
-            self._statistics.frame_conversion_errors += 1
-            log.warning("stream %s: a frame could not be converted: %s", self._stream, redact(error))
+            self._lose(error)
             return
         self._statistics.sampled += 1
         self._listener.sampled(
@@ -152,3 +157,8 @@ class SourceThread:
                 submitted=self._monotonic(),
             )
         )
+
+    def _lose(self, error: Exception) -> None:
+        """One frame is lost, the stream continues."""
+        self._statistics.frame_conversion_errors += 1
+        log.warning("stream %s: a frame could not be converted: %s", self._stream, redact(error))

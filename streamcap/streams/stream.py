@@ -13,6 +13,7 @@ from streamcap.captions.track import CaptionTrack
 from streamcap.engine.outcome import Interim, Outcome
 from streamcap.errors import StreamcapError
 from streamcap.media.frame import Frame, Sample
+from streamcap.media.mask import Mask
 from streamcap.media.ring import FrameRing
 from streamcap.media.schedule import Schedule
 from streamcap.media.sources.base import SourceEnded, SourceInfo, SourceRefused
@@ -36,15 +37,15 @@ READER_STOP_TIMEOUT_S = 1.0
 DRAIN_TIMEOUT_S = 30.0
 
 
-def _ring(deps: StreamDeps) -> FrameRing:
+def _ring(deps: StreamDeps, mask: Mask | None) -> FrameRing:
     """The frames a sample is made from: several for each frame of a clip model, else only the newest."""
     seconds, clip_length = deps.options.clip_seconds, deps.clip_length
     if clip_length is None:
-        return FrameRing(seconds=seconds, frames=1)
+        return FrameRing(seconds=seconds, frames=1, mask=mask)
     steps = 4 * clip_length
     spacing = seconds / steps
     # One spacing more, because frames do not fall on the window's edges. Both edges and the newest frame count.
-    return FrameRing(seconds=seconds + spacing, frames=steps + 3, spacing=spacing)
+    return FrameRing(seconds=seconds + spacing, frames=steps + 3, spacing=spacing, mask=mask)
 
 
 def _shown_settings(settings: StreamSettings) -> dict[str, Any]:
@@ -71,7 +72,7 @@ class Stream:
         self._deps = deps
         self._created = time.monotonic()
         self._timeline = Timeline()
-        self._ring = _ring(deps)
+        self._ring = _ring(deps, settings.mask)
         self._source_thread: SourceThread | None = None
         self._closed = False
         self._submitted: Sample | None = None
@@ -141,7 +142,12 @@ class Stream:
                 await self.unlock()
 
     def change(self, settings: StreamSettings) -> None:
-        """Use other settings. The camera stays connected; frames, numbers and viewers go on."""
+        """Use other settings. The camera stays connected; frames, numbers and viewers go on.
+
+        A changed mask acts on the next frame; earlier ones are forgotten.
+        """
+        if settings.mask != self.settings.mask:
+            self._ring.set_mask(settings.mask)
         self.settings = settings
         self.publisher.change(settings, self.every)
         if self._source_thread is not None:
@@ -179,7 +185,7 @@ class Stream:
         )
 
     def newest_frame(self) -> Frame | None:
-        """The newest decoded frame, for previews."""
+        """The newest decoded frame, masked, for previews. From any thread; masking may take a millisecond."""
         return self._ring.newest()
 
     def push_source(self) -> PushSource | None:

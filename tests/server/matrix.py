@@ -39,6 +39,7 @@ ROUTES = [
     Route("DELETE", "/streams/nobody", "publish", 404, "/streams/{name}"),
     Route("GET", "/streams/door/captions.srt", "view", 200, "/streams/{name}/captions.srt"),
     Route("GET", "/streams/door/captions.vtt", "view", 200, "/streams/{name}/captions.vtt"),
+    Route("GET", "/streams/door/snapshot.jpg", "view", 503, "/streams/{name}/snapshot.jpg"),
     Route("GET", "/streams/door/hls/captions.m3u8", "view", 200, "/streams/{name}/hls/captions.m3u8"),
     Route("GET", "/streams/door/hls/0.vtt", "view", 200, "/streams/{name}/hls/{number}.vtt"),
     Route("GET", "/captions/nobody", "view", 404, "/captions/{name}"),

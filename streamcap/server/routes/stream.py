@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import Field
+from starlette.exceptions import HTTPException
 
 from streamcap.captions.cue import Cue, merge_cues
 from streamcap.captions.formats import srt, vtt
@@ -16,6 +17,7 @@ from streamcap.config.stream_fields import StreamFields
 from streamcap.daemon_pool import DaemonPool
 from streamcap.server.auth import Auth
 from streamcap.server.limits import newest_cues
+from streamcap.server.snapshots import NoSnapshotError, Snapshots
 from streamcap.server.source_policy import SourcePolicy
 from streamcap.streams.snapshot import StreamSnapshot
 from streamcap.streams.stream_set import StreamSet
@@ -61,6 +63,7 @@ def _render(render: Callable[[Iterable[Cue]], str], finals: tuple[Cue, ...]) -> 
 
 def routes(streams: StreamSet, auth: Auth, policy: SourcePolicy, pool: DaemonPool) -> APIRouter:
     router = APIRouter(prefix="/streams", tags=["streams"])
+    snapshots = Snapshots(pool)
 
     @router.get("", dependencies=[Depends(auth.viewer)])
     async def list_streams(request: Request, response: Response) -> list[StreamSnapshot]:
@@ -113,5 +116,14 @@ def routes(streams: StreamSet, auth: Auth, policy: SourcePolicy, pool: DaemonPoo
         """The rolling subtitle window as WebVTT."""
         text = await pool.run(_render, vtt.render, streams.get(name).track.finals)
         return Response(text, headers=_NO_STORE, media_type="text/vtt")
+
+    @router.get("/{name}/snapshot.jpg", dependencies=[Depends(auth.viewer)], **file_of("image/jpeg"))
+    async def snapshot_jpg(name: str) -> Response:
+        """The newest frame, masked, at most 1920 pixels wide and high; 503 until there is one."""
+        try:
+            jpeg = await snapshots.jpeg(streams.get(name))
+        except NoSnapshotError as error:
+            raise HTTPException(503, str(error), {"Retry-After": "1"}) from None
+        return Response(jpeg, headers=_NO_STORE, media_type="image/jpeg")
 
     return router

@@ -19,6 +19,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from streamcap.media.orientation import UPRIGHT, orientation_of, show
 from streamcap.streams.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,9 @@ class Encoder:
         self._scale = VideoReformatter()
 
     def encode(self, video_frame: av.VideoFrame, pts: int, *, keyframe: bool) -> Packet | None:
-        """The packet of `video_frame` at `pts` (90 kHz)."""
+        """The packet of `video_frame`, upright, at `pts` (90 kHz)."""
+        if orientation_of(video_frame) != UPRIGHT:
+            video_frame = av.VideoFrame.from_ndarray(show(video_frame), format="rgb24")
         width, height = fitted(video_frame.width, video_frame.height)
         context = self._context
         if context is None or (context.width, context.height) != (width, height):
@@ -153,13 +156,13 @@ class Preview:
             await asyncio.wait((self._task,))
 
     async def _run(self) -> None:
-        encoder = Encoder()
+        loop, encoder = asyncio.get_running_loop(), Encoder()
         last_frame: object = None
         started_at = time.monotonic()
         sent_at = keyframe_at = started_at - KEYFRAME_SECONDS
         while self._tracks:
             now = time.monotonic()
-            frame = self.stream.newest_frame()
+            frame = await loop.run_in_executor(self._executor, self.stream.newest_frame)
             if frame is not None and (
                 frame.video_frame is not last_frame or self._newcomer or now - sent_at >= REPEAT_SECONDS
             ):

@@ -1,0 +1,168 @@
+"""`FrameMask`: makes the masked pixels of decoded frames gray, in the frame's own pixel format."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+from av import VideoFrame
+from av.video.format import VideoFormat
+
+from streamcap.errors import StreamcapError
+from streamcap.media.frame import Frame
+from streamcap.media.mask import Mask, Polygon, rasterize
+from streamcap.media.orientation import Orientation, orientation_of
+
+# Each pixel has its own color, so that conversion to rgb24 mixes no masked pixel into others.
+_CONVERTIBLE = frozenset(
+    (
+        *("pal8", "monow", "monob", "rgb8", "bgr8", "rgb565le", "bgr565le", "rgb555le", "bgr555le"),
+        *("rgb48le", "rgb48be", "rgba64le", "rgba64be", "gray16be", "ya8", "ya16be"),
+    )
+)
+_PACKED_422 = frozenset({"yuyv422", "uyvy422", "yvyu422"})
+
+
+class UnmaskableError(StreamcapError):
+    """The frame's pixel format is unknown here. It must not be shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """One plane: how its bytes belong to pixels."""
+
+    plane: int
+    columns: int
+    """Pixels side by side that share a group of bytes: 2 for the chroma of 4:2:0."""
+    rows: int
+    """Pixels one above the other that share it."""
+    gray: bytes
+    """The group of bytes of gray pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Patch:
+    """A rectangle of one plane, in bytes: `plane & keep | gray`."""
+
+    plane: int
+    rows: slice
+    columns: slice
+    keep: npt.NDArray[np.uint8] | None
+    """255 where a byte stays, else 0; None: none stays."""
+    gray: npt.NDArray[np.uint8]
+    """The new bytes, 0 where the old ones stay."""
+
+
+class FrameMask:
+    """Applies a mask to frames of any size, rotation and pixel format. Not thread-safe.
+
+    Pixels that share color samples with a masked one lose their color too: no byte that depends on a masked pixel
+    stays.
+    """
+
+    def __init__(self, mask: Mask) -> None:
+        self._mask = mask
+        self._key: object = None
+        self._patches: list[_Patch] = []
+
+    def prepare(self, frame: Frame) -> Frame:
+        """`frame` in a pixel format that `apply` knows. Raises UnmaskableError, av.FFmpegError."""
+        video_frame = frame.video_frame
+        if _layouts(video_frame.format) and all(plane.line_size > 0 for plane in video_frame.planes):
+            return frame
+        if video_frame.format.name in _CONVERTIBLE:
+            return replace(frame, video_frame=video_frame.reformat(format="rgb24"))
+        raise UnmaskableError(
+            f"a mask cannot be applied to frames of pixel format {video_frame.format.name}; set the camera to 8-bit "
+            "4:2:0, or remove the mask"
+        )
+
+    def apply(self, video_frame: VideoFrame) -> None:
+        """Make the masked pixels of a prepared frame gray, in place: the decoder's own buffers stay as they are."""
+        orientation = orientation_of(video_frame)
+        key = video_frame.width, video_frame.height, video_frame.format.name, orientation
+        if key != self._key:
+            self._patches = list(self._patches_of(video_frame, orientation))
+            self._key = key
+        video_frame.make_writable()
+        planes = [
+            np.frombuffer(cast("memoryview", plane), np.uint8).reshape(-1, plane.line_size)
+            for plane in video_frame.planes
+        ]
+        for patch in self._patches:
+            area = planes[patch.plane][patch.rows, patch.columns]
+            if patch.keep is None:
+                np.copyto(area, patch.gray)
+            else:
+                np.bitwise_and(area, patch.keep, out=area)
+                np.bitwise_or(area, patch.gray, out=area)
+
+    def _patches_of(self, video_frame: VideoFrame, orientation: Orientation) -> Iterator[_Patch]:
+        size = video_frame.width, video_frame.height
+        for polygon, layout in itertools.product(self._mask, _layouts(video_frame.format)):
+            yield _patch(_decoded_pixels(polygon, *size, orientation), layout)
+
+
+def _decoded_pixels(polygon: Polygon, width: int, height: int, orientation: Orientation) -> npt.NDArray[np.bool_]:
+    """(height, width): the masked pixels of a frame as decoded, before `orientation` is applied."""
+    shown_size = (height, width) if orientation.transpose else (width, height)
+    # Where each pixel of the shown picture comes from.
+    source = orientation.apply(np.arange(width * height).reshape(height, width))
+    pixels = np.zeros(width * height, np.bool_)
+    pixels[source[rasterize(polygon, *shown_size)]] = True
+    return pixels.reshape(height, width)
+
+
+def _patch(pixels: npt.NDArray[np.bool_], layout: _Layout) -> _Patch:
+    height, width = pixels.shape
+    padding = (0, -height % layout.rows), (0, -width % layout.columns)
+    blocks = np.pad(pixels, padding)
+    by_group = blocks.reshape(blocks.shape[0] // layout.rows, layout.rows, -1, layout.columns)
+    groups: npt.NDArray[np.bool_] = np.any(by_group, axis=(1, 3))
+    rows, columns = np.flatnonzero(groups.any(axis=1)), np.flatnonzero(groups.any(axis=0))
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    masked = groups[top:bottom, left:right]
+    group = np.frombuffer(layout.gray, np.uint8)
+    by_bytes = np.repeat(masked, group.size, axis=1)
+    gray = np.where(by_bytes, np.tile(group, masked.shape[1]), 0).astype(np.uint8)
+    keep = None if masked.all() else np.where(by_bytes, 0, 255).astype(np.uint8)
+    return _Patch(layout.plane, slice(top, bottom), slice(left * group.size, right * group.size), keep, gray)
+
+
+def _layouts(form: VideoFormat) -> list[_Layout]:
+    """The planes of a pixel format, without those of alpha alone; empty if the format is not known here."""
+    components = form.components
+    if form.name in _PACKED_422:
+        return [_Layout(0, 2, 1, b"\x80" * 4)]
+    if form.name in _CONVERTIBLE or form.is_big_endian or form.name.startswith("bayer"):
+        return []
+    layouts = []
+    for plane in sorted({component.plane for component in components}):
+        parts = [component for component in components if component.plane == plane]
+        if all(part.is_alpha for part in parts):
+            continue
+        first = parts[0]
+        full_size = all((part.width, part.height) == (form.width, form.height) for part in parts)
+        if len(parts) > 2 and form.is_rgb and full_size and all(part.bits == 8 for part in parts):
+            layouts.append(_Layout(plane, 1, 1, b"\x80" * (form.padded_bits_per_pixel // 8)))
+        elif len(parts) == 1 or (all(part.is_chroma for part in parts) and len(parts) == 2):
+            if not 8 <= first.bits <= 16 or (not form.is_planar and len(components) > 1):
+                return []
+            columns, rows = -(-form.width // first.width), -(-form.height // first.height)
+            layouts.append(_Layout(plane, columns, rows, _middle(form, first.bits) * len(parts)))
+        else:
+            return []
+    return layouts
+
+
+def _middle(form: VideoFormat, bits: int) -> bytes:
+    """Half of the range of a component, as it is stored."""
+    if bits == 8:
+        return b"\x80"
+    # P010 and its kin keep the bits at the upper end of two bytes.
+    high_bits = form.name[:2] in ("p0", "p2", "p4")
+    return (1 << (15 if high_bits else bits - 1)).to_bytes(2, "little")
