@@ -23,6 +23,7 @@ from streamcap.errors import LostCaptionsError
 from streamcap.media.convert import Converter
 from streamcap.media.sources import SourceOptions, open_source
 from streamcap.media.sources.base import Source
+from streamcap.media.sources.http.address import HostScope
 from streamcap.server import http_server
 from streamcap.server.app import create_app
 from streamcap.server.options import ServerOptions
@@ -174,8 +175,8 @@ def _stop(stop: asyncio.Event, on_signal: Callable[[], None]) -> None:
     on_signal()
 
 
-def _opener(stream_options: StreamOptions) -> Callable[[str, StreamSettings], Source]:
-    def source_of(url: str, settings: StreamSettings) -> Source:
+def _opener(stream_options: StreamOptions) -> Callable[[str, StreamSettings, HostScope], Source]:
+    def source_of(url: str, settings: StreamSettings, scope: HostScope) -> Source:
         every = stream_options.every if settings.every is None else settings.every
         keyframes_only = stream_options.keyframes_only if settings.decode is None else settings.decode == "keyframes"
         options = SourceOptions(
@@ -184,6 +185,7 @@ def _opener(stream_options: StreamOptions) -> Callable[[str, StreamSettings], So
             keyframes_only=keyframes_only,
             # Once for each caption, and often enough not to be stalled.
             poll_interval=min(every, stream_options.stall_after / 2),
+            scope=scope,
         )
         return open_source(url, options=options)
 

@@ -18,12 +18,13 @@ _IN_ACCESS_OR_OPEN = 0x01 | 0x20
 class Canary:
     """`file`, a copy of a video, and `address`, a TCP server on the loopback. `with` starts and ends it."""
 
-    def __init__(self, video: Path, folder: Path) -> None:
+    def __init__(self, video: Path, folder: Path, host: str = "127.0.0.1") -> None:
         self.file = folder / f"canary{video.suffix}"
         shutil.copy(video, self.file)
         self._requests: list[bytes] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._listener = socket.create_server((host, 0))
+        self.port = int(self._listener.getsockname()[1])
+        self.address = f"{host}:{self.port}"
         self._thread = threading.Thread(target=self._serve)
 
     def __enter__(self) -> Self:

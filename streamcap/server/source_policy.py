@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from streamcap.daemon_pool import DaemonPool
 from streamcap.errors import InputError
-from streamcap.media.sources.http.address import addresses_fault, resolve
+from streamcap.media.sources.http.address import HostScope, addresses_fault, resolve
 from streamcap.media.sources.url import LOCAL, NETWORK, PUSHED, check_url, scheme_of
 from streamcap.redact import redact
 from streamcap.server.options import ServerOptions
@@ -34,6 +34,8 @@ class SourcePolicy:
     def __init__(self, options: ServerOptions) -> None:
         self._allow_local = options.allow_local
         self._allow_net = options.allow_net
+        self.scope = HostScope.PRIVATE if options.allow_net else HostScope.PUBLIC
+        """The hosts that an added source may connect to, checked again at every connection."""
         self._pool = DaemonPool("resolve", max_threads=RESOLVE_THREADS, max_waiting=MAX_WAITING_LOOKUPS)
 
     async def check(self, url: str) -> None:

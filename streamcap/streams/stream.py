@@ -17,6 +17,7 @@ from streamcap.media.mask import Mask
 from streamcap.media.ring import FrameRing
 from streamcap.media.schedule import Schedule
 from streamcap.media.sources.base import SourceEnded, SourceInfo, SourceRefused
+from streamcap.media.sources.http.address import HostScope
 from streamcap.media.sources.push import PushSource
 from streamcap.media.timeline import Timeline
 from streamcap.redact import redact
@@ -58,12 +59,21 @@ class Stream:
     """All methods run on the event loop. `StreamSet` owns the one task, `run`."""
 
     def __init__(
-        self, name: str, url: str, settings: StreamSettings, deps: StreamDeps, first: Counters | None = None
+        self,
+        name: str,
+        url: str,
+        settings: StreamSettings,
+        deps: StreamDeps,
+        first: Counters | None = None,
+        *,
+        scope: HostScope = HostScope.ANY,
     ) -> None:
         self.name = name
         self.url = redact(url)
         self.settings = settings
         """As given: None is the default of the service."""
+        self.scope = scope
+        """The hosts that the source may connect to."""
         self.info: SourceInfo | None = None
         self.reader_statistics = SourceStatistics()
         self.reconnections = 0
@@ -231,7 +241,7 @@ class Stream:
         listener = _LoopListener(self)
         source_thread = self._source_thread = SourceThread(
             self.name,
-            self._deps.open_source(self._secret_url, self.settings),
+            self._deps.open_source(self._secret_url, self.settings, self.scope),
             self._deps,
             listener,
             connection_no=connection_no,

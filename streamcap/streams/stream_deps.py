@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from streamcap.captions.hub import Hub
 from streamcap.media.frame import Frame, Pixels, Sample
 from streamcap.media.sources.base import Source
+from streamcap.media.sources.http.address import HostScope
 from streamcap.streams.caption_file_writer import CaptionFileWriter
 from streamcap.streams.caption_store import CaptionStore
 from streamcap.streams.options import StreamOptions
@@ -20,8 +21,8 @@ Convert = Callable[[list[Frame]], Pixels]
 class StreamDeps:
     options: StreamOptions
     hub: Hub
-    open_source: Callable[[str, StreamSettings], Source]
-    """The source of a URL, for a stream with these settings; not opened yet."""
+    open_source: Callable[[str, StreamSettings, HostScope], Source]
+    """The source of a URL, for a stream with these settings and the hosts it may connect to; not opened yet."""
     convert: Convert
     submit: Callable[[Sample], None]
     """Submit a sample to the engine. From any thread."""

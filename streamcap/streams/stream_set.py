@@ -14,6 +14,7 @@ from streamcap.engine.outcome import Outcome
 from streamcap.engine.statistics import EngineStatistics
 from streamcap.errors import InputError, StreamcapError
 from streamcap.media.sources import check_url
+from streamcap.media.sources.http.address import HostScope
 from streamcap.streams.counters import Counters
 from streamcap.streams.options import StreamOptions, check_name
 from streamcap.streams.settings import StreamSettings
@@ -91,10 +92,17 @@ class StreamSet:
             raise UnknownStreamError(f"no stream is named {name[:80]!r}; there are: {known}") from None
 
     async def add(
-        self, name: str | None, url: str, settings: StreamSettings = DEFAULT_SETTINGS, *, keep_failed: bool = False
+        self,
+        name: str | None,
+        url: str,
+        settings: StreamSettings = DEFAULT_SETTINGS,
+        *,
+        scope: HostScope = HostScope.ANY,
+        keep_failed: bool = False,
     ) -> Stream:
         """Start captioning `url`; without a `name`, one is made from the URL.
 
+        scope: the hosts that the source may connect to.
         keep_failed: a stream whose files cannot be used stays in the set, as `failed`. Raises InputError,
         NotReadyError.
         """
@@ -107,7 +115,7 @@ class StreamSet:
         if len(self._streams) >= self.options.max_streams:
             raise TooManyStreamsError(f"the service already has {len(self._streams)} streams, its maximum")
         self._check_model(settings)
-        stream = Stream(name, url, settings, self._deps, self._counters.get(name))
+        stream = Stream(name, url, settings, self._deps, self._counters.get(name), scope=scope)
         # Claim the name before the first await, so that two requests cannot both take it.
         self._streams[name] = stream
         try:
@@ -138,6 +146,7 @@ class StreamSet:
         """Stop a stream and close its last cue and its files, which stay. Raises UnknownStreamError."""
         stream = self.get(name)
         await _end([self._tasks[name]] if name in self._tasks else [])
+        await self._unlock_if_never_run(stream)
         if self._streams.get(name) is not stream:
             return  # another call removed it, and may have added a new one
         self._release_name(stream)
@@ -160,22 +169,32 @@ class StreamSet:
         stream.change(settings)
         return stream
 
-    async def replace(self, name: str, *, url: str | None = None, settings: StreamSettings | None = None) -> Stream:
+    async def replace(
+        self,
+        name: str,
+        *,
+        url: str | None = None,
+        settings: StreamSettings | None = None,
+        scope: HostScope = HostScope.ANY,
+    ) -> Stream:
         """Restart a stream, with another URL or other settings if given; its numbers go on.
 
-        Raises as `add`, UnknownStreamError.
+        scope: of another URL; the old one keeps its own. Raises as `add`, UnknownStreamError.
         """
         old = self.get(name)
+        scope = old.scope if url is None else scope
         url = check_url(old.source_url if url is None else url)
         settings = old.settings if settings is None else settings
         self._check_model(settings)
         await self.remove(name)
-        return await self.add(name, url, settings)
+        return await self.add(name, url, settings, scope=scope)
 
     async def close(self) -> None:
         """Stop all streams within CLOSE_SECONDS. Idempotent."""
         self.ready = False
         await _end(list(self._tasks.values()))
+        for stream in list(self._streams.values()):
+            await self._unlock_if_never_run(stream)
         self.hub.close("the service is stopping")
 
     def dispatch(self, outcomes: Sequence[Outcome]) -> None:
@@ -188,6 +207,12 @@ class StreamSet:
                 stream.on_outcome(outcome)
             except Exception:  # the other streams' outcomes are in the same list
                 log.exception("stream %s: an outcome of the engine was lost", stream.name)
+
+    async def _unlock_if_never_run(self, stream: Stream) -> None:
+        """A task that is cancelled before its first step runs nothing, not even its `finally`."""
+        task = self._tasks.get(stream.name)
+        if task is not None and task.done():
+            await stream.unlock()
 
     def _check_model(self, settings: StreamSettings) -> None:
         if settings.model not in (None, self.model, *self.models):

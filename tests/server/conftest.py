@@ -23,6 +23,7 @@ from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub, UnknownStreamError
 from streamcap.captions.track import CaptionTrack, SampleTime
 from streamcap.engine.statistics import EngineStatistics
+from streamcap.media.sources.http.address import HostScope
 from streamcap.media.sources.push import PushSource
 from streamcap.server import source_policy
 from streamcap.server.app import create_app
@@ -56,6 +57,7 @@ class FakeStream:
         self.track = CaptionTrack(name, every=self.every)
         self.feed = EventLog(name)
         self.frame: Any = None
+        self.scope = HostScope.ANY
         self.source: Any = PushSource(url) if url.startswith("whip:") else None
         self._hub = hub
         self._time = 0.0
@@ -146,11 +148,19 @@ class FakeStreams:
         except KeyError:
             raise UnknownStreamError(f"no stream is named {name[:80]!r}") from None
 
-    async def add(self, name: str | None, url: str, settings: StreamSettings | None = None) -> FakeStream:
+    async def add(
+        self,
+        name: str | None,
+        url: str,
+        settings: StreamSettings | None = None,
+        *,
+        scope: HostScope = HostScope.ANY,
+    ) -> FakeStream:
         name = check_name(name if name is not None else "camera")
         if name in self.streams:
             raise DuplicateStreamError(f"there is a stream named {name} already; choose another name")
         stream = self.streams[name] = FakeStream(self.hub, name, url, settings or StreamSettings())
+        stream.scope = scope
         self.on_add(stream)
         return stream
 
@@ -163,10 +173,17 @@ class FakeStreams:
         self.get(name).change(settings)
         return self.get(name)
 
-    async def replace(self, name: str, *, url: str | None = None, settings: StreamSettings | None = None) -> FakeStream:
+    async def replace(
+        self,
+        name: str,
+        *,
+        url: str | None = None,
+        settings: StreamSettings | None = None,
+        scope: HostScope = HostScope.ANY,
+    ) -> FakeStream:
         old = self.get(name)
         await self.remove(name)
-        return await self.add(name, url or old.url, settings or old.settings)
+        return await self.add(name, url or old.url, settings or old.settings, scope=scope)
 
     async def close(self) -> None:
         self.hub.close("the service is stopping")

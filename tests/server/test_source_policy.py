@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 
 from streamcap.errors import InputError
 from streamcap.media.sources.http import address
+from streamcap.media.sources.http.address import HostScope
 from streamcap.server import source_policy
 from streamcap.server.options import ServerOptions
 from streamcap.server.source_policy import SourcePolicy
@@ -105,3 +106,14 @@ async def test_post_and_patch_check_address(start: Start) -> None:
     assert (await server.http.post("/streams", json={"name": "yard", "url": "rtsp://camera/1"})).status_code == 201
     assert (await server.http.patch("/streams/yard", json={"url": "http://127.0.0.1/x"})).status_code == 403
     assert server.streams.get("yard").url == "rtsp://camera/1"
+
+
+@pytest.mark.parametrize(("allow_net", "scope"), [(False, HostScope.PUBLIC), (True, HostScope.PRIVATE)])
+async def test_added_source_carries_its_scope(start: Start, allow_net: bool, scope: HostScope) -> None:
+    server = await start(allow_net=allow_net)
+    await server.streams.add("door", "rtsp://door/1")
+    await server.http.post("/streams", json={"name": "yard", "url": "rtsp://camera/1"})
+    assert server.streams.get("door").scope is HostScope.ANY
+    assert server.streams.get("yard").scope is scope
+    await server.http.patch("/streams/door", json={"url": "rtsp://camera/2"})
+    assert server.streams.get("door").scope is scope

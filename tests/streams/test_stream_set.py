@@ -20,6 +20,7 @@ from streamcap.captions.hub import SubscribeOptions, UnknownStreamError
 from streamcap.engine.outcome import Interim, Times
 from streamcap.errors import InputError
 from streamcap.media.sources.base import SourceEnded, SourceLost, SourceRefused
+from streamcap.media.sources.http.address import HostScope
 from streamcap.streams import stream_set
 from streamcap.streams.backoff import Backoff
 from streamcap.streams.caption_files import CaptionFiles, FilesLockedError, SavedHistory
@@ -423,6 +424,19 @@ async def test_stream_limit() -> None:
 async def test_name_is_derived_from_url(service: FakeService) -> None:
     names = [(await service.streams.add(None, url)).name for url in (URL, URL, "rtsp://yard.example:8554", "scenes:")]
     assert names == ["live", "live-2", "yard.example", "scenes"]
+
+
+async def test_replaced_stream_keeps_its_scope(service: FakeService) -> None:
+    await service.streams.add("door", "rtsp://door", scope=HostScope.PUBLIC)
+    assert (await service.streams.replace("door", settings=StreamSettings(every=2.0))).scope is HostScope.PUBLIC
+    assert (await service.streams.replace("door", url="rtsp://yard")).scope is HostScope.ANY
+
+
+async def test_stream_removed_at_once_unlocks_its_files(service: FakeService, tmp_path: Path) -> None:
+    await service.streams.add("door", URL)
+    await service.streams.remove("door")
+    opened = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]  # noqa: PTH208 - numbers
+    assert not [one for one in opened if one.exists() and one.readlink().is_relative_to(tmp_path)]
 
 
 async def test_removed_stream_frees_its_name(service: FakeService) -> None:

@@ -7,13 +7,15 @@ import re
 import socket
 from urllib.parse import SplitResult, urlsplit
 
+from streamcap.media.sources.http.address import ForbiddenHostError, HostGuard
+
 _PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
 _MAX_REPLY_BYTES = 16_384
 _CHALLENGE = re.compile(rb"^WWW-Authenticate:[ \t]*(?P<kind>\w+)(?P<rest>[^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 _ALGORITHM = re.compile(rb'algorithm="?(?P<name>[\w-]+)', re.IGNORECASE)
 
 
-def connection_fault(url: str, *, timeout: float) -> str | None:
+def connection_fault(url: str, guard: HostGuard, *, timeout: float) -> str | None:
     """Why no TCP connection is possible, in words; None if one is, or if the scheme uses none.
 
     Resolves the name and connects once; connecting takes at most `timeout` seconds.
@@ -23,38 +25,38 @@ def connection_fault(url: str, *, timeout: float) -> str | None:
         return None
     port = parts.port or _PORTS[parts.scheme.lower()]
     try:
-        addresses = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+        addresses = guard.resolve(parts.hostname, port)
+    except ForbiddenHostError as fault:
+        return str(fault)
     except OSError:
         return f"the name {parts.hostname} is not known to the name server; check it"
-    family, kind, protocol, _, address = addresses[0]
-    with socket.socket(family, kind, protocol) as connection:
-        connection.settimeout(timeout)
-        try:
-            connection.connect(address)
-        except TimeoutError:
-            return f"no connection to port {port} within {timeout:g} s"
-        except ConnectionRefusedError:
-            return "the connection was refused; is the camera on, and the port right?"
-        except OSError as error:
-            return f"no connection to port {port}: {error.strerror or error}"
+    try:
+        socket.create_connection((addresses[0], port), timeout).close()
+    except TimeoutError:
+        return f"no connection to port {port} within {timeout:g} s"
+    except ConnectionRefusedError:
+        return "the connection was refused; is the camera on, and the port right?"
+    except OSError as error:
+        return f"no connection to port {port}: {error.strerror or error}"
     return None
 
 
-def rtsp_challenges(url: str, *, timeout: float) -> list[str]:
+def rtsp_challenges(url: str, guard: HostGuard, *, timeout: float) -> list[str]:
     """Authentication schemes that an `rtsp://` server offers, such as "Basic" or "Digest SHA-256"; [] if none."""
     parts = urlsplit(url)
     if parts.scheme.lower() != "rtsp" or not parts.hostname:
         return []
     reply = b""
-    address = parts.hostname, parts.port or 554
-    with contextlib.suppress(OSError), socket.create_connection(address, timeout) as connection:
-        connection.settimeout(timeout)
-        connection.sendall(_describe(parts))
-        while b"\r\n\r\n" not in reply and len(reply) < _MAX_REPLY_BYTES:
-            more = connection.recv(4096)
-            if not more:
-                break
-            reply += more
+    port = parts.port or 554
+    with contextlib.suppress(OSError, ForbiddenHostError):
+        address = guard.resolve(parts.hostname, port)[0]
+        with socket.create_connection((address, port), timeout) as connection:
+            connection.sendall(_describe(parts))
+            while b"\r\n\r\n" not in reply and len(reply) < _MAX_REPLY_BYTES:
+                more = connection.recv(4096)
+                if not more:
+                    break
+                reply += more
     return [_challenge(match["kind"], match["rest"]) for match in _CHALLENGE.finditer(reply)]
 
 

@@ -9,6 +9,7 @@ import av
 from streamcap.media.containers import ACCEPTED
 from streamcap.media.sources.base import SourceRefused
 from streamcap.media.sources.diagnosis import connection_fault, rtsp_challenges
+from streamcap.media.sources.http.address import HostGuard
 from streamcap.redact import redact
 
 HUNG_UP = (errno.EIO, errno.EPIPE, errno.ECONNRESET)
@@ -19,7 +20,9 @@ _DATAGRAMS = ("udp:", "rtp:", "srt:")
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EADDRNOTAVAIL)
 
 
-def open_error(error: av.FFmpegError, url: str, *, network: bool, waited: float, open_timeout: float) -> SourceRefused:
+def open_error(
+    error: av.FFmpegError, url: str, guard: HostGuard, *, network: bool, waited: float, open_timeout: float
+) -> SourceRefused:
     """Why `url` could not be opened: from the error of libav where it is clear, else from a diagnosis of the host.
 
     May connect to the host for a few seconds. waited: seconds that opening took, because libav reports some timeouts
@@ -27,11 +30,11 @@ def open_error(error: av.FFmpegError, url: str, *, network: bool, waited: float,
     """
     where = redact(url)
     if isinstance(error, av.error.HTTPUnauthorizedError):
-        return SourceRefused(f"{where}: {_login_reason(url)}", retry=False)
+        return SourceRefused(f"{where}: {_login_reason(url, guard)}", retry=False)
     timed_out = isinstance(error, av.error.ExitError | TimeoutError) or error.errno in _NO_ANSWER
     timed_out = timed_out or waited >= open_timeout
     if network and (timed_out or error.errno == errno.EIO):
-        fault = connection_fault(url, timeout=min(_DIAGNOSIS_SECONDS, open_timeout))
+        fault = connection_fault(url, guard, timeout=min(_DIAGNOSIS_SECONDS, open_timeout))
         if fault is None and timed_out:
             what = "" if where.startswith(_DATAGRAMS) else "it takes connections, but "
             fault = f"{what}no video that could be opened came within {open_timeout:g} s"
@@ -51,8 +54,8 @@ def open_error(error: av.FFmpegError, url: str, *, network: bool, waited: float,
     return SourceRefused(f"{where}: {describe_error(error)}", retry=network)
 
 
-def _login_reason(url: str) -> str:
-    offered = rtsp_challenges(url, timeout=_DIAGNOSIS_SECONDS)
+def _login_reason(url: str, guard: HostGuard) -> str:
+    offered = rtsp_challenges(url, guard, timeout=_DIAGNOSIS_SECONDS)
     if offered and not {"Basic", "Digest MD5"} & set(offered):
         return f"401: it offers only {' and '.join(offered)} to log in; libav knows Basic and Digest MD5"
     if "@" not in url:

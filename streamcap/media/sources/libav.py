@@ -26,6 +26,7 @@ from streamcap.media.frame import CaptureClock, Frame
 from streamcap.media.orientation import sample_aspect
 from streamcap.media.sources.base import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
 from streamcap.media.sources.errors import HUNG_UP, describe_error, open_error
+from streamcap.media.sources.http.address import HostGuard
 from streamcap.media.sources.http.jpeg import jpeg_size
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.pacer import Pacer
@@ -50,7 +51,7 @@ _RTSP = {"rtsp_transport": "tcp", "protocol_whitelist": "tcp", **_LOW_LATENCY}
 _RTSP_UDP = {"rtsp_transport": "udp", "protocol_whitelist": "tcp,rtp,udp"}
 _RTMP = {"fflags": "nobuffer", "rtmp_live": "live", "analyzeduration": "500000", "protocol_whitelist": "rtmp,tcp"}
 _DATAGRAMS = {"fflags": "nobuffer", "analyzeduration": "1000000"}
-_HTTP = {
+HTTP_OPTIONS = {
     "fpsprobesize": "0",
     "analyzeduration": "1000000",
     "protocol_whitelist": "http,https,httpproxy,tcp,tls,crypto",
@@ -64,8 +65,8 @@ _OPTIONS: dict[str, dict[str, str]] = {
     "srt": {"fflags": "nobuffer", "analyzeduration": "500000", "protocol_whitelist": "srt"},
     "udp": {**_DATAGRAMS, "protocol_whitelist": "udp"},
     "rtp": {**_DATAGRAMS, "protocol_whitelist": "rtp,udp"},
-    "http": _HTTP,
-    "https": _HTTP,
+    "http": HTTP_OPTIONS,
+    "https": HTTP_OPTIONS,
     "file": FILE_OPTIONS,
     "webcam": {"protocol_whitelist": ""},
 }
@@ -111,6 +112,7 @@ class LibavSource(Source):
         self._scheme = scheme_of(url)
         self._network = self._scheme in NETWORK
         self._options = options
+        self._guard = HostGuard(url, options.scope)
         self._monotonic = monotonic
         self._wall = wall
         self._stopping = threading.Event()
@@ -139,6 +141,7 @@ class LibavSource(Source):
             raise open_error(
                 error,
                 self._secret_url,
+                self._guard,
                 network=self._network,
                 waited=self._monotonic() - started,
                 open_timeout=self._options.open_timeout,
@@ -302,7 +305,7 @@ class LibavSource(Source):
                 return
             except SourceTimeoutError:
                 raise SourceLost(f"{self.url}: no data for {self._options.read_timeout:g} s") from None
-            except av.FFmpegError as error:
+            except (av.FFmpegError, OSError) as error:  # OSError: of a file in Python that libav reads
                 if self._stopping.is_set():
                     return
                 if self._finite:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from streamcap.errors import InputError
+from streamcap.media.sources.http.address import HostScope
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,8 @@ class SourceOptions:
     """Play finite sources in real time, else as fast as possible."""
     poll_interval: float = 1.0
     """Seconds between two requests to a URL that returns a single JPEG."""
+    scope: HostScope = HostScope.ANY
+    """The hosts that the URL may name and lead to."""
     max_pixels: int = 50_000_000
     """Larger frames are not decoded: 8192×6144 takes 75 MB, and untrusted sources may send any size."""
 

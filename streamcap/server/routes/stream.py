@@ -77,7 +77,7 @@ def routes(streams: StreamSet, auth: Auth, policy: SourcePolicy, pool: DaemonPoo
         devices and local ports.
         """
         await policy.check(new.url)
-        stream = await streams.add(new.name, new.url, new.settings())
+        stream = await streams.add(new.name, new.url, new.settings(), scope=policy.scope)
         response.headers["Location"] = f"{request.scope['root_path']}/streams/{stream.name}"
         return snapshot_of(streams, stream.name)
 
@@ -97,7 +97,7 @@ def routes(streams: StreamSet, auth: Auth, policy: SourcePolicy, pool: DaemonPoo
         if change.url is None and change.model_fields_set - {"url"}:
             streams.change(name, settings)
         else:
-            await streams.replace(name, url=change.url, settings=settings)
+            await streams.replace(name, url=change.url, settings=settings, scope=policy.scope)
         return snapshot_of(streams, name)
 
     @router.delete("/{name}", status_code=204, dependencies=[Depends(auth.publisher)])

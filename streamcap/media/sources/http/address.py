@@ -1,10 +1,56 @@
-"""Which IP addresses may be fetched for an added stream or a redirect."""
+"""Which IP addresses a source may connect to: its own host, and the hosts that it leads to."""
 
 from __future__ import annotations
 
 import ipaddress
 import socket
 from collections.abc import Iterable
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+
+class HostScope(StrEnum):
+    """The hosts that one source may connect to. Link-local addresses only as the URL itself of `ANY`."""
+
+    ANY = "any"
+    """The URL may name any host: the owner of the service wrote it. It may lead to others: from a private host to
+    private ones too, from a public host to public ones only."""
+    PRIVATE = "private"
+    """Public and private hosts, and this machine."""
+    PUBLIC = "public"
+    """Hosts that have public addresses only."""
+
+
+class ForbiddenHostError(Exception):
+    """The host has an address that the source may not connect to. The message says why, without the address."""
+
+
+class HostGuard:
+    """Resolves the hosts that one source connects to. Connect to the addresses it returns, not to the name.
+
+    Parameters:
+        url: the source's own URL.
+    """
+
+    def __init__(self, url: str, scope: HostScope) -> None:
+        self._own = urlsplit(url).hostname
+        self._scope = scope
+        self._own_is_private = False
+
+    def resolve(self, host: str, port: int) -> list[str]:
+        """The addresses of `host`. Raises ForbiddenHostError, OSError."""
+        try:
+            addresses = resolve(host, port)
+        except UnicodeError as error:
+            raise OSError(f"the name {host[:80]!r} is not valid") from error
+        if self._scope is HostScope.ANY and host == self._own:
+            self._own_is_private = addresses_fault(addresses, allow_private=False) is not None
+            return addresses
+        allow_private = self._scope is HostScope.PRIVATE or (self._scope is HostScope.ANY and self._own_is_private)
+        fault = addresses_fault(addresses, allow_private=allow_private)
+        if fault is not None:
+            raise ForbiddenHostError(fault)
+        return addresses
 
 
 def address_fault(address: str, *, allow_private: bool) -> str | None:

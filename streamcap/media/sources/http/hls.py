@@ -1,10 +1,11 @@
-"""Chooses the rendition of an HLS master playlist: not larger than a model can use."""
+"""HLS playlists as text: which rendition to read, and the URLs in it."""
 
 from __future__ import annotations
 
 import re
 from urllib.parse import urljoin
 
+PLAYLIST_START = b"#EXTM3U"
 MIN_HEIGHT = 360
 """Models use 224 to 336 pixels; larger renditions waste bandwidth and CPU."""
 _STREAM = re.compile(
@@ -13,6 +14,7 @@ _STREAM = re.compile(
 _HEIGHT = re.compile(r"(?:^|,)RESOLUTION=\d+x(\d+)")
 _BANDWIDTH = re.compile(r"(?:^|,)BANDWIDTH=(\d+)")
 _CODECS = re.compile(r'(?:^|,)CODECS="([^"]*)"')
+_URI_ATTRIBUTE = re.compile(r'(?P<before>[:,]URI=")(?P<uri>[^"\r\n]*)(?P<after>")')
 _SOUND = ("mp4a", "ac-3", "ec-3", "opus", "flac", "alac")
 
 
@@ -29,10 +31,29 @@ def choose_rendition(playlist: str, url: str) -> str | None:
             continue
         height, bandwidth = _HEIGHT.search(attributes), _BANDWIDTH.search(attributes)
         lines = min(int(height[1][:6]), 100_000) if height else 0
-        renditions.append((lines, int(bandwidth[1][:12]) if bandwidth else 0, urljoin(url, match["uri"].strip())))
+        renditions.append((lines, int(bandwidth[1][:12]) if bandwidth else 0, _join(url, match["uri"].strip())))
     if not renditions:
         return None
     large_enough = [rendition for rendition in renditions if rendition[0] >= MIN_HEIGHT]
     if large_enough:
         return min(large_enough)[2]
     return min(renditions, key=lambda rendition: (-rendition[0], rendition[1]))[2]
+
+
+def with_absolute_urls(playlist: str, url: str) -> str:
+    """`playlist`, fetched from `url`, with every URL in it made absolute."""
+    lines = []
+    for line in playlist.splitlines():
+        if line.startswith("#"):
+            line = _URI_ATTRIBUTE.sub(lambda match: match["before"] + _join(url, match["uri"]) + match["after"], line)
+        elif line.strip():
+            line = _join(url, line.strip())
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _join(base: str, url: str) -> str:
+    try:
+        return urljoin(base, url)
+    except ValueError:  # no valid URL: the client refuses it when it is asked for
+        return url

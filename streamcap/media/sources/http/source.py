@@ -1,9 +1,10 @@
-"""`HttpSource`: detects what an HTTP URL sends. Reads streamed or polled JPEGs itself, everything else with libav."""
+"""`HttpSource`: detects what an HTTP URL sends. Decodes streamed or polled JPEGs itself, everything else with libav."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import logging
 import threading
 import time
@@ -17,16 +18,17 @@ from streamcap.media.frame import Frame
 from streamcap.media.sources.base import Source, SourceInfo, SourceLost, SourceRefused
 from streamcap.media.sources.diagnosis import connection_fault
 from streamcap.media.sources.http.client import HttpClient
-from streamcap.media.sources.http.hls import choose_rendition
+from streamcap.media.sources.http.files import MAX_PLAYLIST_BYTES, NestedFiles, VideoFile, read_all
+from streamcap.media.sources.http.hls import PLAYLIST_START, choose_rendition, with_absolute_urls
 from streamcap.media.sources.http.jpeg import START, JpegSplitter, jpeg_size
-from streamcap.media.sources.libav import FINE, LibavSource
+from streamcap.media.sources.http.video import HttpVideoSource
+from streamcap.media.sources.libav import FINE
 from streamcap.media.sources.options import SourceOptions
 from streamcap.redact import redact
 
 log = logging.getLogger(__name__)
 
 _READ_BYTES = 65_536
-_MAX_PLAYLIST_BYTES = 262_144
 _IMAGE_TYPES = ("multipart/", "image/jpeg", "image/jpg", "image/pjpeg")
 
 
@@ -52,8 +54,8 @@ class HttpSource(Source):
         self._monotonic = monotonic
         self._wall = wall
         self._stopping = threading.Event()
-        self._inner: LibavSource | None = None
-        self._client = HttpClient(url, timeout=options.read_timeout)
+        self._inner: HttpVideoSource | None = None
+        self._client = HttpClient(url, timeout=options.read_timeout, scope=options.scope)
         self._response: http.client.HTTPResponse | None = None
         self._splitter = JpegSplitter()
         self._waiting: list[bytes] = []
@@ -128,19 +130,27 @@ class HttpSource(Source):
         }
 
     def _open_libav(self, response: http.client.HTTPResponse, first: bytes) -> SourceInfo:
-        url = self._secret_url
-        if first.lstrip(b"\xef\xbb\xbf").startswith(b"#EXTM3U"):
-            while len(first) < _MAX_PLAYLIST_BYTES and (more := response.read1(_READ_BYTES)):
-                first += more
-            rendition = choose_rendition(first.decode(errors="replace"), self._client.url)
-            if rendition is not None and rendition.lower().startswith(("http://", "https://")):
-                log.info("%s: of its renditions %s is read", self.url, redact(rendition))
-                url = rendition
-        self.close()
-        self._inner = LibavSource(url, self._options, monotonic=self._monotonic, wall=self._wall)
-        if self._stopping.is_set():
-            self._inner.stop()
+        self._response = None
+        url, file = self._secret_url, None
+        if first.lstrip(b"\xef\xbb\xbf").startswith(PLAYLIST_START):
+            url, playlist = self._playlist(response, first)
+            file = io.BytesIO(playlist)
+        files = NestedFiles(self._client, file or VideoFile(self._client, response, first), self._stopping.is_set)
+        self._inner = HttpVideoSource(url, self._options, files, monotonic=self._monotonic, wall=self._wall)
         return self._inner.open()
+
+    def _playlist(self, response: http.client.HTTPResponse, first: bytes) -> tuple[str, bytes]:
+        """The URL and the text of the playlist to read: of a master playlist, of the rendition it chooses."""
+        url = self._secret_url
+        with response:
+            text = (first + read_all(response, MAX_PLAYLIST_BYTES)).decode(errors="replace")
+        rendition = choose_rendition(text, response.url)
+        if rendition is not None:
+            log.info("%s: of its renditions %s is read", self.url, redact(rendition))
+            url = rendition
+            with self._client.get(url) as response:
+                text = read_all(response, MAX_PLAYLIST_BYTES).decode(errors="replace")
+        return url, with_absolute_urls(text, response.url).encode()
 
     def _next(self) -> list[bytes]:
         """The next JPEGs; empty if none is due yet."""
@@ -224,9 +234,10 @@ class HttpSource(Source):
 
     def _fault(self, error: Exception) -> str:
         timeout = self._options.read_timeout
-        fault = connection_fault(self._secret_url, timeout=min(2.0, timeout)) if isinstance(error, OSError) else None
-        if fault is not None:
-            return fault
+        if isinstance(error, OSError):
+            fault = connection_fault(self._secret_url, self._client.guard, timeout=min(2.0, timeout))
+            if fault is not None:
+                return fault
         if isinstance(error, TimeoutError):
             return f"it takes connections, but sent nothing for {timeout:g} s"
         return _words(error)

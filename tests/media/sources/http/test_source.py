@@ -10,7 +10,7 @@ import pytest
 
 from streamcap.media.frame import Frame
 from streamcap.media.sources import SourceLost, SourceOptions, SourceRefused, open_source
-from streamcap.media.sources.http import client
+from streamcap.media.sources.http import address
 from streamcap.media.sources.http.address import addresses_fault
 from streamcap.media.sources.http.hls import choose_rendition
 from streamcap.media.sources.http.jpeg import JpegSplitter
@@ -112,7 +112,7 @@ def test_public_host_may_not_redirect_to_private(monkeypatch: pytest.MonkeyPatch
         request.send_header("Location", "http://127.0.0.2:9/secret")
         request.end_headers()
 
-    monkeypatch.setattr(client, "addresses_fault", fault)
+    monkeypatch.setattr(address, "addresses_fault", fault)
     with (
         serving(answer) as base,
         pytest.raises(SourceRefused, match="private networks"),
