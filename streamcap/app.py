@@ -84,6 +84,7 @@ async def serve_streams(
     stopping = asyncio.create_task(stop.wait(), name="stop")
     model_thread, stop_thread = DaemonPool("model"), DaemonPool("stop")
     loading = asyncio.create_task(model_thread.run(_load, load), name="model")
+    watching = asyncio.create_task(streams.watch_load(), name="load")
     showing = None if options.show is None else asyncio.create_task(options.show(streams.hub), name="show")
     engine: Engine | None = None
     try:
@@ -105,6 +106,7 @@ async def serve_streams(
     finally:
         # First the sources, so that viewers receive the last captions; then the server, then the device.
         stopping.cancel()
+        watching.cancel()
         await streams.close()
         server_stop.set()
         ended = loading.done() if engine is None else await stop_thread.run(engine.stop, ENGINE_STOP_SECONDS)

@@ -31,6 +31,7 @@ LAYERS = (
     ("config",),
     (
         "server.errors",
+        "server.exposition",
         "server.ice",
         "server.path_prefix",
         "server.options",

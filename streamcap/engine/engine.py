@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from streamcap.engine.batch_size import BatchSize
 from streamcap.engine.change_gate import ChangeGate, ChangeGateOptions, Features, Verdict
 from streamcap.engine.failure_log import FailureLog, describe
 from streamcap.engine.fair_share import FairShare
@@ -72,6 +73,7 @@ class _Lane:
     name: str
     model: Model
     statistics: ModelStatistics
+    batch_size: BatchSize
 
 
 class Engine:
@@ -122,7 +124,7 @@ class Engine:
         """Add a local model, or replace the one of that name. From any thread."""
         statistics = ModelStatistics()
         with self._changed:
-            self._lanes[name] = _Lane(name, model, statistics)
+            self._lanes[name] = _Lane(name, model, statistics, BatchSize(self.options.max_batch))
             self.statistics.models = {**self.statistics.models, name: statistics}
         return statistics
 
@@ -162,11 +164,12 @@ class Engine:
                 while self._forgotten:
                     self.gate.forget(self._forgotten.popleft())
                 lane = self._lanes[self._share.choose(self._queue.encoders())]
-                batch = self._queue.take(self.options.max_batch, lane.name)
+                batch = self._queue.take(lane.batch_size.limit, lane.name)
             began = self._monotonic()
             self._caption(lane, batch, began)
             seconds = self._monotonic() - began
             self._share.charge(lane.name, seconds)
+            lane.batch_size.note(len(batch), seconds)
             lane.statistics.batches += 1
             lane.statistics.samples += len(batch)
             lane.statistics.busy_seconds += seconds

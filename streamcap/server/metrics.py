@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
+from itertools import chain
 
-from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
 
 from streamcap.captions.caption import Caption
 from streamcap.captions.event import Event, StreamState
+from streamcap.server.exposition import Histograms, render
 from streamcap.server.feed.broadcaster import FeedBroadcaster
 from streamcap.server.webrtc.offers import OfferPace
 from streamcap.streams.stream_set import StreamSet
@@ -21,8 +21,8 @@ _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6
 _STAGES = ("ingest", "queue", "encode", "decode", "total")
 
 
-class Metrics(Collector):
-    """Has its own registry, so that one process can run two services."""
+class Metrics:
+    """The metrics of one service."""
 
     def __init__(
         self,
@@ -32,42 +32,39 @@ class Metrics(Collector):
         whep_sessions: Sized,
         offers: OfferPace,
     ) -> None:
-        self.registry = CollectorRegistry(auto_describe=False)
         self._streams = streams
         self._broadcaster = broadcaster
         self._whip_sessions = whip_sessions
         self._whep_sessions = whep_sessions
         self._offers = offers
-        self._observed: set[str] = set()
-        self._latency = Histogram(
+        self._latency = Histograms(
             "streamcap_caption_latency_seconds",
             "Time from a frame's arrival to its final caption, by stage; `total` is the sum.",
             ("stream", "stage"),
-            buckets=_BUCKETS,
-            registry=None,  # `collect` yields it, without removed streams
+            _BUCKETS,
         )
-        self.registry.register(self)
-        PlatformCollector(registry=self.registry)
-        ProcessCollector(registry=self.registry)
+        self._process = (PlatformCollector(registry=None), ProcessCollector(registry=None))
 
     def observe(self, event: Event) -> None:
         """Take a final caption's latency into the histograms; called for every event published."""
         caption = event.payload
         if not isinstance(caption, Caption) or not caption.is_final:
             return
-        self._observed.add(caption.stream)
         for stage in _STAGES:
-            self._latency.labels(caption.stream, stage).observe(getattr(caption.latency, stage) / 1000)
+            self._latency.observe(caption.stream, stage, getattr(caption.latency, stage) / 1000)
 
-    def collect(self) -> Iterator[Metric]:
-        for removed in self._observed.difference(self._streams.names()):
-            self._observed.remove(removed)
-            for stage in _STAGES:
-                self._latency.remove(removed, stage)
-        yield from self._latency.collect()
+    def text(self) -> str:
+        """All metrics in Prometheus' text format."""
+        self._latency.keep_only(self._streams.names())
+        return "".join(chain(self._latency.render(), render(self._collect())))
+
+    def _collect(self) -> Iterator[Metric]:
         yield from self._of_streams()
         yield from self._of_engine()
         yield from self._of_feed()
+        yield from self._of_load()
+        for collector in self._process:
+            yield from collector.collect()
 
     def _of_streams(self) -> Iterator[Metric]:
         counters = {
@@ -91,8 +88,19 @@ class Metrics(Collector):
         source = CounterMetricFamily(
             "streamcap_source_events", "Counters of the open source.", labels=("stream", "kind")
         )
+        lag = GaugeMetricFamily(
+            "streamcap_stream_lag_seconds",
+            "By how much captions are late because of this machine; 0 unless the stream is live.",
+            labels=("stream",),
+        )
+        age = GaugeMetricFamily(
+            "streamcap_caption_age_seconds", "Time since the newest captioned frame arrived.", labels=("stream",)
+        )
         for name in self._streams.names():
             view = self._streams.get(name).view()
+            lag.add_metric((name,), view.lag)
+            if view.caption_age is not None:
+                age.add_metric((name,), view.caption_age)
             for counter, family in families.items():
                 family.add_metric((name,), getattr(view, counter))
             for kind, count in view.source.items():
@@ -100,8 +108,7 @@ class Metrics(Collector):
             for candidate in StreamState:
                 state.add_metric((name, candidate.value), float(candidate.value == view.state))
         yield from families.values()
-        yield source
-        yield state
+        yield from (source, state, lag, age)
 
     def _of_engine(self) -> Iterator[Metric]:
         engine = self._streams.engine
@@ -128,6 +135,18 @@ class Metrics(Collector):
             dropped.add_metric((name, "superseded"), engine.superseded.get(name, 0))
         yield dropped
         yield from self._of_drafts()
+
+    def _of_load(self) -> Iterator[Metric]:
+        load = self._streams.overload
+        gauges = {
+            "overloaded": ("1 while captions are late because this machine is too slow.", float(load.overloaded)),
+            "late_share": ("Share of the live streams whose captions are late, 0 to 1.", load.late_share),
+            "max_stream_lag_seconds": ("By how much the captions of the latest stream are late.", load.lag),
+            "interval_stretch": ("Factor by which captions come less often than asked for; 1: as asked.", load.stretch),
+            "event_loop_delay_seconds": ("By how much the event loop is late.", self._streams.loop_delay),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(f"streamcap_{name}", text, value=value)
 
     def _of_drafts(self) -> Iterator[Metric]:
         drafts = self._streams.engine.drafts

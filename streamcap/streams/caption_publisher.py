@@ -78,8 +78,10 @@ class CaptionPublisher:
         self._open_end = 0.0  # end of an interim without a final yet
         self._lost_finals = 0  # besides those that the outbox dropped
         self._reported_drops = 0
+        self._logged: tuple[StreamState, str] | None = None
         self._source_reason = ""
         self._model_reason = ""
+        self._load_reason = ""
         self._disk_reason = ""
         self._cues_reason = ""
         self._stale_cues = False
@@ -244,6 +246,13 @@ class CaptionPublisher:
             self._model_reason = reason
             self._publish_status(self.state)
 
+    def set_load(self, reason: str) -> None:
+        """Say that captions come less often; empty: as often as asked for."""
+        if reason != self._load_reason:
+            self._load_reason = reason
+            if self._feed.status is not None:
+                self._publish_status(self.state)
+
     def _set_disk(self, reason: str) -> None:
         if reason != self._disk_reason:
             self._disk_reason = reason
@@ -251,15 +260,23 @@ class CaptionPublisher:
             self._publish_status(self.state)
 
     def _publish_status(self, state: StreamState) -> None:
-        """Publish the state and all present reasons: of the source, the model and the disk."""
-        reason = "; ".join(filter(None, (self._source_reason, self._model_reason, self._disk_reason)))
+        """Publish the state and all present reasons: of the source, the model, the disk and the load."""
+        logged = "; ".join(filter(None, (self._source_reason, self._model_reason, self._disk_reason)))
+        reason = "; ".join(filter(None, (logged, self._load_reason)))
         if (state, reason) == (self.state, self.reason) and self._feed.status is not None:
             return
         self.state, self.reason = state, reason
+        self._log_state(state, logged)
+        self.publish(Status(self.name, state, reason))
+
+    def _log_state(self, state: StreamState, reason: str) -> None:
+        """Once for each change. The load of the service is one line for all streams, elsewhere."""
+        if (state, reason) == self._logged:
+            return
+        self._logged = (state, reason)
         failing = state in (StreamState.STALLED, StreamState.RECONNECTING, StreamState.FAILED)
         level = logging.WARNING if failing or self._disk_reason else logging.INFO
         log.log(level, "stream %s is %s%s", self.name, state.value, f": {reason}" if reason else "")
-        self.publish(Status(self.name, state, reason))
 
     def _can_publish_now(self, event: Outgoing) -> bool:
         if self._writer is None:

@@ -12,6 +12,7 @@ class StreamSnapshot:
     name: str
     url: str
     every: float
+    """Seconds between captions, as asked for."""
     state: str
     reason: str
     width: int
@@ -26,6 +27,14 @@ class StreamSnapshot:
     reconnections: int
     source: dict[str, int]
     last_caption: dict[str, object] | None
+    effective_every: float = 0.0
+    """Seconds between captions now: more than `every` while the service is overloaded."""
+    lag: float = 0.0
+    """Seconds by which captions are late because of this machine; 0 unless the stream is live."""
+    late: bool = False
+    """Whether that is more than 3 s and 3 intervals."""
+    caption_age: float | None = None
+    """Seconds since the newest captioned frame arrived; null before the first."""
     decode_skipped: int = 0
     """Samples whose image had not changed, so that nothing was decoded. Also counted in `extended`."""
     samples_missed: int = 0

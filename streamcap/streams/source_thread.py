@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import av
@@ -19,9 +20,14 @@ from streamcap.media.sources.base import Source, SourceInfo, SourceLost
 from streamcap.media.timeline import Timeline
 from streamcap.redact import redact
 from streamcap.streams.settings import StreamSettings
+from streamcap.streams.source_lag import SourceLag
 from streamcap.streams.stream_deps import StreamDeps
 
 log = logging.getLogger(__name__)
+
+# Frames that wait this long to be decoded are skipped up to the newest keyframe, until they wait less than this.
+CATCH_UP_SECONDS = 2.0
+CAUGHT_UP_SECONDS = 0.5
 
 
 class SourceListener(Protocol):
@@ -72,6 +78,7 @@ class SourceThread:
         self.source = source
         self.last_frame_at: float | None = None
         """Monotonic seconds at which the newest frame arrived; None before the first."""
+        self.lag = SourceLag()
         self.settings = settings
         """Replaced as a whole by `change`: read it once a frame."""
         self._stream = stream
@@ -96,6 +103,27 @@ class SourceThread:
         """Request the end; `ended` is called within the source's read timeout. Idempotent, from any thread."""
         self._stopping = True
         self.source.stop()
+
+    def watch(self, now: float) -> None:
+        """Judge whether frames wait because this machine is too slow; if so, decode fewer. A few times a second."""
+        waits = self.source.waits
+        if waits is None:
+            return
+        # A thread that is ready to run but does not get a core seems to wait.
+        self.lag.note_waits(now, waits.total(now) - _run_delay(self._thread.native_id))
+        if self.lag.seconds < CAUGHT_UP_SECONDS:
+            self.source.catch_up = False
+        elif self.lag.seconds > CATCH_UP_SECONDS and self.lag.is_ours():
+            self.source.catch_up = True
+
+    def is_source_silent(self, now: float, seconds: float) -> bool:
+        """Whether the other side is the reason that no frame came for `seconds`."""
+        waits = self.source.waits
+        if waits is None:
+            return True
+        if self.source.catch_up:
+            return waits.waiting_for(now) >= seconds
+        return not self.lag.is_ours()
 
     def change(self, settings: StreamSettings, every: float) -> None:
         """Use other settings, and `every` seconds between samples, from the next frame on. From any thread."""
@@ -126,6 +154,7 @@ class SourceThread:
         if first:
             self._listener.first_frame(frame)
         self._statistics.frames += 1
+        self.lag.note(frame)
         try:
             self._ring.push(frame)
         except av.FFmpegError as error:
@@ -162,3 +191,11 @@ class SourceThread:
         """One frame is lost, the stream continues."""
         self._statistics.frame_conversion_errors += 1
         log.warning("stream %s: a frame could not be converted: %s", self._stream, redact(error))
+
+
+def _run_delay(thread_id: int | None) -> float:
+    """Seconds that a thread was ready to run and had no core; 0 where the system does not tell."""
+    try:
+        return int(Path(f"/proc/self/task/{thread_id}/schedstat").read_bytes().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0

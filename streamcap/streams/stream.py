@@ -24,7 +24,8 @@ from streamcap.redact import redact
 from streamcap.streams.backoff import Backoff
 from streamcap.streams.caption_publisher import CaptionPublisher, wait_through_cancel
 from streamcap.streams.counters import Counters
-from streamcap.streams.settings import StreamSettings
+from streamcap.streams.overload import StreamLoad
+from streamcap.streams.settings import MAX_EVERY, StreamSettings
 from streamcap.streams.snapshot import StreamSnapshot
 from streamcap.streams.source_thread import SourceStatistics, SourceThread
 from streamcap.streams.stream_deps import StreamDeps
@@ -88,6 +89,11 @@ class Stream:
         self._submitted: Sample | None = None
         self._answered: Sample | None = None
         self._answered_event = asyncio.Event()
+        self._answer_delay = 0.0
+        """Seconds from the arrival of the newest captioned sample to its outcome."""
+        self._pending_since: float | None = None
+        """Arrival of the oldest sample since then."""
+        self._stretch = 1.0
 
     @property
     def track(self) -> CaptionTrack:
@@ -98,6 +104,11 @@ class Stream:
     def every(self) -> float:
         """Seconds between captions."""
         return self._deps.options.every if self.settings.every is None else self.settings.every
+
+    @property
+    def effective_every(self) -> float:
+        """Seconds between captions now: more than `every` while the service is overloaded."""
+        return min(self.every * self._stretch, MAX_EVERY)
 
     @property
     def state(self) -> StreamState:
@@ -159,18 +170,50 @@ class Stream:
         if settings.mask != self.settings.mask:
             self._ring.set_mask(settings.mask)
         self.settings = settings
-        self.publisher.change(settings, self.every)
+        self._apply()
+
+    def set_stretch(self, stretch: float) -> None:
+        """Caption `stretch` times less often than asked for, and say so, because the service is overloaded."""
+        if stretch != self._stretch:
+            self._stretch = stretch
+            self._apply()
+
+    def _apply(self) -> None:
+        every = self.effective_every
+        self.publisher.change(self.settings, every)
+        less = f"overloaded: a caption every {every:.3g} s, not every {self.every:g} s" if every > self.every else ""
+        self.publisher.set_load(less)
         if self._source_thread is not None:
-            self._source_thread.change(settings, self.every)
+            self._source_thread.change(self.settings, every)
+
+    def load(self, now: float) -> StreamLoad | None:
+        """How late its captions are because of this machine; None unless the stream is live."""
+        thread = self._source_thread
+        if self.state is not StreamState.LIVE or thread is None:
+            return None
+        lag = self._answer_delay
+        if (since := self._pending_since) is not None:
+            lag = max(lag, now - since)
+        if thread.lag.is_ours() and self.info is not None and self.info.live:
+            lag += thread.lag.seconds
+            if thread.last_frame_at is not None:
+                lag += max(0.0, now - thread.last_frame_at - self._deps.options.stall_after)
+        return StreamLoad(self.every, lag)
 
     def view(self) -> StreamSnapshot:
         """The stream's present state."""
         info = self.info or SourceInfo(0, 0, 0.0, "", live=True)
         publisher, last = self.publisher, self.track.last
+        now = time.monotonic()
+        load = self.load(now)
         return StreamSnapshot(
             name=self.name,
             url=self.url,
             every=self.every,
+            effective_every=self.effective_every,
+            lag=0.0 if load is None else round(load.lag, 3),
+            late=load is not None and load.late,
+            caption_age=None if self._answered is None else round(now - self._answered.arrived, 3),
             state=self.state.value,
             reason=publisher.reason,
             width=info.width,
@@ -210,6 +253,9 @@ class Stream:
             return  # too late, or of an earlier stream of this name
         if not isinstance(outcome, Interim):
             self._answered = sample
+            self._answer_delay = time.monotonic() - sample.arrived
+            submitted = self._submitted
+            self._pending_since = None if submitted is None or submitted is sample else submitted.arrived
             self._answered_event.set()
         self.publisher.on_outcome(outcome)
 
@@ -246,7 +292,7 @@ class Stream:
             listener,
             connection_no=connection_no,
             ring=self._ring,
-            schedule=Schedule(self.every),
+            schedule=Schedule(self.effective_every),
             settings=self.settings,
             timeline=self._timeline,
             statistics=self.reader_statistics,
@@ -266,6 +312,8 @@ class Stream:
     def submit(self, sample: Sample) -> None:
         """Called on the source's thread."""
         self._submitted = sample
+        if self._pending_since is None:
+            self._pending_since = sample.arrived
         self._deps.submit(sample)
 
     async def _drain(self) -> None:
@@ -277,14 +325,16 @@ class Stream:
                     await self._answered_event.wait()
 
     def _watch(self, source_thread: SourceThread) -> None:
-        """Set `live` or `stalled` by the age of the newest frame."""
+        """Set `live` or `stalled` by the age of the newest frame. A camera whose frames wait here is not stalled."""
+        now, stall_after = time.monotonic(), self._deps.options.stall_after
+        source_thread.watch(now)
         if source_thread.last_frame_at is None:
             return
-        age = time.monotonic() - source_thread.last_frame_at
-        if age < self._deps.options.stall_after:
+        age = now - source_thread.last_frame_at
+        if age < stall_after:
             if self.state is not StreamState.LIVE:
                 self.publisher.set_state(StreamState.LIVE)
-        elif self.state is StreamState.LIVE:
+        elif self.state is StreamState.LIVE and source_thread.is_source_silent(now, stall_after):
             self.publisher.set_state(StreamState.STALLED, f"no frame for {age:.1f} s")
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import time
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from streamcap.media.sources import check_url
 from streamcap.media.sources.http.address import HostScope
 from streamcap.streams.counters import Counters
 from streamcap.streams.options import StreamOptions, check_name
+from streamcap.streams.overload import OverloadDetector
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.stream import Stream
 from streamcap.streams.stream_deps import StreamDeps
@@ -24,6 +26,7 @@ from streamcap.streams.stream_deps import StreamDeps
 log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 3.0
+LOAD_CHECK_SECONDS = 1.0
 # Counters kept of removed streams. Policy when full: forget the stream that was removed first.
 NAMES_KEPT = 1024
 DEFAULT_SETTINGS = StreamSettings()
@@ -61,6 +64,9 @@ class StreamSet:
         """Names of all models."""
         self.model_description = ""
         """One line: the model's name and what it was trained on."""
+        self.overload = OverloadDetector(time.monotonic)
+        self.loop_delay = 0.0
+        """Seconds by which the event loop was late in the last LOAD_CHECK_SECONDS."""
         self._deps: StreamDeps | None = None
         self._forget: Callable[[str], None] = lambda name: None
         self._streams: dict[str, Stream] = {}
@@ -213,6 +219,24 @@ class StreamSet:
         task = self._tasks.get(stream.name)
         if task is not None and task.done():
             await stream.unlock()
+
+    async def watch_load(self) -> None:
+        """Judge the load once a second, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LOAD_CHECK_SECONDS
+            await asyncio.sleep(LOAD_CHECK_SECONDS)
+            self.loop_delay = max(0.0, loop.time() - due)
+            self.check_load()
+
+    def check_load(self) -> None:
+        """Log when an overload begins or ends; caption less often while there is one."""
+        now = time.monotonic()
+        loads = [load for stream in self._streams.values() if (load := stream.load(now)) is not None]
+        if line := self.overload.update(loads):
+            log.warning(line)
+        for stream in self._streams.values():
+            stream.set_stretch(self.overload.stretch)
 
     def _check_model(self, settings: StreamSettings) -> None:
         if settings.model not in (None, self.model, *self.models):

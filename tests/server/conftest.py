@@ -30,6 +30,7 @@ from streamcap.server.app import create_app
 from streamcap.server.http_server import listen, serve
 from streamcap.server.options import ServerOptions
 from streamcap.streams.options import StreamOptions, check_name
+from streamcap.streams.overload import OverloadDetector, StreamLoad
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.snapshot import StreamSnapshot
 from streamcap.streams.stream_set import DuplicateStreamError
@@ -59,6 +60,8 @@ class FakeStream:
         self.frame: Any = None
         self.scope = HostScope.ANY
         self.source: Any = PushSource(url) if url.startswith("whip:") else None
+        self.lag = 0.0
+        self.effective_every = self.every
         self._hub = hub
         self._time = 0.0
         hub.add(self.feed)
@@ -122,6 +125,10 @@ class FakeStream:
             samples_missed=4,
             frame_conversion_errors=3,
             files_dropped=2,
+            lag=self.lag,
+            late=StreamLoad(self.every, self.lag).late,
+            effective_every=self.effective_every,
+            caption_age=0.5,
             model=self.settings.model or "",
             **{key: value for key, value in self.settings.as_json().items() if key not in ("every", "model")},
         )
@@ -135,6 +142,8 @@ class FakeStreams:
         self.options = StreamOptions()
         self.ready = True
         self.engine = EngineStatistics()
+        self.overload = OverloadDetector(time.monotonic)
+        self.loop_delay = 0.0
         self.model, self.model_description = "mini", "model mini: drawn scenes"
         self.streams: dict[str, FakeStream] = {}
         self.on_add: Callable[[FakeStream], None] = lambda stream: None

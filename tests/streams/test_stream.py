@@ -15,10 +15,13 @@ import pytest
 from streamcap.captions.hub import SubscribeOptions
 from streamcap.engine.outcome import Captioned, Failed, Interim, Times, Unchanged, Unconfirmed
 from streamcap.media.frame import Sample
+from streamcap.media.sources.base import SourceInfo
+from streamcap.media.wait_clock import WaitClock
 from streamcap.streams.caption_files import CaptionFiles
 from streamcap.streams.counters import Counters
 from streamcap.streams.file_rotation import RotationOptions
-from tests.streams.fakes import FakeService, frame
+from streamcap.streams.overload import OverloadDetector
+from tests.streams.fakes import FakeService, MadeSource, frame
 from tests.timeouts import TIMEOUT_FACTOR
 
 
@@ -124,6 +127,61 @@ async def test_invalid_outcome_of_one_stream_keeps_others(service: FakeService) 
     service.streams.dispatch([broken, whole])
     await service.until(lambda: len(service.of("caption")) == 2)
     assert service.of("caption")[-1]["text"] == "kept"
+
+
+class BusySource(MadeSource):
+    """Never waits for its camera: its thread has more work than it can do."""
+
+    waits = WaitClock()
+
+
+async def test_camera_is_not_blamed_for_our_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.streams.fakes.MadeSource", BusySource)
+    service = FakeService(every=1.0, stall_after=1.2)
+    await first_sample(service)
+    await asyncio.sleep(1.8)  # longer than `stall_after`: no event says that nothing happened
+    assert service.states("door") == ["connecting", "live"]
+    assert service.streams.get("door").view().lag > 0.2
+    await service.streams.close()
+
+
+async def test_silent_camera_is_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    class IdleSource(MadeSource):
+        def open(self) -> SourceInfo:
+            self.waits = WaitClock()
+            self.waits.begin(time.monotonic())
+            return super().open()
+
+    monkeypatch.setattr("tests.streams.fakes.MadeSource", IdleSource)
+    service = FakeService(every=1.0, stall_after=0.3)
+    await first_sample(service)
+    await service.until(lambda: "stalled" in service.states("door"))
+    await service.streams.close()
+
+
+async def test_overload_is_told_to_viewers_and_ends(service: FakeService) -> None:
+    seen = await first_sample(service)
+    door = service.streams.get("door")
+    clock = [0.0]
+    service.streams.overload = OverloadDetector(lambda: clock[0])
+    for _ in range(8):
+        clock[0] += 1
+        late = replace(seen, start=clock[0], arrived=time.monotonic() - 9)
+        service.streams.dispatch([Unchanged(late, decoded=False)])
+        service.streams.check_load()
+    await service.until(lambda: service.of("status")[-1]["reason"] != "")
+    status = service.of("status")[-1]
+    assert (status["state"], status["reason"]) == ("live", "overloaded: a caption every 1.5 s, not every 1 s")
+    view = door.view()
+    assert view.late and view.lag > 8 and (view.every, view.effective_every) == (1.0, 1.5)
+    fresh = replace(seen, start=20.0, arrived=time.monotonic())
+    door.submit(fresh)
+    service.streams.dispatch([Unchanged(fresh, decoded=False)])
+    for _ in range(40):
+        clock[0] += 1
+        service.streams.check_load()
+    await service.until(lambda: service.of("status")[-1]["reason"] == "")
+    assert (door.view().late, door.view().effective_every) == (False, 1.0)
 
 
 async def test_restart_continues_time_after_static_scene(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from streamcap.errors import InputError, StreamcapError
 from streamcap.media.frame import Frame
+from streamcap.media.wait_clock import WaitClock
 
 
 class SourceEnded(StreamcapError):  # noqa: N818 - a typed end, not always an error
@@ -48,6 +49,10 @@ class Source(ABC):
 
     url: str
     """Redacted."""
+    waits: WaitClock | None = None
+    """How long the source's thread waits for data; None: it cannot say."""
+    catch_up: bool = False
+    """Set from any thread: decode only keyframes, because frames wait to be decoded. Not every source can."""
 
     @abstractmethod
     def open(self) -> SourceInfo:

@@ -32,6 +32,7 @@ from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.pacer import Pacer
 from streamcap.media.sources.srt import SourceTimeoutError, SrtPipe
 from streamcap.media.sources.url import NETWORK, file_path, scheme_of, webcam_device
+from streamcap.media.wait_clock import WaitClock
 from streamcap.redact import redact
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,9 @@ class LibavSource(Source):
         self._counts = _Counts()
         self._wall_minus_pts: float | None = None
         self._packet_arrived = 0.0
+        self._waits = self.waits = WaitClock()
+        self._keyframes_only = options.keyframes_only
+        """Whether the decoder skips other frames now."""
         self._silent = False
         """Whether a read timed out."""
 
@@ -174,6 +178,7 @@ class LibavSource(Source):
             arrived = self._packet_arrived
             wall = self._wall() - (self._monotonic() - arrived)
             self._note_capture_time(packet)
+            self._choose_frames(packet)
             for video_frame in self._decode(packet):
                 last_frame_at = arrived
                 frame = self._timed(video_frame, stream, arrived, wall)
@@ -299,6 +304,7 @@ class LibavSource(Source):
         packets = container.demux(stream)
         while True:
             waited_since = self._monotonic()
+            self._waits.begin(waited_since)
             try:
                 packet = next(packets)
             except StopIteration:
@@ -317,10 +323,19 @@ class LibavSource(Source):
                     return
                 raise SourceLost(f"{self.url}: {describe_error(error)}") from None
             self._packet_arrived = self._monotonic()
+            self._waits.end(self._packet_arrived)
             if self._network and self._packet_arrived - waited_since >= self._options.read_timeout:
                 # At a timeout libav returns the packet it held back, whose bytes came before the silence.
                 self._packet_arrived, self._silent = waited_since, True
             yield packet
+
+    def _choose_frames(self, packet: Packet[VideoStream]) -> None:
+        """Begin or end decoding keyframes only, as `catch_up` asks."""
+        wanted = self._options.keyframes_only or self.catch_up
+        # Other frames need the ones before them: they are decoded again from a keyframe on.
+        if wanted != self._keyframes_only and (wanted or packet.is_keyframe):
+            self._keyframes_only = wanted
+            packet.stream.codec_context.skip_frame = "NONKEY" if wanted else "DEFAULT"
 
     def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
         """The frames that a packet completes. Damaged frames are dropped and counted."""
@@ -358,8 +373,10 @@ class LibavSource(Source):
         base = video_frame.time_base or stream.time_base or FINE
         stamp = self._clock.stamp(None, FINE, arrived) if self._untimed else self._clock.stamp(pts, base, arrived)
         if self._pacer is not None:
+            self._waits.begin(self._monotonic())
             if self._stopping.wait(self._pacer.wait(stamp.epoch, stamp.time)):
                 return None
+            self._waits.end(self._monotonic())
             # Played as if captured now.
             arrived, wall = self._monotonic(), self._wall()
         captured_at, captured_at_source = self._captured(video_frame, wall)

@@ -6,9 +6,6 @@ import { watch } from "./video.js";
 
 const PAST_CAPTIONS = 60;
 const STAGES = ["ingest", "queue", "encode", "decode"];
-// Captions this late, or this many intervals late, mean that the service cannot keep up.
-const LATE_MS = 3000;
-const LATE_INTERVALS = 3;
 const SHOWS_DOUBT = new URLSearchParams(location.search).get("doubt") !== "0";
 // A caption that nothing has confirmed for this long may no longer be true.
 const OLD_SECONDS = 5;
@@ -24,6 +21,10 @@ function clock(seconds) {
 function duration(ms) {
   if (ms < 1000) return `${ms.toFixed(0)} ms`;
   return ms < 10_000 ? `${(ms / 1000).toFixed(1)} s` : wholeSeconds(ms / 1000);
+}
+
+function interval({ every, effective_every: now }) {
+  return now > every ? `every ${Number(now.toPrecision(2))} s, not ${every} s` : `every ${every} s`;
 }
 
 function wholeSeconds(seconds) {
@@ -77,10 +78,9 @@ export class Card {
     return this.state === "failed" || this.state === "ended";
   }
 
-  // Milliseconds from frame to caption if the service is overloaded, else 0.
+  // Milliseconds by which the service says that it is late on this camera; 0 if that is not much.
   get lateness() {
-    const every = 1000 * (this.view?.every ?? 1);
-    return this.state === "live" && this.total > Math.max(LATE_MS, LATE_INTERVALS * every) ? this.total : 0;
+    return this.state === "live" && this.view?.late ? 1000 * this.view.lag : 0;
   }
 
   announce(on) {
@@ -141,7 +141,7 @@ export class Card {
     this.tune();
     const size = view.width ? `${view.width} × ${view.height}` : "";
     this.parts.address.textContent = this.parts.address.title = view.url;
-    this.parts.numbers.textContent = [size, `every ${view.every} s`, `${view.captions} captions`].filter(Boolean).join(" · ");
+    this.parts.numbers.textContent = [size, interval(view), `${view.captions} captions`].filter(Boolean).join(" · ");
     this.parts.numbers.title = `${view.extended} times the image had not changed; ${view.missed} moments without a frame`;
     const last = view.last_caption;
     if (!last) return;

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import PlainTextResponse
 
 from streamcap.server.auth import Auth
 from streamcap.server.metrics import Metrics
 from streamcap.server.readiness import NOT_READY
 from streamcap.streams.stream_set import StreamSet
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def routes(streams: StreamSet, metrics: Metrics, auth: Auth) -> APIRouter:
@@ -22,12 +23,17 @@ def routes(streams: StreamSet, metrics: Metrics, auth: Auth) -> APIRouter:
 
     @router.get("/readyz", response_class=PlainTextResponse)
     async def readyz() -> PlainTextResponse:
-        """200 when the model is loaded and the streams are added; 503 before, and during shutdown."""
-        return PlainTextResponse("ready\n") if streams.ready else PlainTextResponse(f"{NOT_READY}\n", 503)
+        """200 when the model is loaded and the streams are added; 503 before, and during shutdown. An overload is
+        named, with 200: a restart would not help, and viewers are served.
+        """
+        if not streams.ready:
+            return PlainTextResponse(f"{NOT_READY}\n", 503)
+        load = streams.overload.describe()
+        return PlainTextResponse(f"ready; overloaded: {load}\n" if load else "ready\n")
 
     @router.get("/metrics", dependencies=[Depends(auth.viewer)], response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """Counters and latencies for Prometheus."""
-        return Response(generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     return router

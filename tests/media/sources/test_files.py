@@ -47,6 +47,24 @@ def test_file_is_read_to_its_end(tmp_path: Path, name: str) -> None:
     assert (counts["frames"], counts["decode_errors"], counts["repaired_pts"], counts["epochs"]) == (20, 0, 0, 0)
 
 
+def test_catching_up_decodes_keyframes_until_the_next(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "film.ts", seconds=5.0, rate=10)
+    source = open_source(str(path), options=FAST)
+    source.open()
+    source.catch_up = True
+    times: list[float] = []
+    with pytest.raises(SourceEnded):
+        for frame in source.frames():
+            times.append(frame.time)
+            source.catch_up = len(times) < 3
+    source.close()
+    first = times[0]
+    # Three keyframes; from the fourth on every frame, whole.
+    wanted = [0.0, 1.0, 2.0, *(3.0 + number / 10 for number in range(20))]
+    assert [time - first for time in times] == pytest.approx(wanted, abs=0.002)
+    assert source.statistics()["decode_errors"] == 0
+
+
 def test_frame_times_match_ffprobe(tmp_path: Path) -> None:
     ffprobe = require_program("ffprobe")
     path = write_video(tmp_path / "film.mp4", seconds=1.0, rate=12)

@@ -295,11 +295,13 @@ async def test_overload_and_caption_age_are_shown(browser: Browser, server: Serv
     assert not await page.locator("#overload").is_visible()
     late = replace(LATENCY, queue=55_000.0, total=55_010.0)
     door.publish(door.track.final(door.at(), "a cat sleeps", -0.4, late))
+    door.lag, door.effective_every = 55.01, 1.5
     await (
         page.get_by_role("status").get_by_text("Overloaded: captions are up to 55 s late on 1 of 1 cameras.").wait_for()
     )
     await page.get_by_text("55 s behind").wait_for()
     await page.get_by_text("caption 5").wait_for()
+    await page.get_by_text("every 1.5 s, not 1 s").wait_for()
 
 
 async def test_removed_own_camera_is_released(browser: Browser, server: Server) -> None:
@@ -427,6 +429,7 @@ async def test_text_contrast(browser: Browser, server: Server, scheme: str) -> N
     door.status(StreamState.LIVE)
     late = replace(LATENCY, queue=55_000.0, total=55_010.0)
     door.publish(door.track.final(door.at(), "a cat sleeps", -0.4, late))
+    door.lag = 55.01
     page = await page_without_errors(browser, server.url, color_scheme=scheme)
     await page.get_by_text("55 s behind").wait_for()
     await page.get_by_role("button", name="Add a camera").click()

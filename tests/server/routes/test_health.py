@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from streamcap.captioner.decoding.drafts import DraftStatistics
 from streamcap.captions.event import StreamState
 from streamcap.engine.statistics import ModelStatistics
+from streamcap.streams.overload import OverloadDetector, StreamLoad
 from tests.server.conftest import Server, receive
 
 
@@ -50,6 +51,30 @@ async def test_metrics_report_events(server: Server) -> None:
 
     await server.streams.remove("door")
     assert not [labels for _, labels in await scrape(server) if "stream=door" in labels]
+
+
+async def test_metrics_report_overload(server: Server) -> None:
+    door = server.streams.get("door")
+    door.lag = 12.5
+    assert (await server.http.get("/readyz")).text == "ready\n"
+    clock = [0.0]
+    server.streams.overload = OverloadDetector(lambda: clock[0])
+    for second in range(10):
+        clock[0] = float(second)
+        server.streams.overload.update([StreamLoad(1.0, 12.5), StreamLoad(1.0, 0.1)])
+    server.streams.loop_delay = 0.25
+    values = await scrape(server)
+    assert values["streamcap_stream_lag_seconds", "stream=door"] == 12.5
+    assert values["streamcap_caption_age_seconds", "stream=door"] == 0.5
+    assert values["streamcap_overloaded", ""] == 1
+    assert values["streamcap_late_share", ""] == 0.5
+    assert values["streamcap_max_stream_lag_seconds", ""] == 12.5
+    assert values["streamcap_interval_stretch", ""] == 1.5
+    assert values["streamcap_event_loop_delay_seconds", ""] == 0.25
+    # Still 200: a restart would not help.
+    answer = await server.http.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.text == "ready; overloaded: captions are up to 12 s late on 1 of 2 streams\n"
 
 
 async def test_metrics_report_drafts(server: Server) -> None:

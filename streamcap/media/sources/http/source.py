@@ -24,6 +24,7 @@ from streamcap.media.sources.http.jpeg import START, JpegSplitter, jpeg_size
 from streamcap.media.sources.http.video import HttpVideoSource
 from streamcap.media.sources.libav import FINE
 from streamcap.media.sources.options import SourceOptions
+from streamcap.media.wait_clock import WaitClock
 from streamcap.redact import redact
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class HttpSource(Source):
         self._splitter = JpegSplitter()
         self._waiting: list[bytes] = []
         self._polled = False
+        self._waits = self.waits = WaitClock()
         self._clock = MediaClock()
         self._decoder = av.VideoCodecContext.create("mjpeg", "r")
         self._decoder.options = {"max_pixels": str(options.max_pixels)}
@@ -94,7 +96,11 @@ class HttpSource(Source):
 
     def frames(self) -> Iterator[Frame]:
         if self._inner is not None:
-            yield from self._inner.frames()
+            # The thread that watches reads these of this source.
+            self.waits = self._inner.waits
+            for frame in self._inner.frames():
+                self._inner.catch_up = self.catch_up
+                yield frame
             return
         while not self._stopping.is_set():
             for data in self._waiting:
@@ -170,23 +176,28 @@ class HttpSource(Source):
         response = self._response
         if response is None:
             raise SourceLost(f"{self.url}: not open")
+        self._waits.begin(self._monotonic())
         try:
             data = response.read1(_READ_BYTES)
         except TimeoutError:
             raise SourceLost(f"{self.url}: no data for {self._options.read_timeout:g} s") from None
         except (OSError, http.client.HTTPException) as error:
             raise SourceLost(f"{self.url}: {_words(error)}") from None
+        finally:
+            self._waits.end(self._monotonic())
         if not data:
             raise SourceLost(f"{self.url}: the other side closed the stream")
         return self._splitter.feed(data)
 
     def _poll(self) -> list[bytes]:
+        self._waits.begin(self._monotonic())
         if self._stopping.wait(self._options.poll_interval):
             return []
         self.close()
         self._splitter = JpegSplitter()
         try:
             self._response = self._client.get()
+            self._waits.end(self._monotonic())
             deadline = self._monotonic() + self._options.read_timeout
             while self._monotonic() < deadline:
                 images = self._more()
