@@ -38,6 +38,10 @@ def open_source(url: str, *, options: SourceOptions | None = None) -> Source:
         from streamcap.media.sources.http.source import HttpSource
 
         return HttpSource(url, options)
+    if scheme in ("rtsp", "rtsps"):
+        from streamcap.media.sources.rtsp.source import RtspSource
+
+        return RtspSource(url, options)
     from streamcap.media.sources.libav import LibavSource
 
     return LibavSource(url, options)

@@ -56,8 +56,8 @@ def open_error(
 
 def _login_reason(url: str, guard: HostGuard) -> str:
     offered = rtsp_challenges(url, guard, timeout=_DIAGNOSIS_SECONDS)
-    if offered and not {"Basic", "Digest MD5"} & set(offered):
-        return f"401: it offers only {' and '.join(offered)} to log in; libav knows Basic and Digest MD5"
+    if offered and not {"Basic", "Digest MD5", "Digest SHA-256"} & set(offered):
+        return f"401: it offers only {' and '.join(offered)} to log in; Basic, Digest MD5 and SHA-256 are known"
     if "@" not in url:
         return "401: it asks for a user name and a password; write them as SCHEME://USER:PASSWORD@HOST"
     return "401: it does not accept this user name and password"

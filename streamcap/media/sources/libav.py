@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import struct
 import threading
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
+from urllib.parse import urlsplit
 
 import av
 from av import Packet, VideoFrame
@@ -26,7 +26,7 @@ from streamcap.media.frame import CaptureClock, Frame
 from streamcap.media.orientation import sample_aspect
 from streamcap.media.sources.base import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
 from streamcap.media.sources.errors import HUNG_UP, describe_error, open_error
-from streamcap.media.sources.http.address import HostGuard
+from streamcap.media.sources.http.address import ForbiddenHostError, HostGuard, HostScope
 from streamcap.media.sources.http.jpeg import jpeg_size
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.pacer import Pacer
@@ -49,7 +49,7 @@ FINE = Fraction(1, 90_000)
 _LOW_LATENCY = {"probesize": "32", "fpsprobesize": "0", "analyzeduration": "0"}
 # Each scheme has a whitelist of protocols, which also applies to nested URLs (segments, keys).
 _RTSP = {"rtsp_transport": "tcp", "protocol_whitelist": "tcp", **_LOW_LATENCY}
-_RTSP_UDP = {"rtsp_transport": "udp", "protocol_whitelist": "tcp,rtp,udp"}
+RTSP_UDP = {"rtsp_transport": "udp", "protocol_whitelist": "tcp,rtp,udp"}
 _RTMP = {"fflags": "nobuffer", "rtmp_live": "live", "analyzeduration": "500000", "protocol_whitelist": "rtmp,tcp"}
 _DATAGRAMS = {"fflags": "nobuffer", "analyzeduration": "1000000"}
 HTTP_OPTIONS = {
@@ -58,7 +58,7 @@ HTTP_OPTIONS = {
     "protocol_whitelist": "http,https,httpproxy,tcp,tls,crypto",
     "format_whitelist": f"hls,webvtt,{FILE_FORMATS}",
 }
-_OPTIONS: dict[str, dict[str, str]] = {
+LIBAV_OPTIONS: dict[str, dict[str, str]] = {
     "rtsp": _RTSP,
     "rtsps": {**_RTSP, "protocol_whitelist": "tls,tcp"},
     "rtmp": _RTMP,
@@ -72,7 +72,7 @@ _OPTIONS: dict[str, dict[str, str]] = {
     "webcam": {"protocol_whitelist": ""},
 }
 # The one format of each scheme. HTTP and files have several, in `format_whitelist`.
-_FORMATS = {
+FORMATS = {
     "rtsp": "rtsp",
     "rtsps": "rtsp",
     "rtmp": "flv",
@@ -82,6 +82,10 @@ _FORMATS = {
     "rtp": "rtp",
     "webcam": "v4l2",
 }
+
+
+# libav resolves the host of these itself, once: it gets the address that was checked in its place.
+_PINNED = ("rtmp", "rtmps", "srt")
 
 
 @dataclass(slots=True)
@@ -227,28 +231,25 @@ class LibavSource(Source):
         elif self._scheme == "file":
             name = f"file:{file_path(self._secret_url)}"
         timeout = (self._options.open_timeout, self._options.read_timeout) if self._network else None
-        options: dict[str, Any] = {**_OPTIONS[self._scheme], **self._limits}
+        options: dict[str, Any] = {**LIBAV_OPTIONS[self._scheme], **self._limits}
+        if self._options.scope is not HostScope.ANY and self._scheme in _PINNED and urlsplit(name).hostname:
+            name, more = pinned(name, self._guard)
+            options |= more
         try:
-            return av.open(name, "r", format=_FORMATS.get(self._scheme), options=options, timeout=timeout)
+            return av.open(name, "r", format=FORMATS.get(self._scheme), options=options, timeout=timeout)
         except av.error.ProtocolNotFoundError:
             if self._scheme != "srt":
                 raise
-            return self._open_pipe()
-        except av.FFmpegError as error:
-            if error.errno != errno.EPROTONOSUPPORT or self._scheme != "rtsp":
-                raise
-            # The error of libav for 461: the camera does not serve RTSP over TCP.
-            log.warning("%s: it serves no RTSP over TCP (461); reading over UDP, where packets may be lost", self.url)
-            return av.open(name, "r", format="rtsp", options={**options, **_RTSP_UDP}, timeout=timeout)
+            return self._open_pipe(name)
 
-    def _open_pipe(self) -> InputContainer:
+    def _open_pipe(self, url: str) -> InputContainer:
         self._pipe = SrtPipe(
-            self._secret_url,
+            url,
             open_timeout=self._options.open_timeout,
             read_timeout=self._options.read_timeout,
             stopping=self._stopping,
         )
-        return av.open(self._pipe, "r", format=_FORMATS["srt"], options={**_OPTIONS["srt"], **self._limits})
+        return av.open(self._pipe, "r", format=FORMATS["srt"], options={**LIBAV_OPTIONS["srt"], **self._limits})
 
     def _prepare(self, container: InputContainer, stream: VideoStream) -> SourceInfo:
         context = stream.codec_context
@@ -391,3 +392,26 @@ class LibavSource(Source):
             captured_at_source=captured_at_source,
             sample_aspect=sample_aspect(stream),
         )
+
+
+def pinned(url: str, guard: HostGuard) -> tuple[str, dict[str, str]]:
+    """`url` with an address that `guard` has checked in place of its host, and options that tell the server the name.
+
+    Raises SourceRefused.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        address = guard.resolve(host, parts.port or 0)[0]
+    except ForbiddenHostError as fault:
+        raise SourceRefused(f"{redact(url)}: {fault}", retry=False) from None
+    except OSError:
+        raise SourceRefused(f"{redact(url)}: the name {host} is not known to the name server", retry=True) from None
+    login, at, place = parts.netloc.rpartition("@")
+    port = f":{parts.port}" if parts.port else ""
+    literal = f"[{address}]" if ":" in address else address
+    options = {}
+    if parts.scheme.lower().startswith("rtmp"):
+        # Servers choose the site by this name: without it, libav would send the address.
+        options["rtmp_tcurl"] = f"{parts.scheme}://{place}/{parts.path.lstrip('/').partition('/')[0]}"
+    return parts._replace(netloc=f"{login}{at}{literal}{port}").geturl(), options

@@ -173,11 +173,11 @@ def test_camera_without_tcp_is_read_over_udp(caplog: pytest.LogCaptureFixture) -
 
 def test_login_that_libav_does_not_know_is_named() -> None:
     challenge = (
-        b'RTSP/1.0 401 Unauthorized\r\n{cseq}\r\nWWW-Authenticate: Digest realm="c", nonce="1", algorithm=SHA-256'
+        b'RTSP/1.0 401 Unauthorized\r\n{cseq}\r\nWWW-Authenticate: Digest realm="c", nonce="1", algorithm=SHA-512-256'
     )
     with answering(challenge + b"\r\n\r\n") as port:
         error = refused(f"rtsp://viewer:hunter2@127.0.0.1:{port}/live")
-    assert "401: it offers only Digest SHA-256 to log in" in str(error)
+    assert "401: it offers only Digest SHA-512-256 to log in" in str(error)
     assert not error.retry
 
 

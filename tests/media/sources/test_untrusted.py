@@ -17,7 +17,8 @@ import pytest
 from streamcap.errors import InputError, StreamcapError
 from streamcap.media.files.video_file import VideoFile
 from streamcap.media.sources import SourceOptions, open_source
-from streamcap.media.sources.libav import _FORMATS, _OPTIONS
+from streamcap.media.sources.libav import FORMATS as LIBAV_FORMATS
+from streamcap.media.sources.libav import LIBAV_OPTIONS
 from streamcap.media.sources.url import NETWORK
 from testbed.answers import answering
 from testbed.canary import Canary
@@ -178,9 +179,11 @@ def test_srt_listener_takes_mpegts_alone(canary: Canary, trick: str, target: str
 
 @pytest.mark.parametrize("scheme", [*NETWORK, "file", "webcam"])
 def test_every_scheme_names_formats_and_protocols(scheme: str) -> None:
-    assert "protocol_whitelist" in _OPTIONS[scheme]
-    assert scheme in _FORMATS or "format_whitelist" in _OPTIONS[scheme]
-    assert not {"concat", "dash", "sdp", "image2", "tty"} & set(_OPTIONS[scheme].get("format_whitelist", "").split(","))
+    assert "protocol_whitelist" in LIBAV_OPTIONS[scheme]
+    assert scheme in LIBAV_FORMATS or "format_whitelist" in LIBAV_OPTIONS[scheme]
+    assert not {"concat", "dash", "sdp", "image2", "tty"} & set(
+        LIBAV_OPTIONS[scheme].get("format_whitelist", "").split(",")
+    )
 
 
 @pytest.mark.parametrize("where", ["http://{address}/x", "file:{file}", "ftp://{address}/x", "rtmp://{address}/x"])

@@ -35,7 +35,8 @@ class HostGuard:
     def __init__(self, url: str, scope: HostScope) -> None:
         self._own = urlsplit(url).hostname
         self._scope = scope
-        self._own_is_private = False
+        self.own_is_private = False
+        """Whether the source's own host has a private address; known once it was resolved."""
 
     def resolve(self, host: str, port: int) -> list[str]:
         """The addresses of `host`. Raises ForbiddenHostError, OSError."""
@@ -44,9 +45,9 @@ class HostGuard:
         except UnicodeError as error:
             raise OSError(f"the name {host[:80]!r} is not valid") from error
         if self._scope is HostScope.ANY and host == self._own:
-            self._own_is_private = addresses_fault(addresses, allow_private=False) is not None
+            self.own_is_private = addresses_fault(addresses, allow_private=False) is not None
             return addresses
-        allow_private = self._scope is HostScope.PRIVATE or (self._scope is HostScope.ANY and self._own_is_private)
+        allow_private = self._scope is HostScope.PRIVATE or (self._scope is HostScope.ANY and self.own_is_private)
         fault = addresses_fault(addresses, allow_private=allow_private)
         if fault is not None:
             raise ForbiddenHostError(fault)
