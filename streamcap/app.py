@@ -10,20 +10,21 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from streamcap.captions.hub import Hub
 from streamcap.daemon_pool import DaemonPool
 from streamcap.engine.engine import Engine, EngineOptions
-from streamcap.engine.live import LiveModel
+from streamcap.engine.model_settings import ModelSettings
 from streamcap.engine.outcome import Outcome
+from streamcap.engine.served_model import ServedModels
 from streamcap.errors import LostCaptionsError
-from streamcap.media.convert import Converter
 from streamcap.media.sources import SourceOptions, open_source
 from streamcap.media.sources.base import Source
 from streamcap.media.sources.http.address import HostScope
+from streamcap.models import LoadedModel, complete, load_models, serve_local
 from streamcap.server import http_server
 from streamcap.server.app import create_app
 from streamcap.server.options import ServerOptions
@@ -34,7 +35,6 @@ from streamcap.streams.stream_set import StreamSet
 
 if TYPE_CHECKING:
     from streamcap.captioner import Captioner
-    from streamcap.image_spec import Fit
 
 log = logging.getLogger(__name__)
 
@@ -50,27 +50,25 @@ class ServeOptions:
     stream_options: StreamOptions
     server: ServerOptions
     engine: EngineOptions
-    model: str
-    """Name of the model, as given by `--model`."""
-    fit: Fit | None
-    """None: the model's."""
+    models: Mapping[str, ModelSettings]
+    """By name, at least one. The first is that of streams that name none."""
     show: Callable[[Hub], Coroutine[None, None, None]] | None = None
     """Coroutine that shows captions in the terminal."""
 
 
 async def serve_streams(
     options: ServeOptions,
-    load: Callable[[], Captioner],
+    load: Callable[[ModelSettings], Captioner],
     listener: socket.socket,
     *,
     on_signal: Callable[[], None] = lambda: None,
 ) -> bool:
     """Serve until SIGINT or SIGTERM.
 
-    `load` runs on its own thread. Meanwhile `/healthz` returns 200, `/readyz` returns 503, and a signal stops the
-    service. `on_signal` is called at the first signal, so that the owner of the process can bound its end. Returns
-    whether all threads that may be inside torch have ended. Raises StreamcapError: the error of `load`, a stream that
-    cannot be added, or lost finals.
+    `load` loads a local model, on its own thread. Meanwhile `/healthz` returns 200, `/readyz` returns 503, and a
+    signal stops the service. `on_signal` is called at the first signal, so that the owner of the process can bound its
+    end. Returns whether all threads that may be inside torch have ended. Raises StreamcapError: the error of `load`, a
+    stream that cannot be added, or lost finals.
     """
     loop = asyncio.get_running_loop()
     stop, server_stop = asyncio.Event(), asyncio.Event()
@@ -78,12 +76,13 @@ async def serve_streams(
         loop.add_signal_handler(number, _stop, stop, on_signal)
     # Its default action ends the process, for example when the terminal closes.
     loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP: ignored; to change options, restart the service")
+    models = complete(options.models)
     streams = StreamSet(options.stream_options, Hub(time.monotonic, time.time))
     app = create_app(streams, options.server)
     serving = asyncio.create_task(http_server.serve(app, options.server, server_stop, listener), name="server")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     model_thread, stop_thread = DaemonPool("model"), DaemonPool("stop")
-    loading = asyncio.create_task(model_thread.run(_load, load), name="model")
+    loading = asyncio.create_task(model_thread.run(load_models, models, load), name="model")
     watching = asyncio.create_task(streams.watch_load(), name="load")
     showing = None if options.show is None else asyncio.create_task(options.show(streams.hub), name="show")
     engine: Engine | None = None
@@ -91,7 +90,7 @@ async def serve_streams(
         first: tuple[asyncio.Future[Any], ...] = (loading, serving, stopping)
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
-            engine = _start_engine(streams, *loading.result(), options)
+            engine = _start_engine(streams, models, loading.result(), options)
             # What exists by now stays: collections need not visit it.
             gc.freeze()
             adding = asyncio.create_task(_add(streams, options.sources), name="add-streams")
@@ -133,37 +132,25 @@ async def _add(streams: StreamSet, sources: Sequence[tuple[str | None, str]]) ->
         raise errors.exceptions[0] from None
 
 
-def _load(load: Callable[[], Captioner]) -> tuple[Captioner, LiveModel]:
-    """Load the model and warm it up, which would otherwise delay the first caption."""
-    captioner = load()
-    live = LiveModel(captioner)
-    live.warm_up()
-    return captioner, live
-
-
-def _start_engine(streams: StreamSet, captioner: Captioner, live: LiveModel, options: ServeOptions) -> Engine:
+def _start_engine(
+    streams: StreamSet, models: Mapping[str, ModelSettings], loaded: Mapping[str, LoadedModel], options: ServeOptions
+) -> Engine:
     """Start the engine and let streams be added."""
-    from streamcap.captioner.registry import describe_model
-
     loop = asyncio.get_running_loop()
 
     def deliver(outcomes: list[Outcome]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has closed
             loop.call_soon_threadsafe(streams.dispatch, outcomes)
 
-    engine = Engine({"": live}, options.engine, deliver)
-    engine.statistics.models[""].drafts = live.draft_statistics
-    image = captioner.image_spec if options.fit is None else replace(captioner.image_spec, fit=options.fit)
+    engine = Engine({}, options.engine, deliver)
+    served = [serve_local(name, models[name], model, engine) for name, model in loaded.items()]
     deps = StreamDeps(
         options=options.stream_options,
         hub=streams.hub,
         open_source=_opener(options.stream_options),
-        convert=Converter(image, captioner.clip_length),
+        models=ServedModels(served, next(iter(options.models))),
         submit=engine.submit,
-        clip_length=captioner.clip_length,
     )
-    streams.model = options.model
-    streams.model_description = describe_model(options.model, captioner.info["family"])
     streams.begin(deps, forget=engine.forget, engine=engine.statistics)
     engine.start()
     return engine

@@ -19,6 +19,7 @@ from websockets.exceptions import InvalidStatus
 from streamcap.app import ServeOptions, _opener, serve_streams
 from streamcap.engine.change_gate import ChangeGateOptions
 from streamcap.engine.engine import EngineOptions
+from streamcap.engine.model_settings import ModelSettings
 from streamcap.errors import InputError
 from streamcap.media.sources import SourceEnded
 from streamcap.server.http_server import listen
@@ -35,8 +36,7 @@ OPTIONS = ServeOptions(
     stream_options=StreamOptions(),
     server=ServerOptions(port=0),
     engine=EngineOptions(ChangeGateOptions(threshold=0.02)),
-    model="mini",
-    fit=None,
+    models={"mini": ModelSettings()},
 )
 
 
@@ -67,7 +67,7 @@ def test_loading_service_is_alive_not_ready_and_stoppable() -> None:
 async def alive_while_loading() -> None:
     loaded = threading.Event()
 
-    def load() -> Captioner:
+    def load(_settings: ModelSettings) -> Captioner:
         loaded.wait(TIMEOUT_FACTOR)
         raise InputError("nobody waits for it any more")
 
@@ -96,7 +96,7 @@ async def alive_while_loading() -> None:
 
 
 async def test_failed_model_load_stops_service_with_reason() -> None:
-    def load() -> Captioner:
+    def load(_settings: ModelSettings) -> Captioner:
         raise InputError("no such model")
 
     with listen(OPTIONS.server) as listener, pytest.raises(InputError, match="no such model"):

@@ -56,6 +56,8 @@ class Caption:
     """Seconds since 1970 UTC."""
     captured_at_source: CaptureClock
     latency: Latency
+    model: str = ""
+    """Name of the model that wrote it; empty in captions of earlier versions."""
 
     def as_json(self) -> dict[str, object]:
         """The fields of a `caption` event, without `type` and `seq`."""
@@ -70,6 +72,7 @@ class Caption:
             "text": self.text,
             "logprob": _rounded(self.logprob),
             "confidence": _rounded(self.confidence),
+            "model": self.model,
             "captured_at": utc_text(self.captured_at),
             "captured_at_source": self.captured_at_source,
             "latency_ms": self.latency.as_json(),

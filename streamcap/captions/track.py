@@ -13,12 +13,14 @@ from streamcap.captions.text import clean_text
 
 @dataclass(frozen=True, slots=True)
 class SampleTime:
-    """Epoch and times of the sampled frame."""
+    """Epoch and times of the sampled frame, and its model."""
 
     epoch: int
     start: float
     captured_at: float
     captured_at_source: CaptureClock
+    model: str = ""
+    """Name of the model that captions it."""
 
 
 class CaptionTrack:
@@ -146,6 +148,7 @@ class CaptionTrack:
             captured_at=at.captured_at,
             captured_at_source=at.captured_at_source,
             latency=latency,
+            model=at.model,
         )
 
     def _move_end(self, end: float) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from streamcap.captioner import Captioner
+    from streamcap.engine.model_settings import ModelSettings
 
 log = logging.getLogger(__name__)
 
@@ -219,6 +220,7 @@ def serve(
     from streamcap.cli.console import print_captions
     from streamcap.engine.change_gate import ChangeGateOptions
     from streamcap.engine.engine import EngineOptions
+    from streamcap.engine.model_settings import ModelSettings
     from streamcap.server.http_server import allow_connections, listen
     from streamcap.server.ice import IceServer
     from streamcap.server.options import ServerOptions
@@ -261,11 +263,10 @@ def serve(
         stream_options=stream_options,
         server=server_options,
         engine=engine_options,
-        model=model,
-        fit=fit,
+        models={model: ModelSettings(model, device, precision, vision, tokenizer, fit)},
         show=None if quiet else print_captions,
     )
-    load = functools.partial(_load, model, device, precision, threads, vision=vision, tokenizer=tokenizer)
+    load = functools.partial(_load, threads=threads)
     # A port in use is reported before the model is loaded.
     with listen(server_options) as listener:
         allow_connections()
@@ -305,9 +306,7 @@ def _is_file(path: str) -> bool:
         return False
 
 
-def _load(
-    model: str, device: str, precision: str, threads: int | None, *, vision: str | None, tokenizer: str | None
-) -> Captioner:
+def _load(settings: ModelSettings, *, threads: int | None) -> Captioner:
     from streamcap.captioner import load_captioner
     from streamcap.captioner.registry import describe_model
 
@@ -316,9 +315,16 @@ def _load(
 
         torch.set_num_threads(threads)
     started_at = time.monotonic()
-    captioner = load_captioner(model, device=device, precision=precision, vision=vision, tokenizer=tokenizer)
+    captioner = load_captioner(
+        settings.model,
+        device=settings.device,
+        precision=settings.precision,
+        vision=settings.vision,
+        tokenizer=settings.tokenizer,
+    )
     captioner.require_text()
-    log.info("%s (loaded in %.1f s)", describe_model(model, captioner.info["family"]), time.monotonic() - started_at)
+    described = describe_model(settings.model, captioner.info["family"])
+    log.info("%s (loaded in %.1f s)", described, time.monotonic() - started_at)
     return captioner
 
 

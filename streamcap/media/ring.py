@@ -37,12 +37,15 @@ class FrameRing:
             raise InputError(
                 f"a ring of {seconds:g} seconds, {frames} frames and {spacing:g} spacing cannot store a frame"
             )
-        self._spacing = spacing
-        self._seconds = seconds
-        self._max_frames = frames
+        self._spacing, self._seconds, self._max_frames = spacing, seconds, frames
         self._stored: deque[_Stored] = deque()
         self._mask = None if mask is None else FrameMask(mask)
         self._lock = threading.Lock()
+
+    def resize(self, *, seconds: float, frames: int, spacing: float = 0.0) -> None:
+        """Use other bounds from the next frame on."""
+        with self._lock:
+            self._spacing, self._seconds, self._max_frames = spacing, seconds, frames
 
     def set_mask(self, mask: Mask | None) -> None:
         """Mask the frames from now on. Older frames are forgotten: they may show what must no longer be seen."""

@@ -14,6 +14,7 @@ from streamcap.captions.caption import Caption
 from streamcap.captions.event import Event, StreamState
 from streamcap.server.exposition import Histograms, render
 from streamcap.server.feed.broadcaster import FeedBroadcaster
+from streamcap.server.model_metrics import model_metrics
 from streamcap.server.webrtc.offers import OfferPace
 from streamcap.streams.stream_set import StreamSet
 
@@ -112,10 +113,7 @@ class Metrics:
 
     def _of_engine(self) -> Iterator[Metric]:
         engine = self._streams.engine
-        model = GaugeMetricFamily("streamcap_model_info", "1 for the model that runs.", labels=("model",))
-        if self._streams.model:
-            model.add_metric((self._streams.model,), 1.0)
-        yield model
+        yield from model_metrics(self._streams)
         yield _counter("engine_samples", "Samples submitted to the engine.", engine.samples)
         yield _counter("engine_batches", "Batches run on the device.", engine.batches)
         yield _counter("engine_captioned", "Samples decoded to a new caption.", engine.captioned)

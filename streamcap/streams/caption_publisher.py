@@ -171,13 +171,15 @@ class CaptionPublisher:
         """Handle the engine's outcome of one sample."""
         sample = outcome.sample
         if not isinstance(outcome, Interim):
-            self._set_model(f"captioning failed: {redact(outcome.reason)}" if isinstance(outcome, Failed) else "")
+            reason = f"captioning failed: {outcome.reason}" if isinstance(outcome, Failed) else sample.notice
+            self._set_model(redact(reason))
         match outcome:
-            case Interim() if not self._interims_allowed:
-                pass  # its confidence is not known yet
+            case Interim() if not (self._interims_allowed or sample.images):
+                pass  # its confidence is not known yet; remote models give none
             case Interim():
                 latency = _latency(sample, outcome.times)
-                self._publish_caption(self.track.interim(_sample_time(sample), outcome.text, latency))
+                caption = self.track.interim(_sample_time(sample), outcome.text, latency)
+                self._publish_caption(caption, patience=latency.decode if sample.images else 0.0)
             case Captioned(confidence=confidence) if confidence is not None and confidence < self.min_confidence:
                 self._hold_back()
             case Captioned():
@@ -189,7 +191,7 @@ class CaptionPublisher:
                     _sample_time(first or sample), outcome.text, outcome.logprob, latency, outcome.confidence
                 )
                 self.captions += 1
-                self._publish_caption(caption)
+                self._publish_caption(caption, patience=caption.latency.decode if sample.images else 0.0)
                 if first is not None:
                     self._extend(sample)
             case Unchanged():
@@ -222,8 +224,10 @@ class CaptionPublisher:
         if self._writer is not None and (self._outbox or self._writer.is_low(self._shown)):
             self._wake.set()
 
-    def _publish_caption(self, caption: Caption) -> None:
-        self.publish(caption, live=caption.latency.total / 1000 <= self._options.max_age)
+    def _publish_caption(self, caption: Caption, patience: float = 0.0) -> None:
+        """`patience`: milliseconds that do not count as age: those of a remote model, which may answer slowly."""
+        age = caption.latency.total - patience
+        self.publish(caption, live=age / 1000 <= self._options.max_age)
         if caption.is_final:
             self._touch_cues()
 
@@ -473,7 +477,7 @@ def _held_reason(reason: str) -> str:
 
 
 def _sample_time(sample: Sample) -> SampleTime:
-    return SampleTime(sample.epoch, sample.start, sample.captured_at, sample.captured_at_source)
+    return SampleTime(sample.epoch, sample.start, sample.captured_at, sample.captured_at_source, sample.model)
 
 
 def _latency(sample: Sample, times: Times, first: Sample | None = None) -> Latency:

@@ -86,8 +86,7 @@ class SourceThread:
         self._ring = ring
         self._schedule = schedule
         self._timeline = timeline
-        self._convert = deps.convert
-        self._clip_length = deps.clip_length
+        self._models = deps.models
         self._clip_seconds = deps.options.clip_seconds
         self._listener = listener
         self._statistics = statistics
@@ -164,12 +163,14 @@ class SourceThread:
         if not self._schedule.due(frame):
             return
         self._statistics.samples_missed = self._samples_missed_before + self._schedule.missed
+        settings = self.settings
+        model = self._models.get(settings.model)
         try:
             # Not `frame` itself: what the ring gives is masked.
-            frames = self._ring.window(self._clip_seconds, self._clip_length or 1)
+            frames = self._ring.window(self._clip_seconds, model.clip_length or 1)
             if not frames:
                 return  # the mask was changed just now
-            pixels = self._convert(frames)
+            pixels, images = model.convert(frames), model.images(frames)
         except (av.FFmpegError, ValueError, MemoryError) as error:
             self._lose(error)
             return
@@ -184,6 +185,11 @@ class SourceThread:
                 captured_at_source=frame.captured_at_source,
                 arrived=frame.arrived,
                 submitted=self._monotonic(),
+                model=model.name,
+                encoder=model.encoder,
+                prompt=settings.prompt,
+                images=images,
+                notice=model.notice(),
             )
         )
 

@@ -39,15 +39,15 @@ READER_STOP_TIMEOUT_S = 1.0
 DRAIN_TIMEOUT_S = 30.0
 
 
-def _ring(deps: StreamDeps, mask: Mask | None) -> FrameRing:
-    """The frames a sample is made from: several for each frame of a clip model, else only the newest."""
-    seconds, clip_length = deps.options.clip_seconds, deps.clip_length
+def _ring_bounds(deps: StreamDeps, settings: StreamSettings) -> dict[str, Any]:
+    """For the frames that a sample is made from: several for each frame of a clip model, else only the newest."""
+    seconds, clip_length = deps.options.clip_seconds, deps.models.get(settings.model).clip_length
     if clip_length is None:
-        return FrameRing(seconds=seconds, frames=1, mask=mask)
+        return {"seconds": seconds, "frames": 1}
     steps = 4 * clip_length
     spacing = seconds / steps
     # One spacing more, because frames do not fall on the window's edges. Both edges and the newest frame count.
-    return FrameRing(seconds=seconds + spacing, frames=steps + 3, spacing=spacing, mask=mask)
+    return {"seconds": seconds + spacing, "frames": steps + 3, "spacing": spacing}
 
 
 def _shown_settings(settings: StreamSettings) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class Stream:
         self._deps = deps
         self._created = time.monotonic()
         self._timeline = Timeline()
-        self._ring = _ring(deps, settings.mask)
+        self._ring = FrameRing(**_ring_bounds(deps, settings), mask=settings.mask)
         self._source_thread: SourceThread | None = None
         self._closed = False
         self._submitted: Sample | None = None
@@ -170,6 +170,7 @@ class Stream:
         if settings.mask != self.settings.mask:
             self._ring.set_mask(settings.mask)
         self.settings = settings
+        self._ring.resize(**_ring_bounds(self._deps, settings))
         self._apply()
 
     def set_stretch(self, stretch: float) -> None:
@@ -203,7 +204,7 @@ class Stream:
     def view(self) -> StreamSnapshot:
         """The stream's present state."""
         info = self.info or SourceInfo(0, 0, 0.0, "", live=True)
-        publisher, last = self.publisher, self.track.last
+        publisher, last, model = self.publisher, self.track.last, self._deps.models.get(self.settings.model)
         now = time.monotonic()
         load = self.load(now)
         return StreamSnapshot(
@@ -233,7 +234,8 @@ class Stream:
             frame_conversion_errors=self.reader_statistics.frame_conversion_errors,
             captions_held_back=publisher.held_back,
             files_dropped=publisher.dropped_finals,
-            model=self.settings.model or "",
+            model=model.name,
+            model_description=model.description,
             **_shown_settings(self.settings),
         )
 

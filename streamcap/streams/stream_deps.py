@@ -6,15 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from streamcap.captions.hub import Hub
-from streamcap.media.frame import Frame, Pixels, Sample
+from streamcap.engine.served_model import ServedModels
+from streamcap.media.frame import Sample
 from streamcap.media.sources.base import Source
 from streamcap.media.sources.http.address import HostScope
 from streamcap.streams.caption_file_writer import CaptionFileWriter
 from streamcap.streams.caption_store import CaptionStore
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.settings import StreamSettings
-
-Convert = Callable[[list[Frame]], Pixels]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +22,9 @@ class StreamDeps:
     hub: Hub
     open_source: Callable[[str, StreamSettings, HostScope], Source]
     """The source of a URL, for a stream with these settings and the hosts it may connect to; not opened yet."""
-    convert: Convert
+    models: ServedModels
     submit: Callable[[Sample], None]
     """Submit a sample to the engine. From any thread."""
-    clip_length: int | None
-    """Frames of a sample, spread over `options.clip_seconds`; None: only the newest frame."""
     store: Callable[[str], CaptionStore] | None = None
     """Where the events of a stream are kept before they are published; None: in files of `options.out`, if given."""
 

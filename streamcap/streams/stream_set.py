@@ -58,12 +58,6 @@ class StreamSet:
         """Whether the model is loaded, the engine runs, and the streams of the command line are added."""
         self.engine = EngineStatistics()
         """The engine's counters."""
-        self.model = ""
-        """Name of the default model."""
-        self.models: tuple[str, ...] = ()
-        """Names of all models."""
-        self.model_description = ""
-        """One line: the model's name and what it was trained on."""
         self.overload = OverloadDetector(time.monotonic)
         self.loop_delay = 0.0
         """Seconds by which the event loop was late in the last LOAD_CHECK_SECONDS."""
@@ -77,6 +71,11 @@ class StreamSet:
     def begin(self, deps: StreamDeps, *, forget: Callable[[str], None], engine: EngineStatistics) -> None:
         """The model is loaded: streams can be added from now on."""
         self._deps, self._forget, self.engine = deps, forget, engine
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models; empty while they are loading."""
+        return () if self._deps is None else self._deps.models.names
 
     def names(self) -> list[str]:
         return list(self._streams)
@@ -239,9 +238,8 @@ class StreamSet:
             stream.set_stretch(self.overload.stretch)
 
     def _check_model(self, settings: StreamSettings) -> None:
-        if settings.model not in (None, self.model, *self.models):
-            known = ", ".join(self.models or (self.model,))
-            raise InputError(f"model {str(settings.model)[:80]!r}: this service has {known}")
+        if self._deps is not None:
+            self._deps.models.get(settings.model)
 
     def _release_name(self, stream: Stream) -> None:
         if self._streams.get(stream.name) is stream:

@@ -34,4 +34,5 @@ def caption(
         captured_at=1_763_682_361.120,
         captured_at_source="rtcp",
         latency=LATENCY,
+        model="mini",
     )

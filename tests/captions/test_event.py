@@ -31,6 +31,7 @@ def test_caption_event_json() -> None:
         "text": "a man opens a door",
         "logprob": -0.41,
         "confidence": 0.83,
+        "model": "mini",
         "captured_at": "2025-11-20T23:46:01.120Z",
         "captured_at_source": "rtcp",
         "latency_ms": {"ingest": 3.1, "queue": 0.4, "encode": 2.2, "decode": 4.0, "total": 9.7},

@@ -116,6 +116,7 @@ HOSTILE_VALUES = {
     "stream": ['"yard"', "null", '"' + "x" * 70 + '"'],
     "logprob": ["NaN", "1e999", '"x"', "true"],
     "confidence": ["NaN", "-0.1", "1.1", '"x"', "true"],
+    "model": ["7", "[]", '"' + "x" * 5000 + '"'],
     "captured_at": ['"0001-01-01T00:00:00+14:00"', '"2026-11-20T23:46:01"', '"soon"', "1", '"9999-12-31T23:59:59Z"'],
     "latency_ms": ["1", "{}", '{"ingest":NaN,"queue":0,"encode":0,"decode":0,"total":0}'],
     "is_final": ["false", "1", "null"],
@@ -135,7 +136,7 @@ def test_parse_refuses_value_out_of_range(key: str, value: str) -> None:
 def test_parse_refuses_missing_key(key: str) -> None:
     message = json.loads(encode(41, caption()).text)
     del message[key]
-    if key not in ("logprob", "confidence", "captured_at_source"):
+    if key not in ("logprob", "confidence", "model", "captured_at_source"):
         with pytest.raises(ValueError, match=f"{key} is missing|not a final"):
             jsonl.parse(json.dumps(message).encode())
 

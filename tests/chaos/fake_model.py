@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from streamcap import app
+from streamcap import models
 from streamcap.captioner.decoding.drafts import DraftStatistics
 from streamcap.cli import main
+from streamcap.engine.model_settings import ModelSettings
 from streamcap.image_spec import ImageSpec
+from streamcap.models import LoadedModel
 
 DECODE_SECONDS = 0.03
 WORDS = ("a man", "a dog", "a red car", "a tree", "two birds", "a house", "the sea", "a clock")
@@ -68,10 +70,10 @@ class FakeCaptioner:
     image_spec = ImageSpec(width=32, height=32)
 
 
-def load(_load: Callable[[], object]) -> tuple[FakeCaptioner, FakeModel]:
-    return FakeCaptioner(), FakeModel()
+def load(_settings: ModelSettings, _load: Callable[[ModelSettings], object]) -> LoadedModel:
+    return LoadedModel(FakeCaptioner(), FakeModel())  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
-    app._load = load  # type: ignore[assignment]
+    models.load_model = load  # type: ignore[assignment]
     main()

@@ -129,7 +129,8 @@ class FakeStream:
             late=StreamLoad(self.every, self.lag).late,
             effective_every=self.effective_every,
             caption_age=0.5,
-            model=self.settings.model or "",
+            model=self.settings.model or "mini",
+            model_description=f"model {self.settings.model or 'mini'}: drawn scenes",
             **{key: value for key, value in self.settings.as_json().items() if key not in ("every", "model")},
         )
 
@@ -144,7 +145,7 @@ class FakeStreams:
         self.engine = EngineStatistics()
         self.overload = OverloadDetector(time.monotonic)
         self.loop_delay = 0.0
-        self.model, self.model_description = "mini", "model mini: drawn scenes"
+        self.models = ("mini",)
         self.streams: dict[str, FakeStream] = {}
         self.on_add: Callable[[FakeStream], None] = lambda stream: None
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from av import VideoFrame
 
 from streamcap.captions.hub import Hub, SubscribeOptions
 from streamcap.engine.outcome import Captioned, Outcome, Times
+from streamcap.engine.served_model import ServedModel, ServedModels
 from streamcap.engine.statistics import EngineStatistics
 from streamcap.errors import StreamcapError
 from streamcap.media.frame import Frame, Pixels, Sample
@@ -80,7 +81,14 @@ class MadeSource(Source):
 class FakeService:
     """A set of streams with fake sources, and an engine that captions at once on the source's thread."""
 
-    def __init__(self, out: Path | None = None, *, clip_length: int | None = None, **options: float) -> None:
+    def __init__(
+        self,
+        out: Path | None = None,
+        *,
+        clip_length: int | None = None,
+        models: Sequence[str] = ("fast",),
+        **options: float,
+    ) -> None:
         self.sources: list[MadeSource] = []
         self.refusals: list[StreamcapError] = []
         self.forgotten: list[str] = []
@@ -98,9 +106,8 @@ class FakeService:
                 options=checked,
                 hub=self.hub,
                 open_source=self._open,
-                convert=lambda frames: self._pixels(frames, clip_length),
+                models=ServedModels([self._model(name, clip_length) for name in models], models[0]),
                 submit=self._caption,
-                clip_length=clip_length,
             ),
             forget=self.forgotten.append,
             engine=EngineStatistics(),
@@ -112,6 +119,10 @@ class FakeService:
         source = MadeSource(url, self.refusals.pop(0) if self.refusals else None)
         self.sources.append(source)
         return source
+
+    @classmethod
+    def _model(cls, name: str, clip_length: int | None) -> ServedModel:
+        return ServedModel(name, f"model {name}", clip_length, lambda frames: cls._pixels(frames, clip_length))
 
     @staticmethod
     def _pixels(frames: list[Frame], clip_length: int | None) -> Pixels:

@@ -81,8 +81,7 @@ async def test_running_stream_takes_other_settings(tmp_path: Path) -> None:
 
 
 async def test_unknown_model_is_refused_and_changes_nothing() -> None:
-    service = FakeService()
-    service.streams.model, service.streams.models = "fast", ("fast", "talker")
+    service = FakeService(models=("fast", "talker"))
     settings = StreamSettings(model="talker")
     await service.streams.add("door", URL, settings)
     for call in (

@@ -41,6 +41,8 @@ class Caption:
     latency_ms: dict[str, float]
     confidence: float | None = None
     """Probability, from 0 to 1, that the text is true; None if the model cannot say."""
+    model: str = ""
+    """Name of the model that wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,4 +131,5 @@ def _caption(message: dict[str, Any]) -> Caption:
         captured_at_source=str(message["captured_at_source"]),
         latency_ms={str(stage): float(value) for stage, value in message["latency_ms"].items()},
         confidence=None if confidence is None else float(confidence),
+        model=str(message.get("model", "")),
     )

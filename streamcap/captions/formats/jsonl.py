@@ -12,6 +12,7 @@ from streamcap.captions.text import MAX_TEXT_CHARACTERS
 
 MAX_LATENCY_MS = 1e9
 MAX_LOGPROB = 1e6
+MAX_MODEL_CHARACTERS = 4096
 _ID = re.compile(r"(?P<stream>.{1,80})-(?P<number>[0-9]{1,15})", re.DOTALL)
 
 
@@ -67,6 +68,7 @@ def parse(line: bytes, *, stream: str | None = None) -> tuple[Event, Caption]:
         latency=Latency(
             **{part: checks.read_number(latency, part, -MAX_LATENCY_MS, MAX_LATENCY_MS) for part in Latency.__slots__}
         ),
+        model="" if message.get("model") is None else checks.read_text(message, "model", MAX_MODEL_CHARACTERS),
     )
     # Encoded again, so that subscribers receive checked fields only.
     return encode(checks.read_int(message, "seq", 1, checks.MAX_SEQ), caption), caption

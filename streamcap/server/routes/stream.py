@@ -51,8 +51,6 @@ def snapshot_of(streams: StreamSet, name: str) -> StreamSnapshot:
         snapshot,
         url=clean_text(snapshot.url),
         reason=clean_text(snapshot.reason),
-        model=snapshot.model or streams.model,
-        model_description=streams.model_description,
     )
 
 

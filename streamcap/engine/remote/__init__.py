@@ -1,0 +1,1 @@
+"""Models behind an HTTP server that speaks OpenAI's chat completions: Ollama, vLLM, llama.cpp, hosted ones."""

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from streamcap.captioner import memory
+from streamcap.captioner.memory import MemoryNeed, available_bytes, check_memory, memory_need
+from streamcap.errors import InputError
+
+MB = 1_000_000
+
+
+@pytest.mark.parametrize(("precision", "least", "most"), [("fp32", 1.0, 1.2), ("bf16", 0.5, 0.7), ("int8", 0.25, 0.5)])
+def test_need_follows_file_size_and_precision(tmp_path: Path, precision: str, least: float, most: float) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(3 * MB))
+    (tmp_path / "pytorch_model.bin").write_bytes(bytes(3 * MB))  # the same weights again
+    (tmp_path / "tokenizer.json").write_bytes(bytes(MB))
+    need = memory_need("large", str(tmp_path), "cpu", precision)
+    assert need is not None and (need.model, need.device) == ("large", "cpu")
+    assert least * 3 * MB <= need.resident <= most * 3 * MB
+    assert need.loading == need.resident + 3 * MB
+
+
+def test_model_that_is_not_here_needs_an_unknown_amount() -> None:
+    assert memory_need("x", "owner/name-that-is-not-cached", "cpu", "fp32") is None
+
+
+def test_models_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 2000 * MB)
+    needs = [MemoryNeed("a", "cpu", 600 * MB, 1000 * MB), MemoryNeed("b", "cpu", 700 * MB, 1400 * MB)]
+    assert check_memory(needs) == "the models need about 2.0 GB of 2.0 GB available memory: a 0.6 GB, b 0.7 GB"
+    with pytest.raises(
+        InputError, match=r"need about 2\.1 GB of memory \(a 0\.6 GB, b 0\.7 GB, c .*\), but 2\.0 GB are"
+    ):
+        check_memory([*needs, MemoryNeed("c", "cpu", 100 * MB, 200 * MB)])
+
+
+def test_memory_of_this_machine_is_known() -> None:
+    psutil = pytest.importorskip("psutil")
+    available = available_bytes("cpu")
+    assert available is not None and 0 < available <= psutil.virtual_memory().total
