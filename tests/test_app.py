@@ -25,6 +25,7 @@ from streamcap.media.sources import SourceEnded
 from streamcap.server.http_server import listen
 from streamcap.server.options import ServerOptions
 from streamcap.streams.options import StreamOptions
+from streamcap.streams.settings import StreamSettings
 from tests.media.fakes import write_video
 from tests.timeouts import TIMEOUT_FACTOR
 
@@ -43,7 +44,7 @@ OPTIONS = ServeOptions(
 def test_keyframes_only_option_reaches_source(tmp_path: Path) -> None:
     path = str(write_video(tmp_path / "film.mp4", seconds=1.2, rate=10))
     for keyframes_only, times in ((True, [0.0, 1.0]), (False, [number / 10 for number in range(12)])):
-        source = _opener(StreamOptions(keyframes_only=keyframes_only))(path)
+        source = _opener(StreamOptions(keyframes_only=keyframes_only))(path, StreamSettings())
         source.open()
         frames = []
         with pytest.raises(SourceEnded):
