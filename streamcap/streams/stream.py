@@ -13,7 +13,6 @@ from streamcap.captions.track import CaptionTrack
 from streamcap.engine.outcome import Interim, Outcome
 from streamcap.errors import StreamcapError
 from streamcap.media.frame import Frame, Sample
-from streamcap.media.mask import Mask
 from streamcap.media.ring import FrameRing
 from streamcap.media.schedule import Schedule
 from streamcap.media.sources.base import SourceEnded, SourceInfo, SourceRefused
