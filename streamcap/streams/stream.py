@@ -254,9 +254,10 @@ class Stream:
             return  # too late, or of an earlier stream of this name
         if not isinstance(outcome, Interim):
             self._answered = sample
-            self._answer_delay = time.monotonic() - sample.arrived
+            self._answer_delay = 0.0 if sample.images else time.monotonic() - sample.arrived
             submitted = self._submitted
-            self._pending_since = None if submitted is None or submitted is sample else submitted.arrived
+            answered = submitted is None or submitted is sample or bool(submitted.images)
+            self._pending_since = None if submitted is None or answered else submitted.arrived
             self._answered_event.set()
         self.publisher.on_outcome(outcome)
 
@@ -313,7 +314,7 @@ class Stream:
     def submit(self, sample: Sample) -> None:
         """Called on the source's thread."""
         self._submitted = sample
-        if self._pending_since is None:
+        if self._pending_since is None and not sample.images:  # a slow server is no load of this machine
             self._pending_since = sample.arrived
         self._deps.submit(sample)
 
