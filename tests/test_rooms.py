@@ -29,6 +29,7 @@ LAYERS = (
     ("streams.settings",),
     ("streams",),
     ("config",),
+    ("cluster",),
     (
         "server.errors",
         "server.exposition",
@@ -83,6 +84,7 @@ for module in pkgutil.walk_packages(imported.__path__, package + "."):
         ("streamcap.streams", (*HEAVY, *WEB)),
         ("streamcap.config", (*HEAVY, *WEB)),
         ("streamcap.engine", (*HEAVY, *WEB)),
+        ("streamcap.cluster", HEAVY),
         ("streamcap.server", HEAVY),
         pytest.param("streamcap.captioner", ("av", *WEB), marks=pytest.mark.slow),
         pytest.param("streamcap.training", WEB, marks=pytest.mark.slow),
