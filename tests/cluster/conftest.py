@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed.nats import NatsCluster
+from tests.conftest import require_package, require_program
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[NatsCluster]:
+    """One server."""
+    require_program("nats-server")
+    require_package("nats")
+    with NatsCluster(tmp_path) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def connection(nats_server: NatsCluster) -> AsyncIterator[object]:
+    """A connection to it, with everything a cluster needs."""
+    from streamcap.cluster.connection import ClusterOptions, connect
+
+    connected = await connect(ClusterOptions(tuple(nats_server.urls)), "test")
+    yield connected
+    await connected.close()

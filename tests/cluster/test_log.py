@@ -1,0 +1,134 @@
+"""The log's writer and reader against a real nats-server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from streamcap.captions.event import Status, StreamState, encode
+from streamcap.cluster.connection import Connection
+from streamcap.cluster.log_entry import read_entry, read_event
+from streamcap.cluster.log_reader import Message, StreamReader
+from streamcap.cluster.log_writer import AHEAD_NUMBERS, LogWriter
+from streamcap.cluster.ownership import LogEntry, NotOwnerError
+from streamcap.cluster.subjects import LOG_STREAM, name_of
+from streamcap.streams.counters import Counters
+from testbed.nats import NatsCluster
+from tests.captions.fakes import caption
+from tests.timeouts import TIMEOUT_FACTOR
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(TIMEOUT_FACTOR):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+class Reading:
+    """Reads all logs into `entries`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.entries: list[LogEntry] = []
+        self.reader = StreamReader(connection, LOG_STREAM, "sc.cap.*", self._take, since=0.0)
+
+    def _take(self, message: Message) -> None:
+        self.entries.append(read_entry(name_of(message.subject), message.sequence, message.headers, message.body))
+
+    async def __aenter__(self) -> Reading:
+        self._task = asyncio.create_task(self.reader.run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(text) for entry in self.entries for text in entry.events]
+
+
+def writer(connection: Connection, node: str, lost: list[str] | None = None, stream: str = "cam.1") -> LogWriter:
+    return LogWriter(connection, stream, node, (lost if lost is not None else []).append)
+
+
+async def test_next_owner_goes_on_and_fences_the_former(connection: Connection) -> None:
+    lost: list[str] = []
+    first, second = writer(connection, "a", lost), writer(connection, "b")
+    assert (await first.open(60, Counters())).counters == Counters()
+    payload = caption(stream="cam.1", number=1)
+    needed = Counters().after(payload)
+    await first.append([encode(1, payload)], needed)
+    begin = (await second.open(60, Counters())).counters
+    assert begin == needed.ahead(AHEAD_NUMBERS, 10.0)
+    with pytest.raises(NotOwnerError):
+        await first.append([encode(2, caption(stream="cam.1", number=2))], needed)
+    assert lost == ["cam.1"] and first.taken
+    await second.append([encode(begin.seq, caption(stream="cam.1", number=begin.caption))], begin)
+    async with Reading(connection) as reading:
+        await until(lambda: len(reading.entries) == 4)
+    assert [event["seq"] for event in reading.events] == [1, begin.seq]
+    assert [(entry.node, entry.term) for entry in reading.entries] == [("a", 1), ("a", 1), ("b", 2), ("b", 2)]
+
+
+async def test_released_stream_goes_on_without_a_gap(connection: Connection) -> None:
+    first = writer(connection, "a")
+    await first.open(60, Counters())
+    payload = caption(stream="cam.1", number=1)
+    needed = Counters().after(payload)
+    await first.append([encode(1, payload)], needed)
+    await first.release_unused(needed)
+    await first.close()
+    assert (await writer(connection, "b").open(60, Counters())).counters == needed
+
+
+async def test_writes_wait_while_the_server_is_down(connection: Connection, nats_server: NatsCluster) -> None:
+    log = writer(connection, "a")
+    await log.open(60, Counters())
+    nats_server.servers[0].kill()
+    task = asyncio.create_task(log.append([encode(1, Status("cam.1", StreamState.LIVE))], Counters(2)))
+    await asyncio.sleep(0.3)
+    assert not task.done()
+    nats_server.servers[0].start()
+    async with asyncio.timeout(TIMEOUT_FACTOR):
+        await task
+    async with Reading(connection) as reading:
+        await until(lambda: reading.events)
+    assert [event["seq"] for event in reading.events] == [1]
+
+
+async def test_reader_goes_on_after_the_server_restarts(connection: Connection, nats_server: NatsCluster) -> None:
+    log = writer(connection, "a")
+    await log.open(60, Counters())
+    async with Reading(connection) as reading:
+        await log.append([encode(1, Status("cam.1", StreamState.LIVE))], Counters(2))
+        await until(lambda: len(reading.events) == 1)
+        nats_server.servers[0].kill()
+        nats_server.servers[0].start()
+        await log.append([encode(2, Status("cam.1", StreamState.STALLED, "no frame"))], Counters(3))
+        await until(lambda: len(reading.events) == 2)
+    assert [event["seq"] for event in reading.events] == [1, 2]
+
+
+def test_events_of_a_log_keep_text_and_meaning() -> None:
+    for payload in (caption(), caption(is_final=False), Status("door", StreamState.STALLED, "no frame for 2.0 s")):
+        event = encode(7, payload)
+        read = read_event("door", event.text)
+        assert (read.text, read.seq, read.is_interim) == (event.text, 7, event.is_interim)
+        assert type(read.payload) is type(payload)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '{"type":"caption","stream":"door"}', '{"type":"status","stream":"yard","seq":1}', "{"]
+)
+def test_foreign_event_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        read_event("door", text)
+
+
+def test_foreign_message_is_refused() -> None:
+    with pytest.raises(ValueError, match="Streamcap-Term"):
+        read_entry("door", 3, {}, b"")
