@@ -11,8 +11,11 @@ from torch import Tensor
 from streamcap.image_spec import ImageSpec
 
 
-def crop(pixels: npt.NDArray[np.uint8], boxes: Tensor, flip: Tensor, size: int) -> Tensor:
-    """uint8 (B, H, W, 3), boxes (B, 4) in units of the sides, flip (B,) bool → float (B, 3, size, size) from 0 to 1."""
+def crop(pixels: npt.NDArray[np.uint8], boxes: Tensor, flip: Tensor, size: int, turn: Tensor | None = None) -> Tensor:
+    """uint8 (B, H, W, 3), boxes (B, 4) in units of the sides, flip (B,) bool → float (B, 3, size, size) from 0 to 1.
+
+    turn: (B,) radians by which each box is turned about its center. What lies outside the image is its reflection.
+    """
     planes = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
     left, top, right, bottom = boxes.unbind(1)
     theta = torch.zeros(len(boxes), 2, 3)
@@ -20,6 +23,10 @@ def crop(pixels: npt.NDArray[np.uint8], boxes: Tensor, flip: Tensor, size: int) 
     theta[:, 0, 2] = right + left - 1
     theta[:, 1, 1] = bottom - top
     theta[:, 1, 2] = bottom + top - 1
+    if turn is not None:
+        theta[:, 0, 1] = -theta[:, 1, 1] * turn.sin()
+        theta[:, 1, 0] = theta[:, 0, 0] * turn.sin()
+        theta[:, :2, :2] *= torch.stack((turn.cos(), torch.ones_like(turn)), 1)[:, [[0, 1], [1, 0]]]
     grid = F.affine_grid(theta, [len(boxes), 3, size, size], align_corners=False)
     return F.grid_sample(planes, grid, padding_mode="reflection", align_corners=False)
 
@@ -64,6 +71,14 @@ def random_boxes(count: int, min_crop_area: float) -> Tensor:
     sides = torch.stack(((area * aspect).sqrt(), (area / aspect).sqrt()), 1).clamp(max=1)
     corner = torch.rand(count, 2) * (1 - sides)
     return torch.cat((corner, corner + sides), 1)
+
+
+def distant_boxes(count: int, most: float) -> Tensor:
+    """Boxes (count, 4) of 1 to `most` times the image's sides, which show all of it: as a fixed camera sees things,
+    smaller than who takes a photograph of them."""
+    side = torch.empty(count, 1).uniform_(1, most)
+    corner = -torch.rand(count, 2) * (side - 1)
+    return torch.cat((corner, corner + side), 1)
 
 
 def whole(count: int) -> Tensor:

@@ -11,26 +11,23 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from streamcap.errors import InputError, StreamcapError
+from streamcap.errors import InputError
 from streamcap.image_spec import ImageSpec
-from streamcap.training.curves import Curves, draw_curves
+from streamcap.training.curves import Curves
 from streamcap.training.mini.caption_stage import CaptionStageOptions, CaptionStageTrainer
 from streamcap.training.mini.data import Data, prepare
 from streamcap.training.mini.features import StoppedError, store_features
 from streamcap.training.mini.joint import JointOptions, JointTrainer
 from streamcap.training.mini.scst import ScstOptions, ScstTrainer
-from streamcap.training.mini.stage import REWARD, StageTrainer, midpoint, read_state
+from streamcap.training.mini.stage import StageTrainer, midpoint, read_state
+from streamcap.training.mini.steps import add_options, chosen_stages, run_command, run_steps, scaled
 from streamcap.training.mini.teacher import Teacher, TfliteTeacher
 from streamcap.training.mini.validation import evaluate_stage
 
@@ -67,8 +64,6 @@ CONFIG: dict[str, Any] = {
         "eos_token_id": 0,
     },
 }
-CURVE_STEPS = 50
-"""Steps whose mean loss makes one row of the curves."""
 SAVE_STEPS = 250
 """Steps after which a stage is saved where it is not judged: a crash costs minutes."""
 
@@ -165,20 +160,11 @@ class Plan:
 
 def plan(names: str | None, scale: float, views_kept: int, *, other_settings: bool = False) -> Plan:
     """The stages `names` (comma-separated; None: all), each of `scale` times as many steps. Raises InputError."""
-    known = [stage.name for stage in STAGES]
-    chosen = known if names is None else [name.strip() for name in names.split(",")]
-    if (stray := next((name for name in chosen if name not in known), None)) is not None:
-        raise InputError(f"--stages {stray!r}: it is one of {', '.join(known)}")
-    if scale <= 0 or views_kept < 1:
-        raise InputError("--scale is above 0, --views-kept at least 1")
-    stages = tuple(
-        replace(stage, options=replace(stage.options, steps=_scaled(stage.options.steps, scale))) for stage in STAGES
-    )
-    return Plan(stages, frozenset(chosen), views_kept, other_settings)
-
-
-def _scaled(steps: int, scale: float) -> int:
-    return max(1, round(steps * scale)) if steps else 0
+    chosen = chosen_stages(names, [stage.name for stage in STAGES])
+    if views_kept < 1:
+        raise InputError("--views-kept is at least 1")
+    stages = tuple(replace(one, options=replace(one.options, steps=scaled(one.options.steps, scale))) for one in STAGES)
+    return Plan(stages, chosen, views_kept, other_settings)
 
 
 def train(data: Data, run: Path, planned: Plan, stopped: Callable[[], bool]) -> None:
@@ -201,11 +187,9 @@ def _run_stage(
 ) -> None:
     trainer = _trainer(stage, data, planned.open_teacher)
     state = run / f"{stage.name}.pt"
-    recent: list[float] = []
-    rewards: list[float] = []
+    recent = None
     if state.is_file():
-        found = trainer.restore(state, other_settings=planned.other_settings)
-        recent, rewards = found.get("recent", []), found.get("rewards", [])
+        recent = trainer.restore(state, other_settings=planned.other_settings).get("recent")
     elif previous:
         trainer.start_from(midpoint([read_state(path) for path in previous]))
     if isinstance(trainer, CaptionStageTrainer) and not previous:
@@ -219,35 +203,20 @@ def _run_stage(
             )
         except StoppedError:
             return
-    curves = Curves(run / f"{stage.name}.csv", trainer.step)
-    if not stage.options.steps:
-        evaluate_stage(trainer, CONFIG, data, run, stage.name, curves)
-    began, first = time.monotonic(), trainer.step
-    while trainer.step < stage.options.steps and not stopped():
-        parts = trainer.run_step()
-        if REWARD in parts:
-            rewards.append(parts[REWARD])
-        recent.append(sum(value for name, value in parts.items() if name != REWARD))
-        if trainer.step % CURVE_STEPS == 0:
-            curves.add(
-                step=trainer.step,
-                epoch=0,
-                learning_rate=trainer.learning_rate(),
-                loss=float(np.mean(recent)),
-                **({"reward": float(np.mean(rewards))} if rewards else {}),
-            )
-            recent.clear()
-            rewards.clear()
-            speed = (trainer.step - first) / (time.monotonic() - began)
-            on_progress = ", ".join(f"{name} {value:.3f}" for name, value in parts.items())
-            log.info("%s %d/%d, %.2f steps/s: %s", stage.name, trainer.step, stage.options.steps, speed, on_progress)
-        if stage.judge_every and (trainer.step % stage.judge_every == 0 or trainer.step == stage.options.steps):
-            evaluate_stage(trainer, CONFIG, data, run, stage.name, curves)
-            trainer.save(state, recent=recent, rewards=rewards)
-        elif trainer.step % SAVE_STEPS == 0:
-            trainer.save(state, recent=recent, rewards=rewards)
-    trainer.save(state, recent=recent, rewards=rewards)
-    draw_curves(run / f"{stage.name}.csv", run / f"{stage.name}.png", f"mini, {stage.name}")
+    run_steps(
+        trainer,
+        stage.name,
+        run,
+        stopped,
+        save_every=SAVE_STEPS,
+        evaluate=partial(_evaluate, trainer, data, run, stage.name) if stage.judge_every else None,
+        evaluate_every=stage.judge_every,
+        recent=recent,
+    )
+
+
+def _evaluate(trainer: StageTrainer, data: Data, run: Path, name: str, curves: Curves) -> None:
+    evaluate_stage(trainer, CONFIG, data, run, name, curves)
 
 
 def _trainer(stage: Stage, data: Data, open_teacher: Callable[[], Teacher | None]) -> StageTrainer:
@@ -269,30 +238,16 @@ def main(arguments: list[str] | None = None) -> int:
         "--teacher", type=Path, help="the tflite file; without it the encoder learns from drawn scenes alone"
     )
     parser.add_argument("--views-kept", type=int, default=4, help="views of every image whose features are stored")
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
-    parser.add_argument("--scale", type=float, default=1.0, help="times as many steps in every stage")
-    parser.add_argument("--stages", help="run these alone, comma-separated, such as taught,words")
-    parser.add_argument(
-        "--other-settings", action="store_true", help="go on with a stage although it was started with other settings"
-    )
-    given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_flush_denormal(True)
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    asked: list[int] = []
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda number, _frame: asked.append(number))
-    try:
-        planned = plan(given.stages, given.scale, given.views_kept, other_settings=given.other_settings)
-        if given.teacher is not None:
-            planned = replace(planned, open_teacher=lambda: TfliteTeacher(given.teacher, PICTURE.width))
-        data = prepare(given.source, given.run, CONFIG["gpt2"]["vocab_size"])
-        train(data, given.run, planned, lambda: bool(asked))
-    except StreamcapError as error:
-        log.error("%s", error)
-        return 2 if isinstance(error, InputError) else 1
-    return 0
+    add_options(parser)
+    return run_command(parser, arguments, _run)
+
+
+def _run(given: Any, stopped: Callable[[], bool]) -> None:
+    planned = plan(given.stages, given.scale, given.views_kept, other_settings=given.other_settings)
+    if given.teacher is not None:
+        planned = replace(planned, open_teacher=lambda: TfliteTeacher(given.teacher, PICTURE.width))
+    data = prepare(given.source, given.run, CONFIG["gpt2"]["vocab_size"])
+    train(data, given.run, planned, stopped)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
+from transformers import GPT2LMHeadModel
 
 from streamcap.image_spec import ImageSpec
 from streamcap.training.evaluation.cider import END, CiderD
@@ -103,26 +104,41 @@ class ScstTrainer(CaptionStageTrainer):
         better: (B, samples), how much each drawn caption's reward is above its baseline.
         """
         options = self.options
-        laid = [[one.tokens for one in several] + true for several, true in zip(drawn, captions, strict=True)]
+        if not options.likelihood:
+            captions = [[] for _ in drawn]
         prefix: Tensor = self.model.mapping(grid)
-        chance, truth, counts = [], [], [0, 0]
-        for rows in passes(laid):
-            packed = pack([laid[row] for row in rows], self._prefix, self._stop)
-            logits = packed_logits(self.model.gpt, prefix[rows], packed)
-            weights, counted, true = _roles([drawn[row] for row in rows], [captions[row] for row in rows], better[rows])
-            surprise = F.cross_entropy(logits[counted], packed.targets[counted], reduction="none")
-            chance.append((weights[counted] * surprise).sum())
-            truth.append(
-                F.cross_entropy(
-                    logits[true], packed.targets[true], label_smoothing=options.label_smoothing, reduction="sum"
-                )
-            )
-            counts[0] += int(counted.sum())
-            counts[1] += int(true.sum())
-        parts = {"drawn": torch.stack(chance).sum() / counts[0]}
-        if options.likelihood and counts[1]:
-            parts["captions"] = options.likelihood * torch.stack(truth).sum() / counts[1]
-        return parts
+        parts = sampled_losses(self.model.gpt, prefix, drawn, better, captions, self._stop, options.label_smoothing)
+        return {name: part if name == "drawn" else options.likelihood * part for name, part in parts.items()}
+
+
+def sampled_losses(
+    gpt: GPT2LMHeadModel,
+    prefix: Tensor,
+    drawn: list[list[Sample]],
+    better: Tensor,
+    captions: list[list[list[int]]],
+    stop: int,
+    label_smoothing: float,
+) -> dict[str, Tensor]:
+    """The losses "drawn" of captions drawn by chance and, where there are any, "captions" of true ones, from one pass
+    over the prefixes (B, P, E). better: (B, samples), how much each drawn caption's reward is above its baseline."""
+    laid = [[one.tokens for one in several] + true for several, true in zip(drawn, captions, strict=True)]
+    chance, truth, counts = [], [], [0, 0]
+    for rows in passes(laid):
+        packed = pack([laid[row] for row in rows], prefix.shape[1], stop).to(prefix.device)
+        logits = packed_logits(gpt, prefix[rows], packed)
+        weights, counted, true = _roles([drawn[row] for row in rows], [captions[row] for row in rows], better[rows])
+        surprise = F.cross_entropy(logits[counted], packed.targets[counted], reduction="none")
+        chance.append((weights[counted].to(prefix.device) * surprise).sum())
+        truth.append(
+            F.cross_entropy(logits[true], packed.targets[true], label_smoothing=label_smoothing, reduction="sum")
+        )
+        counts[0] += int(counted.sum())
+        counts[1] += int(true.sum())
+    parts = {"drawn": torch.stack(chance).sum() / max(1, counts[0])}
+    if counts[1]:
+        parts["captions"] = torch.stack(truth).sum() / counts[1]
+    return parts
 
 
 def _roles(drawn: list[list[Sample]], captions: list[list[list[int]]], better: Tensor) -> tuple[Tensor, Tensor, Tensor]:

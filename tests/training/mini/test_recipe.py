@@ -12,7 +12,7 @@ import torch
 from streamcap.captioner import load_captioner
 from streamcap.errors import InputError
 from streamcap.training.curves import read_curves
-from streamcap.training.mini import recipe
+from streamcap.training.mini import recipe, steps
 from streamcap.training.mini.caption_stage import CaptionStageOptions
 from streamcap.training.mini.joint import JointOptions
 from streamcap.training.mini.recipe import Plan, Stage, plan, train
@@ -38,7 +38,7 @@ def data():
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "CONFIG", CONFIG)
     monkeypatch.setattr(recipe, "PICTURE", PICTURE)
-    monkeypatch.setattr(recipe, "CURVE_STEPS", 2)
+    monkeypatch.setattr(steps, "CURVE_STEPS", 2)
 
 
 def chosen(*names: str) -> Plan:
@@ -119,8 +119,8 @@ def test_recipe_settings_build_its_stages(data, monkeypatch: pytest.MonkeyPatch)
 def test_invalid_folder_is_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(recipe.torch, "set_flush_denormal", lambda _: None)
+    monkeypatch.setattr(steps.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(steps.torch, "set_flush_denormal", lambda _: None)
     assert recipe.main([str(tmp_path / "nowhere"), str(tmp_path / "run")]) == 2
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
         f"{tmp_path / 'nowhere' / 'images'}: no such folder or tar file of images"

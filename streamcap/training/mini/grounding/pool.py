@@ -38,6 +38,7 @@ from streamcap.training.evaluation.object_truth import (
 from streamcap.training.mini.data import DEV_SEED, DRAWN_DEV, DRAWN_TRAIN, TRAIN_SEED
 from streamcap.training.mini.grounding.pseudo_captions import pseudo_captions
 from streamcap.training.mini.grounding.tags import (
+    CLASSES,
     SCENES,
     TAGS,
     sources_of,
@@ -56,10 +57,12 @@ SENTENCES = 120_000
 """Sentences without an image that are kept, those with an object first."""
 NEW_WORDS = 900
 FLICKR = "flickr8k"
-SOURCE_CHANCES = {FLICKR: 0.3, "voc5": 1.6, "lehtcoco": 2.5, "vikrant": 4.0, "miniclip": 2.0, "ade": 1.2, "facade": 0.3,
+SOURCE_CHANCES = {"voc5": 1.6, "lehtcoco": 2.5, "vikrant": 4.0, "miniclip": 2.0, "ade": 1.2, "facade": 0.3,
                   "trash": 0.4, "grocery": 0.5, "inet1k": 1.2, "weather": 0.5, "megadet": 0.3, "intel": 0.6,
                   "caltech": 0.7, "catdog": 0.5, "animals": 0.5, "camvid": 1.5}  # fmt: skip
-"""Relative chances of an image of each source; what is not named has 1. Flickr8k, with 6,000 of them, has a third."""
+"""Relative chances of an image of each source; what is not named has 1."""
+FLICKR_SHARE = 0.45
+"""Of the images of a batch that are drawn by `ImageSet.chances`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,7 @@ def prepare_pool(
 
     synthetic = cached_pictures(run, "drawn-train", DRAWN_TRAIN, TRAIN_SEED)
     known = {sentence: targets_of_text(sentence)[0] for sentence in set(synthetic.sentences)}
-    values, weights, imagenet = images
+    values, weights, imagenet, main = images
     return PoolData(
         tokenizer,
         ImageSet(
@@ -116,6 +119,7 @@ def prepare_pool(
             imagenet,
             [encode(several) for several in captions],
             np.array([bool(entry.captions) for entry in kept]),
+            main,
             _chances(kept, captions),
         ),
         SyntheticSet(synthetic, encode(synthetic.sentences), np.stack([known[one] for one in synthetic.sentences])),
@@ -176,11 +180,11 @@ def _read_images(
     return [by_name[name] for name in names], pixels
 
 
-Arrays = tuple[npt.NDArray[np.float16], npt.NDArray[np.float16], npt.NDArray[np.float16]]
+Arrays = tuple[npt.NDArray[np.float16], npt.NDArray[np.float16], npt.NDArray[np.float16], npt.NDArray[np.int64]]
 
 
 def _describe(kept: list[_Entry], pool: Path, labels_of_flickr: Path | None) -> tuple[Arrays, list[list[str]]]:
-    """Targets (values, weights, ImageNet's classes) and captions of every image."""
+    """Targets (values, weights, ImageNet's classes, the main object) and captions of every image."""
     lines: dict[str, dict[str, Any]] = {}
     detections: dict[str, tuple[list[Detection], ...]] = {}
     for path in (pool / "teachers.jsonl.gz", labels_of_flickr):
@@ -191,6 +195,7 @@ def _describe(kept: list[_Entry], pool: Path, labels_of_flickr: Path | None) -> 
         detections |= read_detections(path)
     values = np.zeros((len(kept), len(TAGS)), np.float16)
     weights, imagenet = np.zeros_like(values), np.zeros((len(kept), 1000), np.float16)
+    main = np.full(len(kept), -1, np.int64)
     captions: list[list[str]] = []
     rng = random.Random(1)
     for row, entry in enumerate(kept):
@@ -198,6 +203,8 @@ def _describe(kept: list[_Entry], pool: Path, labels_of_flickr: Path | None) -> 
         on_progress = [normalize(caption) for caption in entry.captions]
         truth = _truth(entry, seen, on_progress)
         values[row], weights[row] = targets_of_image(truth, entry.labels, seen, sources_of(line), on_progress)
+        if truth.main is not None:
+            main[row] = CLASSES.index(truth.main)
         if not line:
             # Nobody looked for what captions and labels leave out.
             weights[row, values[row] == 0] *= 0.3
@@ -205,7 +212,7 @@ def _describe(kept: list[_Entry], pool: Path, labels_of_flickr: Path | None) -> 
             imagenet[row, number] = share
         scenes = [name for name in SCENES if values[row, TAGS.index(name)]]
         captions.append(on_progress or pseudo_captions(truth, entry.labels, seen, scenes, rng))
-    return (values, weights, imagenet), captions
+    return (values, weights, imagenet, main), captions
 
 
 def _truth(entry: _Entry, seen: Sequence[Sequence[Detection]], captions: Sequence[str]) -> ImageTruth:
@@ -256,5 +263,5 @@ def _chances(kept: Sequence[_Entry], captions: Sequence[Sequence[str]]) -> npt.N
     chances = np.array([SOURCE_CHANCES.get(entry.source, 1.0) for entry in kept])
     flickr = np.array([entry.source == FLICKR for entry in kept])
     if flickr.any() and not flickr.all():
-        chances[flickr] *= 0.5 * chances[~flickr].sum() / chances[flickr].sum()
+        chances[flickr] *= FLICKR_SHARE / (1 - FLICKR_SHARE) * chances[~flickr].sum() / chances[flickr].sum()
     return chances

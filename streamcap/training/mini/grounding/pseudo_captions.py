@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from streamcap.captioner.object_words import OBJECTS
 from streamcap.training.evaluation.object_truth import Detection, ImageTruth
-from streamcap.training.mini.grounding.tags import SCENES, count_objects
+from streamcap.training.mini.grounding.tags import count_objects
 
 _PLURAL = {
     "person": "people",
@@ -58,9 +58,6 @@ _ORDER = (
 )  # fmt: skip
 
 
-_SCENE_LABELS = frozenset(label.replace("_", " ") for scene in SCENES.values() for label in scene.labels)
-
-
 def article(noun: str) -> str:
     """`noun` with a or an."""
     return f"{'an' if noun[:1] in 'aeiou' and not noun.startswith(('uni', 'euph')) else 'a'} {noun}"
@@ -91,13 +88,7 @@ def pseudo_captions(
     counts = count_objects(labels, detections)
     things = [counted(name, counts[name]) for name in ordered[:3]]
     places = [name for name in _ORDER if name in scenes]
-    made: list[str] = []
-    named = _class_name(labels)
-    if not things and named is not None and named not in _SCENE_LABELS:
-        thing = named if named.endswith("s") else article(named)
-        made += [thing, f"a close up of {thing}", f"a photo of {thing}"]
-    for _ in range(3 * count if things or places else 0):
-        made.append(_one(things, places, rng))
+    made = [_one(things, places, rng) for _ in range(3 * count if things or places else 0)]
     return list(dict.fromkeys(one for one in made if one))[:count]
 
 
@@ -130,12 +121,3 @@ def _by_size(truth: ImageTruth, detections: Sequence[Sequence[Detection]]) -> li
         for name in truth.present
     }
     return sorted(truth.present, key=lambda name: (name != truth.main, -areas[name], list(OBJECTS).index(name)))
-
-
-def _class_name(labels: str) -> str | None:
-    """What an image of a single thing shows, in words."""
-    label = next((one for one in labels.split() if one.startswith("class:")), None)
-    if label is None:
-        return None
-    parts = label.split(":", 1)[1].split("/")
-    return parts[-1 if len(parts) < 3 else 1].replace("_", " ").replace("-", " ").lower()

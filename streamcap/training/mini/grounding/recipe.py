@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,15 +27,18 @@ from streamcap.atomic import read_json
 from streamcap.captioner import registry
 from streamcap.captioner.kernels.precision import find_device
 from streamcap.captioner.models.mini_encoder import LOGIT_SCALE, build_vision
-from streamcap.errors import InputError, StreamcapError
-from streamcap.training.curves import Curves, draw_curves
+from streamcap.errors import InputError
 from streamcap.training.mini.augment import normalize
+from streamcap.training.mini.features import StoppedError
+from streamcap.training.mini.grounding.critic import CriticSettings, CriticTrainer
 from streamcap.training.mini.grounding.pool import PoolData, prepare_pool
+from streamcap.training.mini.grounding.stored import StoredSettings, StoredTrainer, store_grids
 from streamcap.training.mini.grounding.tags import CLASSES, SCENES, TAGS
 from streamcap.training.mini.grounding.trainer import GroundedSettings, GroundedTrainer
 from streamcap.training.mini.grounding.warm_start import extend_embedding, unfold
-from streamcap.training.mini.recipe import CONFIG, CURVE_STEPS, PICTURE
-from streamcap.training.mini.stage import read_state
+from streamcap.training.mini.recipe import CONFIG, PICTURE
+from streamcap.training.mini.stage import midpoint, read_state
+from streamcap.training.mini.steps import add_options, chosen_stages, run_command, run_steps, scaled
 
 log = logging.getLogger(__name__)
 
@@ -53,59 +54,70 @@ class Stage:
 
     name: str
     options: GroundedSettings
+    after: tuple[str, ...] = ()
+    """Start from the mean of these stages' weights; none: from the stage before it."""
 
 
+WORDS = StoredSettings(
+    steps=500,
+    real_batch=56,
+    synthetic_batch=20,
+    text_batch=32,
+    captioned_share=0.75,
+    pseudo_weight=0.25,
+    tag_weight=0.1,
+    learning_rate=6e-4,
+    warmup=30,
+    weight_decay=0.05,
+    dropout=0.1,
+    word_dropout=0.08,
+    orthogonal=True,
+    average=0.99,
+)
 STAGES = (
-    # The new heads and words alone, on an encoder that stays as it is.
-    Stage(
-        "heads",
-        GroundedSettings(
-            steps=100,
-            real_batch=32,
-            synthetic_batch=8,
-            text_batch=16,
-            learning_rate=1e-3,
-            warmup=20,
-            weight_decay=0.02,
-            orthogonal=True,
-            average=0.98,
-            train_encoder=False,
-        ),
-    ),
-    # Everything at once.
+    # Everything at once, at a rate that keeps what the start's encoder knows.
     Stage(
         "ground",
         GroundedSettings(
-            steps=780,
-            real_batch=40,
-            synthetic_batch=8,
-            text_batch=8,
-            learning_rate=7e-4,
-            warmup=50,
+            steps=600,
+            real_batch=48,
+            synthetic_batch=6,
+            text_batch=6,
+            captions=2,
+            pseudo_weight=0.2,
+            tag_weight=0.1,
+            distant_share=0.2,
+            learning_rate=4e-4,
+            warmup=40,
             weight_decay=0.02,
             word_dropout=0.05,
             orthogonal=True,
             average=0.99,
         ),
     ),
-    # The words, on an encoder that stays as it is: mostly captions by people.
+    # Tag heads and words, on stored grids of what the encoder has become.
+    Stage("words", WORDS),
+    # The words once more, by what they are judged by.
     Stage(
-        "words",
-        GroundedSettings(
-            steps=250,
-            real_batch=40,
-            synthetic_batch=8,
-            text_batch=4,
-            captioned_share=0.65,
-            learning_rate=4e-4,
+        "critic",
+        CriticSettings(
+            steps=200,
+            real_batch=32,
+            synthetic_batch=40,
+            text_batch=8,
+            captioned_share=0.7,
+            captions=1,
+            synthetic_weight=1.0,
+            tag_weight=0.1,
+            learning_rate=3e-4,
             warmup=20,
-            weight_decay=0.02,
-            word_dropout=0.08,
+            weight_decay=0.0,
             orthogonal=True,
             average=0.98,
-            train_encoder=False,
         ),
     ),
+    # The mean of both is better on real images than either.
+    Stage("halfway", replace(WORDS, steps=0), after=("words", "critic")),
 )
 
 
@@ -173,51 +185,51 @@ def train(
     stages: tuple[Stage, ...],
     stopped: Callable[[], bool],
     *,
+    chosen: Collection[str] | None = None,
     device: torch.device | None = None,
     other_settings: bool = False,
 ) -> None:
-    """Run the stages that are not done yet, each from the weights of the one before it."""
-    previous: Path | None = None
-    config = model_config(data.tokenizer)
+    """Run the stages that are not done yet, each from the weights of the one before it. chosen: the names of those to
+    run, None for all; the others only give their weights."""
+    previous: list[Path] = []
     for stage in stages:
         state, done = run / f"{stage.name}.pt", run / f"{stage.name}.done"
-        if not done.is_file():
-            trainer = GroundedTrainer(
-                config, PICTURE, stage.options, data.images, data.synthetic, data.text, stop=0, device=device
-            )
+        if (chosen is None or stage.name in chosen) and not done.is_file():
+            trainer = make_trainer(stage, data, device)
+            recent = None
             if state.is_file():
-                trainer.restore(state, other_settings=other_settings)
-            elif previous is not None:
-                trainer.start_from(read_state(previous))
+                recent = trainer.restore(state, other_settings=other_settings).get("recent")
+            elif previous:
+                paths = [run / f"{name}.pt" for name in stage.after] or previous
+                trainer.start_from(midpoint([read_state(path) for path in paths]))
             else:
                 start_weights(trainer, start, data)
-            run_stage(stage, trainer, run, stopped)
+            if isinstance(trainer, StoredTrainer) and stage.options.steps:
+                log.info("%s: grids of the encoder as it is", stage.name)
+                try:
+                    trainer.learn_from(
+                        store_grids(run, trainer.vision, PICTURE, data.images, data.synthetic, trainer.device, stopped)
+                    )
+                except StoppedError:
+                    return
+            run_steps(trainer, stage.name, run, stopped, save_every=SAVE_STEPS, recent=recent)
             if stopped():
                 return
             done.touch()
-        previous = state
+        if state.is_file():
+            previous = [state]
 
 
-def run_stage(stage: Stage, trainer: GroundedTrainer, run: Path, stopped: Callable[[], bool]) -> None:
-    """The steps of one stage that are left, saved every `SAVE_STEPS` and at the end."""
-    state = run / f"{stage.name}.pt"
-    curves = Curves(run / f"{stage.name}.csv", trainer.step)
-    recent: list[dict[str, float]] = []
-    began, first = time.monotonic(), trainer.step
-    while trainer.step < stage.options.steps and not stopped():
-        recent.append(trainer.run_step())
-        if trainer.step % CURVE_STEPS == 0:
-            keys = {key for parts in recent for key in parts}
-            means = {key: float(np.mean([parts[key] for parts in recent if key in parts])) for key in sorted(keys)}
-            curves.add(step=trainer.step, epoch=0, learning_rate=trainer.learning_rate(), loss=sum(means.values()))
-            recent.clear()
-            speed = (trainer.step - first) / (time.monotonic() - began)
-            on_progress = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
-            log.info("%s %d/%d, %.2f steps/s: %s", stage.name, trainer.step, stage.options.steps, speed, on_progress)
-        if trainer.step % SAVE_STEPS == 0:
-            trainer.save(state)
-    trainer.save(state)
-    draw_curves(run / f"{stage.name}.csv", run / f"{stage.name}.png", f"mini, {stage.name}")
+def make_trainer(stage: Stage, data: PoolData, device: torch.device | None) -> GroundedTrainer:
+    """The trainer that a stage's options ask for."""
+    given = model_config(data.tokenizer), PICTURE, stage.options, data.images, data.synthetic, data.text
+    match stage.options:
+        case CriticSettings():
+            return CriticTrainer(*given, stop=0, device=device, tokenizer=data.tokenizer)
+        case StoredSettings():
+            return StoredTrainer(*given, stop=0, device=device)
+        case _:
+            return GroundedTrainer(*given, stop=0, device=device)
 
 
 def export_model(run: Path, target: Path, stage: str, data_tokenizer: Tokenizer) -> None:
@@ -239,11 +251,7 @@ def _modules(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
 
 
 def _stages(scale: float) -> tuple[Stage, ...]:
-    if scale <= 0:
-        raise InputError("--scale is above 0")
-    return tuple(
-        replace(one, options=replace(one.options, steps=max(1, round(one.options.steps * scale)))) for one in STAGES
-    )
+    return tuple(replace(one, options=replace(one.options, steps=scaled(one.options.steps, scale))) for one in STAGES)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -256,42 +264,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("flickr", type=Path, help="Flickr8k's folder")
     parser.add_argument("pool", type=Path, help="the pool's folder")
     parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("--start", default="mini", help="checkpoint of mini.recipe to start from")
+    parser.add_argument("--start", default="mini", help="checkpoint of grounding.tag_heads to start from")
     parser.add_argument("--text", type=Path, help="sentences.txt.gz: sentences without images")
     parser.add_argument("--flickr-labels", type=Path, help="teachers.jsonl of Flickr8k's images")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
-    parser.add_argument(
-        "--other-settings", action="store_true", help="go on with a stage although it was started with other settings"
-    )
-    parser.add_argument("--scale", type=float, default=1.0, help="times as many steps in every stage")
-    given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_flush_denormal(True)
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    asked: list[int] = []
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda number, _frame: asked.append(number))
-    try:
-        start = registry.find_checkpoint(given.start)
-        tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
-        data = prepare_pool(given.flickr, given.pool, given.text, given.flickr_labels, given.run, tokenizer)
-        train(
-            data,
-            given.run,
-            start,
-            _stages(given.scale),
-            lambda: bool(asked),
-            device=find_device(given.device),
-            other_settings=given.other_settings,
-        )
-        if not asked:
-            export_model(given.run, given.run / "model", STAGES[-1].name, data.tokenizer)
-    except StreamcapError as error:
-        log.error("%s", error)
-        return 2 if isinstance(error, InputError) else 1
-    return 0
+    add_options(parser)
+    return run_command(parser, arguments, _run)
+
+
+def _run(given: Any, stopped: Callable[[], bool]) -> None:
+    stages = _stages(given.scale)
+    chosen = chosen_stages(given.stages, [stage.name for stage in stages])
+    start = registry.find_checkpoint(given.start)
+    tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
+    data = prepare_pool(given.flickr, given.pool, given.text, given.flickr_labels, given.run, tokenizer)
+    device = find_device(given.device)
+    train(data, given.run, start, stages, stopped, chosen=chosen, device=device, other_settings=given.other_settings)
+    last = next((stage.name for stage in reversed(stages) if (given.run / f"{stage.name}.done").is_file()), None)
+    if last is not None and not stopped():
+        export_model(given.run, given.run / "model", last, data.tokenizer)
 
 
 if __name__ == "__main__":

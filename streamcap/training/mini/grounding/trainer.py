@@ -22,11 +22,25 @@ from torch import Tensor, nn
 
 from streamcap.captioner.models.mini_encoder import TaggedMapping
 from streamcap.image_spec import ImageSpec
-from streamcap.training.mini.augment import color_jitter, crop, normalize, random_boxes, small_shifts, whole
+from streamcap.training.mini.augment import (
+    color_jitter,
+    crop,
+    distant_boxes,
+    normalize,
+    random_boxes,
+    small_shifts,
+    whole,
+)
 from streamcap.training.mini.stage import StageOptions, StageTrainer, some
 from streamcap.training.mini.synthetic import DrawnPictures
 
+Rows = npt.NDArray[np.int64]
+
 IMAGENET_CLASSES = 1000
+MOST_DISTANT = 1.7
+"""Times an image's sides that a distant view shows."""
+MOST_TURNED = 0.3
+"""Radians."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +60,8 @@ class GroundedSettings(StageOptions):
     label_smoothing: float = 0.1
     min_crop_area: float = 0.45
     """Smallest part of an image that a view shows; half of the views show all."""
+    distant_share: float = 0.0
+    """Of the views: as a fixed camera sees things, from further away and turned by up to a fifth of a right angle."""
     tag_weight: float = 0.06
     """Of the summed cross-entropy of an image's tags."""
     imagenet_weight: float = 0.1
@@ -71,6 +87,8 @@ class ImageSet:
     """Captions; none where nothing can be said."""
     captioned: npt.NDArray[np.bool_]
     """(n,) whether people wrote them."""
+    main: npt.NDArray[np.int64]
+    """(n,) the number of the main object's class, -1 where it is not known."""
     chances: npt.NDArray[np.float64]
     """(n,) how often each is drawn, relative to others."""
 
@@ -117,10 +135,10 @@ class GroundedTrainer(StageTrainer):
         device: torch.device | None = None,
     ) -> None:
         super().__init__(config, image, options, stop=stop)
-        self._device = device or torch.device("cpu")
+        self.device = device or torch.device("cpu")
         # In place: the optimizers hold the same parameters.
         for module in (self.model, self.ema, self.heads):
-            module.to(self._device)
+            module.to(self.device)
         if self.model.vision is not None:
             self.model.vision.requires_grad_(options.train_encoder)
         self.model.gpt.requires_grad_(options.train_decoder)
@@ -144,26 +162,13 @@ class GroundedTrainer(StageTrainer):
 
     def _losses(self, on_progress: dict[str, float]) -> dict[str, Tensor]:
         options = self.options
-        rows, real = self._real_views()
-        chosen, drawn = self._synthetic_views()
-        grid = self._encode(torch.cat((real, drawn)))
+        rows, chosen, grid = self._batch()
         seen = self._mapping.tag_heads.summarize(grid)
         logits = self._mapping.tag_heads.logits(seen)
         parts = {"tags": options.tag_weight * self._tag_loss(logits, rows, chosen)}
         parts["imagenet"] = options.imagenet_weight * self._imagenet_loss(seen[: len(rows)], rows)
         prefix = self._mapping.mapped(grid, logits)
-        told_by = [int(row) for row in rows]
-        counts = [options.captions if self._images.captioned[row] else 1 for row in told_by]
-        captions = [some(self._images.tokens[row], count) for row, count in zip(told_by, counts, strict=True)]
-        human = np.array([bool(self._images.captioned[row]) and bool(captions[k]) for k, row in enumerate(told_by)])
-        made = np.array([bool(one) for one in captions]) & ~human
-        for name, mask, weight in (("captions", human, 1.0), ("pseudo", made, options.pseudo_weight)):
-            if mask.any():
-                picked = np.flatnonzero(mask)
-                loss = self._prefix_loss(
-                    prefix[picked], [captions[k] for k in picked], options.label_smoothing, options.word_dropout
-                )
-                parts[name] = weight * loss
+        parts |= self._caption_parts(rows, prefix[: len(rows)], on_progress)
         if len(chosen):
             said = [[self._synthetic.tokens[row]] for row in chosen]
             parts["sentences"] = options.synthetic_weight * self._prefix_loss(prefix[len(rows) :], said)
@@ -171,23 +176,51 @@ class GroundedTrainer(StageTrainer):
             parts["text"] = options.text_weight * self._text_loss()
         return parts
 
+    def _batch(self) -> tuple[Rows, Rows, Tensor]:
+        """Which images and which drawn scenes, and their grids (B, N, C), the images' first."""
+        rows, real = self._real_views()
+        chosen, drawn = self._synthetic_views()
+        return rows, chosen, self._encode(torch.cat((real, drawn)))
+
+    def _caption_parts(self, rows: Rows, prefix: Tensor, on_progress: dict[str, float]) -> dict[str, Tensor]:
+        """What captions of the images say of their prefixes (B, P, E)."""
+        options, parts = self.options, {}
+        captions = [some(self._images.tokens[row], self._caption_count(row)) for row in rows]
+        told = np.array([bool(one) for one in captions])
+        human = self._images.captioned[rows] & told
+        for name, mask, weight in (("captions", human, 1.0), ("pseudo", told & ~human, options.pseudo_weight)):
+            if mask.any():
+                picked = np.flatnonzero(mask)
+                loss = self._prefix_loss(
+                    prefix[picked], [captions[k] for k in picked], options.label_smoothing, options.word_dropout
+                )
+                parts[name] = weight * loss
+        return parts
+
+    def _caption_count(self, row: int) -> int:
+        return self.options.captions if self._images.captioned[row] else 1
+
     def _encode(self, planes: Tensor) -> Tensor:
         vision = self.model.vision
         assert vision is not None  # noqa: S101  a stage's model always has one
         learning = self.options.train_encoder
         vision.train(learning)
         with torch.set_grad_enabled(learning):
-            grid: Tensor = vision(normalize(planes, self.image_spec).to(self._device))
+            grid: Tensor = vision(normalize(planes, self.image_spec).to(self.device))
         return grid
 
-    def _real_views(self) -> tuple[npt.NDArray[np.int64], Tensor]:
+    def _real_views(self) -> tuple[Rows, Tensor]:
         count = self.options.real_batch
         rows = self._draw_rows(count)
         boxes = torch.where(torch.rand(count, 1) < 0.5, whole(count), random_boxes(count, self.options.min_crop_area))
-        planes = crop(np.asarray(self._images.pixels[rows]), boxes, torch.rand(count) < 0.5, self.image_spec.width)
+        distant = torch.rand(count) < self.options.distant_share
+        boxes = torch.where(distant[:, None], distant_boxes(count, MOST_DISTANT), boxes)
+        turn = torch.where(distant, torch.empty(count).uniform_(-MOST_TURNED, MOST_TURNED), torch.zeros(count))
+        pixels = np.asarray(self._images.pixels[rows])
+        planes = crop(pixels, boxes, torch.rand(count) < 0.5, self.image_spec.width, turn)
         return rows, color_jitter(planes, 0.8)
 
-    def _draw_rows(self, count: int) -> npt.NDArray[np.int64]:
+    def _draw_rows(self, count: int) -> Rows:
         share = self.options.captioned_share
         if share is None:
             return np.sort(torch.multinomial(self._chances, count).numpy())
@@ -200,7 +233,7 @@ class GroundedTrainer(StageTrainer):
         ]
         return np.sort(torch.cat(parts).numpy())
 
-    def _synthetic_views(self) -> tuple[npt.NDArray[np.int64], Tensor]:
+    def _synthetic_views(self) -> tuple[Rows, Tensor]:
         images, side = self._synthetic.images, self.image_spec.width
         count = self.options.synthetic_batch
         if not count:
@@ -209,21 +242,21 @@ class GroundedTrainer(StageTrainer):
         planes = crop(np.asarray(images.pixels[chosen]), small_shifts(count, 0.06), torch.rand(count) < 0.5, side)
         return chosen, color_jitter(planes, 0.35)
 
-    def _tag_loss(self, logits: Tensor, rows: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]) -> Tensor:
+    def _tag_loss(self, logits: Tensor, rows: Rows, chosen: Rows) -> Tensor:
         """Cross-entropy of tags, summed over an image's, by the mean of images."""
         drawn = self._synthetic.values[chosen]
         values = torch.from_numpy(np.concatenate((self._images.values[rows], drawn)).astype(np.float32))
         weights = torch.from_numpy(np.concatenate((self._images.weights[rows], np.ones_like(drawn))).astype(np.float32))
-        values, weights = values.to(self._device), weights.to(self._device)
+        values, weights = values.to(self.device), weights.to(self.device)
         loss = F.binary_cross_entropy_with_logits(logits, values, weights, reduction="sum")
         return loss / len(logits)
 
-    def _imagenet_loss(self, seen: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
+    def _imagenet_loss(self, seen: Tensor, rows: Rows) -> Tensor:
         truth = torch.from_numpy(self._images.imagenet[rows].astype(np.float32))
         known = truth.sum(1) > 0
         if not bool(known.any()):
             return seen.sum() * 0
-        truth = (truth[known] / truth[known].sum(1, keepdim=True)).to(self._device)
+        truth = (truth[known] / truth[known].sum(1, keepdim=True)).to(self.device)
         logits = self.heads.imagenet(seen[known])
         return -(truth * F.log_softmax(logits, -1)).sum(1).mean()
 
@@ -239,5 +272,5 @@ class GroundedTrainer(StageTrainer):
         tags = torch.where(tags > 0, 0.4 + 0.6 * torch.rand(tags.shape), 0.02 * torch.rand(tags.shape))
         tags = torch.where(wrong, 0.5 * torch.rand(tags.shape), tags)
         return self._prefix_loss(
-            self._mapping.text_prefix(tags.to(self._device)), [[self._text.tokens[row]] for row in rows]
+            self._mapping.text_prefix(tags.to(self.device)), [[self._text.tokens[row]] for row in rows]
         )
