@@ -21,7 +21,7 @@ from streamcap.captioner.models.mini_encoder import build_vision, fold
 from streamcap.training.evaluation.object_truth import Detection, ImageTruth
 from streamcap.training.mini import steps, synthetic
 from streamcap.training.mini.grounding import calibrate, label, pool, recipe, tag_heads
-from streamcap.training.mini.grounding.confidence import fit_confidence, judge_confidence
+from streamcap.training.mini.grounding.confidence import fit_confidence, judge_confidence, suggest_min_confidence
 from streamcap.training.mini.grounding.pseudo_captions import counted, pseudo_captions
 from streamcap.training.mini.grounding.tags import CLASSES, TAGS, tags_of_text, targets_of_image, targets_of_text
 from streamcap.training.mini.grounding.warm_start import extend_embedding, extend_tokenizer, unfold, words_to_add
@@ -144,6 +144,13 @@ def test_judge_confidence_by_hand() -> None:
     assert report["error"] == pytest.approx(0.5 * 0.45 + 0.5 * 0.15)
     assert report["surest_correct"] == pytest.approx(1 / 3, abs=1e-4)
     assert judge_confidence([], [])["error"] is None
+
+
+def test_suggested_min_confidence_keeps_true_captions() -> None:
+    sure = [0.2] * 10 + [0.62] * 10 + [0.9] * 30
+    assert suggest_min_confidence(sure, [False] * 10 + [False] * 5 + [True] * 35) == 0.65
+    assert suggest_min_confidence(sure, [True] * 50) == 0.0
+    assert suggest_min_confidence(sure, [False] * 50) is None
 
 
 # All of it ----------------------------------------------------------------------------------------------------------

@@ -29,13 +29,15 @@ from streamcap.training.data.clips import UnreadableError, read_picture
 from streamcap.training.data.corpus import MediaFolder, read_flickr
 from streamcap.training.evaluation.held_out import is_held_out
 from streamcap.training.evaluation.object_truth import ImageTruth, is_correct, judge_captions, read_truths
-from streamcap.training.mini.grounding.confidence import fit_confidence, judge_confidence
+from streamcap.training.mini.grounding.confidence import fit_confidence, judge_confidence, suggest_min_confidence
 
 log = logging.getLogger(__name__)
 
 THRESHOLDS: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-ENOUGH: Final = 0.85
-"""Precision of object words from which on naming more of the main objects matters more."""
+TRUE_WORDS: Final = 0.85
+MAIN_NAMED: Final = 0.5
+"""Goals: object words that are true, and images whose main object is named. A threshold is worth how much of both it
+reaches; beyond a goal nothing is won."""
 BATCH = 32
 
 
@@ -110,12 +112,19 @@ class Calibration:
 
     def evaluate_stage(self, results: list[Result], confidence: Confidence) -> dict[str, Any]:
         """What a confidence is worth on the second half."""
-        known = [(row, correct) for row, correct in self._known(results) if not self.first[row]]
+        return judge_confidence(*self._sure(results, confidence, first=False))
+
+    def min_confidence(self, results: list[Result], confidence: Confidence) -> float | None:
+        """What a service may ask of a caption that it says, by the first half."""
+        return suggest_min_confidence(*self._sure(results, confidence, first=True))
+
+    def _sure(self, results: list[Result], confidence: Confidence, *, first: bool) -> tuple[list[float], list[bool]]:
+        known = [(row, correct) for row, correct in self._known(results) if self.first[row] is first]
         sure = [
             confidence.estimate(self.grounding.weakest(results[row].text, self.tags[row]), results[row].logprob)
             for row, _ in known
         ]
-        return judge_confidence(sure, [correct for _, correct in known])
+        return sure, [correct for _, correct in known]
 
     def _known(self, results: list[Result]) -> list[tuple[int, bool]]:
         verdicts = [is_correct(result.text, truth) for result, truth in zip(results, self.truths, strict=True)]
@@ -130,14 +139,14 @@ def calibrate(model: Path, pool: Path, deny_below: float | None = None) -> dict[
     """Choose the threshold, fit the confidence, write both into the model's config.json; the second half's figures."""
     work = Calibration(model, pool)
     tried: dict[float, list[Result]] = {}
-    scores: dict[float, tuple[float, float]] = {}
+    scores: dict[float, float] = {}
     thresholds = THRESHOLDS if deny_below is None else (deny_below,)
     for threshold in thresholds:
         tried[threshold] = work.caption(threshold)
         found = work.report(tried[threshold], first=True)
         log.info("deny_below %.2f: %s", threshold, json.dumps(found))
-        precision = found["precision"] or 0.0
-        scores[threshold] = min(precision, ENOUGH), (found["main_object_named"] or 0.0)
+        true_words, named = found["precision"] or 0.0, found["main_object_named"] or 0.0
+        scores[threshold] = min(true_words / TRUE_WORDS, 1) + min(named / MAIN_NAMED, 1)
     best = max(thresholds, key=lambda threshold: scores[threshold])
     confidence = work.fit(tried[best])
     config = read_json(model / "config.json")
@@ -145,6 +154,7 @@ def calibrate(model: Path, pool: Path, deny_below: float | None = None) -> dict[
     write_json(model / "config.json", config)
     return {
         "deny_below": best,
+        "min_confidence": work.min_confidence(tried[best], confidence),
         "confidence": work.evaluate_stage(tried[best], confidence),
         "objects": work.report(tried[best], first=False),
     }

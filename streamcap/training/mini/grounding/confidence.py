@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from streamcap.captioner.grounding import Confidence, logit
 
+TRUE_SHARE: Final = 0.92
+"""Of the captions that a service should say aloud."""
 BINS: Final = 10
 SUREST: Final = 0.7
 _ROUNDS = 50
@@ -67,3 +69,14 @@ def judge_confidence(confidences: Sequence[float], correct: Sequence[bool]) -> d
         "surest_correct": round(float(true[surest].mean()), 4),
         "bins": bins,
     }
+
+
+def suggest_min_confidence(confidences: Sequence[float], correct: Sequence[bool]) -> float | None:
+    """The lowest twentieth from which on `TRUE_SHARE` of the captions that are as sure or surer are correct; None where
+    there is none."""
+    sure, true = np.array(confidences, dtype=np.float64), np.array(correct, dtype=np.float64)
+    for twentieth in range(20):
+        kept = sure >= twentieth / 20
+        if kept.any() and true[kept].mean() >= TRUE_SHARE:
+            return twentieth / 20
+    return None

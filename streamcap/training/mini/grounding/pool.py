@@ -61,6 +61,10 @@ SOURCE_CHANCES = {"voc5": 1.6, "lehtcoco": 2.5, "vikrant": 4.0, "miniclip": 2.0,
                   "trash": 0.4, "grocery": 0.5, "inet1k": 1.2, "weather": 0.5, "megadet": 0.3, "intel": 0.6,
                   "caltech": 0.7, "catdog": 0.5, "animals": 0.5, "camvid": 1.5}  # fmt: skip
 """Relative chances of an image of each source; what is not named has 1."""
+RARE = 0.01
+"""Share of images under which a class makes its images come more often, by the root of how rare it is, as in LVIS
+(Gupta et al. 2019), up to `MOST_REPEATED` times."""
+MOST_REPEATED = 2.5
 FLICKR_SHARE = 0.45
 """Of the images of a batch that are drawn by `ImageSet.chances`."""
 
@@ -120,7 +124,7 @@ def prepare_pool(
             [encode(several) for several in captions],
             np.array([bool(entry.captions) for entry in kept]),
             main,
-            _chances(kept, captions),
+            _chances(kept, values),
         ),
         SyntheticSet(synthetic, encode(synthetic.sentences), np.stack([known[one] for one in synthetic.sentences])),
         TextSet(encode(sentences), [tags_of_text(sentence) for sentence in sentences]),
@@ -259,8 +263,11 @@ def _tokenizer(run: Path, start: Tokenizer, sentences: Iterable[str], scenes: Se
     return Tokenizer.from_file(str(path))
 
 
-def _chances(kept: Sequence[_Entry], captions: Sequence[Sequence[str]]) -> npt.NDArray[np.float64]:
-    chances = np.array([SOURCE_CHANCES.get(entry.source, 1.0) for entry in kept])
+def _chances(kept: Sequence[_Entry], values: npt.NDArray[np.float16]) -> npt.NDArray[np.float64]:
+    objects = values[:, : len(CLASSES)] > 0
+    repeated = np.clip(np.sqrt(RARE / np.maximum(objects.mean(0), 1e-9)), 1, MOST_REPEATED)
+    chances: npt.NDArray[np.float64] = np.array([SOURCE_CHANCES.get(entry.source, 1.0) for entry in kept])
+    chances *= np.where(objects, repeated, 1.0).max(1)
     flickr = np.array([entry.source == FLICKR for entry in kept])
     if flickr.any() and not flickr.all():
         chances[flickr] *= FLICKR_SHARE / (1 - FLICKR_SHARE) * chances[~flickr].sum() / chances[flickr].sum()

@@ -64,6 +64,7 @@ WORDS = StoredSettings(
     synthetic_batch=20,
     text_batch=32,
     captioned_share=0.75,
+    captions=4,
     pseudo_weight=0.25,
     tag_weight=0.1,
     learning_rate=6e-4,

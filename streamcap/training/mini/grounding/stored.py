@@ -40,10 +40,10 @@ from streamcap.training.mini.grounding.trainer import (
     SyntheticSet,
 )
 
-CAPTIONED_VIEWS: Final = 4
-OTHERS: Final = 9_000
+CAPTIONED_VIEWS: Final = 3
+OTHERS: Final = 10_000
 """Images without a caption by people of which a view is stored."""
-DRAWN: Final = 4_000
+DRAWN: Final = 3_000
 _ENCODED_AT_ONCE: Final = 48
 _MANIFEST: Final = "grids.json"
 
