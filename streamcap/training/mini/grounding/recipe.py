@@ -1,7 +1,8 @@
-"""The second half of `mini`'s recipe: from a checkpoint of `mini.recipe` to one that says what it sees.
+"""The second half of `mini`'s recipe: from a checkpoint with tag heads to one that says what it sees.
 
     python -m streamcap.training.mini.recipe FLICKR8K FIRST --teacher mobilenet_v2_1.0_224_ptq.tflite
-    python -m streamcap.training.mini.grounding.recipe FLICKR8K POOL RUN --start FIRST/best --text sentences.txt.gz
+    python -m streamcap.training.mini.grounding.tag_heads FLICKR8K POOL HEADS --start FIRST/best
+    python -m streamcap.training.mini.grounding.recipe FLICKR8K POOL RUN --start HEADS/model --text sentences.txt.gz
 
 POOL holds `labels.csv`, `captions.csv`, `teachers.jsonl.gz` and the images, in `images-176.tar` or a folder `images`;
 what is held out (`training.held_out`) is never read. All that is made on the way is kept in RUN; the same command goes
