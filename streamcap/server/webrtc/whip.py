@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 # Limit from the answer to the first frame: ICE, DTLS and the first keyframe.
 FIRST_FRAME_SECONDS = 20.0
+REMOVAL_CHECK_SECONDS = 1.0
 # An ad-hoc stream is kept this long after its publisher left, so that the publisher can reconnect.
 ABANDONED_SECONDS = 300.0
 SWEEP_SECONDS = 15.0
@@ -143,15 +144,25 @@ class WhipSessions:
 
     async def _receive(self, publisher: WhipSession, stream: Stream, track: MediaStreamTrack) -> None:
         """Forward frames until the publisher disconnects or stops sending, or the stream is removed."""
+        loop = asyncio.get_running_loop()
         timeout_s = FIRST_FRAME_SECONDS
+        last_at = loop.time()
         try:
             while is_registered(self._streams, stream):
-                async with asyncio.timeout(timeout_s):
-                    video_frame = await track.recv()
-                timeout_s = self._options.publisher_timeout
+                # A publisher without frames must not keep its sockets after its stream is removed.
+                wait_s = min(REMOVAL_CHECK_SECONDS, last_at + timeout_s - loop.time())
+                try:
+                    async with asyncio.timeout(wait_s):
+                        video_frame = await track.recv()
+                except TimeoutError:
+                    if loop.time() < last_at + timeout_s:
+                        continue
+                    raise
+                timeout_s, last_at = self._options.publisher_timeout, loop.time()
                 source = stream.push_source()
                 if isinstance(video_frame, VideoFrame) and source is not None:
                     source.offer(video_frame)
+            publisher.reason = "the stream was removed"
         except TimeoutError:
             publisher.reason = f"the publisher sent no frame for {timeout_s:g} s"
         except MediaStreamError:

@@ -191,6 +191,17 @@ async def test_removed_stream_ends_whip_session(server: Server) -> None:
         await until(lambda: len(server.app.state.whip_sessions) == 0)
 
 
+async def test_removed_stream_ends_session_without_frames(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    async with connection() as peer:
+        peer.addTransceiver("video", "sendonly")
+        with caplog.at_level("INFO"):
+            answer = await server.http.post("/whip/tab", content=await offer(peer), headers=SDP)
+            assert answer.status_code == 201
+            await server.streams.remove("tab")
+            await until(lambda: len(server.app.state.whip_sessions) == 0)
+    assert "WHIP publisher of tab: the stream was removed" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("kind", "body", "content_type", "status"),
     [
