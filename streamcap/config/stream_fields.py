@@ -21,7 +21,16 @@ from streamcap.streams.settings import (
     StreamSettings,
 )
 
-Coordinate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+def no_switch(value: Any) -> Any:
+    """`true` is not the number 1."""
+    if isinstance(value, bool):
+        raise ValueError("use a number")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(no_switch)]
+Coordinate = Annotated[Number, Field(ge=0, le=1, allow_inf_nan=False)]
 Point = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
 Polygon = Annotated[list[Point], Field(min_length=MIN_POINTS, max_length=MAX_POINTS)]
 
@@ -48,7 +57,7 @@ class StreamFields(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     every: Annotated[
-        float | None, Field(ge=MIN_EVERY, le=MAX_EVERY, allow_inf_nan=False, description="Seconds between captions.")
+        Number | None, Field(ge=MIN_EVERY, le=MAX_EVERY, allow_inf_nan=False, description="Seconds between captions.")
     ] = None
     model: Annotated[
         str | None,
@@ -68,7 +77,7 @@ class StreamFields(BaseModel):
     ] = None
     decode: Annotated[Decode | None, Field(description="Which frames of a camera to decode.")] = None
     min_confidence: Annotated[
-        float | None,
+        Number | None,
         Field(ge=0, le=1, allow_inf_nan=False, description="Do not publish captions of a lower confidence."),
     ] = None
     labels: Annotated[
