@@ -11,10 +11,11 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from streamcap.captions.hub import Hub
+from streamcap.config.config import StreamConfig
 from streamcap.daemon_pool import DaemonPool
 from streamcap.engine.engine import Engine, EngineOptions
 from streamcap.engine.model_settings import ModelSettings
@@ -52,6 +53,8 @@ class ServeOptions:
     engine: EngineOptions
     models: Mapping[str, ModelSettings]
     """By name, at least one. The first is that of streams that name none."""
+    streams: Mapping[str, StreamConfig] = field(default_factory=dict)
+    """Streams by name, with their settings; added before `sources`."""
     show: Callable[[Hub], Coroutine[None, None, None]] | None = None
     """Coroutine that shows captions in the terminal."""
 
@@ -93,7 +96,7 @@ async def serve_streams(
             engine = _start_engine(streams, models, loading.result(), options)
             # What exists by now stays: collections need not visit it.
             gc.freeze()
-            adding = asyncio.create_task(_add(streams, options.sources), name="add-streams")
+            adding = asyncio.create_task(_add(streams, options), name="add-streams")
             await asyncio.wait((adding, serving, stopping), return_when=asyncio.FIRST_COMPLETED)
             if adding.done():
                 adding.result()
@@ -122,11 +125,13 @@ async def serve_streams(
     return ended
 
 
-async def _add(streams: StreamSet, sources: Sequence[tuple[str | None, str]]) -> None:
+async def _add(streams: StreamSet, options: ServeOptions) -> None:
     """All at once, so that a slow disk of one stream does not delay the others. Raises StreamcapError."""
     try:
         async with asyncio.TaskGroup() as group:
-            for name, url in sources:
+            for stream, entry in options.streams.items():
+                group.create_task(streams.add(stream, entry.url, entry.settings, keep_failed=True))
+            for name, url in options.sources:
                 group.create_task(streams.add(name, url, keep_failed=True))
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None

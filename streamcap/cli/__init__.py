@@ -11,7 +11,8 @@ import typer
 from typer.core import TyperGroup
 
 from streamcap import __version__
-from streamcap.cli import bench, caption, dataset, evaluate, models, serve, train
+from streamcap.cli import bench, caption, config, dataset, evaluate, models, serve, train
+from streamcap.config.problems import ConfigError
 from streamcap.errors import InputError, StreamcapError
 from streamcap.redact import redact
 
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command()(serve.serve)
 app.command()(caption.caption)
 app.add_typer(models.app, name="models")
+app.add_typer(config.app, name="config")
 app.command()(dataset.dataset)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
@@ -94,5 +96,7 @@ def main() -> None:
 
 
 def _fail(message: object, status: int) -> None:
-    typer.echo(f"streamcap: {redact(' '.join(str(message).split()))}", err=True)
+    # Of an error with several lines, each is a problem of its own.
+    for line in str(message).splitlines() if isinstance(message, ConfigError) else [" ".join(str(message).split())]:
+        typer.echo(f"streamcap: {redact(line)}", err=True)
     sys.exit(status)

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from streamcap.byte_size import parse_bytes
+from streamcap.cli.serve_options import build_options, given_options, models_of, use_file
 from streamcap.errors import InputError, LostCaptionsError
 from streamcap.image_spec import Fit
 from streamcap.redact import redact
 from streamcap.streams.options import DEFAULT_MIN_CONFIDENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from streamcap.captioner import Captioner
+    from streamcap.config.config import Config, StreamConfig
     from streamcap.engine.model_settings import ModelSettings
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ _FEED, _SERVER, _SECURITY, _LOG = "Captions and feed", "Server", "Security", "Ou
 
 
 def serve(
+    context: typer.Context,
     sources: Annotated[
         list[str] | None,
         typer.Argument(
@@ -51,6 +53,16 @@ def serve(
             help="rtsp://, rtsps://, rtmp://, srt://, udp://, rtp://, http(s)://, a file, webcam:[DEVICE], whip: or "
             "scenes:. Default: scenes:, the built-in drawn scenes.",
             show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            callback=use_file,
+            is_eager=True,
+            help="YAML file with options, models and streams; options of the command line win.",
+            show_default=False,
+            rich_help_panel=_STREAMS,
         ),
     ] = None,
     every: Annotated[float, typer.Option(help="Seconds between captions of a stream.", rich_help_panel=_STREAMS)] = 1.0,
@@ -216,62 +228,39 @@ def serve(
     ] = "info",
 ) -> None:
     """Caption live streams: websocket, web page and rolling subtitle files."""
+    arguments = dict(locals())
     from streamcap.app import ServeOptions, serve_streams
     from streamcap.cli.console import print_captions
-    from streamcap.engine.change_gate import ChangeGateOptions
-    from streamcap.engine.engine import EngineOptions
-    from streamcap.engine.model_settings import ModelSettings
     from streamcap.server.http_server import allow_connections, listen
-    from streamcap.server.ice import IceServer
-    from streamcap.server.options import ServerOptions
-    from streamcap.streams.file_rotation import RotationOptions
-    from streamcap.streams.options import StreamOptions
 
     _configure_logging(log_level)
-    server_options = ServerOptions(
-        host=host,
-        port=port,
-        publish_tokens=frozenset((token,)) if token is not None else frozenset(),
-        view_tokens=frozenset((view_token,)) if view_token is not None else frozenset(),
-        origins=frozenset(origin or ()),
-        allow_net=allow_net,
-        allow_local=allow_local,
-        ice_servers=tuple(map(IceServer.parse, ice_server or ())),
-        root_path=root_path,
-        tls_cert=tls_cert,
-        tls_key=tls_key,
-    )
-    stream_options = StreamOptions(
-        every=every,
-        out=out,
-        rotation=RotationOptions(parse_bytes(rotate_bytes, "--rotate-bytes"), keep_days, keep_files),
-        subtitle_window=subtitle_window,
-        replay_events=replay_events,
-        stall_after=stall_after,
-        read_timeout=read_timeout,
-        keyframes_only=keyframes_only,
-        max_age=max_age,
-        min_confidence=min_confidence,
-        clip_seconds=clip_seconds,
-    )
-    engine_options = EngineOptions(
-        ChangeGateOptions(threshold=change_threshold, refresh_interval=refresh_interval),
-        interim_interval=1 / interim_rate if interim_rate > 0 else 0.0,
-    )
+    file: Config | None = context.obj
+    try:
+        options = build_options(arguments)
+    except InputError as error:
+        raise (error if file is None else file.error(error, given_options(context))) from None
+    named = parse_sources(sources or ([] if file is not None else ["scenes:"]))
     serve_options = ServeOptions(
-        sources=parse_sources(sources or ["scenes:"]),
-        stream_options=stream_options,
-        server=server_options,
-        engine=engine_options,
-        models={model: ModelSettings(model, device, precision, vision, tokenizer, fit)},
+        sources=named,
+        streams={} if file is None else _without(file.streams, named),
+        stream_options=options.streams,
+        server=options.server,
+        engine=options.engine,
+        models=models_of(arguments, file, given_options(context)),
         show=None if quiet else print_captions,
     )
     load = functools.partial(_load, threads=threads)
     # A port in use is reported before the model is loaded.
-    with listen(server_options) as listener:
+    with listen(options.server) as listener:
         allow_connections()
         on_signal = functools.partial(_start_timer, SHUTDOWN_TIMEOUT_S, _exit_now)
         _run(serve_streams(serve_options, load, listener, on_signal=on_signal))
+
+
+def _without(streams: Mapping[str, StreamConfig], sources: Sequence[tuple[str | None, str]]) -> dict[str, StreamConfig]:
+    """`streams` of the file without those that the command line names."""
+    named = {name for name, _ in sources}
+    return {name: stream for name, stream in streams.items() if name not in named}
 
 
 def parse_sources(arguments: Sequence[str]) -> list[tuple[str | None, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -45,16 +45,23 @@ class Config:
     """Fields of `ModelSettings` that the file sets, by the model's name."""
     streams: Mapping[str, StreamConfig]
 
+    @property
+    def default_model(self) -> str:
+        """That of streams that name none, unless --model names another."""
+        return str(self.server.get("model") or next(iter(self.models), DEFAULT_MODEL))
+
     def model_settings(self, base: ModelSettings) -> dict[str, ModelSettings]:
         """The models by name; device and precision are those of `base` where an entry has none. Raises InputError."""
         defaults = {"device": base.device, "precision": base.precision}
         return {name: ModelSettings(**{**defaults, **given}) for name, given in self.models.items()}
 
-    def error(self, error: InputError) -> InputError:
-        """`error` of an option, at its line if the file sets that option."""
+    def error(self, error: InputError, given: Container[str] = ()) -> InputError:
+        """`error` of an option, at its line if the file sets that option and `given`, which wins, does not."""
         match = _LEADING_NAME.match(str(error))
         name = match["name"].replace("-", "_") if match else ""
-        return ConfigError([self.tree.problem(("server", name), str(error))]) if name in self.server else error
+        if isinstance(error, ConfigError) or not match or name in given or name not in self.server:
+            return error
+        return ConfigError([self.tree.problem(("server", name), match["rest"].lstrip(": "))])
 
 
 def load_config(path: Path, flags: Sequence[Flag], environ: Mapping[str, str] = os.environ) -> Config:
@@ -146,7 +153,8 @@ class _Builder:
         given = {key: value for key, value in entry.items() if key != "url"}
         url = self._try((*path, "url"), lambda: check_url(entry["url"]))
         settings = self._try(path, lambda: StreamSettings(**given))
-        known = {*self._models, str(self._server.get("model", DEFAULT_MODEL))}
+        default = self._server.get("model") or ("" if self._models else DEFAULT_MODEL)
+        known = {*self._models, str(default)} - {""}
         if (model := entry.get("model")) is not None and model not in known:
             self._fail((*path, "model"), f"no model is named {model[:80]!r}; {suggestion(model, known)}")
         return StreamConfig(url or "", settings or StreamSettings())

@@ -22,7 +22,11 @@ class Problem:
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
-        return f"{place}: {redact(' '.join(self.message.split()))}"
+        return f"{place}: {self.shown()}"
+
+    def shown(self) -> str:
+        """The message as one line, secrets redacted."""
+        return redact(" ".join(self.message.split()))
 
 
 class ConfigError(InputError):

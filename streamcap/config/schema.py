@@ -93,16 +93,14 @@ def file_schema(flags: Sequence[Flag]) -> type[BaseModel]:
         )
         for flag in flags
     }
+    models: Any = dict[str, model_entry()]  # type: ignore[misc]
     forbid = ConfigDict(extra="forbid", protected_namespaces=())
     section = create_model("Server", __config__=forbid, **server)
     return create_model(
         "Configuration",
         __config__=forbid,
         server=(section | None, Field(default=None, description="Options of `streamcap serve`, with underscores.")),
-        models=(
-            dict[str, model_entry()] | None,  # type: ignore[misc]
-            Field(default=None, description="Models by name, for `model` of server and streams."),
-        ),
+        models=(models | None, Field(default=None, description="Models by name, for `model` of server and streams.")),
         streams=(dict[str, StreamEntry] | None, Field(default=None, description="Streams by name.")),
     )
 

@@ -63,7 +63,7 @@ for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("merge", r"<<", "<"),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))  # type: ignore[no-untyped-call]
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
 
 
 def read_tree(path: Path, environ: Mapping[str, str]) -> Tree:
@@ -102,7 +102,7 @@ def parse_tree(data: bytes, file: str, environ: Mapping[str, str]) -> Tree:
         raise ConfigError([Problem(file, None, f"nested more than {MAX_DEPTH} levels deep")]) from None
     finally:
         if loader is not None:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
     return _Reader(file, environ).tree(node)
 
 
@@ -142,19 +142,22 @@ class _Reader:
             raise ConfigError(self._problems)
         return Tree(self._file, values, self._lines)
 
-    def _fail(self, node: yaml.Node, message: str) -> None:
-        self._problems.append(Problem(self._file, node.start_mark.line + 1, message))
+    def _fail(self, node: yaml.Node, message: str, path: Path_ = ()) -> None:
+        name = ".".join(map(str, path))
+        line = node.start_mark.line + 1
+        self._problems.append(Problem(self._file, line, f"{name}: {message}" if name else message))
 
     def _value(self, node: yaml.Node, path: Path_) -> Any:
         self._count += 1
         if self._count > MAX_VALUES or len(path) > MAX_DEPTH:
             limit = f"{MAX_VALUES} values" if self._count > MAX_VALUES else f"{MAX_DEPTH} levels"
-            raise ConfigError([Problem(self._file, node.start_mark.line + 1, f"more than {limit}, aliases expanded")])
+            line = self._lines.get(path[:1], node.start_mark.line + 1)  # not that of the anchor
+            raise ConfigError([Problem(self._file, line, f"more than {limit}, aliases expanded")])
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return self._sequence(node, path)
-        return self._scalar(node)
+        return self._scalar(node, path)
 
     def _sequence(self, node: yaml.SequenceNode, path: Path_) -> list[Any]:
         if node.tag != "tag:yaml.org,2002:seq":
@@ -196,30 +199,30 @@ class _Reader:
             else:
                 self._fail(entry, "<< needs an alias of a mapping, such as *camera")
 
-    def _scalar(self, node: yaml.Node) -> Any:
+    def _scalar(self, node: yaml.Node, path: Path_) -> Any:
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         text = str(node.value)
         if kind == "str" or kind == "merge":
-            return self._substituted(node, text)
+            return self._substituted(node, text, path)
         if kind not in _SCALARS:
-            self._fail(node, f"the tag {node.tag} is not supported; remove it")
+            self._fail(node, f"the tag {node.tag} is not supported; remove it", path)
             return None
         try:
             return _SCALARS[kind](text)
         except ValueError:
-            self._fail(node, f"{text[:80]!r} is not a {kind}")
+            self._fail(node, f"{text[:80]!r} is not a valid {kind}", path)
             return None
 
-    def _substituted(self, node: yaml.Node, text: str) -> str:
+    def _substituted(self, node: yaml.Node, text: str, path: Path_) -> str:
         def value(match: re.Match[str]) -> str:
             name = match["name"]
             if match[0] == "$$":
                 return "$"
             if name is None:
-                self._fail(node, "'${' without a name: write ${NAME} for a variable, $$ for a dollar sign")
+                self._fail(node, "'${' without a name: write ${NAME} for a variable, $$ for a dollar sign", path)
                 return ""
             if name not in self._environ:
-                self._fail(node, f"the environment variable {name} is not set")
+                self._fail(node, f"the environment variable {name} is not set", path)
                 return ""
             return self._environ[name]
 
