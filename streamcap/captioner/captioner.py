@@ -27,6 +27,7 @@ from streamcap.captioner.decoding.sampling import make_sampler
 from streamcap.captioner.decoding.tokenizer import TextDecoder
 from streamcap.captioner.decoding.verifier import Verifier
 from streamcap.captioner.grounding import Grounding
+from streamcap.captioner.hub_model import find_hub_kind
 from streamcap.captioner.kernels.precision import convert, find_device, find_precision
 from streamcap.captioner.loading import find_stop_tokens, find_tokenizer, find_tower
 from streamcap.captioner.models.gpt2 import GPT2
@@ -429,13 +430,25 @@ def load_captioner(
     precision: str = "auto",
     vision: str | Path | None = None,
     tokenizer: str | Path | None = None,
+    prompt: str | None = None,
 ) -> Captioner:
     """Load a captioner: `mini`, an alias (`streamcap models`), a file, a directory, or a hub `owner/name`.
 
-    vision, tokenizer: a directory or hub name, for checkpoints that contain none. Raises InputError with a one-line
-    message if it cannot be loaded.
+    vision, tokenizer: a directory or hub name, for checkpoints that contain none. prompt: for models that take one,
+    which are those of the hub that run in transformers' own classes. Raises InputError with a one-line message if it
+    cannot be loaded.
     """
+    path = registry.find_checkpoint(str(name))
+    hub_kind = find_hub_kind(path)
+    if hub_kind is not None:
+        if vision is not None or tokenizer is not None:
+            raise InputError(f"{name}: has its own vision encoder and tokenizer; vision= and tokenizer= do not apply")
+        from streamcap.captioner.hub_captioner import load_hub_captioner
+
+        return load_hub_captioner(path, hub_kind, device=device, precision=precision, prompt=prompt)
+    if prompt is not None:
+        raise InputError(f"{name}: takes no prompt")
     target = find_device(device)
     resolved = find_precision(precision, target)
-    checkpoint = open_checkpoint(registry.find_checkpoint(str(name)))
+    checkpoint = open_checkpoint(path)
     return Captioner(checkpoint, device=target, precision=resolved, vision=vision, tokenizer=tokenizer)

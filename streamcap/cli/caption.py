@@ -57,6 +57,9 @@ def caption(
     tokenizer: Annotated[
         str | None, typer.Option(help="Tokenizer for a checkpoint without one: directory or hub name.")
     ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="For models that take one.", show_default="the model's own")
+    ] = None,
     beam: Annotated[int, typer.Option(min=1, help="Beam size; 1: greedy search.")] = 1,
     temperature: Annotated[float, typer.Option(help="Sampling temperature; 0: no sampling.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus sampling: total probability of the candidates.")] = 1.0,
@@ -100,7 +103,9 @@ def caption(
     from streamcap.cli.progress import progress_bar
     from streamcap.offline.file_captioner import FileCaptioner
 
-    model_loaded = load_captioner(model, device=device, precision=precision, vision=vision, tokenizer=tokenizer)
+    model_loaded = load_captioner(
+        model, device=device, precision=precision, vision=vision, tokenizer=tokenizer, prompt=prompt
+    )
     model_loaded.require_text()
     typer.echo(describe_model(model, model_loaded.info["family"]), err=True)
     captioner = FileCaptioner(model_loaded, search, batch=batch, fit=fit)

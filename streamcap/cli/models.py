@@ -28,7 +28,7 @@ def models(context: typer.Context, as_json: Json = False) -> None:
 
 @app.command("list")
 def list_models(as_json: Json = False) -> None:
-    """List the named captioners: use, size, quality, license, and whether they are downloaded."""
+    """List the named captioners: use, size, quality, speed, license, and whether they are downloaded."""
     from streamcap.captioner.registry import MODELS, cached
 
     rows = []
@@ -41,6 +41,7 @@ def list_models(as_json: Json = False) -> None:
                 "license": entry.license,
                 "good_for": entry.good_for,
                 "quality": entry.quality,
+                "ms_per_frame": entry.speed,
                 "command": f"streamcap caption photo.jpg --model {entry.name}",
                 "megabytes": round(_bytes(path) / 1e6) if path is not None else entry.megabytes,
                 "source": entry.source,
@@ -57,14 +58,17 @@ def list_models(as_json: Json = False) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("name", no_wrap=True)
-    for header in ("good for", "MB", "quality", "license", "downloaded"):
+    for header in ("good for", "MB", "quality", "ms a frame", "license", "downloaded"):
         table.add_column(header)
     for row in rows:
-        fields = (row["name"], row["good_for"], row["megabytes"], row["quality"], row["license"])
+        fields = (row["name"], row["good_for"], row["megabytes"], row["quality"], row["ms_per_frame"], row["license"])
         table.add_row(*map(str, fields), "yes" if row["cached"] else "no")
     console.print(table)
     console.print("Use one: streamcap serve URL --model NAME, or streamcap caption photo.jpg --model NAME.")
-    console.print("Also: any hub owner/name, a checkpoint file, or a directory.", style="dim")
+    console.print(
+        "Also: a hub owner/name (BLIP, GIT, SmolVLM, Qwen-VL, LLaVA, …), a file, or a directory.", style="dim"
+    )
+    console.print("ms a frame: 720p, from the frame to its caption, one CPU core.", style="dim")
 
 
 @app.command()
