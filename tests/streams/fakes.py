@@ -28,6 +28,8 @@ from streamcap.streams.stream_deps import StreamDeps
 from streamcap.streams.stream_set import StreamSet
 from tests.timeouts import TIMEOUT_FACTOR
 
+URL = "rtsp://admin:hunter2@cam/live"
+
 TIME_BASE = Fraction(1, 1000)
 
 
@@ -152,3 +154,17 @@ class FakeService:
 
     def states(self, stream: str) -> list[str]:
         return [str(m["state"]) for m in self.of("status", stream)]
+
+
+async def live(service: FakeService, name: str = "door", url: str = URL) -> None:
+    before, captions = len(service.sources), len(service.of("caption", name))
+    await service.streams.add(name, url)
+    await wait_sources(service, before + 1)
+    service.sources[-1].put(frame(0.0))
+    await service.until(lambda: len(service.of("caption", name)) == captions + 1)
+
+
+async def wait_sources(service: FakeService, count: int) -> None:
+    async with asyncio.timeout(TIMEOUT_FACTOR):
+        while len(service.sources) < count:
+            await asyncio.sleep(0.005)
