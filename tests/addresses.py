@@ -300,6 +300,6 @@ def addresses() -> list[tuple[str, list[str]]]:
     for templates in MAKERS.values():
         for template in templates:
             used = [f"{{{place}}}" in template for place in range(3)].count(True)
-            made = [_KINDS[next(numbers) % len(_KINDS)].format(next(numbers)) for _ in range(used)]
-            out.append((template.format(*made), made))
+            secrets = [_KINDS[next(numbers) % len(_KINDS)].format(next(numbers)) for _ in range(used)]
+            out.append((template.format(*secrets), secrets))
     return out

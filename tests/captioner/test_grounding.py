@@ -44,10 +44,10 @@ CONFIDENCE = {"bias": 1.0, "weakest": 0.5, "logprob": 0.1, "none": -0.5}
 
 def tokenizer() -> Tokenizer:
     words = [*WORDS, *(f"w{number}" for number in range(120 - len(WORDS) - 1)), "<|endoftext|>"]
-    made = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="w0"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.add_special_tokens(["<|endoftext|>"])
-    return made
+    word_level = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="w0"))
+    word_level.pre_tokenizer = pre_tokenizers.Whitespace()
+    word_level.add_special_tokens(["<|endoftext|>"])
+    return word_level
 
 
 def token(word: str) -> int:

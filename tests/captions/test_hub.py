@@ -91,20 +91,20 @@ def test_inactive_stream_replays_no_caption(hub: Hub, state: StreamState) -> Non
     hub.publish(Status("door", StreamState.LIVE))
     hub.publish(caption())
     hub.publish(Status("door", state))
-    _, *told = texts(listen(hub))
-    assert [(m["type"], m["seq"]) for m in told] == [("status", 3)]
+    _, *received = texts(listen(hub))
+    assert [(m["type"], m["seq"]) for m in received] == [("status", 3)]
     # After the reconnection there is no current caption.
     hub.publish(Status("door", StreamState.LIVE))
-    _, *told = texts(listen(hub))
-    assert [(m["type"], m["seq"]) for m in told] == [("status", 4)]
+    _, *received = texts(listen(hub))
+    assert [(m["type"], m["seq"]) for m in received] == [("status", 4)]
 
 
 def test_stalled_stream_replays_extendable_caption(hub: Hub) -> None:
     hub.publish(Status("door", StreamState.LIVE))
     hub.publish(caption())
     hub.publish(Status("door", StreamState.STALLED))
-    _, *told = texts(listen(hub))
-    assert [(m["type"], m["seq"], m.get("state")) for m in told] == [
+    _, *received = texts(listen(hub))
+    assert [(m["type"], m["seq"], m.get("state")) for m in received] == [
         ("status", 1, "stalled"),
         ("caption", 2, None),
         ("status", 3, "stalled"),

@@ -104,8 +104,8 @@ def test_nan_is_a_failure_of_its_row_alone(what: str) -> None:
 
     def nan_decode(embeddings: np.ndarray, *, streams: list[str], on_text: object = None) -> list[MadeResult]:
         return [
-            MadeResult(made.text, float("nan") if row[2] > 0 else -0.5)
-            for made, row in zip(decode(embeddings, streams=streams), embeddings, strict=True)
+            MadeResult(result.text, float("nan") if row[2] > 0 else -0.5)
+            for result, row in zip(decode(embeddings, streams=streams), embeddings, strict=True)
         ]
 
     if what == "embedding":

@@ -21,8 +21,8 @@ def test_first_has_a_traceback_then_a_count(caplog: pytest.LogCaptureFixture) ->
     assert [record.exc_info is not None for record in caplog.records] == [True, True]
     now = INTERVAL_SECONDS
     failures.report(failure(RuntimeError, "frame 10\nat length"), "stream yard")
-    told = "the model failed 10 more times, last on a frame of stream yard: RuntimeError: frame 10"
-    assert caplog.messages[2:] == [told]
+    summary = "the model failed 10 more times, last on a frame of stream yard: RuntimeError: frame 10"
+    assert caplog.messages[2:] == [summary]
     failures.report(failure(RuntimeError, "frame 11"), "stream yard")
     assert len(caplog.records) == 3
 

@@ -35,18 +35,18 @@ def stamps(said: list[int | None], *, clock: MediaClock | None = None, pace: flo
 def test_time_rises_within_epoch_and_epochs_follow(
     said: list[int | None], gaps: list[float], jump: float | None, interval: float | None
 ) -> None:
-    clock, now, made = MediaClock(jump_ahead=jump, interval=interval), 0.0, []
+    clock, now, stamped = MediaClock(jump_ahead=jump, interval=interval), 0.0, []
     for number, pts in enumerate(said):
         now += gaps[number % len(gaps)]
-        made.append(clock.stamp(pts, BASE, now))
-    for one, following in pairwise(made):
+        stamped.append(clock.stamp(pts, BASE, now))
+    for one, following in pairwise(stamped):
         assert following.epoch in (one.epoch, one.epoch + 1)
         if following.epoch == one.epoch:
             assert following.pts > one.pts
             assert following.time > one.time
-    assert all(stamp.time == float(stamp.pts * stamp.time_base) for stamp in made)
-    assert clock.repaired == sum(stamp.repaired for stamp in made)
-    assert clock.epochs == made[-1].epoch
+    assert all(stamp.time == float(stamp.pts * stamp.time_base) for stamp in stamped)
+    assert clock.repaired == sum(stamp.repaired for stamp in stamped)
+    assert clock.epochs == stamped[-1].epoch
 
 
 @given(st.integers(-(2**33), 2**33), st.lists(st.integers(1, 90_000), min_size=1, max_size=50))
@@ -55,42 +55,42 @@ def test_valid_timestamps_pass_unchanged(first: int, steps: list[int]) -> None:
     for step in steps:
         said.append((said[-1] or 0) + step if said[-1] is not None else step)
     clock = MediaClock()
-    made = [clock.stamp(pts, BASE, 100.0 + ((pts or 0) - first) / 90_000) for pts in said]
-    assert [stamp.pts for stamp in made] == said
-    assert not any(stamp.repaired or stamp.epoch for stamp in made)
+    stamped = [clock.stamp(pts, BASE, 100.0 + ((pts or 0) - first) / 90_000) for pts in said]
+    assert [stamp.pts for stamp in stamped] == said
+    assert not any(stamp.repaired or stamp.epoch for stamp in stamped)
 
 
 def test_repeated_timestamp_is_interpolated() -> None:
-    made = stamps([0, STEP, STEP, 2 * STEP, 3 * STEP])
-    assert [stamp.pts for stamp in made] == [0, STEP, STEP + STEP // 2, 2 * STEP, 3 * STEP]
-    assert [stamp.repaired for stamp in made] == [False, False, True, False, False]
+    stamped = stamps([0, STEP, STEP, 2 * STEP, 3 * STEP])
+    assert [stamp.pts for stamp in stamped] == [0, STEP, STEP + STEP // 2, 2 * STEP, 3 * STEP]
+    assert [stamp.repaired for stamp in stamped] == [False, False, True, False, False]
 
 
 def test_missing_first_timestamps_use_arrival() -> None:
-    made = stamps([None, None, None, 7_000_000, 7_000_000 + STEP])
-    assert {stamp.epoch for stamp in made} == {0}
-    assert [stamp.time for stamp in made] == pytest.approx([0, 1 / 30, 2 / 30, 3 / 30, 4 / 30], abs=1e-3)
+    stamped = stamps([None, None, None, 7_000_000, 7_000_000 + STEP])
+    assert {stamp.epoch for stamp in stamped} == {0}
+    assert [stamp.time for stamp in stamped] == pytest.approx([0, 1 / 30, 2 / 30, 3 / 30, 4 / 30], abs=1e-3)
 
 
 def test_missing_timestamp_is_interpolated() -> None:
-    made = stamps([0, STEP, None, 3 * STEP])
-    assert made[2].time == pytest.approx(2 / 30, abs=1e-3)
-    assert made[3].pts == 3 * STEP
+    stamped = stamps([0, STEP, None, 3 * STEP])
+    assert stamped[2].time == pytest.approx(2 / 30, abs=1e-3)
+    assert stamped[3].pts == 3 * STEP
 
 
 def test_restarted_clock_opens_an_epoch() -> None:
-    made = stamps([900_000, 903_000, 0, 3000, 6000, 9000])
-    assert [stamp.epoch for stamp in made] == [0, 0, 0, 0, 1, 1]
-    assert [stamp.pts for stamp in made[4:]] == [6000, 9000]
+    stamped = stamps([900_000, 903_000, 0, 3000, 6000, 9000])
+    assert [stamp.epoch for stamp in stamped] == [0, 0, 0, 0, 1, 1]
+    assert [stamp.pts for stamp in stamped[4:]] == [6000, 9000]
     # Until the jump is certain, time continues by arrival.
-    assert [stamp.time for stamp in made[:4]] == pytest.approx([10 + number / 30 for number in range(4)], abs=1e-3)
+    assert [stamp.time for stamp in stamped[:4]] == pytest.approx([10 + number / 30 for number in range(4)], abs=1e-3)
 
 
 def test_small_backward_step_is_jitter() -> None:
-    made = stamps([0, 9000, 6000, 12_000])
-    assert {stamp.epoch for stamp in made} == {0}
-    assert made[2].repaired
-    assert made[3].pts == 12_000
+    stamped = stamps([0, 9000, 6000, 12_000])
+    assert {stamp.epoch for stamp in stamped} == {0}
+    assert stamped[2].repaired
+    assert stamped[3].pts == 12_000
 
 
 def test_forward_jump_opens_an_epoch_unless_time_passed() -> None:
@@ -101,14 +101,14 @@ def test_forward_jump_opens_an_epoch_unless_time_passed() -> None:
 
 
 def test_frozen_clock_is_replaced_by_arrival() -> None:
-    made = stamps([5] * 31)
-    assert made[-1].time - made[0].time == pytest.approx(1.0, abs=0.15)
-    assert {stamp.epoch for stamp in made} == {0}
+    stamped = stamps([5] * 31)
+    assert stamped[-1].time - stamped[0].time == pytest.approx(1.0, abs=0.15)
+    assert {stamp.epoch for stamp in stamped} == {0}
 
 
 def test_file_without_timestamps_uses_frame_rate() -> None:
-    made = stamps([None] * 26, clock=MediaClock(interval=Fraction(1, 25)), pace=0.0001)
-    assert made[-1].time == pytest.approx(1.0)
+    stamped = stamps([None] * 26, clock=MediaClock(interval=Fraction(1, 25)), pace=0.0001)
+    assert stamped[-1].time == pytest.approx(1.0)
 
 
 def test_time_base_change_keeps_time() -> None:
@@ -120,18 +120,18 @@ def test_time_base_change_keeps_time() -> None:
 
 def test_every_tenth_frame_that_leaps_opens_no_epoch() -> None:
     hour = 90_000 * 3600
-    made = stamps([number * STEP + (hour if number % 10 == 9 else 0) for number in range(300)])
-    assert {stamp.epoch for stamp in made} == {0}
-    assert [stamp.time for stamp in made] == pytest.approx([number / 30 for number in range(300)], abs=0.01)
+    stamped = stamps([number * STEP + (hour if number % 10 == 9 else 0) for number in range(300)])
+    assert {stamp.epoch for stamp in stamped} == {0}
+    assert [stamp.time for stamp in stamped] == pytest.approx([number / 30 for number in range(300)], abs=0.01)
 
 
 @pytest.mark.parametrize("rate", [0.3, 0.7, 1.2, 2.0, 4.0])
 def test_stamps_at_another_rate_than_time_are_ignored(rate: float) -> None:
     clock = MediaClock()
-    made = stamps([round(number * STEP * rate) for number in range(900)], clock=clock)
+    stamped = stamps([round(number * STEP * rate) for number in range(900)], clock=clock)
     assert clock.by_arrival
-    assert made[-1].time - made[-301].time == pytest.approx(10.0, abs=0.01)
-    assert abs(made[-1].time - 899 / 30) <= max(MAX_LEAD_SECONDS, 6 * abs(1 - rate)) + 0.1
+    assert stamped[-1].time - stamped[-301].time == pytest.approx(10.0, abs=0.01)
+    assert abs(stamped[-1].time - 899 / 30) <= max(MAX_LEAD_SECONDS, 6 * abs(1 - rate)) + 0.1
     file = MediaClock(jump_ahead=None)
     assert stamps([round(number * STEP * rate) for number in range(900)], clock=file)[-1].pts == round(
         899 * STEP * rate
@@ -149,9 +149,9 @@ def test_network_that_stalls_and_catches_up_moves_no_stamp() -> None:
 
 def test_clock_that_begins_again_all_the_time_is_ignored() -> None:
     clock = MediaClock()
-    made = stamps([(number % 60) * STEP for number in range(1800)], clock=clock)
+    stamped = stamps([(number % 60) * STEP for number in range(1800)], clock=clock)
     assert clock.by_arrival
-    assert made[-1].epoch <= MAX_EPOCHS_A_MINUTE
+    assert stamped[-1].epoch <= MAX_EPOCHS_A_MINUTE
 
 
 def odd_source(rng: random.Random, seconds: float, rate: float) -> Iterator[tuple[int | None, float]]:

@@ -85,8 +85,8 @@ def test_concurrent_conversion() -> None:
     wrong: list[int] = []
 
     def work(number: int) -> None:
-        made = [convert.convert(video_frames[number]) for _ in range(20)]
-        wrong.extend(number for pixels in made if not np.array_equal(pixels, alone[number]))
+        converted = [convert.convert(video_frames[number]) for _ in range(20)]
+        wrong.extend(number for pixels in converted if not np.array_equal(pixels, alone[number]))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:

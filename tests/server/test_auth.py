@@ -140,8 +140,8 @@ async def test_allowed_origin_may_use_whole_api(start: Start) -> None:
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization,content-type",
     }
-    told = await server.http.options("/whip/tab", headers=asked)
-    assert told.status_code == 200
-    assert told.headers["access-control-allow-origin"] == "https://pages.example"
+    preflight = await server.http.options("/whip/tab", headers=asked)
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == "https://pages.example"
     other = await server.http.options("/whip/tab", headers={**asked, "Origin": "https://evil.example"})
     assert other.status_code == 400

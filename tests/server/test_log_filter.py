@@ -13,9 +13,9 @@ TOKEN = 'see-4711+/"%'
 
 
 def record(message: str, *args: object, created: float = 0.0, level: int = logging.WARNING) -> logging.LogRecord:
-    made = logging.LogRecord("uvicorn.error", level, "x", 1, message, args, None)
-    made.created = created
-    return made
+    log_record = logging.LogRecord("uvicorn.error", level, "x", 1, message, args, None)
+    log_record.created = created
+    return log_record
 
 
 @pytest.mark.parametrize(

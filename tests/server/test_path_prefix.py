@@ -110,9 +110,9 @@ def certificate(directory: Path) -> tuple[Path, Path]:
     address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
     builder = builder.serial_number(x509.random_serial_number()).not_valid_before(begin)
-    made = builder.not_valid_after(begin + datetime.timedelta(days=9)).add_extension(address, critical=True)
+    finished = builder.not_valid_after(begin + datetime.timedelta(days=9)).add_extension(address, critical=True)
     cert_path, key_path = directory / "cert.pem", directory / "key.pem"
-    cert_path.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    cert_path.write_bytes(finished.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
     form = serialization.PrivateFormat.PKCS8
     key_path.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
     return cert_path, key_path

@@ -95,13 +95,13 @@ def assert_shows_nothing_but(service: FakeService, text: str) -> None:
 
 def assert_numbers_once(service: FakeService) -> None:
     """Every number is an event or in a gap, in order."""
-    told: list[int] = []
+    numbers: list[int] = []
     for message in service.messages:
         if message["type"] == "gap":
-            told += range(message["from"], message["to"] + 1)
+            numbers += range(message["from"], message["to"] + 1)
         elif "seq" in message:
-            told.append(message["seq"])
-    assert told == list(range(told[0], told[0] + len(told)))
+            numbers.append(message["seq"])
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
 def test_slow_subtitle_writes_are_less_frequent() -> None:

@@ -46,10 +46,10 @@ CONFIG = {
 
 def tokenizer() -> str:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())[:119]
-    made = Tokenizer(BPE({letter: number for number, letter in enumerate(letters)}, []))
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens(["<|endoftext|>"])
-    text: str = made.to_str()
+    byte_level = Tokenizer(BPE({letter: number for number, letter in enumerate(letters)}, []))
+    byte_level.decoder = decoders.ByteLevel()
+    byte_level.add_special_tokens(["<|endoftext|>"])
+    text: str = byte_level.to_str()
     return text
 
 

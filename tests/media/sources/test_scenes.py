@@ -22,13 +22,13 @@ class Time:
         self.now += seconds
 
 
-def made(url: str, time: Time) -> ScenesSource:
+def scenes_source(url: str, time: Time) -> ScenesSource:
     return ScenesSource(url, monotonic=time, wall=lambda: 5e8 + time.now, wait=time.wait)
 
 
 def test_scenes_follow_script_in_real_time() -> None:
     time = Time()
-    source = made("scenes:?seed=3&size=96x54&rate=10&seconds=0.5", time)
+    source = scenes_source("scenes:?seed=3&size=96x54&rate=10&seconds=0.5", time)
     assert source.open().frames_per_second == 10
     for number, frame in enumerate(source.frames()):
         assert frame.time == pytest.approx(number / 10)
@@ -48,7 +48,7 @@ def test_scenes_follow_script_in_real_time() -> None:
 
 def test_slow_reader_drops_frames_and_keeps_time() -> None:
     time = Time()
-    source = made("scenes:?size=64x36&rate=10", time)
+    source = scenes_source("scenes:?size=64x36&rate=10", time)
     source.open()
     times = []
     for frame in source.frames():

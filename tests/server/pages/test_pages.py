@@ -30,8 +30,8 @@ async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bro
     """One for all tests; its camera shows plain blue."""
     camera = tmp_path_factory.mktemp("camera") / "camera.y4m"
     ffmpeg = require_program("ffmpeg", "it makes the camera's file")
-    made = (*(ffmpeg, "-v", "error", "-f", "lavfi", "-i", "color=0x2060c0:s=320x240:r=10:d=2"), "-pix_fmt", "yuv420p")
-    await asyncio.to_thread(subprocess.run, (*made, str(camera)), check=True)
+    encode = (*(ffmpeg, "-v", "error", "-f", "lavfi", "-i", "color=0x2060c0:s=320x240:r=10:d=2"), "-pix_fmt", "yuv420p")
+    await asyncio.to_thread(subprocess.run, (*encode, str(camera)), check=True)
     async with chromium(camera) as running:
         yield running
 

@@ -252,8 +252,8 @@ async def test_options_and_method_not_allowed(server: Server) -> None:
     for method in ("GET", "HEAD", "PUT"):
         assert (await server.http.request(method, "/whip/door")).status_code == 405
         assert (await server.http.request(method, "/whip/door/session")).status_code == 405
-    told = await server.http.options("/whip/door")
-    assert told.headers["accept-post"] == "application/sdp"
+    options_answer = await server.http.options("/whip/door")
+    assert options_answer.headers["accept-post"] == "application/sdp"
 
 
 async def test_trickle_ice_candidates(server: Server) -> None:
@@ -337,9 +337,9 @@ async def test_offers_beyond_the_pace_are_503(server: Server, monkeypatch: pytes
     monkeypatch.setattr("streamcap.server.webrtc.offers.MAX_WAITING", 0)
     async with connection() as peer:
         peer.addTransceiver("video", "recvonly")
-        told = await offer(peer)
+        sdp = await offer(peer)
         first, *others = [
-            await server.http.post(f"/{kind}", content=told, headers=SDP)
+            await server.http.post(f"/{kind}", content=sdp, headers=SDP)
             for kind in ("whep/door", "whep/door", "whip/tab", "whip/tab")
         ]
     assert first.status_code == 201

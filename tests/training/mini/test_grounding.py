@@ -77,9 +77,9 @@ def test_counted(name: str, count: int, text: str) -> None:
 
 def test_pseudo_captions_name_nothing_else() -> None:
     truth = ImageTruth(frozenset(("car", "dog")), main="car")
-    made = pseudo_captions(truth, "", ([CAR, CAR], []), ["street"], random.Random(3))
-    assert len(made) > 3 and len(set(made)) == len(made)
-    for caption in made:
+    captions = pseudo_captions(truth, "", ([CAR, CAR], []), ["street"], random.Random(3))
+    assert len(captions) > 3 and len(set(captions)) == len(captions)
+    for caption in captions:
         assert {TAGS[number] for number in tags_of_text(caption)} <= {"car", "several car", "dog", "street"}
 
 

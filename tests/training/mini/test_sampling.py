@@ -15,10 +15,10 @@ CONFIG |= {"bos_token_id": 0, "eos_token_id": 0}
 @pytest.fixture
 def gpt():
     torch.manual_seed(0)
-    made = build_gpt2(CONFIG).eval()
+    model = build_gpt2(CONFIG).eval()
     with torch.no_grad():
-        made.transformer.wte.weight.mul_(20)
-    return made
+        model.transformer.wte.weight.mul_(20)
+    return model
 
 
 @torch.no_grad()

@@ -23,13 +23,13 @@ def login() -> HttpLogin:
     ],
 )
 def test_digest_header_is_that_of_the_rfc(algorithm: str, response: str) -> None:
-    made = login()
-    assert made.answer([f"Digest {FIELDS}, algorithm={algorithm}"])
-    header = made.header("GET", "/dir/index.html")
+    http_login = login()
+    assert http_login.answer([f"Digest {FIELDS}, algorithm={algorithm}"])
+    header = http_login.header("GET", "/dir/index.html")
     assert header is not None
     assert f'response="{response}"' in header
     assert "nc=00000001" in header
-    assert "nc=00000002" in (made.header("GET", "/dir/index.html") or "")
+    assert "nc=00000002" in (http_login.header("GET", "/dir/index.html") or "")
 
 
 def test_answer_takes_the_strongest_of_one_line_or_several() -> None:
@@ -37,14 +37,14 @@ def test_answer_takes_the_strongest_of_one_line_or_several() -> None:
         [f"Digest {FIELDS}, algorithm=MD5", f"Digest {FIELDS}, algorithm=SHA-256", 'Basic realm="x"'],
         [f'Basic realm="x", Digest {FIELDS}, algorithm=MD5, Digest {FIELDS}, algorithm=SHA-256'],
     ):
-        made = login()
-        assert made.answer(challenges)
-        assert "algorithm=SHA-256" in (made.header("GET", "/") or "")
+        http_login = login()
+        assert http_login.answer(challenges)
+        assert "algorithm=SHA-256" in (http_login.header("GET", "/") or "")
 
 
 def test_answer_knows_basic_and_refuses_others() -> None:
-    made = login()
-    assert made.header("GET", "/") is None
-    assert made.answer(['Basic realm="camera"'])
-    assert made.header("GET", "/") == "Basic TXVmYXNhOkNpcmNsZSBvZiBMaWZl"
+    http_login = login()
+    assert http_login.header("GET", "/") is None
+    assert http_login.answer(['Basic realm="camera"'])
+    assert http_login.header("GET", "/") == "Basic TXVmYXNhOkNpcmNsZSBvZiBMaWZl"
     assert not login().answer(['Negotiate, Digest realm="x", nonce="y", algorithm=SHA-512-256'])
