@@ -85,7 +85,7 @@ class CaptionTrack:
         return caption
 
     def extend(self, at: SampleTime) -> Extend | None:
-        """Nothing has changed at `at`: the newest final lasts `every` seconds longer.
+        """Nothing has changed at `at`: the end of the newest final moves to `every` seconds after it.
 
         None if there is no final yet, or only one of an earlier epoch. The id of an interim of this sample is not
         used again.
@@ -152,6 +152,7 @@ class CaptionTrack:
         )
 
     def _move_end(self, end: float) -> None:
+        """Every change of a cue's end: `extend`, the next final, and `close`."""
         self._end = end
         cue = self._finals.pop()
         self._finals.append(Cue(cue.start_ms, max(to_ms(end), cue.start_ms + 1), cue.text))
