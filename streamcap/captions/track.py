@@ -152,7 +152,7 @@ class CaptionTrack:
         )
 
     def _move_end(self, end: float) -> None:
-        """Every change of a cue's end: `extend`, the next final, and `close`."""
+        """Every change of the end of a published cue: by `extend`, `close`, and `apply` of another track's."""
         self._end = end
         cue = self._finals.pop()
         self._finals.append(Cue(cue.start_ms, max(to_ms(end), cue.start_ms + 1), cue.text))
