@@ -172,11 +172,10 @@ def _stop(stop: asyncio.Event, on_signal: Callable[[], None]) -> None:
 def _opener(stream_options: StreamOptions) -> Callable[[str, StreamSettings, HostScope], Source]:
     def source_of(url: str, settings: StreamSettings, scope: HostScope) -> Source:
         every = stream_options.every if settings.every is None else settings.every
-        keyframes_only = stream_options.keyframes_only if settings.decode is None else settings.decode == "keyframes"
         options = SourceOptions(
             open_timeout=stream_options.open_timeout,
             read_timeout=stream_options.read_timeout,
-            keyframes_only=keyframes_only,
+            hwaccel=stream_options.hwaccel,
             # Once for each caption, and often enough not to be stalled.
             poll_interval=min(every, stream_options.stall_after / 2),
             scope=scope,

@@ -16,17 +16,14 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from streamcap.app import ServeOptions, _opener, serve_streams
+from streamcap.app import ServeOptions, serve_streams
 from streamcap.engine.change_gate import ChangeGateOptions
 from streamcap.engine.engine import EngineOptions
 from streamcap.engine.model_settings import ModelSettings
 from streamcap.errors import InputError
-from streamcap.media.sources import SourceEnded
 from streamcap.server.http_server import listen
 from streamcap.server.options import ServerOptions
 from streamcap.streams.options import StreamOptions
-from streamcap.streams.settings import StreamSettings
-from tests.media.fakes import write_video
 from tests.timeouts import TIMEOUT_FACTOR
 
 if TYPE_CHECKING:
@@ -39,18 +36,6 @@ OPTIONS = ServeOptions(
     engine=EngineOptions(ChangeGateOptions(threshold=0.02)),
     models={"mini": ModelSettings()},
 )
-
-
-def test_keyframes_only_option_reaches_source(tmp_path: Path) -> None:
-    path = str(write_video(tmp_path / "film.mp4", seconds=1.2, rate=10))
-    for keyframes_only, times in ((True, [0.0, 1.0]), (False, [number / 10 for number in range(12)])):
-        source = _opener(StreamOptions(keyframes_only=keyframes_only))(path, StreamSettings())
-        source.open()
-        frames = []
-        with pytest.raises(SourceEnded):
-            frames.extend(frame.time for frame in source.frames())
-        source.close()
-        assert frames == pytest.approx(times)
 
 
 def test_loading_service_is_alive_not_ready_and_stoppable() -> None:

@@ -17,6 +17,7 @@ import typer
 from streamcap.cli.serve_options import build_options, given_options, models_of, use_file
 from streamcap.errors import InputError, LostCaptionsError
 from streamcap.image_spec import Fit
+from streamcap.media.demand import Decode, Hwaccel
 from streamcap.redact import redact
 from streamcap.streams.options import DEFAULT_MIN_CONFIDENCE
 
@@ -75,14 +76,17 @@ def serve(
     read_timeout: Annotated[
         float, typer.Option(help="Reconnect after so many seconds without data.", rich_help_panel=_STREAMS)
     ] = 5.0,
-    keyframes_only: Annotated[
-        bool,
+    decode: Annotated[
+        Decode,
         typer.Option(
-            "--keyframes-only",
-            help="Decode keyframes only: 1/8 of the CPU time, fewer frames.",
+            help="Frames of a camera to decode. auto: what captions and viewers need; keyframes: no others, even if "
+            "captions become fewer.",
             rich_help_panel=_STREAMS,
         ),
-    ] = False,
+    ] = "auto",
+    hwaccel: Annotated[
+        Hwaccel, typer.Option(help="Hardware that decodes, where there is one.", rich_help_panel=_STREAMS)
+    ] = "auto",
     clip_seconds: Annotated[
         float, typer.Option(help="Seconds of video in one input of a clip model.", rich_help_panel=_STREAMS)
     ] = 4.0,

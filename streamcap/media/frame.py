@@ -35,6 +35,8 @@ class Frame:
     captured_at: float
     """Wall clock, seconds since 1970 UTC, when the camera captured it. `captured_at_source` names the clock."""
     captured_at_source: CaptureClock
+    spacing: float = 0.0
+    """Seconds of media time between the frames of a source that decodes only some; 0: it decodes all."""
     sample_aspect: Fraction = Fraction(1)
     """Width of a pixel over its height; 1 for square pixels."""
 

@@ -14,6 +14,7 @@ class Schedule:
 
     Scheduled times lie on a grid, so jitter does not add up. Missed times are not made up for: after a stall, late
     frames (the backlog) are skipped until a current frame arrives, but for at most `every` seconds of arrival time.
+    Of a source that decodes only some frames, the one nearest to a scheduled time is taken.
 
     Parameters:
         every: seconds.
@@ -32,6 +33,10 @@ class Schedule:
         self._next_every = every
         self._taken = 0.0
 
+    def wait(self, frame: Frame) -> float:
+        """Seconds of media time from `frame`, the newest, to the next scheduled time; negative: it has passed."""
+        return self._due - frame.time
+
     def change(self, every: float) -> None:
         """Use another interval from the next frame on, counted from the frame taken last. From any thread."""
         self._next_every = every
@@ -46,7 +51,7 @@ class Schedule:
             self.every = self._next_every
             self._due = self._taken + self.every
         late = self._is_late(frame)
-        if frame.time < self._due:
+        if frame.time < self._due - min(frame.spacing, self.every) / 2:
             return False
         if late:
             if self._late_since is None:
@@ -57,7 +62,7 @@ class Schedule:
             self._delay = frame.arrived - frame.time
         self._late_since = None
         behind = frame.time - self._due
-        self.missed += int(behind / self.every)
+        self.missed += max(0, int(behind / max(self.every, frame.spacing)))
         self._due = frame.time + self.every if behind > self.every / 2 else self._due + self.every
         self._taken = frame.time
         return True

@@ -11,6 +11,7 @@ from pathlib import Path
 from streamcap.atomic import open_regular
 from streamcap.captions.event_log import REPLAY_EVENTS
 from streamcap.errors import InputError
+from streamcap.media.demand import Decode, Hwaccel
 from streamcap.streams.file_rotation import RotationOptions
 from streamcap.streams.settings import check_every
 
@@ -69,8 +70,10 @@ class StreamOptions:
     read_timeout: float = 5.0
     """A source without data for this long is lost."""
     open_timeout: float = 10.0
-    keyframes_only: bool = False
-    """Decode keyframes only: about an eighth of the cost, at the keyframe rate of the camera."""
+    decode: Decode = "auto"
+    """Which frames are decoded, of streams that set it not themselves."""
+    hwaccel: Hwaccel = "auto"
+    """Hardware that decodes, where there is one."""
     min_retry_delay: float = 1.0
     max_retry_delay: float = 30.0
     """Pauses between reconnections grow from `min_retry_delay` to `max_retry_delay`, with jitter."""

@@ -88,7 +88,7 @@ class OverloadDetector:
         self.overloaded = True
         return (
             f"overloaded: {self.describe()}: this machine is too slow for them. Captions now come less often. Use "
-            "fewer cameras, a longer --every, --keyframes-only, cameras of a lower resolution, or a faster machine"
+            "fewer cameras, a longer --every, --decode keyframes, cameras of a lower resolution, or a faster machine"
         )
 
     def _fresh(self, now: float) -> str:

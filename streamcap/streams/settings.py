@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from streamcap.errors import InputError
+from streamcap.media.demand import Decode as Decode
 
-Decode = Literal["auto", "all", "keyframes"]
 Point = tuple[float, float]
 """x, y, each 0 to 1 of the image: (0, 0) is the upper left corner."""
 Polygon = tuple[Point, ...]

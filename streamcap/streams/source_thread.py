@@ -98,6 +98,13 @@ class SourceThread:
     def start(self) -> None:
         self._thread.start()
 
+    def alive_at(self) -> float | None:
+        """Monotonic seconds at which the source last gave a frame or skipped one; None before the first frame."""
+        skipped_at = self.source.skipped_at()
+        if self.last_frame_at is None or skipped_at is None:
+            return self.last_frame_at
+        return max(self.last_frame_at, skipped_at)
+
     def stop(self) -> None:
         """Request the end; `ended` is called within the source's read timeout. Idempotent, from any thread."""
         self._stopping = True
@@ -135,6 +142,8 @@ class SourceThread:
             self._listener.opened(self.source.open())
             for frame in self.source.frames():
                 self._take(frame)
+                if self.source.demand is not None:
+                    self.source.demand.wait = self._schedule.wait(frame)
                 if self._stopping:
                     break
         except StreamcapError as error:

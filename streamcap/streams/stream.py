@@ -12,6 +12,7 @@ from streamcap.captions.event import StreamState
 from streamcap.captions.track import CaptionTrack
 from streamcap.engine.outcome import Interim, Outcome
 from streamcap.errors import StreamcapError
+from streamcap.media.demand import FrameDemand
 from streamcap.media.frame import Frame, Sample
 from streamcap.media.ring import FrameRing
 from streamcap.media.schedule import Schedule
@@ -83,6 +84,7 @@ class Stream:
         self._created = time.monotonic()
         self._timeline = Timeline()
         self._ring = FrameRing(**_ring_bounds(deps, settings), mask=settings.mask)
+        self._demand = FrameDemand()
         self._source_thread: SourceThread | None = None
         self._closed = False
         self._submitted: Sample | None = None
@@ -93,6 +95,7 @@ class Stream:
         self._pending_since: float | None = None
         """Arrival of the oldest sample since then."""
         self._stretch = 1.0
+        self._tell_demand()
 
     @property
     def track(self) -> CaptionTrack:
@@ -183,6 +186,7 @@ class Stream:
         self.publisher.change(self.settings, every)
         less = f"overloaded: a caption every {every:.3g} s, not every {self.every:g} s" if every > self.every else ""
         self.publisher.set_load(less)
+        self._tell_demand()
         if self._source_thread is not None:
             self._source_thread.change(self.settings, every)
 
@@ -196,8 +200,8 @@ class Stream:
             lag = max(lag, now - since)
         if thread.lag.is_ours() and self.info is not None and self.info.live:
             lag += thread.lag.seconds
-            if thread.last_frame_at is not None:
-                lag += max(0.0, now - thread.last_frame_at - self._deps.options.stall_after)
+            if (alive_at := thread.alive_at()) is not None:
+                lag += max(0.0, now - alive_at - self._deps.options.stall_after)
         return StreamLoad(self.every, lag)
 
     def view(self) -> StreamSnapshot:
@@ -241,6 +245,19 @@ class Stream:
     def newest_frame(self) -> Frame | None:
         """The newest decoded frame, masked, for previews. From any thread; masking may take a millisecond."""
         return self._ring.newest()
+
+    def watch(self) -> None:
+        """Somebody watches the video: decode every frame from now on. Call `unwatch` as often."""
+        self._demand.viewers += 1
+
+    def unwatch(self) -> None:
+        """One who watched the video has left."""
+        self._demand.viewers -= 1
+
+    def _tell_demand(self) -> None:
+        options = self._deps.options
+        self._demand.decode = self.settings.decode or options.decode
+        self._demand.every = min(self.effective_every, self._deps.frame_spacing(self.settings.model))
 
     def push_source(self) -> PushSource | None:
         """The source that a WHIP publisher feeds; None if this is not a `whip:` stream."""
@@ -287,9 +304,11 @@ class Stream:
     async def _read(self, connection_no: int) -> StreamcapError | None:
         """One connection to the source. Returns why it ended."""
         listener = _LoopListener(self)
+        source = self._deps.open_source(self._secret_url, self.settings, self.scope)
+        source.demand = self._demand
         source_thread = self._source_thread = SourceThread(
             self.name,
-            self._deps.open_source(self._secret_url, self.settings, self.scope),
+            source,
             self._deps,
             listener,
             connection_no=connection_no,
@@ -327,12 +346,14 @@ class Stream:
                     await self._answered_event.wait()
 
     def _watch(self, source_thread: SourceThread) -> None:
-        """Set `live` or `stalled` by the age of the newest frame. A camera whose frames wait here is not stalled."""
+        """Set `live` or `stalled` by the age of the newest frame that came, decoded or not. A camera whose frames wait
+        here is not stalled."""
         now, stall_after = time.monotonic(), self._deps.options.stall_after
         source_thread.watch(now)
-        if source_thread.last_frame_at is None:
+        alive_at = source_thread.alive_at()
+        if alive_at is None:
             return
-        age = now - source_thread.last_frame_at
+        age = now - alive_at
         if age < stall_after:
             if self.state is not StreamState.LIVE:
                 self.publisher.set_state(StreamState.LIVE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,6 +28,11 @@ class StreamDeps:
     """Submit a sample to the engine. From any thread."""
     store: Callable[[str], CaptionStore] | None = None
     """Where the events of a stream are kept before they are published; None: in files of `options.out`, if given."""
+
+    def frame_spacing(self, model: str | None) -> float:
+        """Most seconds between the frames of a clip for `model`; infinite if a sample is the newest frame."""
+        clip_length = self.models.get(model).clip_length
+        return math.inf if clip_length is None else self.options.clip_seconds / clip_length
 
     def open_store(self, name: str) -> CaptionStore | None:
         """The store of stream `name`; None if its events are not kept."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamcap.media.frame import Frame
 from streamcap.media.schedule import Schedule
 from tests.media.fakes import made_frame
 
@@ -80,3 +82,22 @@ def test_other_interval_counts_from_the_newest_sample(before: float, after: floa
     assert [later - earlier for earlier, later in pairwise(picked[1:])] == pytest.approx(
         [after] * (len(picked) - 2), abs=0.04
     )
+
+
+def sparse(time: float, spacing: float) -> Frame:
+    return replace(made_frame(time), spacing=spacing)
+
+
+def test_nearest_of_sparse_frames_is_taken() -> None:
+    schedule = Schedule(1.0)
+    times = [number * 0.4 for number in range(20)]
+    picked = [time for time in times if schedule.due(sparse(time, 0.4))]
+    assert picked == pytest.approx([0.0, 0.8, 2.0, 2.8, 4.0, 4.8, 6.0, 6.8])
+
+
+def test_frames_that_a_source_leaves_out_are_not_missed() -> None:
+    schedule = Schedule(1.0)
+    assert all(schedule.due(sparse(time, 2.0)) for time in (0.0, 2.0, 4.0, 6.0))
+    assert schedule.missed == 0
+    assert schedule.due(sparse(11.0, 2.0))
+    assert schedule.missed == 2

@@ -54,6 +54,7 @@ class MadeSource(Source):
         self.url = url
         self.opens = opens
         self.closed = 0
+        self.skipped: float | None = None
         self._items: queue.Queue[Frame | Exception | None] = queue.Queue()
 
     def put(self, item: Frame | Exception | None) -> None:
@@ -75,6 +76,9 @@ class MadeSource(Source):
 
     def close(self) -> None:
         self.closed += 1
+
+    def skipped_at(self) -> float | None:
+        return self.skipped
 
     def statistics(self) -> dict[str, int]:
         return {"decoded": 1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from streamcap.media.sources.base import SourceEnded, SourceLost, SourceRefused
 from streamcap.streams.backoff import Backoff
+from streamcap.streams.settings import StreamSettings
 from tests.streams.fakes import URL, FakeService, frame, live, wait_sources
 from tests.timeouts import TIMEOUT_FACTOR
 
@@ -55,6 +57,39 @@ async def test_status_connecting_live_stalled_live(tmp_path: Path) -> None:
     await service.until(lambda: service.states("door")[-1] == "live")
     assert service.states("door") == ["connecting", "live", "stalled", "live"]
     assert "no frame for" in service.of("status")[2]["reason"]
+    await service.streams.close()
+
+
+async def test_camera_whose_frames_nobody_wants_is_not_stalled() -> None:
+    service = FakeService(every=1.0, stall_after=0.2)
+    await live(service)
+    skipped = service.sources[0].skipped = time.monotonic() + 0.5
+    await service.until(lambda: service.states("door")[-1] == "stalled")
+    assert time.monotonic() - skipped >= 0.2
+    await service.streams.close()
+
+
+async def test_source_learns_what_is_wanted() -> None:
+    service = FakeService(every=2.0)
+    await live(service)
+    demand, stream = service.sources[0].demand, service.streams.get("door")
+    assert demand is not None and (demand.decode, demand.every, demand.viewers) == ("auto", 2.0, 0)
+    service.sources[0].put(frame(0.5))
+    service.sources[0].put(frame(2.0))
+    await service.until(lambda: len(service.of("caption")) == 2)
+    stream.watch()
+    stream.change(StreamSettings(every=0.5, decode="all"))
+    assert (demand.decode, demand.every, demand.viewers) == ("all", 0.5, 1)
+    stream.unwatch()
+    assert demand.viewers == 0
+    await service.streams.close()
+
+
+async def test_clip_model_wants_the_frames_of_a_clip() -> None:
+    service = FakeService(every=1.0, clip_length=4, clip_seconds=2.0)
+    await live(service)
+    demand = service.sources[0].demand
+    assert demand is not None and demand.every == 0.5
     await service.streams.close()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from streamcap.errors import InputError, StreamcapError
+from streamcap.media.demand import FrameDemand
 from streamcap.media.frame import Frame
 from streamcap.media.wait_clock import WaitClock
 
@@ -53,6 +54,8 @@ class Source(ABC):
     """How long the source's thread waits for data; None: it cannot say."""
     catch_up: bool = False
     """Set from any thread: decode only keyframes, because frames wait to be decoded. Not every source can."""
+    demand: FrameDemand | None = None
+    """Which frames are wanted; None: all. Set it before `open`. A source may ignore it."""
 
     @abstractmethod
     def open(self) -> SourceInfo:
@@ -70,7 +73,13 @@ class Source(ABC):
     def close(self) -> None:
         """Release all resources. Idempotent, never raises."""
 
+    def skipped_at(self) -> float | None:
+        """Monotonic seconds at which the newest frame arrived that was not decoded, because nobody wants it; None: none
+        was. From any thread."""
+        return None
+
     @abstractmethod
     def statistics(self) -> dict[str, int]:
         """Counters of this connection, from any thread: decoded `frames`, `decode_errors`, `repaired_pts`, `epochs`
-        after the first, `dropped` frames (each source names its drop policy)."""
+        after the first, `dropped` frames (each source names its drop policy). `skipped`: frames that were not decoded
+        when they arrived, because nobody wanted them."""

@@ -21,15 +21,19 @@ from av.video.stream import VideoStream
 from streamcap.errors import InputError
 from streamcap.media.clock import JUMP_AHEAD_SECONDS, MediaClock
 from streamcap.media.containers import FILE_FORMATS, FILE_OPTIONS
+from streamcap.media.demand import FrameDemand
 from streamcap.media.files.video_stream import best_video, describe_choice
 from streamcap.media.frame import CaptureClock, Frame
 from streamcap.media.orientation import sample_aspect
 from streamcap.media.sources.base import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
+from streamcap.media.sources.decode_policy import DecodePolicy
 from streamcap.media.sources.errors import HUNG_UP, describe_error, open_error
+from streamcap.media.sources.hardware import open_hwaccel
 from streamcap.media.sources.http.address import ForbiddenHostError, HostGuard, HostScope
 from streamcap.media.sources.http.jpeg import jpeg_size
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.pacer import Pacer
+from streamcap.media.sources.selective_decoder import SelectiveDecoder
 from streamcap.media.sources.srt import SourceTimeoutError, SrtPipe
 from streamcap.media.sources.url import NETWORK, file_path, scheme_of, webcam_device
 from streamcap.media.wait_clock import WaitClock
@@ -129,11 +133,14 @@ class LibavSource(Source):
         self._finite = False
         self._untimed = False
         self._counts = _Counts()
+        self._policy = DecodePolicy(FrameDemand(decode="all"))
+        self._decoder = SelectiveDecoder(self._policy, self._note_damage)
+        self._skipped_at: float | None = None
+        self._damaged = False
+        """Whether a packet could not be decoded since the last frame."""
         self._wall_minus_pts: float | None = None
         self._packet_arrived = 0.0
         self._waits = self.waits = WaitClock()
-        self._keyframes_only = options.keyframes_only
-        """Whether the decoder skips other frames now."""
         self._silent = False
         """Whether a read timed out."""
 
@@ -182,7 +189,8 @@ class LibavSource(Source):
             arrived = self._packet_arrived
             wall = self._wall() - (self._monotonic() - arrived)
             self._note_capture_time(packet)
-            self._choose_frames(packet)
+            self._policy.catch_up = self.catch_up
+            skipped = self._decoder.skipped
             for video_frame in self._decode(packet):
                 last_frame_at = arrived
                 frame = self._timed(video_frame, stream, arrived, wall)
@@ -191,6 +199,10 @@ class LibavSource(Source):
                 yield frame
                 if self._stopping.is_set():
                     return
+                # Timestamps that are ignored say nothing about when a frame is due.
+                self._policy.took(None if self._clock.by_arrival or self._untimed else _seconds(video_frame, stream))
+            if self._decoder.skipped > skipped and self._counts.frames and not (self._damaged or self.catch_up):
+                last_frame_at = self._skipped_at = arrived
             if self._silent:
                 raise SourceLost(self._silence)
             if arrived - last_frame_at > max_silence:
@@ -215,6 +227,9 @@ class LibavSource(Source):
         if pipe is not None:
             pipe.close()
 
+    def skipped_at(self) -> float | None:
+        return self._skipped_at
+
     def statistics(self) -> dict[str, int]:
         return {
             "frames": self._counts.frames,
@@ -222,6 +237,7 @@ class LibavSource(Source):
             "repaired_pts": self._clock.repaired,
             "epochs": self._clock.epochs,
             "dropped": 0,
+            "skipped": self._decoder.skipped,
         }
 
     def _open_container(self) -> InputContainer:
@@ -236,7 +252,14 @@ class LibavSource(Source):
             name, more = pinned(name, self._guard)
             options |= more
         try:
-            return av.open(name, "r", format=FORMATS.get(self._scheme), options=options, timeout=timeout)
+            return av.open(
+                name,
+                "r",
+                format=FORMATS.get(self._scheme),
+                options=options,
+                timeout=timeout,
+                hwaccel=open_hwaccel(self._options.hwaccel),
+            )
         except av.error.ProtocolNotFoundError:
             if self._scheme != "srt":
                 raise
@@ -259,8 +282,8 @@ class LibavSource(Source):
         # Frame threads would delay one frame each.
         context.thread_type = "SLICE"
         context.thread_count = 1
-        if self._options.keyframes_only:
-            context.skip_frame = "NONKEY"
+        self._policy = DecodePolicy(self.demand or FrameDemand(decode="all"))
+        self._decoder = SelectiveDecoder(self._policy, self._note_damage)
         kind = container.format.name
         self._finite = self._scheme == "file" or (self._scheme in ("http", "https") and container.duration is not None)
         # Its parts have no timestamps; libav would invent them from a guessed rate.
@@ -330,27 +353,20 @@ class LibavSource(Source):
                 self._packet_arrived, self._silent = waited_since, True
             yield packet
 
-    def _choose_frames(self, packet: Packet[VideoStream]) -> None:
-        """Begin or end decoding keyframes only, as `catch_up` asks."""
-        wanted = self._options.keyframes_only or self.catch_up
-        # Other frames need the ones before them: they are decoded again from a keyframe on.
-        if wanted != self._keyframes_only and (wanted or packet.is_keyframe):
-            self._keyframes_only = wanted
-            packet.stream.codec_context.skip_frame = "NONKEY" if wanted else "DEFAULT"
-
     def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
         """The frames that a packet completes. Damaged frames are dropped and counted."""
-        try:
-            video_frames = packet.decode()
-        except av.FFmpegError as error:
-            self._counts.decode_errors += 1
-            if packet.stream.codec_context.name == "mjpeg":
-                self._check_size(jpeg_size(bytes(packet)) or (0, 0), SourceLost)
-            log.debug("%s: a packet could not be decoded: %s", self.url, describe_error(error))
-            return []
-        out = [video_frame for video_frame in video_frames if isinstance(video_frame, VideoFrame)]
-        self._counts.decode_errors += sum(video_frame.is_corrupt for video_frame in out)
-        return out
+        video_frames = self._decoder.decode(packet)
+        if video_frames:
+            self._damaged = False
+            self._counts.decode_errors += sum(video_frame.is_corrupt for video_frame in video_frames)
+        return video_frames
+
+    def _note_damage(self, packet: Packet[VideoStream], error: av.FFmpegError) -> None:
+        self._counts.decode_errors += 1
+        self._damaged = True
+        if packet.stream.codec_context.name == "mjpeg":
+            self._check_size(jpeg_size(bytes(packet)) or (0, 0), SourceLost)
+        log.debug("%s: a packet could not be decoded: %s", self.url, describe_error(error))
 
     def _note_capture_time(self, packet: Packet[VideoStream]) -> None:
         """Relate timestamps to the camera's wall clock, if an RTCP sender report did."""
@@ -390,6 +406,7 @@ class LibavSource(Source):
             arrived=arrived,
             captured_at=captured_at,
             captured_at_source=captured_at_source,
+            spacing=self._policy.spacing,
             sample_aspect=sample_aspect(stream),
         )
 
@@ -415,3 +432,8 @@ def pinned(url: str, guard: HostGuard) -> tuple[str, dict[str, str]]:
         # Servers choose the site by this name: without it, libav would send the address.
         options["rtmp_tcurl"] = f"{parts.scheme}://{place}/{parts.path.lstrip('/').partition('/')[0]}"
     return parts._replace(netloc=f"{login}{at}{literal}{port}").geturl(), options
+
+
+def _seconds(video_frame: VideoFrame, stream: VideoStream) -> float | None:
+    pts, base = video_frame.pts, video_frame.time_base or stream.time_base
+    return None if pts is None or base is None else float(pts * base)

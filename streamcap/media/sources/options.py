@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from streamcap.errors import InputError
+from streamcap.media.demand import Hwaccel
 from streamcap.media.sources.http.address import HostScope
 
 
@@ -15,8 +16,8 @@ class SourceOptions:
     open_timeout: float = 10.0
     read_timeout: float = 5.0
     """A source without data for this long is lost."""
-    keyframes_only: bool = False
-    """Decode keyframes only: about an eighth of the cost, at the keyframe rate of the camera."""
+    hwaccel: Hwaccel = "none"
+    """Hardware that decodes, where there is one."""
     realtime: bool = True
     """Play finite sources in real time, else as fast as possible."""
     poll_interval: float = 1.0

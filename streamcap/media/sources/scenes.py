@@ -131,4 +131,11 @@ class ScenesSource(Source):
         self._stopping.set()
 
     def statistics(self) -> dict[str, int]:
-        return {"frames": self._frames, "decode_errors": 0, "repaired_pts": 0, "epochs": 0, "dropped": self._dropped}
+        return {
+            "frames": self._frames,
+            "decode_errors": 0,
+            "repaired_pts": 0,
+            "epochs": 0,
+            "dropped": self._dropped,
+            "skipped": 0,
+        }

@@ -139,6 +139,7 @@ class Preview:
         """Add a viewer. Its track starts with a keyframe."""
         track = PreviewTrack(self)
         self._tracks.add(track)
+        self.stream.watch()
         self._newcomer = True
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name=f"preview-{self.stream.name}")
@@ -146,7 +147,9 @@ class Preview:
 
     def leave(self, track: PreviewTrack) -> None:
         """Remove a viewer; the encoder stops after the last one."""
-        self._tracks.discard(track)
+        if track in self._tracks:
+            self._tracks.remove(track)
+            self.stream.unwatch()
 
     async def close(self) -> None:
         for track in list(self._tracks):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from streamcap.errors import StreamcapError
+from streamcap.media.demand import FrameDemand
 from streamcap.media.files.video_file import VideoFile
 from streamcap.media.frame import Frame
 from streamcap.media.sources import Source, SourceEnded, SourceOptions, SourceRefused, open_source
@@ -59,8 +60,8 @@ def test_catching_up_decodes_keyframes_until_the_next(tmp_path: Path) -> None:
             source.catch_up = len(times) < 3
     source.close()
     first = times[0]
-    # Three keyframes; from the fourth on every frame, whole.
-    wanted = [0.0, 1.0, 2.0, *(3.0 + number / 10 for number in range(20))]
+    # Three keyframes; from the third on every frame, whole.
+    wanted = [0.0, 1.0, *(2.0 + number / 10 for number in range(30))]
     assert [time - first for time in times] == pytest.approx(wanted, abs=0.002)
     assert source.statistics()["decode_errors"] == 0
 
@@ -120,10 +121,13 @@ def test_resolution_change_is_followed(tmp_path: Path) -> None:
     assert list(dict.fromkeys(frame.size for frame in frames)) == [(160, 96), (320, 192), (64, 64)]
 
 
-def test_keyframes_only_option(tmp_path: Path) -> None:
+def test_only_keyframes_are_decoded_on_demand(tmp_path: Path) -> None:
     path = write_video(tmp_path / "film.mp4", seconds=3.0, rate=10)
-    frames, _ = read(open_source(str(path), options=SourceOptions(realtime=False, keyframes_only=True)))
+    source = open_source(str(path), options=FAST)
+    source.demand = FrameDemand(decode="keyframes")
+    frames, _ = read(source)
     assert [frame.time for frame in frames] == pytest.approx([0.0, 1.0, 2.0])
+    assert source.statistics()["skipped"] == 27
 
 
 def refused(path: Path) -> SourceRefused:

@@ -12,6 +12,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from streamcap.media.demand import FrameDemand
 from streamcap.media.frame import Frame
 from streamcap.media.scenes import draw
 from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRefused, open_source
@@ -265,3 +266,28 @@ def test_damaged_frames_are_counted() -> None:
                 break
             assert number < PATIENT_FRAMES
         source.close()
+
+
+def test_camera_is_decoded_by_keyframes_alone_until_watched() -> None:
+    require_rtsp_server()
+    with RtspServer(CLIP) as server:
+        source = open_source(server.url(), options=OPTIONS)
+        # Its keyframes come every half a second.
+        source.demand = FrameDemand(every=1.0, wait=1.0)
+        source.open()
+        frames = source.frames()
+        first = next(frames)
+        times = [first.time]
+        while source.statistics()["skipped"] < 30:
+            frame = next(frames)
+            times.append(frame.time)
+            source.demand.wait = 1.0
+        assert frame.video_frame.key_frame and 0 < frame.spacing <= 0.6
+        assert source.skipped_at() is not None
+        source.demand.viewers = 1
+        watched = [next(frames) for _ in range(8)]
+        steps = np.diff([frame.time for frame in watched])
+        assert np.median(steps) == pytest.approx(1 / CLIP.rate, abs=0.02)
+        assert watched[0].time - times[-1] < 1.0
+        source.close()
+    assert source.statistics()["decode_errors"] == 0

@@ -14,8 +14,10 @@ import av
 from av import VideoFrame
 
 from streamcap.media.clock import MediaClock
+from streamcap.media.demand import FrameDemand
 from streamcap.media.frame import Frame
 from streamcap.media.sources.base import Source, SourceInfo, SourceLost, SourceRefused
+from streamcap.media.sources.decode_policy import Action, DecodePolicy
 from streamcap.media.sources.diagnosis import connection_fault
 from streamcap.media.sources.http.client import HttpClient
 from streamcap.media.sources.http.files import MAX_PLAYLIST_BYTES, NestedFiles, VideoFile, read_all
@@ -38,7 +40,7 @@ class HttpSource(Source):
 
     A stream of JPEGs is read as it arrives, with or without multipart headers. A URL that returns a single JPEG is
     polled every `options.poll_interval` seconds. Of an HLS master playlist, one rendition is read. JPEGs have no
-    timestamps and are timed by arrival. Nothing is dropped.
+    timestamps and are timed by arrival. Of a stream of JPEGs, those that nobody wants are not decoded.
     """
 
     def __init__(
@@ -65,6 +67,9 @@ class HttpSource(Source):
         self._clock = MediaClock()
         self._decoder = av.VideoCodecContext.create("mjpeg", "r")
         self._decoder.options = {"max_pixels": str(options.max_pixels)}
+        self._policy = DecodePolicy(FrameDemand(decode="all"))
+        self._skipped_at: float | None = None
+        self._skipped = 0
         self._frames = 0
         self._decode_errors = 0
 
@@ -102,13 +107,19 @@ class HttpSource(Source):
                 self._inner.catch_up = self.catch_up
                 yield frame
             return
+        self._policy = DecodePolicy(self.demand or FrameDemand(decode="all"))
         while not self._stopping.is_set():
             for data in self._waiting:
                 arrived, wall = self._monotonic(), self._wall()
+                if not self._polled and self._policy.choose(keyframe=True, time=arrived) is not Action.DECODE:
+                    self._skipped_at = arrived
+                    self._skipped += 1
+                    continue
                 for video_frame in self._decode(data):
                     yield self._timed(video_frame, arrived, wall)
                     if self._stopping.is_set():
                         return
+                self._policy.took(arrived)
             self._waiting = self._next()
 
     def stop(self) -> None:
@@ -124,6 +135,9 @@ class HttpSource(Source):
             with contextlib.suppress(OSError, http.client.HTTPException):
                 response.close()
 
+    def skipped_at(self) -> float | None:
+        return self._skipped_at if self._inner is None else self._inner.skipped_at()
+
     def statistics(self) -> dict[str, int]:
         if self._inner is not None:
             return self._inner.statistics()
@@ -133,6 +147,7 @@ class HttpSource(Source):
             "repaired_pts": self._clock.repaired,
             "epochs": self._clock.epochs,
             "dropped": 0,
+            "skipped": self._skipped,
         }
 
     def _open_libav(self, response: http.client.HTTPResponse, first: bytes) -> SourceInfo:
@@ -143,6 +158,7 @@ class HttpSource(Source):
             file = io.BytesIO(playlist)
         files = NestedFiles(self._client, file or VideoFile(self._client, response, first), self._stopping.is_set)
         self._inner = HttpVideoSource(url, self._options, files, monotonic=self._monotonic, wall=self._wall)
+        self._inner.demand = self.demand
         return self._inner.open()
 
     def _playlist(self, response: http.client.HTTPResponse, first: bytes) -> tuple[str, bytes]:
@@ -241,6 +257,7 @@ class HttpSource(Source):
             arrived=arrived,
             captured_at=wall,
             captured_at_source="arrival",
+            spacing=self._policy.spacing,
         )
 
     def _fault(self, error: Exception) -> str:

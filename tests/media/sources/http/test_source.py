@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from streamcap.media.demand import FrameDemand
 from streamcap.media.frame import Frame
 from streamcap.media.sources import SourceLost, SourceOptions, SourceRefused, open_source
 from streamcap.media.sources.http import address
@@ -191,3 +192,18 @@ def test_film_over_http_is_still_read_by_libav(tmp_path: Path) -> None:
         source = open_source(f"{base}/film.mp4", options=OPTIONS)
         assert (source.open().codec, next(source.frames()).size) == ("h264", (160, 96))
         source.close()
+
+
+def test_jpegs_that_nobody_wants_are_not_decoded() -> None:
+    with serving(STREAMS[next(iter(STREAMS))]) as base:
+        source = open_source(f"{base}/video", options=OPTIONS)
+        source.demand = FrameDemand(every=3600.0, wait=3600.0)
+        source.open()
+        frames = []
+        with pytest.raises(SourceLost, match="closed the stream"):
+            for frame in source.frames():
+                frames.append(frame)  # noqa: PERF402 - keeps the frames before the end
+        source.close()
+    counts = source.statistics()
+    assert counts["skipped"] > 0 and counts["frames"] == len(frames) == COUNT - counts["skipped"]
+    assert source.skipped_at() is not None
