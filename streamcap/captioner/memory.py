@@ -102,7 +102,10 @@ def _cgroup_available(directory: Path) -> int | None:
 
 
 def _is_local(model: str) -> bool:
-    return model == "mini" or Path(model).expanduser().exists()
+    try:
+        return model == "mini" or Path(model).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long or with NUL; `~name` without such a user
+        return False
 
 
 def _weight_bytes(path: Path) -> int:

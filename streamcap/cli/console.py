@@ -22,7 +22,7 @@ _COLORS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 
 
 async def print_captions(hub: Hub) -> None:
-    """Print `TIME NAME caption` for every final, and state changes in dim letters, until cancelled."""
+    """Print `TIME NAME caption` for every final, until cancelled. State changes are in the log."""
     woken, printed = asyncio.Event(), asyncio.Event()
     writer = _Writer(printed.set)
     colors: dict[str, str] = {}
@@ -98,7 +98,4 @@ def _line(message: dict[str, Any], colors: dict[str, str]) -> Text | None:
             (message["text"], "bold"),
             (f"  {message['latency_ms']['total']:.0f} ms", "dim"),
         )
-    if message["type"] == "status":
-        reason = f" ({message['reason']})" if message["reason"] else ""
-        return Text.assemble((f"{'':12}  ", ""), (name, color), (f"  {message['state']}{reason}", "dim italic"))
     return None

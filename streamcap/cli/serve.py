@@ -10,15 +10,15 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from streamcap.cli.log_format import LogFormat, LogLevel, configure_logging
 from streamcap.cli.serve_options import build_options, given_options, models_of, use_file
 from streamcap.errors import InputError, LostCaptionsError
 from streamcap.image_spec import Fit
 from streamcap.media.demand import Decode, Hwaccel
-from streamcap.redact import redact
 from streamcap.streams.options import DEFAULT_MIN_CONFIDENCE
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LogLevel = Literal["debug", "info", "warning", "error"]
 DEFAULT_THRESHOLD = 0.02
 """As `streamcap.engine.change_gate.DEFAULT_THRESHOLD`, whose module needs numpy."""
 SHUTDOWN_TIMEOUT_S = 4.4
@@ -230,6 +229,9 @@ def serve(
     log_level: Annotated[
         LogLevel, typer.Option(help="Least severe messages in the log.", rich_help_panel=_LOG)
     ] = "info",
+    log_format: Annotated[
+        LogFormat, typer.Option(help="Log lines for people, or one JSON object a line.", rich_help_panel=_LOG)
+    ] = "text",
 ) -> None:
     """Caption live streams: websocket, web page and rolling subtitle files."""
     arguments = dict(locals())
@@ -237,7 +239,7 @@ def serve(
     from streamcap.cli.console import print_captions
     from streamcap.server.http_server import allow_connections, listen
 
-    _configure_logging(log_level)
+    configure_logging(log_level, log_format)
     file: Config | None = context.obj
     try:
         options = build_options(arguments)
@@ -369,21 +371,3 @@ def _leave() -> None:
     log.error("exiting although a file is still being written: the disk does not respond")
     logging.shutdown()
     os._exit(1)
-
-
-class RedactingFormatter(logging.Formatter):
-    """Redacts secrets, also in tracebacks: libav's exceptions contain the URL with its password."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
-
-
-def _configure_logging(level: LogLevel) -> None:
-    debug = level == "debug"
-    handler = logging.StreamHandler()
-    line = "%(asctime)s %(levelname)-7s %(name)s: %(message)s" if debug else "%(asctime)s %(levelname)-7s %(message)s"
-    handler.setFormatter(RedactingFormatter(line, "%Y-%m-%d %H:%M:%S"))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
-    logging.captureWarnings(capture=True)
-    for library in ("libav", "aioice", "aiortc", "asyncio", "httpx", "uvicorn", "websockets"):
-        logging.getLogger(library).setLevel(logging.INFO if debug else max(logging.WARNING, logging.root.level))

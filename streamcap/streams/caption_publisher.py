@@ -121,7 +121,7 @@ class CaptionPublisher:
     def fail(self, reason: str) -> None:
         """The stream failed before its numbers were known: the status takes none."""
         self.state, self.reason = StreamState.FAILED, redact(reason)
-        log.error("stream %s is failed: %s", self.name, self.reason)
+        log.error("stream %s is failed: %s", self.name, self.reason, extra={"stream": self.name})
         self._feed.set_status(Status(self.name, self.state, self.reason))
         self._hub.add(self._feed)
 
@@ -150,7 +150,7 @@ class CaptionPublisher:
             try:
                 await self._write_once(self._writer)
             except Exception:  # a bug: the captions wait in the outbox for the next attempt
-                log.exception("stream %s: writing the files failed", self.name)
+                log.exception("stream %s: writing the files failed", self.name, extra={"stream": self.name})
                 await self._pause(RETRY_SECONDS)
         await self._end(self._writer)
 
@@ -280,7 +280,8 @@ class CaptionPublisher:
         self._logged = (state, reason)
         failing = state in (StreamState.STALLED, StreamState.RECONNECTING, StreamState.FAILED)
         level = logging.WARNING if failing or self._disk_reason else logging.INFO
-        log.log(level, "stream %s is %s%s", self.name, state.value, f": {reason}" if reason else "")
+        text = f": {reason}" if reason else ""
+        log.log(level, "stream %s is %s%s", self.name, state.value, text, extra={"stream": self.name})
 
     def _can_publish_now(self, event: Outgoing) -> bool:
         if self._writer is None:
@@ -445,7 +446,8 @@ class CaptionPublisher:
         waiting = self._outbox.finals
         if reason or waiting:
             self._lost_finals += waiting
-            log.error("stream %s: %s; %d finals are lost", self.name, reason, self.dropped_finals)
+            lost = self.dropped_finals
+            log.error("stream %s: %s; %d finals are lost", self.name, reason, lost, extra={"stream": self.name})
             count = waiting + self._unreported_drops
             if writer.reserved.covers(replace(self._shown, seq=self._shown.seq + count)):
                 self._skip(count, self._unreported_drops)

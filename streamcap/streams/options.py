@@ -77,6 +77,9 @@ class StreamOptions:
     min_retry_delay: float = 1.0
     max_retry_delay: float = 30.0
     """Pauses between reconnections grow from `min_retry_delay` to `max_retry_delay`, with jitter."""
+    min_refused_delay: float = 600.0
+    max_refused_delay: float = 3600.0
+    """The same after a refusal that needs somebody, such as a wrong password: more attempts would lock the account."""
     max_age: float = 10.0
     """A caption that is older than this after its frame is written to the files but not sent to live viewers."""
     clip_seconds: float = 4.0

@@ -149,7 +149,7 @@ class SourceThread:
         except StreamcapError as error:
             end = error
         except Exception as error:  # an unexpected error costs this connection, not the stream
-            log.exception("the source of stream %s failed", self._stream)
+            log.exception("the source of stream %s failed", self._stream, extra={"stream": self._stream})
             end = SourceLost(redact(f"{type(error).__name__}: {error}".splitlines()[0]))
         finally:
             self.source.close()
@@ -205,7 +205,8 @@ class SourceThread:
     def _lose(self, error: Exception) -> None:
         """One frame is lost, the stream continues."""
         self._statistics.frame_conversion_errors += 1
-        log.warning("stream %s: a frame could not be converted: %s", self._stream, redact(error))
+        text = redact(error)
+        log.warning("stream %s: a frame could not be converted: %s", self._stream, text, extra={"stream": self._stream})
 
 
 def _run_delay(thread_id: int | None) -> float:

@@ -19,6 +19,7 @@ from streamcap.media.schedule import Schedule
 from streamcap.media.sources.base import SourceEnded, SourceInfo, SourceRefused
 from streamcap.media.sources.http.address import HostScope
 from streamcap.media.sources.push import PushSource
+from streamcap.media.sources.url import NETWORK, scheme_of
 from streamcap.media.timeline import Timeline
 from streamcap.redact import redact
 from streamcap.streams.backoff import Backoff
@@ -281,6 +282,7 @@ class Stream:
     async def _supervise(self) -> None:
         options, publisher = self._deps.options, self.publisher
         backoff = Backoff(options.min_retry_delay, options.max_retry_delay)
+        refusals = Backoff(options.min_refused_delay, options.max_refused_delay)
         connection_no = 0
         publisher.set_state(StreamState.CONNECTING)
         while True:
@@ -293,13 +295,22 @@ class Stream:
                 return
             if isinstance(end, SourceRefused) and not end.retry:
                 publisher.set_state(StreamState.FAILED, str(end))
-                return
+                if not self._may_recover:
+                    return
+                # Somebody may mend it at the camera. Nothing is said until it answers otherwise.
+                await asyncio.sleep(refusals.next())
+                continue
             if self.reader_statistics.frames > frames and time.monotonic() - began >= STABLE_AFTER_S:
                 backoff.reset()
+                refusals = Backoff(options.min_refused_delay, options.max_refused_delay)
             self.reconnections += 1
             publisher.set_state(StreamState.RECONNECTING, str(end))
             if self.push_source() is None:  # a publisher connects to us, so a pause spares nobody
                 await asyncio.sleep(backoff.next())
+
+    @property
+    def _may_recover(self) -> bool:
+        return scheme_of(self._secret_url) in (*NETWORK, "webcam")
 
     async def _read(self, connection_no: int) -> StreamcapError | None:
         """One connection to the source. Returns why it ended."""

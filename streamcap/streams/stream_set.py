@@ -211,7 +211,7 @@ class StreamSet:
             try:
                 stream.on_outcome(outcome)
             except Exception:  # the other streams' outcomes are in the same list
-                log.exception("stream %s: an outcome of the engine was lost", stream.name)
+                log.exception("stream %s: an outcome was lost", stream.name, extra={"stream": stream.name})
 
     async def _unlock_if_never_run(self, stream: Stream) -> None:
         """A task that is cancelled before its first step runs nothing, not even its `finally`."""

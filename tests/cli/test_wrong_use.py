@@ -99,13 +99,13 @@ def test_password_in_invalid_url_is_hidden(run: Run) -> None:
 
 
 def test_password_is_absent_from_logged_traceback() -> None:
-    from streamcap.cli.serve import RedactingFormatter
+    from streamcap.cli.log_format import TextFormatter
 
     try:
         raise OSError("Input/output error: 'rtsp://admin:hunter2@cam/live'")
     except OSError:
         record = logging.LogRecord("x", logging.ERROR, __file__, 1, "the source failed", None, sys.exc_info())
-    shown = RedactingFormatter("%(message)s").format(record)
+    shown = TextFormatter(debug=False).format(record)
     assert "Traceback" in shown and "rtsp://admin:***@cam/live" in shown and "hunter2" not in shown
 
 

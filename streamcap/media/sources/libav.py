@@ -285,7 +285,7 @@ class LibavSource(Source):
         self._policy = DecodePolicy(self.demand or FrameDemand(decode="all"))
         self._decoder = SelectiveDecoder(self._policy, self._note_damage)
         kind = container.format.name
-        self._finite = self._scheme == "file" or (self._scheme in ("http", "https") and container.duration is not None)
+        self._finite = self._is_finite(container)
         # Its parts have no timestamps; libav would invent them from a guessed rate.
         self._untimed = kind == "mpjpeg"
         rate = stream.average_rate or stream.guessed_rate
@@ -304,6 +304,10 @@ class LibavSource(Source):
             codec=context.name,
             live=not self._finite,
         )
+
+    def _is_finite(self, container: InputContainer) -> bool:
+        """Whether it is played in real time, once to its end."""
+        return self._scheme == "file"
 
     @property
     def _silence(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -128,6 +129,74 @@ def test_http_file_is_read_to_its_end(tmp_path: Path) -> None:
                 pass
         source.close()
     assert source.statistics()["frames"] == 5
+
+
+def with_ranges(path: Path, asked: list[str]) -> Answer:
+    """As `folder`, with byte ranges."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        data = (path / request.path.lstrip("/")).read_bytes()
+        asked.append(request.headers.get("Range", ""))
+        start = int(match[1]) if (match := re.fullmatch(r"bytes=(\d+)-", asked[-1])) else 0
+        request.send_response(206 if match else 200)
+        request.send_header("Accept-Ranges", "bytes")
+        if match:
+            request.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        request.send_header("Content-Length", str(len(data) - start))
+        request.end_headers()
+        request.wfile.write(data[start:])
+
+    return answer
+
+
+# An MP4 has its index at the end, where only a server with byte ranges lets a reader begin.
+@pytest.mark.parametrize(
+    ("name", "ranges"), [("film.ts", False), ("film.ts", True), ("film.mkv", False), ("film.mp4", True)]
+)
+def test_film_is_played_in_real_time_once(tmp_path: Path, name: str, ranges: bool) -> None:
+    write_video(tmp_path / name, seconds=1.5, rate=10)
+    with serving(with_ranges(tmp_path, []) if ranges else folder(tmp_path)) as base:
+        source = open_source(f"{base}/{name}")
+        assert not source.open().live
+        arrived: list[float] = []
+        with pytest.raises(SourceEnded, match="played to its end"):
+            arrived.extend(frame.arrived for frame in source.frames())
+        source.close()
+    assert source.statistics()["frames"] == len(arrived) == 15
+    assert arrived[-1] - arrived[0] > 1.3
+
+
+def endless(size: int | None) -> Answer:
+    """A live stream of MPEG-TS that the server cuts off; some cameras claim a size for it."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        film = io.BytesIO()
+        film.name = "film.ts"
+        with av.open(film, "w", format="mpegts") as out:
+            stream = out.add_stream("libx264", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+            for _ in range(30):
+                out.mux(stream.encode(av.VideoFrame(160, 96, "yuv420p")))
+            out.mux(stream.encode(None))
+        request.send_response(200)
+        if size is not None:
+            request.send_header("Content-Length", str(size))
+        request.end_headers()
+        request.wfile.write(film.getvalue())
+        request.close_connection = True
+
+    return answer
+
+
+@pytest.mark.parametrize("size", [None, 2**31 - 1, 10**15])
+def test_live_stream_that_breaks_is_lost_not_ended(size: int | None) -> None:
+    with serving(endless(size)) as base:
+        source = open_source(f"{base}/live.ts")
+        assert source.open().live
+        with pytest.raises(SourceLost):
+            for _ in source.frames():
+                pass
+        source.close()
 
 
 def hls(path: Path, *, live: bool) -> Path:

@@ -22,6 +22,9 @@ MAX_PLAYLIST_BYTES = 4_000_000
 _AVIO_FLAG_WRITE = 2
 _AES_BLOCK = 16
 _SKIP_BYTES = 65_536
+# Sizes that cameras claim for a stream without end.
+_ENDLESS = (2**31 - 1, 2**31, 2**32 - 1, 2**32)
+_MAX_FILE_BYTES = 10**12
 
 
 class File(Protocol):
@@ -46,6 +49,8 @@ class VideoFile:
         length = response.length
         self._size = None if length is None else length + len(first)
         accepts = (response.headers.get("Accept-Ranges") or "").strip().lower() == "bytes"
+        self.finite = self._size is not None and self._size < _MAX_FILE_BYTES and self._size not in _ENDLESS
+        """Whether it is a file, which has an end, not a live stream."""
         self._seekable = accepts and self._size is not None
 
     def read(self, size: int, /) -> bytes:

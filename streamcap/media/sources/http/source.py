@@ -155,9 +155,17 @@ class HttpSource(Source):
         url, file = self._secret_url, None
         if first.lstrip(b"\xef\xbb\xbf").startswith(PLAYLIST_START):
             url, playlist = self._playlist(response, first)
-            file = io.BytesIO(playlist)
-        files = NestedFiles(self._client, file or VideoFile(self._client, response, first), self._stopping.is_set)
-        self._inner = HttpVideoSource(url, self._options, files, monotonic=self._monotonic, wall=self._wall)
+            file = playlist
+        video = VideoFile(self._client, response, first) if file is None else None
+        files = NestedFiles(self._client, video or io.BytesIO(file or b""), self._stopping.is_set)
+        self._inner = HttpVideoSource(
+            url,
+            self._options,
+            files,
+            finite=video is not None and video.finite,
+            monotonic=self._monotonic,
+            wall=self._wall,
+        )
         self._inner.demand = self.demand
         return self._inner.open()
 

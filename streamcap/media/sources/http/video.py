@@ -25,6 +25,7 @@ class HttpVideoSource(LibavSource):
 
     Parameters:
         url: of the playlist or file; relative URLs in a playlist refer to it.
+        finite: whether it is a file of a known size, to be played once.
     """
 
     def __init__(
@@ -33,11 +34,13 @@ class HttpVideoSource(LibavSource):
         options: SourceOptions,
         files: NestedFiles,
         *,
+        finite: bool,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(url, options, monotonic=monotonic, wall=wall)
         self._files = files
+        self._has_size = finite
 
     def open(self) -> SourceInfo:
         try:
@@ -61,6 +64,10 @@ class HttpVideoSource(LibavSource):
     def close(self) -> None:
         super().close()
         self._files.close()
+
+    def _is_finite(self, container: InputContainer) -> bool:
+        # A file of MPEG-TS has no duration where the server takes no byte ranges.
+        return container.duration is not None or self._has_size
 
     def _open_container(self) -> InputContainer:
         parts = urlsplit(self._secret_url)
