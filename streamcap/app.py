@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from streamcap.captions.hub import Hub
 from streamcap.config.config import StreamConfig
+from streamcap.config.reload import Reloader
+from streamcap.config.state_file import StateFile
 from streamcap.daemon_pool import DaemonPool
 from streamcap.engine.engine import Engine, EngineOptions
 from streamcap.engine.model_settings import ModelSettings
@@ -55,6 +57,10 @@ class ServeOptions:
     """By name, at least one. The first is that of streams that name none."""
     streams: Mapping[str, StreamConfig] = field(default_factory=dict)
     """Streams by name, with their settings; added before `sources`."""
+    reloader: Reloader | None = None
+    """Of the configuration file."""
+    state: StateFile | None = None
+    """Remembers the streams that HTTP clients change."""
     show: Callable[[Hub], Coroutine[None, None, None]] | None = None
     """Coroutine that shows captions in the terminal."""
 
@@ -78,10 +84,10 @@ async def serve_streams(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _stop, stop, on_signal)
     # Its default action ends the process, for example when the terminal closes.
-    loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP: ignored; to change options, restart the service")
+    loop.add_signal_handler(signal.SIGHUP, _on_hangup, options.reloader)
     models = complete(options.models)
     streams = StreamSet(options.stream_options, Hub(time.monotonic, time.time))
-    app = create_app(streams, options.server)
+    app = create_app(streams, options.server, reloader=options.reloader, state=options.state)
     serving = asyncio.create_task(http_server.serve(app, options.server, server_stop, listener), name="server")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     model_thread, stop_thread = DaemonPool("model"), DaemonPool("stop")
@@ -89,6 +95,7 @@ async def serve_streams(
     watching = asyncio.create_task(streams.watch_load(), name="load")
     showing = None if options.show is None else asyncio.create_task(options.show(streams.hub), name="show")
     engine: Engine | None = None
+    reloading: asyncio.Task[None] | None = None
     try:
         first: tuple[asyncio.Future[Any], ...] = (loading, serving, stopping)
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
@@ -101,6 +108,8 @@ async def serve_streams(
             if adding.done():
                 adding.result()
                 streams.ready = True
+                if options.reloader is not None:
+                    reloading = asyncio.create_task(options.reloader.watch(streams), name="reload")
                 log.info("listening on %s", _address(options.server, listener))
                 await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
             else:
@@ -109,6 +118,8 @@ async def serve_streams(
         # First the sources, so that viewers receive the last captions; then the server, then the device.
         stopping.cancel()
         watching.cancel()
+        if reloading is not None:
+            reloading.cancel()
         await streams.close()
         server_stop.set()
         ended = loading.done() if engine is None else await stop_thread.run(engine.stop, ENGINE_STOP_SECONDS)
@@ -118,6 +129,8 @@ async def serve_streams(
         await serving
         model_thread.close()
         stop_thread.close()
+        if options.state is not None:
+            options.state.close()
     if streams.dropped_finals:
         raise LostCaptionsError(
             f"{streams.dropped_finals} final captions are lost: the disk of --out refused them, or did not answer"
@@ -130,7 +143,7 @@ async def _add(streams: StreamSet, options: ServeOptions) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             for stream, entry in options.streams.items():
-                group.create_task(streams.add(stream, entry.url, entry.settings, keep_failed=True))
+                group.create_task(streams.add(stream, entry.url, entry.settings, keep_failed=True, scope=entry.scope))
             for name, url in options.sources:
                 group.create_task(streams.add(name, url, keep_failed=True))
     except BaseExceptionGroup as errors:
@@ -159,6 +172,13 @@ def _start_engine(
     streams.begin(deps, forget=engine.forget, engine=engine.statistics)
     engine.start()
     return engine
+
+
+def _on_hangup(reloader: Reloader | None) -> None:
+    if reloader is None:
+        log.info("SIGHUP: ignored; without --config there is nothing to reload")
+    else:
+        reloader.request()
 
 
 def _stop(stop: asyncio.Event, on_signal: Callable[[], None]) -> None:

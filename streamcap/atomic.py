@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import stat
@@ -17,7 +18,7 @@ _LINK = "a symbolic link, which is not followed here; move it away"
 _IRREGULAR = "not a regular file; move it away"
 
 
-def open_regular(path: str, flags: int) -> int:
+def open_regular(path: str, flags: int, mode: int = 0o666) -> int:
     """Opener for `open`: a descriptor of a regular file that `path` itself names.
 
     Raises OSError for a symbolic link, which could lead out of the directory, and for a device or a pipe. Opening a
@@ -25,7 +26,7 @@ def open_regular(path: str, flags: int) -> int:
     """
     try:
         # Missing on Windows.
-        descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o666)
+        descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), mode)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK):
             raise OSError(errno.ELOOP, _LINK, path) from None
@@ -49,15 +50,15 @@ def check_regular(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, sync: bool = False, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Yield a temporary file beside `path`; when the block ends, it replaces `path`.
 
     After an exception inside the block, `path` is unchanged and the temporary file is removed. sync: fsync the content
-    before it replaces `path`. Raises OSError.
+    before it replaces `path`. mode: permissions of the new file, less the umask. Raises OSError.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with open(partial, "wb", opener=open_regular) as stream:
+        with open(partial, "wb", opener=functools.partial(open_regular, mode=mode)) as stream:
             yield stream
             if sync:
                 stream.flush()
@@ -70,11 +71,16 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
 
 
 def atomic_write(
-    path: Path, content: str | bytes, *, sync: bool = False, error: type[StreamcapError] = InputError
+    path: Path,
+    content: str | bytes,
+    *,
+    sync: bool = False,
+    mode: int = 0o666,
+    error: type[StreamcapError] = InputError,
 ) -> None:
     """Replace `path` with `content`; text is written as UTF-8 with `\\n`. Raises `error` if the write fails."""
     try:
-        with replacing(path, sync=sync) as stream:
+        with replacing(path, sync=sync, mode=mode) as stream:
             stream.write(content.encode() if isinstance(content, str) else content)
     except OSError as cause:
         raise error(f"{path}: cannot be written ({cause.strerror or cause}); nothing was overwritten") from None

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamcap.cli.log_format import LogFormat, LogLevel, configure_logging
-from streamcap.cli.serve_options import build_options, given_options, models_of, use_file
+from streamcap.cli.serve_options import build_options, given_options, models_of, reloader_of, state_of, use_file
 from streamcap.errors import InputError, LostCaptionsError
 from streamcap.image_spec import Fit
 from streamcap.media.demand import Decode, Hwaccel
 from streamcap.streams.options import DEFAULT_MIN_CONFIDENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from streamcap.captioner import Captioner
-    from streamcap.config.config import Config, StreamConfig
+    from streamcap.config.config import Config
     from streamcap.engine.model_settings import ModelSettings
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,14 @@ def serve(
             rich_help_panel=_STREAMS,
         ),
     ] = None,
+    persist: Annotated[
+        bool,
+        typer.Option(
+            "--persist",
+            help="Keep changes of streams over HTTP for the next start, in --out or beside --config.",
+            rich_help_panel=_STREAMS,
+        ),
+    ] = False,
     every: Annotated[float, typer.Option(help="Seconds between captions of a stream.", rich_help_panel=_STREAMS)] = 1.0,
     stall_after: Annotated[
         float,
@@ -241,18 +249,25 @@ def serve(
 
     configure_logging(log_level, log_format)
     file: Config | None = context.obj
+    given = given_options(context)
     try:
         options = build_options(arguments)
     except InputError as error:
-        raise (error if file is None else file.error(error, given_options(context))) from None
+        raise (error if file is None else file.error(error, given)) from None
     named = parse_sources(sources or ([] if file is not None else ["scenes:"]))
+    names = frozenset(name for name, _ in named if name is not None)
+    reloader = None if file is None else reloader_of(file, {name: arguments[name] for name in given}, names)
+    state = state_of(out, reloader) if persist else None
+    streams = state.streams() if state is not None else {} if file is None else file.streams
     serve_options = ServeOptions(
         sources=named,
-        streams={} if file is None else _without(file.streams, named),
+        streams={name: stream for name, stream in streams.items() if name not in names},
+        reloader=reloader,
+        state=state,
         stream_options=options.streams,
         server=options.server,
         engine=options.engine,
-        models=models_of(arguments, file, given_options(context)),
+        models=models_of(arguments, file, given),
         show=None if quiet else print_captions,
     )
     load = functools.partial(_load, threads=threads)
@@ -261,12 +276,6 @@ def serve(
         allow_connections()
         on_signal = functools.partial(_start_timer, SHUTDOWN_TIMEOUT_S, _exit_now)
         _run(serve_streams(serve_options, load, listener, on_signal=on_signal))
-
-
-def _without(streams: Mapping[str, StreamConfig], sources: Sequence[tuple[str | None, str]]) -> dict[str, StreamConfig]:
-    """`streams` of the file without those that the command line names."""
-    named = {name for name, _ in sources}
-    return {name: stream for name, stream in streams.items() if name not in named}
 
 
 def parse_sources(arguments: Sequence[str]) -> list[tuple[str | None, str]]:

@@ -16,7 +16,9 @@ from streamcap.errors import InputError
 
 if TYPE_CHECKING:
     from streamcap.config.config import Config
+    from streamcap.config.reload import Reloader
     from streamcap.config.schema import Flag
+    from streamcap.config.state_file import StateFile
     from streamcap.engine.engine import EngineOptions
     from streamcap.engine.model_settings import ModelSettings
     from streamcap.server.options import ServerOptions
@@ -108,6 +110,30 @@ def load_checked(path: Path, given: Mapping[str, Any] | None = None) -> Config:
     except InputError as error:
         raise config.error(error, given) from None
     return config
+
+
+def reloader_of(file: Config, given: Mapping[str, Any], named: frozenset[str]) -> Reloader:
+    """Reloads `file`; the arguments `given` and the streams `named` of the command line win over it."""
+    from streamcap.config.reload import Reloader
+
+    path = Path(file.tree.file)
+    return Reloader(file, lambda: load_checked(path, given), path, named=named)
+
+
+def state_of(out: Path | None, reloader: Reloader | None) -> StateFile:
+    """The file of --persist. Raises InputError."""
+    from streamcap.config.state_file import STATE_NAME, StateFile
+
+    if out is not None:
+        path = out / STATE_NAME
+    elif reloader is not None:
+        path = reloader.path.with_name(STATE_NAME)
+    else:
+        raise InputError("--persist: needs --out DIR or --config FILE, where the streams are kept")
+    try:
+        return StateFile(path, lambda: {} if reloader is None else reloader.config.streams)
+    except InputError as error:
+        raise InputError(f"--persist: {error}") from None
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from streamcap.config.schema import NOT_YET, Flag, file_schema
 from streamcap.config.yaml_tree import Path_, Tree, parse_tree, read_tree
 from streamcap.engine.model_settings import REMOTE_PREFIX, ModelSettings, find_key
 from streamcap.errors import InputError
+from streamcap.media.sources.http.address import HostScope
 from streamcap.media.sources.url import check_url
 from streamcap.streams.options import check_name
 from streamcap.streams.settings import StreamSettings
@@ -27,11 +28,13 @@ _LEADING_NAME = re.compile(r"(?:--)?(?P<name>[a-z][a-z_-]*)(?P<rest>\b.*)", re.D
 
 @dataclass(frozen=True, slots=True)
 class StreamConfig:
-    """One stream of the file."""
+    """One stream, as the file or an HTTP client describes it."""
 
     url: str = field(repr=False)
     """Includes the password; never show it."""
     settings: StreamSettings = field(default_factory=StreamSettings)
+    scope: HostScope = HostScope.ANY
+    """The hosts that the source may connect to."""
 
 
 @dataclass(frozen=True, slots=True)

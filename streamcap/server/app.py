@@ -10,6 +10,8 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 import streamcap
+from streamcap.config.reload import Reloader
+from streamcap.config.state_file import StateFile
 from streamcap.daemon_pool import DaemonPool
 from streamcap.server import errors
 from streamcap.server.auth import Auth, normal_origin
@@ -20,7 +22,7 @@ from streamcap.server.middleware import SecurityHeaders
 from streamcap.server.options import ServerOptions
 from streamcap.server.path_prefix import PathPrefix
 from streamcap.server.readiness import Readiness
-from streamcap.server.routes import feed, health, hls, page, stream, webrtc
+from streamcap.server.routes import feed, health, hls, page, reload, stream, webrtc
 from streamcap.server.source_policy import SourcePolicy
 from streamcap.server.webrtc.offers import OfferPace
 from streamcap.server.webrtc.whep import WhepSessions
@@ -32,8 +34,13 @@ RENDER_THREADS = 2
 MAX_WAITING_RENDERS = 64
 
 
-def create_app(streams: StreamSet, options: ServerOptions) -> FastAPI:
-    """The application, for `streamcap.server.http_server.serve`. The caller closes `streams`."""
+def create_app(
+    streams: StreamSet, options: ServerOptions, *, reloader: Reloader | None = None, state: StateFile | None = None
+) -> FastAPI:
+    """The application, for `streamcap.server.http_server.serve`. The caller closes `streams`.
+
+    reloader: of the configuration file, if there is one. state: remembers the streams that HTTP clients change.
+    """
     pace = OfferPace()
     whip_sessions, whep_sessions = WhipSessions(streams, options, pace), WhepSessions(streams, options, pace)
 
@@ -64,10 +71,11 @@ def create_app(streams: StreamSet, options: ServerOptions) -> FastAPI:
     app.state.streams = streams
     errors.install(app)
     app.include_router(feed.routes(broadcaster, auth, heartbeat=options.heartbeat))
-    app.include_router(stream.routes(streams, auth, policy, pool))
+    app.include_router(stream.routes(streams, auth, policy, pool, state))
     app.include_router(hls.routes(streams, auth, pool))
     app.include_router(webrtc.routes(whip_sessions, whep_sessions, auth, options))
     app.include_router(health.routes(streams, metrics, auth))
+    app.include_router(reload.routes(reloader, auth))
     app.include_router(page.routes())
     app.add_middleware(Readiness, streams=streams)
     app.add_middleware(RequestLimits, max_body_bytes=options.max_body_bytes)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -168,3 +170,19 @@ def test_every_option_of_serve_is_a_key_of_server() -> None:
 def test_shipped_schema_is_current() -> None:
     shipped = json.loads((Path(load_config.__code__.co_filename).parent / "schema.json").read_text())
     assert shipped == json.loads(json.dumps(json_schema())), "streamcap config schema > streamcap/config/schema.json"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/configuration.md"])
+def test_example_of_documentation_is_valid(tmp_path: Path, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMCAP_TOKEN", "t-1")
+    content = (Path(__file__).parents[2] / page).read_text()
+    example = next(block for block in re.findall(r"^```yaml\n(.*?)^```", content, re.DOTALL | re.MULTILINE))
+    config = load(tmp_path, example)
+    assert {"door", "yard"} <= set(config.streams) and "fast" in config.models
+
+
+def test_every_key_is_documented() -> None:
+    content = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    definitions: Any = json_schema()["$defs"]
+    keys = {*definitions["Model"]["properties"], *definitions["StreamEntry"]["properties"]}
+    assert {key for key in keys if f"`{key}`" not in content} == set()

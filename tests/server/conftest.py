@@ -255,10 +255,10 @@ async def start() -> AsyncIterator[Start]:
     """Start a service on a free port; all are stopped at the end."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def start_server(**options: Any) -> Server:
+        async def start_server(*, reloader: Any = None, state: Any = None, **options: Any) -> Server:
             checked = ServerOptions(port=0, **options)
             streams = FakeStreams()
-            app = create_app(streams, checked)  # type: ignore[arg-type]
+            app = create_app(streams, checked, reloader=reloader, state=state)  # type: ignore[arg-type]
             listener = listen(checked)
             port = listener.getsockname()[1]
             stop = asyncio.Event()

@@ -42,6 +42,7 @@ ROUTES = [
     Route("GET", "/streams/door/snapshot.jpg", "view", 503, "/streams/{name}/snapshot.jpg"),
     Route("GET", "/streams/door/hls/captions.m3u8", "view", 200, "/streams/{name}/hls/captions.m3u8"),
     Route("GET", "/streams/door/hls/0.vtt", "view", 200, "/streams/{name}/hls/{number}.vtt"),
+    Route("POST", "/api/reload", "publish", 409),
     Route("GET", "/captions/nobody", "view", 404, "/captions/{name}"),
     Route("WEBSOCKET", "/captions", "view", 101),
     Route("OPTIONS", "/whip/tab", "", 204, "/whip/{name}"),

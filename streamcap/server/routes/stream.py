@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from streamcap.captions.cue import Cue, merge_cues
 from streamcap.captions.formats import srt, vtt
 from streamcap.captions.text import clean_text
+from streamcap.config.state_file import StateFile
 from streamcap.config.stream_fields import StreamFields
 from streamcap.daemon_pool import DaemonPool
 from streamcap.server.auth import Auth
@@ -59,8 +60,16 @@ def _render(render: Callable[[Iterable[Cue]], str], finals: tuple[Cue, ...]) -> 
     return render(newest_cues(merge_cues(finals)))
 
 
-def routes(streams: StreamSet, auth: Auth, policy: SourcePolicy, pool: DaemonPool) -> APIRouter:
+def routes(
+    streams: StreamSet, auth: Auth, policy: SourcePolicy, pool: DaemonPool, state: StateFile | None = None
+) -> APIRouter:
     router = APIRouter(prefix="/streams", tags=["streams"])
+
+    async def save(name: str) -> None:
+        """For the next start of the service. Raises StreamcapError."""
+        if state is not None:
+            await state.save(streams, name)
+
     snapshots = Snapshots(pool)
 
     @router.get("", dependencies=[Depends(auth.viewer)])
@@ -76,6 +85,7 @@ def routes(streams: StreamSet, auth: Auth, policy: SourcePolicy, pool: DaemonPoo
         """
         await policy.check(new.url)
         stream = await streams.add(new.name, new.url, new.settings(), scope=policy.scope)
+        await save(stream.name)
         response.headers["Location"] = f"{request.scope['root_path']}/streams/{stream.name}"
         return snapshot_of(streams, stream.name)
 
@@ -96,12 +106,14 @@ def routes(streams: StreamSet, auth: Auth, policy: SourcePolicy, pool: DaemonPoo
             streams.change(name, settings)
         else:
             await streams.replace(name, url=change.url, settings=settings, scope=policy.scope)
+        await save(name)
         return snapshot_of(streams, name)
 
     @router.delete("/{name}", status_code=204, dependencies=[Depends(auth.publisher)])
     async def remove_stream(name: str) -> None:
         """Stop and remove a stream. Its files are kept."""
         await streams.remove(name)
+        await save(name)
 
     @router.get("/{name}/captions.srt", dependencies=[Depends(auth.viewer)], **file_of("application/x-subrip"))
     async def captions_srt(name: str) -> Response:

@@ -1,0 +1,213 @@
+"""`Reloader`: applies a configuration file that changed to the running service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from streamcap.config.config import Config, StreamConfig
+from streamcap.config.problems import ConfigError
+from streamcap.daemon_pool import DaemonPool
+from streamcap.errors import InputError, StreamcapError
+from streamcap.redact import redact
+from streamcap.streams.stream_set import StreamSet
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.2
+"""A saved file is read when two polls in a row found it the same, so that half a file is not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Names of streams, by what must be done to come from one file to another."""
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    """Same address, other settings: the camera stays connected."""
+    restarted: tuple[str, ...] = ()
+    """Another address."""
+    removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a reload did."""
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    restarted: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Streams that could not be changed, with the reason."""
+    needs_restart: tuple[str, ...] = ()
+    """Keys whose change takes effect at the next start of the service: server.port, models.fast."""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        parts = [f"{key} {', '.join(getattr(self, key))}" for key in ("added", "changed", "restarted", "removed")]
+        shown = [part for part in parts if not part.endswith(" ")]
+        shown += [f"{name} failed: {redact(reason)}" for name, reason in self.failed.items()]
+        if self.needs_restart:
+            shown.append(f"needs a restart: {', '.join(self.needs_restart)}")
+        return "; ".join(shown) or "nothing changed"
+
+
+def difference(old: Mapping[str, StreamConfig], new: Mapping[str, StreamConfig]) -> Difference:
+    """What turns the streams `old` into `new`. Pure."""
+    both = [name for name in new if name in old]
+    return Difference(
+        added=tuple(name for name in new if name not in old),
+        changed=tuple(n for n in both if old[n].url == new[n].url and old[n].settings != new[n].settings),
+        restarted=tuple(n for n in both if old[n].url != new[n].url),
+        removed=tuple(name for name in old if name not in new),
+    )
+
+
+def fixed_keys(start: Config, new: Config) -> tuple[str, ...]:
+    """Keys of `new` that differ from those the service was started with, and cannot change while it runs. Pure."""
+    sections: tuple[tuple[str, Mapping[str, Any], Mapping[str, Any]], ...] = (
+        ("server", start.server, new.server),
+        ("models", start.models, new.models),
+    )
+    return tuple(
+        f"{section}.{key}"
+        for section, old, now in sections
+        for key in sorted({*old, *now})
+        if old.get(key) != now.get(key)
+    )
+
+
+class Reloader:
+    """Reads the file again when it was saved, on `request` (SIGHUP), and on `reload` (HTTP).
+
+    The difference between the file before and now is applied; streams that it does not name are not touched. A bad
+    file changes nothing.
+
+    Parameters:
+        config: the file that the service was started with.
+        load: reads and checks the file, on a thread. Raises InputError.
+        path: the file.
+        named: streams of the command line, which win over the file.
+    """
+
+    def __init__(
+        self, config: Config, load: Callable[[], Config], path: Path, *, named: frozenset[str] = frozenset()
+    ) -> None:
+        self.config = config
+        """The newest valid file."""
+        self._start = config
+        self._load = load
+        self.path = path
+        self._named = named
+        self._streams: StreamSet | None = None
+        self._requested = asyncio.Event()
+        self._lock = asyncio.Lock()
+        self._pool = DaemonPool("config", max_waiting=8)
+
+    def request(self) -> None:
+        """Reload soon, and log what changed. On the event loop."""
+        self._requested.set()
+
+    async def watch(self, streams: StreamSet) -> None:
+        """Reload whenever the file was saved, until cancelled."""
+        self._streams = streams
+        try:
+            await self._watch()
+        finally:
+            self._pool.close()
+
+    async def _watch(self) -> None:
+        # The file may have been saved while the model was loaded.
+        applied: tuple[int, ...] | None = None
+        seen: tuple[int, ...] | None = None
+        while True:
+            requested = await self._wait()
+            signature = await self._pool.run(_signature, self.path)
+            if requested or (signature == seen and signature != applied):
+                applied = signature
+                await self._reload_and_log(always=requested)
+            seen = signature
+
+    async def _wait(self) -> bool:
+        """Wait for the next poll. Returns whether a reload was requested."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(POLL_S):
+                await self._requested.wait()
+        requested = self._requested.is_set()
+        self._requested.clear()
+        return requested
+
+    async def _reload_and_log(self, *, always: bool) -> None:
+        try:
+            changes = await self.reload()
+        except ConfigError as error:
+            log.warning("configuration not reloaded, nothing changed: %s", "; ".join(map(str, error.problems)))
+        except StreamcapError as error:
+            log.warning("configuration not reloaded, nothing changed: %s", redact(error))
+        except Exception:  # a bug must not end the watching
+            log.exception("reloading %s failed", self.path)
+        else:
+            if changes != Changes() or always:
+                level = logging.WARNING if changes.failed or changes.needs_restart else logging.INFO
+                log.log(level, "configuration reloaded: %s", changes)
+
+    async def reload(self) -> Changes:
+        """Read the file and apply what changed. Raises ConfigError, InputError, StreamcapError: nothing changed."""
+        if self._streams is None:
+            raise StreamcapError("the models are loading; retry in a moment")
+        async with self._lock:
+            new = await self._pool.run(self._load)
+            old, self.config = self.config, new
+            found = difference(self._own(old), self._own(new))
+            failed = await self._apply(self._streams, found, new)
+            done = {key: tuple(name for name in names if name not in failed) for key, names in asdict(found).items()}
+            return Changes(**done, failed=failed, needs_restart=fixed_keys(self._start, new))
+
+    def _own(self, config: Config) -> dict[str, StreamConfig]:
+        return {name: stream for name, stream in config.streams.items() if name not in self._named}
+
+    async def _apply(self, streams: StreamSet, found: Difference, new: Config) -> dict[str, str]:
+        """The reasons of those that failed."""
+        failed: dict[str, str] = {}
+
+        async def attempt(name: str, change: Coroutine[Any, Any, object]) -> None:
+            try:
+                await change
+            except InputError as error:
+                failed[name] = redact(error)
+
+        # First those that cost nothing, then what waits for sources to end. Removed streams make room for new ones.
+        for name in found.changed:
+            await attempt(name, _set(streams, name, new.streams[name]))
+        removing = (attempt(n, streams.remove(n)) for n in found.removed if n in streams.names())
+        await asyncio.gather(*removing)
+        setting = (attempt(name, _set(streams, name, new.streams[name])) for name in (*found.restarted, *found.added))
+        await asyncio.gather(*setting)
+        return failed
+
+
+async def _set(streams: StreamSet, name: str, wanted: StreamConfig) -> None:
+    """Make the stream `name` as wanted, whatever the HTTP API has made of it meanwhile."""
+    if name not in streams.names():
+        await streams.add(name, wanted.url, wanted.settings, keep_failed=True)
+    elif streams.get(name).source_url == wanted.url:
+        streams.change(name, wanted.settings)
+    else:
+        await streams.replace(name, url=wanted.url, settings=wanted.settings)
+
+
+def _signature(path: Path) -> tuple[int, ...]:
+    """Changes when the file is saved, also by an editor that replaces it."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return ()
+    return (found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev)
