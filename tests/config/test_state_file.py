@@ -51,10 +51,7 @@ async def test_entry_changed_in_configuration_file_wins(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     service = await changed(path, {"door": DOOR, "yard": YARD})
     now = {"door": StreamConfig(URL, StreamSettings(every=2)), "yard": StreamConfig("rtsp://yard/2")}
-    assert StateFile(path, lambda: now).streams() == {
-        **now,
-        "gate": StreamConfig("rtsp://gate/1", StreamSettings(prompt="Who is there?")),
-    }
+    assert StateFile(path, lambda: now).streams() == {**now, "gate": GATE}
     assert list(StateFile(path, dict).streams()) == ["gate"]
     await service.streams.close()
 
