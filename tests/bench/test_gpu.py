@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,3 +43,19 @@ def test_gpu_benchmark_measures_every_part(tmp_path: Path, monkeypatch: pytest.M
     assert content["parts"]["same tokens"] == {"frames": 8, "same_as_transformers": True, "same_again": True}
     assert {row["binding"] for row in content["binding_floor"].values()} <= {"bandwidth", "arithmetic"}
     assert content["parts"]["one frame"]["first_token_ms"] <= content["parts"]["one frame"]["last_token_ms"]
+    assert len(content["summary"]) == 6 and all(row["met"] is not None for row in content["summary"])
+
+
+def test_gpu_benchmark_ends_with_its_table_when_all_parts_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(_device: torch.device) -> dict[str, Any]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(gpu, "PARTS", dict.fromkeys(gpu.PARTS, fails))
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--out", str(tmp_path)])
+    gpu.main()
+    content = json.loads((tmp_path / "gpu.json").read_text())
+    assert all("illegal memory access" in part["failed"] for part in content["parts"].values())
+    assert [row["met"] for row in content["summary"][:-1]] == [None] * 5
+    assert "| tokens as transformers | not measured | - |" in capsys.readouterr().out
