@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -19,15 +18,13 @@ from streamcap.config.config import StreamConfig
 from streamcap.config.reload import Reloader
 from streamcap.config.state_file import StateFile
 from streamcap.daemon_pool import DaemonPool
-from streamcap.engine.engine import Engine, EngineOptions
+from streamcap.engine.engine import EngineOptions
 from streamcap.engine.model_settings import ModelSettings
-from streamcap.engine.outcome import Outcome
-from streamcap.engine.served_model import ServedModels
 from streamcap.errors import LostCaptionsError
 from streamcap.media.sources import SourceOptions, open_source
 from streamcap.media.sources.base import Source
 from streamcap.media.sources.http.address import HostScope
-from streamcap.models import LoadedModel, complete, load_models, serve_local
+from streamcap.models import LoadedModel, ModelService, complete, load_models
 from streamcap.server import http_server
 from streamcap.server.app import create_app
 from streamcap.server.options import ServerOptions
@@ -94,13 +91,13 @@ async def serve_streams(
     loading = asyncio.create_task(model_thread.run(load_models, models, load), name="model")
     watching = asyncio.create_task(streams.watch_load(), name="load")
     showing = None if options.show is None else asyncio.create_task(options.show(streams.hub), name="show")
-    engine: Engine | None = None
+    service: ModelService | None = None
     reloading: asyncio.Task[None] | None = None
     try:
         first: tuple[asyncio.Future[Any], ...] = (loading, serving, stopping)
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
-            engine = _start_engine(streams, models, loading.result(), options)
+            service = _start_models(streams, models, loading.result(), options)
             # What exists by now stays: collections need not visit it.
             gc.freeze()
             adding = asyncio.create_task(_add(streams, options), name="add-streams")
@@ -122,7 +119,10 @@ async def serve_streams(
             reloading.cancel()
         await streams.close()
         server_stop.set()
-        ended = loading.done() if engine is None else await stop_thread.run(engine.stop, ENGINE_STOP_SECONDS)
+        ended = loading.done()
+        if service is not None:
+            await service.close_remotes()
+            ended = await stop_thread.run(service.engine.stop, ENGINE_STOP_SECONDS)
         if showing is not None:
             await asyncio.wait((showing,), timeout=1)
             showing.cancel()
@@ -150,28 +150,21 @@ async def _add(streams: StreamSet, options: ServeOptions) -> None:
         raise errors.exceptions[0] from None
 
 
-def _start_engine(
+def _start_models(
     streams: StreamSet, models: Mapping[str, ModelSettings], loaded: Mapping[str, LoadedModel], options: ServeOptions
-) -> Engine:
+) -> ModelService:
     """Start the engine and let streams be added."""
-    loop = asyncio.get_running_loop()
-
-    def deliver(outcomes: list[Outcome]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has closed
-            loop.call_soon_threadsafe(streams.dispatch, outcomes)
-
-    engine = Engine({}, options.engine, deliver)
-    served = [serve_local(name, models[name], model, engine) for name, model in loaded.items()]
+    service = ModelService(models, next(iter(options.models)), loaded, options.engine, streams.dispatch)
     deps = StreamDeps(
         options=options.stream_options,
         hub=streams.hub,
         open_source=_opener(options.stream_options),
-        models=ServedModels(served, next(iter(options.models))),
-        submit=engine.submit,
+        models=service.served,
+        submit=service.engine.submit,
     )
-    streams.begin(deps, forget=engine.forget, engine=engine.statistics)
-    engine.start()
-    return engine
+    streams.begin(deps, forget=service.forget, engine=service.engine.statistics)
+    service.engine.start()
+    return service
 
 
 def _on_hangup(reloader: Reloader | None) -> None:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
 
 from streamcap.captioner.memory import check_memory, memory_need
-from streamcap.engine.engine import Engine
+from streamcap.engine.engine import Engine, EngineOptions
 from streamcap.engine.live import LiveModel
 from streamcap.engine.model_settings import ModelSettings
-from streamcap.engine.served_model import ServedModel
+from streamcap.engine.outcome import Encoded, Outcome
+from streamcap.engine.remote.client import RemoteClient
+from streamcap.engine.remote.images import ImageSampler
+from streamcap.engine.remote.remote_model import RemoteModel
+from streamcap.engine.served_model import ServedModel, ServedModels
 from streamcap.errors import InputError
 from streamcap.media.convert import Converter
+from streamcap.media.frame import Pixels, Sample
 
 if TYPE_CHECKING:
     from streamcap.captioner import Captioner
@@ -71,6 +81,113 @@ def load_model(settings: ModelSettings, load: Callable[[ModelSettings], Captione
     live = LiveModel(captioner)
     live.warm_up()
     return LoadedModel(captioner, live)
+
+
+class ModelService:
+    """All models of one service, and the engine. Create and close it on the event loop.
+
+    Parameters:
+        models: complete. default: the name of the model of streams that name none.
+        loaded: the local ones.
+        deliver: takes outcomes, on the event loop.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, ModelSettings],
+        default: str,
+        loaded: Mapping[str, LoadedModel],
+        options: EngineOptions,
+        deliver: Callable[[list[Outcome]], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._deliver = deliver
+        self.remotes: dict[str, RemoteModel] = {}
+        self.engine = Engine(
+            {},
+            options,
+            lambda outcomes: self._soon(deliver, outcomes),
+            deliver_encoded=lambda encoded: self._soon(self._route, encoded),
+        )
+        served = [serve_local(name, models[name], model, self.engine) for name, model in loaded.items()]
+        local = {model.name: model for model in served}
+        for name, settings in models.items():
+            if settings.is_remote:
+                served.append(self._serve_remote(name, settings, local[gate_model(models)], loaded))
+        # In the order of the settings.
+        self.served = ServedModels(sorted(served, key=lambda model: list(models).index(model.name)), default)
+
+    def forget(self, stream: str) -> None:
+        """A stream was removed."""
+        self.engine.forget(stream)
+        for remote in self.remotes.values():
+            remote.forget(stream)
+
+    async def close_remotes(self) -> None:
+        """Cancel all requests."""
+        await asyncio.gather(*(remote.close() for remote in self.remotes.values()))
+
+    def _soon(self, callback: Callable[[list[Any]], None], values: list[Any]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has closed
+            self._loop.call_soon_threadsafe(callback, values)
+
+    def _route(self, samples: list[Encoded]) -> None:
+        for encoded in samples:
+            remote = self.remotes.get(encoded.sample.model)
+            if remote is not None:
+                remote.put(encoded)
+
+    def _serve_remote(
+        self, name: str, settings: ModelSettings, gate: ServedModel, loaded: Mapping[str, LoadedModel]
+    ) -> ServedModel:
+        fall_back = None
+        if settings.fallback is not None:
+            same_pixels = settings.fallback == gate.name
+            fall_back = Fallback(settings.fallback, None if same_pixels else loaded[settings.fallback], self.engine)
+        remote = self.remotes[name] = RemoteModel(
+            name,
+            settings,
+            RemoteClient(settings),
+            self.engine.gate,
+            self._deliver,
+            fall_back=fall_back,
+            interim_interval=self.engine.options.interim_interval,
+        )
+        self.engine.statistics.remotes = {**self.engine.statistics.remotes, name: remote.statistics}
+        where = urlsplit(settings.url or "").netloc
+        return ServedModel(
+            name=name,
+            description=f"model {name}: {settings.remote_name} at {where}",
+            clip_length=None if settings.frames == 1 else settings.frames,
+            convert=gate.convert,
+            encoder=gate.name,
+            images=ImageSampler(settings.image_size),
+            notice=remote.notice,
+        )
+
+
+class Fallback:
+    """Gives the samples that a remote model cannot caption to a local one. From any thread.
+
+    Parameters:
+        loaded: the local model; None: the samples' pixels are its own already.
+    """
+
+    def __init__(self, name: str, loaded: LoadedModel | None, engine: Engine) -> None:
+        self._name = name
+        self._captioner = None if loaded is None else loaded.captioner
+        self._engine = engine
+
+    def __call__(self, sample: Sample) -> None:
+        pixels = sample.pixels if self._captioner is None else _fitted(sample.images[-1].pixels, self._captioner)
+        self._engine.submit(replace(sample, model=self._name, encoder=None, pixels=pixels, images=()))
+
+
+def _fitted(image: Pixels, captioner: Captioner) -> Pixels:
+    from streamcap.captioner.preprocess import fit_image
+
+    pixels = fit_image(image, captioner.image_spec)
+    return pixels if captioner.clip_length is None else np.stack([pixels] * captioner.clip_length)
 
 
 def serve_local(name: str, settings: ModelSettings, loaded: LoadedModel, engine: Engine) -> ServedModel:

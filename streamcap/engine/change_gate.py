@@ -165,6 +165,29 @@ class ChangeGate:
         earlier, first = unconfirmed
         return Judgement(Verdict.CHANGED, first if content(earlier) == content(text) else None)
 
+    def settle(
+        self, sample: Sample, features: Features, distance: float, text: str, *, shown: bool = False
+    ) -> Judgement:
+        """Classify `text` as `classify` does, and commit it if it is a new caption.
+
+        shown: an interim text of the caption was shown, so that it must become final, even with the same text.
+        """
+        judgement = self.classify(sample, features, distance, text)
+        if judgement.verdict is not Verdict.CHANGED and not shown:
+            return judgement
+        self.commit(sample, features, text, first=judgement.first)
+        return Judgement(Verdict.CHANGED, judgement.first)
+
+    def is_outdated(self, sample: Sample) -> bool:
+        """Whether another model has seen a newer sample of the stream."""
+        with self._lock:
+            final = self._finals.get(sample.stream)
+            return (
+                final is not None
+                and final.model != sample.model
+                and (final.epoch, final.last_sample_at) > (sample.epoch, sample.start)
+            )
+
     def commit(self, sample: Sample, features: Features, text: str, *, first: Sample | None = None) -> None:
         """Store the final published for `sample`; `first` is from `classify`."""
         final = _Final(text, sample.model, sample.epoch, (first or sample).start, [features], sample.start)

@@ -252,15 +252,13 @@ class Engine:
     ) -> Outcome:
         if math.isnan(result.logprob):
             return self._failed(lane, sample, FloatingPointError("the model's log-probability is not a number"))
-        judgement = self.gate.classify(sample, features, distance, result.text)
-        # A caption whose interim was shown must become final, even with the same text.
-        if judgement.verdict is Verdict.UNCHANGED and not shown:
+        judgement = self.gate.settle(sample, features, distance, result.text, shown=shown)
+        if judgement.verdict is Verdict.UNCHANGED:
             lane.statistics.duplicates += 1
             return Unchanged(sample, decoded=True)
         if judgement.verdict is Verdict.UNCONFIRMED:
             lane.statistics.unconfirmed += 1
             return Unconfirmed(sample)
-        self.gate.commit(sample, features, result.text, first=judgement.first)
         lane.statistics.captioned += 1
         return Captioned(sample, result.text, result.logprob, times, judgement.first, result.confidence)
 

@@ -274,7 +274,7 @@ class Stream:
             self._answered = sample
             self._answer_delay = 0.0 if sample.images else time.monotonic() - sample.arrived
             submitted = self._submitted
-            answered = submitted is None or submitted is sample or bool(submitted.images)
+            answered = submitted is None or _is_same(submitted, sample) or bool(submitted.images)
             self._pending_since = None if submitted is None or answered else submitted.arrived
             self._answered_event.set()
         self.publisher.on_outcome(outcome)
@@ -352,7 +352,7 @@ class Stream:
         """Wait until the newest sample has been captioned."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
-                while self._answered is not self._submitted:
+                while self._submitted is not None and not _is_same(self._submitted, self._answered):
                     self._answered_event.clear()
                     await self._answered_event.wait()
 
@@ -370,6 +370,11 @@ class Stream:
                 self.publisher.set_state(StreamState.LIVE)
         elif self.state is StreamState.LIVE and source_thread.is_source_silent(now, stall_after):
             self.publisher.set_state(StreamState.STALLED, f"no frame for {age:.1f} s")
+
+
+def _is_same(submitted: Sample, answered: Sample | None) -> bool:
+    """Whether `answered` is `submitted`, or the copy of it that another model has captioned."""
+    return answered is not None and answered.submitted == submitted.submitted
 
 
 class _LoopListener:

@@ -33,10 +33,10 @@ URL = "rtsp://admin:hunter2@cam/live"
 TIME_BASE = Fraction(1, 1000)
 
 
-def frame(seconds: float, epoch: int = 0, gray: int = 100) -> Frame:
+def frame(seconds: float, epoch: int = 0, gray: int = 100, picture: VideoFrame | None = None) -> Frame:
     now = time.monotonic()
     return Frame(
-        video_frame=VideoFrame.from_ndarray(np.full((16, 16, 3), gray, np.uint8), format="rgb24"),
+        video_frame=picture or VideoFrame.from_ndarray(np.full((16, 16, 3), gray, np.uint8), format="rgb24"),
         pts=round(seconds * 1000),
         time_base=TIME_BASE,
         time=seconds,

@@ -37,6 +37,8 @@ class AnswerStream:
         self.usage = Usage()
         self.finished = False
         """Whether the server said that the answer is complete."""
+        self.is_done = False
+        """Whether nothing follows any more."""
         self._key = key
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
@@ -76,7 +78,7 @@ class AnswerStream:
 
     def _event(self, data: str) -> None:
         if data.strip() == "[DONE]":
-            self.finished = True
+            self.finished = self.is_done = True
         elif data.strip():
             self.take(data)
 

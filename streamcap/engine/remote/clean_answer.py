@@ -37,28 +37,11 @@ _OPENERS = re.compile(
     r")",
     re.IGNORECASE,
 )
-# An interim text that begins like this may become an opener: it is shown from the fifth word on.
-_FIRST_WORDS = frozenset(
-    (
-        *(
-            "the",
-            "this",
-            "these",
-            "each",
-            "all",
-            "in",
-            "here",
-            "here's",
-            "here’s",
-            "sure",
-            "certainly",
-            "of",
-            "okay",
-            "ok",
-        ),
-        *("caption", "answer", "description", "response", "final", "output", "we", "you", "i"),
-    )
-)
+# An interim text that begins like this may become an opener: it is shown from the fifth, or the twelfth, word on.
+_PHRASE_WORDS = {"the", "this", "these", "each", "all", "in", "we", "you", "i"}
+_CHATTER_WORDS = {"here", "here's", "here’s", "sure", "certainly", "of", "okay", "ok", "caption", "answer", "final"}
+_CHATTER_WORDS |= {"description", "response", "output"}
+_FIRST_WORDS = dict.fromkeys(_PHRASE_WORDS, 5) | dict.fromkeys(_CHATTER_WORDS, 12)
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "`": "`"}
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)]*(?=\s|\Z)")
 
@@ -81,11 +64,17 @@ def clean_partial(text: str, max_characters: int = MAX_CHARACTERS) -> str:
             if shown.lower().endswith(tag[:length]):
                 shown = shown[:-length]
                 break
+    shown = _without_markdown(shown).strip("\n\"'“‘«„”’»").lstrip()
+    before = None
+    while before != shown:
+        before, shown = shown, _without_opener(shown)
     words = shown.split()
-    if len(words) < 5 and words and words[0].strip("\"'“*#").lower().rstrip(",:!") in _FIRST_WORDS:
+    first = words[0].lower().rstrip(",.!:") if words else ""
+    if len(words) < _FIRST_WORDS.get(first, 0):
         return ""
-    cleaned = clean_answer(shown, max_characters)
-    return cleaned.lstrip("\"'“‘«„")
+    if len(words) == 1 and not shown[-1].isspace() and any(known.startswith(first) for known in _FIRST_WORDS):
+        return ""
+    return clean_answer(shown, max_characters)
 
 
 def has_hidden_reasoning(text: str) -> bool:
