@@ -61,10 +61,9 @@ class RequestQueue:
             self.superseded[stream] = self.superseded.get(stream, 0) + 1
 
     def drop_waiting(self) -> list[Encoded]:
-        """Remove and return all waiting samples."""
-        waiting = list(self._waiting.values())
-        self._waiting.clear()
-        return waiting
+        """Remove and return the waiting samples of all streams that have none in flight."""
+        streams = [stream for stream in self._waiting if stream not in self._in_flight]
+        return [self._waiting.pop(stream) for stream in streams]
 
     def forget(self, stream: str) -> None:
         """Drop what a removed stream has waiting; a request in flight ends by itself."""

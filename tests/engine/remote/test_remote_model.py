@@ -238,6 +238,20 @@ async def test_waiting_samples_go_to_fallback() -> None:
     await running.model.close()
 
 
+async def test_sample_behind_a_request_in_flight_stays_behind_it() -> None:
+    """Or the fallback would caption a newer sample of the stream before the older one."""
+    running = Running(fallback=True)
+    running.put(0.0, A, "a")
+    running.put(0.0, A, "b")
+    await running.client.until_asked(2)
+    running.put(1.0, B, "b")
+    await running.client.answer(0, RemoteError("the answer broke off"))
+    assert [(one.stream, one.start) for one in running.to_fallback] == [("a", 0.0)]
+    await running.client.answer(1, RemoteError("the answer broke off"))
+    assert [(one.stream, one.start) for one in running.to_fallback] == [("a", 0.0), ("b", 1.0)]
+    await running.model.close()
+
+
 async def test_answer_for_stream_that_uses_another_model_is_dropped() -> None:
     running = Running()
     running.put(0.0, A)
