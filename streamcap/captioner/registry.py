@@ -137,6 +137,8 @@ def find_checkpoint(name: str) -> Path:
         if not (mini_directory() / "config.json").is_file():
             raise InputError(f"mini: the embedded model is missing from the package ({mini_directory()})")
         return mini_directory()
+    if name.startswith("openai:"):
+        raise InputError(f"{name}: a model of a server; use it with --model-url")
     if not name:
         raise InputError("the model's name is empty; `streamcap models` lists the names")
     path = Path(os.path.expanduser(name))  # noqa: PTH111 - keeps `~nobody`, for which pathlib raises

@@ -68,6 +68,10 @@ def list_models(as_json: Json = False) -> None:
     console.print(
         "Also: a hub owner/name (BLIP, GIT, SmolVLM, Qwen-VL, LLaVA, …), a file, or a directory.", style="dim"
     )
+    console.print(
+        "Or openai:MODEL with --model-url URL: any server that speaks OpenAI's chat completions (Ollama, vLLM, …).",
+        style="dim",
+    )
     console.print("ms a frame: 720p, from the frame to its caption, one CPU core.", style="dim")
 
 

@@ -98,8 +98,36 @@ def serve(
         float, typer.Option(help="Seconds of video in one input of a clip model.", rich_help_panel=_STREAMS)
     ] = 4.0,
     model: Annotated[
-        str, typer.Option(help="Model name, file or directory: see `streamcap models`.", rich_help_panel=_MODEL)
+        str,
+        typer.Option(
+            help="Model name, file, directory or openai:MODEL of --model-url: see `streamcap models`.",
+            rich_help_panel=_MODEL,
+        ),
     ] = "mini",
+    model_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Server of an openai: model: http://127.0.0.1:11434/v1. Its key: STREAMCAP_MODEL_KEY.",
+            show_default=False,
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    model_key_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the server's key, instead of STREAMCAP_MODEL_KEY.", rich_help_panel=_MODEL),
+    ] = None,
+    fallback: Annotated[
+        str | None,
+        typer.Option(
+            help="Local model that captions while the server of an openai: model fails.", rich_help_panel=_MODEL
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="What to ask a model that takes a prompt.", show_default="the model's own", rich_help_panel=_MODEL
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MODEL)] = "auto",
     precision: Annotated[
         str, typer.Option(help="auto, fp32, or a reduced one: see `streamcap models`.", rich_help_panel=_MODEL)
@@ -325,6 +353,7 @@ def _load(settings: ModelSettings, *, threads: int | None) -> Captioner:
         precision=settings.precision,
         vision=settings.vision,
         tokenizer=settings.tokenizer,
+        prompt=settings.prompt,
     )
     captioner.require_text()
     described = describe_model(settings.model, captioner.info["family"])

@@ -84,9 +84,15 @@ def build_options(values: Mapping[str, Any]) -> Options:
 
 def models_of(values: Mapping[str, Any], file: Config | None, given: Container[str]) -> dict[str, ModelSettings]:
     """The models by name; the first is the default: --model, else the file's first. Raises InputError."""
-    from streamcap.engine.model_settings import ModelSettings
+    from streamcap.engine.model_settings import REMOTE_PREFIX, ModelSettings, find_key
 
-    base = ModelSettings(*(values[name] for name in ("model", "device", "precision", "vision", "tokenizer", "fit")))
+    names = ("model", "device", "precision", "vision", "tokenizer", "fit", "prompt", "fallback")
+    key_file, is_remote = values["model_key_file"], str(values["model"]).startswith(REMOTE_PREFIX)
+    base = ModelSettings(
+        **{name: values[name] for name in names},
+        url=values["model_url"],
+        key=find_key(None if key_file is None else Path(key_file)) if is_remote else None,
+    )
     if file is None:
         return {base.model: base}
     models = file.model_settings(base)

@@ -47,9 +47,17 @@ class Model(Protocol):
         """(B, D) float32 of unit length, for the gate."""
 
     def decode(
-        self, embeddings: Any, *, streams: Sequence[str], on_text: Callable[[int, list[int]], None] | None = None
+        self,
+        embeddings: Any,
+        *,
+        streams: Sequence[str],
+        on_text: Callable[[int, list[int]], None] | None = None,
+        **prompts: Any,
     ) -> Sequence[Decoded]:
-        """One result a row, of the stream in `streams`. Calls `on_text(row, tokens so far)` while decoding."""
+        """One result a row, of the stream in `streams`. Calls `on_text(row, tokens so far)` while decoding.
+
+        prompts: `prompts`, one a row, or None for the model's own; given only if a stream has one.
+        """
 
     def text(self, tokens: list[int]) -> str: ...
 
@@ -232,6 +240,7 @@ class Engine:
             embeddings if len(changed) == len(batch) else embeddings[changed],
             streams=[batch[row].stream for row in changed],
             on_text=interim.listener,
+            **({"prompts": [one.prompt for one in waiting]} if any(one.prompt for one in waiting) else {}),
         )
         times = Times(taken, encoded, self._monotonic())
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ class LiveModel:
         self._captioner = captioner
         self._search = SearchOptions()
         self._history = DraftHistory()
+        # Other models describe what they were trained for; a stream's prompt is for a model that it may have later.
+        self._takes_prompts = "prompts" in inspect.signature(captioner.decode).parameters
 
     @property
     def draft_statistics(self) -> DraftStatistics:
@@ -47,8 +50,15 @@ class LiveModel:
         return self._captioner.features(embeddings)
 
     def decode(
-        self, embeddings: Any, *, streams: Sequence[str], on_text: Callable[[int, list[int]], None] | None = None
+        self,
+        embeddings: Any,
+        *,
+        streams: Sequence[str],
+        on_text: Callable[[int, list[int]], None] | None = None,
+        prompts: Sequence[str | None] | None = None,
     ) -> Sequence[Decoded]:
+        if prompts is not None and self._takes_prompts:
+            return self._captioner.decode(embeddings, self._search, on_text=on_text, prompts=prompts)  # type: ignore[call-arg]
         drafts = [self._history.stream(name) for name in streams]
         results = self._captioner.decode(embeddings, self._search, on_text=on_text, drafts=drafts)
         for draft, result in zip(drafts, results, strict=True):

@@ -46,7 +46,12 @@ class FakeModel:
         return (centered / np.linalg.norm(centered, axis=1, keepdims=True)).astype(np.float32)
 
     def decode(
-        self, embeddings: Any, *, streams: Sequence[str], on_text: Callable[[int, list[int]], None] | None = None
+        self,
+        embeddings: Any,
+        *,
+        streams: Sequence[str],
+        on_text: Callable[[int, list[int]], None] | None = None,
+        prompts: object = None,
     ) -> Sequence[FakeResult]:
         texts = [self._text(row) for row in embeddings]
         for words in range(1, 4):

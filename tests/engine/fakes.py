@@ -27,6 +27,7 @@ class ColorModel:
     def __init__(self) -> None:
         self.batches: list[int] = []
         self.decoded: list[int] = []
+        self.prompts: Any = None
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
@@ -44,7 +45,10 @@ class ColorModel:
         rows = embeddings.astype(np.float32) + 1.0
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-    def decode(self, embeddings: Any, *, streams: Sequence[str], on_text: Any = None) -> Sequence[MadeResult]:
+    def decode(
+        self, embeddings: Any, *, streams: Sequence[str], on_text: Any = None, prompts: Any = None
+    ) -> Sequence[MadeResult]:
+        self.prompts = prompts
         self.decoded.append(len(embeddings))
         assert len(streams) == len(embeddings)
         texts = ["colour " + " ".join(str(int(value)) for value in row) for row in embeddings]
