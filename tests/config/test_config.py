@@ -73,7 +73,7 @@ def test_empty_file_sets_nothing(tmp_path: Path) -> None:
     ("text", "line", "says"),
     [
         ("sever: {}", 1, "sever: unknown key; did you mean server?"),
-        ("server:\n  prot: 1", 2, "server.prot: unknown key; did you mean port?"),
+        ("server:\n  prt: 1", 2, "server.prt: unknown key; did you mean port?"),
         ("server:\n  stall-after: 1", 2, "server.stall-after: unknown key; did you mean stall_after?"),
         ("server: 3", 1, "server: must be a mapping"),
         ("server:\n  port: x", 2, "server.port: must be an integer"),
