@@ -48,12 +48,12 @@ def test_check_of_valid_file(file: Path, monkeypatch: pytest.MonkeyPatch, capsys
 def test_wrong_file_is_refused_line_by_line(
     file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
-    file.write_text("server: {prot: 1}\nstreams:\n  door: {evry: 1}\n")
+    file.write_text("server: {prt: 1}\nstreams:\n  door: {evry: 1}\n")
     assert run(monkeypatch, *command, file) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [
-        f"streamcap: {file}:1: server.prot: unknown key; did you mean port?",
+        f"streamcap: {file}:1: server.prt: unknown key; did you mean port?",
         f"streamcap: {file}:3: streams.door: url is missing",
         f"streamcap: {file}:3: streams.door.evry: unknown key; did you mean every?",
     ]
