@@ -26,6 +26,7 @@ LAYERS = (
     ("captioner.kernels", "captioner.checkpoints"),
     ("captioner",),
     ("engine", "offline"),
+    ("offline.remote_captioner",),
     ("streams.settings",),
     ("streams",),
     ("config",),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from streamcap.cli.caption_options import CaptionRunOptions, sort_files
+from streamcap.cli.caption_options import CaptionRunOptions, Files, sort_files
 from streamcap.errors import InputError
 from streamcap.image_spec import Fit
+
+REMOTE_PREFIX = "openai:"
+"""As `streamcap.engine.model_settings.REMOTE_PREFIX`, whose package needs numpy."""
 
 
 def caption(
@@ -60,6 +64,13 @@ def caption(
     prompt: Annotated[
         str | None, typer.Option(help="For models that take one.", show_default="the model's own")
     ] = None,
+    model_url: Annotated[
+        str | None,
+        typer.Option(help="Server of an openai: model: http://127.0.0.1:11434/v1. Its key: STREAMCAP_MODEL_KEY."),
+    ] = None,
+    model_key_file: Annotated[
+        Path | None, typer.Option(help="File with the server's key, instead of STREAMCAP_MODEL_KEY.")
+    ] = None,
     beam: Annotated[int, typer.Option(min=1, help="Beam size; 1: greedy search.")] = 1,
     temperature: Annotated[float, typer.Option(help="Sampling temperature; 0: no sampling.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus sampling: total probability of the candidates.")] = 1.0,
@@ -97,6 +108,10 @@ def caption(
         merge=merge,
     )
 
+    if model.startswith(REMOTE_PREFIX) or model_url is not None:
+        _caption_remotely(model, model_url, model_key_file, prompt, max_tokens, files, options)
+        return
+
     from streamcap.captioner import load_captioner
     from streamcap.captioner.registry import describe_model
     from streamcap.cli.caption_run import CaptionRun
@@ -111,3 +126,25 @@ def caption(
     captioner = FileCaptioner(model_loaded, search, batch=batch, fit=fit)
     with progress_bar() as progress:
         CaptionRun(captioner, files, options, progress).run()
+
+
+def _caption_remotely(
+    model: str,
+    url: str | None,
+    key_file: Path | None,
+    prompt: str | None,
+    max_tokens: int | None,
+    files: Files,
+    options: CaptionRunOptions,
+) -> None:
+    from streamcap.cli.caption_run import CaptionRun
+    from streamcap.cli.progress import progress_bar
+    from streamcap.engine.model_settings import ModelSettings, find_key
+    from streamcap.offline.remote_captioner import RemoteFileCaptioner
+
+    key = find_key(key_file) if model.startswith(REMOTE_PREFIX) else None
+    settings = ModelSettings(model, url=url, key=key, prompt=prompt)
+    captioner = RemoteFileCaptioner(settings if max_tokens is None else replace(settings, max_tokens=max_tokens))
+    with progress_bar() as progress:
+        CaptionRun(captioner, files, options, progress).run()
+    captioner.close()

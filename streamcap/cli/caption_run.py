@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from streamcap.media.files.animation import AnimatedImage
     from streamcap.media.files.video_file import VideoFile
     from streamcap.offline.file_captioner import FileCaptioner, VideoMoment
+    from streamcap.offline.remote_captioner import RemoteFileCaptioner
 
 _JPEG_QUALITY = 92
 
@@ -28,7 +29,13 @@ _JPEG_QUALITY = 92
 class CaptionRun:
     """One run over all files."""
 
-    def __init__(self, captioner: FileCaptioner, files: Files, options: CaptionRunOptions, progress: Progress) -> None:
+    def __init__(
+        self,
+        captioner: FileCaptioner | RemoteFileCaptioner,
+        files: Files,
+        options: CaptionRunOptions,
+        progress: Progress,
+    ) -> None:
         self._captioner = captioner
         self._files = files
         self._options = options
@@ -83,7 +90,7 @@ class CaptionRun:
 
         for item, result in self._captioner.images(self._files.images, keep=drawn, on_bad=on_bad):
             text = " ".join(result.text.split())
-            entry = {"path": str(item.path), "text": text, "logprob": round(result.logprob, 4)}
+            entry = {"path": str(item.path), "text": text, "logprob": _rounded(result.logprob)}
             self._entries.append({**entry, "confidence": _rounded(result.confidence)})
             self._print_line(item.path, text)
             if item.image is not None:
@@ -201,8 +208,8 @@ class CaptionRun:
             typer.echo(array, nl=False)
 
 
-def _rounded(confidence: float | None) -> float | None:
-    return None if confidence is None else round(confidence, 4)
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 4)
 
 
 def write_image(path: Path, image: Image) -> None:

@@ -16,7 +16,7 @@ LASTING_PAUSE_S = 60.0
 MAX_RETRY_AFTER_S = 600.0
 _MAX_MESSAGE = 160
 # Providers quote the key in their errors, partly masked.
-_KEY_LIKE = re.compile(r"\b(?:sk|key|gsk|hf|pk)[-_][A-Za-z0-9*_.…-]{4,}|[A-Za-z0-9_-]*\*{3,}[A-Za-z0-9_-]*")
+_KEY_LIKE = re.compile(r"\b(?:sk|gsk|hf|pk)[-_][A-Za-z0-9*_.…-]{4,}|[A-Za-z0-9_-]*\*{3,}[A-Za-z0-9_-]*")
 _ADVICE = {
     400: "the server refuses the request",
     401: "the key is wrong or missing; set STREAMCAP_MODEL_KEY or --model-key-file",
@@ -50,11 +50,12 @@ def of_status(
     said = error_message(content, headers.get("content-type", ""))
     advice = _ADVICE.get(status, "the server failed" if status >= 500 else "unexpected answer")
     if 300 <= status < 400:
-        said, advice = "", f"the server redirects to {headers.get('location', 'nowhere')}; use that as --model-url"
+        target = hide_keys(one_line(headers.get("location", "nowhere")), key)
+        said, advice = "", f"the server redirects to {target}; use that as --model-url"
     pause = LASTING_PAUSE_S if status in _LASTING or 300 <= status < 400 else None
     if status in (429, 503) and (wait := retry_after(headers.get("retry-after", ""), now)) is not None:
         pause = wait
-    return RemoteError(hide_keys(f"{status}: {advice}{f' ({said})' if said else ''}", key), pause=pause)
+    return RemoteError(f"{status}: {advice}{f' ({hide_keys(said, key)})' if said else ''}", pause=pause)
 
 
 def retry_after(value: str, now: datetime | None = None) -> float | None:
