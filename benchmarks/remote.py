@@ -26,7 +26,7 @@ from streamcap.models import ModelService, complete, load_models
 from testbed.chat_server import Received, chat_server, delta, end_answer, start_answer, write_chunk
 
 LOCAL_STREAMS, REMOTE_STREAMS = 12, 4
-REQUESTS = 100
+REQUESTS = 60
 
 
 def serve(pipe: Connection, answer_seconds: float) -> None:
@@ -71,7 +71,7 @@ class Bench:
     def __init__(self, url: str, on_outcome: Callable[[Outcome], None]) -> None:
         models = complete({"talker": ModelSettings("openai:m", url=url)})
         loaded = load_models(models, lambda settings: load_captioner(settings.model, device="cpu"))
-        options = EngineOptions(ChangeGateOptions(threshold=0.02))
+        options = EngineOptions(ChangeGateOptions(threshold=1e-6))  # every picture is another scene
         self.service = ModelService(models, "talker", loaded, options, lambda outcomes: list(map(on_outcome, outcomes)))
         self.service.engine.start()
         self._rng = np.random.default_rng(0)

@@ -145,6 +145,8 @@ def _caption_remotely(
     key = find_key(key_file) if model.startswith(REMOTE_PREFIX) else None
     settings = ModelSettings(model, url=url, key=key, prompt=prompt)
     captioner = RemoteFileCaptioner(settings if max_tokens is None else replace(settings, max_tokens=max_tokens))
-    with progress_bar() as progress:
-        CaptionRun(captioner, files, options, progress).run()
-    captioner.close()
+    try:
+        with progress_bar() as progress:
+            CaptionRun(captioner, files, options, progress).run()
+    finally:
+        captioner.close()
