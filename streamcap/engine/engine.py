@@ -52,11 +52,11 @@ class Model(Protocol):
         *,
         streams: Sequence[str],
         on_text: Callable[[int, list[int]], None] | None = None,
-        **prompts: Any,
+        prompts: Sequence[str | None] | None = None,
     ) -> Sequence[Decoded]:
         """One result a row, of the stream in `streams`. Calls `on_text(row, tokens so far)` while decoding.
 
-        prompts: `prompts`, one a row, or None for the model's own; given only if a stream has one.
+        prompts: one a row, None for the model's own; given only if a stream has one.
         """
 
     def text(self, tokens: list[int]) -> str: ...
