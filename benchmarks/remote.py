@@ -72,7 +72,12 @@ class Bench:
         models = complete({"talker": ModelSettings("openai:m", url=url)})
         loaded = load_models(models, lambda settings: load_captioner(settings.model, device="cpu"))
         options = EngineOptions(ChangeGateOptions(threshold=1e-6))  # every picture is another scene
-        self.service = ModelService(models, "talker", loaded, options, lambda outcomes: list(map(on_outcome, outcomes)))
+
+        def deliver(outcomes: list[Outcome]) -> None:
+            for outcome in outcomes:
+                on_outcome(outcome)
+
+        self.service = ModelService(models, "talker", loaded, options, deliver)
         self.service.engine.start()
         self._rng = np.random.default_rng(0)
         self._size = loaded["mini"].captioner.image_spec.size
