@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CHECK_WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test fuzz chaos lint types format check check-fast coverage clean
+.PHONY: demo test fuzz chaos cluster-chaos lint types format check check-fast coverage clean
 
 demo: $(VENV)/installed
 	@echo "Open http://127.0.0.1:8642/ in a browser; end with Ctrl-C."
@@ -21,6 +21,10 @@ fuzz: $(VENV)/installed-dev
 # 300 `kill -9` at random moments, with full disks, hung files and log rotation; `make test` runs a few.
 chaos: $(VENV)/installed-dev
 	$(BIN)/python -m tests.chaos.storm --kills 300
+
+# 200 strikes on nodes and NATS servers of a cluster: kill -9, SIGSTOP; `make test` runs a few.
+cluster-chaos: $(VENV)/installed-dev
+	$(BIN)/python -m tests.cluster.storm --kills 200
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

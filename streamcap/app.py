@@ -28,6 +28,7 @@ from streamcap.models import LoadedModel, ModelService, complete, load_models
 from streamcap.server import http_server
 from streamcap.server.app import create_app
 from streamcap.server.options import ServerOptions
+from streamcap.streams.caption_store import CaptionStore
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.stream_deps import StreamDeps
@@ -97,7 +98,7 @@ async def serve_streams(
         first: tuple[asyncio.Future[Any], ...] = (loading, serving, stopping)
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
-            service = _start_models(streams, models, loading.result(), options)
+            service = start_models(streams, models, loading.result(), options)
             # What exists by now stays: collections need not visit it.
             gc.freeze()
             adding = asyncio.create_task(_add(streams, options), name="add-streams")
@@ -150,10 +151,14 @@ async def _add(streams: StreamSet, options: ServeOptions) -> None:
         raise errors.exceptions[0] from None
 
 
-def _start_models(
-    streams: StreamSet, models: Mapping[str, ModelSettings], loaded: Mapping[str, LoadedModel], options: ServeOptions
+def start_models(
+    streams: StreamSet,
+    models: Mapping[str, ModelSettings],
+    loaded: Mapping[str, LoadedModel],
+    options: ServeOptions,
+    store: Callable[[str], CaptionStore] | None = None,
 ) -> ModelService:
-    """Start the engine and let streams be added."""
+    """Start the engine and let streams be added. `store`: as in StreamDeps."""
     service = ModelService(models, next(iter(options.models)), loaded, options.engine, streams.dispatch)
     deps = StreamDeps(
         options=options.stream_options,
@@ -161,6 +166,7 @@ def _start_models(
         open_source=_opener(options.stream_options),
         models=service.served,
         submit=service.engine.submit,
+        store=store,
     )
     streams.begin(deps, forget=service.forget, engine=service.engine.statistics)
     service.engine.start()

@@ -55,6 +55,7 @@ LAYERS = (
     ("training.mini",),
     ("models",),
     ("bench", "app"),
+    ("node",),
     ("cli",),
     ("__main__",),
 )

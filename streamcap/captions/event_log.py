@@ -63,6 +63,21 @@ class EventLog:
             self._store(stored)
         return event
 
+    def insert(self, event: Event) -> bool:
+        """Store an event that another service has numbered. False: its number is used already. Pair with `skip` for
+        numbers before it that are not known.
+        """
+        if event.seq < self._next:
+            return False
+        self._next = event.seq + 1
+        self._update_current(event)
+        stored = StoredEvent(event.seq, event.text)
+        if event.is_interim:
+            self._interims.append(stored)
+        else:
+            self._store(stored)
+        return True
+
     def set_status(self, status: Status) -> None:
         """A status that takes no number: new subscribers receive it first."""
         self._update_current(encode(self.last_seq, status))

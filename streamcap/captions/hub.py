@@ -98,6 +98,8 @@ class Subscription:
         self._events = 0
         self._drops = 0
         self._interim_at: dict[str, float] = {}
+        self.received: dict[str, int] = {}
+        """Events up to this number, which are still to come here, were received elsewhere."""
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -126,6 +128,8 @@ class Subscription:
 
     def offer(self, event: Event, now: float) -> None:
         """Queue `event` if the options include it. When full, drop by the policy above."""
+        if self.received and event.seq <= self.received.get(event.stream, 0):
+            return
         if not self._wants(event) or (event.is_interim and not self._is_due(event, now)):
             return
         if self._events >= self.options.limit and not self._drop_for(event):
@@ -142,8 +146,10 @@ class Subscription:
 
     def miss(self, stream: str, lost: LostRange) -> None:
         """Queue a `gap` for the lost events of `stream`."""
-        if self.closed is None and (self.options.streams is None or stream in self.options.streams):
-            self._miss(stream, lost.first, lost.last)
+        first = max(lost.first, self.received.get(stream, 0) + 1)
+        named = self.options.streams
+        if self.closed is None and first <= lost.last and (named is None or stream in named):
+            self._miss(stream, first, lost.last)
             self._wake()
 
     def close(self, cause: CloseReason, reason: str) -> None:
@@ -235,6 +241,9 @@ class Hub:
     statistics: HubStatistics = field(default_factory=HubStatistics)
     observers: list[Callable[[Event], None]] = field(default_factory=list)
     """Called with every published event. Must be fast and must not raise."""
+    max_ahead: int = 0
+    """How far `since` may be beyond the newest event: where several services show one feed, another one may have been
+    faster. Events up to there are left out."""
     _subscriptions: dict[int, Subscription] = field(default_factory=dict)
 
     def add(self, feed: EventLog) -> None:
@@ -254,21 +263,45 @@ class Hub:
         """Number `payload` and queue it for its subscribers. A stale one (`live` false) is only stored for replay;
         subscribers receive a `gap`."""
         event = self.feeds[payload.stream].number(payload)
+        if live:
+            self._offer(event)
+            return event
+        self._count(event)
+        self.statistics.stale += 1
+        for subscription in list(self._subscriptions.values()):
+            subscription.skip(event)
+        return event
+
+    def _count(self, event: Event) -> None:
         self.statistics.published += 1
         for observe in self.observers:
             observe(event)
-        if not live:
-            self.statistics.stale += 1
-            for subscription in list(self._subscriptions.values()):
-                subscription.skip(event)
-            return event
+
+    def _offer(self, event: Event) -> None:
+        self._count(event)
         now = self.monotonic()
         for subscription in list(self._subscriptions.values()):
             subscription.offer(event, now)
             if subscription.closed is not None:
                 self._subscriptions.pop(id(subscription), None)
                 self.statistics.closed_slow += subscription.cause is CloseReason.SLOW
-        return event
+
+    def relay(self, event: Event) -> bool:
+        """Publish an event that another service has numbered; numbers before it become a `gap`. False: its number is
+        used already.
+        """
+        feed = self.feeds[event.stream]
+        self.advance(event.stream, event.seq)
+        if not feed.insert(event):
+            return False
+        self._offer(event)
+        return True
+
+    def advance(self, stream: str, next_seq: int) -> None:
+        """Numbers below `next_seq` that are unused so far are lost: subscribers receive a `gap`."""
+        last = self.feeds[stream].last_seq
+        if next_seq > last + 1:
+            self.skip(stream, next_seq - 1 - last)
 
     def skip(self, stream: str, count: int) -> None:
         """Use up the next `count` numbers of `stream` for lost events; subscribers receive a `gap`."""
@@ -292,9 +325,10 @@ class Hub:
                     continue  # a subscriber to all streams: one of them is gone
                 raise UnknownStreamError(f"no stream is named {name}")
             last = self.feeds[name].last_seq
-            if not 0 <= seq <= last:
+            if not 0 <= seq <= last + self.max_ahead:
                 raise InputError(f"since={seq} is not a past event of stream {name}, whose newest is {last}")
         subscription = Subscription(options, wake)
+        subscription.received = {n: seq for n, seq in seen.items() if n in self.feeds and seq > self.feeds[n].last_seq}
         subscription.put(ControlMessage(hello_text([self.summary(name) for name in names], self.wall())))
         for name in names:
             self._catch_up(subscription, name, seen.get(name))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import logging
+import os
 import ssl
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +26,14 @@ from streamcap.redact import redact
 log = logging.getLogger(__name__)
 
 MIN_SERVER = (2, 9)
-CONNECT_SECONDS = 3.0
+CONNECT_SECONDS = 3
+ELECTION_SECONDS = 20.0
+CLOSE_SECONDS = 2.0
 NODE_TTL_SECONDS = 30.0
 _NOT_REPLICATED = 10074
 _NAME_IN_USE = 10058
+_ELECTING = 10008
+"""JetStream has no leader now."""
 
 
 class ClusterError(StreamcapError):
@@ -88,8 +95,11 @@ class Connection:
         return bool(self.client.is_connected)
 
     async def close(self) -> None:
-        with contextlib.suppress(NatsError, OSError):
-            await self.client.close()
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.client.close()
+        except Exception as error:  # noqa: BLE001 - the client raises many kinds, and nothing is left to do
+            log.debug("closing the connection to NATS: %s", error)
 
 
 async def connect(options: ClusterOptions, name: str, *, prepare: bool = True) -> Connection:
@@ -118,30 +128,60 @@ async def connect(options: ClusterOptions, name: str, *, prepare: bool = True) -
     connection = Connection(client, client.jetstream(timeout=5.0), options, options.replicas)
     try:
         _check_version(client)
-        await _check_jetstream(connection)
+        await _patiently(_check_jetstream, connection)
         if prepare:
-            await _prepare(connection)
+            await _patiently(_prepare, connection)
     except BaseException:  # also on cancellation: leave no connection behind
         await connection.close()
         raise
     return connection
 
 
+async def _patiently(step: Callable[[Connection], Awaitable[None]], connection: Connection) -> None:
+    """Try again while the servers elect a leader, which takes seconds. Raises ClusterError."""
+    end = time.monotonic() + ELECTION_SECONDS
+    while True:
+        try:
+            await step(connection)
+        except (NatsError, TimeoutError) as error:
+            if time.monotonic() >= end:
+                raise ClusterError(
+                    "JetStream does not answer: are most of the NATS servers down, or is the disk full? "
+                    f"({error or type(error).__name__})"
+                ) from None
+            await asyncio.sleep(0.5)
+        else:
+            return
+
+
 async def _probe(options: ClusterOptions, tls: ssl.SSLContext | None) -> None:
     """Find out whether a server lets us in: the client itself would retry without telling why."""
     reasons = []
     for server in options.servers:
+        errors: list[Exception] = []
+
+        async def note(error: Exception, errors: list[Exception] = errors) -> None:
+            errors.append(error)
+
+        probe = Client()
         try:
-            probe = await nats.connect(
+            await probe.connect(
                 server,
                 tls=tls,
                 user_credentials=None if options.creds is None else str(options.creds),
                 allow_reconnect=False,
                 connect_timeout=CONNECT_SECONDS,
-                error_cb=_ignore,
+                # Else the client tries for two minutes.
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                error_cb=note,
             )
         except (OSError, NatsError, TimeoutError, ValueError) as error:
-            reasons.append(f"{redact(server)}: {_reason(error)}")
+            reasons.append(f"{redact(server)}: {_reason(errors[0] if errors else error)}")
+            # The client leaves the socket of a refused connection open.
+            transport = getattr(probe, "_transport", None)
+            if transport is not None:
+                transport.close()
         else:
             await probe.close()
             return
@@ -158,7 +198,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {CONNECT_SECONDS:g} s"
     if isinstance(error, OSError):
-        return error.strerror or text or type(error).__name__
+        return os.strerror(error.errno) if error.errno else error.strerror or text or type(error).__name__
     return text or type(error).__name__
 
 
@@ -186,13 +226,11 @@ async def _check_jetstream(connection: Connection) -> None:
         await connection.jetstream.account_info()
     except (NoRespondersError, ServiceUnavailableError, NotFoundError) as error:
         detail = getattr(error, "description", "") or "no answer"
+        if getattr(error, "err_code", None) == _ELECTING:
+            raise
         raise ClusterError(
             f"the NATS server has no JetStream ({detail}): start it with `jetstream {{ store_dir: … }}` or -js"
         ) from None
-    except TimeoutError:
-        raise ClusterError("JetStream does not answer: are most of the NATS servers down?") from None
-    except APIError as error:
-        raise ClusterError(f"JetStream cannot be used: {error.description}") from None
 
 
 async def _prepare(connection: Connection) -> None:
@@ -261,14 +299,12 @@ async def _add_stream(connection: Connection, config: StreamConfig) -> None:
                 log.warning("the NATS server is not part of a cluster: captions are kept in one copy only")
                 connection.replicas = 1
                 continue
+            if error.err_code == _ELECTING:
+                raise
             raise ClusterError(
                 f"JetStream cannot keep {config.name} in {connection.replicas} copies: {error.description}"
             ) from None
         return
-
-
-async def _ignore(_: Exception) -> None:
-    pass
 
 
 async def _on_error(error: Exception) -> None:

@@ -42,11 +42,14 @@ class LogWriter:
     """
 
     hang_seconds = float("inf")
+    medium = "JetStream"
     extend_delay = EXTEND_SECONDS
 
     def __init__(self, connection: Connection, stream: str, node: str, on_lost: Callable[[str], None]) -> None:
         self.path = f"JetStream's log of {stream}"
         self.ownership = Ownership(stream, node, time.monotonic)
+        self.waits_since: float | None = None
+        """Monotonic seconds at which the write that has no answer yet began."""
         self.logged = 0
         """`seq` of the newest stored event."""
         self._connection = connection
@@ -60,6 +63,14 @@ class LogWriter:
     @property
     def taken(self) -> bool:
         return self.ownership.is_lost
+
+    @property
+    def must_confirm(self) -> bool:
+        return self.ownership.must_confirm
+
+    def report(self) -> bool:
+        """Call at every progress report. Returns whether this node may report progress."""
+        return self.ownership.report()
 
     def keeps(self, event: Event | Outgoing) -> bool:
         return not event.is_interim
@@ -104,6 +115,7 @@ class LogWriter:
         """Send `write` until JetStream has stored it, or refuses it. Returns whether it is stored."""
         headers, body = headers_of(self._stream, write), body_of(write)
         began, warned = time.monotonic(), False
+        self.waits_since = began
         while True:
             try:
                 answer = await self._connection.jetstream.publish(
@@ -111,11 +123,13 @@ class LogWriter:
                 )
             except APIError as error:
                 if error.err_code == _WRONG_LAST_SEQUENCE:
+                    self.waits_since = None
                     return self.ownership.refused(write, await self._read_last())
                 reason: object = error.description
             except (NatsError, OSError, TimeoutError) as error:
                 reason = str(error) or type(error).__name__
             else:
+                self.waits_since = None
                 self.ownership.stored(write, answer.seq)
                 return True
             if not warned and time.monotonic() - began >= WARN_SECONDS:

@@ -30,6 +30,7 @@ HANG_SECONDS = 3.0
 class CaptionFileWriter:
     """A `CaptionStore`. Each stream has its own thread for the disk: a disk that hangs blocks no other stream."""
 
+    medium = "the disk"
     extend_delay = 0.0  # the files keep finals only
     taken = False  # the lock keeps others away
 

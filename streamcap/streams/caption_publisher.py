@@ -160,6 +160,10 @@ class CaptionPublisher:
             self._closing_since = time.monotonic()
         self._wake.set()
 
+    def confirm(self) -> None:
+        """Let the store find out whether this is still the stream's writer."""
+        self._wake.set()
+
     async def release_files(self) -> None:
         """Release the files. Idempotent."""
         if self._writer is not None:
@@ -414,7 +418,7 @@ class CaptionPublisher:
                 self._hang(writer)
             if too_late:
                 task.cancel()  # its thread continues
-                raise TimeoutError("the disk does not answer")
+                raise TimeoutError(f"{writer.medium} does not answer")
             await asyncio.wait((task,), timeout=POLL_SECONDS)
         task.result()
         return hung
@@ -424,7 +428,7 @@ class CaptionPublisher:
             self._numbered = False
             drops = self._unreported_drops
             self._skip(len(self._in_flight) + drops, drops)
-        self._set_disk(_held_reason(f"cannot write {writer.path}: the disk does not answer"))
+        self._set_disk(_held_reason(f"cannot write {writer.path}: {writer.medium} does not answer"))
 
     async def _rewrite_cues(self, writer: CaptionStore) -> str:
         loop = asyncio.get_running_loop()

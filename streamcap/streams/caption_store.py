@@ -20,6 +20,10 @@ class CaptionStore(Protocol):
         """Where the events go, for messages."""
 
     @property
+    def medium(self) -> str:
+        """What does not answer if a call hangs, for messages."""
+
+    @property
     def reserved(self) -> Counters:
         """Where a later run starts, as stored. Nothing beyond it may be published."""
 

@@ -80,6 +80,8 @@ class Stream:
         self.reader_statistics = SourceStatistics()
         self.reconnections = 0
         self.publisher = CaptionPublisher(name, settings, deps, first)
+        self.stop_status = StreamState.ENDED, "stopped"
+        """What viewers are told when the stream is stopped."""
         self._secret_url = url
         self._deps = deps
         self._created = time.monotonic()
@@ -97,6 +99,10 @@ class Stream:
         """Arrival of the oldest sample since then."""
         self._stretch = 1.0
         self._tell_demand()
+
+    def elsewhere(self) -> str | None:
+        """Where the stream's frames are: URL, or name, of the other machine that runs it; None: here."""
+        return None
 
     @property
     def track(self) -> CaptionTrack:
@@ -153,7 +159,7 @@ class Stream:
         try:
             await self._supervise()
         except asyncio.CancelledError:
-            self.publisher.set_state(StreamState.ENDED, "stopped")
+            self.publisher.set_state(*self.stop_status)
             raise
         finally:
             self.publisher.close_cue(self._timeline.last)

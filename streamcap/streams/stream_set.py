@@ -174,6 +174,14 @@ class StreamSet:
         stream.change(settings)
         return stream
 
+    async def adopt(self, name: str) -> Stream:
+        """The stream whose publisher has come to this machine; where others may run it, it moves here."""
+        return self.get(name)
+
+    async def update(self, name: str, settings: StreamSettings) -> Stream:
+        """As `change`, for callers that can wait: where other machines run the stream, that takes a moment."""
+        return self.change(name, settings)
+
     async def replace(
         self,
         name: str,
@@ -246,13 +254,13 @@ class StreamSet:
             del self._streams[stream.name]
 
     def _free_name(self, url: str) -> str:
-        stem = _name_of(url)
+        stem = name_from_url(url)
         if stem not in self._streams:
             return stem
         return next(name for number in range(2, 10_000) if (name := f"{stem}-{number}") not in self._streams)
 
 
-def _name_of(url: str) -> str:
+def name_from_url(url: str) -> str:
     """A stream name from a URL: the last part of the path, else the host, else the scheme."""
     parts = urlsplit(url)
     file_name = parts.path.rstrip("/").rpartition("/")[2].rpartition(".")

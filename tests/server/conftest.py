@@ -99,6 +99,9 @@ class FakeStream:
     def newest_frame(self) -> Any:
         return self.frame
 
+    def elsewhere(self) -> str | None:
+        return None
+
     def push_source(self) -> Any:
         return self.source
 
@@ -178,6 +181,12 @@ class FakeStreams:
         self.get(name)
         del self.streams[name]
         self.hub.remove(name)
+
+    async def adopt(self, name: str) -> FakeStream:
+        return self.get(name)
+
+    async def update(self, name: str, settings: StreamSettings) -> FakeStream:
+        return self.change(name, settings)
 
     def change(self, name: str, settings: StreamSettings) -> FakeStream:
         self.get(name).change(settings)

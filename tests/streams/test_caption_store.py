@@ -27,6 +27,7 @@ class Log:
     """A `CaptionStore` in memory. `open_gate` lets writes through."""
 
     path = "the log"
+    medium = "the log"
     hang_seconds = float("inf")
 
     def __init__(self, extend_delay: float = 0.0) -> None:

@@ -49,4 +49,4 @@ def last_seen(hub: Hub, name: str, last_event_id: str) -> int | None:
     seq = event_number(last_event_id, "Last-Event-ID")
     if name not in hub.feeds:
         raise UnknownStreamError(f"no stream is named {name[:80]}")
-    return seq if seq <= hub.feeds[name].last_seq else None
+    return seq if seq <= hub.feeds[name].last_seq + hub.max_ahead else None

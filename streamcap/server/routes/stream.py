@@ -20,6 +20,7 @@ from streamcap.server.auth import Auth
 from streamcap.server.limits import newest_cues
 from streamcap.server.snapshots import NoSnapshotError, Snapshots
 from streamcap.server.source_policy import SourcePolicy
+from streamcap.server.webrtc.session import refuse_elsewhere
 from streamcap.streams.snapshot import StreamSnapshot
 from streamcap.streams.stream_set import StreamSet
 
@@ -103,7 +104,7 @@ def routes(
             await policy.check(change.url)
         settings = change.settings(streams.get(name).settings)
         if change.url is None and change.model_fields_set - {"url"}:
-            streams.change(name, settings)
+            await streams.update(name, settings)
         else:
             await streams.replace(name, url=change.url, settings=settings, scope=policy.scope)
         await save(name)
@@ -130,6 +131,7 @@ def routes(
     @router.get("/{name}/snapshot.jpg", dependencies=[Depends(auth.viewer)], **file_of("image/jpeg"))
     async def snapshot_jpg(name: str) -> Response:
         """The newest frame, masked, at most 1920 pixels wide and high; 503 until there is one."""
+        refuse_elsewhere(streams.get(name), f"streams/{name}/snapshot.jpg")
         try:
             jpeg = await snapshots.jpeg(streams.get(name))
         except NoSnapshotError as error:

@@ -69,6 +69,16 @@ def check_offer(text: str, *, directions: Sequence[str]) -> session_description.
     return offer
 
 
+def refuse_elsewhere(stream: Stream, path: str) -> None:
+    """Raises HTTPException if another machine runs `stream`: 307 to `path` there, or 503 if its address is unknown."""
+    other = stream.elsewhere()
+    if other is None:
+        return
+    if "://" in other:
+        raise HTTPException(307, f"node {other} has this stream's video", {"Location": f"{other.rstrip('/')}/{path}"})
+    raise HTTPException(503, f"node {other} has this stream's video: ask that node", {"Retry-After": "2"})
+
+
 def is_registered(streams: StreamSet, stream: Stream) -> bool:
     """Whether `stream` is still in the set; a removed stream's name may already belong to another stream."""
     return stream.name in streams.names() and streams.get(stream.name) is stream

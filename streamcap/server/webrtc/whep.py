@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from streamcap.server.options import ServerOptions
 from streamcap.server.webrtc.offers import OfferPace
 from streamcap.server.webrtc.preview import CODEC, Preview, PreviewTrack
-from streamcap.server.webrtc.session import WebRtcSession, is_registered
+from streamcap.server.webrtc.session import WebRtcSession, is_registered, refuse_elsewhere
 from streamcap.streams.stream import Stream
 from streamcap.streams.stream_set import StreamSet
 
@@ -94,6 +94,7 @@ class WhepSessions:
 
     def _preview(self, name: str) -> Preview:
         stream = self._streams.get(name)
+        refuse_elsewhere(stream, f"whep/{name}")
         for unused in [other for other, preview in self._previews.items() if not preview.watched and other != name]:
             del self._previews[unused]
         preview = self._previews.get(name)

@@ -138,6 +138,7 @@ class WhipSessions:
         stream = self._streams.get(name)
         if not stream.url.startswith("whip:"):
             raise HTTPException(409, f"stream {name} reads {stream.url}; publish under another name")
+        stream = await self._streams.adopt(name)
         if name in self._ad_hoc:
             self._ad_hoc[name].left_at = None
         return stream

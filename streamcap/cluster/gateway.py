@@ -1,0 +1,144 @@
+"""`Gateway`: fills a hub from the logs and the interims of all streams, with the same numbers on every gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+from nats.aio.msg import Msg
+
+from streamcap.captions.event import Event
+from streamcap.captions.hub import Hub
+from streamcap.cluster.connection import Connection
+from streamcap.cluster.log_entry import read_entry, read_event
+from streamcap.cluster.log_reader import Message, StreamReader
+from streamcap.cluster.ownership import LogEntry
+from streamcap.cluster.subjects import LOG_STREAM, name_of
+from streamcap.cluster.tasks import end_tasks, run_all
+
+log = logging.getLogger(__name__)
+
+REPLAY_SECONDS = 3600.0
+"""What a gateway reads of the past when it starts."""
+MAX_WAITING_INTERIMS = 32
+"""Interims of one stream that came before the stored event they follow. Policy when full: the oldest is dropped."""
+
+
+class Gateway:
+    """Reads the logs. `run` is the one task.
+
+    Parameters:
+        add: called with the name of a stream and the number of its next event, before that is published. False: no
+            stream has that name.
+        apply: called with each message and its events, after they are published.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        hub: Hub,
+        *,
+        add: Callable[[str, int], bool],
+        apply: Callable[[str, LogEntry, list[Event], float], None],
+        replay_seconds: float = REPLAY_SECONDS,
+    ) -> None:
+        self.skipped = 0
+        """Messages that are none of streamcap's."""
+        self.interims_dropped = 0
+        self.ready = asyncio.Event()
+        self._connection = connection
+        self._hub = hub
+        self._add = add
+        self._apply = apply
+        self._replay_seconds = replay_seconds
+        self._seen: dict[str, int] = {}
+        """JetStream's sequence of the newest message taken, by stream."""
+        self._logged: dict[str, int] = {}
+        """`seq` of the newest stored event, by stream."""
+        self._early: dict[str, deque[tuple[int, str]]] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        start = time.time() - self._replay_seconds
+        newest: dict[str, Message] = {}
+        heads = StreamReader(
+            self._connection,
+            LOG_STREAM,
+            "sc.cap.*",
+            lambda message: newest.__setitem__(name_of(message.subject), message),
+            last_per_subject=True,
+        )
+        reading = asyncio.create_task(heads.run(), name="log-heads")
+        try:
+            await heads.caught_up.wait()
+        finally:
+            await end_tasks((reading,))
+        for message in newest.values():
+            if message.stored_at < start:
+                self._take(message)  # older than what is read now: the numbers go on there
+        log_reader = StreamReader(self._connection, LOG_STREAM, "sc.cap.*", self._take, since=start)
+        live = await self._connection.client.subscribe("sc.live.*", cb=self._take_interim)
+        try:
+            await run_all(log_reader.run(), self._announce(log_reader.caught_up))
+        finally:
+            if self._connection.is_connected:
+                await live.unsubscribe()
+
+    async def _announce(self, caught_up: asyncio.Event) -> None:
+        await caught_up.wait()
+        self.ready.set()
+        await asyncio.Event().wait()  # until cancelled
+
+    def _take(self, message: Message) -> None:
+        name = name_of(message.subject)
+        if message.sequence <= self._seen.get(name, 0):
+            return
+        self._seen[name] = message.sequence
+        try:
+            entry = read_entry(name, message.sequence, message.headers, message.body)
+            events = [read_event(name, text) for text in entry.events]
+        except ValueError as error:
+            self.skipped += 1
+            log.debug("stream %s: message %d is skipped: %s", name, message.sequence, error)
+            return
+        if not self._add(name, entry.begin):
+            return
+        self._hub.advance(name, entry.begin)
+        for event in events:
+            self._hub.relay(event)
+        self._logged[name] = max(self._logged.get(name, 0), events[-1].seq if events else entry.begin - 1)
+        self._apply(name, entry, events, message.stored_at)
+        early = self._early.get(name)
+        while early and early[0][0] <= self._logged[name]:
+            self._show(name, early.popleft()[1])
+
+    async def _take_interim(self, message: Msg) -> None:
+        name = name_of(message.subject)
+        after, _, text = message.data.decode(errors="replace").partition("\n")
+        if not after.isascii() or not after.isdecimal() or len(after) > 16:
+            self.skipped += 1
+            return
+        if int(after) <= self._logged.get(name, 0):
+            self._show(name, text)
+            return
+        early = self._early.setdefault(name, deque())
+        early.append((int(after), text))
+        if len(early) > MAX_WAITING_INTERIMS:
+            early.popleft()
+            self.interims_dropped += 1
+
+    def _show(self, name: str, text: str) -> None:
+        if name not in self._hub.feeds:
+            return
+        try:
+            event = read_event(name, text)
+        except ValueError as error:
+            self.skipped += 1
+            log.debug("stream %s: an interim is skipped: %s", name, error)
+            return
+        # One of an owner that has lost the stream has a number that is used already.
+        if not event.is_interim or not self._hub.relay(event):
+            self.interims_dropped += 1

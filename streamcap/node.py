@@ -1,0 +1,258 @@
+"""`run_node`: one process of a cluster, in one or more of the roles ingest, engine and gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+import streamcap
+from streamcap.app import ENGINE_STOP_SECONDS, ServeOptions, start_engine
+from streamcap.captions.hub import Hub
+from streamcap.cluster.connection import ClusterOptions, Connection, connect
+from streamcap.cluster.gateway import Gateway
+from streamcap.cluster.gateway_streams import GatewayStreams
+from streamcap.cluster.ingest import Ingest
+from streamcap.cluster.live_feed import LiveFeed
+from streamcap.cluster.nodes import CpuMeter, NodeDirectory, NodeInfo
+from streamcap.cluster.registry import StreamRegistry
+from streamcap.cluster.tasks import end_tasks
+from streamcap.daemon_pool import DaemonPool
+from streamcap.engine.engine import Engine
+from streamcap.engine.model_settings import ModelSettings
+from streamcap.errors import InputError, StreamcapError
+from streamcap.models import complete, load_models
+from streamcap.server import http_server
+from streamcap.server.app import create_app
+from streamcap.server.errors import answer
+from streamcap.server.path_prefix import route_path
+from streamcap.streams.stream import Stream
+from streamcap.streams.stream_set import DuplicateStreamError, StreamSet
+
+if TYPE_CHECKING:
+    from streamcap.captioner import Captioner
+
+    Load = Callable[[ModelSettings], Captioner]
+    Task = asyncio.Task[None]
+
+log = logging.getLogger(__name__)
+
+ROLES = ("ingest", "engine", "gateway")
+END_SECONDS = 2.0
+DRAIN_SECONDS = 15.0
+"""How long a node that ends waits until its streams are handed over."""
+STREAMS_PER_CPU = 25
+"""Cameras of 1080p, H.264, 25 frames a second that one core decodes: docs/cluster.md."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """Options of `streamcap node`."""
+
+    serve: ServeOptions
+    cluster: ClusterOptions
+    roles: frozenset[str]
+    name: str = ""
+    """For people; empty: the host's name. A node's id is this and a random part."""
+    capacity: int | None = None
+    """Most streams that it runs; None: STREAMS_PER_CPU for each CPU."""
+    url: str = ""
+    """Where clients reach its gateway; empty: the address that it listens on."""
+
+    def __post_init__(self) -> None:
+        if not self.roles or not self.roles <= set(ROLES):
+            raise InputError(f"--roles {','.join(sorted(self.roles))[:80]!r}: use some of {', '.join(ROLES)}")
+        if "ingest" in self.roles and "engine" not in self.roles:
+            raise InputError("--roles: ingest needs engine too, in the same node")
+        if self.capacity is not None and not 1 <= self.capacity <= 10_000:
+            raise InputError(f"--capacity {self.capacity}: use 1 to 10000")
+
+
+class Node:
+    """The parts of one process. `run` until a signal."""
+
+    def __init__(self, options: NodeOptions, connection: Connection, listener: socket.socket) -> None:
+        self.options = options
+        self.id = f"{options.name or socket.gethostname()}-{uuid.uuid4().hex[:6]}"
+        self._connection = connection
+        self._listener = listener
+        self._cpu_meter, self._cpu = CpuMeter(), 0.0
+        self.registry = StreamRegistry(connection)
+        self.nodes = NodeDirectory(connection, self._describe)
+        # The streams that this node runs publish to a hub of their own, which has no viewers: those see only what
+        # JetStream has acknowledged.
+        self.streams = StreamSet(replace(options.serve.stream_options, out=None), Hub(time.monotonic, time.time))
+        self.live = LiveFeed(connection, self.streams.hub)
+        self.ingest = Ingest(
+            connection, self.id, self.streams, self.registry, self.nodes, self.live, cpu=lambda: self._cpu
+        )
+        self.gateway_streams = GatewayStreams(
+            options.serve.stream_options,
+            Hub(time.monotonic, time.time),
+            self.registry,
+            self.nodes,
+            self.id,
+            local=self._local,
+            model=next(iter(options.serve.models)),
+            runs_streams="ingest" in options.roles,
+        )
+        self.gateway = Gateway(
+            connection,
+            self.gateway_streams.hub,
+            add=self.gateway_streams.begin_feed,
+            apply=self.gateway_streams.apply,
+        )
+        self._engine: Engine | None = None
+
+    async def run(self, load: Load, stop: asyncio.Event) -> bool:
+        """Until `stop` is set. Returns whether all threads that may be inside torch have ended."""
+        options, roles = self.options, self.options.roles
+        shown = self.gateway_streams if "gateway" in roles else self.streams
+        app = create_app(shown, options.serve.server)
+        if "gateway" not in roles:
+            app.add_middleware(NoGateway, node=self.id)
+        server_stop = asyncio.Event()
+        server = http_server.serve(app, options.serve.server, server_stop, self._listener)
+        serving = asyncio.create_task(server, name="server")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        model_thread, stop_thread = DaemonPool("model"), DaemonPool("stop")
+        tasks = [
+            asyncio.create_task(self.registry.run(), name="registry"),
+            asyncio.create_task(self.nodes.run(), name="nodes"),
+            asyncio.create_task(self._measure(), name="cpu"),
+        ]
+        starting = asyncio.create_task(self._start(load, model_thread, shown, tasks), name="start")
+        ended = True
+        try:
+            await asyncio.wait((starting, serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                watched = [serving, stopping, *tasks]
+                done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()  # none of them ends by itself
+        finally:
+            stopping.cancel()
+            starting.cancel()
+            shown.ready = False
+            # The streams first, so that other nodes run them when this one's viewers come to them.
+            await self.ingest.drain(DRAIN_SECONDS)
+            await self.streams.close()
+            await self.gateway_streams.close()
+            server_stop.set()
+            if self._engine is not None:
+                ended = await stop_thread.run(self._engine.stop, ENGINE_STOP_SECONDS)
+            await self.nodes.leave()
+            await end_tasks(tasks)
+            await serving
+            model_thread.close()
+            stop_thread.close()
+        return ended
+
+    async def _start(self, load: Load, model_thread: DaemonPool, shown: StreamSet, tasks: list[Task]) -> None:
+        roles = self.options.roles
+        if "engine" in roles:
+            options, models = self.options.serve, complete(self.options.serve.models)
+            loaded = await model_thread.run(load_models, models, load)
+            self._engine = start_engine(self.streams, models, loaded, options, self.ingest.open_store)
+            self.gateway_streams.engine = self.streams.engine
+        await self.registry.ready.wait()
+        if "gateway" in roles:
+            tasks.append(asyncio.create_task(self.gateway.run(), name="gateway"))
+            await self.gateway.ready.wait()
+        if "ingest" in roles:
+            tasks.append(asyncio.create_task(self.live.run(), name="live"))
+            tasks.append(asyncio.create_task(self.ingest.run(), name="ingest"))
+        shown.ready = self.gateway_streams.ready = True
+        for name, url in self.options.serve.sources:
+            with contextlib.suppress(DuplicateStreamError):
+                await self.gateway_streams.add(name, url)
+        log.info("node %s: listening on %s", self.id, self.url)
+
+    @property
+    def url(self) -> str:
+        server, port = self.options.serve.server, self._listener.getsockname()[1]
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        scheme = "http" if server.tls_cert is None else "https"
+        return self.options.url or f"{scheme}://{host}:{port}{server.root_path}/"
+
+    def _local(self, name: str) -> Stream | None:
+        return self.streams.get(name) if name in self.streams.names() else None
+
+    def _describe(self) -> NodeInfo:
+        roles = self.options.roles
+        return NodeInfo(
+            id=self.id,
+            host=socket.gethostname(),
+            site=self.options.cluster.site,
+            roles=tuple(sorted(roles)),
+            url=self.url if "gateway" in roles else "",
+            capacity=self.options.capacity or STREAMS_PER_CPU * (os.cpu_count() or 1),
+            streams=len(self.ingest.owned),
+            cpu=round(self._cpu, 3),
+            draining=self.ingest.draining,
+            model=next(iter(self.options.serve.models)) if "engine" in roles else "",
+            version=streamcap.__version__,
+        )
+
+    async def _measure(self) -> None:
+        while True:
+            await asyncio.sleep(2.0)
+            self._cpu = 0.5 * self._cpu + 0.5 * self._cpu_meter.read()
+
+
+async def run_node(
+    options: NodeOptions,
+    load: Load,
+    listener: socket.socket,
+    *,
+    on_signal: Callable[[], None] = lambda: None,
+) -> bool:
+    """Run one node until SIGINT or SIGTERM; then it hands its streams over. Raises StreamcapError."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def end() -> None:
+        if stop.is_set():
+            os._exit(130)  # a second signal: another node takes over after a few seconds
+        stop.set()
+        on_signal()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end)
+    loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP: ignored; to change options, restart the node")
+    connection = await connect(options.cluster, options.name or socket.gethostname())
+    try:
+        return await Node(options, connection, listener).run(load, stop)
+    except Exception as error:
+        if not isinstance(error, StreamcapError):
+            log.exception("the node failed")
+        raise
+    finally:
+        await connection.close()
+        with contextlib.suppress(TimeoutError):  # the owner of the process bounds its end
+            async with asyncio.timeout(END_SECONDS):
+                await end_tasks(asyncio.all_tasks() - {asyncio.current_task()})
+
+
+class NoGateway:
+    """ASGI middleware of a node without the role gateway: health and metrics only."""
+
+    def __init__(self, app: ASGIApp, node: str) -> None:
+        self._app = app
+        self._node = node
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or route_path(scope) in ("/healthz", "/readyz", "/metrics"):
+            await self._app(scope, receive, send)
+        else:
+            await answer(404, f"node {self._node} is no gateway: ask another node")(scope, receive, send)

@@ -1,0 +1,121 @@
+"""Judges the logs and what clients received, with a reader of its own: nothing here imports streamcap."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import nats
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+
+@dataclass
+class Stored:
+    """One message of the logs."""
+
+    stream: str
+    term: int
+    node: str
+    at: float
+    """Wall clock of the server."""
+    events: list[dict[str, Any]]
+
+
+@dataclass
+class Verdict:
+    finals: int = 0
+    received: int = 0
+    gaps: int = 0
+    violations: list[str] = field(default_factory=list)
+
+
+async def read_logs(urls: list[str]) -> list[Stored]:
+    """All messages of all logs, in the order in which JetStream stored them."""
+    client = await nats.connect(urls)
+    try:
+        jetstream = client.jetstream()
+        total = (await jetstream.stream_info("SC_CAPTIONS")).state.messages
+        config = ConsumerConfig(deliver_policy=DeliverPolicy.ALL, ack_policy=AckPolicy.NONE, inactive_threshold=30)
+        info = await jetstream.add_consumer("SC_CAPTIONS", config)
+        subscription = await jetstream.pull_subscribe_bind(info.name, "SC_CAPTIONS")
+        stored: list[Stored] = []
+        while len(stored) < total:
+            for message in await subscription.fetch(min(500, total - len(stored)), timeout=10):
+                headers = message.headers or {}
+                stored.append(
+                    Stored(
+                        message.subject.split(".")[2],
+                        int(headers["Streamcap-Term"]),
+                        headers["Streamcap-Node"],
+                        message.metadata.timestamp.timestamp(),
+                        [json.loads(line) for line in message.data.decode().splitlines()],
+                    )
+                )
+        return stored
+    finally:
+        await client.close()
+
+
+def finals_of(stored: Iterable[Stored], stream: str) -> list[dict[str, Any]]:
+    events = [event for entry in stored if entry.stream == stream for event in entry.events]
+    return [event for event in events if event["type"] == "caption" and event["is_final"]]
+
+
+def judge_log(stored: list[Stored], stream: str, verdict: Verdict) -> None:
+    """Numbers and ids are used once and rise, time never goes back, and nobody writes after a later owner."""
+    entries = [entry for entry in stored if entry.stream == stream]
+    terms = [entry.term for entry in entries]
+    if terms != sorted(terms):
+        verdict.violations.append(f"{stream}: a former owner wrote after a later one")
+    if len({(entry.term, entry.node) for entry in entries}) != len(set(terms)):
+        verdict.violations.append(f"{stream}: two nodes wrote in one term")
+    seqs = [event["seq"] for entry in entries for event in entry.events]
+    if any(later <= earlier for earlier, later in itertools.pairwise(seqs)):
+        verdict.violations.append(f"{stream}: a number was used twice, or went back")
+    finals = finals_of(stored, stream)
+    verdict.finals += len(finals)
+    if len({final["id"] for final in finals}) != len(finals):
+        verdict.violations.append(f"{stream}: an id was used twice")
+    starts = [final["start"] for final in finals]
+    if starts != sorted(starts):
+        verdict.violations.append(f"{stream}: time went back")
+
+
+def judge_client(messages: list[dict[str, Any]], stored: list[Stored], stream: str, verdict: Verdict) -> None:
+    """A client that resumed has each stored final of its time exactly once, and the same number for it."""
+    finals = {final["seq"]: final for final in finals_of(stored, stream)}
+    seen: dict[int, dict[str, Any]] = {}
+    start, newest = 0.0, 0
+    for message in messages:
+        if message["type"] == "gap":
+            verdict.gaps += 1
+            lost = [seq for seq in finals if message["from"] <= seq <= message["to"]]
+            if lost:
+                verdict.violations.append(f"{stream}: finals {lost[:5]} were in a gap")
+            newest = max(newest, message["to"])
+            continue
+        if "seq" not in message:
+            continue
+        if message["seq"] <= newest:
+            verdict.violations.append(f"{stream}: number {message['seq']} came after {newest}")
+        newest = max(newest, message["seq"])
+        if message["type"] != "caption":
+            continue
+        if message["start"] < start:
+            verdict.violations.append(f"{stream}: time went back to {message['start']} at {message['seq']}")
+        start = message["start"]
+        if message["is_final"]:
+            if message["seq"] in seen:
+                verdict.violations.append(f"{stream}: final {message['seq']} came twice")
+            seen[message["seq"]] = message
+            if finals.get(message["seq"], {}).get("text") != message["text"]:
+                verdict.violations.append(f"{stream}: final {message['seq']} is not in the log")
+    verdict.received += len(seen)
+    if seen:
+        first, last = min(seen), max(seen)
+        missing = [seq for seq in finals if first <= seq <= last and seq not in seen]
+        if missing:
+            verdict.violations.append(f"{stream}: finals {missing[:5]} are missing")

@@ -1,0 +1,79 @@
+"""The judge finds what it must; and a few strikes on a real cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.judge import Stored, Verdict, judge_client, judge_log
+from tests.conftest import require_package, require_program
+
+
+def final(seq: int, start: float, text: str = "a dog") -> dict[str, Any]:
+    return {"type": "caption", "is_final": True, "seq": seq, "id": f"cam-{seq}", "start": start, "text": text}
+
+
+def entry(term: int, *events: dict[str, Any], node: str = "a") -> Stored:
+    return Stored("cam", term, node, 0.0, list(events))
+
+
+def log_violations(*entries: Stored) -> list[str]:
+    verdict = Verdict()
+    judge_log(list(entries), "cam", verdict)
+    return verdict.violations
+
+
+def client_violations(messages: list[dict[str, Any]], *entries: Stored) -> list[str]:
+    verdict = Verdict()
+    judge_client(messages, list(entries), "cam", verdict)
+    return verdict.violations
+
+
+def test_judge_accepts_a_takeover() -> None:
+    log = entry(1, final(1, 0.0)), entry(2, final(1001, 10.0), node="b")
+    assert log_violations(*log) == []
+    gap = {"type": "gap", "from": 2, "to": 1000}
+    assert client_violations([final(1, 0.0), gap, final(1001, 10.0)], *log) == []
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ((entry(2, final(1, 0.0)), entry(1, final(2, 1.0))), "after a later one"),
+        ((entry(1, final(1, 0.0)), entry(1, final(2, 1.0), node="b")), "two nodes"),
+        ((entry(1, final(1, 0.0)), entry(1, final(1, 1.0))), "number was used twice"),
+        ((entry(1, final(1, 5.0)), entry(1, final(2, 1.0))), "time went back"),
+    ],
+)
+def test_judge_finds_a_fault_of_the_log(entries: tuple[Stored, ...], reason: str) -> None:
+    assert any(reason in violation for violation in log_violations(*entries))
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([final(1, 0.0), final(3, 2.0)], "missing"),
+        ([final(1, 0.0), final(1, 0.0)], "came twice"),
+        ([final(1, 0.0), {"type": "gap", "from": 2, "to": 2}, final(3, 2.0)], "in a gap"),
+        ([final(1, 0.0, "a cat")], "not in the log"),
+        ([final(2, 1.0), final(3, 0.5)], "time went back"),
+    ],
+)
+def test_judge_finds_a_fault_of_a_client(messages: list[dict[str, Any]], reason: str) -> None:
+    log = entry(1, final(1, 0.0), final(2, 1.0), final(3, 2.0))
+    assert any(reason in violation for violation in client_violations(messages, log))
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_strikes_lose_and_double_nothing(tmp_path: Path) -> None:
+    require_program("nats-server")
+    require_package("nats")
+    from tests.cluster.storm import run_storm
+
+    outcome = run_storm(2, tmp_path, nodes=2, streams=1, calm=3.0)
+    assert outcome.verdict.violations == []
+    assert outcome.verdict.received > 0
