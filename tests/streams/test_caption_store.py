@@ -8,18 +8,22 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from streamcap.captions.cue import Cue
 from streamcap.captions.event import Event, StreamState
 from streamcap.captions.hub import Hub, SubscribeOptions
 from streamcap.engine.outcome import Captioned, Interim, Times, Unchanged
+from streamcap.engine.served_model import ServedModel, ServedModels
 from streamcap.media.frame import Sample
 from streamcap.streams.caption_files import SavedHistory
 from streamcap.streams.caption_publisher import CaptionPublisher
 from streamcap.streams.counters import Counters
 from streamcap.streams.event_outbox import Outgoing
 from streamcap.streams.options import StreamOptions
+from streamcap.streams.settings import StreamSettings
 from streamcap.streams.stream_deps import StreamDeps
-from tests.streams.fakes import frame
+from tests.streams.fakes import MadeSource, frame
 from tests.timeouts import TIMEOUT_FACTOR
 
 
@@ -78,13 +82,12 @@ class Publishing:
         deps = StreamDeps(
             options=StreamOptions(),
             hub=self.hub,
-            open_source=lambda url: (_ for _ in ()).throw(AssertionError(url)),
-            convert=lambda frames: frames[0].video_frame.to_ndarray(format="rgb24"),
+            open_source=lambda url, settings, scope: MadeSource(url),
+            models=ServedModels([ServedModel("mini", "mini", None, lambda frames: np.zeros(0, np.uint8))], "mini"),
             submit=lambda sample: None,
-            clip_length=None,
             store=lambda name: log,
         )
-        self.publisher = CaptionPublisher("door", 1.0, deps)
+        self.publisher = CaptionPublisher("door", StreamSettings(every=1.0), deps)
 
     async def __aenter__(self) -> Publishing:
         await self.publisher.open()
