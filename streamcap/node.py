@@ -86,6 +86,8 @@ class Node:
         self.id = f"{options.name or socket.gethostname()}-{uuid.uuid4().hex[:6]}"
         self._connection = connection
         self._listener = listener
+        self.url = self._url()
+        """Where clients reach this node."""
         self._cpu_meter, self._cpu = CpuMeter(), 0.0
         self.registry = StreamRegistry(connection)
         self.nodes = NodeDirectory(connection, self._describe)
@@ -179,8 +181,7 @@ class Node:
                 await self.gateway_streams.add(name, url)
         log.info("node %s: listening on %s", self.id, self.url)
 
-    @property
-    def url(self) -> str:
+    def _url(self) -> str:
         server, port = self.options.serve.server, self._listener.getsockname()[1]
         host = f"[{server.host}]" if ":" in server.host else server.host
         scheme = "http" if server.tls_cert is None else "https"
