@@ -20,7 +20,8 @@ RUN apt-get update -q \
 WORKDIR /build
 COPY pyproject.toml constraints.txt ./
 # All dependencies in one layer, which changes only with these two files.
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > dependencies.txt \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+       print(*p['dependencies'], *p['optional-dependencies']['cluster'], sep='\n')" > dependencies.txt \
     && pip install --no-cache-dir -r dependencies.txt -c constraints.txt \
     && python -c "import sys, torch; sys.exit('$VARIANT' == 'cpu' and torch.version.cuda is not None and \
        'this is the CUDA build of PyTorch: give --build-arg PIP_EXTRA_INDEX_URL=(its index of CPU builds), or VARIANT=cuda')"

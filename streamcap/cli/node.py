@@ -9,10 +9,9 @@ from typing import Annotated
 import typer
 
 from streamcap.cli.extra import require_extra
+from streamcap.cli.log_format import LogFormat, LogLevel, configure_logging
 from streamcap.cli.serve import (
     DEFAULT_THRESHOLD,
-    LogLevel,
-    _configure_logging,
     _exit_now,
     _load,
     _run,
@@ -187,6 +186,7 @@ def node(
         ),
     ] = False,
     log_level: Annotated[LogLevel, typer.Option(help="Least severe messages in the log.")] = "info",
+    log_format: Annotated[LogFormat, typer.Option(help="json: one object a line, for log collectors.")] = "text",
 ) -> None:
     """Run one of many machines: cameras, captions and viewers are shared over NATS JetStream."""
     require_extra("cluster", "nats")
@@ -200,7 +200,7 @@ def node(
     from streamcap.server.options import ServerOptions
     from streamcap.streams.options import StreamOptions
 
-    _configure_logging(log_level)
+    configure_logging(log_level, log_format)
     named = parse_sources(sources or [])
     for source_name, url in named:
         if source_name is None:
