@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import streamcap
-from streamcap.app import ENGINE_STOP_SECONDS, ServeOptions, start_engine
+from streamcap.app import ENGINE_STOP_SECONDS, ServeOptions, start_models
 from streamcap.captions.hub import Hub
 from streamcap.cluster.connection import ClusterOptions, Connection, connect
 from streamcap.cluster.gateway import Gateway
@@ -28,10 +28,9 @@ from streamcap.cluster.nodes import CpuMeter, NodeDirectory, NodeInfo
 from streamcap.cluster.registry import StreamRegistry
 from streamcap.cluster.tasks import end_tasks
 from streamcap.daemon_pool import DaemonPool
-from streamcap.engine.engine import Engine
 from streamcap.engine.model_settings import ModelSettings
 from streamcap.errors import InputError, StreamcapError
-from streamcap.models import complete, load_models
+from streamcap.models import ModelService, complete, load_models
 from streamcap.server import http_server
 from streamcap.server.app import create_app
 from streamcap.server.errors import answer
@@ -114,7 +113,7 @@ class Node:
             add=self.gateway_streams.begin_feed,
             apply=self.gateway_streams.apply,
         )
-        self._engine: Engine | None = None
+        self._models: ModelService | None = None
 
     async def run(self, load: Load, stop: asyncio.Event) -> bool:
         """Until `stop` is set. Returns whether all threads that may be inside torch have ended."""
@@ -152,8 +151,9 @@ class Node:
             await self.streams.close()
             await self.gateway_streams.close()
             server_stop.set()
-            if self._engine is not None:
-                ended = await stop_thread.run(self._engine.stop, ENGINE_STOP_SECONDS)
+            if self._models is not None:
+                await self._models.close_remotes()
+                ended = await stop_thread.run(self._models.engine.stop, ENGINE_STOP_SECONDS)
             await self.nodes.leave()
             await end_tasks(tasks)
             await serving
@@ -166,7 +166,7 @@ class Node:
         if "engine" in roles:
             options, models = self.options.serve, complete(self.options.serve.models)
             loaded = await model_thread.run(load_models, models, load)
-            self._engine = start_engine(self.streams, models, loaded, options, self.ingest.open_store)
+            self._models = start_models(self.streams, models, loaded, options, self.ingest.open_store)
             self.gateway_streams.engine = self.streams.engine
         await self.registry.ready.wait()
         if "gateway" in roles:
