@@ -36,7 +36,9 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("command", [c for c in ALL_COMMANDS if c.startswith("streamcap ")])
-def test_every_command_and_option_exists(command: str) -> None:
+def test_every_command_and_option_exists(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cams.yaml").write_text("streams: {door: {url: 'scenes:'}}")  # --config is read with the options
     group = typer.main.get_command(app)
     context = group.make_context("streamcap", shlex.split(command)[1:])
     name, rest = context._protected_args[0], context.args  # the group's own way of passing them on
