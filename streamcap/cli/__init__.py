@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from streamcap import __version__
-from streamcap.cli import bench, caption, cluster, config, dataset, evaluate, models, node, serve, train
+from streamcap.cli import bench, caption, cluster, config, dataset, evaluate, models, node, probe, serve, train
 from streamcap.config.problems import ConfigError
 from streamcap.errors import InputError, StreamcapError
 from streamcap.redact import redact
@@ -41,6 +41,7 @@ app.command()(serve.serve)
 app.command()(node.node)
 app.add_typer(cluster.app, name="cluster")
 app.command()(caption.caption)
+app.command()(probe.probe)
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 app.command()(dataset.dataset)

@@ -22,7 +22,7 @@ from streamcap.server.middleware import SecurityHeaders
 from streamcap.server.options import ServerOptions
 from streamcap.server.path_prefix import PathPrefix
 from streamcap.server.readiness import Readiness
-from streamcap.server.routes import feed, health, hls, page, reload, stream, webrtc
+from streamcap.server.routes import feed, health, hls, page, probe, reload, stream, webrtc
 from streamcap.server.source_policy import SourcePolicy
 from streamcap.server.webrtc.offers import OfferPace
 from streamcap.server.webrtc.whep import WhepSessions
@@ -32,6 +32,9 @@ from streamcap.streams.stream_set import StreamSet
 # Threads that render subtitle files and playlists. Policy when the queue is full: 503.
 RENDER_THREADS = 2
 MAX_WAITING_RENDERS = 64
+# Sources that are probed at a time, for 10 s each. Policy when more wait: 503.
+PROBE_THREADS = 4
+MAX_WAITING_PROBES = 4
 
 
 def create_app(
@@ -51,6 +54,7 @@ def create_app(
         sweeping.cancel()
         await asyncio.gather(asyncio.wait((sweeping,)), whip_sessions.close(), whep_sessions.close())
         pool.close()
+        probes.close()
         policy.close()
 
     app = FastAPI(
@@ -64,6 +68,7 @@ def create_app(
     auth = Auth(options)
     policy = SourcePolicy(options)
     pool = DaemonPool("http", max_threads=RENDER_THREADS, max_waiting=MAX_WAITING_RENDERS)
+    probes = DaemonPool("probes", max_threads=PROBE_THREADS, max_waiting=MAX_WAITING_PROBES)
     broadcaster = FeedBroadcaster(streams.hub, options.max_viewers)
     metrics = Metrics(streams, broadcaster, whip_sessions, whep_sessions, pace)
     streams.hub.observers.append(metrics.observe)
@@ -72,6 +77,7 @@ def create_app(
     errors.install(app)
     app.include_router(feed.routes(broadcaster, auth, heartbeat=options.heartbeat))
     app.include_router(stream.routes(streams, auth, policy, pool, state))
+    app.include_router(probe.routes(auth, policy, probes))
     app.include_router(hls.routes(streams, auth, pool))
     app.include_router(webrtc.routes(whip_sessions, whep_sessions, auth, options))
     app.include_router(health.routes(streams, metrics, auth))

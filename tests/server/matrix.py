@@ -34,6 +34,7 @@ ROUTES = [
     Route("GET", "/metrics", "view", 200),
     Route("GET", "/streams", "view", 200),
     Route("POST", "/streams", "publish", 400),
+    Route("POST", "/api/probe", "publish", 400),
     Route("GET", "/streams/door", "view", 200, "/streams/{name}"),
     Route("PATCH", "/streams/nobody", "publish", 400, "/streams/{name}"),
     Route("DELETE", "/streams/nobody", "publish", 404, "/streams/{name}"),

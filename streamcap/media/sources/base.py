@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
+
+from av import Packet
 
 from streamcap.errors import InputError, StreamcapError
 from streamcap.media.demand import FrameDemand
@@ -39,6 +42,10 @@ class SourceInfo:
     codec: str
     live: bool
     """True for a camera, whose time passes on its own; False for a file."""
+    audio: str = ""
+    """Codec of the audio beside the video."""
+    transport: str = ""
+    """What carries it, such as "RTP over TCP"."""
 
 
 class Source(ABC):
@@ -50,6 +57,8 @@ class Source(ABC):
 
     url: str
     """Redacted."""
+    on_packet: Callable[[Packet[Any], float], None] | None = None
+    """Called with each packet of the video and its arrival (monotonic seconds), if the source has packets."""
     waits: WaitClock | None = None
     """How long the source's thread waits for data; None: it cannot say."""
     catch_up: bool = False

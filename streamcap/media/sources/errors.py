@@ -8,7 +8,7 @@ import av
 
 from streamcap.media.containers import ACCEPTED
 from streamcap.media.sources.base import SourceRefused
-from streamcap.media.sources.diagnosis import connection_fault, rtsp_challenges
+from streamcap.media.sources.diagnosis import connection_fault, rtsp_challenges, wrong_protocol
 from streamcap.media.sources.http.address import HostGuard
 from streamcap.redact import redact
 
@@ -33,15 +33,22 @@ def open_error(
         return SourceRefused(f"{where}: {_login_reason(url, guard)}", retry=False)
     timed_out = isinstance(error, av.error.ExitError | TimeoutError) or error.errno in _NO_ANSWER
     timed_out = timed_out or waited >= open_timeout
-    if network and (timed_out or error.errno == errno.EIO):
-        fault = connection_fault(url, guard, timeout=min(_DIAGNOSIS_SECONDS, open_timeout))
+    if network and (timed_out or error.errno in HUNG_UP):
+        timeout = min(_DIAGNOSIS_SECONDS, open_timeout)
+        fault = connection_fault(url, guard, timeout=timeout) or wrong_protocol(url, guard, timeout=timeout)
         if fault is None and timed_out:
             what = "" if where.startswith(_DATAGRAMS) else "it takes connections, but "
             fault = f"{what}no video that could be opened came within {open_timeout:g} s"
         return SourceRefused(f"{where}: {fault or 'it closed the connection before any video came'}", retry=True)
+    if isinstance(error, av.error.HTTPBadRequestError):
+        other = wrong_protocol(url, guard, timeout=_DIAGNOSIS_SECONDS)
+        if other is not None:
+            return SourceRefused(f"{where}: {other}", retry=True)
     for kind, reason, retry in _REASONS:
         if isinstance(error, kind):
             return SourceRefused(f"{where}: {reason}", retry=retry and network)
+    if network and (other := wrong_protocol(url, guard, timeout=_DIAGNOSIS_SECONDS)) is not None:
+        return SourceRefused(f"{where}: {other}", retry=True)
     if error.errno in _UNREACHABLE:
         return SourceRefused(f"{where}: the host cannot be reached; check the address and the network", retry=True)
     if isinstance(error, av.error.ArgumentError) and not where.startswith(("rtsp", "rtmp", "webcam")):
@@ -58,9 +65,10 @@ def _login_reason(url: str, guard: HostGuard) -> str:
     offered = rtsp_challenges(url, guard, timeout=_DIAGNOSIS_SECONDS)
     if offered and not {"Basic", "Digest MD5", "Digest SHA-256"} & set(offered):
         return f"401: it offers only {' and '.join(offered)} to log in; Basic, Digest MD5 and SHA-256 are known"
+    schemes = f" ({', '.join(offered)})" if offered else ""
     if "@" not in url:
-        return "401: it asks for a user name and a password; write them as SCHEME://USER:PASSWORD@HOST"
-    return "401: it does not accept this user name and password"
+        return f"401: it asks for a user name and a password{schemes}; write them as SCHEME://USER:PASSWORD@HOST"
+    return f"401: it does not accept this user name and password{schemes}"
 
 
 def describe_error(error: BaseException) -> str:

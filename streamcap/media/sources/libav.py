@@ -92,6 +92,19 @@ FORMATS = {
 _PINNED = ("rtmp", "rtmps", "srt")
 
 
+TRANSPORTS = {
+    "rtsp": "RTP over TCP",
+    "rtsps": "RTP over TLS",
+    "rtmp": "RTMP over TCP",
+    "rtmps": "RTMP over TLS",
+    "srt": "SRT",
+    "udp": "MPEG-TS over UDP",
+    "rtp": "RTP over UDP",
+    "http": "HTTP",
+    "https": "HTTP over TLS",
+}
+
+
 @dataclass(slots=True)
 class _Counts:
     frames: int = 0
@@ -124,6 +137,7 @@ class LibavSource(Source):
         self._guard = HostGuard(url, options.scope)
         self._monotonic = monotonic
         self._wall = wall
+        self._transport = TRANSPORTS.get(self._scheme, "")
         self._stopping = threading.Event()
         self._container: InputContainer | None = None
         self._stream: VideoStream | None = None
@@ -173,6 +187,9 @@ class LibavSource(Source):
             what = "there is audio, but no video in it" if container.streams.audio else "there is no video in it"
             self.close()
             raise SourceRefused(f"{self.url}: {what}", retry=False)
+        if stream.codec_context is None:  # of a codec that libav does not know
+            self.close()
+            raise SourceRefused(f"{self.url}: this build of libav has no decoder for its video", retry=False)
         if (choice := describe_choice(container, stream)) is not None:
             log.info("%s: %s", self.url, choice)
         return self._prepare(container, stream)
@@ -303,6 +320,8 @@ class LibavSource(Source):
             frames_per_second=float(rate or 0),
             codec=context.name,
             live=not self._finite,
+            audio=next((audio.codec_context.name for audio in container.streams.audio), ""),
+            transport=self._transport,
         )
 
     def _is_finite(self, container: InputContainer) -> bool:
@@ -355,6 +374,8 @@ class LibavSource(Source):
             if self._network and self._packet_arrived - waited_since >= self._options.read_timeout:
                 # At a timeout libav returns the packet it held back, whose bytes came before the silence.
                 self._packet_arrived, self._silent = waited_since, True
+            if self.on_packet is not None and packet.size:
+                self.on_packet(packet, self._packet_arrived)
             yield packet
 
     def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:

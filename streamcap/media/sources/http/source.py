@@ -18,7 +18,7 @@ from streamcap.media.demand import FrameDemand
 from streamcap.media.frame import Frame
 from streamcap.media.sources.base import Source, SourceInfo, SourceLost, SourceRefused
 from streamcap.media.sources.decode_policy import Action, DecodePolicy
-from streamcap.media.sources.diagnosis import connection_fault
+from streamcap.media.sources.diagnosis import connection_fault, wrong_protocol
 from streamcap.media.sources.http.client import HttpClient
 from streamcap.media.sources.http.files import MAX_PLAYLIST_BYTES, NestedFiles, VideoFile, read_all
 from streamcap.media.sources.http.hls import PLAYLIST_START, choose_rendition, with_absolute_urls
@@ -97,12 +97,15 @@ class HttpSource(Source):
             self.close()
             raise SourceRefused(f"{self.url}: no JPEG came within {self._options.open_timeout:g} s", retry=True)
         self._check_size(size)
-        return SourceInfo(width=size[0], height=size[1], frames_per_second=0.0, codec="mjpeg", live=True)
+        return SourceInfo(
+            width=size[0], height=size[1], frames_per_second=0.0, codec="mjpeg", live=True, transport="HTTP"
+        )
 
     def frames(self) -> Iterator[Frame]:
         if self._inner is not None:
             # The thread that watches reads these of this source.
             self.waits = self._inner.waits
+            self._inner.on_packet = self.on_packet
             for frame in self._inner.frames():
                 self._inner.catch_up = self.catch_up
                 yield frame
@@ -274,6 +277,9 @@ class HttpSource(Source):
             fault = connection_fault(self._secret_url, self._client.guard, timeout=min(2.0, timeout))
             if fault is not None:
                 return fault
+        other = wrong_protocol(self._secret_url, self._client.guard, timeout=min(2.0, timeout))
+        if other is not None:
+            return other
         if isinstance(error, TimeoutError):
             return f"it takes connections, but sent nothing for {timeout:g} s"
         return _words(error)

@@ -13,7 +13,7 @@ from av.container import InputContainer
 
 from streamcap.media.sources.diagnosis import rtsp_challenges
 from streamcap.media.sources.http.address import HostScope
-from streamcap.media.sources.libav import FORMATS, LIBAV_OPTIONS, RTSP_UDP, LibavSource
+from streamcap.media.sources.libav import FORMATS, LIBAV_OPTIONS, RTSP_UDP, TRANSPORTS, LibavSource
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.rtsp.gate import RtspGate
 
@@ -82,6 +82,7 @@ class RtspSource(LibavSource):
                 raise
         # The error of libav for 461: the camera does not serve RTSP over TCP.
         log.warning("%s: it serves no RTSP over TCP (461); reading over UDP, where packets may be lost", self.url)
+        self._transport = TRANSPORTS["rtp"]
         return self._open_with(RTSP_UDP, gated=gated)
 
     def _open_with(self, transport: dict[str, str], *, gated: bool) -> InputContainer:

@@ -1,0 +1,96 @@
+"""An RTSP camera that sends a given description and given RTP packets, over TCP."""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import av
+import numpy as np
+
+PAUSE = 0.04
+Units = Sequence[bytes]
+"""NAL units of one frame."""
+
+
+def description(media: str) -> str:
+    """A session description with one medium, such as "video 0 RTP/AVP 96" and its attributes."""
+    return f"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\na=control:*\r\n{media}"
+
+
+H264 = "m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1\r\na=control:t0\r\n"
+UNKNOWN = "m=video 0 RTP/AVP 96\r\na=rtpmap:96 X-MYSTERY/90000\r\na=control:t0\r\n"
+METADATA = "m=application 0 RTP/AVP 107\r\na=rtpmap:107 vnd.onvif.metadata/90000\r\na=control:t0\r\n"
+
+
+def h264_frames(count: int = 25) -> list[Units]:
+    """The NAL units of `count` small frames, the first of which is the only keyframe."""
+    encoder = av.VideoCodecContext.create("libx264", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.framerate = 160, 96, "yuv420p", 25
+    encoder.options = {"preset": "ultrafast", "tune": "zerolatency", "g": "1000", "slice-max-size": "1300"}
+    frames = []
+    for number in range(count):
+        pixels = np.full((96, 160, 3), 60 + number, np.uint8)
+        video_frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        data = b"".join(bytes(packet) for packet in encoder.encode(video_frame))
+        frames.append([unit for unit in re.split(rb"\x00\x00\x00?\x01", data) if unit])
+    return frames
+
+
+@contextmanager
+def camera(sdp: str, frames: Callable[[], Iterator[Units]] = lambda: iter(())) -> Iterator[int]:
+    """Its port on the loopback. Each viewer gets `frames()`, one every PAUSE seconds."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=_answer, args=(connection, sdp, frames, ended), daemon=True).start()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield int(listener.getsockname()[1])
+    finally:
+        ended.set()
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+def _answer(connection: socket.socket, sdp: str, frames: Callable[[], Iterator[Units]], ended: threading.Event) -> None:
+    with connection, suppress(OSError):
+        while request := connection.recv(4096).decode(errors="replace"):
+            sequence = re.search(r"CSeq: *(\d+)", request, re.IGNORECASE)
+            head = f"RTSP/1.0 200 OK\r\nCSeq: {sequence[1] if sequence else 0}\r\nSession: 1\r\n"
+            method = request.partition(" ")[0]
+            if method == "OPTIONS":
+                head += "Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN\r\n"
+            if method == "SETUP":
+                head += "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n"
+            body = sdp if method == "DESCRIBE" else ""
+            if body:
+                head += f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n"
+            connection.sendall(f"{head}\r\n{body}".encode())
+            if method == "PLAY":
+                threading.Thread(target=_play, args=(connection, frames, ended), daemon=True).start()
+
+
+def _play(connection: socket.socket, frames: Callable[[], Iterator[Units]], ended: threading.Event) -> None:
+    sequence = 0
+    with suppress(OSError):
+        for number, units in enumerate(frames()):
+            for unit in units:
+                marker = 0x80 if unit is units[-1] else 0
+                head = struct.pack("!BBHII", 0x80, marker | 96, sequence & 0xFFFF, round(number * PAUSE * 90_000), 7)
+                connection.sendall(struct.pack("!cBH", b"$", 0, len(head) + len(unit)) + head + unit)
+                sequence += 1
+            if ended.wait(PAUSE):
+                return
