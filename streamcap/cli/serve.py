@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamcap.cli.log_format import LogFormat, LogLevel, configure_logging
-from streamcap.cli.serve_options import build_options, given_options, models_of, reloader_of, state_of, use_file
+from streamcap.cli.serve_options import (
+    build_options,
+    given_options,
+    models_of,
+    reloader_of,
+    state_of,
+    use_file,
+    with_masks,
+)
 from streamcap.errors import InputError, LostCaptionsError
 from streamcap.image_spec import Fit
 from streamcap.media.demand import Decode, Hwaccel
@@ -73,6 +81,16 @@ def serve(
             rich_help_panel=_STREAMS,
         ),
     ] = False,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=X,Y X,Y X,Y",
+            help="Polygon of stream NAME that nobody may see; 0,0 is the upper left corner, 1,1 the lower right one. "
+            "Repeatable.",
+            show_default=False,
+            rich_help_panel=_STREAMS,
+        ),
+    ] = None,
     every: Annotated[float, typer.Option(help="Seconds between captions of a stream.", rich_help_panel=_STREAMS)] = 1.0,
     stall_after: Annotated[
         float,
@@ -284,12 +302,13 @@ def serve(
         raise (error if file is None else file.error(error, given)) from None
     named = parse_sources(sources or ([] if file is not None else ["scenes:"]))
     names = frozenset(name for name, _ in named if name is not None)
+    masked, named = with_masks(named, mask or ())
     reloader = None if file is None else reloader_of(file, {name: arguments[name] for name in given}, names)
     state = state_of(out, reloader) if persist else None
     streams = state.streams() if state is not None else {} if file is None else file.streams
     serve_options = ServeOptions(
         sources=named,
-        streams={name: stream for name, stream in streams.items() if name not in names},
+        streams={name: stream for name, stream in streams.items() if name not in names} | masked,
         reloader=reloader,
         state=state,
         stream_options=options.streams,

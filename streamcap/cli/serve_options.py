@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
@@ -15,16 +15,17 @@ from streamcap.byte_size import parse_bytes
 from streamcap.errors import InputError
 
 if TYPE_CHECKING:
-    from streamcap.config.config import Config
+    from streamcap.config.config import Config, StreamConfig
     from streamcap.config.reload import Reloader
     from streamcap.config.schema import Flag
     from streamcap.config.state_file import StateFile
     from streamcap.engine.engine import EngineOptions
     from streamcap.engine.model_settings import ModelSettings
+    from streamcap.media.mask import Polygon
     from streamcap.server.options import ServerOptions
     from streamcap.streams.options import StreamOptions
 
-ONLY_ON_COMMAND_LINE = frozenset({"context", "sources", "config"})
+ONLY_ON_COMMAND_LINE = frozenset({"context", "sources", "config", "mask"})
 
 
 class Options(NamedTuple):
@@ -98,6 +99,35 @@ def models_of(values: Mapping[str, Any], file: Config | None, given: Container[s
     models = file.model_settings(base)
     default = values["model"] if "model" in given else file.default_model
     return {default: models.get(default, base), **models}
+
+
+def with_masks(
+    sources: Sequence[tuple[str | None, str]], masks: Sequence[str]
+) -> tuple[dict[str, StreamConfig], list[tuple[str | None, str]]]:
+    """The sources that `--mask NAME=X,Y X,Y X,Y` masks, by name, and the others. Polygons of one stream add up.
+
+    Raises InputError.
+    """
+    from streamcap.config.config import StreamConfig
+    from streamcap.media.mask import parse_polygon
+    from streamcap.streams.settings import StreamSettings
+
+    urls = {name: url for name, url in sources if name is not None}
+    polygons: dict[str, list[Polygon]] = {}
+    for text in masks:
+        name, equals, points = text.partition("=")
+        if not equals or name not in urls:
+            raise InputError(
+                f"--mask {text[:80]!r}: write NAME=X,Y X,Y X,Y with a name from the command line, as in NAME=URL"
+            )
+        polygons.setdefault(name, []).append(parse_polygon(points))
+    masked = {}
+    for name, mask in polygons.items():
+        try:
+            masked[name] = StreamConfig(urls[name], StreamSettings(mask=tuple(mask)))
+        except InputError as error:
+            raise InputError(f"--mask {name}: {str(error).removeprefix('mask: ')}") from None
+    return masked, [(name, url) for name, url in sources if name not in masked]
 
 
 def load_checked(path: Path, given: Mapping[str, Any] | None = None) -> Config:
