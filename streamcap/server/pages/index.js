@@ -151,6 +151,16 @@ function setView(view) {
   summarize();
 }
 
+// What `POST /api/probe` found, in one sentence.
+function probeText(report) {
+  if (!report.usable) return `It does not work: ${report.reason}.`;
+  const parts = [`${report.codec} ${report.width}×${report.height}`];
+  if (report.frames_per_second) parts.push(`${report.frames_per_second} frames a second`);
+  if (report.keyframe_interval) parts.push(`a keyframe every ${report.keyframe_interval} s`);
+  if (report.bits_per_second) parts.push(`${(report.bits_per_second / 1e6).toFixed(1)} Mbit/s`);
+  return `It works: ${parts.join(", ")}.`;
+}
+
 const number = (text) => (text ? Number(text) : null);
 
 const openAdd = dialog(by("add"), async ({ url, name, every }) => {
@@ -158,6 +168,23 @@ const openAdd = dialog(by("add"), async ({ url, name, every }) => {
   const view = await answer.json();
   card(view.name).show(view);
 });
+
+by("test").addEventListener("click", async () => {
+  const address = by("add-url");
+  if (!address.reportValidity()) return;
+  const result = by("test-result");
+  by("test").disabled = true;
+  result.textContent = "Testing, for up to 10 seconds…";
+  try {
+    const answer = await api.send("POST", "api/probe", { url: address.value });
+    result.textContent = probeText(await answer.json());
+  } catch (error) {
+    result.textContent = error.message;
+  } finally {
+    by("test").disabled = false;
+  }
+});
+by("add").addEventListener("close", () => (by("test-result").textContent = ""));
 
 const openEdit = dialog(by("edit"), async ({ url, every }) => {
   const change = {};

@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import av
@@ -19,6 +20,7 @@ from streamcap.captions.event import StreamState
 from streamcap.captions.hub import CloseReason
 from testbed.prefix_proxy import PrefixProxy
 from tests.conftest import require_program
+from tests.media.fakes import write_video
 from tests.server.browser import becomes_true, chromium, page_without_errors
 from tests.server.conftest import LATENCY, Server, Start, until
 
@@ -178,6 +180,23 @@ async def test_camera_is_added_and_removed_by_keyboard(browser: Browser, server:
     await page.keyboard.press("Enter")
     await page.get_by_role("heading", name="yard").wait_for(state="detached")
     assert server.streams.names() == ["door"]
+
+
+async def test_address_is_tested_before_it_is_added(browser: Browser, start: Start, tmp_path: Path) -> None:
+    server = await start(allow_local=True)
+    page = await page_without_errors(browser, server.url)
+    await page.get_by_role("button", name="Add a camera").click()
+    address = page.get_by_role("textbox", name="Address")
+    sound = write_video(tmp_path / "sound.mp4", video=False, audio=True)
+    for path, text in (
+        (write_video(tmp_path / "film.mp4"), "It works: h264 160×96, 10 frames a second"),
+        (sound, "It does not work: there is audio, but no video in it."),
+        (tmp_path / "nothing.mp4", "there is no such file"),
+    ):
+        await address.fill(str(path))
+        await page.get_by_role("button", name="Test", exact=True).click()
+        await page.get_by_role("status").filter(has_text=text).wait_for()
+    assert server.streams.names() == []
 
 
 async def test_browser_camera_is_published_and_stopped(browser: Browser, server: Server) -> None:
