@@ -192,6 +192,32 @@ def test_streams_are_captioned_in_a_batch(captioners: dict[str, Captioner]) -> N
     assert any(isinstance(outcome, Interim) for outcome in outcomes)
 
 
+def test_stream_has_its_own_prompt(captioners: dict[str, Captioner]) -> None:
+    captioner = captioners["llava"]
+    assert isinstance(captioner, HubCaptioner)
+    image = np.full((*captioner.image_spec.size[::-1], 3), 90, np.uint8)
+    outcomes: list[Outcome] = []
+    done = threading.Event()
+
+    def deliver(some: list[Outcome]) -> None:
+        outcomes.extend(outcome for outcome in some if isinstance(outcome, Captioned))
+        if len(outcomes) == 2:
+            done.set()
+
+    engine = Engine({"": LiveModel(captioner)}, EngineOptions(ChangeGateOptions(threshold=0.0)), deliver)
+    now = time.monotonic()
+    prompts = {"door": None, "yard": "a red dog in the grass"}
+    for name, prompt in prompts.items():
+        engine.submit(Sample(name, image, 0, 0.0, 0.0, "arrival", now, now, prompt=prompt))
+    engine.start()
+    assert done.wait(TIMEOUT_FACTOR)
+    engine.stop(TIMEOUT_FACTOR)
+    rows = captioner.encode(image[None])
+    expected = {name: captioner.decode(rows, prompts=[prompt])[0].text for name, prompt in prompts.items()}
+    assert {outcome.sample.stream: outcome.text for outcome in outcomes if isinstance(outcome, Captioned)} == expected
+    assert len(set(expected.values())) == 2
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

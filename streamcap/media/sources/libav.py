@@ -187,7 +187,7 @@ class LibavSource(Source):
             what = "there is audio, but no video in it" if container.streams.audio else "there is no video in it"
             self.close()
             raise SourceRefused(f"{self.url}: {what}", retry=False)
-        if stream.codec_context is None:  # of a codec that libav does not know
+        if getattr(stream, "codec_context", None) is None:  # of a codec that libav does not know
             self.close()
             raise SourceRefused(f"{self.url}: this build of libav has no decoder for its video", retry=False)
         if (choice := describe_choice(container, stream)) is not None:

@@ -223,7 +223,7 @@ def _decode(info: SourceInfo, interval: float | None) -> str:
         return "every frame"
     if interval is None:
         return "every frame: no two keyframes were seen"
-    return f"keyframes only, where --every is {interval:.2g} or more; else every frame"
+    return f"keyframes alone, where --every is {interval:.2g} or more; else up to the last frame that is captioned"
 
 
 def _aspect(width: int, height: int, sample_aspect: Fraction) -> str:

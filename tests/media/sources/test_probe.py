@@ -83,7 +83,7 @@ def test_rtsp_camera_is_described(server: RtspServer) -> None:
     assert report.bits_per_second is not None
     assert 10_000 < report.bits_per_second < 20_000_000
     assert (report.clock, report.transport, report.audio) == ("rtcp", "RTP over TCP", "")
-    assert "keyframes only, where --every is 1 or more" in report.decode
+    assert "keyframes alone, where --every is 1 or more" in report.decode
     json.dumps(report.as_json())
 
 
