@@ -128,6 +128,16 @@ class GatewayStream(Stream):
         local = self._local()
         return None if local is None else local.newest_frame()
 
+    def watch(self) -> None:
+        local = self._local()
+        if local is not None:
+            local.watch()
+
+    def unwatch(self) -> None:
+        local = self._local()
+        if local is not None:
+            local.unwatch()
+
     def push_source(self) -> PushSource | None:
         local = self._local()
         return None if local is None else local.push_source()

@@ -99,6 +99,12 @@ class FakeStream:
     def newest_frame(self) -> Any:
         return self.frame
 
+    def watch(self) -> None:
+        pass
+
+    def unwatch(self) -> None:
+        pass
+
     def elsewhere(self) -> str | None:
         return None
 

@@ -262,6 +262,8 @@ async def test_description_names_served_types(server: Server) -> None:
     for path, methods in paths.items():
         if "get" not in methods or "{number}" in path or path.startswith("/captions/"):
             continue
+        if path.endswith("snapshot.jpg"):  # this stream has no frame: see test_snapshot.py
+            continue
         answer = await server.http.get(path.replace("{name}", "door"))
         described = list(methods["get"]["responses"]["200"]["content"])
         assert described == [answer.headers["Content-Type"].partition(";")[0]], path
