@@ -199,7 +199,7 @@ class LibavSource(Source):
         if container is None or stream is None:
             raise SourceLost(f"{self.url}: not open")
         last_frame_at = self._monotonic()
-        max_silence = max(NO_FRAME_SECONDS, 3 * self._options.read_timeout)
+        max_silence = self._max_silence
         for packet in self._packets(container, stream):
             if self._stopping.is_set():
                 return
@@ -327,6 +327,10 @@ class LibavSource(Source):
     def _is_finite(self, container: InputContainer) -> bool:
         """Whether it is played in real time, once to its end."""
         return self._scheme == "file"
+
+    @property
+    def _max_silence(self) -> float:
+        return max(NO_FRAME_SECONDS, 3 * self._options.read_timeout)
 
     @property
     def _silence(self) -> str:

@@ -46,7 +46,7 @@ class HttpClient:
 
     def __init__(self, url: str, *, timeout: float, scope: HostScope = HostScope.ANY) -> None:
         self._url = url
-        self._where = redact(url)
+        self.where = redact(url)
         self._timeout = timeout
         parts = urlsplit(url)
         self._owner = _origin(parts)
@@ -83,7 +83,7 @@ class HttpClient:
                 if not self._login.answer(challenges):
                     offered = redact(", ".join(challenges))[:80] or "no way to log in"
                     raise SourceRefused(
-                        f"{self._where}: 401: it offers {offered}; Basic and Digest are known", retry=False
+                        f"{self.where}: 401: it offers {offered}; Basic and Digest are known", retry=False
                     )
                 tried_login = True
             elif status == 200 or (status == 206 and span):
@@ -92,7 +92,7 @@ class HttpClient:
             else:
                 self.release(response)
                 raise self._refusal(status)
-        raise SourceRefused(f"{self._where}: it redirects more than {MAX_REDIRECTS} times", retry=True)
+        raise SourceRefused(f"{self.where}: it redirects more than {MAX_REDIRECTS} times", retry=True)
 
     def release(self, response: http.client.HTTPResponse) -> None:
         """Close a response of `keep`; its connection stays open if the response was read to its end."""
@@ -158,7 +158,7 @@ class HttpClient:
             addresses = self.guard.resolve(host, port)
         except ForbiddenHostError as fault:
             leads = "" if url == self._url else "it leads to "
-            raise ForbiddenUrlError(f"{self._where}: {leads}{host[:80]}: {fault}") from None
+            raise ForbiddenUrlError(f"{self.where}: {leads}{host[:80]}: {fault}") from None
         connection = http.client.HTTPConnection(host, port, timeout=self._timeout)
         raw = connect(addresses, port, self._timeout)
         connection.sock = secured(raw, host) if secure else raw
@@ -180,7 +180,7 @@ class HttpClient:
         except ValueError:
             parts = SplitResult("", "", "", "", "")
         if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
-            raise ForbiddenUrlError(f"{self._where}: it leads to something that is not HTTP")
+            raise ForbiddenUrlError(f"{self.where}: it leads to something that is not HTTP")
         return parts
 
     def _is_owner(self, url: str) -> bool:
@@ -192,14 +192,14 @@ class HttpClient:
             reason = (
                 "it does not accept this user name and password" if named else "it asks for a user name and a password"
             )
-            return SourceRefused(f"{self._where}: 401: {reason}", retry=False)
+            return SourceRefused(f"{self.where}: 401: {reason}", retry=False)
         if status in _REASONS:
             reason, retry = _REASONS[status]
         elif status >= 500:
             reason, retry = f"the server is there, but cannot serve the stream now (5xx): {status}", True
         else:
             reason, retry = f"the server does not take the request: {status}", True
-        return SourceRefused(f"{self._where}: {reason}", retry=retry)
+        return SourceRefused(f"{self.where}: {reason}", retry=retry)
 
 
 def _origin(parts: SplitResult) -> Origin:

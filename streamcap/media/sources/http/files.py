@@ -8,10 +8,11 @@ import http.client
 import io
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import Protocol
 
-from streamcap.media.sources.base import SourceRefused
+from streamcap.media.sources.base import SourceLost, SourceRefused
 from streamcap.media.sources.http.client import ForbiddenUrlError, HttpClient
 from streamcap.media.sources.http.hls import PLAYLIST_START, with_absolute_urls
 from streamcap.redact import redact
@@ -25,6 +26,9 @@ _SKIP_BYTES = 65_536
 # Sizes that cameras claim for a stream without end.
 _ENDLESS = (2**31 - 1, 2**31, 2**32 - 1, 2**32)
 _MAX_FILE_BYTES = 10**12
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
+# libav follows a playlist that leads to nothing but playlists, or to missing segments, without end.
+MAX_FRUITLESS_REQUESTS = 1000
 
 
 class File(Protocol):
@@ -35,7 +39,7 @@ class File(Protocol):
 
 
 class VideoFile:
-    """A video file or stream over HTTP. A seek makes a new request, if the server takes byte ranges.
+    """A video file or stream over HTTP. A seek makes a new request.
 
     Parameters:
         response: of `client.get()`; `first` are the bytes read from it so far.
@@ -51,7 +55,8 @@ class VideoFile:
         accepts = (response.headers.get("Accept-Ranges") or "").strip().lower() == "bytes"
         self.finite = self._size is not None and self._size < _MAX_FILE_BYTES and self._size not in _ENDLESS
         """Whether it is a file, which has an end, not a live stream."""
-        self._seekable = accepts and self._size is not None
+        # The index of an MP4 may be at its end: without byte ranges it is fetched from the start again.
+        self._seekable = self._size is not None and (accepts or (self.finite and first[4:8] in _MP4_BOXES))
 
     def read(self, size: int, /) -> bytes:
         """Up to `size` bytes; empty at the end. Raises OSError, SourceRefused."""
@@ -68,8 +73,9 @@ class VideoFile:
         try:
             if self._response is None:
                 self._response = self._client.get(start=self._position)
-                if self._position and self._response.status != 206:
-                    raise OSError(errno.EIO, "it no longer sends byte ranges")
+                skip = self._position if self._response.status == 200 else 0
+                while skip > 0 and (skipped := read_some(self._response, min(skip, _SKIP_BYTES))):
+                    skip -= len(skipped)
             return read_some(self._response, size)
         except http.client.HTTPException:
             raise ConnectionResetError(errno.ECONNRESET, "the other side closed the connection") from None
@@ -104,9 +110,19 @@ class NestedFiles:
     Parameters:
         first: the video itself; it is what the first `open` returns.
         is_stopping: when true, everything is empty.
+        max_silence: after this many seconds of requests that gave no video data, `open` raises SourceLost.
     """
 
-    def __init__(self, client: HttpClient, first: File, is_stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        client: HttpClient,
+        first: File,
+        is_stopping: Callable[[], bool],
+        *,
+        max_silence: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.max_silence = max_silence
         self.fault: str | None = None
         """Why the last segment or playlist could not be fetched; None if it could."""
         self._failed_url = self._playlist_url = ""
@@ -114,6 +130,9 @@ class NestedFiles:
         self._first: File | None = first
         self._is_stopping = is_stopping
         self._video = first
+        self._monotonic = monotonic
+        self._fruitless = 0
+        self._fruitless_since = 0.0
 
     def open(self, url: str, flags: int, options: dict[str, str]) -> File:
         """The callback `io_open` of `av.open`."""
@@ -123,7 +142,17 @@ class NestedFiles:
             return first
         if flags & _AVIO_FLAG_WRITE:
             raise ForbiddenUrlError("libav wants to write to a source")
+        self._count_request()
         return self._nested(url, options)
+
+    def _count_request(self) -> None:
+        now = self._monotonic()
+        if not self._fruitless:
+            self._fruitless_since = now
+        self._fruitless += 1
+        if self._fruitless > MAX_FRUITLESS_REQUESTS or now - self._fruitless_since > self.max_silence:
+            reason = self.fault or f"none of {self._fruitless - 1} requests gave any"
+            raise SourceLost(f"{self._client.where}: its playlist leads to no video: {reason}")
 
     def close(self) -> None:
         """Close everything that is still open. Idempotent."""
@@ -169,10 +198,13 @@ class NestedFiles:
         if self._is_stopping():
             return b""
         try:
-            return read_some(response, size)
+            data = read_some(response, size)
         except (OSError, http.client.HTTPException) as error:
             self._note(url, error)
             return b""
+        if data and not data.startswith(PLAYLIST_START):
+            self._fruitless = 0
+        return data
 
     def release(self, response: http.client.HTTPResponse) -> None:
         with contextlib.suppress(OSError, http.client.HTTPException):

@@ -160,7 +160,13 @@ class HttpSource(Source):
             url, playlist = self._playlist(response, first)
             file = playlist
         video = VideoFile(self._client, response, first) if file is None else None
-        files = NestedFiles(self._client, video or io.BytesIO(file or b""), self._stopping.is_set)
+        files = NestedFiles(
+            self._client,
+            video or io.BytesIO(file or b""),
+            self._stopping.is_set,
+            max_silence=self._options.open_timeout,
+            monotonic=self._monotonic,
+        )
         self._inner = HttpVideoSource(
             url,
             self._options,
@@ -183,7 +189,8 @@ class HttpSource(Source):
             url = rendition
             with self._client.get(url) as response:
                 text = read_all(response, MAX_PLAYLIST_BYTES).decode(errors="replace")
-        return url, with_absolute_urls(text, response.url).encode()
+        # libav does not take a byte order mark.
+        return url, with_absolute_urls(text.removeprefix("\ufeff"), response.url).encode()
 
     def _next(self) -> list[bytes]:
         """The next JPEGs; empty if none is due yet."""

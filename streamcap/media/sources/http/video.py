@@ -44,13 +44,15 @@ class HttpVideoSource(LibavSource):
 
     def open(self) -> SourceInfo:
         try:
-            return super().open()
+            info = super().open()
         except SourceRefused as refused:
             fault = self._files.fault
             self.close()
             if fault is None or isinstance(refused, ForbiddenUrlError):
                 raise
             raise SourceRefused(f"{self.url}: {fault}", retry=True) from None
+        self._files.max_silence = self._max_silence
+        return info
 
     def frames(self) -> Iterator[Frame]:
         try:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from streamcap.media.sources import SourceEnded, SourceLost, SourceOptions, SourceRefused, open_source
+from streamcap.media.sources.http.files import MAX_FRUITLESS_REQUESTS
 from streamcap.media.sources.http.hls import with_absolute_urls
 from tests.media.sources.test_http import Answer, folder, hls, serving
 
@@ -102,6 +103,36 @@ def test_film_whose_index_is_at_its_end(tmp_path: Path) -> None:
     with serving(with_ranges(tmp_path, asked)) as base:
         assert frames_of(f"{base}/film.mp4") == 12
     assert asked[0] == "" and len(asked) > 1
+
+
+def test_film_whose_index_is_at_its_end_without_ranges(tmp_path: Path) -> None:
+    write_noise(tmp_path / "film.mp4", frames=12)
+    with serving(folder(tmp_path)) as base:
+        assert frames_of(f"{base}/film.mp4") == 12
+
+
+def test_playlist_with_byte_order_mark(tmp_path: Path) -> None:
+    playlist = hls(tmp_path, live=False)
+    playlist.write_text("\ufeff" + playlist.read_text())
+    with serving(folder(tmp_path)) as base:
+        assert frames_of(f"{base}/live.m3u8") == 30
+
+
+def test_playlist_that_leads_to_itself_is_refused() -> None:
+    asked: list[str] = []
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        asked.append(request.path)
+        body = b"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nlive.m3u8\n"
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body)
+
+    with serving(answer) as base, pytest.raises(SourceRefused, match="its playlist leads to no video") as refused:
+        open_source(f"{base}/live.m3u8", options=SourceOptions(open_timeout=1)).open()
+    assert refused.value.retry
+    assert len(asked) < MAX_FRUITLESS_REQUESTS + 10
 
 
 def test_redirected_playlist_is_relative_to_where_it_is(tmp_path: Path) -> None:
