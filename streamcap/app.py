@@ -21,6 +21,7 @@ from streamcap.daemon_pool import DaemonPool
 from streamcap.engine.engine import EngineOptions
 from streamcap.engine.model_settings import ModelSettings
 from streamcap.errors import LostCaptionsError
+from streamcap.heap import trim_heap_periodically
 from streamcap.media.sources import SourceOptions, open_source
 from streamcap.media.sources.base import Source
 from streamcap.media.sources.http.address import HostScope
@@ -91,6 +92,7 @@ async def serve_streams(
     model_thread, stop_thread = DaemonPool("model"), DaemonPool("stop")
     loading = asyncio.create_task(model_thread.run(load_models, models, load), name="model")
     watching = asyncio.create_task(streams.watch_load(), name="load")
+    trimming = asyncio.create_task(trim_heap_periodically(), name="heap")
     showing = None if options.show is None else asyncio.create_task(options.show(streams.hub), name="show")
     service: ModelService | None = None
     reloading: asyncio.Task[None] | None = None
@@ -116,6 +118,7 @@ async def serve_streams(
         # First the sources, so that viewers receive the last captions; then the server, then the device.
         stopping.cancel()
         watching.cancel()
+        trimming.cancel()
         if reloading is not None:
             reloading.cancel()
         await streams.close()

@@ -16,7 +16,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "streamcap"
 LAYERS = (
     ("errors", "extras", "redact"),
     ("image_spec", "atomic", "byte_size", "daemon_pool"),
-    ("captions", "media"),
+    ("captions", "media", "heap"),
     ("captions.formats", "media.files", "media.scenes"),
     ("media.sources",),
     ("captioner.options", "captioner.result", "captioner.preprocess", "captioner.reachability", "captioner.registry"),

@@ -1,0 +1,51 @@
+"""Freed memory goes back to the system."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from streamcap import heap
+from streamcap.heap import trim_heap, trim_heap_periodically
+from tests.timeouts import TIMEOUT_FACTOR
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc_trim is glibc's")
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_trim_heap_returns_freed_blocks() -> None:
+    blocks = [bytes(50_000) for _ in range(2000)]
+    last = bytes(50_000)  # above the others in the heap, so that they cannot go back on their own
+    del blocks
+    before = resident()
+    assert trim_heap()
+    assert resident() < before - 50_000_000
+    assert len(last) == 50_000
+
+
+async def test_trim_heap_periodically_until_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    calls: list[int] = []
+
+    def trim() -> bool:
+        calls.append(1)
+        if len(calls) == 3:
+            loop.call_soon_threadsafe(called.set)
+        return True
+
+    monkeypatch.setattr(heap, "trim_heap", trim)
+    monkeypatch.setattr(heap, "TRIM_SECONDS", 0.01)
+    task = asyncio.create_task(trim_heap_periodically())
+    async with asyncio.timeout(TIMEOUT_FACTOR):
+        await called.wait()
+    task.cancel()
+    await asyncio.wait((task,))
+    assert task.cancelled()
