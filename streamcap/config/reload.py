@@ -197,11 +197,11 @@ class Reloader:
 async def _set(streams: StreamSet, name: str, wanted: StreamConfig) -> None:
     """Make the stream `name` as wanted, whatever the HTTP API has made of it meanwhile."""
     if name not in streams.names():
-        await streams.add(name, wanted.url, wanted.settings, keep_failed=True)
+        await streams.add(name, wanted.url, wanted.settings, keep_failed=True, scope=wanted.scope)
     elif streams.get(name).source_url == wanted.url:
         streams.change(name, wanted.settings)
     else:
-        await streams.replace(name, url=wanted.url, settings=wanted.settings)
+        await streams.replace(name, url=wanted.url, settings=wanted.settings, scope=wanted.scope)
 
 
 def _signature(path: Path) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ from streamcap.server.source_policy import check_scheme
 from streamcap.server.webrtc.session import check_offer
 from streamcap.streams.counters import Counters, parse_counters
 from streamcap.streams.options import check_name
-from streamcap.streams.stream_set import _name_of
+from streamcap.streams.stream_set import name_from_url
 from tests.captions.fakes import LATENCY, at, caption
 from tests.fuzz import grammar
 from tests.fuzz.budget import fuzz
@@ -94,7 +94,7 @@ def test_source_url(url: str) -> None:
             one_line(error)
         else:
             with contextlib.suppress(ValueError):  # a host that is none
-                check_name(_name_of(url[:2048]))
+                check_name(name_from_url(url[:2048]))
 
 
 @fuzz(0.05, 25)
