@@ -46,8 +46,9 @@ def film() -> io.BytesIO:
 
 def measure(polygon: Polygon) -> dict[str, float]:
     """Milliseconds a frame: all of it, and the copy that keeps the decoder's own frame as it is."""
-    masking, copying = [], []
-    with av.open(film()) as container:
+    masking: list[float] = []
+    copying: list[float] = []
+    with av.open(film(), "r") as container:
         for number, frame in enumerate(container.decode(video=0)):
             if not number:
                 mask = FrameMask((polygon,))
