@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -35,10 +36,13 @@ def serve(pipe: Connection, answer_seconds: float) -> None:
     Sends its URL, and for each request the monotonic time at which it had arrived.
     """
 
+    numbers = itertools.count(1)
+
     async def handle(_received: Received, writer: asyncio.StreamWriter) -> None:
         pipe.send(time.monotonic())
         start_answer(writer)
-        write_chunk(writer, delta("Somebody walks"))
+        # Another text each time: that of the last final would be no interim caption.
+        write_chunk(writer, delta(f"Person {next(numbers)} walks"))
         await writer.drain()
         await asyncio.sleep(answer_seconds)
         write_chunk(writer, delta(" along.", finish_reason="stop") + b"data: [DONE]\n\n")
