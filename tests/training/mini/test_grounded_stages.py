@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from streamcap.captioner import registry
 from streamcap.training.mini.augment import crop, distant_boxes, whole
-from streamcap.training.mini.grounding.critic import Reward
+from streamcap.training.mini.grounding.critic import CriticSettings, Reward
 from streamcap.training.mini.grounding.stored import StoredGrids
 from streamcap.training.mini.grounding.tags import CLASSES, TAGS
 from streamcap.training.mini.grounding.trainer import ImageSet
@@ -39,11 +39,14 @@ def reward() -> tuple[Reward, Tokenizer]:
         weights,
         anything,
         [[tokenizer.encode(one).ids] for one in captions],
-        np.ones(2, bool),
+        np.array([True, False]),
         np.array([CLASSES.index("dog"), -1]),
         np.ones(2),
     )
-    return Reward(images, tokenizer, 0.5, 0.25), tokenizer
+    settings = CriticSettings(
+        steps=1, real_batch=2, synthetic_batch=1, text_batch=1, false_penalty=0.5, main_bonus=0.25, pseudo_cider=0.5
+    )
+    return Reward(images, tokenizer, settings), tokenizer
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,8 @@ def test_reward_is_cider_less_what_is_false(reward: Any) -> None:
         for text, stopped in (("a dog runs in the snow", True), ("a dog runs in the snow", False), ("a cat", True))
     )
     assert right == pytest.approx(10 + 0.25, abs=1e-6)
+    made = judge.score(1, Sample(tokenizer.encode("a man sits on a bench").ids, True))
+    assert made == pytest.approx(0.5 * 10 - 2 * 0.5, abs=1e-6), "two objects that nobody saw"
     assert cut < right
     assert wrong < 0
 

@@ -36,18 +36,19 @@ class CriticSettings(StoredSettings):
     """Tokens of a drawn caption, the stop token included."""
     likelihood: float = 0.15
     """Weight of the cross-entropy of captions."""
-    false_penalty: float = 0.3
+    false_penalty: float = 0.4
     """For each object word that is false, in CIDEr-D."""
-    main_bonus: float = 0.2
+    main_bonus: float = 0.25
     """For naming the main object, in CIDEr-D."""
+    pseudo_cider: float = 0.3
+    """Weight of the CIDEr-D where the references are made of tags: they are short and alike, and it is high there."""
 
 
 class Reward:
     """What a caption of an image is worth."""
 
-    def __init__(self, images: ImageSet, tokenizer: Tokenizer, false_penalty: float, main_bonus: float) -> None:
-        self._images, self._tokenizer = images, tokenizer
-        self._false_penalty, self._main_bonus = false_penalty, main_bonus
+    def __init__(self, images: ImageSet, tokenizer: Tokenizer, settings: CriticSettings) -> None:
+        self._images, self._tokenizer, self._settings = images, tokenizer, settings
         told = [row for row, several in enumerate(images.tokens) if several]
         self._place = {row: place for place, row in enumerate(told)}
         self._judge = CiderD([[[*self._words(one), END] for one in images.tokens[row]] for row in told])
@@ -57,7 +58,9 @@ class Reward:
         words = self._words(caption.tokens)
         cider = self._judge.score(self._place[row], [*words, END] if caption.stopped else words)
         false, named = self.truth(row, " ".join(words))
-        return cider - self._false_penalty * false + self._main_bonus * named
+        settings = self._settings
+        weight = 1.0 if self._images.captioned[row] else settings.pseudo_cider
+        return weight * cider - settings.false_penalty * false + settings.main_bonus * named
 
     def truth(self, row: int, text: str) -> tuple[int, bool]:
         """How many object words are false, and whether the main object is named."""
@@ -83,7 +86,7 @@ class CriticTrainer(StoredTrainer):
 
     def __init__(self, *given: Any, tokenizer: Tokenizer, **named: Any) -> None:
         super().__init__(*given, **named)
-        self._reward = Reward(self._images, tokenizer, self.options.false_penalty, self.options.main_bonus)
+        self._reward = Reward(self._images, tokenizer, self.options)
 
     def _caption_parts(self, rows: Rows, prefix: Tensor, on_progress: dict[str, float]) -> dict[str, Tensor]:
         options = self.options

@@ -114,7 +114,6 @@ STAGES = (
             learning_rate=3e-4,
             warmup=20,
             weight_decay=0.0,
-            orthogonal=True,
             average=0.98,
         ),
     ),
