@@ -9,12 +9,13 @@ import pytest
 
 import streamcap.captioner as captioner_room
 from streamcap.cli.serve import _load
+from streamcap.engine.model_settings import ModelSettings
 
 
 def test_serve_names_its_model(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     model = SimpleNamespace(info={"family": "streamcap"}, require_text=lambda: None)
     monkeypatch.setattr(captioner_room, "load_captioner", lambda name, **options: model, raising=False)
     with caplog.at_level(logging.INFO):
-        _load("mini", "cpu", "fp32", None, vision=None, tokenizer=None)
+        _load(ModelSettings("mini", device="cpu", precision="fp32"), threads=None)
     expected = "model mini: drawn scenes, people and dogs outdoors; for other cameras --model clipcap-coco"
     assert expected in caplog.text
