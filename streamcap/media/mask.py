@@ -32,15 +32,16 @@ def rasterize(polygon: Polygon, width: int, height: int) -> npt.NDArray[np.bool_
     points = [(x * width, y * height) for x, y in polygon]
     for start, end in zip(points, (*points[1:], points[0]), strict=True):
         (x0, y0), (x1, y1) = upper, _ = sorted((start, end), key=lambda point: point[1])
-        slope = (x1 - x0) / (y1 - y0) if y1 > y0 else 0.0
+        dx, dy = x1 - x0, y1 - y0
         # The rows whose center line the edge crosses: at or below its upper end, above its lower one.
         rows = np.arange(math.ceil(y0 - 0.5), math.ceil(y1 - 0.5))
-        crossings = x0 + (rows + 0.5 - y0) * slope
+        # Divided before it is multiplied: dx / dy overflows where dy is subnormal. Without rows dy may be 0.
+        crossings = x0 + (rows + 0.5 - y0) / (dy or 1.0) * dx
         winding[rows, np.clip(np.ceil(crossings - 0.5), 0, width).astype(np.intp)] += 1 if upper is start else -1
         # The pixels that it passes through.
         rows = np.arange(min(height - 1, int(y0)), min(height - 1, int(y1)) + 1)
-        entry = x0 + (np.maximum(rows, y0) - y0) * slope if y1 > y0 else np.full(rows.size, x0)
-        leave = x0 + (np.minimum(rows + 1, y1) - y0) * slope if y1 > y0 else np.full(rows.size, x1)
+        entry = x0 + (np.maximum(rows, y0) - y0) / dy * dx if dy > 0 else np.full(rows.size, x0)
+        leave = x0 + (np.minimum(rows + 1, y1) - y0) / dy * dx if dy > 0 else np.full(rows.size, x1)
         first, last = (
             np.clip(side, 0, width - 1).astype(np.intp) for side in (np.minimum(entry, leave), np.maximum(entry, leave))
         )

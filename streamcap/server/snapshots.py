@@ -35,18 +35,22 @@ class Snapshots:
 
     def __init__(self, pool: DaemonPool) -> None:
         self._pool = pool
-        self._newest: WeakKeyDictionary[Stream, _Encoded] = WeakKeyDictionary()
-        self._running: WeakKeyDictionary[Stream, asyncio.Future[_Encoded]] = WeakKeyDictionary()
+        self._newest: WeakKeyDictionary[Stream, asyncio.Future[_Encoded]] = WeakKeyDictionary()
 
     async def jpeg(self, stream: Stream) -> bytes:
         """The newest frame: masked, upright, with square pixels. Raises NoSnapshotError, PoolFullError."""
-        running = self._running.get(stream)
-        if running is None or running.done():
-            call = self._pool.submit(_encode, stream, self._newest.get(stream))
-            running = self._running[stream] = asyncio.wrap_future(call)
+        newest = self._newest.get(stream)
+        if newest is None or newest.done():
+            call = self._pool.submit(_encode, stream, _result(newest))
+            newest = self._newest[stream] = asyncio.wrap_future(call)
         # The others still wait for it if this client leaves.
-        encoded = self._newest[stream] = await asyncio.shield(running)
-        return encoded.jpeg
+        return (await asyncio.shield(newest)).jpeg
+
+
+def _result(future: asyncio.Future[_Encoded] | None) -> _Encoded | None:
+    """The result of a completed future, if it has one."""
+    failed = future is None or future.cancelled() or future.exception() is not None
+    return None if failed or future is None else future.result()
 
 
 def _encode(stream: Stream, last: _Encoded | None) -> _Encoded:
