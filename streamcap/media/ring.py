@@ -53,6 +53,11 @@ class FrameRing:
             self._mask = None if mask is None else FrameMask(mask)
             self._stored.clear()
 
+    def clear(self) -> None:
+        """Forget all frames."""
+        with self._lock:
+            self._stored.clear()
+
     def push(self, frame: Frame) -> None:
         """Store the next frame. A new epoch or an earlier time empties the ring first.
 

@@ -160,6 +160,8 @@ class Stream:
             await self._supervise()
         except asyncio.CancelledError:
             self.publisher.set_state(*self.stop_status)
+            # Reference cycles keep a removed stream in memory until the next collection; its frames are large.
+            self._ring.clear()
             raise
         finally:
             self.publisher.close_cue(self._timeline.last)
