@@ -114,7 +114,9 @@ def test_login_is_named_with_what_is_offered() -> None:
 def test_camera_over_udp_says_its_transport() -> None:
     require_rtsp_server()
     with RtspServer(CLIP, udp=True) as server:
-        report = probe(server.url(), seconds=SECONDS)
+        # GStreamer may answer 503 while it still ends the session that it refused over TCP.
+        reports = (probe(server.url(), seconds=SECONDS) for _ in range(5))
+        report = next(report for report in reports if report.usable or "5xx" not in report.reason)
     assert report.usable, report.reason
     assert report.transport == "RTP over UDP"
 
