@@ -9,20 +9,38 @@ from typing import Annotated
 import typer
 
 from streamcap.cli.extra import require_extra
-from streamcap.cli.log_format import LogFormat, LogLevel, configure_logging
-from streamcap.cli.serve import (
-    DEFAULT_THRESHOLD,
-    _exit_now,
-    _load,
-    _run,
-    _start_timer,
-    parse_sources,
+from streamcap.cli.log_format import configure_logging
+from streamcap.cli.serve import DEFAULT_THRESHOLD, parse_sources
+from streamcap.cli.service_options import (
+    MODEL,
+    AllowLocal,
+    AllowNet,
+    ChangeThreshold,
+    DecodeOption,
+    Device,
+    Every,
+    FitOption,
+    Host,
+    LogFormatOption,
+    LogLevelOption,
+    Origin,
+    Port,
+    Precision,
+    ReadTimeout,
+    ReplayEvents,
+    RootPath,
+    Threads,
+    TlsCert,
+    TlsKey,
+    Token,
+    Tokenizer,
+    ViewToken,
+    Vision,
 )
+from streamcap.cli.service_process import exit_now, load_model, run_service, start_timer
 from streamcap.errors import InputError
-from streamcap.image_spec import Fit
-from streamcap.media.demand import Decode
 
-_CLUSTER, _STREAMS, _MODEL, _SERVER, _SECURITY = "Cluster", "Streams", "Model", "Server", "Security"
+_CLUSTER = "Cluster"
 SHUTDOWN_TIMEOUT_S = 25.0
 """From the first signal to the end of the process: streams are handed over meanwhile."""
 
@@ -97,96 +115,32 @@ def node(
     keep_hours: Annotated[
         float, typer.Option(help="How long logs are kept, when the first node makes them.", rich_help_panel=_CLUSTER)
     ] = 24.0,
-    every: Annotated[float, typer.Option(help="Seconds between captions of a stream.", rich_help_panel=_STREAMS)] = 1.0,
-    decode: Annotated[
-        Decode,
-        typer.Option(
-            help="Frames of a camera to decode. auto: what captions and viewers need; keyframes: no others.",
-            rich_help_panel=_STREAMS,
-        ),
-    ] = "auto",
-    read_timeout: Annotated[
-        float, typer.Option(help="Reconnect after so many seconds without data.", rich_help_panel=_STREAMS)
-    ] = 5.0,
-    change_threshold: Annotated[
-        float,
-        typer.Option(
-            help="Cosine distance below which an image counts as unchanged; 0 captions every sample.",
-            rich_help_panel=_STREAMS,
-        ),
-    ] = DEFAULT_THRESHOLD,
-    replay_events: Annotated[
-        int,
-        typer.Option(help="Events kept in memory per stream, for viewers that reconnect.", rich_help_panel=_STREAMS),
-    ] = 2048,
+    every: Every = 1.0,
+    decode: DecodeOption = "auto",
+    read_timeout: ReadTimeout = 5.0,
+    change_threshold: ChangeThreshold = DEFAULT_THRESHOLD,
+    replay_events: ReplayEvents = 2048,
     model: Annotated[
-        str, typer.Option(help="Model name, file or directory: see `streamcap models`.", rich_help_panel=_MODEL)
+        str, typer.Option(help="Model name, file or directory: see `streamcap models`.", rich_help_panel=MODEL)
     ] = "mini",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MODEL)] = "auto",
-    precision: Annotated[
-        str, typer.Option(help="auto, fp32, or a reduced one: see `streamcap models`.", rich_help_panel=_MODEL)
-    ] = "auto",
-    vision: Annotated[
-        str | None, typer.Option(help="Vision tower for a checkpoint without one.", rich_help_panel=_MODEL)
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Tokenizer for a checkpoint without one.", rich_help_panel=_MODEL)
-    ] = None,
-    fit: Annotated[
-        Fit | None,
-        typer.Option(
-            help="How to fit images of another aspect ratio.", show_default="the model's own", rich_help_panel=_MODEL
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of the model.", show_default="auto", rich_help_panel=_MODEL)
-    ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; non-loopback addresses require --token.", rich_help_panel=_SERVER)
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free port.", rich_help_panel=_SERVER)] = 8642,
-    root_path: Annotated[
-        str,
-        typer.Option(help="Path under which a proxy serves this service.", show_default=False, rich_help_panel=_SERVER),
-    ] = "",
-    tls_cert: Annotated[
-        Path | None, typer.Option(help="Certificate chain (PEM): serve https.", rich_help_panel=_SERVER)
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Key (PEM) of the certificate.", rich_help_panel=_SERVER)] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            envvar="STREAMCAP_TOKEN",
-            help="Token required to add and remove streams, to publish and to view.",
-            rich_help_panel=_SECURITY,
-        ),
-    ] = None,
-    view_token: Annotated[
-        str | None,
-        typer.Option(envvar="STREAMCAP_VIEW_TOKEN", help="Second token, for viewing only.", rich_help_panel=_SECURITY),
-    ] = None,
-    origin: Annotated[
-        list[str] | None,
-        typer.Option(help="Allow pages of this origin (https://example.org) to connect.", rich_help_panel=_SECURITY),
-    ] = None,
-    allow_net: Annotated[
-        bool,
-        typer.Option(
-            "--allow-net",
-            help="Let HTTP clients add cameras on private and loopback addresses.",
-            rich_help_panel=_SECURITY,
-        ),
-    ] = False,
-    allow_local: Annotated[
-        bool,
-        typer.Option(
-            "--allow-local",
-            help="Let HTTP clients add files, devices, scenes and local UDP ports.",
-            rich_help_panel=_SECURITY,
-        ),
-    ] = False,
-    log_level: Annotated[LogLevel, typer.Option(help="Least severe messages in the log.")] = "info",
-    log_format: Annotated[LogFormat, typer.Option(help="json: one object a line, for log collectors.")] = "text",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    vision: Vision = None,
+    tokenizer: Tokenizer = None,
+    fit: FitOption = None,
+    threads: Threads = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8642,
+    root_path: RootPath = "",
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    token: Token = None,
+    view_token: ViewToken = None,
+    origin: Origin = None,
+    allow_net: AllowNet = False,
+    allow_local: AllowLocal = False,
+    log_level: LogLevelOption = "info",
+    log_format: LogFormatOption = "text",
 ) -> None:
     """Run one of many machines: cameras, captions and viewers are shared over NATS JetStream."""
     require_extra("cluster", "nats")
@@ -243,8 +197,8 @@ def node(
         capacity=capacity,
         url=public_url,
     )
-    load = functools.partial(_load, threads=threads)
+    load = functools.partial(load_model, threads=threads)
     with listen(server_options) as listener:
         allow_connections()
-        on_signal = functools.partial(_start_timer, SHUTDOWN_TIMEOUT_S, _exit_now)
-        _run(run_node(options, load, listener, on_signal=on_signal))
+        on_signal = functools.partial(start_timer, SHUTDOWN_TIMEOUT_S, exit_now)
+        run_service(run_node(options, load, listener, on_signal=on_signal))

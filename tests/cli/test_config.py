@@ -83,7 +83,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[app.ServeOptions]:
         return True
 
     monkeypatch.setattr(app, "serve_streams", serve_streams)
-    monkeypatch.setattr(MODULE, "_run", asyncio.run)
+    monkeypatch.setattr(MODULE, "run_service", asyncio.run)
     return found
 
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 PROGRAM = """
 import threading
 import torch
-from streamcap.cli.serve import _run
+from streamcap.cli.service_process import run_service
 
 begun = threading.Event()
 
@@ -28,7 +28,7 @@ async def main():
     print("closed", flush=True)
     return False
 
-_run(main())
+run_service(main())
 """
 
 
@@ -39,13 +39,13 @@ def test_exit_with_busy_device_thread_is_clean() -> None:
 
 HUNG = """
 import asyncio, time
-from streamcap.cli.serve import _run
+from streamcap.cli.service_process import run_service
 
 async def main():
     asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
     return True
 
-_run(main())
+run_service(main())
 print("never reached")
 """
 

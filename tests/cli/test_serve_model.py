@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import streamcap.captioner as captioner_room
-from streamcap.cli.serve import _load
+from streamcap.cli.service_process import load_model
 from streamcap.engine.model_settings import ModelSettings
 
 
@@ -16,6 +16,6 @@ def test_serve_names_its_model(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     model = SimpleNamespace(info={"family": "streamcap"}, require_text=lambda: None)
     monkeypatch.setattr(captioner_room, "load_captioner", lambda name, **options: model, raising=False)
     with caplog.at_level(logging.INFO):
-        _load(ModelSettings("mini", device="cpu", precision="fp32"), threads=None)
+        load_model(ModelSettings("mini", device="cpu", precision="fp32"), threads=None)
     expected = "model mini: drawn scenes, people and dogs outdoors; for other cameras --model clipcap-coco"
     assert expected in caplog.text

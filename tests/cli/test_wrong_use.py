@@ -20,9 +20,6 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    # The timer would end the test process after an error.
-    monkeypatch.setattr(sys.modules[serve.__module__], "_start_timer", lambda *arguments: None)
-
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["streamcap", *arguments])
         with pytest.raises(SystemExit) as ended:

@@ -51,6 +51,6 @@ def _fault(kind: str) -> str | None:
     """Why `kind` cannot decode here; None: it can."""
     try:
         HWAccel(kind).create(Codec(_CODEC, "r"))
-    except (av.FFmpegError, RuntimeError, NotImplementedError) as error:
+    except (av.FFmpegError, RuntimeError) as error:
         return getattr(error, "strerror", None) or str(error)
     return None
