@@ -47,7 +47,7 @@ from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub
 from streamcap.captions.track import CaptionTrack, SampleTime
 from streamcap.server.app import create_app
-from streamcap.server.http_server import listen, serve
+from streamcap.server.http.server import listen, serve
 from streamcap.server.options import ServerOptions
 
 CAPTIONS_PER_SECOND = 2.0

@@ -39,7 +39,7 @@ from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub
 from streamcap.captions.track import CaptionTrack, SampleTime
 from streamcap.server.app import create_app
-from streamcap.server.http_server import listen, serve
+from streamcap.server.http.server import listen, serve
 from streamcap.server.options import ServerOptions
 
 GOAL = 1.5

@@ -32,7 +32,7 @@ from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub
 from streamcap.captions.track import CaptionTrack, SampleTime
 from streamcap.server.app import create_app
-from streamcap.server.http_server import listen, serve
+from streamcap.server.http.server import listen, serve
 from streamcap.server.options import ServerOptions
 
 RESULTS = Path(__file__).parent / "results"

@@ -26,12 +26,12 @@ from streamcap.media.sources import SourceOptions, open_source
 from streamcap.media.sources.base import Source
 from streamcap.media.sources.http.address import HostScope
 from streamcap.models import LoadedModel, ModelService, complete, load_models
-from streamcap.server import http_server
 from streamcap.server.app import create_app
+from streamcap.server.http import server as http_server
 from streamcap.server.options import ServerOptions
-from streamcap.streams.caption_store import CaptionStore
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.settings import StreamSettings
+from streamcap.streams.storage.caption_store import CaptionStore
 from streamcap.streams.stream_deps import StreamDeps
 from streamcap.streams.stream_set import StreamSet
 

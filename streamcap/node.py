@@ -23,7 +23,7 @@ from streamcap.cluster.connection import ClusterOptions, Connection, connect
 from streamcap.cluster.gateway import Gateway
 from streamcap.cluster.gateway_streams import GatewayStreams
 from streamcap.cluster.ingest import Ingest
-from streamcap.cluster.live_feed import LiveFeed
+from streamcap.cluster.log.live_feed import LiveFeed
 from streamcap.cluster.nodes import CpuMeter, NodeDirectory, NodeInfo
 from streamcap.cluster.registry import StreamRegistry
 from streamcap.cluster.tasks import end_tasks
@@ -31,10 +31,10 @@ from streamcap.daemon_pool import DaemonPool
 from streamcap.engine.model_settings import ModelSettings
 from streamcap.errors import InputError, StreamcapError
 from streamcap.models import ModelService, complete, load_models
-from streamcap.server import http_server
 from streamcap.server.app import create_app
 from streamcap.server.errors import answer
-from streamcap.server.path_prefix import route_path
+from streamcap.server.http import server as http_server
+from streamcap.server.http.path_prefix import route_path
 from streamcap.streams.stream import Stream
 from streamcap.streams.stream_set import DuplicateStreamError, StreamSet
 

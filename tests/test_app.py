@@ -21,7 +21,7 @@ from streamcap.engine.change_gate import ChangeGateOptions
 from streamcap.engine.engine import EngineOptions
 from streamcap.engine.model_settings import ModelSettings
 from streamcap.errors import InputError
-from streamcap.server.http_server import listen
+from streamcap.server.http.server import listen
 from streamcap.server.options import ServerOptions
 from streamcap.streams.options import StreamOptions
 from tests.timeouts import TIMEOUT_FACTOR

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamcap.cli.extra import require_extra
-from streamcap.cli.node import NatsCa, NatsCert, NatsCreds, NatsKey, NatsUrls
+from streamcap.cli.service.node import NatsCa, NatsCert, NatsCreds, NatsKey, NatsUrls
 
 if TYPE_CHECKING:
     from streamcap.cluster.connection import ClusterOptions

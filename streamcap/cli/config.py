@@ -19,7 +19,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check a configuration file; starts nothing. Exit status 2 if it has problems, one line for each."""
-    from streamcap.cli.serve_options import load_checked
+    from streamcap.cli.service.serve_options import load_checked
     from streamcap.config.problems import ConfigError
 
     try:
@@ -48,7 +48,7 @@ def schema() -> None:
 
 def json_schema() -> dict[str, object]:
     """The schema, as `streamcap/config/schema.json` has it."""
-    from streamcap.cli.serve_options import serve_flags
+    from streamcap.cli.service.serve_options import serve_flags
     from streamcap.config.schema import file_schema
 
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **file_schema(serve_flags()).model_json_schema()}

@@ -20,8 +20,8 @@ from streamcap.captions.event import StreamState
 from streamcap.captions.hub import UnknownStreamError
 from streamcap.cluster.assignment import Balance, NodeLoad
 from streamcap.cluster.connection import Connection
-from streamcap.cluster.live_feed import LiveFeed
-from streamcap.cluster.log_writer import LogWriter
+from streamcap.cluster.log.live_feed import LiveFeed
+from streamcap.cluster.log.writer import LogWriter
 from streamcap.cluster.nodes import NodeDirectory
 from streamcap.cluster.ownership import ACK_WAIT_SECONDS, PROGRESS_SECONDS
 from streamcap.cluster.registry import StreamConfig, StreamRegistry

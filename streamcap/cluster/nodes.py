@@ -15,7 +15,7 @@ from nats.errors import Error as NatsError
 
 from streamcap.cluster.assignment import NodeLoad
 from streamcap.cluster.connection import Connection
-from streamcap.cluster.log_reader import Message, StreamReader
+from streamcap.cluster.log.reader import Message, StreamReader
 from streamcap.cluster.subjects import NODES_BUCKET
 from streamcap.cluster.tasks import end_tasks
 

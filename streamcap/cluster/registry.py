@@ -15,7 +15,7 @@ from nats.js.errors import APIError
 
 from streamcap.captions.hub import UnknownStreamError
 from streamcap.cluster.connection import ClusterError, Connection
-from streamcap.cluster.log_reader import Message, StreamReader
+from streamcap.cluster.log.reader import Message, StreamReader
 from streamcap.cluster.subjects import ASSIGN_STREAM, STREAMS_BUCKET, assign_subject, check_site, name_of, token
 from streamcap.errors import InputError
 from streamcap.media.sources import check_url

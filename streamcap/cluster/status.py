@@ -10,8 +10,8 @@ from typing import Any
 from nats.errors import Error as NatsError
 
 from streamcap.cluster.connection import ClusterError, Connection
-from streamcap.cluster.log_entry import read_entry
-from streamcap.cluster.log_reader import Message, StreamReader
+from streamcap.cluster.log.entry import read_entry
+from streamcap.cluster.log.reader import Message, StreamReader
 from streamcap.cluster.nodes import NodeDirectory, NodeInfo
 from streamcap.cluster.registry import StreamRegistry
 from streamcap.cluster.subjects import ASSIGN_STREAM, LOG_STREAM, name_of

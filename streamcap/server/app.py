@@ -16,11 +16,11 @@ from streamcap.daemon_pool import DaemonPool
 from streamcap.server import errors
 from streamcap.server.auth import Auth, normal_origin
 from streamcap.server.feed.broadcaster import FeedBroadcaster
-from streamcap.server.limits import RequestLimits
-from streamcap.server.metrics import Metrics
-from streamcap.server.middleware import SecurityHeaders
+from streamcap.server.http.limits import RequestLimits
+from streamcap.server.http.middleware import SecurityHeaders
+from streamcap.server.http.path_prefix import PathPrefix
+from streamcap.server.metrics.service import Metrics
 from streamcap.server.options import ServerOptions
-from streamcap.server.path_prefix import PathPrefix
 from streamcap.server.readiness import Readiness
 from streamcap.server.routes import feed, health, hls, page, probe, reload, stream, webrtc
 from streamcap.server.source_policy import SourcePolicy
@@ -40,7 +40,7 @@ MAX_WAITING_PROBES = 4
 def create_app(
     streams: StreamSet, options: ServerOptions, *, reloader: Reloader | None = None, state: StateFile | None = None
 ) -> FastAPI:
-    """The application, for `streamcap.server.http_server.serve`. The caller closes `streams`.
+    """The application, for `streamcap.server.http.server.serve`. The caller closes `streams`.
 
     reloader: of the configuration file, if there is one. state: remembers the streams that HTTP clients change.
     """

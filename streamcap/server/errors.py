@@ -16,7 +16,7 @@ from streamcap.captions.hub import UnknownStreamError
 from streamcap.captions.text import clean_text
 from streamcap.errors import InputError, StreamcapError
 from streamcap.redact import redact
-from streamcap.streams.caption_files import FilesLockedError
+from streamcap.streams.storage.caption_files import FilesLockedError
 from streamcap.streams.stream_set import DuplicateStreamError, StreamRemovedError, TooManyStreamsError
 
 _METHODS = ("DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT")  # HEAD goes with GET

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamcap.errors import InputError
+from streamcap.server.http.path_prefix import is_prefix
 from streamcap.server.ice import IceServer
-from streamcap.server.path_prefix import is_prefix
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 

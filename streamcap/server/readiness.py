@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from streamcap.server.errors import answer
-from streamcap.server.path_prefix import route_path
+from streamcap.server.http.path_prefix import route_path
 from streamcap.streams.stream_set import StreamSet
 
 NOT_READY = "the service is not ready: the model is loading, or the service is stopping; try again in a moment"

@@ -17,11 +17,11 @@ from streamcap.captions.track import CaptionTrack, SampleTime
 from streamcap.engine.outcome import Captioned, Failed, Interim, Outcome, Times, Unchanged, Unconfirmed
 from streamcap.media.frame import Sample
 from streamcap.redact import redact
-from streamcap.streams.caption_files import SavedHistory
-from streamcap.streams.caption_store import CaptionStore
 from streamcap.streams.counters import Counters
-from streamcap.streams.event_outbox import EventOutbox, Outgoing
 from streamcap.streams.settings import StreamSettings
+from streamcap.streams.storage.caption_files import SavedHistory
+from streamcap.streams.storage.caption_store import CaptionStore
+from streamcap.streams.storage.event_outbox import EventOutbox, Outgoing
 from streamcap.streams.stream_deps import StreamDeps
 
 log = logging.getLogger(__name__)

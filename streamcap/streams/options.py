@@ -12,8 +12,8 @@ from streamcap.atomic import open_regular
 from streamcap.captions.event_log import REPLAY_EVENTS
 from streamcap.errors import InputError
 from streamcap.media.demand import Decode, Hwaccel
-from streamcap.streams.file_rotation import RotationOptions
 from streamcap.streams.settings import check_every
+from streamcap.streams.storage.file_rotation import RotationOptions
 
 # Chosen by the reliability curve of `mini` (docs/mini/README.md): the captions above it, 72 % of those of images of
 # other kinds than it was trained on, name nothing false in 94 % of cases; of those below it half do.

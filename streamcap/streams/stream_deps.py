@@ -11,10 +11,10 @@ from streamcap.engine.served_model import ServedModels
 from streamcap.media.frame import Sample
 from streamcap.media.sources.base import Source
 from streamcap.media.sources.http.address import HostScope
-from streamcap.streams.caption_file_writer import CaptionFileWriter
-from streamcap.streams.caption_store import CaptionStore
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.settings import StreamSettings
+from streamcap.streams.storage.caption_file_writer import CaptionFileWriter
+from streamcap.streams.storage.caption_store import CaptionStore
 
 
 @dataclass(frozen=True, slots=True)

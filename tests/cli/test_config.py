@@ -16,7 +16,7 @@ from streamcap.cli import main
 from streamcap.config.config import StreamConfig
 from streamcap.streams.settings import StreamSettings
 
-MODULE = importlib.import_module("streamcap.cli.serve")
+MODULE = importlib.import_module("streamcap.cli.service.serve")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 PROGRAM = """
 import threading
 import torch
-from streamcap.cli.service_process import run_service
+from streamcap.cli.service.process import run_service
 
 begun = threading.Event()
 
@@ -39,7 +39,7 @@ def test_exit_with_busy_device_thread_is_clean() -> None:
 
 HUNG = """
 import asyncio, time
-from streamcap.cli.service_process import run_service
+from streamcap.cli.service.process import run_service
 
 async def main():
     asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)

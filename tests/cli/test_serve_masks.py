@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamcap.cli.serve_options import with_masks
+from streamcap.cli.service.serve_options import with_masks
 from streamcap.config.config import StreamConfig
 from streamcap.errors import InputError
 from streamcap.streams.settings import StreamSettings

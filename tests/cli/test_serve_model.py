@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import streamcap.captioner as captioner_room
-from streamcap.cli.service_process import load_model
+from streamcap.cli.service.process import load_model
 from streamcap.engine.model_settings import ModelSettings
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from streamcap.cli import main
-from streamcap.cli.serve import serve
+from streamcap.cli.service.serve import serve
 from streamcap.engine.change_gate import DEFAULT_THRESHOLD
 
 Run = Callable[..., tuple[int, str, str]]
@@ -96,7 +96,7 @@ def test_password_in_invalid_url_is_hidden(run: Run) -> None:
 
 
 def test_password_is_absent_from_logged_traceback() -> None:
-    from streamcap.cli.log_format import TextFormatter
+    from streamcap.cli.service.log_format import TextFormatter
 
     try:
         raise OSError("Input/output error: 'rtsp://admin:hunter2@cam/live'")
@@ -129,7 +129,7 @@ def test_serve_help_is_grouped(run: Run) -> None:
 
 
 def test_file_name_with_equals_sign(tmp_path: Path) -> None:
-    from streamcap.cli.serve import split_name
+    from streamcap.cli.service.serve import split_name
 
     path = tmp_path / "a=b.mp4"
     path.write_bytes(b"")

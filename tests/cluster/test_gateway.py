@@ -12,8 +12,8 @@ from streamcap.captions.event import Payload, Status, StreamState, encode
 from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub, SubscribeOptions
 from streamcap.cluster.gateway import MAX_WAITING_INTERIMS, Gateway
-from streamcap.cluster.log_entry import body_of, headers_of
-from streamcap.cluster.log_reader import Message
+from streamcap.cluster.log.entry import body_of, headers_of
+from streamcap.cluster.log.reader import Message
 from streamcap.cluster.ownership import Write
 from streamcap.errors import InputError
 from streamcap.streams.counters import Counters

@@ -11,9 +11,9 @@ import pytest
 
 from streamcap.captions.event import Status, StreamState, encode
 from streamcap.cluster.connection import Connection
-from streamcap.cluster.log_entry import read_entry, read_event
-from streamcap.cluster.log_reader import Message, StreamReader
-from streamcap.cluster.log_writer import AHEAD_NUMBERS, LogWriter
+from streamcap.cluster.log.entry import read_entry, read_event
+from streamcap.cluster.log.reader import Message, StreamReader
+from streamcap.cluster.log.writer import AHEAD_NUMBERS, LogWriter
 from streamcap.cluster.ownership import LogEntry, NotOwnerError
 from streamcap.cluster.subjects import LOG_STREAM, name_of
 from streamcap.streams.counters import Counters

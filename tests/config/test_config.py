@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streamcap.cli.config import json_schema
-from streamcap.cli.serve_options import load_checked, serve_flags
+from streamcap.cli.service.serve_options import load_checked, serve_flags
 from streamcap.config.config import Config, load_config
 from streamcap.config.problems import ConfigError
 from streamcap.engine.model_settings import ModelSettings

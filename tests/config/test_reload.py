@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from streamcap.cli.serve_options import load_checked
+from streamcap.cli.service.serve_options import load_checked
 from streamcap.config.problems import ConfigError
 from streamcap.config.reload import Changes, Reloader
 from streamcap.streams.settings import StreamSettings

@@ -38,21 +38,21 @@ class Service:
         self._readers: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
+        process = self._process = subprocess.Popen(
             [*self.command, *self._arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-        for stream, lines in ((self._process.stderr, self.errors), (self._process.stdout, self.printed)):
+        for stream, lines in ((process.stderr, self.errors), (process.stdout, self.printed)):
             reader = threading.Thread(target=self._read, args=(stream, lines), daemon=True)
             reader.start()
             self._readers.append(reader)
         try:
-            wait_until(lambda: self._listening.is_set() or self._process.poll() is not None, self.describe, 240)
-            wait_until(lambda: self.get("/readyz")[0] == 200 or self._process.poll() is not None, self.describe)
-            assert self._process.poll() is None, self.describe()
+            wait_until(lambda: self._listening.is_set() or process.poll() is not None, self.describe, 240)
+            wait_until(lambda: self.get("/readyz")[0] == 200 or process.poll() is not None, self.describe)
+            assert process.poll() is None, self.describe()
         except BaseException:  # also when interrupted: leave no process behind
             self.kill()
             raise

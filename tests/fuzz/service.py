@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from streamcap.server.app import create_app
-from streamcap.server.http_server import listen, serve
+from streamcap.server.http.server import listen, serve
 from streamcap.server.options import ServerOptions
 from tests.server.conftest import FakeStreams
 

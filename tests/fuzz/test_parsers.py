@@ -23,8 +23,8 @@ from streamcap.server.errors import answer
 from streamcap.server.feed.query import event_number, read_query
 from streamcap.server.feed.sse import event_text
 from streamcap.server.feed.websocket import text_frame
+from streamcap.server.http.log_filter import LogFilter
 from streamcap.server.ice import IceServer
-from streamcap.server.log_filter import LogFilter
 from streamcap.server.source_policy import check_scheme
 from streamcap.server.webrtc.session import check_offer
 from streamcap.streams.counters import Counters, parse_counters

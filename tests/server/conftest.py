@@ -27,7 +27,7 @@ from streamcap.media.sources.http.address import HostScope
 from streamcap.media.sources.push import PushSource
 from streamcap.server import source_policy
 from streamcap.server.app import create_app
-from streamcap.server.http_server import listen, serve
+from streamcap.server.http.server import listen, serve
 from streamcap.server.options import ServerOptions
 from streamcap.streams.options import StreamOptions, check_name
 from streamcap.streams.overload import OverloadDetector, StreamLoad

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamcap.captions.event import encode
-from streamcap.streams.caption_files import LOST_NUMBERS, CaptionFiles
+from streamcap.streams.storage.caption_files import LOST_NUMBERS, CaptionFiles
 from tests.captions.fakes import caption
 
 
@@ -48,7 +48,7 @@ def test_hostile_line_is_skipped_and_named(tmp_path: Path, line: str, caplog: py
 def test_line_number_counts_from_the_beginning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamcap.streams.caption_files.TAIL_BYTES", 1000)
+    monkeypatch.setattr("streamcap.streams.storage.caption_files.TAIL_BYTES", 1000)
     files = CaptionFiles(tmp_path, "door")
     files.append([*(final(seq) for seq in range(1, 101)), "{}", final(101)])
     with files.jsonl.open("a") as file:

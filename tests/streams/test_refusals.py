@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from streamcap.media.sources.base import SourceRefused
-from streamcap.streams.caption_files import CaptionFiles
+from streamcap.streams.storage.caption_files import CaptionFiles
 from tests.streams.fakes import URL, FakeService, frame, live
 from tests.timeouts import TIMEOUT_FACTOR
 

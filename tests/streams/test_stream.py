@@ -17,10 +17,10 @@ from streamcap.engine.outcome import Captioned, Failed, Interim, Times, Unchange
 from streamcap.media.frame import Sample
 from streamcap.media.sources.base import SourceInfo
 from streamcap.media.wait_clock import WaitClock
-from streamcap.streams.caption_files import CaptionFiles
 from streamcap.streams.counters import Counters
-from streamcap.streams.file_rotation import RotationOptions
 from streamcap.streams.overload import OverloadDetector
+from streamcap.streams.storage.caption_files import CaptionFiles
+from streamcap.streams.storage.file_rotation import RotationOptions
 from tests.streams.fakes import FakeService, MadeSource, frame
 from tests.timeouts import TIMEOUT_FACTOR
 

@@ -13,8 +13,8 @@ import pytest
 from streamcap.captions.event import Event
 from streamcap.captions.hub import SubscribeOptions
 from streamcap.errors import InputError
-from streamcap.streams.caption_files import CaptionFiles
 from streamcap.streams.caption_publisher import rewrite_pause
+from streamcap.streams.storage.caption_files import CaptionFiles
 from tests.streams.fakes import URL, FakeService, frame, live, wait_sources
 from tests.timeouts import TIMEOUT_FACTOR
 
@@ -52,7 +52,7 @@ async def test_final_is_written_before_delivery(service: FakeService, tmp_path: 
 async def test_hung_disk_is_a_status_and_a_gap(
     service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamcap.streams.caption_file_writer.HANG_SECONDS", 0.2)
+    monkeypatch.setattr("streamcap.streams.storage.caption_file_writer.HANG_SECONDS", 0.2)
     await live(service)
     goes_on, append = threading.Event(), CaptionFiles.append
 

@@ -18,8 +18,8 @@ from streamcap.engine.outcome import Interim, Times
 from streamcap.errors import InputError
 from streamcap.media.sources.http.address import HostScope
 from streamcap.streams import stream_set
-from streamcap.streams.caption_files import CaptionFiles, FilesLockedError, SavedHistory
 from streamcap.streams.settings import StreamSettings
+from streamcap.streams.storage.caption_files import CaptionFiles, FilesLockedError, SavedHistory
 from streamcap.streams.stream_set import DuplicateStreamError, StreamRemovedError, TooManyStreamsError
 from tests.streams.fakes import URL, FakeService, frame, live, wait_sources
 from tests.timeouts import TIMEOUT_FACTOR

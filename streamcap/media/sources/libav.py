@@ -26,14 +26,14 @@ from streamcap.media.files.video_stream import best_video, describe_choice
 from streamcap.media.frame import CaptureClock, Frame
 from streamcap.media.orientation import sample_aspect
 from streamcap.media.sources.base import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
-from streamcap.media.sources.decode_policy import DecodePolicy
+from streamcap.media.sources.decoding.decode_policy import DecodePolicy
+from streamcap.media.sources.decoding.hardware import open_hwaccel
+from streamcap.media.sources.decoding.selective_decoder import SelectiveDecoder
 from streamcap.media.sources.errors import HUNG_UP, describe_error, open_error
-from streamcap.media.sources.hardware import open_hwaccel
 from streamcap.media.sources.http.address import ForbiddenHostError, HostGuard, HostScope
 from streamcap.media.sources.http.jpeg import jpeg_size
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.pacer import Pacer
-from streamcap.media.sources.selective_decoder import SelectiveDecoder
 from streamcap.media.sources.srt import SourceTimeoutError, SrtPipe
 from streamcap.media.sources.url import NETWORK, file_path, scheme_of, webcam_device
 from streamcap.media.wait_clock import WaitClock

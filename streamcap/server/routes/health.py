@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Response
 from starlette.responses import PlainTextResponse
 
 from streamcap.server.auth import Auth
-from streamcap.server.metrics import Metrics
+from streamcap.server.metrics.service import Metrics
 from streamcap.server.readiness import NOT_READY
 from streamcap.streams.stream_set import StreamSet
 

@@ -13,7 +13,7 @@ from streamcap.captions.event import StreamState
 from streamcap.captions.formats import hls
 from streamcap.daemon_pool import DaemonPool
 from streamcap.server.auth import Auth
-from streamcap.server.limits import newest_cues
+from streamcap.server.http.limits import newest_cues
 from streamcap.server.routes.stream import file_of
 from streamcap.streams.stream_set import StreamSet
 

@@ -17,7 +17,7 @@ from streamcap.config.state_file import StateFile
 from streamcap.config.stream_fields import StreamFields
 from streamcap.daemon_pool import DaemonPool
 from streamcap.server.auth import Auth
-from streamcap.server.limits import newest_cues
+from streamcap.server.http.limits import newest_cues
 from streamcap.server.snapshots import NoSnapshotError, Snapshots
 from streamcap.server.source_policy import SourcePolicy
 from streamcap.server.webrtc.session import refuse_elsewhere

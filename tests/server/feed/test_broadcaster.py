@@ -15,8 +15,8 @@ import uvicorn
 
 from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub, SubscribeOptions
-from streamcap.server import http_server
 from streamcap.server.feed.broadcaster import MESSAGES_PER_TURN, FeedBroadcaster, _Connection
+from streamcap.server.http import server as http_server
 from tests.captions.fakes import caption
 from tests.server.conftest import Server, Start, receive, until
 from tests.timeouts import TIMEOUT_FACTOR

@@ -10,8 +10,8 @@ import pytest
 from streamcap.captions.cue import Cue
 from streamcap.captions.event import StreamState
 from streamcap.captions.formats import srt, vtt
-from streamcap.streams.caption_files import FilesLockedError
 from streamcap.streams.settings import StreamSettings
+from streamcap.streams.storage.caption_files import FilesLockedError
 from streamcap.streams.stream_set import StreamRemovedError, TooManyStreamsError
 from tests.server.conftest import Server, Start
 

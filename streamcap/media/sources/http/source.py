@@ -17,7 +17,7 @@ from streamcap.media.clock import MediaClock
 from streamcap.media.demand import FrameDemand
 from streamcap.media.frame import Frame
 from streamcap.media.sources.base import Source, SourceInfo, SourceLost, SourceRefused
-from streamcap.media.sources.decode_policy import Action, DecodePolicy
+from streamcap.media.sources.decoding.decode_policy import Action, DecodePolicy
 from streamcap.media.sources.diagnosis import connection_fault, wrong_protocol
 from streamcap.media.sources.http.client import HttpClient
 from streamcap.media.sources.http.files import MAX_PLAYLIST_BYTES, NestedFiles, VideoFile, read_all

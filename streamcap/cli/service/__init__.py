@@ -1,0 +1,1 @@
+"""`streamcap serve` and `streamcap node`."""

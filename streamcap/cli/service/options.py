@@ -1,0 +1,116 @@
+"""Options that `streamcap serve` and `streamcap node` share, as annotations of their parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamcap.cli.service.log_format import LogFormat, LogLevel
+from streamcap.image_spec import Fit
+from streamcap.media.demand import Decode
+
+STREAMS, MODEL, FEED, SERVER, SECURITY, OUTPUT = (
+    "Streams",
+    "Model",
+    "Captions and feed",
+    "Server",
+    "Security",
+    "Output",
+)
+
+Every = Annotated[float, typer.Option(help="Seconds between captions of a stream.", rich_help_panel=STREAMS)]
+ReadTimeout = Annotated[
+    float, typer.Option(help="Reconnect after so many seconds without data.", rich_help_panel=STREAMS)
+]
+DecodeOption = Annotated[
+    Decode,
+    typer.Option(
+        help="Frames of a camera to decode. auto: what captions and viewers need; keyframes: no others, even if "
+        "captions become fewer.",
+        rich_help_panel=STREAMS,
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=MODEL)]
+Precision = Annotated[
+    str, typer.Option(help="auto, fp32, or a reduced one: see `streamcap models`.", rich_help_panel=MODEL)
+]
+Vision = Annotated[
+    str | None,
+    typer.Option(help="Vision tower for a checkpoint without one: directory or hub name.", rich_help_panel=MODEL),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(help="Tokenizer for a checkpoint without one: directory or hub name.", rich_help_panel=MODEL),
+]
+FitOption = Annotated[
+    Fit | None,
+    typer.Option(
+        help="How to fit images of another aspect ratio.", show_default="the model's own", rich_help_panel=MODEL
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="CPU threads of the model.", show_default="auto", rich_help_panel=MODEL),
+]
+ChangeThreshold = Annotated[
+    float,
+    typer.Option(
+        help="Cosine distance below which an image counts as unchanged; 0 captions every sample.",
+        rich_help_panel=FEED,
+    ),
+]
+ReplayEvents = Annotated[
+    int,
+    typer.Option(help="Events kept in memory per stream, for viewers that reconnect.", rich_help_panel=FEED),
+]
+Host = Annotated[
+    str,
+    typer.Option(help="Address to listen on; non-loopback addresses require --token.", rich_help_panel=SERVER),
+]
+Port = Annotated[int, typer.Option(help="Port to listen on; 0: any free port.", rich_help_panel=SERVER)]
+RootPath = Annotated[
+    str,
+    typer.Option(
+        help="Path under which a proxy serves this service: /cams.", show_default=False, rich_help_panel=SERVER
+    ),
+]
+TlsCert = Annotated[Path | None, typer.Option(help="Certificate chain (PEM): serve https.", rich_help_panel=SERVER)]
+TlsKey = Annotated[Path | None, typer.Option(help="Key (PEM) of the certificate.", rich_help_panel=SERVER)]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        envvar="STREAMCAP_TOKEN",
+        help="Token required to add and remove streams, to publish and to view.",
+        rich_help_panel=SECURITY,
+    ),
+]
+ViewToken = Annotated[
+    str | None,
+    typer.Option(envvar="STREAMCAP_VIEW_TOKEN", help="Second token, for viewing only.", rich_help_panel=SECURITY),
+]
+Origin = Annotated[
+    list[str] | None,
+    typer.Option(help="Allow pages of this origin (https://example.org) to connect.", rich_help_panel=SECURITY),
+]
+AllowNet = Annotated[
+    bool,
+    typer.Option(
+        "--allow-net",
+        help="Let HTTP clients add cameras on private and loopback addresses.",
+        rich_help_panel=SECURITY,
+    ),
+]
+AllowLocal = Annotated[
+    bool,
+    typer.Option(
+        "--allow-local",
+        help="Let HTTP clients add files, devices, scenes and local UDP ports.",
+        rich_help_panel=SECURITY,
+    ),
+]
+LogLevelOption = Annotated[LogLevel, typer.Option(help="Least severe messages in the log.", rich_help_panel=OUTPUT)]
+LogFormatOption = Annotated[
+    LogFormat, typer.Option(help="Log lines for people, or one JSON object a line.", rich_help_panel=OUTPUT)
+]

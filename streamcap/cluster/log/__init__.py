@@ -1,0 +1,1 @@
+"""A stream's events in JetStream."""

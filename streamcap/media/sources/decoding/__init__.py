@@ -1,0 +1,1 @@
+"""Which packets of a source are decoded, and on what."""
