@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -49,3 +52,26 @@ async def test_trim_heap_periodically_until_cancelled(monkeypatch: pytest.Monkey
     task.cancel()
     await asyncio.wait((task,))
     assert task.cancelled()
+
+
+class _Node:
+    """An object in a reference cycle."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+async def test_cycles_are_collected_by_time() -> None:
+    collected = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    gc.disable()  # so that only the task under test collects
+    try:
+        weakref.finalize(_Node(), loop.call_soon_threadsafe, collected.set)
+        task = asyncio.create_task(trim_heap_periodically())
+        async with asyncio.timeout(TIMEOUT_FACTOR):
+            await collected.wait()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    finally:
+        gc.enable()

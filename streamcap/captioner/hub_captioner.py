@@ -149,15 +149,15 @@ class HubCaptioner(Captioner):
         search: SearchOptions,
         on_text: OnText | None,
     ) -> list[Result]:
-        asked = [prompt or self._prompt for prompt in prompts]
+        row_prompts = [prompt or self._prompt for prompt in prompts]
         results: dict[int, Result] = {}
-        for prompt in dict.fromkeys(asked):  # one prompt a batch, so that texts need no padding
-            rows = [row for row, other in enumerate(asked) if other == prompt]
-            chosen = [images[row] for row in rows]
-            told = None if on_text is None else _by_row(on_text, rows)
-            batches = functools.partial(self._batches, chosen, prompt, search, told)
-            found = self._row_limit.run(len(rows), batches)
-            results |= zip(rows, found, strict=True)
+        for prompt in dict.fromkeys(row_prompts):  # one prompt a batch, so that texts need no padding
+            rows = [row for row, other in enumerate(row_prompts) if other == prompt]
+            selected = [images[row] for row in rows]
+            on_row_text = None if on_text is None else _by_row(on_text, rows)
+            batches = functools.partial(self._batches, selected, prompt, search, on_row_text)
+            captions = self._row_limit.run(len(rows), batches)
+            results |= zip(rows, captions, strict=True)
         return [results[row] for row in range(len(images))]
 
     def _batches(

@@ -7,15 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from testbed.nats import free_ports
+from tests.end_to_end.service import fetch, wait_until
 from tests.timeouts import TIMEOUT_FACTOR
 
 SCENE = "scenes:?size=64x64&rate=10&seconds=0.7"
@@ -69,20 +67,7 @@ class NodeProcess:
         return self.request("GET", path)
 
     def request(self, method: str, path: str, body: object = None) -> tuple[int, str]:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_FACTOR) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-        except OSError as error:
-            return 0, str(error)
+        return fetch(f"http://127.0.0.1:{self.port}{path}", method, body)
 
     def streams(self) -> dict[str, dict[str, Any]]:
         status, text = self.get("/streams")
@@ -109,12 +94,3 @@ class NodeProcess:
         if process is not None:
             process.kill()
             process.wait()
-
-
-def wait_until(
-    condition: Callable[[], object], describe: Callable[[], str] = str, seconds: float = TIMEOUT_FACTOR
-) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, describe()
-        time.sleep(0.05)

@@ -25,7 +25,8 @@ from websockets.sync.client import connect
 
 from testbed.nats import NatsCluster
 from tests.cluster.judge import Stored, Verdict, judge_client, judge_log, read_logs
-from tests.cluster.nodes import SCENE, NodeProcess, wait_until
+from tests.cluster.nodes import SCENE, NodeProcess
+from tests.end_to_end.service import wait_until
 
 KINDS = ("node", "nats", "pause")
 # Of ten strikes.

@@ -12,7 +12,8 @@ import pytest
 from websockets.sync.client import connect
 
 from testbed.nats import NatsCluster
-from tests.cluster.nodes import SCENE, NodeProcess, wait_until
+from tests.cluster.nodes import SCENE, NodeProcess
+from tests.end_to_end.service import wait_until
 from tests.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.e2e

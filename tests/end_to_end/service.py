@@ -23,6 +23,20 @@ from websockets.sync.client import connect
 from tests.timeouts import TIMEOUT_FACTOR
 
 
+def fetch(url: str, method: str = "GET", body: object = None) -> tuple[int, str]:
+    """Status and text of an HTTP response; 0 and the reason where there is none. `body` is sent as JSON."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_FACTOR) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+    except OSError as error:
+        return 0, str(error)
+
+
 class Service:
     """`with Service("door=rtsp://…", "--every", "0.5") as service:` — ready when entered, killed when left."""
 
@@ -70,14 +84,7 @@ class Service:
         return "\n".join(self.errors[-30:])
 
     def get(self, path: str) -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(self.base + path, timeout=TIMEOUT_FACTOR) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-        except OSError as error:
-            return 0, str(error)
+        return fetch(self.base + path)
 
     def terminate(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
         """Exit status and the seconds it took to end."""

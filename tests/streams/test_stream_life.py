@@ -30,6 +30,14 @@ async def test_one_caption_per_second(service: FakeService) -> None:
     assert service.streams.get("door").view().sampled == 4
 
 
+async def test_removed_stream_forgets_its_frames(service: FakeService) -> None:
+    await live(service)
+    stream = service.streams.get("door")
+    assert stream.newest_frame() is not None
+    await service.streams.remove("door")
+    assert stream.newest_frame() is None
+
+
 async def test_clip_model_gets_sliding_clip_ending_now() -> None:
     service = FakeService(every=1.0, clip_length=4, clip_seconds=2.0)
     await live(service)
