@@ -128,8 +128,10 @@ def read_grounding(config: Mapping[str, Any], where: str, tokens: TextDecoder) -
     if fields is None:
         return None
     try:
-        told = fields.get("confidence")
-        confidence = None if told is None else Confidence(**{name: float(value) for name, value in told.items()})
+        calibration = fields.get("confidence")
+        confidence = (
+            None if calibration is None else Confidence(**{name: float(value) for name, value in calibration.items()})
+        )
         return Grounding(
             [str(name) for name in fields["objects"]], float(fields.get("deny_below", 0.0)), confidence, tokens
         )

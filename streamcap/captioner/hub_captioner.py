@@ -170,8 +170,8 @@ class HubCaptioner(Captioner):
     ) -> list[Result]:
         results: list[Result] = []
         for start in range(0, len(images), max_rows):
-            told = None if on_text is None else _by_row(on_text, range(start, start + max_rows))
-            results += self._generate(images[start : start + max_rows], prompt, search, told)
+            on_row_text = None if on_text is None else _by_row(on_text, range(start, start + max_rows))
+            results += self._generate(images[start : start + max_rows], prompt, search, on_row_text)
         return results
 
     def _generate(

@@ -1,4 +1,4 @@
-"""The memory that models need, told before any is loaded. From the sizes of their files; no torch unless for a GPU."""
+"""Estimates the memory that models need from the sizes of their files. Loads torch only for a GPU."""
 
 from __future__ import annotations
 

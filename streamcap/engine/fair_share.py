@@ -1,4 +1,4 @@
-"""`FairShare`: whose turn it is on a shared device or server: who has used the least of it."""
+"""`FairShare`: the next user of a shared device or server is the one that has used it least."""
 
 from __future__ import annotations
 

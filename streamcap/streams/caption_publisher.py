@@ -255,7 +255,7 @@ class CaptionPublisher:
             self._publish_status(self.state)
 
     def set_load(self, reason: str) -> None:
-        """Say that captions come less often; empty: as often as asked for."""
+        """Say that captions come less often; empty: as often as configured."""
         if reason != self._load_reason:
             self._load_reason = reason
             if self._feed.status is not None:

@@ -25,7 +25,7 @@ class StreamLoad:
     """How late the captions of one live stream are, as far as this machine is the cause."""
 
     every: float
-    """Seconds between captions, as asked for."""
+    """Seconds between captions, as configured."""
     lag: float
     """Seconds from a frame's arrival to its caption, with the time that frames wait to be decoded."""
 
@@ -46,7 +46,7 @@ class OverloadDetector:
         self.lag = 0.0
         """Seconds of the latest one."""
         self.stretch = 1.0
-        """Factor for the interval between captions of every stream; 1: as asked for."""
+        """Factor for the interval between captions of every stream; 1: as configured."""
         self._monotonic = monotonic
         self._late_since: float | None = None
         self._fresh_since: float | None = None

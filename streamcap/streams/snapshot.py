@@ -12,7 +12,7 @@ class StreamSnapshot:
     name: str
     url: str
     every: float
-    """Seconds between captions, as asked for."""
+    """Seconds between captions, as configured."""
     state: str
     reason: str
     width: int

@@ -185,7 +185,7 @@ class Stream:
         self._apply()
 
     def set_stretch(self, stretch: float) -> None:
-        """Caption `stretch` times less often than asked for, and say so, because the service is overloaded."""
+        """Caption `stretch` times less often than configured, and say so, because the service is overloaded."""
         if stretch != self._stretch:
             self._stretch = stretch
             self._apply()

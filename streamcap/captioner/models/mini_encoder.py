@@ -191,8 +191,8 @@ class TaggedMapping(GridMapping):
         return self.blind + self._told(tags)
 
     def _told(self, tags: Tensor) -> Tensor:
-        told: Tensor = self.tags(tags).unflatten(1, self.prefix.shape)
-        return told
+        prefix: Tensor = self.tags(tags).unflatten(1, self.prefix.shape)
+        return prefix
 
 
 def build_vision(config: Mapping[str, Any]) -> nn.Module:

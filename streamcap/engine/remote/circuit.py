@@ -1,4 +1,4 @@
-"""`Circuit`: whether a failing server may be asked again. Pure."""
+"""`Circuit`: whether to send requests to a server that has failed. Pure."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ async def _content(response: httpx.Response, max_bytes: int) -> bytes:
 
 def _reason(error: httpx.HTTPError, settings: ModelSettings) -> str:
     """Why there was no response, on one line."""
-    cause, told = _root(error), str(error)
+    cause, message = _root(error), str(error)
     where = urlsplit(settings.url or "").netloc
     if isinstance(error, httpx.ConnectTimeout):
         return f"{where} does not answer within {settings.connect_timeout:g} s"
@@ -128,13 +128,13 @@ def _reason(error: httpx.HTTPError, settings: ModelSettings) -> str:
         return "the answer broke off before its end"
     if isinstance(error, httpx.ConnectError):
         if isinstance(cause, ssl.SSLError):
-            told = getattr(cause, "verify_message", "") or cause.reason or told
-            return f"{where}: TLS failed: {told}"
+            message = getattr(cause, "verify_message", "") or cause.reason or message
+            return f"{where}: TLS failed: {message}"
         if isinstance(cause, socket.gaierror):
             return f"{where}: no such host"
-        if isinstance(cause, ConnectionRefusedError) or "refused" in told or "attempts failed" in told:
+        if isinstance(cause, ConnectionRefusedError) or "refused" in message or "attempts failed" in message:
             return f"{where}: connection refused; does the server run?"
-        return f"{where}: cannot connect ({told})"
+        return f"{where}: cannot connect ({message})"
     return f"{where}: {type(error).__name__}"
 
 

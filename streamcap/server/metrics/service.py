@@ -140,7 +140,10 @@ class Metrics:
             "overloaded": ("1 while captions are late because this machine is too slow.", float(load.overloaded)),
             "late_share": ("Share of the live streams whose captions are late, 0 to 1.", load.late_share),
             "max_stream_lag_seconds": ("By how much the captions of the latest stream are late.", load.lag),
-            "interval_stretch": ("Factor by which captions come less often than asked for; 1: as asked.", load.stretch),
+            "interval_stretch": (
+                "Factor by which captions come less often than configured.",
+                load.stretch,
+            ),
             "event_loop_delay_seconds": ("By how much the event loop is late.", self._streams.loop_delay),
         }
         for name, (text, value) in gauges.items():
