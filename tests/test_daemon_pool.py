@@ -66,6 +66,7 @@ async def test_full_pool_refuses_and_cancel_frees() -> None:
     with pytest.raises(PoolFullError, match="2 calls are waiting"):
         await pool.run(ran.append, 3)
     waiting[0].cancel()
+    await asyncio.wait((waiting[0],))  # a task takes its cancellation at its next turn
     go.set()
     await hung
     await waiting[1]

@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 
 from tests.conftest import require_program
 from tests.server.conftest import Server, Start, receive
-from tests.server.test_path_prefix import certificate
+from tests.server.http.test_path_prefix import certificate
 from tests.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.e2e
