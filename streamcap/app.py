@@ -32,6 +32,7 @@ from streamcap.server.options import ServerOptions
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.storage.caption_store import CaptionStore
+from streamcap.streams.storage.file_retention import FileRetention
 from streamcap.streams.stream_deps import StreamDeps
 from streamcap.streams.stream_set import StreamSet
 
@@ -95,7 +96,8 @@ async def serve_streams(
     trimming = asyncio.create_task(trim_heap_periodically(), name="heap")
     showing = None if options.show is None else asyncio.create_task(options.show(streams.hub), name="show")
     service: ModelService | None = None
-    reloading: asyncio.Task[None] | None = None
+    # Tasks that begin once all streams are there.
+    later: list[asyncio.Task[None]] = []
     try:
         first: tuple[asyncio.Future[Any], ...] = (loading, serving, stopping)
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
@@ -109,7 +111,10 @@ async def serve_streams(
                 adding.result()
                 streams.ready = True
                 if options.reloader is not None:
-                    reloading = asyncio.create_task(options.reloader.watch(streams), name="reload")
+                    later.append(asyncio.create_task(options.reloader.watch(streams), name="reload"))
+                if (out := options.stream_options.out) is not None:
+                    retention = FileRetention(out, options.stream_options.rotation)
+                    later.append(asyncio.create_task(retention.watch(streams.names), name="retention"))
                 log.info("listening on %s", _address(options.server, listener))
                 await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
             else:
@@ -119,8 +124,8 @@ async def serve_streams(
         stopping.cancel()
         watching.cancel()
         trimming.cancel()
-        if reloading is not None:
-            reloading.cancel()
+        for task in later:
+            task.cancel()
         await streams.close()
         server_stop.set()
         ended = loading.done()

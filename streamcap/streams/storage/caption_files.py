@@ -34,6 +34,8 @@ LOST_SECONDS = 60.0
 TAIL_BYTES = 2_000_000
 # Never more than this, whatever the window: a day of captions.
 MAX_TAIL_BYTES = 64_000_000
+LOCK_ATTEMPTS = 3
+LOCK_SECONDS = 0.05
 
 
 class FilesLockedError(InputError):
@@ -86,17 +88,23 @@ class CaptionFiles:
         import fcntl
 
         file = open(self._lock_path, "wb", opener=open_regular)  # noqa: SIM115 - open while locked
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise FilesLockedError(
-                f"{self.jsonl} is being written by another stream or process; choose another name, or another --out"
-            ) from None
-        except OSError:
-            file.close()
+        for attempt in range(LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # `FileRetention` holds it for a moment.
+                if attempt < LOCK_ATTEMPTS - 1:
+                    time.sleep(LOCK_SECONDS)
+                    continue
+                file.close()
+                raise FilesLockedError(
+                    f"{self.jsonl} is being written by another stream or process; choose another name, or another --out"
+                ) from None
+            except OSError:
+                file.close()
+                return
+            self._lock_file = file
             return
-        self._lock_file = file
 
     def unlock(self) -> None:
         """Release the lock. Idempotent."""
@@ -157,7 +165,7 @@ class CaptionFiles:
         """Store where a later run starts, whatever happens to the other files."""
         _replace(self.state, format_counters(self._stream, counters))
         # Called every few seconds of a stream's time, also while nothing is written.
-        self._retain()
+        self.retain()
 
     def append(self, lines: Sequence[str]) -> None:
         """Append finals. Unbuffered, so that a crash loses nothing. No partial line stays if the disk is full."""
@@ -175,6 +183,17 @@ class CaptionFiles:
                 # All lines will be written again.
                 file.truncate(begin)
                 raise
+
+    def retain(self) -> None:
+        """Rotate and remove by age. Never raises OSError."""
+        if not self._rotation.is_time_to_check():
+            return
+        self._rotate_if_due(0)
+        try:
+            self._rotation.prune(self._is_ours)
+            self._rotation.recovered()
+        except OSError as error:
+            self._rotation.report(error)
 
     def write_cues(self, cues: Iterable[Cue]) -> None:
         """Replace the two subtitle files. No cues, no files: ffprobe rejects an empty SubRip file."""
@@ -210,16 +229,10 @@ class CaptionFiles:
         except OSError as error:  # the captions go on in the same file
             self._rotation.report(error)
 
-    def _retain(self) -> None:
-        """Rotate and remove by age. Never raises OSError."""
-        if not self._rotation.is_time_to_check():
-            return
-        self._rotate_if_due(0)
-        try:
-            self._rotation.prune()
-            self._rotation.recovered()
-        except OSError as error:
-            self._rotation.report(error)
+    def _is_ours(self, path: Path) -> bool:
+        """Whether a file begins with finals of this stream: nothing else may be removed. Raises OSError."""
+        with open(path, "rb", opener=open_regular) as file:
+            return bool(jsonl.parse_lines(file.read(2 * MAX_LINE_BYTES), stream=self._stream).finals)
 
     def _first_time(self) -> float:
         """When the first final of the file was captured; the time of the newest if its line is broken."""

@@ -95,15 +95,15 @@ class FileRotation:
         self._check_at = now + CHECK_SECONDS
         return True
 
-    def prune(self) -> None:
-        """Remove the parts that are too many or too old. Raises OSError."""
+    def prune(self, is_ours: Callable[[Path], bool]) -> None:
+        """Remove the parts that are too many or too old, and whose content `is_ours`. Raises OSError."""
         options = self._options
         if options.keep_days is None and options.keep_files is None:
             return
         oldest = -math.inf if options.keep_days is None else self._wall() - options.keep_days * DAY_SECONDS
         for index, path in enumerate(self.parts()):
             beyond = options.keep_files is not None and index >= options.keep_files
-            if beyond or path.lstat().st_mtime < oldest:
+            if (beyond or path.lstat().st_mtime < oldest) and is_ours(path):
                 path.unlink(missing_ok=True)
                 log.info("%s is removed: beyond --keep-%s", path, "files" if beyond else "days")
 
