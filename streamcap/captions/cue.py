@@ -38,7 +38,7 @@ def to_ms(seconds: float) -> int:
 
 
 def merge_cues(cues: Iterable[Cue]) -> Iterator[Cue]:
-    """Join equal neighbors, close gaps up to MIN_GAP_MS, and extend short cues to MIN_CUE_MS.
+    """Join equal neighbors, close gaps up to MIN_GAP_MS, extend short cues to MIN_CUE_MS, and leave out empty ones.
 
     A cue ends when the next one starts, so cues do not overlap. This may make a cue shorter than MIN_CUE_MS: showing
     what is no longer there would be worse.
@@ -53,10 +53,10 @@ def merge_cues(cues: Iterable[Cue]) -> Iterator[Cue]:
             previous = Cue(previous.start_ms, max(previous.end_ms, cue.end_ms), previous.text)
             continue
         end = cue.start_ms if gap <= MIN_GAP_MS else _readable_end(previous, cue.start_ms)
-        if end > previous.start_ms:
+        if end > previous.start_ms and previous.text:
             yield Cue(previous.start_ms, end, previous.text)
         previous = cue
-    if previous is not None:
+    if previous is not None and previous.text:
         yield Cue(previous.start_ms, _readable_end(previous, None), previous.text)
 
 

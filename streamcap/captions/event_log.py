@@ -48,7 +48,8 @@ class EventLog:
 
     @property
     def current(self) -> tuple[Event, ...]:
-        """The newest final and its newest `extend`, if any. Empty while the camera is disconnected or ended."""
+        """The newest final and its newest `extend`, if any. Empty while the camera is disconnected or ended, and
+        after a final without text."""
         return self._current
 
     def number(self, payload: Payload) -> Event:
@@ -138,8 +139,8 @@ class EventLog:
                 self.state, self.status = state, event
                 if state not in (StreamState.LIVE, StreamState.STALLED):
                     self._current = ()  # after a disconnection the old caption may be wrong
-            case Caption(is_final=True):
-                self._current = (event,)
+            case Caption(is_final=True, text=text):
+                self._current = (event,) if text else ()  # without text it only ends an interim
             case Extend():
                 self._current = (*self._current[:1], event) if self._current else ()
 

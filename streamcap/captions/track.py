@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streamcap.captions.caption import Caption, CaptureClock, Latency
 from streamcap.captions.cue import Cue, merge_cues, to_ms
@@ -26,7 +26,8 @@ class SampleTime:
 class CaptionTrack:
     """Turns texts into captions and cues.
 
-    For each sample: `interim` any number of times, then `final`, or `extend` if nothing changed.
+    For each sample: `interim` any number of times, then `final`, or `extend` if nothing changed. `end_interim` ends an
+    interim whose image gets no caption of its own.
 
     Parameters:
         stream: its name; ids are `NAME-N`.
@@ -42,6 +43,7 @@ class CaptionTrack:
         self._number = next_number
         self._revision = 0
         self._last: Caption | None = None
+        self._open: Caption | None = None
         self._end = 0.0
         self._finals: deque[Cue] = deque()
 
@@ -72,30 +74,55 @@ class CaptionTrack:
 
     def interim(self, at: SampleTime, text: str, latency: Latency) -> Caption:
         """An interim caption of the sample at `at`."""
-        return self._caption(at, text, None, None, latency, is_final=False)
+        self._open = self._caption(at, text, None, None, latency, is_final=False)
+        return self._open
 
     def final(
         self, at: SampleTime, text: str, logprob: float | None, latency: Latency, confidence: float | None = None
     ) -> Caption:
         """The final caption of the sample at `at`; starts a cue of `every` seconds."""
-        caption = self._caption(at, text, logprob, confidence, latency, is_final=True)
+        return self._end_id(self._caption(at, text, logprob, confidence, latency, is_final=True))
+
+    def end_interim(self, *, repeat: bool) -> Caption | None:
+        """The final of an open interim whose image gets no caption of its own; None if no interim is open.
+
+        repeat: the image is that of the newest final again, whose text it gets. Otherwise its text is empty.
+        """
+        if self._open is None:
+            return None
+        said = self._last if repeat else None
+        text, logprob, confidence = ("", None, None) if said is None else (said.text, said.logprob, said.confidence)
+        return self._end_id(
+            replace(
+                self._open,
+                revision=self._revision + 1,
+                is_final=True,
+                text=text,
+                logprob=logprob,
+                confidence=confidence,
+            )
+        )
+
+    def _end_id(self, final: Caption) -> Caption:
         self._number += 1
         self._revision = 0
-        self.restore(caption)
-        return caption
+        self._open = None
+        self.restore(final)
+        return final
 
     def extend(self, at: SampleTime) -> Extend | None:
         """Nothing has changed at `at`: the end of the newest final moves to `every` seconds after it.
 
-        None if there is no final yet, or only one of an earlier epoch. The id of an interim of this sample is not
-        used again.
+        None if there is no final yet, or only one of an earlier epoch or without text. The id of an interim of this
+        sample is not used again.
         """
         last = self._last
-        if last is None or last.epoch != at.epoch:
+        if last is None or last.epoch != at.epoch or not last.text:
             return None
         if self._revision:
             self._number += 1
             self._revision = 0
+            self._open = None
         self._move_end(max(self._end, at.start + self.every))
         return Extend(self.stream, last.id, self._end)
 

@@ -200,6 +200,7 @@ class CaptionPublisher:
                     self._extend(sample)
             case Unchanged():
                 self.skipped += not outcome.decoded
+                self._end_interim(repeat=not self._holds_back)
                 # The newest final is of the image before the one that was held back.
                 if not self._holds_back:
                     self._extend(sample)
@@ -217,6 +218,7 @@ class CaptionPublisher:
         if extend is not None:
             self.publish(extend)
             self._touch_cues()
+        self._end_interim(repeat=False)
 
     def publish(self, payload: Payload, *, live: bool = True) -> None:
         """Publish in order: a final once it is in the file, other events at once unless a final waits before them."""
@@ -239,7 +241,15 @@ class CaptionPublisher:
         """The image has changed, and the model is not sure what it shows: say nothing new, and end what was said."""
         self.held_back += 1
         self._holds_back, self._interims_allowed = True, False
+        self._end_interim(repeat=False)
         self._feed.clear_current()
+
+    def _end_interim(self, *, repeat: bool) -> None:
+        """End the interim of a request that failed, if one is open: no caption of its image follows."""
+        final = self.track.end_interim(repeat=repeat)
+        if final is not None:
+            self.publish(final)
+            self._touch_cues()
 
     def _extend(self, sample: Sample) -> None:
         """Extend the newest final to `sample`."""

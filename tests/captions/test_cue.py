@@ -31,6 +31,11 @@ def test_small_gap_is_closed_and_wide_gap_stays() -> None:
     assert seen == [Cue(0, 1033, "a"), Cue(1033, 2033, "b"), Cue(9000, 10000, "c")]
 
 
+def test_empty_cue_is_left_out_and_ends_the_one_before() -> None:
+    seen = list(merge_cues([Cue(0, 1000, "a dog"), Cue(600, 1000, ""), Cue(5000, 6000, "a dog"), Cue(6000, 7000, "")]))
+    assert seen == [Cue(0, 600, "a dog"), Cue(5000, 6000, "a dog")]
+
+
 def test_repeated_text_after_long_gap_is_new_cue() -> None:
     assert len(list(merge_cues([Cue(0, 1000, "a dog"), Cue(60_000, 61_000, "a dog")]))) == 2
 

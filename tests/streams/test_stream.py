@@ -14,7 +14,7 @@ import pytest
 
 from streamcap.captions.hub import SubscribeOptions
 from streamcap.engine.outcome import Captioned, Failed, Interim, Times, Unchanged, Unconfirmed
-from streamcap.media.frame import Sample
+from streamcap.media.frame import Sample, SampledImage
 from streamcap.media.sources.base import SourceInfo
 from streamcap.media.wait_clock import WaitClock
 from streamcap.streams.counters import Counters
@@ -96,6 +96,41 @@ async def test_held_back_caption_ends_the_current_one(service: FakeService) -> N
     service.streams.dispatch([Captioned(replace(seen, start=1.0), "a dog", -0.1, Times(0, 0, 0), confidence=0.1)])
     subscription = service.hub.subscribe(SubscribeOptions(), lambda: None)
     assert [json.loads(text)["type"] for text in subscription.take()] == ["hello", "status"]
+
+
+@pytest.mark.parametrize("end", ["held back", "removed"])
+async def test_interim_without_caption_ends_without_text(service: FakeService, end: str) -> None:
+    """A remote server fails in mid-answer, and the fallback is not sure; or the stream is removed."""
+    seen = await first_sample(service)
+    asked = replace(seen, start=1.0, images=(SampledImage(seen.pixels, 0.0),))
+    times = Times(0.0, 0.0, 0.0)
+    service.streams.dispatch([Interim(asked, "a dog", times), Failed(asked, "the answer broke off")])
+    if end == "held back":
+        fallback = replace(seen, start=1.0)
+        service.streams.dispatch([Captioned(fallback, "a cat flies", -0.1, times, confidence=0.1)])
+        service.streams.dispatch([Unchanged(replace(fallback, start=2.0), decoded=False)])
+    track = service.streams.get("door").track
+    if end == "removed":
+        await service.streams.remove("door")
+    await service.until(lambda: len(service.of("caption")) == 3)
+    interim, final = service.of("caption")[1:]
+    assert (interim["text"], final["text"], final["is_final"]) == ("a dog", "", True)
+    assert (final["id"], final["revision"]) == (interim["id"], interim["revision"] + 1)
+    assert not service.of("extend") and all(cue.text for cue in track.cues)
+    subscription = service.hub.subscribe(SubscribeOptions(), lambda: None)
+    assert "caption" not in {json.loads(text)["type"] for text in subscription.take()}
+
+
+async def test_interim_of_failed_decoding_repeats_the_last_final(service: FakeService) -> None:
+    seen = await first_sample(service)
+    shown, after = (replace(seen, start=float(second)) for second in (1, 2))
+    times = Times(0.0, 0.0, 0.0)
+    service.streams.dispatch([Captioned(shown, "a man", -0.4, times), Interim(shown, "a dog", times)])
+    service.streams.dispatch([Failed(shown, "out of memory"), Unchanged(after, decoded=False)])
+    await service.until(lambda: bool(service.of("extend")))
+    interim, final = service.of("caption")[-2:]
+    assert (interim["text"], final["text"], final["is_final"]) == ("a dog", "a man", True)
+    assert final["id"] == interim["id"] == service.of("extend")[0]["id"]
 
 
 async def test_model_without_confidence_is_never_held_back(service: FakeService) -> None:
@@ -294,7 +329,7 @@ async def test_time_goes_on_when_added_anew(tmp_path: Path, filed: bool) -> None
         while len(service.sources) < 2:
             await asyncio.sleep(0.005)
     service.sources[1].put(frame(0.0))
-    await service.until(lambda: len(service.of("caption")) == 3)
+    await service.until(lambda: len(service.of("caption")) == 4)  # removed: the interim has a final
     assert service.of("caption")[-1]["start"] >= 32.0
     assert service.of("caption")[-1]["epoch"] == 3
     await service.streams.close()

@@ -21,6 +21,8 @@ class Screen:
     def draw(self, event: Event) -> str:
         """The text to print for `event`."""
         match event:
+            case Caption(is_final=True, text=""):  # it only ends an interim
+                return "\r\x1b[K" if self._width else ""
             case Caption(is_final=True):
                 seconds = int(event.start)
                 clock = f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
