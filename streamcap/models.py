@@ -49,13 +49,18 @@ def complete(models: Mapping[str, ModelSettings]) -> dict[str, ModelSettings]:
         if not settings.is_remote:
             continue
         if not any(other.model == GATE_MODEL for other in needed.values()):
-            needed.setdefault(GATE_MODEL, ModelSettings(GATE_MODEL))
+            needed.setdefault(GATE_MODEL, _on_its_device(settings, GATE_MODEL))
         if settings.fallback is None:
             continue
-        fallback = needed.setdefault(settings.fallback, ModelSettings(settings.fallback))
+        fallback = needed.setdefault(settings.fallback, _on_its_device(settings, settings.fallback))
         if fallback.is_remote:
             raise InputError(f"model {name}: --fallback {settings.fallback}: a local model, not another server")
     return needed
+
+
+def _on_its_device(settings: ModelSettings, model: str) -> ModelSettings:
+    """`model` where `--device` and `--precision` of a remote model say: that one needs none itself."""
+    return ModelSettings(model, device=settings.device, precision=settings.precision)
 
 
 def gate_model(models: Mapping[str, ModelSettings]) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from streamcap.cli.caption_options import CaptionRunOptions, Files, sort_files
+from streamcap.cli.service.serve_options import given_options
 from streamcap.errors import InputError
 from streamcap.image_spec import Fit
 
@@ -16,7 +18,12 @@ REMOTE_PREFIX = "openai:"
 """As `streamcap.engine.model_settings.REMOTE_PREFIX`, whose package needs numpy."""
 
 
+_LOCAL_ONLY = frozenset({"device", "precision", "beam", "temperature", "top_p", "seed", "batch"})
+"""Options of a model that runs here; a server decides them itself. `ModelSettings` knows the others."""
+
+
 def caption(
+    context: typer.Context,
     paths: Annotated[
         list[str],
         typer.Argument(metavar="PATH ...", help="Images, folders of images, videos.", show_default=False),
@@ -109,8 +116,13 @@ def caption(
     )
 
     if model.startswith(REMOTE_PREFIX) or model_url is not None:
-        _caption_remotely(model, model_url, model_key_file, prompt, max_tokens, files, options)
+        for name in sorted(given_options(context) & _LOCAL_ONLY):
+            raise InputError(f"--{name.replace('_', '-')}: only for a local model, but --model is {model}")
+        given = {"vision": vision, "tokenizer": tokenizer, "fit": fit, "prompt": prompt}
+        _caption_remotely(model, model_url, model_key_file, max_tokens, files, options, given)
         return
+    if model_key_file is not None:
+        raise InputError(f"--model-key-file: only for {REMOTE_PREFIX}MODEL, but --model is {model}")
 
     from streamcap.captioner import load_captioner
     from streamcap.captioner.registry import describe_model
@@ -132,10 +144,10 @@ def _caption_remotely(
     model: str,
     url: str | None,
     key_file: Path | None,
-    prompt: str | None,
     max_tokens: int | None,
     files: Files,
     options: CaptionRunOptions,
+    given: Mapping[str, Any],
 ) -> None:
     from streamcap.cli.caption_run import CaptionRun
     from streamcap.cli.progress import progress_bar
@@ -143,7 +155,7 @@ def _caption_remotely(
     from streamcap.offline.remote_captioner import RemoteFileCaptioner
 
     key = find_key(key_file) if model.startswith(REMOTE_PREFIX) else None
-    settings = ModelSettings(model, url=url, key=key, prompt=prompt)
+    settings = ModelSettings(model, url=url, key=key, **given)
     captioner = RemoteFileCaptioner(settings if max_tokens is None else replace(settings, max_tokens=max_tokens))
     try:
         with progress_bar() as progress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +15,12 @@ from streamcap.redact import redact
 REMOTE_PREFIX = "openai:"
 """Begins the name of a model behind an HTTP server that speaks OpenAI's chat completions."""
 KEY_VARIABLE = "STREAMCAP_MODEL_KEY"
+_REMOTE_ONLY = (
+    *("url", "fallback", "in_flight", "frames", "context", "image_size", "jpeg_quality", "max_tokens"),
+    *("connect_timeout", "first_token_timeout", "timeout"),
+)
+_LOCAL_ONLY = ("vision", "tokenizer", "fit")
+_FLAGS = {"url": "--model-url", "fallback": "--fallback"} | {name: f"--{name}" for name in _LOCAL_ONLY}
 DEFAULT_PROMPT = "Describe what this image shows in one short sentence. Answer with the sentence only."
 MAX_PROMPT_CHARACTERS = 4000
 
@@ -72,10 +78,10 @@ class ModelSettings:
             check_prompt(self.prompt)
         if self.is_remote:
             self._check_remote()
-        elif self.url is not None:
-            raise InputError(f"--model-url: only for {REMOTE_PREFIX}MODEL, but --model is {self.model}")
-        elif self.fallback is not None:
-            raise InputError(f"--fallback: only for {REMOTE_PREFIX}MODEL, but --model is {self.model}")
+        for name in _LOCAL_ONLY if self.is_remote else _REMOTE_ONLY:
+            if getattr(self, name) != _DEFAULTS[name]:
+                kind = "a local model" if self.is_remote else f"{REMOTE_PREFIX}MODEL"
+                raise InputError(f"{_FLAGS.get(name, name)}: only for {kind}, but --model is {self.model}")
 
     def _check_remote(self) -> None:
         if not self.remote_name.strip():
@@ -110,6 +116,9 @@ class ModelSettings:
     def remote_name(self) -> str:
         """The server's name of a remote model."""
         return self.model.removeprefix(REMOTE_PREFIX)
+
+
+_DEFAULTS = {field.name: field.default for field in fields(ModelSettings)}
 
 
 def check_model_url(url: str) -> str:

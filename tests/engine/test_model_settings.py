@@ -19,6 +19,11 @@ URL = "http://127.0.0.1:11434/v1"
         ({"model": "openai:", "url": URL}, "the server's name"),
         ({"model": "mini", "url": URL}, "--model-url: only for openai:MODEL"),
         ({"model": "mini", "fallback": "mini"}, "--fallback: only for openai:MODEL"),
+        ({"model": "mini", "frames": 4}, "frames: only for openai:MODEL, but --model is mini"),
+        (
+            {"model": "openai:llava", "url": URL, "fit": "pad"},
+            "--fit: only for a local model, but --model is openai:llava",
+        ),
         ({"model": "openai:llava", "url": "ftp://127.0.0.1"}, "an http:// or https:// URL"),
         ({"model": "openai:llava", "url": "http://127.0.0.1:port/v1"}, "invalid host or port"),
         ({"model": "openai:llava", "url": URL, "in_flight": 0}, "in_flight 0: 1 to 256"),

@@ -93,3 +93,16 @@ def test_wrong_key_is_one_line(
     assert lines == [
         "streamcap: openai:m: 401: the key is wrong or missing; set STREAMCAP_MODEL_KEY or --model-key-file"
     ]
+
+
+@pytest.mark.parametrize(
+    "option", [("--beam", 1), ("--temperature", 0.5), ("--seed", 3), ("--device", "cpu"), ("--fit", "pad")]
+)
+def test_option_of_local_models_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: tuple[str, object]
+) -> None:
+    """The server decodes as it likes: an option without effect would mislead."""
+    with running(answering("A man.")) as server:
+        assert run(monkeypatch, server, picture(tmp_path / "a.png", 50), *option) == 2
+        assert not server.requests
+    assert capsys.readouterr().err == f"streamcap: {option[0]}: only for a local model, but --model is openai:m\n"

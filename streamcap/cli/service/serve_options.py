@@ -89,6 +89,8 @@ def models_of(values: Mapping[str, Any], file: Config | None, given: Container[s
 
     names = ("model", "device", "precision", "vision", "tokenizer", "fit", "prompt", "fallback")
     key_file, is_remote = values["model_key_file"], str(values["model"]).startswith(REMOTE_PREFIX)
+    if key_file is not None and not is_remote:
+        raise InputError(f"--model-key-file: only for {REMOTE_PREFIX}MODEL, but --model is {values['model']}")
     base = ModelSettings(
         **{name: values[name] for name in names},
         url=values["model_url"],
