@@ -20,7 +20,7 @@ from streamcap.captioner.decoding.batch import ContinuousBatch, StopCriteria
 from streamcap.captioner.decoding.batch_limit import BatchLimit
 from streamcap.captioner.decoding.beam import Hypothesis, beam_search
 from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
-from streamcap.captioner.decoding.cuda_graphs import GraphedCallable, bucket
+from streamcap.captioner.decoding.cuda_graphs import GraphedEncoder
 from streamcap.captioner.decoding.draft_budget import DraftBudget
 from streamcap.captioner.decoding.drafts import Acceptances, Drafts, DraftSource, DraftStatistics, draft_sources
 from streamcap.captioner.decoding.sampling import make_sampler
@@ -85,7 +85,9 @@ class Captioner:
         self._row_limit = BatchLimit(MAX_ROWS[device.type], "captions", device)
         self._beam_limit = BatchLimit(MAX_BEAM_ROWS[device.type], "beams", device)
         self._batch: CudaGraphBatch[Any] | None = None
-        self._encoders: dict[tuple[int, ...], GraphedCallable] = {}
+        self._graphed: GraphedEncoder | None = None
+        if device.type == "cuda":
+            self._graphed = GraphedEncoder(lambda batch: self._tower().encode(batch), MAX_IMAGES["cuda"], device)
         self.draft_statistics = DraftStatistics()
         """How many draft tokens were proposed and accepted, over all calls; zeros without drafts."""
         self._draft_acceptances = Acceptances()
@@ -207,27 +209,7 @@ class Captioner:
         that are not finite, and for unusable drafts.
         """
         search = SearchOptions(beam_size, temperature, top_p, seed, max_tokens)
-        return self.decode(self._embeddings(x), search, drafts=drafts)
-
-    def _embeddings(self, x: Tensor | npt.ArrayLike) -> Tensor:
-        shape = self._checkpoint.embedding
-        try:
-            array = x if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x, dtype=np.float32))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"embeddings: an array of numbers is expected ({error})") from None
-        expected = " or ".join(
-            f"(B, {shape.width})" if axes == 1 else f"(B, {shape.count or 'T'}, {shape.width})" for axes in shape.axes
-        )
-        if array.dim() - 1 not in shape.axes or array.shape[-1] != shape.width:
-            raise InputError(f"embeddings have shape {tuple(array.shape)}, this model takes {expected}")
-        if array.dim() == 3 and array.shape[1] != (shape.count or array.shape[1]):
-            raise InputError(f"embeddings have shape {tuple(array.shape)}, this model takes {expected}")
-        if array.dim() == 3 and array.shape[1] == 0:
-            raise InputError("embeddings contain clips without frames")
-        embeddings = array.detach().to(self._device, torch.float32)
-        if not bool(torch.isfinite(embeddings).all()):
-            raise InputError("embeddings contain a number that is not finite")
-        return embeddings
+        return self.decode(self._checkpoint.embedding.check(x).to(self._device), search, drafts=drafts)
 
     # Encode and decode, the two stages that the live engine runs separately -----------------------------------------
 
@@ -236,25 +218,12 @@ class Captioner:
         """uint8 (B, H, W, 3), for a clip model (B, T, H, W, 3), in `image_spec`'s size → embeddings, one a row."""
         clips = pixels.ndim == 5
         flat = torch.from_numpy(np.ascontiguousarray(pixels.reshape(-1, *pixels.shape[2:]) if clips else pixels))
-        encode = self._replay_encoder if self._device.type == "cuda" else self._tower().encode
+        encode = self._tower().encode if self._graphed is None else self._graphed
         chunks = self._image_limit.run(
             len(flat), lambda max_rows: [encode(chunk) for chunk in torch.split(flat, max_rows)]
         )
         out = chunks[0] if len(chunks) == 1 else torch.cat(chunks)
         return out.view(pixels.shape[0], pixels.shape[1], -1) if clips else out
-
-    def _replay_encoder(self, pixels: Tensor) -> Tensor:
-        tower = self._tower()
-        count = len(pixels)
-        size = bucket(count, MAX_IMAGES[self._device.type])
-        padded = torch.zeros((size, *pixels.shape[1:]), dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        padded[:count] = pixels
-        replay = self._encoders.get(tuple(padded.shape))
-        if replay is None:
-            replay = GraphedCallable(lambda batch: (tower.encode(batch),), [padded.to(self._device)], self._device)
-            self._encoders[tuple(padded.shape)] = replay
-        (out,) = replay(padded)
-        return out[:count].clone()
 
     def features(self, embeddings: Tensor) -> npt.NDArray[np.float32]:
         """One unit vector for each row, float32 (B, D), whose cosine shows how much an image has changed.

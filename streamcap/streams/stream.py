@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
 from typing import Any
 
 from streamcap.captions.event import StreamState
@@ -25,6 +24,7 @@ from streamcap.redact import redact
 from streamcap.streams.backoff import Backoff
 from streamcap.streams.caption_publisher import CaptionPublisher, wait_through_cancel
 from streamcap.streams.counters import Counters
+from streamcap.streams.loop_listener import LoopListener
 from streamcap.streams.overload import StreamLoad
 from streamcap.streams.settings import MAX_EVERY, StreamSettings
 from streamcap.streams.snapshot import StreamSnapshot
@@ -322,7 +322,7 @@ class Stream:
 
     async def _read(self, connection_no: int) -> StreamcapError | None:
         """One connection to the source. Returns why it ended."""
-        listener = _LoopListener(self)
+        listener = LoopListener(self)
         source = self._deps.open_source(self._secret_url, self.settings, self.scope)
         source.demand = self._demand
         source_thread = self._source_thread = SourceThread(
@@ -383,32 +383,3 @@ class Stream:
 def _is_same(submitted: Sample, answered: Sample | None) -> bool:
     """Whether `answered` is `submitted`, or the copy of it that another model has captioned."""
     return answered is not None and answered.submitted == submitted.submitted
-
-
-class _LoopListener:
-    """A SourceListener that forwards its callbacks from the source's thread to the event loop."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.end: asyncio.Future[StreamcapError | None] = self._loop.create_future()
-        self._stream = stream
-
-    def opened(self, info: SourceInfo) -> None:
-        self._soon(setattr, self._stream, "info", info)
-
-    def first_frame(self, _frame: Frame) -> None:
-        self._soon(self._stream.publisher.set_state, StreamState.LIVE)
-
-    def sampled(self, sample: Sample) -> None:
-        self._stream.submit(sample)
-
-    def ended(self, error: StreamcapError | None) -> None:
-        self._soon(self._set_end, error)
-
-    def _set_end(self, error: StreamcapError | None) -> None:
-        if not self.end.done():
-            self.end.set_result(error)
-
-    def _soon(self, callback: Callable[..., object], *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has closed
-            self._loop.call_soon_threadsafe(callback, *args)

@@ -6,9 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.prompt import Prompter
 from streamcap.captioner.models.vit import Output
+from streamcap.errors import InputError
 
 if TYPE_CHECKING:
     from streamcap.captioner.grounding import Grounding
@@ -28,6 +34,26 @@ class EmbeddingShape:
     """Allowed numbers of axes: 1 for (C,), 2 for (T, C) or (N, C)."""
     count: int | None = None
     """T or N, if fixed."""
+
+    def check(self, x: Tensor | npt.ArrayLike) -> Tensor:
+        """`x` as float32 (B, …), on its device. Raises InputError for another shape, and for NaN and infinity."""
+        try:
+            array = x if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x, dtype=np.float32))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"embeddings: an array of numbers is expected ({error})") from None
+        expected = " or ".join(
+            f"(B, {self.width})" if axes == 1 else f"(B, {self.count or 'T'}, {self.width})" for axes in self.axes
+        )
+        if array.dim() - 1 not in self.axes or array.shape[-1] != self.width:
+            raise InputError(f"embeddings have shape {tuple(array.shape)}, this model takes {expected}")
+        if array.dim() == 3 and array.shape[1] != (self.count or array.shape[1]):
+            raise InputError(f"embeddings have shape {tuple(array.shape)}, this model takes {expected}")
+        if array.dim() == 3 and array.shape[1] == 0:
+            raise InputError("embeddings contain clips without frames")
+        embeddings = array.detach().to(torch.float32)
+        if not bool(torch.isfinite(embeddings).all()):
+            raise InputError("embeddings contain a number that is not finite")
+        return embeddings
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,28 @@ class GraphedCallable:
         return self._outputs
 
 
+class GraphedEncoder:
+    """`encode`, which takes uint8 pixels (B, H, W, 3), for batches of any size: a graph for each power of two."""
+
+    def __init__(self, encode: Callable[[Tensor], Tensor], max_images: int, device: torch.device) -> None:
+        self._encode = encode
+        self._max_images = max_images
+        self._device = device
+        self._graphs: dict[tuple[int, ...], GraphedCallable] = {}
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        count = len(pixels)
+        shape = (bucket(count, self._max_images), *pixels.shape[1:])
+        padded = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        padded[:count] = pixels
+        graph = self._graphs.get(shape)
+        if graph is None:
+            graph = GraphedCallable(lambda batch: (self._encode(batch),), [padded.to(self._device)], self._device)
+            self._graphs[shape] = graph
+        (out,) = graph(padded)
+        return out[:count].clone()
+
+
 def bucket(count: int, max_size: int) -> int:
     """The batch size for `count` rows: the next power of two, at most `max_size`."""
     return min(max_size, 1 << max(0, count - 1).bit_length())

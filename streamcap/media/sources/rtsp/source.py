@@ -13,7 +13,8 @@ from av.container import InputContainer
 
 from streamcap.media.sources.diagnosis import rtsp_challenges
 from streamcap.media.sources.http.address import HostScope
-from streamcap.media.sources.libav import FORMATS, LIBAV_OPTIONS, RTSP_UDP, TRANSPORTS, LibavSource
+from streamcap.media.sources.libav import LibavSource
+from streamcap.media.sources.libav_options import FORMATS, LIBAV_OPTIONS, RTSP_UDP, TRANSPORTS
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.rtsp.gate import RtspGate
 

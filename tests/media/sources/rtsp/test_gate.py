@@ -12,7 +12,7 @@ import pytest
 from streamcap.media.sources import SourceOptions, SourceRefused, open_source
 from streamcap.media.sources.http import address
 from streamcap.media.sources.http.address import HostGuard, HostScope
-from streamcap.media.sources.libav import pinned
+from streamcap.media.sources.libav_options import pinned
 from streamcap.media.sources.rtsp.gate import RtspGate
 from streamcap.media.sources.rtsp.messages import Message, MessageError, RtspSplitter
 from testbed.camera import Clip, RtspServer, require_rtsp_server

@@ -1,0 +1,45 @@
+"""`LoopListener`: hands what a source's thread reports to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from streamcap.captions.event import StreamState
+from streamcap.errors import StreamcapError
+from streamcap.media.frame import Frame, Sample
+from streamcap.media.sources.base import SourceInfo
+
+if TYPE_CHECKING:
+    from streamcap.streams.stream import Stream
+
+
+class LoopListener:
+    """A SourceListener that forwards its callbacks from the source's thread to the event loop."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.end: asyncio.Future[StreamcapError | None] = self._loop.create_future()
+        self._stream = stream
+
+    def opened(self, info: SourceInfo) -> None:
+        self._soon(setattr, self._stream, "info", info)
+
+    def first_frame(self, _frame: Frame) -> None:
+        self._soon(self._stream.publisher.set_state, StreamState.LIVE)
+
+    def sampled(self, sample: Sample) -> None:
+        self._stream.submit(sample)
+
+    def ended(self, error: StreamcapError | None) -> None:
+        self._soon(self._set_end, error)
+
+    def _set_end(self, error: StreamcapError | None) -> None:
+        if not self.end.done():
+            self.end.set_result(error)
+
+    def _soon(self, callback: Callable[..., object], *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has closed
+            self._loop.call_soon_threadsafe(callback, *args)
