@@ -11,7 +11,7 @@ import sys
 import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -20,6 +20,8 @@ class ServiceAddress:
     base: str
     """http://HOST:PORT"""
     pid: int
+    log: list[str] = field(default_factory=list)
+    """The lines that it has written to standard error."""
 
     @property
     def feed(self) -> str:
@@ -36,7 +38,8 @@ async def serving(arguments: Sequence[str]) -> AsyncIterator[ServiceAddress]:
     assert process.stderr is not None
     drain: asyncio.Task[None] | None = None
     try:
-        output, base = [], ""
+        output: list[str] = []
+        base = ""
         async for line in process.stderr:
             output.append(line.decode())
             if (found := re.search(r"listening on (http://\S+?)/?\s*$", output[-1])) is not None:
@@ -44,8 +47,8 @@ async def serving(arguments: Sequence[str]) -> AsyncIterator[ServiceAddress]:
                 break
         if not base:
             raise SystemExit(f"the service did not start:\n{''.join(output)}")
-        drain = asyncio.create_task(_drain(process.stderr))
-        yield ServiceAddress(base, process.pid)
+        drain = asyncio.create_task(_drain(process.stderr, output))
+        yield ServiceAddress(base, process.pid, output)
     finally:
         if process.returncode is None:
             process.terminate()
@@ -60,6 +63,6 @@ def streams(base: str) -> dict[str, dict[str, Any]]:
         return {stream["name"]: stream for stream in json.load(answer)}
 
 
-async def _drain(stream: asyncio.StreamReader) -> None:
-    async for _ in stream:
-        pass
+async def _drain(stream: asyncio.StreamReader, output: list[str]) -> None:
+    async for line in stream:
+        output.append(line.decode())
