@@ -25,15 +25,11 @@ _REMOTE = {
 
 
 def model_metrics(streams: StreamSet) -> Iterator[Metric]:
-    """The models of the service, and which one each stream uses."""
+    """The models of the service."""
     info = GaugeMetricFamily("streamcap_model_info", "1 for each model that runs.", labels=("model",))
     for name in streams.models:
         info.add_metric((name,), 1.0)
     yield info
-    used = GaugeMetricFamily("streamcap_stream_model", "1 for the model of each stream.", labels=("stream", "model"))
-    for name in streams.names():
-        used.add_metric((name, streams.get(name).view().model), 1.0)
-    yield used
     for field, text in _LOCAL.items():
         family = CounterMetricFamily(f"streamcap_model_{field}", text, labels=("model",))
         for name, local in streams.engine.models.items():

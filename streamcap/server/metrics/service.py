@@ -11,10 +11,11 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from streamcap.captions.caption import Caption
-from streamcap.captions.event import Event, StreamState
+from streamcap.captions.event import Event
 from streamcap.server.feed.broadcaster import FeedBroadcaster
 from streamcap.server.metrics.exposition import Histograms, render
 from streamcap.server.metrics.models import model_metrics
+from streamcap.server.metrics.streams import StreamMetrics
 from streamcap.server.webrtc.offers import OfferPace
 from streamcap.streams.stream_set import StreamSet
 
@@ -44,6 +45,7 @@ class Metrics:
             ("stream", "stage"),
             _BUCKETS,
         )
+        self._of_streams = StreamMetrics(streams)
         self._process = (PlatformCollector(registry=None), ProcessCollector(registry=None))
 
     def observe(self, event: Event) -> None:
@@ -57,59 +59,14 @@ class Metrics:
     def text(self) -> str:
         """All metrics in Prometheus' text format."""
         self._latency.keep_only(self._streams.names())
-        return "".join(chain(self._latency.render(), render(self._collect())))
+        return "".join(chain(self._latency.render(), self._of_streams.render(), render(self._collect())))
 
     def _collect(self) -> Iterator[Metric]:
-        yield from self._of_streams()
         yield from self._of_engine()
         yield from self._of_feed()
         yield from self._of_load()
         for collector in self._process:
             yield from collector.collect()
-
-    def _of_streams(self) -> Iterator[Metric]:
-        counters = {
-            "frames": "Frames decoded.",
-            "sampled": "Frames converted and sent to the engine.",
-            "captions": "Final captions.",
-            "captions_held_back": "Captions not published, since the model was not sure enough.",
-            "extended": "Samples that only extended the current caption.",
-            "decode_skipped": "Samples not decoded, since the image did not change; part of extended.",
-            "samples_missed": "Samples missed because no frame arrived in time.",
-            "frame_conversion_errors": "Sampled frames that could not be converted.",
-            "files_dropped": "Final captions dropped because the disk failed or did not respond.",
-            "reconnections": "Reconnections after the source was lost or refused.",
-        }
-        families = {
-            name: CounterMetricFamily(f"streamcap_{name}", text, labels=("stream",)) for name, text in counters.items()
-        }
-        state = GaugeMetricFamily(
-            "streamcap_stream_state", "1 for the current state of a stream, else 0.", labels=("stream", "state")
-        )
-        source = CounterMetricFamily(
-            "streamcap_source_events", "Counters of the open source.", labels=("stream", "kind")
-        )
-        lag = GaugeMetricFamily(
-            "streamcap_stream_lag_seconds",
-            "By how much captions are late because of this machine; 0 unless the stream is live.",
-            labels=("stream",),
-        )
-        age = GaugeMetricFamily(
-            "streamcap_caption_age_seconds", "Time since the newest captioned frame arrived.", labels=("stream",)
-        )
-        for name in self._streams.names():
-            view = self._streams.get(name).view()
-            lag.add_metric((name,), view.lag)
-            if view.caption_age is not None:
-                age.add_metric((name,), view.caption_age)
-            for counter, family in families.items():
-                family.add_metric((name,), getattr(view, counter))
-            for kind, count in view.source.items():
-                source.add_metric((name, kind), count)
-            for candidate in StreamState:
-                state.add_metric((name, candidate.value), float(candidate.value == view.state))
-        yield from families.values()
-        yield from (source, state, lag, age)
 
     def _of_engine(self) -> Iterator[Metric]:
         engine = self._streams.engine
@@ -126,12 +83,6 @@ class Metrics:
         )
         yield _counter("engine_failed", "Samples that failed.", engine.failed)
         yield _counter("engine_busy_seconds", "Seconds the device thread was busy.", engine.busy_seconds)
-        dropped = CounterMetricFamily(
-            "streamcap_engine_dropped", "Samples dropped before the model ran.", labels=("stream", "reason")
-        )
-        for name in self._streams.names():
-            dropped.add_metric((name, "superseded"), engine.superseded.get(name, 0))
-        yield dropped
         yield from self._of_drafts()
 
     def _of_load(self) -> Iterator[Metric]:

@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from streamcap.server.metrics.exposition import Histograms, render
+from streamcap.server.metrics.exposition import Histograms, Series, render
 
 BUCKETS = (0.001, 0.01, 1.0, 10.0)
 
@@ -61,3 +61,20 @@ def test_histograms_read_as_those_of_prometheus_client() -> None:
     theirs.remove('y"ard', "decode")
     theirs.remove('y"ard', "total")
     assert parsed("".join(ours.render())) == parsed(generate_latest(registry).decode())
+
+
+def test_series_read_as_those_of_prometheus_client() -> None:
+    counter = CounterMetricFamily("cap_frames", "Frames: a \\ and\nmore.", labels=("stream", "kind"))
+    gauge = GaugeMetricFamily("cap_lag", "Lag.", labels=("stream",))
+    ours = Series(counter.name, counter.documentation, "counter", ("stream", "kind"))
+    lags = Series(gauge.name, gauge.documentation, "gauge", ("stream",))
+    values = [(("door", 'a "b" \\ c\nd'), 12_345_678_901), (("y", ""), 0.1)]
+    for labels, value in values:
+        counter.add_metric(labels, value)
+    gauge.add_metric(("door",), math.inf)
+    expected = parsed("".join(render([counter, gauge])))
+    for _ in range(2):  # the second time from the texts that were kept
+        text = "".join((*ours.render(values), *lags.render([(("door",), math.inf)])))
+        assert parsed(text) == expected
+    assert parsed("".join(ours.render(values[:1]))).keys() < expected.keys()
+    assert len(ours._heads) == 1  # a removed stream leaves nothing behind
