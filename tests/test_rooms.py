@@ -35,7 +35,7 @@ LAYERS = (
     ("server.http.limits", "server.options", "server.readiness", "server.snapshots", "server.source_policy"),
     ("server.auth", "server.http.middleware", "server.http.log_filter"),
     ("server.feed", "server.webrtc"),
-    ("server.metrics.models",),
+    ("server.metrics.models", "server.metrics.streams"),
     ("server.metrics.service", "server.http.server"),
     ("server.routes",),
     ("server",),
