@@ -2,7 +2,7 @@
 
     python -m benchmarks.overload [--cameras 64] [--seconds 60] [--json benchmarks/results/overload.json]
 
-The cameras are a real RTSP server (GStreamer) that plays 720p30 H.264, encoded beforehand; it runs on the same cores.
+The cameras are one light RTSP server that sends each of them the same 720p30 H.264; it runs on the same cores.
 The service runs in its own process with its defaults. After `--settle` seconds, for `--seconds`: the delay of each
 final caption from the camera's clock (RTCP) to its websocket message, the age of the newest caption of each stream, the
 time that `/metrics` takes, what `/readyz` and the log say, and how often a camera was blamed.
@@ -28,7 +28,8 @@ from websockets.asyncio.client import connect
 
 from benchmarks.running_service import ServiceAddress, serving
 from streamcap.bench.machine import describe_machine
-from testbed.camera import Clip, RtspServer
+from testbed.camera import Clip
+from testbed.many_cameras import ManyCameras
 
 GOAL_METRICS_MS = 100.0
 GOAL_AGE_S = 10.0
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("options", nargs="*", help="further options of streamcap serve, after --")
     arguments = parser.parse_args()
     paths = tuple(f"cam{number}" for number in range(arguments.cameras))
-    with RtspServer(Clip(seed=1, scenes=8, seconds=4.0, rate=arguments.rate), paths=paths) as server:
+    with ManyCameras(Clip(seed=1, scenes=8, seconds=4.0, rate=arguments.rate)) as server:
         result = asyncio.run(measure([f"{path}={server.url(path)}" for path in paths], arguments))
     result["machine"] = describe_machine(torch.device("cpu"))
     print(json.dumps(result, indent=1))
@@ -79,7 +80,7 @@ async def _watch(service: ServiceAddress, arguments: argparse.Namespace) -> dict
         ready = (await client.get(f"{service.base}/readyz")).text.strip()
         streams = (await client.get(f"{service.base}/streams")).json()
         reading.cancel()
-    states = Counter(m["status"] for _, m in received if m["type"] == "status")
+    states = Counter(m["state"] for _, m in received if m["type"] == "status")
     reasons = Counter(m.get("reason", "") for _, m in received[settled:] if m["type"] == "status")
     finals = [(at, m) for at, m in received[settled:] if m["type"] == "caption"]
     timed = [at - datetime.fromisoformat(m["captured_at"]).timestamp() for at, m in finals
@@ -92,6 +93,10 @@ async def _watch(service: ServiceAddress, arguments: argparse.Namespace) -> dict
         "seconds": round(seconds, 1),
         "cpu_cores": {"service": round(cpu / seconds, 2), "idle": round(idle / seconds, 2)},
         "caption_delay_s": _percentiles(timed),
+        "latency_parts_ms": {
+            part: _percentiles([m["latency_ms"][part] for _, m in finals])
+            for part in ("ingest", "queue", "encode", "decode", "total")
+        },
         "caption_age_s": _percentiles(ages),
         "captions_per_stream_and_minute": round(60 * len(finals) / seconds / arguments.cameras, 2),
         "metrics_ms": _percentiles(scrapes),
@@ -101,6 +106,8 @@ async def _watch(service: ServiceAddress, arguments: argparse.Namespace) -> dict
         "readyz": ready,
         "warnings": [line.strip()[20:] for line in service.log if "WARNING" in line],
         "states": dict(states),
+        "frames": {key: sum(s["source"][key] for s in streams) for key in ("frames", "skipped")},
+        "skips_ahead": sum(s["skips_ahead"] for s in streams),
         "states_at_end": dict(Counter(stream["state"] for stream in streams)),
         "reasons_told": dict(reasons),
     }

@@ -172,12 +172,13 @@ class Engine:
                 while self._forgotten:
                     self.gate.forget(self._forgotten.popleft())
                 lane = self._lanes[self._share.choose(self._queue.encoders())]
+                waiting = len(self._queue)
                 batch = self._queue.take(lane.batch_size.limit, lane.name)
             began = self._monotonic()
             self._caption(lane, batch, began)
             seconds = self._monotonic() - began
             self._share.charge(lane.name, seconds)
-            lane.batch_size.note(len(batch), seconds)
+            lane.batch_size.note(len(batch), seconds, waiting)
             lane.statistics.batches += 1
             lane.statistics.samples += len(batch)
             lane.statistics.busy_seconds += seconds

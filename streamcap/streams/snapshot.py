@@ -39,6 +39,8 @@ class StreamSnapshot:
     """Samples whose image had not changed, so that nothing was decoded. Also counted in `extended`."""
     samples_missed: int = 0
     """Scheduled times for which no frame arrived in time."""
+    skips_ahead: int = 0
+    """Connections that were given up because too much video waited in them: this machine is too slow."""
     frame_conversion_errors: int = 0
     """Sampled frames that could not be converted."""
     captions_held_back: int = 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from typing import Protocol
 import av
 
 from streamcap.errors import StreamcapError
+from streamcap.media.cpu_slots import cpu_slot
 from streamcap.media.frame import Frame, Sample
 from streamcap.media.ring import FrameRing
 from streamcap.media.schedule import Schedule
@@ -28,6 +31,11 @@ log = logging.getLogger(__name__)
 # Frames that wait this long to be decoded are skipped up to the newest keyframe, until they wait less than this.
 CATCH_UP_SECONDS = 2.0
 CAUGHT_UP_SECONDS = 0.5
+# Of the threads of sources, above that of the process.
+NICENESS = 5
+# If that does not help, what waits in the sockets is skipped by connecting again: beyond this lag, and not more often.
+SKIP_AHEAD_SECONDS = 6.0
+SKIP_AHEAD_INTERVAL_S = 15.0
 
 
 class SourceListener(Protocol):
@@ -93,6 +101,7 @@ class SourceThread:
         self._samples_missed_before = statistics.samples_missed
         self._monotonic = monotonic
         self._stopping = False
+        self._opened_at: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"source-{stream}", daemon=True)
 
     def start(self) -> None:
@@ -122,6 +131,13 @@ class SourceThread:
         elif self.lag.seconds > CATCH_UP_SECONDS and self.lag.is_ours():
             self.source.catch_up = True
 
+    def should_skip_ahead(self, now: float) -> bool:
+        """Whether so much video waits to be read that a new connection is the way to the newest frame."""
+        opened = self._opened_at
+        if opened is None or now - opened < SKIP_AHEAD_INTERVAL_S or not self.source.catch_up:
+            return False
+        return self.lag.seconds > SKIP_AHEAD_SECONDS and self.lag.is_ours()
+
     def is_source_silent(self, now: float, seconds: float) -> bool:
         """Whether the other side is the reason that no frame came for `seconds`."""
         waits = self.source.waits
@@ -138,8 +154,10 @@ class SourceThread:
 
     def _run(self) -> None:
         end: StreamcapError | None = None
+        _yield_cores()
         try:
             self._listener.opened(self.source.open())
+            self._opened_at = self._monotonic()
             for frame in self.source.frames():
                 self._take(frame)
                 if self.source.demand is not None:
@@ -179,7 +197,8 @@ class SourceThread:
             frames = self._ring.window(self._clip_seconds, model.clip_length or 1)
             if not frames:
                 return  # the mask was changed just now
-            pixels, images = model.convert(frames), model.images(frames)
+            with cpu_slot:
+                pixels, images = model.convert(frames), model.images(frames)
         except (av.FFmpegError, ValueError, MemoryError) as error:
             self._lose(error)
             return
@@ -207,6 +226,13 @@ class SourceThread:
         self._statistics.frame_conversion_errors += 1
         text = redact(error)
         log.warning("stream %s: a frame could not be converted: %s", self._stream, text, extra={"stream": self._stream})
+
+
+def _yield_cores() -> None:
+    """Let the event loop and the model's thread go first where cores are short. On Linux, threads have priorities."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS))
 
 
 def _run_delay(thread_id: int | None) -> float:

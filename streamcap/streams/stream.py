@@ -79,6 +79,8 @@ class Stream:
         self.info: SourceInfo | None = None
         self.reader_statistics = SourceStatistics()
         self.reconnections = 0
+        self.skips_ahead = 0
+        """Connections that were given up because too much video waited in them."""
         self.publisher = CaptionPublisher(name, settings, deps, first)
         self.stop_status = StreamState.ENDED, "stopped"
         """What viewers are told when the stream is stopped."""
@@ -239,6 +241,7 @@ class Stream:
             captions=publisher.captions,
             extended=publisher.extended,
             reconnections=self.reconnections,
+            skips_ahead=self.skips_ahead,
             source=dict(self._source_thread.source.statistics()) if self._source_thread is not None else {},
             last_caption=None if last is None else last.as_json(),
             decode_skipped=publisher.skipped,
@@ -297,6 +300,9 @@ class Stream:
             began, frames = time.monotonic(), self.reader_statistics.frames
             end = await self._read(connection_no)
             connection_no += 1
+            if isinstance(end, _SkippedAheadError):
+                self.skips_ahead += 1
+                continue
             if isinstance(end, SourceEnded):
                 await self._drain()
                 publisher.set_state(StreamState.ENDED, str(end))
@@ -343,6 +349,8 @@ class Stream:
             while not end.done():
                 await asyncio.wait((end,), timeout=STALL_CHECK_S)
                 self._watch(source_thread)
+                if self._may_recover and source_thread.should_skip_ahead(time.monotonic()):
+                    return _SkippedAheadError("too much video waited to be read")
             return end.result()
         finally:
             if not end.done():
@@ -378,6 +386,10 @@ class Stream:
                 self.publisher.set_state(StreamState.LIVE)
         elif self.state is StreamState.LIVE and source_thread.is_source_silent(now, stall_after):
             self.publisher.set_state(StreamState.STALLED, f"no frame for {age:.1f} s")
+
+
+class _SkippedAheadError(StreamcapError):
+    """The connection was given up: a new one begins with the newest frame."""
 
 
 def _is_same(submitted: Sample, answered: Sample | None) -> bool:

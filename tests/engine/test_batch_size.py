@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from streamcap.engine.batch_size import TARGET_SECONDS, BatchSize
+from streamcap.engine.batch_size import MAX_SECONDS, MIN_SHARE, TARGET_SECONDS, BatchSize
 
 
 def run(size: BatchSize, waiting: int, seconds_each: float, batches: int = 30) -> int:
@@ -31,3 +31,14 @@ def test_small_batches_say_nothing_about_large_ones() -> None:
     run(size, 64, 0.05)
     before = size.limit
     assert run(size, 2, 0.001) == before
+
+
+def test_long_queue_gets_larger_batches() -> None:
+    """0.3 s for each batch and 0.05 s for each sample, as a busy machine needs them."""
+    size = BatchSize(64)
+    for _ in range(30):
+        samples = size.limit
+        seconds = 0.3 + 0.05 * samples
+        size.note(samples, seconds, waiting=64)
+    assert MIN_SHARE * 64 / 4 <= size.limit <= MIN_SHARE * 64
+    assert seconds <= MAX_SECONDS

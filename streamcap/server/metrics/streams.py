@@ -18,6 +18,7 @@ _COUNTERS = {
     "samples_missed": "Samples missed because no frame arrived in time.",
     "frame_conversion_errors": "Sampled frames that could not be converted.",
     "files_dropped": "Final captions dropped because the disk failed or did not respond.",
+    "skips_ahead": "New connections to skip video that waited too long to be read.",
     "reconnections": "Reconnections after the source was lost or refused.",
 }
 _STATES = tuple(state.value for state in StreamState)

@@ -10,6 +10,7 @@ from av import Packet, VideoFrame
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
+from streamcap.media.cpu_slots import cpu_slot
 from streamcap.media.sources.decoding.decode_policy import Action, DecodePolicy
 
 _DRAINED = 4
@@ -84,7 +85,8 @@ class SelectiveDecoder:
         """The frame of a keyframe that the decoder holds back to reorder it. Packets after it need it decoded again."""
         context = packet.stream.codec_context
         try:
-            frames = context.decode(None)
+            with cpu_slot:
+                frames = context.decode(None)
             context.flush_buffers()
         except av.FFmpegError as error:
             self._on_error(packet, error)
@@ -101,7 +103,9 @@ class SelectiveDecoder:
             if packet.is_keyframe and self._policy.after_gap:
                 # What the decoder still holds back is older than what was skipped.
                 packet.stream.codec_context.flush_buffers()
-            return self._new(packet.decode())
+            with cpu_slot:
+                frames = packet.decode()
+            return self._new(frames)
         except av.FFmpegError as error:
             self._on_error(packet, error)
             return []

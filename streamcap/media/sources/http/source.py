@@ -14,6 +14,7 @@ import av
 from av import VideoFrame
 
 from streamcap.media.clock import MediaClock
+from streamcap.media.cpu_slots import cpu_slot
 from streamcap.media.demand import FrameDemand
 from streamcap.media.frame import Frame
 from streamcap.media.sources.base import Source, SourceInfo, SourceLost, SourceRefused
@@ -248,7 +249,8 @@ class HttpSource(Source):
         try:
             if size is not None:
                 self._check_size(size)
-            return self._decoder.decode(av.Packet(data))
+            with cpu_slot:
+                return self._decoder.decode(av.Packet(data))
         except SourceRefused as refused:
             raise SourceLost(str(refused)) from None
         except av.FFmpegError as error:
