@@ -298,7 +298,7 @@ class LibavSource(Source):
 
     def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
         """Packets until the source ends. Errors of libav become SourceEnded or SourceLost."""
-        packets = container.demux(stream)
+        packets = self._demux(container, stream)
         while True:
             waited_since = self._monotonic()
             self._waits.begin(waited_since)
@@ -327,6 +327,10 @@ class LibavSource(Source):
             if self.on_packet is not None and packet.size:
                 self.on_packet(packet, self._packet_arrived)
             yield packet
+
+    def _demux(self, container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+        """Packets of whole pictures; one without data at the end."""
+        return container.demux(stream)
 
     def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
         """The frames that a packet completes. Damaged frames are dropped and counted."""

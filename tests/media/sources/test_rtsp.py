@@ -291,3 +291,16 @@ def test_camera_is_decoded_by_keyframes_alone_until_watched() -> None:
         assert watched[0].time - times[-1] < 1.0
         source.close()
     assert source.statistics()["decode_errors"] == 0
+
+
+def test_a_frame_is_there_before_the_next_begins(server: RtspServer) -> None:
+    source = opened(server.url("yard"))
+    frames = until_rtcp(source)
+    delays = []
+    for _ in range(PATIENT_FRAMES):
+        frame = next(frames)
+        delays.append(frame.arrived + time.time() - time.monotonic() - frame.captured_at)
+        if min(delays) < 0.5 / CLIP.rate:
+            break
+    source.close()
+    assert min(delays) < 0.5 / CLIP.rate
