@@ -11,6 +11,8 @@ import argparse
 import json
 from pathlib import Path
 
+import torch
+
 from streamcap.bench.encode import measure_encode, table
 from streamcap.bench.machine import describe_machine, usual_precisions
 from streamcap.captioner.kernels.precision import find_device
@@ -23,8 +25,11 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--frames", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, help="of every contender; as torch chooses unless given")
     parser.add_argument("--leave-out", nargs="+", default=[], help='such as "onnxruntime" or "OpenVINO int8"')
     arguments = parser.parse_args()
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
     device = find_device(arguments.device)
     precisions = usual_precisions(device)
     result = measure_encode(

@@ -278,9 +278,110 @@ LOCAL void tiles(const Weight *qweight, const Weight *next, const Value *x, int 
     }
 }
 
+/* One row of a panel's result, `columns` wide: written, or added if `residual`. */
+static inline void put_row(const float *from, int columns, int residual, float *to) {
+    if (residual)
+        for (int j = 0; j < columns; j++) to[j] += from[j];
+    else
+        memcpy(to, from, columns * sizeof(float));
+}
+
+#if defined(FLOATS)
+#define BLOCK_INPUTS 64  /* inputs of a panel that stay in the L1 cache while all rows pass */
+#define WHOLE_INPUTS 384 /* a panel of no more inputs is not divided */
+#define BLOCK_ROWS 96    /* rows whose sums are kept on the stack */
+
+/* Adds `count` inputs of `rows` rows, both as in `tile`, to `sums` (rows, VECTORS), which begin at 0 where `first`. */
+static inline __attribute__((always_inline)) void block_tile(const Weight *weights, const Value *x, int64_t stride,
+                                                             int count, const int rows, const int vectors, int first,
+                                                             Vector *sums) {
+    Vector sum[TILE][VECTORS];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) sum[r][v] = first ? zero() : sums[r * VECTORS + v];
+    for (int k = 0; k < count; k++) {
+        Vector weight[VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) weight[v] = load_weights(weights + (int64_t)k * PANEL + v * GROUP);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++) {
+            Vector value = broadcast(x + r * stride + k);
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++) sum[r][v] = multiply_add(sum[r][v], value, weight[v]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) sums[r * VECTORS + v] = sum[r][v];
+}
+
+#define BLOCK_CASE(n) \
+    case n: \
+        for (int v = 0; v < VECTORS; v += ACROSS(n)) \
+            block_tile(weights + v * GROUP, x, stride, count, n, ACROSS(n), first, sums + v); \
+        break;
+
+LOCAL void block_tiles(const Weight *weights, const Value *x, int64_t stride, int count, int rows, int first,
+                       Vector *sums) {
+    switch (rows) {
+        BLOCK_CASE(1) BLOCK_CASE(2) BLOCK_CASE(3) BLOCK_CASE(4) BLOCK_CASE(5) BLOCK_CASE(6)
+#if TILE > 6
+        BLOCK_CASE(7) BLOCK_CASE(8) BLOCK_CASE(9) BLOCK_CASE(10) BLOCK_CASE(11) BLOCK_CASE(12)
+#endif
+    }
+}
+
+/* As `panel_matmul`, for more rows than one tile. A block of weights is read from the L1 cache by every tile; meanwhile
+   each tile prefetches its share of the next block, as prefetches all at once would stall it. Sums go on from block to
+   block: a row gives the same bits as in `tile`. */
+LOCAL void blocked_panel_matmul(const Linear *linear, const Value *x, int rows, int panel, const Weight *next,
+                                int residual, float *out) {
+    const int in = linear->in, width = linear->out, start = panel * PANEL;
+    const int columns = width - start < PANEL ? width - start : PANEL;
+    const int step = in <= WHOLE_INPUTS ? in : BLOCK_INPUTS;
+    const int64_t stride = in + ROW_PAD;
+    const Weight *panel_weights = linear->qweight + (int64_t)start * in;
+    Vector sums[BLOCK_ROWS * VECTORS];
+    for (int base = 0; base < rows; base += BLOCK_ROWS) {
+        int here = rows - base < BLOCK_ROWS ? rows - base : BLOCK_ROWS;
+        int size = (here + TILE - 1) / TILE; /* number of tiles, then rows of each: all tiles about equal */
+        size = (here + size - 1) / size;
+        for (int k = 0; k < in; k += step) {
+            const Weight *weights = panel_weights + (int64_t)k * PANEL;
+            const int count = in - k < step ? in - k : step;
+            const char *ahead = (const char *)(k + step < in ? weights + step * PANEL
+                                               : base + BLOCK_ROWS < rows ? panel_weights
+                                                                          : next);
+            const int64_t lines = (int64_t)step * PANEL * sizeof(Weight) / 64;
+            for (int r = 0; r < here; r += size) {
+                int tile_rows = here - r < size ? here - r : size;
+                for (int64_t line = lines * r / here; line < lines * (r + tile_rows) / here; line++)
+                    _mm_prefetch(ahead + 64 * line, _MM_HINT_T1);
+                block_tiles(weights, x + (base + r) * stride + k, stride, count, tile_rows, k == 0,
+                            sums + r * VECTORS);
+            }
+        }
+        for (int r = 0; r < here; r++) {
+            float row[PANEL];
+            for (int v = 0; v < VECTORS; v++)
+                store_scaled(sums[r * VECTORS + v], 1.0f, NULL, linear->bias + start + v * GROUP, row + v * GROUP);
+            put_row(row, columns, residual, out + (int64_t)(base + r) * width + start);
+        }
+    }
+}
+#endif
+
 /* One panel of `linear` for `rows` rows. out: (rows, linear->out), overwritten, or added to if `residual`. */
 LOCAL void panel_matmul(const Linear *linear, const Value *x, const float *x_scales, int rows, int panel,
                         const Weight *next, int residual, float *out) {
+#if defined(FLOATS)
+    if (rows > TILE) {
+        blocked_panel_matmul(linear, x, rows, panel, next, residual, out);
+        return;
+    }
+#endif
     int in = linear->in, width = linear->out, first = panel * PANEL;
     int columns = width - first < PANEL ? width - first : PANEL;
     int size = (rows + TILE - 1) / TILE; /* number of tiles, then rows of each: all tiles about equal */
@@ -290,14 +391,8 @@ LOCAL void panel_matmul(const Linear *linear, const Value *x, const float *x_sca
         int count = rows - r < size ? rows - r : size;
         tiles(linear->qweight + (int64_t)first * in, next, x + (int64_t)r * (in + ROW_PAD), in, count, x_scales + r,
               linear->scales + first, linear->bias + first, sums);
-        for (int i = 0; i < count; i++) {
-            float *to = out + (int64_t)(r + i) * width + first;
-            const float *from = sums + i * PANEL;
-            if (residual)
-                for (int j = 0; j < columns; j++) to[j] += from[j];
-            else
-                memcpy(to, from, columns * sizeof(float));
-        }
+        for (int i = 0; i < count; i++)
+            put_row(sums + i * PANEL, columns, residual, out + (int64_t)(r + i) * width + first);
     }
 }
 
