@@ -129,16 +129,20 @@ class RtspSource(LibavSource):
             yield from container.demux(stream)
             return
         units, timestamp = AccessUnits(stream.codec_context.name), None
-        for part in container.demux(stream):
-            if not part.size:  # the end
-                yield from (_packet(unit, stream) for unit in units.flush())
-                yield part
-                return
-            if part.pts != timestamp:
-                timestamp = part.pts
-                self._note_capture_time(part)
-            for unit in units.feed(bytes(part), timestamp):
-                yield _packet(unit, stream)
+        try:
+            for part in container.demux(stream):
+                if not part.size:  # the end
+                    yield from (_packet(unit, stream) for unit in units.flush())
+                    yield part
+                    return
+                if part.pts != timestamp:
+                    timestamp = part.pts
+                    self._note_capture_time(part)
+                for unit in units.feed(bytes(part), timestamp):
+                    yield _packet(unit, stream)
+        except (av.FFmpegError, OSError):
+            yield from (_packet(unit, stream) for unit in units.flush())
+            raise
 
 
 def _packet(unit: AccessUnit, stream: VideoStream) -> Packet[VideoStream]:
