@@ -75,17 +75,19 @@ static void attention_cached(const float *qkv, float *keys, float *values, int f
     }
 }
 
-typedef float Lanes __attribute__((vector_size(64), aligned(4), may_alias));
+typedef float Lanes __attribute__((vector_size(GROUP * sizeof(float)), aligned(4), may_alias));
 
-/* out: ATTN_LANES floats, the weighted sum of `count` rows that are `stride` floats apart. */
-static void weighted_sum(const float *weights, const float *rows, int64_t stride, int count, float *out) {
-    Lanes a = {0}, b = {0}, c = {0}, d = {0};
+/* out: ATTN_LANES floats, the weighted sum of `count` rows that are `stride` floats apart. The sums stay in registers:
+   vectors wider than those of the machine would go through memory. */
+static inline void weighted_sum(const float *weights, const float *rows, int64_t stride, int count, float *out) {
+    Lanes sums[ATTN_LANES / GROUP] = {0};
     for (int i = 0; i < count; i++) {
         const Lanes *row = (const Lanes *)(rows + i * stride);
-        a += weights[i] * row[0], b += weights[i] * row[1], c += weights[i] * row[2], d += weights[i] * row[3];
+#pragma GCC unroll 8
+        for (int l = 0; l < ATTN_LANES / GROUP; l++) sums[l] += weights[i] * row[l];
     }
-    Lanes *to = (Lanes *)out;
-    to[0] = a, to[1] = b, to[2] = c, to[3] = d;
+#pragma GCC unroll 8
+    for (int l = 0; l < ATTN_LANES / GROUP; l++) ((Lanes *)out)[l] = sums[l];
 }
 
 static inline int64_t round_to_lanes(int count) { return (count + ATTN_LANES - 1) / ATTN_LANES * ATTN_LANES; }
