@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 
 import torch
@@ -30,6 +31,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=0, help="0: torch's own choice")
     parser.add_argument("--leave-out", nargs="+", default=[], help='beginnings of contenders, such as "loop"')
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="with --threads 1, on a machine that others use as well"
+    )
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -41,6 +45,7 @@ def main() -> None:
         precisions=precisions,
         rounds=arguments.rounds,
         leave_out=arguments.leave_out,
+        clock=time.process_time if arguments.cpu_time else time.perf_counter,
     )
     print(table(result))
     rows = {(row["contender"], row["frames"]): row for row in result["rows"]}

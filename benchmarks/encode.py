@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 
 import torch
@@ -27,6 +28,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, help="of every contender; as torch chooses unless given")
     parser.add_argument("--leave-out", nargs="+", default=[], help='such as "onnxruntime" or "OpenVINO int8"')
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="with --threads 1, on a machine that others use as well"
+    )
     arguments = parser.parse_args()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
@@ -38,11 +42,13 @@ def main() -> None:
         precisions=precisions,
         rounds=arguments.rounds,
         leave_out=arguments.leave_out,
+        clock=time.process_time if arguments.cpu_time else time.perf_counter,
     )
     print(table(result))
     RESULTS.mkdir(exist_ok=True)
     content = {**result, "machine": describe_machine(device)}
-    (RESULTS / f"encode-{device.type}.json").write_text(json.dumps(content, indent=2) + "\n")
+    name = f"encode-{device.type}{'' if not arguments.threads else f'-{arguments.threads}-threads'}.json"
+    (RESULTS / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

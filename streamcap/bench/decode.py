@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -187,6 +188,7 @@ def measure_decode(
     precisions: Iterable[str],
     rounds: int = 7,
     leave_out: Iterable[str] = (),
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """All contenders, interleaved: rows, floors and parts, as JSON.
 
@@ -221,7 +223,7 @@ def measure_decode(
             }
             for name, probe in readers.items():
                 contenders[f"floor {name}"] = _reading(probe)
-            timings = interleaved(contenders, device, rounds=rounds)
+            timings = interleaved(contenders, device, rounds=rounds, clock=clock)
             rows += _rows(count, timings, tokens, base)
             detail[str(count)] = {name: parts(gpt2, count, device, rounds) for name, gpt2 in decoders.items()}
     best = {row.name: row.timing.best for row in rows}

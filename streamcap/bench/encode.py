@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -61,6 +62,7 @@ def measure_encode(
     precisions: Iterable[str],
     rounds: int = 7,
     leave_out: Iterable[str] = (),
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """Rows for every batch size, as JSON; `cosine` is the lowest cosine with transformers' embedding.
 
@@ -81,7 +83,7 @@ def measure_encode(
             contenders = _contenders(theirs, towers, pixels, normalized)
             contenders |= {name: encoder(session, normalized) for name, session in found.sessions.items()}
             with torch.inference_mode():
-                timings = interleaved(contenders, device, rounds=rounds)
+                timings = interleaved(contenders, device, rounds=rounds, clock=clock)
                 expected = contenders[f"transformers {base}"]().float()
                 for name, timing in timings.items():
                     rows.append(

@@ -34,26 +34,33 @@ def synchronize(device: torch.device) -> None:
 
 
 def interleaved(
-    contenders: Mapping[str, Callable[[], object]], device: torch.device, *, rounds: int
+    contenders: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    *,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Time each contender once per round, after two warm-up calls each."""
+    """Time each contender once per round, after two warm-up calls each.
+
+    clock: `time.process_time` for what one thread does on a machine that other programs use as well.
+    """
     warm_up = {}
     for name, call in contenders.items():
-        warm_up[name] = _once(call, device)
-        _once(call, device)
+        warm_up[name] = _once(call, device, clock)
+        _once(call, device, clock)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, call in contenders.items():
-            seconds[name].append(_once(call, device))
+            seconds[name].append(_once(call, device, clock))
     return {name: Timing(tuple(taken), warm_up[name]) for name, taken in seconds.items()}
 
 
-def _once(call: Callable[[], object], device: torch.device) -> float:
+def _once(call: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
     synchronize(device)
-    began = time.perf_counter()
+    began = clock()
     call()
     synchronize(device)
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def ratio(one: Timing, other: Timing) -> float:
