@@ -1,4 +1,4 @@
-/* Small convolutions in float32: im2col, then a matmul. */
+/* Small convolutions in float32: im2col, then a matmul. Alone, or those of an encoder in one call. */
 #include "matmul.h"
 
 typedef struct {
@@ -6,6 +6,14 @@ typedef struct {
     int32_t down, across;                   /* output: (batch, down, across, linear->out) */
     int32_t kernel, stride, before;         /* before: rows and columns of zero padding above and on the left */
 } Grid;
+
+typedef struct {
+    Linear linear;
+    Grid grid;
+    const float *x, *add; /* add: as large as `out`, added before ReLU; may be `out` itself; or NULL */
+    float *out;
+    int32_t relu, block;
+} Convolution;
 
 /* im2col for one output pixel: its input patch (kernel, kernel, channels), zero-padded to `in` values. */
 static void gather(const Grid *grid, const float *x, int pixel, int in, float *to) {
@@ -53,5 +61,18 @@ void streamcap_convolve(const Linear *linear, const Grid *grid, const float *x, 
             }
             if (relu) activate(to, rows * linear->out, RELU);
         }
+    }
+}
+
+/* `count` convolutions in order. scratch: as for the one of them that needs most. */
+void streamcap_convolutions(const Convolution *all, int count, float *scratch, int threads) {
+    for (int i = 0; i < count; i++) {
+        const Convolution *one = all + i;
+        const Grid *grid = &one->grid;
+        if (one->add && one->add != one->out)
+            memcpy(one->out, one->add,
+                   (size_t)grid->batch * grid->down * grid->across * one->linear.out * sizeof(float));
+        streamcap_convolve(&one->linear, grid, one->x, one->add != NULL, one->relu, scratch, one->block, threads,
+                           one->out);
     }
 }

@@ -24,10 +24,11 @@ from streamcap.captioner.kernels.packed import (
     matmul,
 )
 from streamcap.captioner.kernels.packed_convolution import PackedConvolution
+from streamcap.captioner.kernels.packed_encoder import PackedEncoder
 from streamcap.captioner.models.attention_context import AttentionContext
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.mapping import TransformerMapping
-from streamcap.captioner.models.mini_encoder import ConvNorm, GridMapping
+from streamcap.captioner.models.mini_encoder import ConvNorm, GridMapping, StagedEncoder
 from streamcap.captioner.models.vit import VisionTransformer
 
 
@@ -48,6 +49,11 @@ def install_kernels(module: nn.Module, precision: str) -> None:
             _install_convolution(child)
         elif isinstance(child, TransformerMapping) and not child.cross:
             _install_mapping(child, precision)
+    for child in list(module.modules()):
+        if isinstance(child, StagedEncoder) and all(
+            isinstance(s.part.packed, PackedConvolution) for s in child.steps()
+        ):
+            child.packed = PackedEncoder(child.steps())
     int8_torch.replace_linears(
         module, lambda linear: PackedLinear(linear, precision) if is_supported(linear) else linear
     )

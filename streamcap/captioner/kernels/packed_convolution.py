@@ -18,7 +18,9 @@ _MIN_BLOCK_PIXELS = 12
 """Output pixels in one block, at least; the largest TILE in matmul.h."""
 
 
-class _Grid(ctypes.Structure):
+class Grid(ctypes.Structure):
+    """The shapes of a convolution; Grid in convolution.c."""
+
     _fields_ = [
         (name, ctypes.c_int32)
         for name in (
@@ -47,8 +49,9 @@ class PackedConvolution(nn.Module):
             linear.bias = nn.Parameter(convolution.bias.detach().float(), requires_grad=False)
         self.linear = PackedLinear(linear, "fp32")
         # Prepared once: a small encoder has dozens of convolutions that take a tenth of a millisecond each.
-        self._weights, self._inputs, self._outputs = linear_struct(self.linear), linear.in_features, linear.out_features
-        self._keep_alive = list(self.linear.buffers())  # the memory behind `_weights`, even if the module is moved
+        self.weights = linear_struct(self.linear)
+        self._inputs, self.outputs = linear.in_features, linear.out_features
+        self._keep_alive = list(self.linear.buffers())  # the memory behind `weights`, even if the module is moved
         self._convolve = (library or library_for("fp32")).streamcap_convolve
 
     def forward(self, x: Tensor, add: Tensor | None = None, *, relu: bool = False) -> Tensor:
@@ -57,19 +60,24 @@ class PackedConvolution(nn.Module):
         add: a tensor of the output's shape, added before ReLU.
         """
         pixels = x.detach().float().permute(0, 2, 3, 1).contiguous()
-        batch, height, width, channels = pixels.shape
-        if channels != self.channels:
-            raise ValueError(f"the input has {channels} channels, the convolution takes {self.channels}")
-        down, across = ((side + self.before + self.after - self.kernel) // self.stride + 1 for side in (height, width))
-        inputs, threads = self._inputs, torch.get_num_threads()
-        block = max(_MIN_BLOCK_PIXELS, min(_BLOCK_FLOATS // inputs, -(-batch * down * across // threads)))
-        out = empty_floats(batch, down, across, self._outputs)
+        if pixels.shape[3] != self.channels:
+            raise ValueError(f"the input has {pixels.shape[3]} channels, the convolution takes {self.channels}")
+        threads = torch.get_num_threads()
+        grid, block, floats = self.plan(*pixels.shape[:3], threads)
+        out = empty_floats(grid.batch, grid.down, grid.across, self.outputs)
         if add is not None:
             out.copy_(add.permute(0, 2, 3, 1))
-        scratch = empty_floats(threads * block * (inputs + ROW_PAD))
-        grid = _Grid(batch, height, width, channels, down, across, self.kernel, self.stride, self.before)
+        scratch = empty_floats(floats)
         self._convolve(
-            ctypes.byref(self._weights), ctypes.byref(grid), at(pixels), int(add is not None), int(relu),
+            ctypes.byref(self.weights), ctypes.byref(grid), at(pixels), int(add is not None), int(relu),
             at(scratch), block, threads, at(out),
         )  # fmt: skip
         return out.permute(0, 3, 1, 2)
+
+    def plan(self, batch: int, height: int, width: int, threads: int) -> tuple[Grid, int, int]:
+        """For such an input: its shapes, the output pixels of a block, and the floats of scratch."""
+        down, across = ((side + self.before + self.after - self.kernel) // self.stride + 1 for side in (height, width))
+        grid = Grid(batch, height, width, self.channels, down, across, self.kernel, self.stride, self.before)
+        pixels = -(-batch * down * across // threads)
+        block = max(_MIN_BLOCK_PIXELS, min(_BLOCK_FLOATS // self._inputs, pixels))
+        return grid, block, threads * block * (self._inputs + ROW_PAD)

@@ -7,6 +7,7 @@ positions, E the width of GPT-2.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -60,6 +61,16 @@ class Residual(nn.Module):
         return y
 
 
+@dataclass(frozen=True, slots=True)
+class ConvStep:
+    """A convolution and the numbers of the steps whose outputs it reads; -1: the image. add: as in `ConvNorm`."""
+
+    part: ConvNorm
+    source: int
+    add: int | None = None
+    relu: bool = False
+
+
 class EncoderStage(nn.Module):
     """One stage of a `StagedEncoder`: expand to a wide map, residual blocks, then a linear 1x1 projection."""
 
@@ -92,6 +103,8 @@ class StagedEncoder(nn.Module):
         folded: bool,
     ) -> None:
         super().__init__()
+        self.packed: nn.Module | None = None
+        """Called instead of the parts, if set, for the last stage's output (see `PackedEncoder`)."""
         self.stem = ConvNorm(3, stem, 3, 2, folded, late=True)
         inputs = [stem, *outputs[:-1]]
         self.stages = nn.ModuleList(
@@ -100,11 +113,30 @@ class StagedEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """pixels: normalized float, (B, 3, H, W). Returns the grid row by row, (B, N, C)."""
-        grid = self.before(pixels)
-        for stage in self.stages:
-            grid = stage(grid)
+        if self.packed is not None:
+            grid = self.packed(pixels)
+        else:
+            grid = self.before(pixels)
+            for stage in self.stages:
+                grid = stage(grid)
         rows: Tensor = grid.flatten(2).transpose(1, 2)
         return rows
+
+    def steps(self) -> list[ConvStep]:
+        """What `forward` computes, one convolution after another."""
+        steps = [ConvStep(self.stem, -1, relu=True)]
+        stages: list[Any] = list(self.stages)
+        for stage in stages:
+            steps.append(ConvStep(stage.project_in, len(steps) - 1, relu=True))
+            for block in stage.blocks:
+                source = add = len(steps) - 1
+                if isinstance(block.shortcut, ConvNorm):
+                    steps.append(ConvStep(block.shortcut, source))
+                    add = len(steps) - 1
+                steps.append(ConvStep(block.first, source, relu=True))
+                steps.append(ConvStep(block.second, len(steps) - 1, add, relu=True))
+            steps.append(ConvStep(stage.project_out, len(steps) - 1))
+        return steps
 
     def before(self, pixels: Tensor) -> Tensor:
         """The input of the first stage: (B, S, H / 2, W / 2)."""

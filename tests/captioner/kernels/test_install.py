@@ -18,6 +18,7 @@ from streamcap.captioner.kernels.install import install_gpt2_kernels
 from streamcap.captioner.kernels.int8_torch import Int8Linear
 from streamcap.captioner.kernels.packed import PackedEmbedding, PackedLayers, PackedLinear
 from streamcap.captioner.kernels.packed_convolution import PackedConvolution
+from streamcap.captioner.kernels.packed_encoder import PackedEncoder
 from streamcap.captioner.kernels.precision import convert
 from streamcap.captioner.models.mapping import MLPMapping, TransformerMapping
 from streamcap.captioner.models.mini_encoder import GridMapping, StagedEncoder
@@ -143,7 +144,11 @@ PACKED: dict[str, dict[str, type[nn.Module]]] = {
     "cross-attending mapping": {"transformer.layers.0.attn.project": PackedLinear},
     "grid mapping": {"layers.0": PackedLayers, "project_in": PackedLinear},
     "MLP": {"model.0": PackedLinear},
-    "staged": {"stem.packed": PackedConvolution, "stages.0.project_in.packed": PackedConvolution},
+    "staged": {
+        "packed": PackedEncoder,
+        "stem.packed": PackedConvolution,
+        "stages.0.project_in.packed": PackedConvolution,
+    },
 }
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "vision transformer": (tower, (2, 3, 64, 64)),
