@@ -40,9 +40,12 @@ format: $(VENV)/installed-dev
 
 check: lint types test
 
-# The tests that need no real server, no browser and no long run: less than a minute on two free cores.
+# Less than a minute on two free cores: no real server, no browser, no long run, and nothing that loads torch. For the
+# models: `.venv/bin/python -m pytest tests/captioner -m "not slow"`.
 check-fast: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CHECK_WORKERS) --dist loadfile -m "not e2e and not browser and not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CHECK_WORKERS) --dist loadfile --hypothesis-profile fast \
+		-m "not e2e and not browser and not slow" --ignore tests/captioner --ignore tests/training --ignore tests/bench \
+		$(PYTEST_ARGS)
 
 # All tests, with line and branch coverage of both packages; PYTEST_ARGS=tests/media narrows it down.
 coverage: $(VENV)/installed-dev

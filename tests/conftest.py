@@ -20,6 +20,8 @@ from hypothesis import HealthCheck, settings
 
 # No deadline: a busy machine must not fail a property test.
 settings.register_profile("streamcap", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Of `make check-fast`.
+settings.register_profile("fast", settings.get_profile("streamcap"), max_examples=20)
 settings.load_profile("streamcap")
 
 # huggingface_hub reads this when it is imported: no test may contact a hub.

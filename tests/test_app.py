@@ -26,6 +26,8 @@ from streamcap.server.options import ServerOptions
 from streamcap.streams.options import StreamOptions
 from tests.timeouts import TIMEOUT_FACTOR
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from streamcap.captioner import Captioner
 

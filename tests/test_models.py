@@ -13,6 +13,8 @@ from streamcap.engine.model_settings import ModelSettings
 from streamcap.errors import InputError
 from streamcap.models import complete, gate_model, load_models, serve_local
 
+pytestmark = pytest.mark.slow
+
 URL = "http://127.0.0.1:11434/v1"
 
 

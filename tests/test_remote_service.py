@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import numpy as np
+import pytest
 from av import VideoFrame
 
 from streamcap.captions.hub import Hub, SubscribeOptions
@@ -25,6 +26,8 @@ from testbed.chat_server import ChatServer, Received, chat_server, stream_text
 from tests.chaos.fake_model import FakeCaptioner, FakeModel
 from tests.streams.fakes import MadeSource, frame
 from tests.timeouts import TIMEOUT_FACTOR
+
+pytestmark = pytest.mark.slow
 
 EVERY = 0.25
 # What is promised is 2 s and 5 s (see benchmarks/remote.py); a processor that is lent to others needs longer.

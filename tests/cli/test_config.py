@@ -16,6 +16,8 @@ from streamcap.cli import main
 from streamcap.config.config import StreamConfig
 from streamcap.streams.settings import StreamSettings
 
+pytestmark = pytest.mark.slow
+
 MODULE = importlib.import_module("streamcap.cli.service.serve")
 
 

@@ -11,6 +11,8 @@ import typer.main
 
 from streamcap.cli import app
 
+pytestmark = pytest.mark.slow
+
 TABLE = (Path(__file__).resolve().parents[2] / "docs" / "from-the-old-scripts.md").read_text()
 
 

@@ -15,6 +15,8 @@ from streamcap.cli import main
 from streamcap.cli.service.serve import serve
 from streamcap.engine.change_gate import DEFAULT_THRESHOLD
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., tuple[int, str, str]]
 
 

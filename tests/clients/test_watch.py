@@ -16,6 +16,8 @@ from tests.server.browser import chromium
 from tests.server.conftest import Server, until
 from tests.timeouts import TIMEOUT_FACTOR
 
+pytestmark = pytest.mark.slow
+
 LATENCY = {"total": 1.0}
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from streamcap import load_captioner
 from streamcap.captioner import Captioner
 from streamcap.engine.live import LiveModel
+
+pytestmark = pytest.mark.slow
 
 
 def images(captioner: Captioner, seeds: list[int]) -> torch.Tensor:

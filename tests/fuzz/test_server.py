@@ -13,6 +13,8 @@ from tests.fuzz import grammar
 from tests.fuzz.budget import fuzz
 from tests.fuzz.service import Service, no_growth
 
+pytestmark = pytest.mark.slow
+
 HANDSHAKE = (
     b"GET /captions?stream=door HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"

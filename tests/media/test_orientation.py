@@ -22,6 +22,8 @@ from streamcap.media.sources.options import SourceOptions
 from tests.conftest import require_program
 from tests.media.fakes import drawn
 
+pytestmark = pytest.mark.slow
+
 
 def _write(path: Path, degrees: int, *, flip: bool) -> Path:
     with av.open(str(path), "w") as out:

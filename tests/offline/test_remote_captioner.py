@@ -18,6 +18,8 @@ from testbed.chat_server import ChatServer, Handler, Received, answering, chat_s
 from tests.media.fakes import write_video
 from tests.timeouts import TIMEOUT_FACTOR
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def running(handler: Handler) -> Iterator[ChatServer]:

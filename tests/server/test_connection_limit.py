@@ -12,6 +12,8 @@ import pytest
 from tests.chaos.storm import STREAM, FakeService
 from tests.end_to_end.service import Viewer, wait_until
 
+pytestmark = pytest.mark.slow
+
 MAX_FILES = 100
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import av
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,8 @@ from streamcap.media.ring import FrameRing
 from streamcap.server.snapshots import _encode
 from streamcap.server.webrtc.preview import Encoder
 from tests.media.fakes import made_frame
+
+pytestmark = pytest.mark.slow
 
 WIDTH, HEIGHT = 96, 64
 CONVERT = Converter(ImageSpec(32, 32))

@@ -14,6 +14,8 @@ from websockets.exceptions import InvalidStatus
 from tests.server import matrix
 from tests.server.conftest import Server, Start
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT = Path(__file__).parents[2] / "docs/security.md"
 CELLS = [
     (token, place, origin)

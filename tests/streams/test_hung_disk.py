@@ -6,8 +6,12 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.storm import FakeService
 from tests.end_to_end.service import Viewer, wait_until
+
+pytestmark = pytest.mark.slow
 
 SCENES = "scenes:?size=64x64&rate=2&seconds=1&seed="
 

@@ -52,7 +52,8 @@ def clean_answer(text: str, max_characters: int = MAX_CHARACTERS) -> str:
     before = None
     while before != text:
         before = text
-        text = _without_quotes(_without_opener(text))
+        # On one line, markdown may appear that was none before.
+        text = " ".join(_without_markdown(_without_quotes(_without_opener(text))).split())
     return _cut(text, max_characters)
 
 

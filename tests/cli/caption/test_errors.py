@@ -14,6 +14,8 @@ from streamcap.cli.progress import progress_bar
 from tests.cli.caption.fakes import Reader, Run, written
 from tests.media.numbered_frames import ffmpeg
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def bad(tmp_path: Path, film: Path) -> Path:

@@ -14,6 +14,8 @@ from streamcap.cli import main
 from tests.cli.caption.fakes import Reader, Run, load, written
 from tests.media.numbered_frames import numbered
 
+pytestmark = pytest.mark.slow
+
 
 def test_single_image_is_one_line(run: Run, reader: Reader, images: Path) -> None:
     assert run(images / "a.jpg") == (0, "number 1\n", "")

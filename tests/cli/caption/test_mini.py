@@ -13,6 +13,8 @@ from streamcap.captioner import Captioner, load_captioner
 from tests.cli.caption.fakes import Run, load
 from tests.media.numbered_frames import ffprobe_cues
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def mini() -> Iterator[Captioner]:

@@ -15,6 +15,8 @@ from PIL import Image
 from tests.cli.caption.fakes import STAMPS, Reader, Run, load, written
 from tests.media.numbered_frames import ffmpeg, ffprobe_cues, ffprobe_times, numbered, read_number, write_numbered
 
+pytestmark = pytest.mark.slow
+
 
 def test_caption_folder_names_videos(run: Run, reader: Reader, images: Path, film: Path) -> None:
     (images / "clip.mp4").write_bytes(film.read_bytes())

@@ -18,6 +18,8 @@ from streamcap.media.files.image_file import upright
 from streamcap.media.files.video_file import ChosenFrame, VideoFile
 from tests.media.numbered_frames import ffmpeg, ffprobe_times, numbered, read_number, write_numbered
 
+pytestmark = pytest.mark.slow
+
 COUNT = 90
 # Variable rate: steps of 40 ms, every seventh frame lasts 250 ms.
 STAMPS = [40 * number + 210 * (number // 7) for number in range(COUNT)]

@@ -18,6 +18,8 @@ from streamcap.media.sources import Source, SourceEnded, SourceOptions, SourceRe
 from tests.conftest import require_program
 from tests.media.fakes import write_video
 
+pytestmark = pytest.mark.slow
+
 FAST = SourceOptions(realtime=False)
 
 

@@ -28,6 +28,8 @@ from tests.media.sources.test_http import serving
 from tests.media.sources.test_rtmp_srt import free_port
 from tests.media.sources.tricks import FORMATS, file_targets, mov_reference, network_targets
 
+pytestmark = pytest.mark.slow
+
 QUICK = SourceOptions(open_timeout=2.0, read_timeout=0.5, realtime=False)
 LINK_LOCAL = "169.254.169.254"
 EXTENSIONS = ("m3u8", "ts", "mp4", "ffconcat", "sdp", "mpd", "txt")

@@ -22,6 +22,8 @@ from streamcap.server.feed.query import event_number, read_query
 from streamcap.server.options import ServerOptions
 from tests.server.conftest import FakeStreams
 
+pytestmark = pytest.mark.slow
+
 KEYS = st.sampled_from(["stream", "since", "interim", "min_interval", "token", "mpegts", "x"])
 VALUES = st.one_of(
     st.text(max_size=30),

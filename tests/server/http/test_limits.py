@@ -13,6 +13,8 @@ from streamcap.server.http.limits import newest_cues
 from tests.server.conftest import Server
 from tests.timeouts import TIMEOUT_FACTOR
 
+pytestmark = pytest.mark.slow
+
 
 async def exchange(server: Server, request: bytes) -> bytes:
     """The complete response to `request`, until the server closes the connection."""

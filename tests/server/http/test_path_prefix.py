@@ -24,6 +24,8 @@ from tests.server.conftest import Start, receive
 from tests.server.proxy import prefix_proxy
 from tests.timeouts import TIMEOUT_FACTOR
 
+pytestmark = pytest.mark.slow
+
 SDP = {"Content-Type": "application/sdp"}
 
 

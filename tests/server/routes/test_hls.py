@@ -11,6 +11,8 @@ from tests.conftest import require_program
 from tests.server.conftest import Server, Start
 from tests.timeouts import TIMEOUT_FACTOR
 
+pytestmark = pytest.mark.slow
+
 
 async def test_playlist_rolls_with_captions(server: Server) -> None:
     door = server.streams.get("door")

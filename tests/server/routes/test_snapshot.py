@@ -18,6 +18,8 @@ from streamcap.server import snapshots
 from tests.media.fakes import drawn, made_frame
 from tests.server.conftest import Server
 
+pytestmark = pytest.mark.slow
+
 
 def shown(jpeg: bytes) -> np.ndarray[Any, Any]:
     with Image.open(io.BytesIO(jpeg)) as image:

@@ -24,6 +24,8 @@ from streamcap.server.webrtc.whip import ABANDONED_SECONDS
 from tests.server.conftest import FakeStreams, Server, Start, until
 from tests.timeouts import TIMEOUT_FACTOR
 
+pytestmark = pytest.mark.slow
+
 SDP = {"Content-Type": "application/sdp"}
 OFFER_LINES = [
     *("v=0", "o=-", "t=0 0", "m=video 9 UDP/TLS/RTP/SAVPF 96", "m=audio", "c=IN IP4 0.0.0.0", "c=x", "a=mid:"),

@@ -16,6 +16,8 @@ from streamcap.media.sources.decoding import selective_decoder
 from streamcap.media.sources.decoding.decode_policy import DecodePolicy
 from streamcap.media.sources.decoding.selective_decoder import SelectiveDecoder
 
+pytestmark = pytest.mark.slow
+
 RATE = 10
 SECONDS = 20
 STREAMS = {

@@ -17,6 +17,8 @@ from streamcap.media.sources.http.files import MAX_FRUITLESS_REQUESTS
 from streamcap.media.sources.http.hls import with_absolute_urls
 from tests.media.sources.test_http import Answer, folder, hls, serving
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = SourceOptions(open_timeout=20, read_timeout=10, realtime=False)
 KEY, IV = bytes(range(16)), bytes(15) + b"\x07"
 
