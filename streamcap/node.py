@@ -24,7 +24,10 @@ from streamcap.cluster.gateway import Gateway
 from streamcap.cluster.gateway_streams import GatewayStreams
 from streamcap.cluster.ingest import Ingest
 from streamcap.cluster.log.live_feed import LiveFeed
+from streamcap.cluster.metrics import ClusterMetrics
 from streamcap.cluster.nodes import CpuMeter, NodeDirectory, NodeInfo
+from streamcap.cluster.recorder.options import RecorderOptions
+from streamcap.cluster.recorder.recorder import Recorder
 from streamcap.cluster.registry import StreamRegistry
 from streamcap.cluster.tasks import end_tasks
 from streamcap.daemon_pool import DaemonPool
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ROLES = ("ingest", "engine", "gateway")
+ROLES = ("ingest", "engine", "gateway", "recorder")
 END_SECONDS = 2.0
 DRAIN_SECONDS = 15.0
 """How long a node that ends waits until its streams are handed over."""
@@ -67,12 +70,18 @@ class NodeOptions:
     """Most streams that it runs; None: STREAMS_PER_CPU for each CPU."""
     url: str = ""
     """Where clients reach its gateway; empty: the address that it listens on."""
+    recorder: RecorderOptions | None = None
+    """Of the role recorder, which needs them."""
 
     def __post_init__(self) -> None:
         if not self.roles or not self.roles <= set(ROLES):
             raise InputError(f"--roles {','.join(sorted(self.roles))[:80]!r}: use some of {', '.join(ROLES)}")
         if "ingest" in self.roles and "engine" not in self.roles:
             raise InputError("--roles: ingest needs engine too, in the same node")
+        if "recorder" in self.roles and self.recorder is None:
+            raise InputError("--roles recorder: needs --out DIR, where it writes the caption files")
+        if "recorder" not in self.roles and self.recorder is not None:
+            raise InputError("--out: only nodes with the role recorder write caption files; add it to --roles")
         if self.capacity is not None and not 1 <= self.capacity <= 10_000:
             raise InputError(f"--capacity {self.capacity}: use 1 to 10000")
 
@@ -97,6 +106,11 @@ class Node:
         self.ingest = Ingest(
             connection, self.id, self.streams, self.registry, self.nodes, self.live, cpu=lambda: self._cpu
         )
+        self.recorder = (
+            None
+            if options.recorder is None
+            else Recorder(connection, self.id, options.recorder, self.registry, self.nodes, cpu=lambda: self._cpu)
+        )
         self.gateway_streams = GatewayStreams(
             options.serve.stream_options,
             Hub(time.monotonic, time.time),
@@ -113,13 +127,16 @@ class Node:
             add=self.gateway_streams.begin_feed,
             apply=self.gateway_streams.apply,
         )
+        self.metrics = ClusterMetrics(
+            connection, self.registry, self.nodes, self.ingest, self.live, self.gateway, self.recorder
+        )
         self._models: ModelService | None = None
 
     async def run(self, load: Load, stop: asyncio.Event) -> bool:
         """Until `stop` is set. Returns whether all threads that may be inside torch have ended."""
         options, roles = self.options, self.options.roles
         shown = self.gateway_streams if "gateway" in roles else self.streams
-        app = create_app(shown, options.serve.server)
+        app = create_app(shown, options.serve.server, more_metrics=self.metrics.collect)
         if "gateway" not in roles:
             app.add_middleware(NoGateway, node=self.id)
         server_stop = asyncio.Event()
@@ -147,7 +164,10 @@ class Node:
             starting.cancel()
             shown.ready = False
             # The streams first, so that other nodes run them when this one's viewers come to them.
-            await self.ingest.drain(DRAIN_SECONDS)
+            drains = [self.ingest.drain(DRAIN_SECONDS)]
+            if self.recorder is not None:
+                drains.append(self.recorder.drain(DRAIN_SECONDS))
+            await asyncio.gather(*drains)
             await self.streams.close()
             await self.gateway_streams.close()
             server_stop.set()
@@ -175,10 +195,17 @@ class Node:
         if "ingest" in roles:
             tasks.append(asyncio.create_task(self.live.run(), name="live"))
             tasks.append(asyncio.create_task(self.ingest.run(), name="ingest"))
+        if self.recorder is not None:
+            tasks.append(asyncio.create_task(self.recorder.run(), name="recorder"))
         shown.ready = self.gateway_streams.ready = True
         for name, url in self.options.serve.sources:
             with contextlib.suppress(DuplicateStreamError):
                 await self.gateway_streams.add(name, url)
+        for name, stream in self.options.serve.streams.items():
+            try:
+                await self.gateway_streams.add(name, stream.url, stream.settings)
+            except DuplicateStreamError:
+                log.debug("stream %s of the configuration file is known to the cluster, which keeps its own", name)
         log.info("node %s: listening on %s", self.id, self.url)
 
     def _url(self) -> str:
@@ -200,8 +227,9 @@ class Node:
             url=self.url if "gateway" in roles else "",
             capacity=self.options.capacity or STREAMS_PER_CPU * (os.cpu_count() or 1),
             streams=len(self.ingest.owned),
+            recorded=0 if self.recorder is None else len(self.recorder.owned),
             cpu=round(self._cpu, 3),
-            draining=self.ingest.draining,
+            draining=self.ingest.draining or (self.recorder is not None and self.recorder.draining),
             model=next(iter(self.options.serve.models)) if "engine" in roles else "",
             version=streamcap.__version__,
         )

@@ -19,7 +19,15 @@ from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
-from streamcap.cluster.subjects import ASSIGN_STREAM, LOG_STREAM, NODES_BUCKET, STREAMS_BUCKET, check_site
+from streamcap.cluster.subjects import (
+    INGEST_QUEUE,
+    LOG_STREAM,
+    NODES_BUCKET,
+    RECORDED_STREAM,
+    RECORDER_QUEUE,
+    STREAMS_BUCKET,
+    check_site,
+)
 from streamcap.errors import InputError, StreamcapError
 from streamcap.redact import redact
 
@@ -93,6 +101,10 @@ class Connection:
     @property
     def is_connected(self) -> bool:
         return bool(self.client.is_connected)
+
+    @property
+    def reconnections(self) -> int:
+        return int(self.client.stats["reconnects"])
 
     async def close(self) -> None:
         try:
@@ -237,14 +249,25 @@ async def _prepare(connection: Connection) -> None:
     options = connection.options
     keep = options.keep_hours * 3600
     for config in (
+        *(
+            StreamConfig(
+                name=queue.stream,
+                subjects=[queue.subjects],
+                retention=RetentionPolicy.WORK_QUEUE,
+                storage=StorageType.FILE,
+                max_msgs_per_subject=1,
+                discard=DiscardPolicy.OLD,
+                duplicate_window=1,
+            )
+            for queue in (INGEST_QUEUE, RECORDER_QUEUE)
+        ),
         StreamConfig(
-            name=ASSIGN_STREAM,
-            subjects=["sc.assign.>"],
-            retention=RetentionPolicy.WORK_QUEUE,
-            storage=StorageType.FILE,
+            name=RECORDED_STREAM,
+            subjects=["sc.rec.>"],
             max_msgs_per_subject=1,
-            discard=DiscardPolicy.OLD,
-            duplicate_window=1,
+            storage=StorageType.FILE,
+            duplicate_window=120,
+            allow_direct=False,
         ),
         StreamConfig(
             name=LOG_STREAM,

@@ -58,7 +58,18 @@ class Gateway:
         """JetStream's sequence of the newest message taken, by stream."""
         self._logged: dict[str, int] = {}
         """`seq` of the newest stored event, by stream."""
+        self._reader: StreamReader | None = None
         self._early: dict[str, deque[tuple[int, str]]] = {}
+
+    @property
+    def lag(self) -> int:
+        """Stored messages that have not been read yet."""
+        return 0 if self._reader is None else self._reader.pending
+
+    @property
+    def restarts(self) -> int:
+        """How often the reader of the logs started again."""
+        return 0 if self._reader is None else self._reader.restarts
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -79,7 +90,7 @@ class Gateway:
         for message in newest.values():
             if message.stored_at < start:
                 self._take(message)  # older than what is read now: the numbers go on there
-        log_reader = StreamReader(self._connection, LOG_STREAM, "sc.cap.*", self._take, since=start)
+        self._reader = log_reader = StreamReader(self._connection, LOG_STREAM, "sc.cap.*", self._take, since=start)
         live = await self._connection.client.subscribe("sc.live.*", cb=self._take_interim)
         try:
             await run_all(log_reader.run(), self._announce(log_reader.caught_up))

@@ -204,6 +204,9 @@ class GatewayStreams(StreamSet):
     def names(self) -> list[str]:
         return list(self._shown)
 
+    def runs(self, name: str) -> bool:
+        return self._local(name) is not None
+
     def __len__(self) -> int:
         return len(self._shown)
 

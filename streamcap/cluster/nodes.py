@@ -39,6 +39,8 @@ class NodeInfo:
     """Where its gateway listens; empty without that role."""
     capacity: int = 0
     streams: int = 0
+    recorded: int = 0
+    """Streams that it writes to files."""
     cpu: float = 0.0
     """Used share of the machine's CPUs by this process, 0 to 1."""
     draining: bool = False

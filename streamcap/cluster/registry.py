@@ -16,7 +16,7 @@ from nats.js.errors import APIError
 from streamcap.captions.hub import UnknownStreamError
 from streamcap.cluster.connection import ClusterError, Connection
 from streamcap.cluster.log.reader import Message, StreamReader
-from streamcap.cluster.subjects import ASSIGN_STREAM, STREAMS_BUCKET, assign_subject, check_site, name_of, token
+from streamcap.cluster.subjects import INGEST_QUEUE, STREAMS_BUCKET, WorkQueue, check_site, name_of, token
 from streamcap.errors import InputError
 from streamcap.media.sources import check_url
 from streamcap.media.sources.http.address import HostScope
@@ -132,22 +132,23 @@ class StreamRegistry:
             while name in self.streams:
                 await self._wait()
 
-    async def offer(self, name: str, site: str) -> None:
+    async def offer(self, name: str, site: str, queue: WorkQueue = INGEST_QUEUE) -> None:
         """Put the stream's message into the work queue, unless it is there."""
         with contextlib.suppress(_TakenError):  # it is in the queue, or an owner holds it
-            await self._publish(assign_subject(site, name), b"", {"Nats-Expected-Last-Subject-Sequence": "0"})
+            await self._publish(queue.subject(site, name), b"", {"Nats-Expected-Last-Subject-Sequence": "0"})
 
-    async def offer_missing(self, site: str) -> int:
+    async def offer_missing(self, site: str, queue: WorkQueue, includes: Callable[[StreamConfig], bool]) -> int:
         """Offer the streams of `site` that are in no queue, since whoever added them died before. Returns how many."""
-        info = await self._connection.jetstream.stream_info(ASSIGN_STREAM, subjects_filter=f"sc.assign.{site}.*")
+        filter_ = queue.subjects_of(site)
+        info = await self._connection.jetstream.stream_info(queue.stream, subjects_filter=filter_)
         queued = set(info.state.subjects or {})
         missing = [
             config
             for config in list(self.streams.values())
-            if config.site == site and not config.node and assign_subject(site, config.name) not in queued
+            if config.site == site and includes(config) and queue.subject(site, config.name) not in queued
         ]
         for config in missing:
-            await self.offer(config.name, site)
+            await self.offer(config.name, site, queue)
         return len(missing)
 
     def _take(self, message: Message) -> None:

@@ -14,7 +14,7 @@ from streamcap.cluster.log.entry import read_entry
 from streamcap.cluster.log.reader import Message, StreamReader
 from streamcap.cluster.nodes import NodeDirectory, NodeInfo
 from streamcap.cluster.registry import StreamRegistry
-from streamcap.cluster.subjects import ASSIGN_STREAM, LOG_STREAM, name_of
+from streamcap.cluster.subjects import INGEST_QUEUE, LOG_STREAM, name_of
 from streamcap.cluster.tasks import end_tasks
 from streamcap.redact import redact
 
@@ -70,7 +70,7 @@ async def read_status(connection: Connection) -> ClusterStatus:
             info = await connection.jetstream.stream_info(LOG_STREAM)
             waiting = {
                 consumer.name.removeprefix("ingest-"): consumer.num_pending or 0
-                for consumer in await connection.jetstream.consumers_info(ASSIGN_STREAM)
+                for consumer in await connection.jetstream.consumers_info(INGEST_QUEUE.stream)
                 if consumer.name.startswith("ingest-")
             }
     except (NatsError, OSError, TimeoutError):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from streamcap.errors import InputError
 
-ASSIGN_STREAM = "SC_ASSIGN"
-"""Work queue: one message a stream, held unacknowledged by its owner."""
 LOG_STREAM = "SC_CAPTIONS"
 """The logs of all streams: one subject each."""
 STREAMS_BUCKET = "streams"
 NODES_BUCKET = "nodes"
+RECORDED_STREAM = "SC_RECORDED"
+"""How far each log is in the files: one message a stream."""
 
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 
@@ -33,12 +34,42 @@ def name_of(subject: str) -> str:
     return subject.rpartition(".")[2].replace("=", ".")
 
 
-def assign_subject(site: str, name: str) -> str:
-    return f"sc.assign.{site}.{token(name)}"
+@dataclass(frozen=True, slots=True)
+class WorkQueue:
+    """A work queue of JetStream: one message a stream, held unacknowledged by the node that has the stream."""
+
+    stream: str
+    """Name in JetStream."""
+    verb: str
+    role: str
+    """Of the nodes that take its messages."""
+
+    @property
+    def subjects(self) -> str:
+        """Of all sites."""
+        return f"sc.{self.verb}.>"
+
+    def subjects_of(self, site: str) -> str:
+        return f"sc.{self.verb}.{site}.*"
+
+    def subject(self, site: str, name: str) -> str:
+        return f"sc.{self.verb}.{site}.{token(name)}"
+
+    def consumer(self, site: str) -> str:
+        """Name of the consumer that the nodes of a site share."""
+        return f"{self.role}-{site}"
+
+
+INGEST_QUEUE = WorkQueue("SC_ASSIGN", "assign", "ingest")
+RECORDER_QUEUE = WorkQueue("SC_RECORD", "record", "recorder")
 
 
 def log_subject(name: str) -> str:
     return f"sc.cap.{token(name)}"
+
+
+def recorded_subject(name: str) -> str:
+    return f"sc.rec.{token(name)}"
 
 
 def live_subject(name: str) -> str:

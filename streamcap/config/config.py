@@ -47,6 +47,8 @@ class Config:
     models: Mapping[str, Mapping[str, Any]] = field(repr=False)
     """Fields of `ModelSettings` that the file sets, by the model's name."""
     streams: Mapping[str, StreamConfig]
+    cluster: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Options of `node` alone that the file sets."""
 
     @property
     def default_model(self) -> str:
@@ -62,9 +64,10 @@ class Config:
         """`error` of an option, at its line if the file sets that option and `given`, which wins, does not."""
         match = _LEADING_NAME.match(str(error))
         name = match["name"].replace("-", "_") if match else ""
-        if isinstance(error, ConfigError) or not match or name in given or name not in self.server:
+        section = "server" if name in self.server else "cluster" if name in self.cluster else ""
+        if isinstance(error, ConfigError) or not match or name in given or not section:
             return error
-        return ConfigError([self.tree.problem(("server", name), match["rest"].lstrip(": "))])
+        return ConfigError([self.tree.problem((section, name), match["rest"].lstrip(": "))])
 
 
 def load_config(path: Path, flags: Sequence[Flag], environ: Mapping[str, str] = os.environ) -> Config:
@@ -96,7 +99,10 @@ class _Builder:
     def __init__(self, tree: Tree, content: Mapping[str, Any], problems: list[Problem]) -> None:
         self._tree = tree
         self._problems = problems
-        self._server = {name: value for name, value in (content.get("server") or {}).items() if value is not None}
+        self._server, self._cluster = (
+            {name: value for name, value in (content.get(section) or {}).items() if value is not None}
+            for section in ("server", "cluster")
+        )
         self._models: Mapping[str, Mapping[str, Any]] = content.get("models") or {}
         self._streams: Mapping[str, Mapping[str, Any]] = content.get("streams") or {}
 
@@ -105,7 +111,7 @@ class _Builder:
         streams = {name: self._stream(name, entry) for name, entry in self._streams.items()}
         if self._problems:
             raise ConfigError(self._problems)
-        return Config(self._tree, self._server, models, streams)
+        return Config(self._tree, self._server, models, streams, self._cluster)
 
     def _fail(self, path: Path_, message: str) -> None:
         self._problems.append(self._tree.problem(path, message))

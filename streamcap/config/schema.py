@@ -1,4 +1,4 @@
-"""`file_schema`: the form of the configuration file as a pydantic model, made of the options of `streamcap serve`."""
+"""`file_schema`: the configuration file as a pydantic model, made of the options of `streamcap serve` and `node`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from streamcap.engine.model_settings import KEY_VARIABLE, ModelSettings
 
 NOT_YET = ("alerts", "mqtt", "history")
 """Sections of a later version."""
+_FORBID = ConfigDict(extra="forbid", protected_namespaces=())
 _MODEL_HELP = {
     "model": "A name (see `streamcap models`), file, directory or hub OWNER/NAME; or openai:MODEL with url.",
     "url": "Base URL of the server of an openai: model, such as http://127.0.0.1:11434/v1.",
@@ -28,7 +29,7 @@ _MODEL_HELP = {
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One option of `streamcap serve`, which is a key of `server`."""
+    """One option of `streamcap serve` or `node`, which is a key of a section of the file."""
 
     name: str
     """With underscores: stall_after."""
@@ -37,6 +38,7 @@ class Flag:
     help: str
     minimum: float | None = None
     maximum: float | None = None
+    section: str = "server"
 
 
 class StreamEntry(StreamFields):
@@ -83,8 +85,26 @@ def model_entry() -> type[ModelEntry]:
 
 
 def file_schema(flags: Sequence[Flag]) -> type[BaseModel]:
-    """The model of a whole file, whose section `server` has one key for each of `flags`."""
-    server: dict[str, Any] = {
+    """The model of a whole file, whose sections `server` and `cluster` have one key for each of their `flags`."""
+    models: Any = dict[str, model_entry()]  # type: ignore[misc]
+    return create_model(
+        "Configuration",
+        __config__=_FORBID,
+        server=(
+            _section("Server", [flag for flag in flags if flag.section == "server"]) | None,
+            Field(default=None, description="Options of `streamcap serve` and `node`, with underscores."),
+        ),
+        cluster=(
+            _section("Cluster", [flag for flag in flags if flag.section == "cluster"]) | None,
+            Field(default=None, description="Options of `streamcap node` alone, with underscores."),
+        ),
+        models=(models | None, Field(default=None, description="Models by name, for `model` of server and streams.")),
+        streams=(dict[str, StreamEntry] | None, Field(default=None, description="Streams by name.")),
+    )
+
+
+def _section(name: str, flags: Sequence[Flag]) -> type[BaseModel]:
+    entries: dict[str, Any] = {
         flag.name: (
             Annotated[_plain(flag.annotation), Field(ge=flag.minimum, le=flag.maximum)]
             if flag.minimum is not None or flag.maximum is not None
@@ -93,16 +113,7 @@ def file_schema(flags: Sequence[Flag]) -> type[BaseModel]:
         )
         for flag in flags
     }
-    models: Any = dict[str, model_entry()]  # type: ignore[misc]
-    forbid = ConfigDict(extra="forbid", protected_namespaces=())
-    section = create_model("Server", __config__=forbid, **server)
-    return create_model(
-        "Configuration",
-        __config__=forbid,
-        server=(section | None, Field(default=None, description="Options of `streamcap serve`, with underscores.")),
-        models=(models | None, Field(default=None, description="Models by name, for `model` of server and streams.")),
-        streams=(dict[str, StreamEntry] | None, Field(default=None, description="Streams by name.")),
-    )
+    return create_model(name, __config__=_FORBID, **entries)
 
 
 def _plain(annotation: Any) -> Any:

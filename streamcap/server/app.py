@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from fastapi import FastAPI
+from prometheus_client.metrics_core import Metric
 from starlette.middleware.cors import CORSMiddleware
 
 import streamcap
@@ -38,11 +39,17 @@ MAX_WAITING_PROBES = 4
 
 
 def create_app(
-    streams: StreamSet, options: ServerOptions, *, reloader: Reloader | None = None, state: StateFile | None = None
+    streams: StreamSet,
+    options: ServerOptions,
+    *,
+    reloader: Reloader | None = None,
+    state: StateFile | None = None,
+    more_metrics: Callable[[], Iterable[Metric]] = tuple,
 ) -> FastAPI:
     """The application, for `streamcap.server.http.server.serve`. The caller closes `streams`.
 
     reloader: of the configuration file, if there is one. state: remembers the streams that HTTP clients change.
+    more_metrics: called at each scrape, for what `streams` do not know.
     """
     pace = OfferPace()
     whip_sessions, whep_sessions = WhipSessions(streams, options, pace), WhepSessions(streams, options, pace)
@@ -70,7 +77,7 @@ def create_app(
     pool = DaemonPool("http", max_threads=RENDER_THREADS, max_waiting=MAX_WAITING_RENDERS)
     probes = DaemonPool("probes", max_threads=PROBE_THREADS, max_waiting=MAX_WAITING_PROBES)
     broadcaster = FeedBroadcaster(streams.hub, options.max_viewers)
-    metrics = Metrics(streams, broadcaster, whip_sessions, whep_sessions, pace)
+    metrics = Metrics(streams, broadcaster, whip_sessions, whep_sessions, pace, more_metrics)
     streams.hub.observers.append(metrics.observe)
     app.state.broadcaster, app.state.whip_sessions, app.state.whep_sessions = broadcaster, whip_sessions, whep_sessions
     app.state.streams = streams

@@ -142,6 +142,11 @@ class CaptionPublisher:
         """Finals that no viewer received, because the disk failed or hung for too long."""
         return self._outbox.dropped_finals + self._lost_finals
 
+    @property
+    def waiting_finals(self) -> int:
+        """Finals that no viewer has received, since they are not stored yet."""
+        return self._outbox.finals + sum(event.is_final for event in self._in_flight)
+
     async def run(self) -> None:
         """Keep the files up to date until `close`. Do not cancel it: a write on a thread cannot be cancelled."""
         if self._writer is None:

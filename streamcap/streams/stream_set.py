@@ -80,6 +80,10 @@ class StreamSet:
     def names(self) -> list[str]:
         return list(self._streams)
 
+    def runs(self, name: str) -> bool:
+        """Whether stream `name` runs in this process."""
+        return name in self._streams
+
     def __len__(self) -> int:
         return len(self._streams)
 

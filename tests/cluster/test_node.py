@@ -48,6 +48,14 @@ def numbers(messages: list[dict[str, Any]]) -> list[int]:
     return seen
 
 
+def metrics(node: NodeProcess) -> dict[str, float]:
+    """By name and labels."""
+    status, text = node.get("/metrics")
+    assert status == 200
+    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
 def handovers(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [m for m in messages if m["type"] == "status" and m["reason"] == "moving to another node"]
 
@@ -112,7 +120,14 @@ def test_gateway_and_ingest_in_two_nodes(nats_server: NatsCluster, tmp_path: Pat
         assert status == 503 and "node i-" in text
         status, text = ingest.get("/streams")
         assert status == 404 and "is no gateway" in text
-        assert ingest.get("/metrics")[0] == 200
+        told, seen = metrics(ingest), metrics(gateway)
+        assert told['streamcap_cluster_streams_owned{role="ingest"}'] == 1
+        assert told['streamcap_cluster_takeovers_total{role="ingest"}'] == 1
+        assert told["streamcap_cluster_publish_seconds_count"] >= 3
+        assert told["streamcap_cluster_writes_refused_total"] == 0
+        assert told['streamcap_captions_total{stream="door"}'] >= 2
+        assert seen["streamcap_cluster_nodes"] == 2 and seen["streamcap_cluster_streams"] == 1
+        assert not any("stream=" in name for name in seen), "a stream's metrics come from the node that runs it"
         assert gateway.request("PATCH", "/streams/door", {"every": 0.25})[0] == 200
         wait_until(lambda: gateway.streams()["door"]["every"] == 0.25, gateway.describe)
         viewer.read(gateway, 1)

@@ -4,30 +4,47 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from streamcap.cli.extra import require_extra
 from streamcap.cli.service.log_format import configure_logging
 from streamcap.cli.service.options import (
-    MODEL,
     AllowLocal,
     AllowNet,
     ChangeThreshold,
+    ClipSeconds,
     DecodeOption,
     Device,
     Every,
+    Fallback,
     FitOption,
     Host,
+    HwaccelOption,
+    IceServers,
+    InterimRate,
+    KeepDays,
+    KeepFiles,
     LogFormatOption,
     LogLevelOption,
+    MaxAge,
+    MinConfidence,
+    Model,
+    ModelKeyFile,
+    ModelUrl,
     Origin,
+    Out,
     Port,
     Precision,
+    Prompt,
     ReadTimeout,
+    RefreshInterval,
     ReplayEvents,
     RootPath,
+    RotateBytes,
+    StallAfter,
+    SubtitleWindow,
     Threads,
     TlsCert,
     TlsKey,
@@ -38,7 +55,15 @@ from streamcap.cli.service.options import (
 )
 from streamcap.cli.service.process import exit_now, load_model, run_service, start_timer
 from streamcap.cli.service.serve import DEFAULT_THRESHOLD, parse_sources
+from streamcap.cli.service.serve_options import ConfigFile, build_options, given_options, models_of
 from streamcap.errors import InputError
+from streamcap.streams.options import DEFAULT_MIN_CONFIDENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Mapping
+
+    from streamcap.config.config import Config
+    from streamcap.node import NodeOptions
 
 _CLUSTER = "Cluster"
 SHUTDOWN_TIMEOUT_S = 25.0
@@ -66,6 +91,7 @@ NatsKey = Annotated[Path | None, typer.Option(help="Key (PEM) of that certificat
 
 
 def node(
+    context: typer.Context,
     sources: Annotated[
         list[str] | None,
         typer.Argument(
@@ -78,7 +104,8 @@ def node(
     roles: Annotated[
         str,
         typer.Option(
-            help="ingest: decodes cameras; engine: runs the model; gateway: serves viewers. Separated by commas.",
+            help="ingest: decodes cameras; engine: runs the model; gateway: serves viewers; recorder: writes caption "
+            "files in --out. Separated by commas.",
             rich_help_panel=_CLUSTER,
         ),
     ] = "ingest,engine,gateway",
@@ -115,25 +142,41 @@ def node(
     keep_hours: Annotated[
         float, typer.Option(help="How long logs are kept, when the first node makes them.", rich_help_panel=_CLUSTER)
     ] = 24.0,
+    config: ConfigFile = None,
     every: Every = 1.0,
-    decode: DecodeOption = "auto",
+    stall_after: StallAfter = 2.0,
     read_timeout: ReadTimeout = 5.0,
-    change_threshold: ChangeThreshold = DEFAULT_THRESHOLD,
-    replay_events: ReplayEvents = 2048,
-    model: Annotated[
-        str, typer.Option(help="Model name, file or directory: see `streamcap models`.", rich_help_panel=MODEL)
-    ] = "mini",
+    decode: DecodeOption = "auto",
+    hwaccel: HwaccelOption = "auto",
+    clip_seconds: ClipSeconds = 4.0,
+    model: Model = "mini",
+    model_url: ModelUrl = None,
+    model_key_file: ModelKeyFile = None,
+    fallback: Fallback = None,
+    prompt: Prompt = None,
     device: Device = "auto",
     precision: Precision = "auto",
     vision: Vision = None,
     tokenizer: Tokenizer = None,
     fit: FitOption = None,
     threads: Threads = None,
+    change_threshold: ChangeThreshold = DEFAULT_THRESHOLD,
+    refresh_interval: RefreshInterval = 60.0,
+    interim_rate: InterimRate = 10.0,
+    min_confidence: MinConfidence = DEFAULT_MIN_CONFIDENCE,
+    max_age: MaxAge = 10.0,
+    replay_events: ReplayEvents = 2048,
+    out: Out = None,
+    rotate_bytes: RotateBytes = "100MB",
+    keep_days: KeepDays = None,
+    keep_files: KeepFiles = None,
+    subtitle_window: SubtitleWindow = 3600.0,
     host: Host = "127.0.0.1",
     port: Port = 8642,
     root_path: RootPath = "",
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    ice_server: IceServers = None,
     token: Token = None,
     view_token: ViewToken = None,
     origin: Origin = None,
@@ -143,62 +186,62 @@ def node(
     log_format: LogFormatOption = "text",
 ) -> None:
     """Run one of many machines: cameras, captions and viewers are shared over NATS JetStream."""
+    arguments = dict(locals())
     require_extra("cluster", "nats")
-    from streamcap.app import ServeOptions
-    from streamcap.cluster.connection import ClusterOptions
-    from streamcap.engine.change_gate import ChangeGateOptions
-    from streamcap.engine.engine import EngineOptions
-    from streamcap.engine.model_settings import ModelSettings
-    from streamcap.node import NodeOptions, run_node
+    from streamcap.node import run_node
     from streamcap.server.http.server import allow_connections, listen
-    from streamcap.server.options import ServerOptions
-    from streamcap.streams.options import StreamOptions
 
     configure_logging(log_level, log_format)
-    named = parse_sources(sources or [])
-    for source_name, url in named:
-        if source_name is None:
-            raise InputError(f"{url}: name it, as NAME={url}: nodes that start again must not add it twice")
-    server_options = ServerOptions(
-        host=host,
-        port=port,
-        publish_tokens=frozenset((token,)) if token is not None else frozenset(),
-        view_tokens=frozenset((view_token,)) if view_token is not None else frozenset(),
-        origins=frozenset(origin or ()),
-        allow_net=allow_net,
-        allow_local=allow_local,
-        root_path=root_path,
-        tls_cert=tls_cert,
-        tls_key=tls_key,
-    )
-    serve_options = ServeOptions(
-        sources=named,
-        stream_options=StreamOptions(
-            every=every, decode=decode, read_timeout=read_timeout, replay_events=replay_events
-        ),
-        server=server_options,
-        engine=EngineOptions(ChangeGateOptions(threshold=change_threshold)),
-        models={model: ModelSettings(model, device, precision, vision, tokenizer, fit)},
-    )
-    options = NodeOptions(
-        serve=serve_options,
-        cluster=ClusterOptions(
-            servers=tuple(nats),
-            site=site,
-            creds=nats_creds,
-            ca=nats_ca,
-            cert=nats_cert,
-            key=nats_key,
-            replicas=nats_replicas,
-            keep_hours=keep_hours,
-        ),
-        roles=frozenset(role.strip() for role in roles.split(",") if role.strip()),
-        name=name,
-        capacity=capacity,
-        url=public_url,
-    )
+    file: Config | None = context.obj
+    given = given_options(context)
+    try:
+        options = _node_options(arguments, file, given)
+    except InputError as error:
+        raise (error if file is None else file.error(error, given)) from None
     load = functools.partial(load_model, threads=threads)
-    with listen(server_options) as listener:
+    with listen(options.serve.server) as listener:
         allow_connections()
         on_signal = functools.partial(start_timer, SHUTDOWN_TIMEOUT_S, exit_now)
         run_service(run_node(options, load, listener, on_signal=on_signal))
+
+
+def _node_options(values: Mapping[str, Any], file: Config | None, given: Container[str]) -> NodeOptions:
+    """The options that `values`, the arguments of `node` by name, and `file` describe. Raises InputError."""
+    from streamcap.app import ServeOptions
+    from streamcap.cluster.connection import ClusterOptions
+    from streamcap.cluster.recorder.options import RecorderOptions
+    from streamcap.node import NodeOptions
+
+    sources = parse_sources(values["sources"] or [])
+    for name, url in sources:
+        if name is None:
+            raise InputError(f"{url}: name it, as NAME={url}: nodes that start again must not add it twice")
+    options, out = build_options(values), values["out"]
+    named = {name for name, _ in sources}
+    return NodeOptions(
+        serve=ServeOptions(
+            sources=sources,
+            streams={} if file is None else {n: stream for n, stream in file.streams.items() if n not in named},
+            stream_options=options.streams,
+            server=options.server,
+            engine=options.engine,
+            models=models_of(values, file, given),
+        ),
+        cluster=ClusterOptions(
+            servers=tuple(values["nats"]),
+            site=values["site"],
+            creds=values["nats_creds"],
+            ca=values["nats_ca"],
+            cert=values["nats_cert"],
+            key=values["nats_key"],
+            replicas=values["nats_replicas"],
+            keep_hours=values["keep_hours"],
+        ),
+        roles=frozenset(role.strip() for role in values["roles"].split(",") if role.strip()),
+        name=values["name"],
+        capacity=values["capacity"],
+        url=values["public_url"],
+        recorder=(
+            None if out is None else RecorderOptions(out, options.streams.rotation, options.streams.subtitle_window)
+        ),
+    )

@@ -9,12 +9,13 @@ import typer
 
 from streamcap.cli.service.log_format import LogFormat, LogLevel
 from streamcap.image_spec import Fit
-from streamcap.media.demand import Decode
+from streamcap.media.demand import Decode, Hwaccel
 
-STREAMS, MODEL, FEED, SERVER, SECURITY, OUTPUT = (
+STREAMS, MODEL, FEED, FILES, SERVER, SECURITY, OUTPUT = (
     "Streams",
     "Model",
     "Captions and feed",
+    "Caption files",
     "Server",
     "Security",
     "Output",
@@ -64,6 +65,93 @@ ChangeThreshold = Annotated[
 ReplayEvents = Annotated[
     int,
     typer.Option(help="Events kept in memory per stream, for viewers that reconnect.", rich_help_panel=FEED),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Directory for NAME.srt, NAME.vtt and NAME.jsonl.", show_default="no files", rich_help_panel=FILES
+    ),
+]
+RotateBytes = Annotated[
+    str, typer.Option(help="Rotate NAME.jsonl at this size, such as 100MB; 0: never.", rich_help_panel=FILES)
+]
+KeepDays = Annotated[
+    float | None,
+    typer.Option(
+        help="Rotate NAME.jsonl daily, and remove older parts after so many days.",
+        show_default="keep all",
+        rich_help_panel=FILES,
+    ),
+]
+KeepFiles = Annotated[
+    int | None,
+    typer.Option(help="Keep so many older parts of each NAME.jsonl.", show_default="keep all", rich_help_panel=FILES),
+]
+SubtitleWindow = Annotated[
+    float, typer.Option(help="Seconds of captions in the rolling subtitle files.", rich_help_panel=FILES)
+]
+StallAfter = Annotated[
+    float,
+    typer.Option(help="Report a stream as stalled after so many seconds without a frame.", rich_help_panel=STREAMS),
+]
+HwaccelOption = Annotated[
+    Hwaccel, typer.Option(help="Hardware that decodes, where there is one.", rich_help_panel=STREAMS)
+]
+ClipSeconds = Annotated[
+    float, typer.Option(help="Seconds of video in one input of a clip model.", rich_help_panel=STREAMS)
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Model name, file, directory or openai:MODEL of --model-url: see `streamcap models`.",
+        rich_help_panel=MODEL,
+    ),
+]
+ModelUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="Server of an openai: model: http://127.0.0.1:11434/v1. Its key: STREAMCAP_MODEL_KEY.",
+        show_default=False,
+        rich_help_panel=MODEL,
+    ),
+]
+ModelKeyFile = Annotated[
+    Path | None,
+    typer.Option(help="File with the server's key, instead of STREAMCAP_MODEL_KEY.", rich_help_panel=MODEL),
+]
+Fallback = Annotated[
+    str | None,
+    typer.Option(help="Local model that captions while the server of an openai: model fails.", rich_help_panel=MODEL),
+]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        help="What to ask a model that takes a prompt.", show_default="the model's own", rich_help_panel=MODEL
+    ),
+]
+RefreshInterval = Annotated[
+    float, typer.Option(help="Seconds until an unchanged image is captioned again.", rich_help_panel=FEED)
+]
+InterimRate = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1000, help="Maximum interim captions per second and stream; 0: none.", rich_help_panel=FEED
+    ),
+]
+MinConfidence = Annotated[
+    float,
+    typer.Option(
+        help="Hold back captions of which the model is less sure than this (0 to 1); 0: none.",
+        rich_help_panel=FEED,
+    ),
+]
+MaxAge = Annotated[float, typer.Option(help="Do not push captions older than so many seconds.", rich_help_panel=FEED)]
+IceServers = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT, for WebRTC with browsers on other networks.",
+        rich_help_panel=SERVER,
+    ),
 ]
 Host = Annotated[
     str,

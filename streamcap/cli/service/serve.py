@@ -11,27 +11,42 @@ import typer
 
 from streamcap.cli.service.log_format import configure_logging
 from streamcap.cli.service.options import (
-    FEED,
-    MODEL,
     OUTPUT,
-    SERVER,
     STREAMS,
     AllowLocal,
     AllowNet,
     ChangeThreshold,
+    ClipSeconds,
     DecodeOption,
     Device,
     Every,
+    Fallback,
     FitOption,
     Host,
+    HwaccelOption,
+    IceServers,
+    InterimRate,
+    KeepDays,
+    KeepFiles,
     LogFormatOption,
     LogLevelOption,
+    MaxAge,
+    MinConfidence,
+    Model,
+    ModelKeyFile,
+    ModelUrl,
     Origin,
+    Out,
     Port,
     Precision,
+    Prompt,
     ReadTimeout,
+    RefreshInterval,
     ReplayEvents,
     RootPath,
+    RotateBytes,
+    StallAfter,
+    SubtitleWindow,
     Threads,
     TlsCert,
     TlsKey,
@@ -42,16 +57,15 @@ from streamcap.cli.service.options import (
 )
 from streamcap.cli.service.process import exit_now, load_model, run_service, start_timer
 from streamcap.cli.service.serve_options import (
+    ConfigFile,
     build_options,
     given_options,
     models_of,
     reloader_of,
     state_of,
-    use_file,
     with_masks,
 )
 from streamcap.errors import InputError
-from streamcap.media.demand import Hwaccel
 from streamcap.streams.options import DEFAULT_MIN_CONFIDENCE
 
 if TYPE_CHECKING:
@@ -67,9 +81,6 @@ SHUTDOWN_TIMEOUT_S = 4.4
 """From the first signal to the end of the process, even if something hangs."""
 
 
-_FILES = "Caption files"
-
-
 def serve(
     context: typer.Context,
     sources: Annotated[
@@ -81,16 +92,7 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            callback=use_file,
-            is_eager=True,
-            help="YAML file with options, models and streams; options of the command line win.",
-            show_default=False,
-            rich_help_panel=STREAMS,
-        ),
-    ] = None,
+    config: ConfigFile = None,
     persist: Annotated[
         bool,
         typer.Option(
@@ -110,49 +112,16 @@ def serve(
         ),
     ] = None,
     every: Every = 1.0,
-    stall_after: Annotated[
-        float,
-        typer.Option(help="Report a stream as stalled after so many seconds without a frame.", rich_help_panel=STREAMS),
-    ] = 2.0,
+    stall_after: StallAfter = 2.0,
     read_timeout: ReadTimeout = 5.0,
     decode: DecodeOption = "auto",
-    hwaccel: Annotated[
-        Hwaccel, typer.Option(help="Hardware that decodes, where there is one.", rich_help_panel=STREAMS)
-    ] = "auto",
-    clip_seconds: Annotated[
-        float, typer.Option(help="Seconds of video in one input of a clip model.", rich_help_panel=STREAMS)
-    ] = 4.0,
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Model name, file, directory or openai:MODEL of --model-url: see `streamcap models`.",
-            rich_help_panel=MODEL,
-        ),
-    ] = "mini",
-    model_url: Annotated[
-        str | None,
-        typer.Option(
-            help="Server of an openai: model: http://127.0.0.1:11434/v1. Its key: STREAMCAP_MODEL_KEY.",
-            show_default=False,
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    model_key_file: Annotated[
-        Path | None,
-        typer.Option(help="File with the server's key, instead of STREAMCAP_MODEL_KEY.", rich_help_panel=MODEL),
-    ] = None,
-    fallback: Annotated[
-        str | None,
-        typer.Option(
-            help="Local model that captions while the server of an openai: model fails.", rich_help_panel=MODEL
-        ),
-    ] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            help="What to ask a model that takes a prompt.", show_default="the model's own", rich_help_panel=MODEL
-        ),
-    ] = None,
+    hwaccel: HwaccelOption = "auto",
+    clip_seconds: ClipSeconds = 4.0,
+    model: Model = "mini",
+    model_url: ModelUrl = None,
+    model_key_file: ModelKeyFile = None,
+    fallback: Fallback = None,
+    prompt: Prompt = None,
     device: Device = "auto",
     precision: Precision = "auto",
     vision: Vision = None,
@@ -160,65 +129,22 @@ def serve(
     fit: FitOption = None,
     threads: Threads = None,
     change_threshold: ChangeThreshold = DEFAULT_THRESHOLD,
-    refresh_interval: Annotated[
-        float, typer.Option(help="Seconds until an unchanged image is captioned again.", rich_help_panel=FEED)
-    ] = 60.0,
-    interim_rate: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1000, help="Maximum interim captions per second and stream; 0: none.", rich_help_panel=FEED
-        ),
-    ] = 10.0,
-    min_confidence: Annotated[
-        float,
-        typer.Option(
-            help="Hold back captions of which the model is less sure than this (0 to 1); 0: none.",
-            rich_help_panel=FEED,
-        ),
-    ] = DEFAULT_MIN_CONFIDENCE,
-    max_age: Annotated[
-        float, typer.Option(help="Do not push captions older than so many seconds.", rich_help_panel=FEED)
-    ] = 10.0,
+    refresh_interval: RefreshInterval = 60.0,
+    interim_rate: InterimRate = 10.0,
+    min_confidence: MinConfidence = DEFAULT_MIN_CONFIDENCE,
+    max_age: MaxAge = 10.0,
     replay_events: ReplayEvents = 2048,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Directory for NAME.srt, NAME.vtt and NAME.jsonl.", show_default="no files", rich_help_panel=_FILES
-        ),
-    ] = None,
-    rotate_bytes: Annotated[
-        str,
-        typer.Option(help="Rotate NAME.jsonl at this size, such as 100MB; 0: never.", rich_help_panel=_FILES),
-    ] = "100MB",
-    keep_days: Annotated[
-        float | None,
-        typer.Option(
-            help="Rotate NAME.jsonl daily, and remove older parts after so many days.",
-            show_default="keep all",
-            rich_help_panel=_FILES,
-        ),
-    ] = None,
-    keep_files: Annotated[
-        int | None,
-        typer.Option(
-            help="Keep so many older parts of each NAME.jsonl.", show_default="keep all", rich_help_panel=_FILES
-        ),
-    ] = None,
-    subtitle_window: Annotated[
-        float, typer.Option(help="Seconds of captions in the rolling subtitle files.", rich_help_panel=_FILES)
-    ] = 3600.0,
+    out: Out = None,
+    rotate_bytes: RotateBytes = "100MB",
+    keep_days: KeepDays = None,
+    keep_files: KeepFiles = None,
+    subtitle_window: SubtitleWindow = 3600.0,
     host: Host = "127.0.0.1",
     port: Port = 8642,
     root_path: RootPath = "",
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
-    ice_server: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT, for WebRTC with browsers on other networks.",
-            rich_help_panel=SERVER,
-        ),
-    ] = None,
+    ice_server: IceServers = None,
     token: Token = None,
     view_token: ViewToken = None,
     origin: Origin = None,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_type_hints
 
 import typer
 
 from streamcap.byte_size import parse_bytes
+from streamcap.cli.service.options import STREAMS
 from streamcap.errors import InputError
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def load_checked(path: Path, given: Mapping[str, Any] | None = None) -> Config:
     """
     from streamcap.config.config import load_config
 
-    config = load_config(path, serve_flags())
+    config = load_config(path, file_flags())
     given = _environment() if given is None else given
     # Checked at the start only, because it creates the directory.
     values = {**_defaults(), **config.server, **given, "out": None}
@@ -177,10 +178,11 @@ def state_of(out: Path | None, reloader: Reloader | None) -> StateFile:
 @functools.cache
 def serve_flags() -> tuple[Flag, ...]:
     """Every option that the file may set, in the order of the help."""
+    from streamcap.cli.service.serve import serve
     from streamcap.config.schema import Flag
 
     flags = []
-    for name, (annotation, option) in _parameters().items():
+    for name, (annotation, option) in _parameters(serve).items():
         flags.append(Flag(name, annotation, option.help or "", option.min, option.max))
     return tuple(flags)
 
@@ -191,22 +193,50 @@ def given_options(context: typer.Context) -> set[str]:
     return {name for name, source in sources if source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")}
 
 
+@functools.cache
+def file_flags() -> tuple[Flag, ...]:
+    """Every option of `serve` and `node` that the file may set."""
+    from streamcap.cli.service.node import node
+    from streamcap.config.schema import Flag
+
+    flags = serve_flags()
+    known = {flag.name for flag in flags}
+    return (
+        *flags,
+        *(
+            Flag(name, annotation, option.help or "", option.min, option.max, "cluster")
+            for name, (annotation, option) in _parameters(node).items()
+            if name not in known
+        ),
+    )
+
+
 def use_file(context: typer.Context, path: Path | None) -> Path | None:
     """A callback: the file's values become the defaults of all other options."""
     if path is not None:
         from streamcap.config.config import load_config
 
-        context.obj = load_config(path, serve_flags())
-        context.default_map = dict(context.obj.server)
+        context.obj = load_config(path, file_flags())
+        context.default_map = {**context.obj.server, **context.obj.cluster}
     return path
 
 
-def _parameters() -> dict[str, tuple[Any, Any]]:
-    """Type and Typer option of each parameter of `serve` that the file may set."""
-    from streamcap.cli.service.serve import serve
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        callback=use_file,
+        is_eager=True,
+        help="YAML file with options, models and streams; options of the command line win.",
+        show_default=False,
+        rich_help_panel=STREAMS,
+    ),
+]
 
-    hints = get_type_hints(serve, include_extras=True)
-    names = [name for name in inspect.signature(serve).parameters if name not in ONLY_ON_COMMAND_LINE]
+
+def _parameters(command: Callable[..., None]) -> dict[str, tuple[Any, Any]]:
+    """Type and Typer option of each parameter of `command` that the file may set."""
+    hints = get_type_hints(command, include_extras=True)
+    names = [name for name in inspect.signature(command).parameters if name not in ONLY_ON_COMMAND_LINE]
     return {name: (_without_none(get_args(hints[name])[0]), get_args(hints[name])[1]) for name in names}
 
 
@@ -218,7 +248,9 @@ def _defaults() -> dict[str, Any]:
 
 def _environment() -> dict[str, str]:
     """Options that an environment variable sets."""
-    variables = {name: option.envvar for name, (_, option) in _parameters().items()}
+    from streamcap.cli.service.serve import serve
+
+    variables = {name: option.envvar for name, (_, option) in _parameters(serve).items()}
     return {name: os.environ[str(one)] for name, one in variables.items() if one and os.environ.get(str(one))}
 
 

@@ -52,6 +52,12 @@ def read_entry(stream: str, sequence: int, headers: Mapping[str, str] | None, bo
     )
 
 
+def previous_sequence(headers: Mapping[str, str]) -> int:
+    """JetStream's sequence of the message before this one in the same log; 0: there was none, or nothing tells."""
+    text = headers.get(_EXPECTED, "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 19 else 0
+
+
 def _reserved(stream: str, text: str) -> Counters:
     return parse_counters(text.encode(), stream)
 

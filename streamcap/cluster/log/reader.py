@@ -45,6 +45,7 @@ class StreamReader:
 
     Parameters:
         last_per_subject: begin with the newest message of each subject.
+        after: else begin with the message after this sequence.
         since: else begin with messages stored at this wall-clock time; None: with those to come.
     """
 
@@ -56,18 +57,22 @@ class StreamReader:
         deliver: Callable[[Message], None],
         *,
         last_per_subject: bool = False,
+        after: int | None = None,
         since: float | None = None,
     ) -> None:
         self.caught_up = asyncio.Event()
         """Set once everything stored before the start has been delivered."""
         self.restarts = 0
+        self.pending = 0
+        """Stored messages that have not been delivered yet, as of the newest one."""
         self._connection = connection
         self._stream = stream
         self._subjects = subjects
         self._deliver = deliver
         self._last_per_subject = last_per_subject
         self._since = since
-        self._last = 0
+        self._last = after or 0
+        self._from_sequence = after is not None
         self._began = False
 
     async def run(self) -> None:
@@ -126,7 +131,8 @@ class StreamReader:
                         message.data,
                     )
                 )
-            if message.metadata.num_pending == 0:
+            self.pending = message.metadata.num_pending
+            if self.pending == 0:
                 self.caught_up.set()
 
     async def _control(self, message: Msg, expected: int) -> bool:
@@ -151,7 +157,7 @@ class StreamReader:
             num_replicas=1,
             mem_storage=True,
         )
-        if self._last:
+        if self._last or self._from_sequence:
             return config.evolve(deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self._last + 1)
         if self._last_per_subject:
             return config.evolve(deliver_policy=DeliverPolicy.LAST_PER_SUBJECT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import chain
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -33,12 +33,14 @@ class Metrics:
         whip_sessions: Sized,
         whep_sessions: Sized,
         offers: OfferPace,
+        more: Callable[[], Iterable[Metric]] = tuple,
     ) -> None:
         self._streams = streams
         self._broadcaster = broadcaster
         self._whip_sessions = whip_sessions
         self._whep_sessions = whep_sessions
         self._offers = offers
+        self._more = more
         self._latency = Histograms(
             "streamcap_caption_latency_seconds",
             "Time from a frame's arrival to its final caption, by stage; `total` is the sum.",
@@ -51,20 +53,25 @@ class Metrics:
     def observe(self, event: Event) -> None:
         """Take a final caption's latency into the histograms; called for every event published."""
         caption = event.payload
-        if not isinstance(caption, Caption) or not caption.is_final:
+        if not isinstance(caption, Caption) or not caption.is_final or not self._streams.runs(caption.stream):
             return
         for stage in _STAGES:
             self._latency.observe(caption.stream, stage, getattr(caption.latency, stage) / 1000)
 
     def text(self) -> str:
         """All metrics in Prometheus' text format."""
-        self._latency.keep_only(self._streams.names())
+        self._latency.keep_only(self._names())
         return "".join(chain(self._latency.render(), self._of_streams.render(), render(self._collect())))
+
+    def _names(self) -> list[str]:
+        """The streams that run here: other nodes tell about theirs."""
+        return [name for name in self._streams.names() if self._streams.runs(name)]
 
     def _collect(self) -> Iterator[Metric]:
         yield from self._of_engine()
         yield from self._of_feed()
         yield from self._of_load()
+        yield from self._more()
         for collector in self._process:
             yield from collector.collect()
 

@@ -53,7 +53,7 @@ class StreamMetrics:
     def render(self) -> Iterator[str]:
         """The lines of all streams."""
         streams = self._streams
-        views = [streams.get(name).view() for name in streams.names()]
+        views = [streams.get(name).view() for name in streams.names() if streams.runs(name)]
         for counter, series in self._counters.items():
             yield from series.render(((view.name,), getattr(view, counter)) for view in views)
         yield from self._source.render(

@@ -1,0 +1,116 @@
+"""`ClusterMetrics`: what a node tells Prometheus about its part of a cluster. Values are read at each scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from streamcap.cluster.assigned_streams import AssignedStreams
+from streamcap.cluster.connection import Connection
+from streamcap.cluster.gateway import Gateway
+from streamcap.cluster.ingest import Ingest
+from streamcap.cluster.log.live_feed import LiveFeed
+from streamcap.cluster.nodes import NodeDirectory
+from streamcap.cluster.recorder.recorder import Recorder
+from streamcap.cluster.registry import StreamRegistry
+
+
+class ClusterMetrics:
+    """Parts that a node lacks by its roles stay at zero."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        registry: StreamRegistry,
+        nodes: NodeDirectory,
+        ingest: Ingest,
+        live: LiveFeed,
+        gateway: Gateway,
+        recorder: Recorder | None,
+    ) -> None:
+        self._connection = connection
+        self._registry = registry
+        self._nodes = nodes
+        self._ingest = ingest
+        self._live = live
+        self._gateway = gateway
+        self._recorder = recorder
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics."""
+        yield _gauge("connected", "1 while NATS can be reached.", self._connection.is_connected)
+        yield _counter("reconnections", "Connections to NATS after the first.", self._connection.reconnections)
+        yield _gauge("nodes", "Nodes that have reported within 6 s.", len(self._nodes.nodes))
+        yield _gauge("streams", "Streams of the cluster.", len(self._registry.streams))
+        yield from self._of_assignments()
+        yield from self._of_writes()
+        yield from self._of_gateway()
+        yield from self._of_recorder()
+
+    def _of_assignments(self) -> Iterator[Metric]:
+        owned = GaugeMetricFamily("streamcap_cluster_streams_owned", "Streams that this node has.", labels=("role",))
+        taken = CounterMetricFamily(
+            "streamcap_cluster_takeovers", "Streams that were assigned to this node.", labels=("role",)
+        )
+        lost = CounterMetricFamily(
+            "streamcap_cluster_streams_lost",
+            "Streams that another node took while this one had them.",
+            labels=("role",),
+        )
+        waiting = GaugeMetricFamily(
+            "streamcap_cluster_streams_waiting", "Streams of this site that no node has taken.", labels=("role",)
+        )
+        parts: list[tuple[str, AssignedStreams]] = [("ingest", self._ingest)]
+        if self._recorder is not None:
+            parts.append(("recorder", self._recorder))
+        for role, part in parts:
+            owned.add_metric((role,), len(part.owned))
+            taken.add_metric((role,), part.taken)
+            lost.add_metric((role,), part.lost)
+            waiting.add_metric((role,), part.waiting)
+        yield from (owned, taken, lost, waiting)
+
+    def _of_writes(self) -> Iterator[Metric]:
+        writes = self._ingest.writes
+        yield _counter("writes_refused", "Writes to a log refused: another node owns the stream.", writes.refused)
+        yield _counter("writes_repeated", "Writes to a log sent again: JetStream did not answer.", writes.repeated)
+        yield HistogramMetricFamily(
+            "streamcap_cluster_publish_seconds",
+            "Time from a write to a log to JetStream's answer that it is stored.",
+            buckets=writes.buckets(),
+            sum_value=writes.seconds,
+        )
+        yield _gauge("finals_waiting", "Final captions that wait for JetStream.", self._ingest.finals_waiting)
+        yield _gauge("longest_write_seconds", "Age of the oldest write without an answer.", self._ingest.longest_write)
+        yield _counter(
+            "interims_replaced", "Interims not sent: a newer one came, or NATS was away.", self._live.replaced
+        )
+
+    def _of_gateway(self) -> Iterator[Metric]:
+        gateway = self._gateway
+        yield _gauge("log_lag", "Stored messages that this gateway has not read yet.", gateway.lag)
+        yield _counter("log_restarts", "How often the reader of the logs started again.", gateway.restarts)
+        yield _counter("messages_skipped", "Messages that are none of streamcap's.", gateway.skipped)
+        yield _counter(
+            "interims_dropped", "Interims of former owners, or that came too early.", gateway.interims_dropped
+        )
+
+    def _of_recorder(self) -> Iterator[Metric]:
+        recorder = self._recorder
+        if recorder is None:
+            return
+        yield _counter("recorded_finals", "Final captions written to files.", recorder.finals)
+        yield _counter("recorder_read_again", "How often the disk was too slow for the log.", recorder.read_again)
+        yield _gauge(
+            "recorder_lag_seconds", "How long the oldest message has waited for the disk.", recorder.lag_seconds
+        )
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"streamcap_cluster_{name}", text, value=float(value))
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"streamcap_cluster_{name}", text, value=value)
