@@ -81,12 +81,22 @@ class ClusterOptions:
         ):
             if path is not None and not path.is_file():
                 raise InputError(f"{flag} {path}: no such file")
+        if self.creds is not None and not _has_credentials(self.creds):
+            raise InputError(f"--nats-creds {self.creds}: no credentials of NATS in it: JWT and key of one user")
         if (self.cert is None) != (self.key is None):
             raise InputError("--nats-cert and --nats-key are needed together")
         if self.replicas not in (1, 3, 5):
             raise InputError(f"--nats-replicas {self.replicas}: use 1, 3 or 5")
         if not 0.1 <= self.keep_hours <= 24 * 365:
             raise InputError(f"--keep-hours {self.keep_hours:g}: use 0.1 to 8760")
+
+
+def _has_credentials(path: Path) -> bool:
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return False
+    return "BEGIN NATS USER JWT" in text and "BEGIN USER NKEY SEED" in text
 
 
 @dataclass(slots=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import nats
@@ -28,6 +30,7 @@ class Stored:
 class Verdict:
     finals: int = 0
     received: int = 0
+    recorded: int = 0
     gaps: int = 0
     violations: list[str] = field(default_factory=list)
 
@@ -119,3 +122,26 @@ def judge_client(messages: list[dict[str, Any]], stored: list[Stored], stream: s
         missing = [seq for seq in finals if first <= seq <= last and seq not in seen]
         if missing:
             verdict.violations.append(f"{stream}: finals {missing[:5]} are missing")
+
+
+def recorded_finals(out: Path, stream: str) -> list[dict[str, Any]]:
+    """All lines of a stream's JSONL files, the older parts first; a line that is being written is not one yet."""
+    lines: list[str] = []
+    for path in (*sorted(out.glob(f"{stream}.jsonl.*")), out / f"{stream}.jsonl"):
+        with contextlib.suppress(FileNotFoundError):  # not written yet, or rotated just now
+            lines += path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n") and line.strip()]
+
+
+def judge_files(out: Path, stored: list[Stored], stream: str, verdict: Verdict) -> None:
+    """The files have the finals of the log in their order, each once, from the first to the newest recorded."""
+    recorded = [(final["seq"], final["text"]) for final in recorded_finals(out, stream)]
+    expected = [(final["seq"], final["text"]) for final in finals_of(stored, stream)]
+    verdict.recorded += len(recorded)
+    if len(set(recorded)) != len(recorded):
+        verdict.violations.append(f"{stream}: a final is in the files twice")
+    missing = set(expected[: len(recorded)]) - set(recorded)
+    if missing:
+        verdict.violations.append(f"{stream}: finals {sorted(missing)[:5]} are not in the files")
+    if recorded != expected[: len(recorded)]:
+        verdict.violations.append(f"{stream}: the files differ from the log")

@@ -1,13 +1,14 @@
-"""Real nodes as subprocesses, with the fast fake model."""
+"""Real nodes as processes of their own, with the fast fake model."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,24 @@ from tests.end_to_end.service import fetch, wait_until
 from tests.timeouts import TIMEOUT_FACTOR
 
 SCENE = "scenes:?size=64x64&rate=10&seconds=0.7"
+# A process that has imported everything once, and forks a node in milliseconds: an import takes seconds of CPU.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["streamcap.cli", "streamcap.node", "tests.chaos.fake_model", "tests.cluster.nodes"])
+
+
+def run_command(arguments: Sequence[str], log: str) -> None:
+    """The command `streamcap` with the fake model, in this process; its output goes to the end of `log`."""
+    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+    from streamcap import models
+    from streamcap.cli import main
+    from tests.chaos.fake_model import load
+
+    models.load_model = load  # type: ignore[assignment]
+    sys.argv = ["streamcap", *arguments]
+    main()
 
 
 class NodeProcess:
@@ -27,18 +46,17 @@ class NodeProcess:
         self.name = name
         self.port = free_ports(1)[0]
         self.log = directory / f"{name}.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: BaseProcess | None = None
         self._command = [
-            *(sys.executable, "-m", "tests.chaos.fake_model", "node", "--name", name, "--port", str(self.port)),
+            *("node", "--name", name, "--port", str(self.port)),
             *(part for url in nats for part in ("--nats", url)),
             *("--every", "0.5", "--allow-local", *arguments),
         ]
 
     def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-            )
+        self.log.touch()
+        self.process = _FORKS.Process(target=run_command, args=(self._command, str(self.log)), daemon=True)
+        self.process.start()
 
     def __enter__(self) -> Self:
         self.start()
@@ -54,7 +72,7 @@ class NodeProcess:
 
     @property
     def is_running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
+        return self.process is not None and self.process.is_alive()
 
     def wait_until_ready(self) -> None:
         wait_until(lambda: self.get("/readyz")[0] == 200 or not self.is_running, self.describe)
@@ -77,15 +95,21 @@ class NodeProcess:
         return int(self.streams().get(name, {}).get("captions", 0))
 
     def signal(self, number: signal.Signals) -> None:
-        if self.process is not None:
-            self.process.send_signal(number)
+        if self.process is not None and self.process.pid is not None:
+            os.kill(self.process.pid, number)
 
     def terminate(self) -> int:
         """SIGTERM, and the exit status."""
         assert self.process is not None
         self.process.terminate()
-        status = self.process.wait(TIMEOUT_FACTOR)
-        self.process = None
+        return self.wait()
+
+    def wait(self) -> int:
+        """The exit status."""
+        assert self.process is not None
+        self.process.join(TIMEOUT_FACTOR)
+        status, self.process = self.process.exitcode, None
+        assert status is not None, self.describe()
         return status
 
     def kill(self) -> None:
@@ -93,4 +117,4 @@ class NodeProcess:
         process, self.process = self.process, None
         if process is not None:
             process.kill()
-            process.wait()
+            process.join()

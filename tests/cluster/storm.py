@@ -24,15 +24,15 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 from testbed.nats import NatsCluster
-from tests.cluster.judge import Stored, Verdict, judge_client, judge_log, read_logs
+from tests.cluster.judge import Stored, Verdict, judge_client, judge_files, judge_log, read_logs, recorded_finals
 from tests.cluster.nodes import SCENE, NodeProcess
 from tests.end_to_end.service import wait_until
 
 KINDS = ("node", "nats", "pause")
 # Of ten strikes.
 WEIGHTS = (6, 2, 2)
-PAUSE_SECONDS = 8.0
-"""Longer than the time after which JetStream gives a stream to another node."""
+PAUSE_SECONDS = 30.0
+"""Far longer than the time after which JetStream gives a stream to another node."""
 
 
 class Client:
@@ -84,64 +84,146 @@ class Outcome:
     nats_pauses: list[float] = field(default_factory=list)
     """The longest time without any stored message after the kill of a NATS server."""
     strikes: dict[str, int] = field(default_factory=dict)
+    takeovers: int = 0
+    """Terms of all logs after the first."""
+
+    def as_json(self) -> dict[str, Any]:
+        """What a report shows."""
+        verdict = self.verdict
+        return {
+            "strikes": dict(sorted(self.strikes.items())),
+            "takeovers": self.takeovers,
+            "finals_stored": verdict.finals,
+            "finals_received": verdict.received,
+            "finals_recorded": verdict.recorded,
+            "gaps": verdict.gaps,
+            "recoveries": len(self.recoveries),
+            "recovery_p50_s": round(percentile(self.recoveries, 0.5), 2),
+            "recovery_p95_s": round(percentile(self.recoveries, 0.95), 2),
+            "recovery_max_s": round(max(self.recoveries, default=0.0), 2),
+            "nats_pause_max_s": round(max(self.nats_pauses, default=0.0), 2),
+            "violations": verdict.violations[:20],
+        }
+
+
+class Storm:
+    """Strikes at the processes of a cluster. Whoever is killed starts again at once, whoever is paused goes on later;
+    of the NATS servers a majority always runs.
+    """
+
+    def __init__(self, cluster: NatsCluster, processes: list[NodeProcess], rng: random.Random) -> None:
+        self.marks: list[tuple[str, str, float]] = []
+        self.strikes: dict[str, int] = {}
+        self._cluster = cluster
+        self._processes = processes
+        self._rng = rng
+        self._paused: dict[str, threading.Timer] = {}
+        self._restart: threading.Timer | None = None
+
+    def strike(self) -> None:
+        kind = self._rng.choices(KINDS, WEIGHTS)[0]
+        awake = [process for process in self._processes if process.name not in self._paused]
+        if kind == "nats" and (self._restart is None or not self._restart.is_alive()):
+            server = self._rng.choice(self._cluster.servers)
+            self._mark("nats", server.url)
+            server.kill()
+            self._restart = threading.Timer(self._rng.uniform(2.0, 8.0), server.start)
+            self._restart.start()
+        elif kind == "pause" and len(self._paused) < 1:
+            process = self._rng.choice(awake)
+            self._mark("pause", process.name)
+            process.signal(signal.SIGSTOP)
+            timer = threading.Timer(PAUSE_SECONDS, self._resume, (process,))
+            self._paused[process.name] = timer
+            timer.start()
+        elif awake:
+            process = self._rng.choice(awake)
+            self._mark("node", process.name)
+            process.kill()
+            process.start()
+
+    def end(self) -> None:
+        """Everybody runs again."""
+        for timer in (*self._paused.values(), *filter(None, (self._restart,))):
+            timer.join()
+
+    def _mark(self, kind: str, what: str) -> None:
+        self.marks.append((kind, what, time.time()))
+        key = f"{kind}" if kind == "nats" else f"{kind} {what.rstrip('0123456789')}"
+        self.strikes[key] = self.strikes.get(key, 0) + 1
+
+    def _resume(self, process: NodeProcess) -> None:
+        process.signal(signal.SIGCONT)
+        self._paused.pop(process.name, None)
 
 
 def run_storm(
-    kills: int, directory: Path, *, nodes: int = 3, streams: int = 4, servers: int = 3, seed: int = 0, calm: float = 8.0
+    kills: int,
+    directory: Path,
+    *,
+    nodes: int = 3,
+    recorders: int = 2,
+    streams: int = 4,
+    servers: int = 3,
+    seed: int = 0,
+    calm: float = 8.0,
+    until: float = float("inf"),
 ) -> Outcome:
-    """`kills` strikes, `calm` seconds apart, then a judgement."""
+    """`kills` strikes, `calm` seconds apart at most, then a judgement. until: monotonic seconds at which to stop."""
     rng = random.Random(seed)
-    outcome = Outcome()
-    marks: list[tuple[str, str, float]] = []
+    out = directory / "out"
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(NatsCluster(directory, servers))
-        processes = [NodeProcess(f"n{number}", cluster.urls, directory) for number in range(nodes)]
-        for process in processes:
+        gateways = [NodeProcess(f"node{number}", cluster.urls, directory) for number in range(nodes)]
+        files = ("--roles", "recorder", "--out", str(out), "--rotate-bytes", "65536")
+        writers = [NodeProcess(f"recorder{number}", cluster.urls, directory, *files) for number in range(recorders)]
+        for process in (*gateways, *writers):
             stack.callback(process.kill)
             process.start()
-        for process in processes:
+        for process in (*gateways, *writers):
             process.wait_until_ready()
         names = [f"cam{number}" for number in range(streams)]
         for name in names:
-            status, text = processes[0].request("POST", "/streams", {"name": name, "url": SCENE})
+            status, text = gateways[0].request("POST", "/streams", {"name": name, "url": SCENE})
             assert status == 201, text
-        wait_until(lambda: all(processes[0].captions(name) for name in names), processes[0].describe)
-        clients = [Client(name, processes, random.Random(f"{seed}{name}{i}")) for name in names for i in range(2)]
+        wait_until(lambda: all(gateways[0].captions(name) for name in names), gateways[0].describe)
+        clients = [Client(name, gateways, random.Random(f"{seed}{name}{i}")) for name in names for i in range(2)]
         for client in clients:
             client.start()
+        storm = Storm(cluster, [*gateways, *writers], rng)
         for _ in range(kills):
             time.sleep(rng.uniform(0.3, 1.0) * calm)
-            kind = rng.choices(KINDS, WEIGHTS)[0]
-            outcome.strikes[kind] = outcome.strikes.get(kind, 0) + 1
-            if kind == "nats":
-                server = rng.choice(cluster.servers)
-                marks.append(("nats", server.url, time.time()))
-                server.kill()
-                time.sleep(rng.uniform(2.0, 8.0))
-                server.start()
-            elif kind == "node":
-                process = rng.choice(processes)
-                marks.append(("node", process.name, time.time()))
-                process.kill()
-                process.start()
-                process.wait_until_ready()
-            else:
-                process = rng.choice(processes)
-                process.signal(signal.SIGSTOP)
-                time.sleep(PAUSE_SECONDS)
-                process.signal(signal.SIGCONT)
-        time.sleep(calm)
+            if time.monotonic() >= until:
+                break
+            storm.strike()
+        storm.end()
+        for process in (*gateways, *writers):
+            process.wait_until_ready()
         goal = {name: max(client.last for client in clients if client.stream == name) + 5 for name in names}
-        wait_until(lambda: all(client.last >= goal[client.stream] for client in clients), processes[0].describe)
+        wait_until(lambda: all(client.last >= goal[client.stream] for client in clients), gateways[0].describe)
         for client in clients:
             client.stop()
+        if writers:
+            wait_until(lambda: all(recorded_seq(out, name) >= goal[name] for name in names), writers[0].describe)
+            for process in writers:  # what is recorded now is complete
+                process.kill()
         stored = asyncio.run(read_logs(cluster.urls))
+    outcome = Outcome(strikes=storm.strikes)
     for name in names:
         judge_log(stored, name, outcome.verdict)
+        if writers:
+            judge_files(out, stored, name, outcome.verdict)
+        outcome.takeovers += max((entry.term for entry in stored if entry.stream == name), default=1) - 1
     for client in clients:
         judge_client(client.messages, stored, client.stream, outcome.verdict)
-    _measure(marks, stored, outcome)
+    _measure(storm.marks, stored, outcome)
     return outcome
+
+
+def recorded_seq(out: Path, stream: str) -> int:
+    """Of the newest final in the files."""
+    finals = recorded_finals(out, stream)
+    return int(finals[-1]["seq"]) if finals else 0
 
 
 def _measure(marks: list[tuple[str, str, float]], stored: list[Stored], outcome: Outcome) -> None:
@@ -149,6 +231,8 @@ def _measure(marks: list[tuple[str, str, float]], stored: list[Stored], outcome:
         if kind == "nats":
             times = [at, *(entry.at for entry in stored if at <= entry.at <= at + 15)]
             outcome.nats_pauses.append(max((b - a for a, b in itertools.pairwise(times)), default=15.0))
+            continue
+        if kind == "pause":
             continue
         for stream in {entry.stream for entry in stored}:
             before = [entry for entry in stored if entry.stream == stream and entry.at <= at]
@@ -170,25 +254,29 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--recorders", type=int, default=2)
     parser.add_argument("--streams", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--calm", type=float, default=8.0, help="most seconds between two strikes")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop striking after so long")
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         outcome = run_storm(
-            options.kills, Path(directory), nodes=options.nodes, streams=options.streams, seed=options.seed
+            options.kills,
+            Path(directory),
+            nodes=options.nodes,
+            recorders=options.recorders,
+            streams=options.streams,
+            seed=options.seed,
+            calm=options.calm,
+            until=time.monotonic() + 60 * options.minutes,
         )
-    verdict = outcome.verdict
-    lines = [
-        f"strikes: {outcome.strikes}",
-        f"finals stored: {verdict.finals}; received by clients: {verdict.received}; gaps: {verdict.gaps}",
-        f"owner killed to next final: n={len(outcome.recoveries)} p50 {percentile(outcome.recoveries, 0.5):.2f} s, "
-        f"p95 {percentile(outcome.recoveries, 0.95):.2f} s, worst {max(outcome.recoveries, default=0):.2f} s",
-        f"NATS server killed: longest pause of all logs {max(outcome.nats_pauses, default=0):.2f} s",
-        f"violations: {len(verdict.violations)}",
-        *(f"    {violation}" for violation in verdict.violations[:20]),
-    ]
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.exit(bool(verdict.violations))
+    report = json.dumps(outcome.as_json(), indent=2) + "\n"
+    if options.json is not None:
+        options.json.write_text(report)
+    sys.stdout.write(report)
+    sys.exit(bool(outcome.verdict.violations))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ import pytest
 
 from streamcap.cluster.connection import ClusterError, ClusterOptions, Connection, connect
 from streamcap.errors import InputError
+from testbed.certificates import certificate
 from testbed.nats import NatsCluster, free_ports
+from testbed.nats_accounts import NatsAccounts
 from tests.conftest import require_program
 
 
@@ -32,6 +34,40 @@ async def test_wrong_password_is_told(tmp_path: Path) -> None:
         assert "refuses the credentials" in await refused(ClusterOptions((url,)))
         connection = await connect(ClusterOptions((cluster.urls[0].replace("//", "//a:b@"),)), "test")
         await connection.close()
+
+
+async def test_tls_and_certificates_of_both_sides(tmp_path: Path) -> None:
+    require_program("nats-server")
+    (server_dir := tmp_path / "server").mkdir()
+    (client_dir := tmp_path / "client").mkdir()
+    (server_cert, server_key), (cert, key) = certificate(server_dir), certificate(client_dir)
+    tls = f'tls {{ cert_file: "{server_cert}", key_file: "{server_key}", ca_file: "{cert}", verify: true }}'
+    with NatsCluster(tmp_path, extra=f"{tls}\nauthorization {{ user: a, password: b }}") as cluster:
+        right = cluster.urls[0].replace("nats://", "tls://a:b@")
+        options = {"ca": server_cert, "cert": cert, "key": key}
+        connection = await connect(ClusterOptions((right,), **options), "test")
+        await connection.close()
+        wrong = right.replace("a:b@", "a:wrong@")
+        reason = await refused(ClusterOptions((wrong,), **options))
+        assert "refuses the credentials" in reason and "wrong" not in reason
+        for given in ({**options, "ca": cert}, {"ca": server_cert}, {"cert": cert, "key": key}):
+            reason = await refused(ClusterOptions((right,), **given))
+            assert "TLS failed" in reason and "--nats-ca, --nats-cert" in reason and "\n" not in reason
+
+
+async def test_credentials_file(tmp_path: Path) -> None:
+    require_program("nats-server")
+    (other_dir := tmp_path / "other").mkdir()
+    accounts, other = NatsAccounts(tmp_path), NatsAccounts(other_dir)
+    with NatsCluster(tmp_path, extra=accounts.config) as cluster:
+        servers = tuple(cluster.urls)
+        connection = await connect(ClusterOptions(servers, creds=accounts.creds), "test")
+        await connection.close()
+        for creds in (other.creds, None):
+            assert "refuses the credentials" in await refused(ClusterOptions(servers, creds=creds))
+    (empty := tmp_path / "empty.creds").write_text("")
+    with pytest.raises(InputError, match=r"--nats-creds .*: no credentials"):
+        ClusterOptions(servers, creds=empty)
 
 
 async def test_server_without_jetstream_is_told(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +21,11 @@ from streamcap.streams.counters import Counters
 from streamcap.streams.storage.file_rotation import RotationOptions
 from testbed.nats import NatsCluster
 from tests.captions.fakes import caption
-from tests.cluster.judge import finals_of, read_logs
+from tests.cluster.judge import finals_of, read_logs, recorded_finals
 from tests.cluster.nodes import SCENE, NodeProcess
 from tests.cluster.test_log import until
 from tests.end_to_end.service import wait_until
 from tests.ffprobe import subtitle_times
-from tests.timeouts import TIMEOUT_FACTOR
 
 
 class Camera:
@@ -58,8 +56,7 @@ class Camera:
 
 def seqs(out: Path) -> list[int]:
     """Of the finals in the files, the older parts first."""
-    paths = [*sorted(out.glob("door.jsonl.*")), out / "door.jsonl"]
-    return [json.loads(line)["seq"] for path in paths if path.exists() for line in path.read_text().splitlines()]
+    return [final["seq"] for final in recorded_finals(out, "door")]
 
 
 def make(connection: Connection, out: Path, node: str = "a", lost: list[str] | None = None) -> Recording:
@@ -279,6 +276,5 @@ def wait_for(out: Path, count: int, node: NodeProcess) -> None:
 def test_out_needs_the_role_recorder(nats_server: NatsCluster, tmp_path: Path) -> None:
     node = NodeProcess("i", nats_server.urls, tmp_path, "--out", str(tmp_path / "out"))
     node.start()
-    assert node.process is not None
-    assert node.process.wait(TIMEOUT_FACTOR) == 2
+    assert node.wait() == 2
     assert "--out: only nodes with the role recorder" in node.log.read_text()

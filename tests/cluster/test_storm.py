@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cluster.judge import Stored, Verdict, judge_client, judge_log
+from tests.cluster.judge import Stored, Verdict, judge_client, judge_files, judge_log
 from tests.conftest import require_package, require_program
 
 
@@ -66,6 +67,20 @@ def test_judge_finds_a_fault_of_a_client(messages: list[dict[str, Any]], reason:
     assert any(reason in violation for violation in client_violations(messages, log))
 
 
+@pytest.mark.parametrize(
+    ("seqs", "reason"),
+    [((1, 2, 3), ""), ((1, 2), ""), ((1, 2, 2), "twice"), ((1, 3), "not in the files"), ((2, 1), "differ")],
+)
+def test_judge_compares_files_with_the_log(tmp_path: Path, seqs: tuple[int, ...], reason: str) -> None:
+    log = [entry(1, final(1, 0.0), final(2, 1.0), final(3, 2.0))]
+    finals = [final(seq, float(seq)) for seq in seqs]
+    (tmp_path / "cam.jsonl.000000000001").write_text(json.dumps(finals[0]) + "\n")
+    (tmp_path / "cam.jsonl").write_text("".join(json.dumps(each) + "\n" for each in finals[1:]) + '{"type":')
+    verdict = Verdict()
+    judge_files(tmp_path, log, "cam", verdict)
+    assert any(reason in violation for violation in verdict.violations) if reason else not verdict.violations
+
+
 @pytest.mark.e2e
 @pytest.mark.slow
 @pytest.mark.timeout(600)
@@ -74,6 +89,6 @@ def test_strikes_lose_and_double_nothing(tmp_path: Path) -> None:
     require_package("nats")
     from tests.cluster.storm import run_storm
 
-    outcome = run_storm(2, tmp_path, nodes=2, streams=1, calm=3.0)
+    outcome = run_storm(3, tmp_path, nodes=2, recorders=1, streams=1, calm=3.0)
     assert outcome.verdict.violations == []
-    assert outcome.verdict.received > 0
+    assert outcome.verdict.received > 0 and outcome.verdict.recorded > 0

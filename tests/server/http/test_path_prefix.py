@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import json
 import ssl
 from pathlib import Path
@@ -11,15 +9,13 @@ from pathlib import Path
 import httpx
 import pytest
 from aiortc import RTCPeerConnection
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from starlette.types import Message, Scope
 from websockets.asyncio.client import connect
 
 from streamcap.errors import InputError
 from streamcap.server.http.path_prefix import PathPrefix, is_prefix, route_path
 from streamcap.server.options import ServerOptions
+from testbed.certificates import certificate
 from tests.server.conftest import Start, receive
 from tests.server.proxy import prefix_proxy
 from tests.timeouts import TIMEOUT_FACTOR
@@ -103,21 +99,6 @@ async def test_hostile_prefix_header_is_ignored(header: str) -> None:
 def test_root_path_that_cannot_work_is_refused(root_path: str) -> None:
     with pytest.raises(InputError, match="--root-path"):
         ServerOptions(root_path=root_path)
-
-
-def certificate(directory: Path) -> tuple[Path, Path]:
-    """A self-signed certificate of 127.0.0.1, and its key."""
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
-    begin = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(begin)
-    finished = builder.not_valid_after(begin + datetime.timedelta(days=9)).add_extension(address, critical=True)
-    cert_path, key_path = directory / "cert.pem", directory / "key.pem"
-    cert_path.write_bytes(finished.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    form = serialization.PrivateFormat.PKCS8
-    key_path.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
-    return cert_path, key_path
 
 
 async def test_tls_serves_https_and_wss(start: Start, tmp_path: Path) -> None:
