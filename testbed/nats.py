@@ -38,6 +38,11 @@ class NatsServer:
             self._process = subprocess.Popen(["nats-server", "-c", str(self._config)], stdout=log, stderr=log)
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

@@ -13,7 +13,9 @@ import pytest
 import yaml
 
 import streamcap
+from streamcap.cli.service.node import node
 from streamcap.cli.service.serve import serve
+from streamcap.node import ROLES
 from tests.conftest import require_program
 
 ROOT = Path(__file__).parents[1]
@@ -26,13 +28,14 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
     return done.stdout + done.stderr
 
 
-def test_alert_rules_and_their_examples_hold() -> None:
+@pytest.mark.parametrize("name", ["alerts", "cluster-alerts"])
+def test_alert_rules_and_their_examples_hold(name: str) -> None:
     promtool = require_program("promtool", "it checks the alert rules")
-    run(promtool, "check", "rules", DEPLOY / "prometheus" / "alerts.yaml")
+    run(promtool, "check", "rules", DEPLOY / "prometheus" / f"{name}.yaml")
     run(promtool, "check", "config", "--syntax-only", DEPLOY / "prometheus" / "prometheus.yml")
-    run(promtool, "test", "rules", "alerts.test.yaml", cwd=DEPLOY / "prometheus")
-    rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())["groups"][0]["rules"]
-    examples = (DEPLOY / "prometheus" / "alerts.test.yaml").read_text()
+    run(promtool, "test", "rules", f"{name}.test.yaml", cwd=DEPLOY / "prometheus")
+    rules = yaml.safe_load((DEPLOY / "prometheus" / f"{name}.yaml").read_text())["groups"][0]["rules"]
+    examples = (DEPLOY / "prometheus" / f"{name}.test.yaml").read_text()
     assert [rule["alert"] for rule in rules if f"alertname: {rule['alert']}\n" not in examples] == []
 
 
@@ -82,6 +85,25 @@ def test_compose_file_drops_rights() -> None:
     assert ours["read_only"] and ours["cap_drop"] == ["ALL"]
     assert all(port.startswith("127.0.0.1:") for one in services.values() for port in one["ports"])
     assert (DEPLOY / ours["build"]["context"]).resolve() == ROOT
+
+
+def test_cluster_compose_file_has_every_role() -> None:
+    services = yaml.safe_load((DEPLOY / "cluster.compose.yaml").read_text())["services"]
+    nats = [name for name, one in services.items() if one["image"].startswith("nats:")]
+    ours = {name: one for name, one in services.items() if name not in nats}
+    parameters = inspect.signature(node).parameters
+    roles = []
+    for one in ours.values():
+        assert one["read_only"] and one["cap_drop"] == ["ALL"]
+        assert (DEPLOY / one["build"]["context"]).resolve() == ROOT
+        command = one["command"]
+        assert [word for word in command if word.startswith("nats://")] == [f"nats://{name}:4222" for name in nats]
+        for option in (word for word in command if word.startswith("--")):
+            assert option[2:].replace("-", "_") in parameters, option
+        roles += command[command.index("--roles") + 1].split(",")
+    assert len(nats) == 3 and roles.count("ingest") == 2
+    assert set(roles) == set(ROLES)
+    assert "--out" in ours["recorder"]["command"] and ours["recorder"]["volumes"]
 
 
 def test_version_is_that_of_the_change_log() -> None:

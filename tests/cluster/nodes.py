@@ -71,6 +71,11 @@ class NodeProcess:
         self.kill()
 
     @property
+    def pid(self) -> int:
+        assert self.process is not None and self.process.pid is not None
+        return self.process.pid
+
+    @property
     def is_running(self) -> bool:
         return self.process is not None and self.process.is_alive()
 
