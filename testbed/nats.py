@@ -68,14 +68,17 @@ class NatsCluster:
     Parameters:
         extra: lines of the configuration of each server, such as an `authorization` block.
         jetstream: without it the servers have core NATS only.
+        host: address that clients may connect to; 127.0.0.1 must be part of it.
     """
 
-    def __init__(self, directory: Path, servers: int = 1, *, extra: str = "", jetstream: bool = True) -> None:
+    def __init__(
+        self, directory: Path, servers: int = 1, *, extra: str = "", jetstream: bool = True, host: str = "127.0.0.1"
+    ) -> None:
         ports = free_ports(2 * servers)
         routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports[servers:])
         self.servers: list[NatsServer] = []
         for number in range(servers):
-            lines = [f"server_name: n{number}", f"listen: 127.0.0.1:{ports[number]}"]
+            lines = [f"server_name: n{number}", f"listen: {host}:{ports[number]}"]
             if jetstream:
                 store = directory / f"store{number}"
                 lines.append(f'jetstream {{ store_dir: "{store}", max_file: 1GB, max_mem: 256MB }}')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -23,8 +24,14 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["streamcap.cli", "streamcap.node", "tests.chaos.fake_model", "tests.cluster.nodes"])
 
 
-def run_command(arguments: Sequence[str], log: str) -> None:
-    """The command `streamcap` with the fake model, in this process; its output goes to the end of `log`."""
+def run_command(arguments: Sequence[str], log: str, network: str | None) -> None:
+    """The command `streamcap` with the fake model, in this process; its output goes to the end of `log`.
+
+    network: a network namespace that `ip netns add` made.
+    """
+    if network is not None:
+        with Path("/run/netns", network).open() as namespace:
+            ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0)
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -42,8 +49,11 @@ class NodeProcess:
     """`with NodeProcess("a", urls, tmp_path) as node:` — ready when entered, killed when left. The port stays the same
     when it is started again."""
 
-    def __init__(self, name: str, nats: Sequence[str], directory: Path, *arguments: str) -> None:
+    def __init__(
+        self, name: str, nats: Sequence[str], directory: Path, *arguments: str, network: str | None = None
+    ) -> None:
         self.name = name
+        self._network = network
         self.port = free_ports(1)[0]
         self.log = directory / f"{name}.log"
         self.process: BaseProcess | None = None
@@ -55,7 +65,9 @@ class NodeProcess:
 
     def start(self) -> None:
         self.log.touch()
-        self.process = _FORKS.Process(target=run_command, args=(self._command, str(self.log)), daemon=True)
+        self.process = _FORKS.Process(
+            target=run_command, args=(self._command, str(self.log), self._network), daemon=True
+        )
         self.process.start()
 
     def __enter__(self) -> Self:

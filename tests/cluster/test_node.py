@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from aiortc import RTCPeerConnection, RTCSessionDescription
+from av import VideoFrame
 from websockets.sync.client import connect
 
 from testbed.nats import NatsCluster
@@ -133,3 +137,29 @@ def test_gateway_and_ingest_in_two_nodes(nats_server: NatsCluster, tmp_path: Pat
         viewer.read(gateway, 1)
         assert gateway.request("DELETE", "/streams/door")[0] == 204
         wait_until(lambda: "stream door is ended" in ingest.log.read_text(), ingest.describe)
+
+
+async def test_whep_of_another_node_is_redirected(nats_server: NatsCluster, tmp_path: Path) -> None:
+    ingest = NodeProcess("i", nats_server.urls, tmp_path, f"door={SCENE}")
+    gateway = NodeProcess("g", nats_server.urls, tmp_path, "--roles", "gateway")
+    with ingest, gateway:
+        wait_until(lambda: gateway.captions("door") >= 1, gateway.describe)
+        async with httpx.AsyncClient(timeout=TIMEOUT_FACTOR) as http, asyncio.timeout(TIMEOUT_FACTOR):
+            viewer = RTCPeerConnection()
+            viewer.addTransceiver("video", direction="recvonly")
+            await viewer.setLocalDescription(await viewer.createOffer())
+            offer, headers = viewer.localDescription.sdp, {"Content-Type": "application/sdp"}
+            first = await http.post(f"http://127.0.0.1:{gateway.port}/whep/door", content=offer, headers=headers)
+            assert first.status_code == 307, first.text
+            place = first.headers["Location"]
+            assert place == f"http://127.0.0.1:{ingest.port}/whep/door"
+            answer = await http.post(place, content=offer, headers=headers)
+            assert answer.status_code == 201, answer.text
+            await viewer.setRemoteDescription(RTCSessionDescription(answer.text, "answer"))
+            frame = await viewer.getReceivers()[0].track.recv()
+            assert isinstance(frame, VideoFrame) and frame.width == 64
+            session = answer.url.join(answer.headers["Location"])
+            assert (await http.delete(session)).status_code == 200
+            await viewer.close()
+            image = await http.get(f"http://127.0.0.1:{gateway.port}/streams/door/snapshot.jpg", follow_redirects=True)
+            assert (image.status_code, image.headers["Content-Type"]) == (200, "image/jpeg")
