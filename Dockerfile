@@ -1,21 +1,23 @@
-# streamcap in a container. On a CPU, 1.9 GB with the compiler for its kernels:
+# streamcap in a container. On a CPU, under 1.9 GB:
 #   docker build -t streamcap --build-arg PIP_EXTRA_INDEX_URL=INDEX .
 # INDEX is PyTorch's index of CPU builds, which its installation page names. With CUDA:
 #   docker build -t streamcap:cuda --build-arg VARIANT=cuda .
 ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim-bookworm AS wheel
+# The compiler makes the CPU kernels.
+RUN apt-get update -q && apt-get install -q -y --no-install-recommends gcc libc6-dev
 WORKDIR /source
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY streamcap streamcap
 RUN pip wheel --no-cache-dir --no-deps -w /wheel .
 
 FROM python:${PYTHON}-slim-bookworm
 ARG VARIANT=cpu
 ARG PIP_EXTRA_INDEX_URL
-# The compiler makes the CPU kernels at the first start; ffmpeg reads srt:// sources.
+# ffmpeg reads srt:// sources.
 RUN apt-get update -q \
-    && apt-get install -q -y --no-install-recommends ffmpeg gcc libc6-dev \
+    && apt-get install -q -y --no-install-recommends ffmpeg \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY pyproject.toml constraints.txt ./

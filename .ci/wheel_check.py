@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -23,6 +24,22 @@ BIN = Path(sys.executable).parent
 FINAL = re.compile(r"\d\d:\d\d:\d\d  scenes  \w+ \w+")
 TIMEOUT_S = 300
 """Timeout of each step."""
+WITHOUT_COMPILER = {**os.environ, "PATH": str(BIN)}
+"""The environment of every step but one: the wheel brings its kernels."""
+CAPTION_SCENES = """
+import itertools, json
+from streamcap.captioner import load_captioner
+from streamcap.captioner.kernels.loading import describe_kernels, load_library
+from streamcap.media.scenes.draw import draw
+from streamcap.media.scenes.scene import every_scene
+images = [draw(scene, 1.0, 640, 360) for scene in itertools.islice(every_scene(), 0, None, 97)][:24]
+results = {"kernels": {name: describe_kernels(name) for name in ("fp32", "int8")}}
+for precision in ("fp32", "int8"):
+    results[precision] = [result.tokens for result in load_captioner("mini", "cpu", precision).caption(images)]
+    assert load_library(precision) is not None
+print(json.dumps(results))
+"""
+"""Prints which kernels run, and the tokens of scenes by precision."""
 PACKAGES = {"streamcap-live": ("", "streamcap"), "streamcap-live-client": ("clients/python", "streamcap_client")}
 
 
@@ -70,7 +87,7 @@ def check_service() -> None:
     with log.open("w") as output:
         service = subprocess.Popen(
             [BIN / "streamcap", "serve", "scenes:", "--port", str(port)],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, text=True,
+            env=WITHOUT_COMPILER, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
     with killed_after(service, 2 * TIMEOUT_S):
         viewer = subprocess.Popen(
@@ -87,22 +104,44 @@ def check_service() -> None:
 
 
 def check_caption() -> None:
-    """`streamcap caption` captions an image, and compiles the kernels from the wheel's sources."""
+    """`streamcap caption` captions an image."""
     image = Image.new("RGB", (320, 240), (70, 160, 60))
     ImageDraw.Draw(image).ellipse((110, 110, 210, 210), fill=(220, 20, 20))
     image.save("ball.png")
     start = time.monotonic()
     command = [BIN / "streamcap", "caption", "ball.png", "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+    done = subprocess.run(command, env=WITHOUT_COMPILER, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     assert done.returncode == 0 and len(done.stdout.split()) >= 3, (done.returncode, done.stdout, done.stderr)
     print(f"streamcap caption: done after {time.monotonic() - start:.1f} s: {done.stdout.strip()}")
-    if shutil.which("cc"):
-        kernels = list(Path(os.environ["STREAMCAP_CACHE"]).rglob("*.so"))
-        assert kernels, "the kernels were not compiled"
-        print(f"kernels: {', '.join(path.name for path in kernels)}")
+
+
+def check_kernels() -> None:
+    """Without a compiler the wheel's kernels run, and give the tokens of kernels compiled here."""
+    wheels = importlib.metadata.distribution("streamcap-live").read_text("WHEEL")
+    assert wheels is not None
+    (tag,) = re.findall(r"^Tag: (.*)$", wheels, re.M)
+    assert tag.startswith("py3-none-manylinux_"), tag
+    assert shutil.which("cc", path=WITHOUT_COMPILER["PATH"]) is None
+    command = [sys.executable, "-I", "-c", CAPTION_SCENES]
+    captions = {}
+    for mode, environment in {"auto": WITHOUT_COMPILER, "compile": dict(os.environ)}.items():
+        done = subprocess.run(
+            command, env={**environment, "STREAMCAP_KERNELS": mode}, capture_output=True, text=True, check=False,
+            timeout=TIMEOUT_S,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        captions[mode] = json.loads(done.stdout)
+        print(f"kernels: {captions[mode].pop('kernels')}")
+        compiled = list(Path(os.environ["STREAMCAP_CACHE"]).rglob("*.so"))
+        assert len(compiled) == (0 if mode == "auto" else 2), compiled
+    assert captions["auto"] == captions["compile"], captions
+    listed = subprocess.run([BIN / "streamcap", "models"], capture_output=True, text=True, check=True).stdout
+    assert "CPU kernels: fp32 ready-built (" in listed and "int8 ready-built (" in listed, listed
+    print(f"{tag}: the same {sum(map(len, captions['auto'].values()))} captions on both")
 
 
 if __name__ == "__main__":
     check_contents(Path(sys.argv[1]))
     check_service()
     check_caption()
+    check_kernels()

@@ -14,6 +14,7 @@ import torch
 
 from streamcap.bench.timing import synchronize
 from streamcap.captioner.kernels import int8_torch
+from streamcap.captioner.kernels.loading import describe_kernels
 from streamcap.captioner.kernels.precision import PRECISIONS
 
 _PACKAGES = ("torch", "transformers", "numpy", "av", "onnxruntime", "openvino")
@@ -27,6 +28,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "cores": cores,
         "torch_threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "kernels": {name: describe_kernels(name) for name in ("fp32", "int8")},
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": {name: installed for name in _PACKAGES if (installed := _version(name)) is not None},

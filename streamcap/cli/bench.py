@@ -46,6 +46,7 @@ def bench(
     else:
         machine = result["machine"]
         typer.echo(f"{machine['processor']}, {machine['cores']} cores, device {machine['device']}")
+        typer.echo("CPU kernels: " + ", ".join(f"{name} {source}" for name, source in machine["kernels"].items()))
         tables = {
             "decode": decode.table,
             "encode": encode.table,

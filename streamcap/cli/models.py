@@ -29,6 +29,7 @@ def models(context: typer.Context, as_json: Json = False) -> None:
 @app.command("list")
 def list_models(as_json: Json = False) -> None:
     """List the named captioners: use, size, quality, speed, license, and whether they are downloaded."""
+    from streamcap.captioner.kernels.loading import describe_kernels
     from streamcap.captioner.registry import MODELS, cached
 
     rows = []
@@ -73,6 +74,8 @@ def list_models(as_json: Json = False) -> None:
         style="dim",
     )
     console.print("ms a frame: 720p, from the frame to its caption, one CPU core.", style="dim")
+    kernels = ", ".join(f"{name} {describe_kernels(name)}" for name in ("fp32", "int8"))
+    console.print(f"CPU kernels: {kernels}.", style="dim")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from streamcap.captioner.kernels import build
+from streamcap.captioner.kernels import build, loading
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -26,15 +26,16 @@ def precision(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="session", params=["this CPU's vectors", pytest.param("AVX2", marks=pytest.mark.slow)])
+@pytest.fixture(scope="session", params=["this CPU's vectors", pytest.param("avx2", marks=pytest.mark.slow)])
 def library(request: pytest.FixtureRequest, precision: str, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The kernels compiled for this CPU, and compiled without AVX-512."""
-    if request.param != "AVX2":
-        found = build.load_library(precision)
-        assert found is not None
+    """The kernels compiled for this CPU, and the ready-built ones of a wheel."""
+    found = loading.load_library(precision)
+    assert found is not None
+    if request.param == "this CPU's vectors":
         return found
-    target = tmp_path_factory.mktemp("library") / "layers.so"
+    level = next(level for level in build.LEVELS["x86_64"] if level.name == request.param)
+    target = tmp_path_factory.mktemp("library") / build.library_name(precision, level)
     compiler = shutil.which("cc")
     assert compiler is not None
-    build.build(compiler, target, precision, "-mno-avx512f", "-Wall", "-Wextra", "-Werror")
+    build.build(compiler, target, precision, *level.flags, "-Wall", "-Wextra", "-Werror")
     return ctypes.CDLL(str(target))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from streamcap.captioner.kernels import build
+from streamcap.captioner.kernels import loading
 from streamcap.captioner.kernels.packed import PackedLinear
 
-needs_compiler = pytest.mark.skipif(build.load_library("int8") is None, reason="no C compiler, or not Linux on AVX2")
+needs_compiler = pytest.mark.skipif(loading.load_library("int8") is None, reason="no C compiler, or not Linux on AVX2")
 
 
 def use_dequantized_weights(plain: nn.Module, precision: str) -> None:

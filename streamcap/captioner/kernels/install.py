@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from streamcap.captioner.kernels import build, int8_torch
+from streamcap.captioner.kernels import int8_torch, loading
 from streamcap.captioner.kernels.packed import (
     FusedLayers,
     LayerWeights,
@@ -34,7 +34,7 @@ from streamcap.captioner.models.vit import VisionTransformer
 
 def install_kernels(module: nn.Module, precision: str) -> None:
     """Make `module` use the kernels where they support it, in place, in `int8` or `fp32`; a GPT-2 entirely or not."""
-    if build.load_library(precision) is None:
+    if loading.load_library(precision) is None:
         return
     if isinstance(module, GPT2):
         if not module.config.cross_width and can_fuse(_blocks(module)):
@@ -102,7 +102,7 @@ class KernelBackend:
 
     def logits(self, hidden: Tensor) -> Tensor:
         return matmul(
-            self._head, hidden, norm=self._norm, following=self._fused.linears[0][0], library=self._fused.load_library
+            self._head, hidden, norm=self._norm, following=self._fused.linears[0][0], library=self._fused.library
         )
 
 
@@ -175,7 +175,7 @@ def _install_mapping(mapping: TransformerMapping, precision: str) -> None:
 
 
 def _install_convolution(part: ConvNorm) -> None:
-    if isinstance(part.norm, nn.Identity) and build.load_library("fp32") is not None:
+    if isinstance(part.norm, nn.Identity) and loading.load_library("fp32") is not None:
         padding = 0 if part.late else part.conv.kernel_size[0] // 2
         part.packed = PackedConvolution(part.conv, padding, 1 if part.late else padding)
         part.add_module("conv", nn.Identity())  # its weights are in `packed`

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamcap.captioner.kernels import build
+from streamcap.captioner.kernels import loading
 
 _MIN_SCALE = 1e-12
 _PANEL = 32
@@ -147,10 +147,10 @@ class _AttentionArgs(ctypes.Structure):
 
 
 def library_for(precision: str) -> ctypes.CDLL:
-    """The compiled kernels. Raises RuntimeError where they are unavailable; see `build.load_library`."""
-    library = build.load_library(precision)
+    """The compiled kernels. Raises RuntimeError where they are unavailable; see `loading.load_library`."""
+    library = loading.load_library(precision)
     if library is None:
-        raise RuntimeError(f"the compiled {precision} kernels are unavailable; check build.load_library() first")
+        raise RuntimeError(f"the compiled {precision} kernels are unavailable; check loading.load_library() first")
     return library
 
 
@@ -268,7 +268,7 @@ class FusedLayers:
     ) -> None:
         self.precision, self.heads = precision, heads
         self.width, self.inner = layers[0].proj.out_features, layers[0].fc1.out_features
-        self.load_library = library or library_for(precision)
+        self.library = library or library_for(precision)
         self.linears = [[PackedLinear(linear, precision) for linear in layer.linears] for layer in layers]
         self._norms = [
             [tensor.detach().float().contiguous() for norm in (layer.norm_1, layer.norm_2)
@@ -338,7 +338,7 @@ class FusedLayers:
         scratch = torch.empty(
             _num_row_copies(count, threads) * (self.inner + ROW_PAD), dtype=_activation_dtype(self.precision)
         )
-        self.load_library.streamcap_layers(
+        self.library.streamcap_layers(
             ctypes.byref(self._fused), ctypes.byref(args), at(x), at(floats), at(scratch), threads, ctypes.c_int64(own)
         )
         if output_steps is None:

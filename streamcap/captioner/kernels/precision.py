@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from streamcap.captioner.kernels import build, install, int8_torch
+from streamcap.captioner.kernels import install, int8_torch, loading
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.errors import InputError
 
@@ -73,7 +73,7 @@ def _keeps_float32(module: nn.Module) -> bool:
     because int8 was requested. For the few remaining layers of an encoder or a mapping it would cost more accuracy
     than it saves time.
     """
-    return int8_torch.int8_saturates() and build.load_library("int8") is not None and not isinstance(module, GPT2)
+    return int8_torch.int8_saturates() and loading.load_library("int8") is not None and not isinstance(module, GPT2)
 
 
 def convert(module: Module, precision: str, device: torch.device) -> Module:
