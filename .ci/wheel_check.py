@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -32,7 +33,7 @@ from streamcap.captioner import load_captioner
 from streamcap.captioner.kernels.loading import describe_kernels, load_library
 from streamcap.media.scenes.draw import draw
 from streamcap.media.scenes.scene import every_scene
-images = [draw(scene, 1.0, 640, 360) for scene in itertools.islice(every_scene(), 0, None, 97)][:24]
+images = [draw(scene, 1.0, 640, 360) for scene in itertools.islice(every_scene(), 0, None, 50)][:24]
 results = {"kernels": {name: describe_kernels(name) for name in ("fp32", "int8")}}
 for precision in ("fp32", "int8"):
     results[precision] = [result.tokens for result in load_captioner("mini", "cpu", precision).caption(images)]
@@ -121,6 +122,11 @@ def check_kernels() -> None:
     assert wheels is not None
     (tag,) = re.findall(r"^Tag: (.*)$", wheels, re.M)
     assert tag.startswith("py3-none-manylinux_"), tag
+    from streamcap.captioner.kernels import build
+
+    levels = build.LEVELS[platform.machine()]
+    expected = {build.library_name(precision, level) for level in levels for precision in level.precisions}
+    assert {path.name for path in build.READY_BUILT.iterdir()} == expected
     assert shutil.which("cc", path=WITHOUT_COMPILER["PATH"]) is None
     command = [sys.executable, "-I", "-c", CAPTION_SCENES]
     captions = {}

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 
 from streamcap.bench.timing import synchronize
-from streamcap.captioner.kernels import int8_torch
 from streamcap.captioner.kernels.loading import describe_kernels
-from streamcap.captioner.kernels.precision import PRECISIONS
+from streamcap.captioner.kernels.precision import PRECISIONS, has_int8
 
 _PACKAGES = ("torch", "transformers", "numpy", "av", "onnxruntime", "openvino")
 
@@ -36,8 +35,8 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def usual_precisions(device: torch.device) -> list[str]:
-    """The precisions measured by default; int8 only if torch has FBGEMM."""
-    unusual = {"bf16"} if int8_torch.engine() is not None else {"bf16", "int8"}
+    """The precisions measured by default; int8 only where there is int8."""
+    unusual = {"bf16"} if has_int8() else {"bf16", "int8"}
     return [name for name in PRECISIONS[device.type] if name not in unusual]
 
 

@@ -26,7 +26,10 @@ def precision(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="session", params=["this CPU's vectors", pytest.param("avx2", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="session",
+    params=["this CPU's vectors", *(pytest.param(name, marks=pytest.mark.slow) for name in ("avx2", "baseline"))],
+)
 def library(request: pytest.FixtureRequest, precision: str, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The kernels compiled for this CPU, and the ready-built ones of a wheel."""
     found = loading.load_library(precision)

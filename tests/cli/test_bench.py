@@ -37,6 +37,7 @@ def test_int8_is_omitted_without_torch_support(monkeypatch: pytest.MonkeyPatch) 
         raise InputError("enough")
 
     monkeypatch.setattr(int8_torch, "engine", lambda: None)
+    monkeypatch.setenv("STREAMCAP_KERNELS", "off")
     monkeypatch.setattr(decode, "measure_decode", measure)
     assert str(CliRunner().invoke(app, ["bench", "--device", "cpu"]).exception) == "enough"
     assert asked == [["fp32"]]

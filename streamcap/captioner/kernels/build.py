@@ -20,7 +20,7 @@ OPTIONS = {"int8": (), "fp32": ("-DFLOATS",)}
 # Not -ffast-math: linking with it changes how the whole process handles denormal numbers.
 FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffinite-math-only", "-fno-signed-zeros",
          "-fassociative-math", "-freciprocal-math", "-fopenmp", "-fPIC")  # fmt: skip
-_TIMEOUT_S = 120.0
+_TIMEOUT_S = 600.0  # a busy machine may need minutes
 
 
 class Level(NamedTuple):
@@ -41,11 +41,17 @@ LEVELS = {
     "x86_64": (
         Level("avx512_vnni", (*_AVX512_FEATURES, "avx512_vnni"), (*_AVX512, "-mavx512vnni"), ("int8",)),
         Level("avx512", _AVX512_FEATURES, _AVX512),
+        Level("avx_vnni", ("avx2", "fma", "avx_vnni"), (*_AVX2, "-mavxvnni"), ("int8",)),
         Level("avx2", ("avx2", "fma"), _AVX2),
+        Level("baseline", ("sse4_1",), ("-msse4.1",)),
+    ),
+    "aarch64": (
+        Level("dotprod", ("asimd", "asimddp"), ("-march=armv8.2-a+dotprod",), ("int8",)),
+        Level("baseline", ("asimd",), ("-march=armv8-a",)),
     ),
 }
 """By `platform.machine()`, the fastest first."""
-NATIVE = {"x86_64": ("-march=native", "-mprefer-vector-width=512")}
+NATIVE = {"x86_64": ("-march=native", "-mprefer-vector-width=512"), "aarch64": ("-mcpu=native",)}
 """Compiler flags for the processor that compiles."""
 
 

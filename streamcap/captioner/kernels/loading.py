@@ -66,6 +66,11 @@ def load_library(precision: str) -> ctypes.CDLL | None:
     return None
 
 
+def has_kernels(precision: str) -> bool:
+    """Whether there are kernels to load or a compiler. Raises as `load_library`."""
+    return next(_sources(precision), None) is not None
+
+
 def describe_kernels(precision: str) -> str:
     """Which kernels models run on, in a few words, without loading or compiling them. Raises as `load_library`."""
     source = next(_sources(precision), None)

@@ -6,34 +6,21 @@
 
    int8: one weight scale per output channel. Each row of activations is quantized with a scale of its own to integers
    of at most `limit`, the largest value for which a sum of `in` products fits 32 bits. That leaves 12 bits or more, and
-   every sum is exact. Multiplying 16-bit pairs (vpmaddwd, or vpdpwssd with VNNI) cannot saturate; multiplying 8-bit
-   pairs without VNNI can.
+   every sum is exact: all processors compute the same sums. Multiplying 16-bit pairs (vpmaddwd, or vpdpwssd with VNNI)
+   cannot saturate; multiplying 8-bit pairs without VNNI can.
 
-   Weights are stored in the order in which they are read: panels of PANEL output channels, within a panel STEP inputs
-   at a time. This gives one sequential read of memory, reads each weight once for up to TILE rows, and needs no
-   horizontal sum within a vector.
+   Weights are stored in the order in which they are read: panels of PANEL output channels, within a panel
+   LAYOUT_STEP inputs at a time. This gives one sequential read of memory, reads each weight once for up to TILE rows,
+   and needs no horizontal sum within a vector.
 
-   Compiled on the target machine by streamcap.captioner.kernels.build. */
+   Compiled by streamcap.captioner.kernels.build. */
 #pragma once
 #include <math.h>
 #include <omp.h>
 #include <stdint.h>
 #include <string.h>
-#if !defined(__AVX2__)
-#error "no AVX2"
-#endif
-#include <immintrin.h>
+#include "vectors.h"
 
-#if defined(FLOATS)
-typedef float Weight, Value; /* types of a weight and of a packed activation */
-#define STEP 1               /* inputs multiplied by one instruction, for each output channel */
-#else
-typedef int8_t Weight;
-typedef int16_t Value;
-#define STEP 2
-#endif
-
-#define PANEL 32                          /* output channels stored side by side */
 #define ROW_PAD (64 / (int)sizeof(Value)) /* padding between rows, so that they do not map to the same cache sets */
 #define PREFETCH_BYTES 4096               /* distance of the weight prefetch */
 #define SMALL_BATCH_ROWS 4                /* up to this many rows, every thread packs all rows for itself */
@@ -41,7 +28,7 @@ typedef int16_t Value;
 #define LOCAL static __attribute__((unused)) /* each source file uses only some of these functions */
 
 typedef struct {
-    const Weight *qweight; /* (panels, in / STEP, PANEL, STEP) */
+    const Weight *qweight; /* (panels, in / LAYOUT_STEP, PANEL, LAYOUT_STEP) */
     const float *scales;   /* (panels, PANEL); not read with FLOATS */
     const float *bias;     /* (panels, PANEL) */
     int32_t in, out, limit, unused;
@@ -98,36 +85,6 @@ LOCAL void layer_norm(const float *x, const float *weight, const float *shift, f
 
 #if defined(FLOATS)
 
-#if defined(__AVX512F__)
-#define GROUP 16 /* output channels in one vector */
-#define TILE 12  /* rows in one tile; its accumulators stay in registers */
-#define SUMS 24  /* accumulator vectors that fit in registers */
-typedef __m512 Vector;
-static inline Vector load_weights(const Weight *p) { return _mm512_loadu_ps(p); }
-static inline Vector broadcast(const Value *p) { return _mm512_set1_ps(*p); }
-static inline Vector zero(void) { return _mm512_setzero_ps(); }
-static inline Vector multiply_add(Vector sum, Vector a, Vector b) { return _mm512_fmadd_ps(a, b, sum); }
-static inline Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
-static inline void store_scaled(Vector sum, float by, const float *scales, const float *bias, float *out) {
-    (void)by, (void)scales;
-    _mm512_storeu_ps(out, _mm512_add_ps(sum, _mm512_loadu_ps(bias)));
-}
-#else
-#define GROUP 8
-#define TILE 6
-#define SUMS 12
-typedef __m256 Vector;
-static inline Vector load_weights(const Weight *p) { return _mm256_loadu_ps(p); }
-static inline Vector broadcast(const Value *p) { return _mm256_set1_ps(*p); }
-static inline Vector zero(void) { return _mm256_setzero_ps(); }
-static inline Vector multiply_add(Vector sum, Vector a, Vector b) { return _mm256_fmadd_ps(a, b, sum); }
-static inline Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
-static inline void store_scaled(Vector sum, float by, const float *scales, const float *bias, float *out) {
-    (void)by, (void)scales;
-    _mm256_storeu_ps(out, _mm256_add_ps(sum, _mm256_loadu_ps(bias)));
-}
-#endif
-
 /* Copy one row of activations to `out`; returns its scale, 1. */
 LOCAL float pack_row(const float *x, int count, int limit, Value *out) {
     (void)limit;
@@ -136,55 +93,6 @@ LOCAL float pack_row(const float *x, int count, int limit, Value *out) {
 }
 
 #else
-
-#if defined(__AVX512BW__)
-#define GROUP 16
-#define TILE 12
-#define SUMS 24
-typedef __m512i Vector;
-static inline Vector load_weights(const Weight *p) {
-    return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p));
-}
-static inline Vector broadcast(const Value *p) {
-    int32_t pair;
-    memcpy(&pair, p, sizeof pair);
-    return _mm512_set1_epi32(pair);
-}
-static inline Vector add(Vector a, Vector b) { return _mm512_add_epi32(a, b); }
-static inline Vector zero(void) { return _mm512_setzero_si512(); }
-static inline Vector multiply_add(Vector sum, Vector a, Vector b) {
-#if defined(__AVX512VNNI__)
-    return _mm512_dpwssd_epi32(sum, a, b);
-#else
-    return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
-#endif
-}
-/* out = sum * by * scales + bias */
-static inline void store_scaled(Vector sum, float by, const float *scales, const float *bias, float *out) {
-    __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(_mm512_set1_ps(by), _mm512_loadu_ps(scales)));
-    _mm512_storeu_ps(out, _mm512_add_ps(y, _mm512_loadu_ps(bias)));
-}
-#else
-#define GROUP 8
-#define TILE 6
-#define SUMS 12
-typedef __m256i Vector;
-static inline Vector load_weights(const Weight *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)); }
-static inline Vector broadcast(const Value *p) {
-    int32_t pair;
-    memcpy(&pair, p, sizeof pair);
-    return _mm256_set1_epi32(pair);
-}
-static inline Vector add(Vector a, Vector b) { return _mm256_add_epi32(a, b); }
-static inline Vector zero(void) { return _mm256_setzero_si256(); }
-static inline Vector multiply_add(Vector sum, Vector a, Vector b) {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
-}
-static inline void store_scaled(Vector sum, float by, const float *scales, const float *bias, float *out) {
-    __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(_mm256_set1_ps(by), _mm256_loadu_ps(scales)));
-    _mm256_storeu_ps(out, _mm256_add_ps(y, _mm256_loadu_ps(bias)));
-}
-#endif
 
 /* Quantize one row of activations to integers of at most `limit`; returns the row's scale. */
 LOCAL float pack_row(const float *x, int count, int limit, Value *out) {
@@ -198,6 +106,17 @@ LOCAL float pack_row(const float *x, int count, int limit, Value *out) {
         float y = x[i] * factor;
         out[i] = (int16_t)(int32_t)(y + (y < 0 ? -0.5f : 0.5f));
     }
+#if defined(BYTES)
+    /* value = 256 * upper + lower, both signed bytes; of four inputs first the upper ones, then the lower ones. */
+    for (int i = 0; i < count; i += 4) {
+        int8_t bytes[8];
+        for (int j = 0; j < 4; j++) {
+            bytes[4 + j] = (int8_t)out[i + j];
+            bytes[j] = (int8_t)((out[i + j] - bytes[4 + j]) / 256);
+        }
+        memcpy(out + i, bytes, sizeof bytes);
+    }
+#endif
     return top / limit;
 }
 
@@ -238,7 +157,7 @@ static inline __attribute__((always_inline)) void tile(const Weight *qweight, co
                 Vector weight[VECTORS];
 #pragma GCC unroll 4
                 for (int v = 0; v < vectors; v++)
-                    weight[v] = load_weights(qweight + (int64_t)at * PANEL + v * STEP * GROUP);
+                    weight[v] = load_weights(qweight + (int64_t)at * PANEL + v * LAYOUT_STEP * GROUP);
 #pragma GCC unroll 16
                 for (int r = 0; r < rows; r++) {
                     Vector value = broadcast(x + (int64_t)r * (in + ROW_PAD) + at);
@@ -264,7 +183,7 @@ static inline __attribute__((always_inline)) void tile(const Weight *qweight, co
 #define CASE(n) \
     case n: \
         for (int v = 0; v < VECTORS; v += ACROSS(n)) \
-            tile(qweight + v * STEP * GROUP, next, x, in, n, ACROSS(n), x_scales, scales + v * GROUP, \
+            tile(qweight + v * LAYOUT_STEP * GROUP, next, x, in, n, ACROSS(n), x_scales, scales + v * GROUP, \
                  bias + v * GROUP, out + v * GROUP); \
         break;
 

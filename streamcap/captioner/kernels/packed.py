@@ -28,6 +28,8 @@ _SMALL_BATCH_ROWS = 4
 """Up to this many rows, every thread packs all rows for itself; SMALL_BATCH_ROWS in matmul.h."""
 ROW_PAD = 32
 """Padding between two rows, in values: the larger of the two sizes of ROW_PAD in matmul.h."""
+_MAX_ACTIVATION = 127 * 256 + 127
+"""The largest quantized activation that is 256 × one signed byte + another."""
 _ACTIVATIONS = {"gelu": 1, "quick_gelu": 2, "relu": 3}
 """Codes in matmul.h; every other activation is the tanh form of GELU, 0."""
 
@@ -171,7 +173,7 @@ def _num_row_copies(rows: int, threads: int) -> int:
 
 def linear_struct(linear: PackedLinear) -> _Linear:
     """The C side's view of the layer; valid while the layer's tensors stay at their addresses."""
-    limit = min(32767, (2**31 - 1) // (127 * linear.in_features))
+    limit = min(_MAX_ACTIVATION, (2**31 - 1) // (127 * linear.in_features))
     pointers = [tensor.data_ptr() for tensor in (linear.qweight, linear.scales, linear.bias)]
     return _Linear(*pointers, linear.in_features, linear.out_features, limit, 0)
 

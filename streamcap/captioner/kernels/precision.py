@@ -52,11 +52,16 @@ def find_precision(name: str, device: torch.device) -> str:
         if name in everywhere:
             raise InputError(f"precision {name} is not supported on {device.type}; use auto or {', '.join(known)}")
         raise InputError(f"precision {name!r} is unknown; use auto or one of {', '.join(everywhere)}")
-    if name == "int8" and int8_torch.engine() is None:
-        raise InputError("precision int8 needs a torch with FBGEMM (x86 CPUs); use fp32 here")
+    if name == "int8" and not has_int8():
+        raise InputError("precision int8 needs the compiled kernels, or a torch with FBGEMM (x86 CPUs); use fp32 here")
     if name == "bf16" and not _has_bf16(device):
         raise InputError(f"precision bf16: this {device.type} has no bf16 arithmetic; use fp32 here")
     return name
+
+
+def has_int8() -> bool:
+    """Whether this machine computes in int8, with the kernels or with torch."""
+    return int8_torch.engine() is not None or loading.has_kernels("int8")
 
 
 def _has_bf16(device: torch.device) -> bool:
@@ -71,8 +76,10 @@ def _keeps_float32(module: nn.Module) -> bool:
 
     Without VNNI, torch's int8 matmul keeps 7 bits of an activation. A decoder without kernel support uses it anyway,
     because int8 was requested. For the few remaining layers of an encoder or a mapping it would cost more accuracy
-    than it saves time.
+    than it saves time. A torch without int8 keeps all of them.
     """
+    if int8_torch.engine() is None:
+        return True
     return int8_torch.int8_saturates() and loading.load_library("int8") is not None and not isinstance(module, GPT2)
 
 

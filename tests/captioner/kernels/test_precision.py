@@ -24,8 +24,17 @@ def test_auto_on_cpu_is_int8_only_with_vnni(monkeypatch: pytest.MonkeyPatch) -> 
     assert find_precision("auto", CPU) == "fp32"
     monkeypatch.setattr(int8_torch, "engine", lambda: None)
     assert find_precision("auto", CPU) == "fp32"
-    with pytest.raises(InputError, match="int8 needs a torch with FBGEMM"):
+    monkeypatch.setenv("STREAMCAP_KERNELS", "off")
+    with pytest.raises(InputError, match="int8 needs the compiled kernels, or a torch with FBGEMM"):
         find_precision("int8", CPU)
+
+
+@needs_compiler
+def test_int8_needs_no_torch_with_int8_where_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8_torch, "engine", lambda: None)
+    assert find_precision("int8", CPU) == "int8"
+    layers = convert(nn.Sequential(nn.Linear(64, 48), nn.Linear(48, 64)), "int8", CPU)
+    assert [type(layer) for layer in layers] == [PackedLinear, nn.Linear]
 
 
 @needs_compiler
