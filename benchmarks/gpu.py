@@ -19,6 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from streamcap.bench import continuous_batching, decode, encode
 from streamcap.bench.machine import BandwidthProbe, describe_machine
 from streamcap.bench.timing import interleaved, synchronize
-from streamcap.captioner.decoding.batch import StopCriteria
+from streamcap.captioner.decoding.batch import Request, StopCriteria
 from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
 from streamcap.captioner.decoding.cuda_graphs import GraphedCallable, capture_failed
+from streamcap.captioner.decoding.draft_budget import DraftBudget
+from streamcap.captioner.decoding.drafts import Acceptances, DraftStatistics, TokenDraft
+from streamcap.captioner.decoding.verifier import Verifier
 from streamcap.captioner.kernels.precision import find_device
 from streamcap.captioner.models.prompt import Prompt
 
@@ -108,6 +112,41 @@ def one_frame(device: torch.device) -> dict[str, Any]:
         "to_floor": round(statistics.median(last[10:]) / (1000 * floor.median), 2),
     }
     print(result)
+    return result
+
+
+def drafts(device: torch.device) -> dict[str, Any]:
+    """Prefix to 20 tokens on the host, one frame: without a draft, and with a right, a half right and an absurd one."""
+    gpt2 = decode.ours(decode.random_gpt2(), "fp16", device)
+    stop_criteria = StopCriteria(decode.TOKENS, frozenset({decode.NEVER}))
+    verifier = Verifier(DraftBudget(), DraftStatistics(), gpt2.config.vocab_size)
+    plain: CudaGraphBatch[int] = CudaGraphBatch(gpt2, stop_criteria, max_rows=1)
+    drafted: CudaGraphBatch[int] = CudaGraphBatch(gpt2, stop_criteria, max_rows=1, verifier=verifier)
+    torch.manual_seed(1)
+    prompt = Prompt((0.1 * torch.randn(decode.PREFIX, gpt2.config.n_embd)).to(device, gpt2.dtype))
+
+    def caption(draft: list[int] | None) -> Request[int]:
+        batch = plain if draft is None else drafted
+        batch.add(0, prompt, None if draft is None else TokenDraft(draft, Acceptances()))
+        finished: list[Request[int]] = []
+        while batch.active:
+            finished += batch.step()
+        return finished[0]
+
+    tokens = caption(None).tokens
+    wrong = [(token + 1) % gpt2.config.vocab_size for token in tokens]
+    guesses = {"none": None, "right": tokens, "half right": tokens[:10] + wrong[10:], "absurd": wrong}
+    ways = {name: partial(caption, guess) for name, guess in guesses.items()}
+    for caption_with_draft in ways.values():
+        for _ in range(5):  # records the graphs, and measures their passes
+            caption_with_draft()
+    timings = interleaved(ways, device, rounds=ROUNDS)
+    result: dict[str, Any] = {}
+    for name, way in ways.items():
+        row = way()
+        median = round(1000 * timings[name].median, 3)
+        result[name] = {"median_ms": median, "passes": row.passes, "same_tokens": row.tokens == tokens}
+        print(f"draft {name}: {median:.2f} ms, {row.passes} passes, same tokens: {row.tokens == tokens}")
     return result
 
 
@@ -189,6 +228,7 @@ PARTS: dict[str, Callable[[torch.device], dict[str, Any]]] = {
     "same tokens": same_tokens,
     "bandwidth": bandwidth,
     "one frame": one_frame,
+    "drafts": drafts,
     "decode": decoding,
     "encode": encoding,
     "arithmetic": arithmetic,
@@ -199,10 +239,15 @@ PARTS: dict[str, Callable[[torch.device], dict[str, Any]]] = {
 def summary(content: dict[str, Any]) -> list[dict[str, Any]]:
     """Each goal with what was measured; `measured` and `met` are None where a part failed or was left out."""
     parts, floors = content["parts"], content.get("binding_floor", {})
+    drafted = parts.get("drafts", {})
+    right = drafted.get("right", {})
+    same_with_drafts = all(each["same_tokens"] for each in drafted.values()) if right else None
     one, most = parts.get("one frame", {}), floors.get(str(FRAMES[-1]), {})
     rows: list[tuple[str, Any, Callable[[Any], bool]]] = [
         ("tokens as transformers", parts.get("same tokens", {}).get("same_as_transformers"), bool),
         ("one frame, ms to the last token: at most 4.5", one.get("last_token_ms"), lambda ms: ms <= 4.5),
+        ("one frame with a right draft, ms: at most 1.5", right.get("median_ms"), lambda ms: ms <= 1.5),
+        ("tokens with drafts as without", same_with_drafts, bool),
         ("one frame, ms to the first token: at most 2", one.get("first_token_ms"), lambda ms: ms <= 2.0),
         ("one frame, × its floor: at most 2", one.get("to_floor"), lambda ratio: ratio <= 2.0),
         (f"{FRAMES[-1]} frames, of the floor: at least 0.5", most.get("share_of_floor"), lambda share: share >= 0.5),

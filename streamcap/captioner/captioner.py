@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,12 +93,21 @@ class Captioner:
         """How many draft tokens were proposed and accepted, over all calls; zeros without drafts."""
         self._draft_acceptances = Acceptances()
         self._verifier: Verifier | None = None
-        if device.type == "cpu" and (self._gpt2.backend.row_independent or precision == "fp32"):
+        if self._can_draft():
             self._verifier = Verifier(DraftBudget(), self.draft_statistics, self._gpt2.config.vocab_size)
         self._text: TextDecoder | None = None
         self._text_missing: str | None = None
         self._stops: frozenset[int] | None = None
         self._grounding = checkpoint.grounding
+
+    def _can_draft(self) -> bool:
+        """Whether drafts keep the tokens: where a position's result does not depend on the positions beside it.
+
+        On a GPU that has not been measured yet, so drafts are off unless STREAMCAP_CUDA_DRAFTS is 1.
+        """
+        if self._device.type == "cuda":
+            return os.environ.get("STREAMCAP_CUDA_DRAFTS") == "1"
+        return self._gpt2.backend.row_independent or self._precision == "fp32"
 
     # Properties of the model --------------------------------------------------------------------------------------
 
@@ -321,7 +331,7 @@ class Captioner:
         self, search: SearchOptions, stop_criteria: StopCriteria, rows: int
     ) -> ContinuousBatch[Any] | CudaGraphBatch[Any]:
         if self._device.type == "cuda" and search.temperature == 0:
-            return CudaGraphBatch(self._gpt2, stop_criteria, max_rows=rows)
+            return CudaGraphBatch(self._gpt2, stop_criteria, max_rows=rows, verifier=self._verifier)
         verifier = self._verifier if search.temperature == 0 else None
         return ContinuousBatch(self._gpt2, make_sampler(search), stop_criteria, max_rows=rows, verifier=verifier)
 

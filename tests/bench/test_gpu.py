@@ -41,9 +41,12 @@ def test_gpu_benchmark_measures_every_part(tmp_path: Path, monkeypatch: pytest.M
     assert set(content["parts"]) == set(gpu.PARTS)
     assert not [name for name, part in content["parts"].items() if "failed" in part or "left_out" in part]
     assert content["parts"]["same tokens"] == {"frames": 8, "same_as_transformers": True, "same_again": True}
+    drafts = content["parts"]["drafts"]
+    assert all(draft["same_tokens"] for draft in drafts.values())
+    assert drafts["right"]["passes"] < drafts["none"]["passes"] == 20
     assert {row["binding"] for row in content["binding_floor"].values()} <= {"bandwidth", "arithmetic"}
     assert content["parts"]["one frame"]["first_token_ms"] <= content["parts"]["one frame"]["last_token_ms"]
-    assert len(content["summary"]) == 6 and all(row["met"] is not None for row in content["summary"])
+    assert len(content["summary"]) == 8 and all(row["met"] is not None for row in content["summary"])
 
 
 def test_gpu_benchmark_ends_with_its_table_when_all_parts_fail(
@@ -57,5 +60,5 @@ def test_gpu_benchmark_ends_with_its_table_when_all_parts_fail(
     gpu.main()
     content = json.loads((tmp_path / "gpu.json").read_text())
     assert all("illegal memory access" in part["failed"] for part in content["parts"].values())
-    assert [row["met"] for row in content["summary"][:-1]] == [None] * 5
+    assert [row["met"] for row in content["summary"][:-1]] == [None] * 7
     assert "| tokens as transformers | not measured | - |" in capsys.readouterr().out

@@ -78,9 +78,14 @@ class Verifier:
             tokens = tokens[:invalid]
         return Guess(tokens, guess.context)
 
-    def learn(self, rows: Sequence[DraftedRow], plan: Plan, gained: Sequence[Sequence[int]]) -> None:
-        """Record a pass. gained: the tokens of each row: the accepted guesses, and one that the pass yields itself."""
-        self._statistics.passes += len(rows)
+    def learn(
+        self, rows: Sequence[DraftedRow], plan: Plan, gained: Sequence[Sequence[int]], passes: int | None = None
+    ) -> None:
+        """Record a pass. gained: the tokens of each row: the accepted guesses, and one that the pass yields itself.
+
+        passes: over all rows, if there were several passes without guesses.
+        """
+        self._statistics.passes += len(rows) if passes is None else passes
         self._statistics.tokens += sum(len(tokens) for tokens in gained)
         if not plan.width:
             return

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from streamcap.captioner.decoding import cuda_graphs
-from streamcap.captioner.decoding.cuda_graph_batch import StaticDecodeState
 from streamcap.captioner.decoding.cuda_graphs import GraphedCallable
 from streamcap.captioner.decoding.sampling import token_logprobs
+from streamcap.captioner.decoding.static_decode_state import VERIFY_WIDTHS, StaticDecodeState
 from streamcap.captioner.models.gpt2 import GPT2, GPT2Config
 from streamcap.captioner.models.prompt import PromptBatch
 
@@ -35,6 +35,7 @@ def test_step_and_prefill_do_not_sync_to_host(cross: int) -> None:
     gpt2 = decoder("meta", cross)
     slots = StaticDecodeState(gpt2, 4, 32, 20, frozenset({0, 7}), 5 if cross else 0)
     assert slots._step(4) == () and slots._step(1) == ()
+    assert all(slots._verify(4, width) == () for width in VERIFY_WIDTHS)
     prefix = torch.empty(2, 6, 32, device="meta", dtype=torch.float16)
     states = torch.empty(2, 5, 24, device="meta", dtype=torch.float16) if cross else None
     lengths = torch.empty(2, device="meta", dtype=torch.int64)
