@@ -23,6 +23,7 @@
 
 #define ROW_PAD (64 / (int)sizeof(Value)) /* padding between rows, so that they do not map to the same cache sets */
 #define PREFETCH_BYTES 4096               /* distance of the weight prefetch */
+#define BLOCK_ROWS 96                     /* rows that pass all panels together */
 #define SMALL_BATCH_ROWS 4                /* up to this many rows, every thread packs all rows for itself */
 #define RELU 3                            /* value of `kind` in `activate` */
 #define LOCAL static __attribute__((unused)) /* each source file uses only some of these functions */
@@ -208,7 +209,6 @@ static inline void put_row(const float *from, int columns, int residual, float *
 #if defined(FLOATS)
 #define BLOCK_INPUTS 64  /* inputs of a panel that stay in the L1 cache while all rows pass */
 #define WHOLE_INPUTS 384 /* a panel of no more inputs is not divided */
-#define BLOCK_ROWS 96    /* rows whose sums are kept on the stack */
 
 /* Adds `count` inputs of `rows` rows, both as in `tile`, to `sums` (rows, VECTORS), which begin at 0 where `first`. */
 static inline __attribute__((always_inline)) void block_tile(const Weight *weights, const Value *x, int64_t stride,
@@ -253,7 +253,7 @@ LOCAL void block_tiles(const Weight *weights, const Value *x, int64_t stride, in
 }
 
 /* As `panel_matmul`, for more rows than one tile. A block of weights is read from the L1 cache by every tile; meanwhile
-   each tile prefetches its share of the next block, as prefetches all at once would stall it. Sums go on from block to
+   each tile prefetches its share of the next block, as prefetches all at once would stall it, and the next tile's rows. Sums go on from block to
    block: a row gives the same bits as in `tile`. */
 LOCAL void blocked_panel_matmul(const Linear *linear, const Value *x, int rows, int panel, const Weight *next,
                                 int residual, float *out) {
@@ -278,6 +278,9 @@ LOCAL void blocked_panel_matmul(const Linear *linear, const Value *x, int rows, 
                 int tile_rows = here - r < size ? here - r : size;
                 for (int64_t line = lines * r / here; line < lines * (r + tile_rows) / here; line++)
                     _mm_prefetch(ahead + 64 * line, _MM_HINT_T1);
+                for (int i = r + tile_rows; i < here && i < r + 2 * tile_rows; i++)
+                    for (int j = 0; j < count; j += 16)
+                        _mm_prefetch((const char *)(x + (base + i) * stride + k + j), _MM_HINT_T0);
                 block_tiles(weights, x + (base + r) * stride + k, stride, count, tile_rows, k == 0,
                             sums + r * VECTORS);
             }
@@ -316,21 +319,26 @@ LOCAL void panel_matmul(const Linear *linear, const Value *x, const float *x_sca
 }
 
 /* All panels of `linear`, then the activation function if `activation` >= 0. Each thread claims panels one by one and
-   prefetches its next panel while it computes; after the last one, its first panel of `next_linear`. Ends with a
-   barrier. next_panel: a counter that starts at 0, one for each call. */
+   prefetches its next panel while it computes; after the last one, its first panel of `next_linear`. Many rows pass in
+   blocks, each through all panels, as the rows of a block stay in the L2 cache. Ends with a barrier. next_unit: a
+   counter that starts at 0, one for each call. */
 LOCAL void matmul(const Linear *linear, const Linear *next_linear, const Value *x, const float *x_scales, int rows,
-                  int residual, int activation, int32_t *next_panel, float *out) {
+                  int residual, int activation, int32_t *next_unit, float *out) {
     int panels = (linear->out + PANEL - 1) / PANEL, me = omp_get_thread_num(), threads = omp_get_num_threads();
-    for (int p = me, after; p < panels; p = after) {
-        after = threads + __atomic_fetch_add(next_panel, 1, __ATOMIC_RELAXED);
-        const Weight *next = after < panels ? linear->qweight + (int64_t)after * PANEL * linear->in
-                           : next_linear     ? next_linear->qweight + (int64_t)me * PANEL * next_linear->in
-                                             : linear->qweight;
-        panel_matmul(linear, x, x_scales, rows, p, next, residual, out);
-        int first = p * PANEL, last = first + PANEL < linear->out ? first + PANEL : linear->out;
+    int units = panels * ((rows + BLOCK_ROWS - 1) / BLOCK_ROWS);
+    for (int unit = me, after; unit < units; unit = after) {
+        after = threads + __atomic_fetch_add(next_unit, 1, __ATOMIC_RELAXED);
+        const Weight *next = after < units ? linear->qweight + (int64_t)(after % panels) * PANEL * linear->in
+                           : next_linear   ? next_linear->qweight + (int64_t)me * PANEL * next_linear->in
+                                           : linear->qweight;
+        int base = unit / panels * BLOCK_ROWS, here = rows - base < BLOCK_ROWS ? rows - base : BLOCK_ROWS;
+        int p = unit % panels, first = p * PANEL;
+        int last = first + PANEL < linear->out ? first + PANEL : linear->out;
+        float *to = out + (int64_t)base * linear->out;
+        panel_matmul(linear, x + (int64_t)base * (linear->in + ROW_PAD), x_scales + base, here, p, next, residual, to);
         if (activation >= 0)
-            for (int r = 0; r < rows; r++)
-                activate(out + (int64_t)r * linear->out + first, last - first, activation);
+            for (int r = 0; r < here; r++)
+                activate(to + (int64_t)r * linear->out + first, last - first, activation);
     }
 #pragma omp barrier
 }
