@@ -144,14 +144,14 @@ class ContinuousBatch(Generic[Key]):
         if not self._rows or self._cache is None:
             return finished
         cache = self._cache
-        began = time.perf_counter()
+        began = time.thread_time()
         plan = self._plan(0, cache.positions - max(cache.lengths) - 1)
         fed = torch.tensor([[row.tokens[-1]] for row in self._rows], device=self._gpt2.device)
         if plan.width:
             fed = torch.cat((fed, plan.tensor(self._gpt2.device)), dim=1)
         gained, ended = self._take(self._gpt2.extend(fed, cache), plan, 0)
         cache.accept(gained)
-        self._measure(fed.numel(), gained, began)
+        self._measure(fed.numel(), gained, began, plan)
         return finished + self._remove_finished(ended)
 
     def _admit(self) -> list[Request[Key]]:
@@ -166,7 +166,7 @@ class ContinuousBatch(Generic[Key]):
         batch = PromptBatch.of(prompts)
         cache = self._reserve(joining, batch.cross_positions)
         lengths = [prompt.length for prompt in prompts]
-        began = time.perf_counter()
+        began = time.thread_time()
         plan = NO_PLAN if batch.later_prefix is not None else self._plan(first, cache.positions - batch.width)
         cache_slice = cache.append(lengths, batch.width + plan.width)
         following = plan.tensor(self._gpt2.device) if plan.width else None
@@ -175,7 +175,7 @@ class ContinuousBatch(Generic[Key]):
         # The last token of each row is not in the cache yet.
         cache.accept([count - 1 for count in gained], first)
         if batch.later_prefix is None:  # with a later prefix the prefill is two passes, which would distort the fit
-            self._measure(len(prompts) * (batch.width + plan.width), gained, began)
+            self._measure(len(prompts) * (batch.width + plan.width), gained, began, plan)
         return self._remove_finished(ended)
 
     def _reserve(self, joining: list[tuple[Request[Key], Prompt]], cross_positions: int) -> KVCache:
@@ -194,9 +194,10 @@ class ContinuousBatch(Generic[Key]):
             return NO_PLAN
         return self._verifier.plan(self._rows[first:], available)
 
-    def _measure(self, positions: int, gained: list[int], began: float) -> None:
+    def _measure(self, positions: int, gained: list[int], began: float, plan: Plan) -> None:
+        # The thread's own time, as other programs would distort the fit.
         if self._verifier is not None:
-            self._verifier.measure(positions, gained, time.perf_counter() - began)
+            self._verifier.measure(positions, gained, time.thread_time() - began, plan.width)
 
     def _take(self, hidden: Tensor, plan: Plan, first: int) -> tuple[list[int], list[int]]:
         """Add the tokens of this pass to the rows from `first` on.

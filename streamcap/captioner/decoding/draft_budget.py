@@ -28,7 +28,8 @@ class DraftBudget:
     def __init__(self) -> None:
         # Exponentially weighted sums: 1, n, n², seconds, n x seconds.
         self._sums = [0.0] * 5
-        self._gain = 1.0
+        # Averages of a pass, for each row: tokens it gave, and positions that could give one.
+        self._gain = self._width = 1.0
         self._unmeasured = _WARM_UP_PASSES
 
     @property
@@ -37,8 +38,11 @@ class DraftBudget:
         fixed, each = self._fit()
         return each / fixed
 
-    def record(self, positions: float, seconds: float, rows: int, tokens: int) -> None:
-        """Record a pass over `positions` positions of all rows together; it gave `rows` captions `tokens` tokens."""
+    def record(self, positions: float, seconds: float, rows: int, tokens: int, width: int = 1) -> None:
+        """Record a pass over `positions` positions of all rows together; it gave `rows` captions `tokens` tokens.
+
+        width: positions of each row that could give a token: the guesses, and one.
+        """
         if self._unmeasured:
             self._unmeasured -= 1
             return
@@ -48,6 +52,7 @@ class DraftBudget:
         new = (1.0, positions, positions * positions, seconds, positions * seconds)
         self._sums = [old * _MEMORY + value for old, value in zip(self._sums, new, strict=True)]
         self._gain = self._gain * 0.9 + 0.1 * tokens / rows
+        self._width = self._width * 0.9 + 0.1 * width
 
     def guesses(self, rows: Sequence[tuple[float, int]], max_guesses: int) -> int:
         """The number of tokens that every row guesses, at most `max_guesses`.
@@ -58,8 +63,8 @@ class DraftBudget:
         if not rows:
             return 0
         slope, count = self.slope, len(rows)
-        # A saved token is worth a pass without guesses, divided by its rows and by the tokens that a pass yields.
-        worth = (1 + slope * count) / (count * max(1.0, self._gain))
+        # A saved token is worth what a token costs on average: a pass as wide as usual, divided by its tokens.
+        worth = (1 + slope * count * self._width) / (count * max(1.0, self._gain))
         cost = slope * count
         max_guesses = min(max_guesses, MAX_GUESSES)
         chances = [1.0] * count

@@ -96,9 +96,12 @@ class Verifier:
             if row.draft is not None and guess.tokens:
                 row.draft.acceptances[guess.context].record(min(len(guess.tokens), len(tokens)), matches)
 
-    def measure(self, positions: int, gained: Sequence[int], seconds: float) -> None:
-        """Record the time of a pass. positions: of all rows together; gained: number of tokens of each row."""
-        self._budget.record(positions, seconds, len(gained), sum(gained))
+    def measure(self, positions: int, gained: Sequence[int], seconds: float, width: int) -> None:
+        """Record the time of a pass. positions: of all rows together; gained: number of tokens of each row.
+
+        width: of its plan.
+        """
+        self._budget.record(positions, seconds, len(gained), sum(gained), 1 + width)
 
 
 def accepted(guess: Sequence[int], chosen: Sequence[int], stop_tokens: frozenset[int], limit: int) -> list[int]:

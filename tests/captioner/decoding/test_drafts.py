@@ -92,6 +92,13 @@ def measured(slope: float, *, noise: float = 0.0) -> DraftBudget:
     return budget
 
 
+def test_guesses_that_were_right_do_not_end_guessing() -> None:
+    budget, rows = measured(0.08), 4
+    for _ in range(30):
+        budget.record(rows * 20, 0.003 * (1 + 0.08 * rows * 20), rows, rows * 20, 20)
+    assert budget.guesses([(0.98, 19)] * rows, 24) > 5
+
+
 @pytest.mark.parametrize("slope", [0.01, 0.15, 0.5])
 def test_budget_fits_measured_passes(slope: float) -> None:
     assert measured(slope).slope == pytest.approx(slope, rel=0.01)
