@@ -171,7 +171,7 @@ def start_models(
     deps = StreamDeps(
         options=options.stream_options,
         hub=streams.hub,
-        open_source=_opener(options.stream_options),
+        open_source=source_opener(options.stream_options),
         models=service.served,
         submit=service.engine.submit,
         store=store,
@@ -196,7 +196,7 @@ def _stop(stop: asyncio.Event, on_signal: Callable[[], None]) -> None:
     on_signal()
 
 
-def _opener(stream_options: StreamOptions) -> Callable[[str, StreamSettings, HostScope], Source]:
+def source_opener(stream_options: StreamOptions) -> Callable[[str, StreamSettings, HostScope], Source]:
     def source_of(url: str, settings: StreamSettings, scope: HostScope) -> Source:
         every = stream_options.every if settings.every is None else settings.every
         options = SourceOptions(

@@ -10,16 +10,19 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import streamcap
-from streamcap.app import ENGINE_STOP_SECONDS, ServeOptions, start_models
+from streamcap.app import ENGINE_STOP_SECONDS, ServeOptions, source_opener, start_models
 from streamcap.captions.hub import Hub
 from streamcap.cluster.connection import ClusterOptions, Connection, connect
+from streamcap.cluster.engines.engine_service import EngineService
+from streamcap.cluster.engines.model_directory import ModelDirectory, ModelInfo
+from streamcap.cluster.engines.remote_engine import RemoteEngine
 from streamcap.cluster.gateway import Gateway
 from streamcap.cluster.gateway_streams import GatewayStreams
 from streamcap.cluster.ingest import Ingest
@@ -39,6 +42,7 @@ from streamcap.server.errors import answer
 from streamcap.server.http import server as http_server
 from streamcap.server.http.path_prefix import route_path
 from streamcap.streams.stream import Stream
+from streamcap.streams.stream_deps import StreamDeps
 from streamcap.streams.stream_set import DuplicateStreamError, StreamSet
 
 if TYPE_CHECKING:
@@ -53,6 +57,8 @@ ROLES = ("ingest", "engine", "gateway", "recorder")
 END_SECONDS = 2.0
 DRAIN_SECONDS = 15.0
 """How long a node that ends waits until its streams are handed over."""
+ENGINE_DRAIN_SECONDS = 2.0
+"""How long an engine that ends answers what it has."""
 STREAMS_PER_CPU = 25
 """Cameras of 1080p, H.264, 25 frames a second that one core decodes: docs/cluster.md."""
 
@@ -76,8 +82,6 @@ class NodeOptions:
     def __post_init__(self) -> None:
         if not self.roles or not self.roles <= set(ROLES):
             raise InputError(f"--roles {','.join(sorted(self.roles))[:80]!r}: use some of {', '.join(ROLES)}")
-        if "ingest" in self.roles and "engine" not in self.roles:
-            raise InputError("--roles: ingest needs engine too, in the same node")
         if "recorder" in self.roles and self.recorder is None:
             raise InputError("--roles recorder: needs --out DIR, where it writes the caption files")
         if "recorder" not in self.roles and self.recorder is not None:
@@ -131,6 +135,7 @@ class Node:
             connection, self.registry, self.nodes, self.ingest, self.live, self.gateway, self.recorder
         )
         self._models: ModelService | None = None
+        self._engine: EngineService | None = None
 
     async def run(self, load: Load, stop: asyncio.Event) -> bool:
         """Until `stop` is set. Returns whether all threads that may be inside torch have ended."""
@@ -163,6 +168,8 @@ class Node:
             stopping.cancel()
             starting.cancel()
             shown.ready = False
+            if self._engine is not None:
+                await self._engine.drain(ENGINE_DRAIN_SECONDS)
             # The streams first, so that other nodes run them when this one's viewers come to them.
             drains = [self.ingest.drain(DRAIN_SECONDS)]
             if self.recorder is not None:
@@ -187,7 +194,13 @@ class Node:
             options, models = self.options.serve, complete(self.options.serve.models)
             loaded = await model_thread.run(load_models, models, load)
             self._models = start_models(self.streams, models, loaded, options, self.ingest.open_store)
-            self.gateway_streams.engine = self.streams.engine
+            self._engine = EngineService(
+                self._connection, self.id, self._models.engine, self._announced(models, self._models)
+            )
+            tasks.append(asyncio.create_task(self._engine.run(), name="engine"))
+        elif "ingest" in roles:
+            tasks += self._ask_engines()
+        self.gateway_streams.engine = self.streams.engine
         await self.registry.ready.wait()
         if "gateway" in roles:
             tasks.append(asyncio.create_task(self.gateway.run(), name="gateway"))
@@ -207,6 +220,38 @@ class Node:
             except DuplicateStreamError:
                 log.debug("stream %s of the configuration file is known to the cluster, which keeps its own", name)
         log.info("node %s: listening on %s", self.id, self.url)
+
+    def _announced(self, models: Mapping[str, ModelSettings], service: ModelService) -> dict[str, ModelInfo]:
+        gate = service.engine.options.gate
+        return {
+            name: ModelInfo.of(service.served.get(name), gate)
+            for name, settings in models.items()
+            if not settings.is_remote
+        }
+
+    def _ask_engines(self) -> list[Task]:
+        """Let the streams of this node use the engines of others."""
+        options, connection = self.options.serve, self._connection
+        models = ModelDirectory(connection, self._follow_models)
+        engine = RemoteEngine(connection, self.id, models, next(iter(options.models)), self.streams.dispatch)
+        deps = StreamDeps(
+            options=replace(options.stream_options, out=None),
+            hub=self.streams.hub,
+            open_source=source_opener(options.stream_options),
+            models=engine.served,
+            submit=engine.submit,
+            store=self.ingest.open_store,
+        )
+        self.streams.begin(deps, forget=engine.forget, engine=engine.statistics)
+        return [
+            asyncio.create_task(models.run(), name="models"),
+            asyncio.create_task(engine.run(), name="remote-engine"),
+        ]
+
+    def _follow_models(self) -> None:
+        """A model takes other samples: the streams keep the frames for them."""
+        for name in self.streams.names():
+            self.streams.change(name, self.streams.get(name).settings)
 
     def _url(self) -> str:
         server, port = self.options.serve.server, self._listener.getsockname()[1]
@@ -229,8 +274,10 @@ class Node:
             streams=len(self.ingest.owned),
             recorded=0 if self.recorder is None else len(self.recorder.owned),
             cpu=round(self._cpu, 3),
-            draining=self.ingest.draining or (self.recorder is not None and self.recorder.draining),
+            draining=any(part is not None and part.draining for part in (self.ingest, self.recorder, self._engine)),
             model=next(iter(self.options.serve.models)) if "engine" in roles else "",
+            credits=0 if self._engine is None else self._engine.free,
+            rows_per_second=0.0 if self._engine is None else round(self._engine.rows_per_second, 1),
             version=streamcap.__version__,
         )
 

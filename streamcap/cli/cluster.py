@@ -56,11 +56,15 @@ async def _read(options: ClusterOptions) -> ClusterStatus:
 
 
 def _lines(found: ClusterStatus) -> list[str]:
-    lines = [f"{'NODE':32} {'SITE':12} {'ROLES':24} {'STREAMS':>9} {'CPU':>5}  URL"]
+    lines = [f"{'NODE':32} {'SITE':12} {'ROLES':24} {'STREAMS':>9} {'CPU':>5} {'CREDIT':>6} {'ROWS/S':>7}  URL"]
     for node in found.nodes:
         streams = f"{node.streams}/{node.capacity}" if "ingest" in node.roles else "-"
         roles = ",".join(node.roles) + (" (draining)" if node.draining else "")
-        lines.append(f"{node.id:32} {node.site:12} {roles:24} {streams:>9} {node.cpu:5.0%}  {node.url}")
+        is_engine = "engine" in node.roles
+        credit, rows = (str(node.credits), f"{node.rows_per_second:.1f}") if is_engine else ("-", "-")
+        lines.append(
+            f"{node.id:32} {node.site:12} {roles:24} {streams:>9} {node.cpu:5.0%} {credit:>6} {rows:>7}  {node.url}"
+        )
     lines += ["", f"{'STREAM':24} {'SITE':12} {'OWNER':32} {'TERM':>5} {'SEQ':>9} {'AGE':>8}"]
     for stream in found.streams:
         owner = stream.owner if stream.owner_alive or not stream.owner else f"{stream.owner} (dead)"

@@ -22,6 +22,7 @@ from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 from streamcap.cluster.subjects import (
     INGEST_QUEUE,
     LOG_STREAM,
+    MODELS_BUCKET,
     NODES_BUCKET,
     RECORDED_STREAM,
     RECORDER_QUEUE,
@@ -291,6 +292,16 @@ async def _prepare(connection: Connection) -> None:
         StreamConfig(
             name=f"KV_{STREAMS_BUCKET}",
             subjects=[f"$KV.{STREAMS_BUCKET}.>"],
+            max_msgs_per_subject=1,
+            storage=StorageType.FILE,
+            allow_rollup_hdrs=True,
+            deny_delete=True,
+            discard=DiscardPolicy.NEW,
+            duplicate_window=1,
+        ),
+        StreamConfig(
+            name=f"KV_{MODELS_BUCKET}",
+            subjects=[f"$KV.{MODELS_BUCKET}.>"],
             max_msgs_per_subject=1,
             storage=StorageType.FILE,
             allow_rollup_hdrs=True,

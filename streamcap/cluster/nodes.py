@@ -47,6 +47,8 @@ class NodeInfo:
     model: str = ""
     credits: int = 0
     """Samples that its engine takes now."""
+    rows_per_second: float = 0.0
+    """Samples that its engine has captioned a second, of late, for all nodes."""
     version: str = ""
 
     @property

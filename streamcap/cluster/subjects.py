@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from dataclasses import dataclass
 
 from streamcap.errors import InputError
@@ -13,6 +14,12 @@ STREAMS_BUCKET = "streams"
 NODES_BUCKET = "nodes"
 RECORDED_STREAM = "SC_RECORDED"
 """How far each log is in the files: one message a stream."""
+MODELS_BUCKET = "models"
+"""What engines serve: an ingest node must know a model's input before it can make samples."""
+ENGINES_SUBJECT = "sc.engines"
+"""Reports of the engines, on core NATS: not kept."""
+DEMAND_SUBJECT = "sc.demand"
+"""What ingest nodes tell the engines, on core NATS."""
 
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 
@@ -77,6 +84,22 @@ def live_subject(name: str) -> str:
     return f"sc.live.{token(name)}"
 
 
-def infer_subject(model: str) -> str:
-    """Batches of samples for the engines of `model`, any characters of which are allowed."""
-    return f"sc.infer.{re.sub(r'[^A-Za-z0-9_-]', '=', model)}"
+def infer_subject(engine: str) -> str:
+    """Batches of samples for one engine, whose id may have any characters."""
+    return f"sc.infer.{_safe(engine)}"
+
+
+def answer_subject(owner: str, engine: str) -> str:
+    """The outcomes of `owner`'s samples; `*` as `engine`: those of all engines."""
+    return f"sc.answer.{_safe(owner)}.{engine if engine == '*' else _safe(engine)}"
+
+
+def model_key(model: str) -> str:
+    """The key of a model in its bucket."""
+    return _safe(model)
+
+
+def _safe(name: str) -> str:
+    """`name` as one token of a subject; a short hash keeps apart what would become the same."""
+    safe = re.sub(r"[^A-Za-z0-9_-]", "=", name)
+    return safe if safe == name else f"{safe}={zlib.crc32(name.encode()):08x}"

@@ -71,7 +71,7 @@ class Judgement:
 
 
 @dataclass(slots=True)
-class _Final:
+class GateMemory:
     """The last final of a stream."""
 
     text: str
@@ -79,11 +79,14 @@ class _Final:
     epoch: int
     start: float
     references: list[Features]
-    """Features of its own image, then of the newest images that were decoded to the same words."""
+    """Features of its own image, then of the newest images that were decoded to the same words. Empty: they stayed on
+    another machine."""
     last_sample_at: float
     """Start of the newest sample."""
     unconfirmed: tuple[str, Sample] | None = None
     """Text and sample of the newest outcome, if unconfirmed."""
+    id: str = ""
+    """Names the final, for memories that move between machines."""
 
 
 @dataclass(slots=True)
@@ -94,30 +97,35 @@ class ChangeGate:
     """
 
     options: ChangeGateOptions
-    _finals: dict[str, _Final] = field(default_factory=dict)
+    _finals: dict[str, GateMemory] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def distance(self, sample: Sample, features: Features) -> float:
         """Cosine distance, 0 to 2, of `features` (D, unit length) of `sample` from the nearest image of the last final.
 
-        Infinite if there is no final to compare with: first sample, new epoch, a final of another model, or one older
-        than `refresh_interval`. Raises FloatingPointError for NaN, which would otherwise compare as unchanged.
+        Infinite if there is nothing to compare with: first sample, new epoch, a final of another model or without
+        references, or one older than `refresh_interval`. Raises FloatingPointError for NaN, which would otherwise
+        compare as unchanged.
         """
         with self._lock:
             final = self._finals.get(sample.stream)
-            if (
-                final is None
-                or final.epoch != sample.epoch
-                or final.model != sample.model
-                or sample.start - final.start >= self.options.refresh_interval
-                or final.references[0].shape != features.shape
-            ):
+            if final is None or not self._holds(final, sample):
                 return float("inf")
             references = tuple(final.references)
+        if not references or references[0].shape != features.shape:
+            return float("inf")
         distance = 1.0 - max(float(np.dot(reference, features)) for reference in references)
         if not math.isfinite(distance):
             raise FloatingPointError("the distance of two embeddings is not a number")
         return max(0.0, distance)
+
+    def _holds(self, final: GateMemory, sample: Sample) -> bool:
+        """Whether `sample` is to be compared with `final`."""
+        return (
+            final.epoch == sample.epoch
+            and final.model == sample.model
+            and sample.start - final.start < self.options.refresh_interval
+        )
 
     def is_unchanged(self, distance: float) -> bool:
         """Whether an image at `distance` is the same scene as the last final."""
@@ -148,7 +156,12 @@ class ChangeGate:
 
     def _classify(self, sample: Sample, features: Features, distance: float, text: str) -> Judgement:
         final = self._finals.get(sample.stream)
-        if self.options.threshold == 0 or final is None or distance == float("inf"):
+        # Without references only the words can be compared: an image is decoded, but not captioned again.
+        if (
+            self.options.threshold == 0
+            or final is None
+            or (distance == float("inf") and (final.references or not self._holds(final, sample)))
+        ):
             return Judgement(Verdict.CHANGED)
         period, final.last_sample_at = sample.start - final.last_sample_at, sample.start
         unconfirmed, final.unconfirmed = final.unconfirmed, None
@@ -190,9 +203,22 @@ class ChangeGate:
 
     def commit(self, sample: Sample, features: Features, text: str, *, first: Sample | None = None) -> None:
         """Store the final published for `sample`; `first` is from `classify`."""
-        final = _Final(text, sample.model, sample.epoch, (first or sample).start, [features], sample.start)
+        final = GateMemory(text, sample.model, sample.epoch, (first or sample).start, [features], sample.start)
         with self._lock:
             self._finals[sample.stream] = final
+
+    def load(self, stream: str, memory: GateMemory | None) -> None:
+        """Let `memory`, which came with a sample from another machine, be the last final of `stream`."""
+        with self._lock:
+            if memory is None:
+                self._finals.pop(stream, None)
+            else:
+                self._finals[stream] = memory
+
+    def take(self, stream: str) -> GateMemory | None:
+        """Remove and return the last final of `stream`: it goes back to the machine that it came from."""
+        with self._lock:
+            return self._finals.pop(stream, None)
 
     def forget(self, stream: str) -> None:
         with self._lock:

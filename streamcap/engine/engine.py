@@ -20,6 +20,7 @@ from streamcap.engine.fair_share import FairShare
 from streamcap.engine.interim_filter import InterimFilter
 from streamcap.engine.latest_queue import LatestSampleQueue, encoder_of
 from streamcap.engine.outcome import Captioned, Encoded, Failed, Interim, Outcome, Times, Unchanged, Unconfirmed
+from streamcap.engine.requested_sample import RequestedSample
 from streamcap.engine.statistics import EngineStatistics, ModelStatistics
 from streamcap.media.frame import Pixels, Sample
 
@@ -91,7 +92,8 @@ class Engine:
     A stream has at most one sample in a batch, so its outcomes stay in order. Of several models with waiting samples,
     the one that has used the device least is next. If a model fails, the batch is split in halves down to single rows,
     so that one bad frame costs only itself: it becomes a `Failed` outcome. The model handles out-of-memory errors
-    itself. NaN in its results is a failure of the model.
+    itself. NaN in its results is a failure of the model. A `RequestedSample` of another machine shares the batches; its
+    outcome goes to its `answer`, and nothing of it stays.
 
     Parameters:
         models: by name.
@@ -111,7 +113,7 @@ class Engine:
         self.statistics = EngineStatistics()
         self.gate = ChangeGate(options.gate)
         self._lanes: dict[str, _Lane] = {}
-        self._deliver = deliver
+        self._deliver_own = deliver
         self._deliver_encoded = deliver_encoded
         self._monotonic = monotonic
         self._queue = LatestSampleQueue()
@@ -201,6 +203,9 @@ class Engine:
 
     def _outcomes(self, lane: _Lane, batch: list[Sample], taken: float, waiting: list[Sample]) -> list[Outcome]:
         """`waiting`: the samples of `batch`; those whose outcome is delivered before the end are removed."""
+        for sample in batch:
+            if isinstance(sample, RequestedSample):
+                self.gate.load(sample.stream, sample.memory)
         embeddings = lane.model.encode(np.stack([sample.pixels for sample in batch]))
         features = lane.model.features(embeddings)
         encoded = self._monotonic()
@@ -271,6 +276,17 @@ class Engine:
             return Unconfirmed(sample)
         lane.statistics.captioned += 1
         return Captioned(sample, result.text, result.logprob, times, judgement.first, result.confidence)
+
+    def _deliver(self, outcomes: list[Outcome]) -> None:
+        own: list[Outcome] = []
+        for outcome in outcomes:
+            sample = outcome.sample
+            if not isinstance(sample, RequestedSample):
+                own.append(outcome)
+            else:
+                sample.answer(outcome, None if isinstance(outcome, Interim) else self.gate.take(sample.stream))
+        if own:
+            self._deliver_own(own)
 
     def _failed(self, lane: _Lane, sample: Sample, error: Exception) -> Failed:
         self._failures.report(error, f"stream {sample.stream}")

@@ -1,10 +1,12 @@
 """`python -m tests.chaos.fake_model serve …`: the real command with a fast model without torch.
 
-The text is a hash of the image, so that another scene gives another caption.
+The text is a hash of the image, so that another scene gives another caption. STREAMCAP_FAKE_ROW_SECONDS makes each
+decoded row of a batch so much slower.
 """
 
 from __future__ import annotations
 
+import os
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -21,6 +23,7 @@ from streamcap.image_spec import ImageSpec
 from streamcap.models import LoadedModel
 
 DECODE_SECONDS = 0.03
+ROW_SECONDS = float(os.environ.get("STREAMCAP_FAKE_ROW_SECONDS", "0"))
 WORDS = ("a man", "a dog", "a red car", "a tree", "two birds", "a house", "the sea", "a clock")
 
 
@@ -36,6 +39,7 @@ class FakeModel:
 
     def __init__(self) -> None:
         self.draft_statistics = DraftStatistics()
+        self.decode_seconds, self.row_seconds = DECODE_SECONDS, ROW_SECONDS
 
     def encode(self, pixels: Any) -> Any:
         rows = pixels.astype(np.float32)
@@ -55,7 +59,7 @@ class FakeModel:
     ) -> Sequence[FakeResult]:
         texts = [self._text(row) for row in embeddings]
         for words in range(1, 4):
-            time.sleep(DECODE_SECONDS / 3)
+            time.sleep((self.decode_seconds + self.row_seconds * len(texts)) / 3)
             for row, text in enumerate(texts):
                 if on_text is not None:
                     on_text(row, list(" ".join(text.split()[: 2 * words]).encode()))

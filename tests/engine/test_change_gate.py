@@ -162,3 +162,19 @@ def test_distance_that_is_no_number_is_a_failure(gate: ChangeGate) -> None:
     gate.commit(at(0.0), A, SAID)
     with pytest.raises(FloatingPointError, match="not a number"):
         gate.distance(at(1.0), np.full(3, np.nan, np.float32))
+
+
+def test_memory_without_images_compares_words(gate: ChangeGate) -> None:
+    memory = gate.take("door")
+    assert memory is not None and gate.distance(at(11.0), A) == float("inf")
+    elsewhere = ChangeGate(gate.options)
+    memory.references = []
+    elsewhere.load("door", memory)
+    assert not elsewhere.is_unchanged(elsewhere.distance(at(11.0), A)), "it must be decoded"
+    assert classify(elsewhere, at(11.0), A, "the man opens the door").verdict is Verdict.UNCHANGED
+    assert elsewhere.is_unchanged(elsewhere.distance(at(12.0), NEAR_A))
+    memory.references = []
+    assert classify(elsewhere, at(13.0), A, "a dog").verdict is Verdict.CHANGED
+    assert classify(elsewhere, at(40.0), A, SAID).verdict is Verdict.CHANGED, "as after every refresh interval"
+    elsewhere.load("door", None)
+    assert classify(elsewhere, at(41.0), A, SAID).verdict is Verdict.CHANGED

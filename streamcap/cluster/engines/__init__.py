@@ -1,0 +1,1 @@
+"""Engines on other machines than the cameras: requests, answers, credit. docs/cluster.md describes it."""

@@ -1,0 +1,304 @@
+"""`Dispatcher`: which sample goes to which engine, and what happens to it if that engine dies. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamcap.cluster.engines.messages import Answer, EngineReport, Request, read_memory
+from streamcap.engine.change_gate import GateMemory
+from streamcap.engine.outcome import Outcome
+from streamcap.media.frame import Sample
+
+DEAD_SECONDS = 3.0
+"""An engine that has said nothing for so long is taken for dead."""
+SILENT_SECONDS = 1.0
+"""What an engine has that has said nothing for so long goes to another one, if there is one."""
+ASK_SECONDS = 0.2
+"""One that owes answers and has said nothing for so long is asked whether it is there."""
+ANSWER_SECONDS = 5.0
+"""A request without an answer for so long is given up, though its engine is alive."""
+PATIENCE_SECONDS = 0.25
+"""How long a sample waits for the engine that knows its stream while another one is free: the change costs a decode."""
+
+
+@dataclass(slots=True, eq=False)
+class Engine:
+    """One engine, as this node knows it."""
+
+    id: str
+    models: dict[str, str]
+    window: int
+    draining: bool
+    heard_at: float
+    in_flight: dict[int, InFlight] = field(default_factory=dict)
+    homes: int = 0
+    """Streams whose samples it is given first."""
+    suspended: bool = False
+    """It refused a sample, or owes one for too long: no more until its next report."""
+
+    @property
+    def room(self) -> int:
+        return 0 if self.draining or self.suspended else self.window - len(self.in_flight)
+
+
+@dataclass(slots=True)
+class InFlight:
+    """One sample at an engine."""
+
+    request: Request
+    sent_at: float
+    shown: bool = False
+    """Whether an interim text of it was shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Requests for one engine, as one message."""
+
+    engine: str
+    model: str
+    requests: tuple[Request, ...]
+
+
+class Dispatcher:
+    """One of the newest samples of each stream waits, and one is at an engine. Policy: the newer sample replaces the
+    waiting one (KEEP_LATEST), counted in `superseded`; with no engine there it also counts as `missed`.
+
+    Streams take turns in the order in which they became ready. A stream stays with its engine, which has the images
+    that the change gate compares with, as long as that one has room. What a dead engine had waits again, unless a newer
+    sample of the stream does. A final is never lost: it exists once it is in the log, and a sample has none yet.
+
+    Parameters:
+        owner: this node's id.
+        accepts: whether an engine's model is the one that samples are made for, by name and fingerprint.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        monotonic: Callable[[], float],
+        accepts: Callable[[str, str], bool] = lambda name, mark: True,
+    ) -> None:
+        self.superseded: dict[str, int] = {}
+        self.missed: dict[str, int] = {}
+        self.resent = 0
+        """Samples that went to another engine, since the first one died or refused."""
+        self.given_up = 0
+        """Requests that an engine did not answer in time."""
+        self.late = 0
+        """Answers to requests that were given up."""
+        self._owner = owner
+        self._monotonic = monotonic
+        self._accepts = accepts
+        self._requests = 0
+        self._engines: dict[str, Engine] = {}
+        self._ready: dict[str, tuple[float, Sample]] = {}
+        """Samples that may be sent, in order, with the time since when."""
+        self._held: dict[str, Sample] = {}
+        """Samples of streams that have an earlier one at an engine."""
+        self._at: dict[str, int] = {}
+        """By stream: its request at an engine."""
+        self._homes: dict[str, str] = {}
+        self._memories: dict[str, GateMemory] = {}
+
+    @property
+    def waiting(self) -> int:
+        return len(self._ready) + len(self._held)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._at)
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        return tuple(self._engines)
+
+    def serves(self, model: str) -> bool:
+        """Whether an engine is there for `model`."""
+        return any(self._has(engine, model) for engine in self._engines.values())
+
+    # -- what engines tell
+
+    def heard(self, report: EngineReport) -> None:
+        engine = self._engines.get(report.engine)
+        window, now = report.windows.get(self._owner, 1), self._monotonic()
+        if engine is None:
+            self._engines[report.engine] = Engine(report.engine, report.models, window, report.draining, now)
+            return
+        engine.models, engine.window, engine.draining = report.models, window, report.draining
+        engine.heard_at, engine.suspended = now, False
+
+    def answered(self, engine_id: str, answer: Answer) -> Outcome | None:
+        """The outcome to publish; None if there is none, or the request was given up."""
+        engine = self._engines.get(engine_id)
+        if engine is None or (flying := engine.in_flight.get(answer.id)) is None:
+            self.late += 1
+            return None
+        engine.heard_at = self._monotonic()
+        if answer.kind == "busy":
+            engine.suspended = True
+            self._release(engine, answer.id)
+            return None
+        outcome = answer.outcome(flying.request, self._monotonic())
+        if answer.kind == "interim":
+            flying.shown = True
+            return outcome
+        del engine.in_flight[answer.id]
+        self._remember(flying.request, answer)
+        self._free(flying.request.sample.stream)
+        return outcome
+
+    def gone(self, engine_id: str) -> bool:
+        """Nobody listens there any more. Returns whether that is news."""
+        engine = self._engines.pop(engine_id, None)
+        if engine is None:
+            return False
+        for number in list(engine.in_flight):
+            self._release(engine, number)
+        self._homes = {stream: home for stream, home in self._homes.items() if home != engine_id}
+        return True
+
+    def tick(self) -> list[str]:
+        """Call often. Returns the engines to ask whether they are there."""
+        now, ask = self._monotonic(), []
+        for engine in list(self._engines.values()):
+            silent = now - engine.heard_at
+            if silent >= DEAD_SECONDS:
+                self.gone(engine.id)
+                continue
+            if engine.in_flight and silent >= ASK_SECONDS:
+                ask.append(engine.id)
+            for number, flying in list(engine.in_flight.items()):
+                waited, model = now - flying.sent_at, flying.request.sample.model
+                moves = min(silent, waited) >= SILENT_SECONDS and self._has_other(engine, model)
+                if moves or waited >= ANSWER_SECONDS:
+                    self.given_up += 1
+                    engine.suspended = True
+                    self._release(engine, number)
+        return ask
+
+    # -- samples
+
+    def put(self, sample: Sample) -> bool:
+        """Take a sample. Returns whether an engine is there for it; without one it waits too."""
+        stream, served = sample.stream, self.serves(sample.model)
+        if sample.pixels.size == 0:  # the model's input is not known
+            self._count(self.missed, stream)
+            return False
+        if stream in self._at:
+            self._replace(stream, sample.model, served=served)
+            self._held[stream] = sample
+        else:
+            since, _ = self._ready.get(stream, (self._monotonic(), sample))
+            self._replace(stream, sample.model, served=served)
+            self._ready[stream] = since, sample
+        return served
+
+    def take(self, max_bytes: int) -> Batch | None:
+        """The next message; None if nothing can be sent now. Its requests are at their engine from now on."""
+        now, size = self._monotonic(), 0
+        chosen: tuple[Engine, str] | None = None
+        requests: list[Request] = []
+        for stream, (since, sample) in list(self._ready.items()):
+            engine = self._engine_for(stream, sample.model, now - since)
+            if engine is None or (chosen is not None and chosen != (engine, sample.model)):
+                continue
+            request = Request(self._requests + 1, sample, self._memories.get(stream))
+            size += request.size
+            if requests and size > max_bytes:
+                break
+            chosen = engine, sample.model
+            self._requests += 1
+            requests.append(request)
+            del self._ready[stream]
+            self._settle(stream, engine)
+            engine.in_flight[request.id] = InFlight(request, now)
+            self._at[stream] = request.id
+        return None if chosen is None else Batch(chosen[0].id, chosen[1], tuple(requests))
+
+    def unsent(self, batch: Batch) -> None:
+        """A message could not be sent: its samples wait again."""
+        engine = self._engines.get(batch.engine)
+        for request in batch.requests:
+            if engine is not None and request.id in engine.in_flight:
+                self._release(engine, request.id)
+
+    def forget(self, stream: str) -> None:
+        """The stream was removed."""
+        tables: tuple[dict[str, Any], ...] = (
+            self.superseded, self.missed, self._ready, self._held, self._memories,
+        )  # fmt: skip
+        for table in tables:
+            table.pop(stream, None)
+        number = self._at.pop(stream, None)
+        if number is not None:
+            for engine in self._engines.values():
+                engine.in_flight.pop(number, None)
+        home = self._engines.get(self._homes.pop(stream, ""))
+        if home is not None:
+            home.homes -= 1
+
+    # -- parts
+
+    def _has(self, engine: Engine, model: str) -> bool:
+        mark = engine.models.get(model)
+        return mark is not None and self._accepts(model, mark)
+
+    def _has_other(self, engine: Engine, model: str) -> bool:
+        return any(
+            other is not engine and other.room > 0 and self._has(other, model) for other in self._engines.values()
+        )
+
+    def _engine_for(self, stream: str, model: str, waited: float) -> Engine | None:
+        home = self._engines.get(self._homes.get(stream, ""))
+        usable = home is not None and not (home.draining or home.suspended) and self._has(home, model)
+        if home is not None and usable and (home.room > 0 or waited < PATIENCE_SECONDS):
+            return home if home.room > 0 else None
+        others = [engine for engine in self._engines.values() if engine.room > 0 and self._has(engine, model)]
+        return min(others, key=lambda engine: (len(engine.in_flight) + engine.homes) / engine.window, default=None)
+
+    def _settle(self, stream: str, engine: Engine) -> None:
+        before = self._homes.get(stream)
+        if before != engine.id:
+            if before is not None and (home := self._engines.get(before)) is not None:
+                home.homes -= 1
+            self._homes[stream] = engine.id
+            engine.homes += 1
+
+    def _remember(self, request: Request, answer: Answer) -> None:
+        memory = read_memory(answer.memory, request.sample)
+        if memory is not None:
+            self._memories[request.sample.stream] = memory
+
+    def _free(self, stream: str) -> None:
+        """The stream's request has ended: its newest sample may be sent."""
+        self._at.pop(stream, None)
+        sample = self._held.pop(stream, None)
+        if sample is not None:
+            self._ready[stream] = self._monotonic(), sample
+
+    def _release(self, engine: Engine, number: int) -> None:
+        """A request will not be answered: its sample waits again, unless a newer one does."""
+        flying = engine.in_flight.pop(number)
+        sample = flying.request.sample
+        if flying.shown:
+            # The next caption must become the final of the interim text, also if it repeats the last final.
+            self._memories.pop(sample.stream, None)
+        if sample.stream in self._held:
+            self._count(self.superseded, sample.stream)
+        else:
+            self.resent += 1
+            self._held[sample.stream] = sample
+        self._free(sample.stream)
+
+    def _replace(self, stream: str, model: str, *, served: bool) -> None:
+        if stream in self._held or stream in self._ready:
+            self._count(self.superseded, stream)
+            if not served:
+                self._count(self.missed, stream)
+
+    @staticmethod
+    def _count(table: dict[str, int], stream: str) -> None:
+        table[stream] = table.get(stream, 0) + 1

@@ -1,0 +1,45 @@
+"""Real nodes and a real nats-server: cameras on one machine, engines on others."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from testbed.nats import NatsCluster
+from tests.cluster.nodes import SCENE, NodeProcess
+from tests.cluster.test_node import Viewer
+from tests.end_to_end.service import wait_until
+from tests.timeouts import TIMEOUT_FACTOR
+
+pytestmark = pytest.mark.e2e
+
+
+def test_cameras_and_engines_on_different_nodes(nats_server: NatsCluster, tmp_path: Path) -> None:
+    urls = nats_server.urls
+    cameras = NodeProcess("cameras", urls, tmp_path, "--roles", "ingest,gateway", f"door={SCENE}")
+    first = NodeProcess("first", urls, tmp_path, "--roles", "engine")
+    second = NodeProcess("second", urls, tmp_path, "--roles", "engine")
+    viewer = Viewer("door")
+    with cameras:
+        reason = "captioning failed: no engine serves model mini"
+        wait_until(lambda: cameras.streams().get("door", {}).get("reason") == reason, cameras.describe)
+        with first:
+            viewer.read(cameras, 3)
+            assert any(not m["is_final"] for m in viewer.messages if m["type"] == "caption"), "interims come too"
+            wait_until(lambda: cameras.streams()["door"]["reason"] == "", cameras.describe)
+            with second:
+                first.kill()
+                viewer.read(cameras, 3)
+                command = [sys.executable, "-m", "streamcap", "cluster", "status", "--json", "--nats", urls[0]]
+                done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT_FACTOR)
+                nodes = {node["id"].partition("-")[0]: node for node in json.loads(done.stdout)["nodes"]}
+                assert nodes["second"]["credits"] > 0
+                assert nodes["second"]["rows_per_second"] > 0
+                assert second.terminate() == 0, second.describe()
+        wait_until(lambda: cameras.streams()["door"]["reason"] == reason, cameras.describe)
+    numbers = [message["seq"] for message in viewer.messages]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
