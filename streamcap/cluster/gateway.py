@@ -109,7 +109,7 @@ class Gateway:
             return
         self._seen[name] = message.sequence
         try:
-            entry = read_entry(name, message.sequence, message.headers, message.body)
+            entry = read_entry(name, message.sequence, message.headers, message.body, is_viewer=True)
             events = [read_event(name, text) for text in entry.events]
         except ValueError as error:
             self.skipped += 1

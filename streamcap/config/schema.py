@@ -87,15 +87,17 @@ def model_entry() -> type[ModelEntry]:
 def file_schema(flags: Sequence[Flag]) -> type[BaseModel]:
     """The model of a whole file, whose sections `server` and `cluster` have one key for each of their `flags`."""
     models: Any = dict[str, model_entry()]  # type: ignore[misc]
+    server: Any = _section("Server", [flag for flag in flags if flag.section == "server"])
+    cluster: Any = _section("Cluster", [flag for flag in flags if flag.section == "cluster"])
     return create_model(
         "Configuration",
         __config__=_FORBID,
         server=(
-            _section("Server", [flag for flag in flags if flag.section == "server"]) | None,
+            server | None,
             Field(default=None, description="Options of `streamcap serve` and `node`, with underscores."),
         ),
         cluster=(
-            _section("Cluster", [flag for flag in flags if flag.section == "cluster"]) | None,
+            cluster | None,
             Field(default=None, description="Options of `streamcap node` alone, with underscores."),
         ),
         models=(models | None, Field(default=None, description="Models by name, for `model` of server and streams.")),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from streamcap.captions.caption import Caption, Latency
 from streamcap.captions.event import Event, encode
@@ -38,6 +40,13 @@ def parse(line: bytes, *, stream: str | None = None) -> tuple[Event, Caption]:
     message = checks.read_json(line)
     if message.get("type") != "caption" or message.get("is_final") is not True:
         raise ValueError("not a final caption")
+    caption = read_caption(message, stream=stream)
+    # Encoded again, so that subscribers receive checked fields only.
+    return encode(checks.read_int(message, "seq", 1, checks.MAX_SEQ), caption), caption
+
+
+def read_caption(message: Mapping[str, Any], *, stream: str | None = None, is_final: bool = True) -> Caption:
+    """The caption of an event's JSON. Raises ValueError with the reason. Parameters as of `parse`."""
     name = checks.read_text(message, "stream", 64)
     if stream is not None and name != stream:
         raise ValueError(f"a caption of stream {name!r}")
@@ -47,12 +56,12 @@ def parse(line: bytes, *, stream: str | None = None) -> tuple[Event, Caption]:
         raise ValueError("id is not the stream's name and a number")
     start = checks.read_number(message, "start", 0, checks.MAX_SECONDS)
     latency = checks.read_object(message, "latency_ms")
-    caption = Caption(
+    return Caption(
         stream=name,
         epoch=checks.read_int(message, "epoch", 0, checks.MAX_EPOCH),
         id=caption_id,
         revision=checks.read_int(message, "revision", 0, checks.MAX_SEQ),
-        is_final=True,
+        is_final=is_final,
         start=start,
         end=checks.read_number(message, "end", start, checks.MAX_SECONDS),
         text=checks.read_text(message, "text", MAX_TEXT_CHARACTERS),
@@ -70,8 +79,6 @@ def parse(line: bytes, *, stream: str | None = None) -> tuple[Event, Caption]:
         ),
         model="" if message.get("model") is None else checks.read_text(message, "model", MAX_MODEL_CHARACTERS),
     )
-    # Encoded again, so that subscribers receive checked fields only.
-    return encode(checks.read_int(message, "seq", 1, checks.MAX_SEQ), caption), caption
 
 
 def parse_lines(data: bytes, *, stream: str | None = None, is_tail: bool = False) -> ParsedLines:

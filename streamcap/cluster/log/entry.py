@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 
 from streamcap.captions.event import Event, Extend, Status, StreamState
 from streamcap.captions.formats import checks, jsonl
@@ -33,8 +32,13 @@ def body_of(write: Write) -> bytes:
     return "\n".join(write.events).encode()
 
 
-def read_entry(stream: str, sequence: int, headers: Mapping[str, str] | None, body: bytes) -> LogEntry:
-    """The message of `stream` with JetStream's `sequence`. Raises ValueError for one that streamcap did not write."""
+def read_entry(
+    stream: str, sequence: int, headers: Mapping[str, str] | None, body: bytes, *, is_viewer: bool = False
+) -> LogEntry:
+    """The message of `stream` with JetStream's `sequence`. Raises ValueError for one that streamcap did not write.
+
+    is_viewer: leave out what only the next owner needs.
+    """
     headers = headers or {}
     try:
         term, begin = int(headers[_TERM]), int(headers[_BEGIN])
@@ -47,7 +51,7 @@ def read_entry(stream: str, sequence: int, headers: Mapping[str, str] | None, bo
         node=node,
         term=term,
         begin=begin,
-        reserved=_reserved(stream, reserved),
+        reserved=Counters() if is_viewer else _reserved(stream, reserved),
         events=tuple(body.decode().split("\n")[:MAX_EVENTS]) if body else (),
     )
 
@@ -70,9 +74,8 @@ def read_event(stream: str, text: str) -> Event:
     seq = checks.read_int(message, "seq", 1, checks.MAX_SEQ)
     match message.get("type"):
         case "caption":
-            is_final = message.get("is_final") is True
-            _, caption = jsonl.parse(json.dumps(message | {"is_final": True}).encode(), stream=stream)
-            return Event(seq, caption if is_final else replace(caption, is_final=False), text)
+            caption = jsonl.read_caption(message, stream=stream, is_final=message.get("is_final") is True)
+            return Event(seq, caption, text)
         case "status":
             state = StreamState(checks.read_text(message, "state", 20))
             return Event(seq, Status(stream, state, checks.read_text(message, "reason", 2000)), text)

@@ -289,7 +289,7 @@ class Recording:
 
     def _events(self, message: Message) -> list[Event]:
         try:
-            entry = read_entry(self.stream, message.sequence, message.headers, message.body)
+            entry = read_entry(self.stream, message.sequence, message.headers, message.body, is_viewer=True)
             return [read_event(self.stream, text) for text in entry.events]
         except ValueError as error:
             self.skipped += 1
