@@ -234,6 +234,9 @@ class AssignedStreams(ABC):
             except (StreamcapError, OSError) as error:
                 log.warning("stream %s cannot run here: %s", name, error)
                 await self._nak(name, owned, RETRY_SECONDS)
+            except Exception:  # a bug must not hold the stream for ever
+                log.exception("stream %s could not be started", name)
+                await self._nak(name, owned, RETRY_SECONDS)
 
     async def _give_back(self, name: str) -> None:
         async with self._lock(name):

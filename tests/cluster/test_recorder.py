@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from nats.js.errors import ServiceUnavailableError
 
 from streamcap.captions.event import Event, encode
 from streamcap.cluster.connection import Connection, _prepare
@@ -211,6 +212,28 @@ async def test_full_disk_loses_nothing(
     await recording.close(to_end=False)
     assert seqs(tmp_path) == [1, 2, 3, 4]
     assert [record.message for record in caplog.records if "No space left" in record.message][1:] == []
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), ServiceUnavailableError(), RuntimeError()])
+async def test_recording_goes_on_after_an_error(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(recording_module, "RETRY_SECONDS", 0.05)
+    camera = await Camera(connection).open()
+    await camera.store(2)
+    recording = make(connection, tmp_path)
+    read, errors = recording._read, [error]
+
+    async def fail_once() -> list[Message]:
+        if errors:
+            raise errors.pop()
+        return await read()
+
+    monkeypatch.setattr(recording, "_read", fail_once)
+    await recording.open()
+    await until(lambda: recording.finals == 2)
+    await recording.close(to_end=False)
+    assert seqs(tmp_path) == [1, 2]
 
 
 async def test_removed_stream_is_recorded_to_its_end(connection: Connection, tmp_path: Path) -> None:

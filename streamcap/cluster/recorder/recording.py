@@ -149,8 +149,15 @@ class Recording:
             while not self._closing:
                 try:
                     await self._step()
-                except (NatsError, TimeoutError) as error:
-                    log.debug("reading the log of %s: %s; trying again", self.stream, error)
+                except NotOwnerError:
+                    raise
+                except (NatsError, OSError) as error:
+                    log.debug("recording stream %s: %s; trying again", self.stream, error)
+                    self._behind = True
+                    await self._pause(RETRY_SECONDS)
+                except Exception:  # a bug: the captions are in the log for the next attempt
+                    log.exception("stream %s: recording failed", self.stream)
+                    self._behind = True
                     await self._pause(RETRY_SECONDS)
             if self._to_end:
                 await self._catch_up()
