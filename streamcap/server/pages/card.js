@@ -142,7 +142,7 @@ export class Card {
     const size = view.width ? `${view.width} × ${view.height}` : "";
     this.parts.address.textContent = this.parts.address.title = view.url;
     this.parts.numbers.textContent = [size, interval(view), `${view.captions} captions`].filter(Boolean).join(" · ");
-    this.parts.numbers.title = `${view.extended} times the image had not changed; ${view.missed} moments without a frame`;
+    this.parts.numbers.title = `${view.extended} times the image had not changed; ${view.samples_missed} moments without a frame`;
     const last = view.last_caption;
     if (!last) return;
     if (!this.parts.caption.textContent) {
