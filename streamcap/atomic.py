@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ from streamcap.errors import InputError, StreamcapError
 
 _LINK = "a symbolic link, which is not followed here; move it away"
 _IRREGULAR = "not a regular file; move it away"
+_MAX_NAME_BYTES = 255
+"""Of the usual file systems."""
 
 
 def open_regular(path: str, flags: int, mode: int = 0o666) -> int:
@@ -56,7 +60,7 @@ def replacing(path: Path, *, sync: bool = False, mode: int = 0o666) -> Iterator[
     After an exception inside the block, `path` is unchanged and the temporary file is removed. sync: fsync the content
     before it replaces `path`. mode: permissions of the new file, less the umask. Raises OSError.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(_partial_name(path.name))
     try:
         with open(partial, "wb", opener=functools.partial(open_regular, mode=mode)) as stream:
             yield stream
@@ -86,10 +90,22 @@ def atomic_write(
         raise error(f"{path}: cannot be written ({cause.strerror or cause}); nothing was overwritten") from None
 
 
+def _partial_name(name: str) -> str:
+    partial = f".{name}.partial"
+    if len(os.fsencode(partial)) <= _MAX_NAME_BYTES:
+        return partial
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.partial"
+
+
+def json_text(content: object, *, indent: int) -> str:
+    """`content` as JSON that is valid UTF-8: bytes of a file name that are not are written as `\\udcXX`."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
+
+
 def write_json(path: Path, content: object) -> None:
     """Replace `path` with `content` as JSON. Raises StreamcapError if the write fails."""
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    atomic_write(path, text, sync=True, error=StreamcapError)
+    atomic_write(path, json_text(content, indent=1), sync=True, error=StreamcapError)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from streamcap import __version__
 from streamcap.cli import bench, caption, cluster, config, dataset, evaluate, models, probe, train
+from streamcap.cli.one_line import one_line
 from streamcap.cli.service import node, serve
 from streamcap.config.problems import ConfigError
 from streamcap.errors import InputError, StreamcapError
@@ -102,5 +103,5 @@ def main() -> None:
 def _fail(message: object, status: int) -> None:
     # Of an error with several lines, each is a problem of its own.
     for line in str(message).splitlines() if isinstance(message, ConfigError) else [" ".join(str(message).split())]:
-        typer.echo(f"streamcap: {redact(line)}", err=True)
+        typer.echo(f"streamcap: {one_line(redact(line))}", err=True)
     sys.exit(status)

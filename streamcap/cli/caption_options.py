@@ -26,6 +26,8 @@ class Files:
     videos: list[Path] = field(default_factory=list)
     left_out: dict[Path, str] = field(default_factory=dict)
     """File of a folder that is not captioned → reason."""
+    hidden: list[Path] = field(default_factory=list)
+    """Hidden files and folders of a folder, which are not captioned."""
     alone: bool = True
     """Whether one file was given, so that output lines need no file name."""
 
@@ -38,17 +40,18 @@ def sort_files(names: Sequence[str], *, of_video: bool) -> Files:
     from streamcap.media.files.image_file import check_image, has_image_name, list_folder
     from streamcap.media.files.video_file import check_video
 
-    files = Files(alone=len(names) == 1 and not Path(names[0]).is_dir())
+    files = Files(alone=len(names) == 1 and not _is_folder(Path(names[0])))
     for name in names:
         if not name.strip():
             raise InputError("empty PATH: give a file or folder")
         path = Path(name)
         if "://" in name:
             raise InputError(f"{name}: not a file; use `streamcap serve` for streams")
-        if path.is_dir():
+        if _is_folder(path):
             contents = list_folder(path)
             files.images |= {found: found.relative_to(path) for found in contents.images}
-            files.left_out |= {other: _skip_reason(other) for other in contents.others}
+            files.left_out |= {other: _skip_reason(other) for other in contents.others} | contents.unread
+            files.hidden += contents.hidden
         elif has_image_name(path):
             check_image(path)
             if of_video and _plays(path):
@@ -69,6 +72,13 @@ def sort_files(names: Sequence[str], *, of_video: bool) -> Files:
     return files
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened: {error.strerror}") from None
+
+
 def _plays(path: Path) -> bool:
     from streamcap.media.files.animation import ANIMATED_SUFFIXES, is_animated
 
@@ -81,7 +91,7 @@ def _skip_reason(path: Path) -> str:
     try:
         check_video(path)
     except InputError:
-        return "not an image (by its suffix)"
+        return "its suffix is not that of an image"
     return "a video; only images of a folder are captioned, so give its path"
 
 

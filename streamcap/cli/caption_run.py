@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from streamcap.atomic import atomic_write, make_directory
+from streamcap.atomic import atomic_write, json_text, make_directory
 from streamcap.cli.caption_options import PILLOW_NAMES, SUFFIXES, CaptionRunOptions, Files
+from streamcap.cli.one_line import one_line
 from streamcap.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ class CaptionRun:
     def run(self) -> None:
         """Caption all files. Raises InputError at the end if files could not be read."""
         for path, reason in self._files.left_out.items():
-            typer.echo(f"left out: {path}: {reason}", err=True)
+            typer.echo(f"left out: {one_line(path)}: {reason}", err=True)
+        if self._files.hidden:
+            typer.echo(f"left out: {_count_hidden(self._files.hidden)}", err=True)
         if self._files.images:
             self._caption_images()
         for path in self._files.videos:
@@ -69,8 +71,8 @@ class CaptionRun:
         if self._bad and self._files.alone:
             raise self._bad[0]
         for error in self._bad:
-            typer.echo(f"left out: {error}", err=True)
-        if count := len(self._bad) + len(self._files.left_out):
+            typer.echo(f"left out: {one_line(error)}", err=True)
+        if count := len(self._bad) + len(self._files.left_out) + len(self._files.hidden):
             summary = f"{len(self._entries)} captioned, {count} left out"
             if self._bad:
                 raise InputError(f"{summary}, {len(self._bad)} of which cannot be read")
@@ -107,7 +109,7 @@ class CaptionRun:
         options = self._options
         with open_video(path) as video:
             if video.choice is not None:
-                typer.echo(f"{path}: {video.choice}", err=True)
+                typer.echo(f"{one_line(path)}: {video.choice}", err=True)
             windows = select_frames(
                 video.index, self._captioner.clip_length, frames=options.num_captions, every=options.every
             )
@@ -140,7 +142,8 @@ class CaptionRun:
             self._progress.advance(task)
         if lost := len(windows) - len(captions):
             self._progress.advance(task, lost)
-            typer.echo(f"{video.path}: {lost} of {len(windows)} frames could not be decoded and are left out", err=True)
+            what = f"{lost} of {len(windows)} frames could not be decoded and are left out"
+            typer.echo(f"{one_line(video.path)}: {what}", err=True)
         return captions, confidences
 
     def _save_frames(self, path: Path, number: int, at: VideoMoment, text: str) -> None:
@@ -191,13 +194,13 @@ class CaptionRun:
 
     def _print_line(self, path: Path, text: str) -> None:
         """Collect one line of text, and print it if standard output has no other format."""
-        line = text if self._files.alone else f"{path}: {text}"
+        line = text if self._files.alone else f"{one_line(path)}: {text}"
         self._lines.append(line)
         if self._options.output is None and self._options.format == "text" and not self._options.as_json:
             typer.echo(line)
 
     def _write_all(self) -> None:
-        array = json.dumps(self._entries, indent=2, ensure_ascii=False) + "\n"
+        array = json_text(self._entries, indent=2)
         output, as_json = self._options.output, self._options.format == "json"
         if not self._per_video and self._entries:
             if output is not None:
@@ -206,6 +209,12 @@ class CaptionRun:
                 typer.echo(array, nl=False)
         if self._options.as_json:
             typer.echo(array, nl=False)
+
+
+def _count_hidden(hidden: list[Path]) -> str:
+    if len(hidden) == 1:
+        return f"{one_line(hidden[0])}: hidden"
+    return f"{len(hidden)} hidden files and folders, such as {one_line(hidden[0])}"
 
 
 def _rounded(number: float | None) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from fractions import Fraction
-from typing import cast
 
 import numpy as np
 from av import FFmpegError, VideoFrame
@@ -12,6 +11,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from streamcap.image_spec import ImageSpec, Placement
 from streamcap.media.crop import CropScaler, is_worthwhile
+from streamcap.media.display_color import displayed, needs_conversion, pixel_format
 from streamcap.media.frame import Frame, Pixels
 from streamcap.media.orientation import SQUARE, UPRIGHT, display_size, orientation_of
 
@@ -56,7 +56,11 @@ class Converter:
         if orientation.transpose:
             width, height = height, width
         placed = spec.place(width, height)
-        if orientation == UPRIGHT and is_worthwhile(video_frame, placed, *spec.size):
+        if (
+            orientation == UPRIGHT
+            and not needs_conversion(video_frame)
+            and is_worthwhile(video_frame, placed, *spec.size)
+        ):
             crop = self._crop(video_frame, placed)
             if crop is not None:
                 return crop
@@ -96,7 +100,7 @@ class Converter:
         return pixels
 
     def _scale(self, video_frame: VideoFrame, width: int, height: int) -> Pixels:
-        """A view of the scaled frame's memory."""
+        """RGB in the colors of a screen; often a view of the scaled frame's memory."""
         reformatter: VideoReformatter | None = getattr(self._local, "reformatter", None)
         if reformatter is None:
             reformatter = self._local.reformatter = VideoReformatter()
@@ -104,7 +108,7 @@ class Converter:
             video_frame,
             width=width,
             height=height,
-            format="rgb24",
+            format=pixel_format(video_frame),
             interpolation=_INTERPOLATIONS[self.spec.interpolation],
         )
-        return cast(Pixels, scaled.to_ndarray())
+        return displayed(scaled.to_ndarray(), video_frame)

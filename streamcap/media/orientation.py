@@ -14,6 +14,8 @@ from av import VideoFrame
 from av.sidedata.sidedata import Type
 from av.video.stream import VideoStream
 
+from streamcap.media.display_color import displayed, pixel_format
+
 SQUARE = Fraction(1)
 """The sample aspect ratio of square pixels."""
 _MAX_ASPECT = 16
@@ -68,7 +70,7 @@ def display_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
 
 
 def show(frame: VideoFrame, aspect: Fraction = SQUARE, *, max_side: int | None = None) -> npt.NDArray[np.uint8]:
-    """uint8 RGB (H, W, 3), upright, with square pixels. Raises av.FFmpegError if libav cannot.
+    """uint8 RGB (H, W, 3), upright, with square pixels, in the colors of a screen. Raises av.FFmpegError.
 
     max_side: scale larger frames down to it; None: full size.
     """
@@ -76,5 +78,5 @@ def show(frame: VideoFrame, aspect: Fraction = SQUARE, *, max_side: int | None =
     if max_side is not None and max(width, height) > max_side:
         scale = max_side / max(width, height)
         width, height = max(1, round(width * scale)), max(1, round(height * scale))
-    scaled = frame.reformat(width=width, height=height, format="rgb24")
-    return np.ascontiguousarray(orientation_of(frame).apply(scaled.to_ndarray()))
+    scaled = frame.reformat(width=width, height=height, format=pixel_format(frame))
+    return np.ascontiguousarray(orientation_of(frame).apply(displayed(scaled.to_ndarray(), frame)))

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from streamcap.errors import InputError
+from streamcap.media.files.heif import is_image_container
 from streamcap.media.files.image_file import identify_image, to_rgb
 from streamcap.media.files.video_file import ChosenFrame, VideoFile
 from streamcap.media.files.video_index import VideoIndex
@@ -32,7 +33,14 @@ def is_animated(path: Path) -> bool:
 
 def open_video(path: Path) -> VideoFile | AnimatedImage:
     """Open a video file or an animated image. Raises InputError if it is neither."""
-    return AnimatedImage(path) if path.suffix.lower() in (".webp", ".avif") and path.is_file() else VideoFile(path)
+    return AnimatedImage(path) if path.is_file() and _is_pillows(path) else VideoFile(path)
+
+
+def _is_pillows(path: Path) -> bool:
+    """Whether the content is WebP or AVIF, which libav does not play, under any name."""
+    with path.open("rb") as file:
+        first = file.read(64)
+    return (first[:4] == b"RIFF" and first[8:12] == b"WEBP") or is_image_container(first)
 
 
 class AnimatedImage:

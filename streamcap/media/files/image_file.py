@@ -17,7 +17,9 @@ from av import VideoFrame
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from streamcap.errors import InputError
+from streamcap.media.files.gray import scale_gray
 from streamcap.media.files.heif import HEIF_SUFFIXES, is_heif, is_image_container, register_heif
+from streamcap.media.files.tiff import check_tiff, declared_gray, describe_tiff
 from streamcap.media.orientation import SQUARE, show
 
 IMAGE_SUFFIXES = frozenset(
@@ -52,30 +54,42 @@ _pillow_limit = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class FolderContents:
-    """The files of a folder, without hidden ones."""
+    """What is in a folder and its subfolders."""
 
     images: list[Path]
     others: list[Path] = field(default_factory=list)
     """Files without an image suffix."""
+    unread: dict[Path, str] = field(default_factory=dict)
+    """What was not looked at → reason: links to folders, folders without permission, pipes and devices."""
+    hidden: list[Path] = field(default_factory=list)
+    """Hidden files and folders, whose names begin with a dot."""
 
 
 def list_folder(folder: Path) -> FolderContents:
-    """All files in `folder` and its subfolders, sorted by path; hidden files and folders are left out.
-
-    Raises InputError if there is no image.
-    """
+    """All files in `folder` and its subfolders, sorted by path. Raises InputError if there is no image."""
     images: list[Path] = []
     others: list[Path] = []
-    for parent, subfolders, names in os.walk(folder):
+    unread: dict[Path, str] = {}
+    hidden: list[Path] = []
+
+    def on_error(error: OSError) -> None:
+        unread[Path(error.filename)] = f"a folder that cannot be read: {error.strerror}"
+
+    for parent, subfolders, names in os.walk(folder, onerror=on_error):
+        hidden += (Path(parent) / name for name in (*subfolders, *names) if name.startswith("."))
         # In place, so that os.walk skips hidden folders.
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith("."):
-                is_image = Path(name).suffix.lower() in IMAGE_SUFFIXES
-                (images if is_image else others).append(Path(parent) / name)
+        links = [Path(parent) / name for name in subfolders if (Path(parent) / name).is_symlink()]
+        unread |= dict.fromkeys(links, "a link to a folder; give its path")
+        for path in (Path(parent) / name for name in names if not name.startswith(".")):
+            if path.exists() and not path.is_file():
+                # To open a pipe could block for ever.
+                unread[path] = "a pipe or device, not a file"
+            else:
+                (images if path.suffix.lower() in IMAGE_SUFFIXES else others).append(path)
     if not images:
         raise InputError(f"{folder}: there are no images in this folder")
-    return FolderContents(sorted(images), sorted(others))
+    return FolderContents(sorted(images), sorted(others), unread, sorted(hidden))
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -117,7 +131,7 @@ def decode_image(content: bytes) -> Image.Image:
         with _identify(io.BytesIO(content)) as image:
             return _decode(image)
     except UnidentifiedImageError:
-        raise InputError("not an image that can be read") from None
+        raise InputError(_unreadable(io.BytesIO(content))) from None
     except _DAMAGE as error:
         raise InputError(f"the image is damaged: {error}") from None
 
@@ -142,7 +156,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         # Pillow clips 16-bit gray to 8 bits instead of scaling it.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("F", "I"):
-        return Image.fromarray(_gray(np.asarray(image))).convert("RGB")
+        return Image.fromarray(scale_gray(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
@@ -155,8 +169,7 @@ def _open(path: Path) -> Image.Image:
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
     except UnidentifiedImageError:
-        what = "the file is empty" if path.stat().st_size == 0 else "not an image that can be read"
-        raise InputError(f"{path}: {what}") from None
+        raise InputError(f"{path}: {_unreadable(path)}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except _DAMAGE as error:
@@ -174,11 +187,23 @@ def _identify(source: Path | IO[bytes]) -> Image.Image:
         finally:
             Image.MAX_IMAGE_PIXELS = pillow_limit
     try:
+        if image.format == "TIFF":
+            check_tiff(image)
         _shrink(image)
     except InputError:
         image.close()
         raise
     return image
+
+
+def _unreadable(source: Path | IO[bytes]) -> str:
+    """Why Pillow does not know this file."""
+    first = _first_bytes(source)
+    if not first:
+        return "the file is empty"
+    if is_image_container(first):
+        return "a HEIC or AVIF image that is damaged or cut short"
+    return describe_tiff(source) or "not an image that can be read"
 
 
 def _first_bytes(source: Path | IO[bytes]) -> bytes:
@@ -229,11 +254,13 @@ def _bytes_a_pixel(mode: str) -> int:
 
 
 def _decode(image: Image.Image) -> Image.Image:
-    orientation = image.getexif().get(ExifTags.Base.Orientation)
     image.load()
-    factor = _reduction(image.size)
+    # Read now, because Pillow turns a TIFF while it loads it and removes the tag.
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    full = declared_gray(image) if image.format == "TIFF" else image
+    factor = _reduction(full.size)
     # Palette colors cannot be averaged, so pixels are skipped.
-    small = image if factor == 1 else _every(image, factor) if image.mode in ("P", "1") else image.reduce(factor)
+    small = full if factor == 1 else _every(full, factor) if full.mode in ("P", "1") else full.reduce(factor)
     rgb = to_rgb(small)
     transpose = _TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
     return (rgb.copy() if rgb is image else rgb) if transpose is None else rgb.transpose(transpose)
@@ -242,22 +269,3 @@ def _decode(image: Image.Image) -> Image.Image:
 def _every(image: Image.Image, factor: int) -> Image.Image:
     size = -(-image.width // factor), -(-image.height // factor)
     return image.resize(size, Image.Resampling.NEAREST)
-
-
-def _gray(
-    values: np.ndarray[tuple[int, ...], np.dtype[np.float32 | np.int32]],
-) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Scale numbers to gray: from 0 to 1, 255 or 65535, whichever fits first, else from the minimum to the maximum.
-
-    NaN and infinity are black.
-    """
-    finite = np.isfinite(values)
-    if not finite.any():
-        return np.zeros(values.shape, np.uint8)
-    low, high = float(values[finite].min()), float(values[finite].max())
-    is_int = values.dtype.kind == "i"
-    top = next((top for top in (1.0, 255.0, 65535.0) if high <= top and not (is_int and top == 1.0)), None)
-    if low >= 0 and top is not None:
-        low, high = 0.0, top
-    scaled = (np.where(finite, values, low) - low) * (255 / (high - low if high > low else 1.0))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)

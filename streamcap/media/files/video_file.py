@@ -17,7 +17,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from streamcap.errors import InputError
-from streamcap.media.containers import ACCEPTED, FILE_OPTIONS
+from streamcap.media.containers import ACCEPTED, FILE_OPTIONS, file_format, why_unreadable
 from streamcap.media.files.video_index import (
     Keyframe,
     VideoIndex,
@@ -216,11 +216,12 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
         raise InputError(f"{path}: the file is empty")
     try:
         # Without the prefix, a name with a colon would be parsed as a URL.
-        container = av.open(f"file:{path}", options={**FILE_OPTIONS, **_LIMITS})
+        container = av.open(f"file:{path}", format=file_format(path), options={**FILE_OPTIONS, **_LIMITS})
     except av.error.ArgumentError:  # the error of libav for a format that is not on the whitelist
         raise InputError(f"{path}: not a video: the file must be {ACCEPTED}") from None
     except av.FFmpegError as error:
-        raise InputError(f"{path}: not a video that can be read: {error.strerror}") from None
+        reason = why_unreadable(path) or f"not a video that can be read: {error.strerror}"
+        raise InputError(f"{path}: {reason}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be opened: {error.strerror}") from None
     try:

@@ -6,10 +6,11 @@ import errno
 
 import av
 
-from streamcap.media.containers import ACCEPTED
+from streamcap.media.containers import ACCEPTED, why_unreadable
 from streamcap.media.sources.base import SourceRefused
 from streamcap.media.sources.diagnosis import connection_fault, rtsp_challenges, wrong_protocol
 from streamcap.media.sources.http.address import HostGuard
+from streamcap.media.sources.url import file_path, scheme_of
 from streamcap.redact import redact
 
 HUNG_UP = (errno.EIO, errno.EPIPE, errno.ECONNRESET)
@@ -55,6 +56,8 @@ def open_error(
         # The error of libav for a format that is not on the whitelist.
         return SourceRefused(f"{where}: its format is not accepted here; send {ACCEPTED}", retry=network)
     if isinstance(error, av.error.InvalidDataError):
+        if not network and scheme_of(url) == "file" and (lack := why_unreadable(file_path(url))) is not None:
+            return SourceRefused(f"{where}: {lack}", retry=False)
         return SourceRefused(f"{where}: this is no video that libav can read", retry=network)
     if error.errno == errno.EBUSY:
         return SourceRefused(f"{where}: another program is using the device", retry=True)

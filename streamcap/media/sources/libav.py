@@ -20,7 +20,9 @@ from av.video.stream import VideoStream
 
 from streamcap.errors import InputError
 from streamcap.media.clock import JUMP_AHEAD_SECONDS, MediaClock
+from streamcap.media.containers import file_format
 from streamcap.media.demand import FrameDemand
+from streamcap.media.files.heif import is_still_container
 from streamcap.media.files.video_stream import best_video, describe_choice
 from streamcap.media.frame import CaptureClock, Frame
 from streamcap.media.orientation import sample_aspect
@@ -208,7 +210,10 @@ class LibavSource(Source):
         if self._scheme == "webcam":
             name = webcam_device(self._secret_url)
         elif self._scheme == "file":
-            name = f"file:{file_path(self._secret_url)}"
+            path = file_path(self._secret_url)
+            if is_still_container(path):
+                raise SourceRefused(f"{self.url}: an image, not a video; use `streamcap caption`", retry=False)
+            name = f"file:{path}"
         timeout = (self._options.open_timeout, self._options.read_timeout) if self._network else None
         options: dict[str, Any] = {**LIBAV_OPTIONS[self._scheme], **self._limits}
         if self._options.scope is not HostScope.ANY and self._scheme in PINNED and urlsplit(name).hostname:
@@ -218,7 +223,7 @@ class LibavSource(Source):
             return av.open(
                 name,
                 "r",
-                format=FORMATS.get(self._scheme),
+                format=self._format(),
                 options=options,
                 timeout=timeout,
                 hwaccel=open_hwaccel(self._options.hwaccel),
@@ -227,6 +232,11 @@ class LibavSource(Source):
             if self._scheme != "srt":
                 raise
             return self._open_pipe(name)
+
+    def _format(self) -> str | None:
+        if self._scheme == "file":
+            return file_format(file_path(self._secret_url))
+        return FORMATS.get(self._scheme)
 
     def _open_pipe(self, url: str) -> InputContainer:
         self._pipe = SrtPipe(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -45,7 +47,7 @@ def test_folder_is_one_line_per_image(run: Run, reader: Reader, images: Path) ->
     assert out.splitlines() == [f"{images / name}: number {number}" for number, name in enumerate(names, 1)]
     assert status == 0
     assert err.splitlines() == [
-        f"left out: {images / 'notes.txt'}: not an image (by its suffix)",
+        f"left out: {images / 'notes.txt'}: its suffix is not that of an image",
         "5 captioned, 1 left out",
     ]
     assert reader.batches == [2, 2, 1]
@@ -115,3 +117,29 @@ def test_caption_still_webp_stays_a_picture(run: Run, reader: Reader, images: Pa
 def test_clip_model_repeats_single_image(run: Run, reader: Reader, images: Path) -> None:
     reader.clip_length = 3
     assert run(images / "a.jpg")[1] == "number 1 1 1\n"
+
+
+def test_odd_names_are_one_line_and_valid_json(run: Run, reader: Reader, tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    picture = io.BytesIO()
+    Image.fromarray(numbered(7, 120, 60)).save(picture, "PNG")
+    names = [b"new\nline.png", b"bad\xff.png", b"\x1b[31mred.png", b"-dash.png", "日本 🎥.png".encode(), b".hidden.png"]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(picture.getvalue())
+    status, out, err = run(folder)
+    assert (status, err.splitlines()) == (0, [f"left out: {folder}/.hidden.png: hidden", "5 captioned, 1 left out"])
+    shown = [r"\x1b[31mred.png", "-dash.png", r"bad\xff.png", r"new\nline.png", "日本 🎥.png"]
+    assert sorted(out.splitlines()) == sorted(f"{folder}/{name}: number 7" for name in shown)
+    assert run(folder, "-o", tmp_path / "out.json")[0] == 0
+    entries = json.loads((tmp_path / "out.json").read_text("utf-8"))
+    assert {os.fsencode(Path(entry["path"]).name) for entry in entries} == set(names[:5])
+
+
+def test_name_of_255_bytes_is_annotated(run: Run, reader: Reader, tmp_path: Path) -> None:
+    path = tmp_path / f"{'x' * 251}.png"
+    Image.fromarray(numbered(7, 120, 60)).save(path)
+    assert run(path, "--annotate", tmp_path / "out") == (0, "number 7\n", "")
+    assert written(tmp_path / "out") == [path.name]
+    status, _, err = run(tmp_path / f"{'x' * 300}.png")
+    assert (status, "cannot be opened: File name too long" in err) == (2, True)

@@ -63,11 +63,11 @@ def test_caption_tells_which_of_several_videos(run: Run, reader: Reader, tmp_pat
     assert err == (f"{film}: 2 videos in it; taking stream 1 (h264 80x48), not stream 0 (mpeg4 16x16)\n")
 
 
-@pytest.mark.parametrize("suffix", [".webp", ".apng", ".png"])
+@pytest.mark.parametrize("suffix", [".webp", ".apng", ".png", ".webp.png"])
 def test_caption_animated_image_as_video(run: Run, reader: Reader, tmp_path: Path, suffix: str) -> None:
     frames = [Image.fromarray(numbered(number, 80, 48)) for number in range(1, 5)]
     path = tmp_path / f"moving{suffix}"
-    kind = "WEBP" if suffix == ".webp" else "PNG"
+    kind = "WEBP" if ".webp" in suffix else "PNG"
     options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
     frames[0].save(path, kind, save_all=True, append_images=frames[1:], duration=500, loop=0, **options)
     assert run(path)[1] == "number 1\n"

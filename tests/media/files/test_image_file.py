@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -171,3 +172,42 @@ def test_list_folder_tells_files_apart(tmp_path: Path) -> None:
     found = list_folder(tmp_path)
     assert [path.name for path in found.images] == ["a.jpg", "b.HEIC", "c.png"]
     assert [path.name for path in found.others] == ["clip.MOV", "notes.txt"]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "WEBP", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_of_each_format(kind: str, orientation: int) -> None:
+    # Left, right, top and bottom differ.
+    shown = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
+    shown.paste((200, 0, 0), (0, 0, 20, 48))
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
+    stored = shown if orientation == 1 else shown.transpose(Image.Transpose(back[orientation]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = io.BytesIO()
+    stored.save(content, kind, exif=exif.tobytes(), quality=95)
+    read = decode_image(content.getvalue())
+    assert read.size == shown.size
+    assert abs(np.asarray(read).astype(int) - np.asarray(shown)).mean() < 6
+
+
+def test_list_folder_names_everything(tmp_path: Path) -> None:
+    for name in ("a.jpg", ".hidden.jpg", ".cache/b.jpg", "real/c.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "linked").symlink_to(tmp_path / "real")
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    found = list_folder(tmp_path)
+    assert [path.name for path in found.images] == ["a.jpg", "gone.jpg", "c.jpg"]
+    assert {path.name: reason for path, reason in found.unread.items()} == {
+        "linked": "a link to a folder; give its path",
+        "pipe.jpg": "a pipe or device, not a file",
+    }
+    assert [path.name for path in found.hidden] == [".cache", ".hidden.jpg"]
+
+
+def test_damaged_heif_is_named() -> None:
+    content = b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00avifmif1miaf" + bytes(64)
+    with pytest.raises(InputError, match="a HEIC or AVIF image that is damaged or cut short"):
+        decode_image(content)

@@ -16,6 +16,9 @@ from streamcap.errors import InputError
 from streamcap.media.files import video_file
 from streamcap.media.files.image_file import upright
 from streamcap.media.files.video_file import ChosenFrame, VideoFile
+from streamcap.media.sources.base import SourceEnded, SourceRefused
+from streamcap.media.sources.libav import LibavSource
+from streamcap.media.sources.options import SourceOptions
 from tests.media.numbered_frames import ffmpeg, ffprobe_times, numbered, read_number, write_numbered
 
 pytestmark = pytest.mark.slow
@@ -257,3 +260,39 @@ def test_oversized_video_is_refused(film: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(video_file, "MAX_FRAME_PIXELS", 1000)
     with pytest.raises(InputError, match=r"frames of 80x48 pixels; at most 0 megapixels"):
         VideoFile(film)
+
+
+def test_mp4_without_its_index_is_named(film: Path, tmp_path: Path) -> None:
+    path = tmp_path / "unfinished.mp4"
+    content = film.read_bytes()
+    path.write_bytes(content[: content.index(b"moov") - 4])
+    with pytest.raises(
+        InputError, match=r"unfinished\.mp4: an MP4 without its index \(moov box\): its recording was not"
+    ):
+        VideoFile(path)
+    with pytest.raises(SourceRefused, match=r"unfinished\.mp4: an MP4 without its index"):
+        LibavSource(str(path), SourceOptions()).open()
+
+
+def test_raw_jpegs_are_a_video(tmp_path: Path) -> None:
+    path = tmp_path / "camera.mjpeg"
+    with path.open("wb") as file:
+        for number in range(8):
+            Image.fromarray(numbered(number, 80, 48)).save(file, "JPEG", quality=95)
+    with VideoFile(path) as video:
+        assert [read_number(np.asarray(upright(frame.video_frame))) for frame in video.frames(range(8))] == list(
+            range(8)
+        )
+    source = LibavSource(str(path), SourceOptions(realtime=False))
+    source.open()
+    with pytest.raises(SourceEnded):
+        list(source.frames())
+    assert source.statistics()["frames"] == 8
+    source.close()
+
+
+def test_photo_is_not_played_as_video(tmp_path: Path) -> None:
+    path = tmp_path / "photo.mp4"
+    Image.new("RGB", (64, 64)).save(path, "AVIF")
+    with pytest.raises(SourceRefused, match="an image, not a video; use `streamcap caption`"):
+        LibavSource(str(path), SourceOptions()).open()
