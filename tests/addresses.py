@@ -1,6 +1,6 @@
 """Addresses of cameras and streams as makers document them, with secrets put in every place that people use.
 
-`{0}`, `{1}` and `{2}` are secrets. Five addresses for each of forty makers and services.
+`{0}`, `{1}` and `{2}` are secrets. Five addresses for each of 52 makers and services.
 """
 
 from __future__ import annotations
@@ -288,13 +288,97 @@ MAKERS: dict[str, tuple[str, ...]] = {
         "http://10.40.0.2:8080/shot.jpg?rnd={0}",
         "http://10.40.0.2/webcam/?action=stream&k={0}",
     ),
+    "arecont": (
+        "rtsp://{0}:{1}@10.41.0.2/h264.sdp?res=half&x0=0&y0=0&x1=1600&y1=1200&quality=15&doublescan=0&ssn={2}",
+        "http://10.41.0.2/img.jpg?auth={0}",
+        "http://10.41.0.2/mjpeg?res=full&user={0}&pass={1}",
+        "rtsp://10.41.0.2/{0}/{1}/h264.sdp",
+        "http://10.41.0.2/image?res=half&ssn={0}&session={1}",
+    ),
+    "pelco": (
+        "rtsp://10.42.0.2/stream1?Authorization=Basic%20{0}",
+        "rtsp://{0}:{1}@10.42.0.2/LiveMedia/ch1/Media1",
+        "http://10.42.0.2/jpeg?id=1&authtoken={0}",
+        "http://10.42.0.2/api/1/media/stream?_sid={0}",
+        "rtsp://10.42.0.2/media/{0}@{1}/1",
+    ),
+    "verkada": (
+        "https://10.43.0.2/stream/cameras/v1/footage/stream/stream.m3u8?org_id={0}&camera_id=7&jwt={1}&type=stream",
+        "https://10.43.0.2/live/{0}/index.m3u8",
+        "https://10.43.0.2/thumb.jpg?x-api-key={0}",
+        "https://10.43.0.2/hls/{0}/{1}/720p.m3u8",
+        "wss://10.43.0.2/ws?apiKey={0}",
+    ),
+    "dropcam and cloud": (
+        "rtsps://10.44.0.2:443/{0}?auth={1}",
+        "rtsps://10.44.0.2:7441/{0}?enableSrtp",
+        "rtsp://10.44.0.2:7447/{0}",
+        "https://10.44.0.2/vod/{0}~{1}.m3u8",
+        "https://10.44.0.2/embed/live.m3u8;jsessionid={0}",
+    ),
+    "frigate and go2rtc": (
+        "rtsp://10.45.0.2:8554/door?src=rtsp://admin:{0}@10.0.0.9/live",
+        "http://10.45.0.2:1984/api/stream.m3u8?src=rtsp%3A%2F%2Fadmin%3A{0}%4010.0.0.9%2Flive",
+        "http://10.45.0.2:1984/api/frame.jpeg?src=tapo://{0}@10.0.0.9",
+        "http://10.45.0.2:5000/api/door/latest.jpg?h=300&token={0}",
+        "http://10.45.0.2/api/camera_proxy_stream/camera.door?token={0}",
+    ),
+    "zoneminder": (
+        "http://10.46.0.2/zm/cgi-bin/nph-zms?mode=jpeg&monitor=1&user={0}&pass={1}",
+        "http://10.46.0.2/cgi-bin/nph-zms?mode=single&monitor=1&auth={0}",
+        "http://10.46.0.2/zm/cgi-bin/zms?monitor=2&connkey={0}",
+        "http://10.46.0.2/zm/index.php?view=image&eid=1&username={0}&password={1}",
+        "http://10.46.0.2/zm/cgi-bin/zms?monitor=3&token={0}&stateless=1",
+    ),
+    "shinobi": (
+        "http://10.47.0.2:8080/{0}/mjpeg/{1}/cam1",
+        "http://10.47.0.2:8080/{0}/hls/{1}/cam1/s.m3u8",
+        "http://10.47.0.2:8080/{0}/jpeg/{1}/cam1/s.jpg",
+        "http://10.47.0.2:8080/{0}/h264/{1}/feed/1",
+        "http://10.47.0.2:8080/{0}/embed/{1}/cam1/jquery%7Cfullscreen",
+    ),
+    "cloudfront": (
+        "https://10.48.0.2/live/index.m3u8?Policy={0}&Signature={1}&Key-Pair-Id={2}",
+        "https://10.48.0.2/live/index.m3u8?Expires=1767225600&Signature={0}&KeyName={1}",
+        "https://10.48.0.2/live/index.m3u8?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={0}&X-Amz-Signature={1}",
+        "https://10.48.0.2/live/index.m3u8?sv=2022-11-02&sp=r&sig={0}",
+        "https://10.48.0.2/live/index.m3u8?md5={0}&expires=1767225600",
+    ),
+    "wowza": (
+        "rtmp://10.49.0.2/live?doConnect={0}/stream1",
+        "https://10.49.0.2/live/ngrp:cam_all/playlist.m3u8?wowzatokenhash={0}&wowzatokenendtime=0",
+        "rtmp://{0}:{1}@10.49.0.2/live/stream1",
+        "https://10.49.0.2/live/cam.stream/playlist.m3u8?nimblesessionid={0}",
+        "https://10.49.0.2/live/cam.stream/playlist.m3u8?wmsAuthSign={0}",
+    ),
+    "trendnet": (
+        "http://10.50.0.2/cgi/mjpg/mjpeg.cgi?usr={0}&pwd={1}",
+        "http://{0}:{1}@10.50.0.2/image.jpg",
+        "rtsp://10.50.0.2/play1.sdp?login={0}:{1}",
+        "http://10.50.0.2/goform/video?uid={0}&upw={1}",
+        "http://10.50.0.2/snapshot.jpg?account={0}&passwd={1}",
+    ),
+    "instar": (
+        "http://10.51.0.2/mjpegstream.cgi?-chn=11&-usr={0}&-pwd={1}",
+        "http://10.51.0.2/tmpfs/snap.jpg?usr={0}&pwd={1}",
+        "rtsp://{0}:{1}@10.51.0.2:554/11",
+        "http://10.51.0.2/livestream/11?action=play&media=mjpeg&user={0}&pwd={1}",
+        "http://10.51.0.2/snap.cgi?&-getpic&-usr={0}&-pwd={1}",
+    ),
+    "edimax and others": (
+        "http://10.52.0.2/mjpg/video.mjpg#{0}",
+        "http://10.52.0.2/videostream.cgi?loginuse={0}&loginpas={1}&resolution=32",
+        "http://10.52.0.2:8081/?{0}:{1}",
+        "http://10.52.0.2/cgi-bin/CGIProxy.fcgi?cmd=snapPicture2&usr={0}&pwd={1}",
+        "rtsp://10.52.0.2:554/live/ch0?hash={0}&salt={1}",
+    ),
 }
 # As people choose them and as machines make them: letters, digits, and both.
 _KINDS = ("hunter{0}", "90{0}17", "S3cr.t{0}", "Xy{0}zzy-pass", "eyJhbGciOi{0}J9", "a1b2c3{0}f", "correct%20horse{0}")
 
 
 def addresses() -> list[tuple[str, list[str]]]:
-    """200 different addresses, each with the secrets in it."""
+    """260 different addresses, each with the secrets in it."""
     numbers = count(4100)
     out = []
     for templates in MAKERS.values():

@@ -16,6 +16,7 @@ from streamcap.errors import InputError
 __all__ = ["Checkpoint", "EmbeddingShape", "VisionTowerRef", "open_checkpoint"]
 
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+_MODEL_NAMES = ("model.safetensors", "pytorch_model.bin")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
 
@@ -43,6 +44,9 @@ def _open_directory(directory: Path) -> Checkpoint:
     files = sorted(file for file in directory.iterdir() if file.suffix in _SUFFIXES and file.is_file())
     # The shards of one checkpoint count as one.
     files = list(dict.fromkeys(find_index(file) or file for file in files))
+    # A trainer's directory also holds its optimizer, scheduler and options.
+    named = [file for file in files if file.name.startswith(_MODEL_NAMES)]
+    files = [file for file in named if ".safetensors" in file.suffixes] or named or files
     if not files:
         raise InputError(f"{directory}: contains no checkpoint ({', '.join(_SUFFIXES)})")
     if len(files) > 1:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from streamcap.captioner.checkpoints.plain_types import plain_types
 from streamcap.captioner.checkpoints.settings import is_index
 from streamcap.captioner.checkpoints.shards import read_index
 from streamcap.errors import InputError
@@ -22,11 +23,18 @@ Weights = dict[str, Tensor]
 Shape = tuple[int, ...]
 
 _WRAPPERS = ("model_state_dict", "state_dict", "model", "net", "module")
-"""Keys under which trainers store the state dict."""
+"""Keys under which trainers store the state dict; any other key will do if it is the only one that holds tensors."""
+_AVERAGES = ("ema", "average", "swa")
+"""Parts of the names of averaged weights, which are taken where there are no others."""
+_OTHERS = ("optim", "sched", "scaler", "rng", *_AVERAGES)
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_PAGES = (b"<!doctype html", b"<html")
 # torch.compile, DataParallel and DistributedDataParallel, Lightning Fabric, FSDP, activation checkpointing.
 _WRAPPING_MODULE = re.compile(
     r"(?:(?<=^)|(?<=\.))(?:_orig_mod|module|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
+_CAPTIONER = re.compile(r"(?:(?<=^)|(?<=\.))(?:clip_project\.|td\.model\.)")
+"""Where the keys of a captioner begin, whatever module holds it."""
 _ATTRIBUTES = ("model.", "net.", "captioner.")
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)")
 
@@ -57,13 +65,15 @@ def _read_shards(index: Path) -> Weights:
 def _read_file(path: Path) -> Weights:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    _check_start(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
             # torch warns of an unusual pickle protocol; the file is then read, or refused below.
             warnings.simplefilter("ignore", UserWarning)
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(plain_types()):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise InputError(f"{path}: no permission to read it") from None
     except pickle.UnpicklingError as error:
@@ -80,6 +90,21 @@ def _read_file(path: Path) -> Weights:
         # For other files, the type of torch.load's error depends on the position of the fault.
         raise InputError(f"{path}: not a PyTorch checkpoint, or a truncated one") from None
     return _state_dict(content, path)
+
+
+def _check_start(path: Path) -> None:
+    """Raises InputError for an empty file, and for what a failed download leaves."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(256)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if not first:
+        raise InputError(f"{path}: the file is empty")
+    if first.startswith(_POINTER):
+        raise InputError(f"{path}: a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
+    if first.lstrip().lower().startswith(_PAGES):
+        raise InputError(f"{path}: a web page, not the weights; download the file itself")
 
 
 def _code_in_pickle(path: Path) -> str | None:
@@ -105,6 +130,7 @@ def _code_in_pickle(path: Path) -> str | None:
 def _state_dict(content: object, path: Path) -> Weights:
     while isinstance(content, Mapping):
         wrapped = next((name for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        wrapped = wrapped or _only_weights(content)
         if wrapped is None:
             break
         content = content[wrapped]
@@ -116,15 +142,52 @@ def _state_dict(content: object, path: Path) -> Weights:
     return dict(content)
 
 
+def _only_weights(content: Mapping[object, object]) -> str | None:
+    """The one key whose value holds tensors, those of the model before averaged ones; None if there is not just one."""
+    if any(isinstance(value, Tensor) for value in content.values()):
+        return None
+    found = [str(key) for key, value in content.items() if isinstance(value, Mapping) and _has_tensors(value)]
+    plain = [name for name in found if not any(part in name.lower() for part in _OTHERS)]
+    averaged = [name for name in found if any(part in name.lower() for part in _AVERAGES)]
+    chosen = plain or averaged
+    return chosen[0] if len(chosen) == 1 and chosen[0] in content else None
+
+
+def _has_tensors(content: Mapping[object, object]) -> bool:
+    return any(
+        isinstance(value, Tensor) or (isinstance(value, Mapping) and _has_tensors(value)) for value in content.values()
+    )
+
+
 def _without_wrappers(weights: Weights, path: Path) -> Weights:
     """The weights with the keys of the bare model."""
     bare = {_WRAPPING_MODULE.sub("", key): value for key, value in weights.items()}
     # A LightningModule or another trainer's module holds the captioner as an attribute.
     while prefix := next((name for name in _ATTRIBUTES if bare and all(key.startswith(name) for key in bare)), None):
         bare = {key.removeprefix(prefix): value for key, value in bare.items()}
-    if len(bare) < len(weights):
+    if len(bare) == len(weights):
+        bare = _one_captioner(bare, path)
+    else:
         raise InputError(f"{path}: two keys differ only in the prefixes of compiled or wrapped modules")
     return bare
+
+
+def _one_captioner(weights: Weights, path: Path) -> Weights:
+    """The captioner's weights, if a larger module holds it as an attribute beside others (a loss, CLIP, an average)."""
+    prefixes = {key[: match.start()] for key in weights if (match := _CAPTIONER.search(key))}
+    if not prefixes or prefixes == {""}:
+        return weights
+    kept = [prefix for prefix in prefixes if not any(part in prefix for part in ("ema", "average", "swa"))] or [
+        *prefixes
+    ]
+    if len(kept) > 1:
+        names = ", ".join(sorted(prefix or "top level" for prefix in kept))
+        raise InputError(f"{path}: holds {len(kept)} captioners ({names}); save one of them alone")
+    prefix = kept[0]
+    if prefix:
+        return strip_prefix(weights, prefix)
+    others = tuple(other for other in prefixes if other)
+    return {key: value for key, value in weights.items() if not key.startswith(others)}
 
 
 def strip_prefix(weights: Mapping[str, Tensor], prefix: str) -> Weights:

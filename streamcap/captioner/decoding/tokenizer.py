@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +11,16 @@ from tokenizers.models import BPE, WordPiece
 
 from streamcap.errors import InputError
 
-_PERIODS = (".", "\u3002")
+# Latin; Chinese and Japanese, also full and half width; Hindi, Khmer, Urdu, Amharic, Armenian, Burmese.
+_PERIODS = (".", "\u3002", "\uff0e", "\uff61", "\u0964", "\u17d4", "\u06d4", "\u1362", "\u0589", "\u104b")
+_EAST_ASIAN = "\u2e80-\u31ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+# BERT's tokenizer decodes each character as a word.
+_SPACE_INSIDE = re.compile(f"(?<=[{_EAST_ASIAN}]) (?=[{_EAST_ASIAN}])")
 _ENDS = ("<|endoftext|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "[SEP]")
 _BEGINNINGS = ("<|endoftext|>", "<s>", "<bos>", "<|bos|>", "[BOS]", "[CLS]")
+
+
+_SENTENCEPIECE = ("spiece.model", "spm.model", "tokenizer.model", "sentencepiece.bpe.model")
 
 
 class TextDecoder:
@@ -32,7 +40,7 @@ class TextDecoder:
         if kept and kept[-1] in stop_tokens and not self._is_word(kept[-1]):
             kept.pop()
         text: str = self._tokenizer.decode(kept, skip_special_tokens=True)
-        return text.rstrip("\ufffd").strip()
+        return _SPACE_INSIDE.sub("", text.rstrip("\ufffd").strip())
 
     def periods(self) -> frozenset[int]:
         """The tokens of a full stop; empty if there are none. GPT-2's vocabulary: 13."""
@@ -76,7 +84,10 @@ def load_tokenizer(path: Path) -> TextDecoder:
             return TextDecoder(_word_pieces(path / "vocab.txt"))
     except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for every damaged file
         raise InputError(f"{path}: not a tokenizer ({str(error).splitlines()[0]})") from None
-    raise InputError(f"{path}: contains no tokenizer (tokenizer.json, vocab.json and merges.txt, or vocab.txt)")
+    lacks = "contains no tokenizer (tokenizer.json, vocab.json and merges.txt, or vocab.txt)"
+    if any((path / name).is_file() for name in _SENTENCEPIECE):
+        lacks = "its tokenizer is SentencePiece's; save it as tokenizer.json with transformers' AutoTokenizer"
+    raise InputError(f"{path}: {lacks}")
 
 
 def _byte_level(vocabulary: Path, merges: Path) -> Tokenizer:

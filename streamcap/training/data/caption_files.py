@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -18,6 +19,12 @@ _CAPTION_COLUMNS = ("caption", "comment", "raw")
 # One line of Flickr30k's results.csv lacks its second bar.
 _MISSING_BAR = re.compile(r"^(\d+)\s+(\S.*)$", re.DOTALL)
 _COCO_FOLDERS = ("train2014", "val2014", "train2017", "val2017", "test2014", "test2015")
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_SEPARATORS = (",", "\t", ";")
+_MAX_ROW_LINES = 3
+"""A quotation mark of CSV that is open for longer is not meant as one."""
+_FILE_KEYS = ("image", "file_name", "filename", "image_path")
+_TEXT_KEYS = ("caption", "captions", "text")
 _KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
 
 
@@ -41,11 +48,16 @@ class CocoImage:
 
 
 def read_text(path: Path) -> str:
-    """Read UTF-8 text with or without a byte order mark; line ends become `\\n`. Raises InputError."""
+    """Read UTF-8 text, or UTF-16 with its byte order mark; line ends become `\\n`. Raises InputError.
+
+    Byte order marks are removed everywhere: files are often joined from others.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        text = content.decode("utf-16" if content.startswith(_UTF16_MARKS) else "utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
+    return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_lines(path: Path) -> list[str]:
@@ -54,7 +66,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_captions(path: Path) -> CaptionLines:
-    """Read a Flickr caption file: `name| number| caption`, `name#number TAB caption`, or CSV with a header.
+    """Read a Flickr caption file: `name| number| caption`, `name#number TAB caption`, or CSV or TSV with a header.
 
     The first line decides which. Raises InputError if the file cannot be read.
     """
@@ -62,7 +74,7 @@ def read_captions(path: Path) -> CaptionLines:
     first = text.lstrip("\n").partition("\n")[0]
     columns = _csv_columns(first)
     if columns is not None:
-        return _read_csv(text, *columns)
+        return _read_csv(text, columns)
     result = CaptionLines()
     has_tabs = "\t" in first and "#" in first.partition("\t")[0]
     for number, line in enumerate(text.split("\n"), 1):
@@ -89,37 +101,85 @@ def _parse_bar_line(line: str) -> tuple[str, str] | None:
     return (parts[0], match[2].strip()) if match else None
 
 
-def _csv_columns(header: str) -> tuple[int, int] | None:
-    """Column indices of image name and caption; None if `header` is not a CSV header."""
-    names = [name.strip().lower() for name in header.split(",")]
-    name = next((names.index(one) for one in _NAME_COLUMNS if one in names), None)
-    caption = next((names.index(one) for one in _CAPTION_COLUMNS if one in names), None)
-    return None if name is None or caption is None else (name, caption)
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """The header of a CSV file."""
+
+    separator: str
+    name: int
+    caption: int
+    count: int
 
 
-def _read_csv(text: str, name_column: int, caption_column: int) -> CaptionLines:
+def _csv_columns(header: str) -> _Columns | None:
+    """The columns of image name and caption; None if `header` is not a CSV header."""
+    for separator in _SEPARATORS:
+        names = [name.strip().strip('"').lower() for name in header.split(separator)]
+        name = next((names.index(one) for one in _NAME_COLUMNS if one in names), None)
+        caption = next((names.index(one) for one in _CAPTION_COLUMNS if one in names), None)
+        if name is not None and caption is not None:
+            return _Columns(separator, name, caption, len(names))
+    return None
+
+
+def _read_csv(text: str, columns: _Columns) -> CaptionLines:
     result = CaptionLines()
-    rows = csv.reader(io.StringIO(text, newline=""))
-    next(rows, None)
-    try:
-        for row in rows:
-            if not row:
-                continue
-            if len(row) <= max(name_column, caption_column):
-                result.malformed.append((rows.line_num, ",".join(row)))
-            else:
-                result.captions.setdefault(row[name_column].strip(), []).append(row[caption_column].strip())
-    except csv.Error as error:
-        result.malformed.append((rows.line_num, str(error)))
+    lines = text.split("\n")
+    at = next((number for number, line in enumerate(lines) if line.strip()), 0) + 1
+    while at < len(lines):
+        row, used = _csv_row(lines, at, columns)
+        if row is None:
+            result.malformed.append((at + 1, lines[at]))
+        elif row:
+            result.captions.setdefault(row[0], []).append(row[1])
+        at += used
     return result
 
 
-def read_json(path: Path) -> Any:
-    """Read any JSON value. Raises InputError if the file cannot be read."""
+def _csv_row(lines: Sequence[str], at: int, columns: _Columns) -> tuple[tuple[str, str] | tuple[()] | None, int]:
+    """Name and caption of the row that starts at line `at`, and its number of lines.
+
+    Empty for a blank line, None for one that cannot be parsed.
+    """
+    if not lines[at].strip():
+        return (), 1
+    for used in range(1, _MAX_ROW_LINES + 1):
+        # Strict: an open quotation mark at the end is an error.
+        row = _parse_row("\n".join(lines[at : at + used]), columns.separator, strict=True)
+        if row is not None:
+            break
+    else:
+        # A quotation mark that is not CSV's: the line stands for itself.
+        used, row = 1, _parse_row(lines[at], columns.separator, strict=False)
+    if row is None or len(row) <= max(columns.name, columns.caption):
+        return None, 1
+    # A caption with commas that nobody quoted.
+    last = columns.caption == columns.count - 1
+    caption = columns.separator.join(row[columns.caption :]) if last else row[columns.caption]
+    return (row[columns.name].strip(), caption.strip()), used
+
+
+def _parse_row(text: str, separator: str, *, strict: bool) -> list[str] | None:
     try:
-        return json.loads(read_text(path))
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=strict))
+    except csv.Error:
+        return None
+
+
+def read_json(path: Path) -> Any:
+    """Read any JSON value, or JSON lines as a list. Raises InputError if the file cannot be read."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
     except ValueError as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
+        lines = [line for line in text.split("\n") if line.strip()]
+        try:
+            values = [json.loads(line) for line in lines]
+        except ValueError:
+            raise InputError(f"{path}: cannot be read ({error})") from None
+        if not values:
+            raise InputError(f"{path}: the file is empty") from None
+        return values
 
 
 def is_karpathy(content: Any) -> bool:
@@ -151,11 +211,11 @@ def parse_coco(content: Any) -> tuple[list[CocoImage], list[str]]:
     """
     if isinstance(content, Sequence) and not isinstance(content, str):
         return _parse_annotations(content), []
-    names = {str(image["id"]): str(image["file_name"]) for image in content["images"]}
+    names = {_id(image["id"]): str(image["file_name"]) for image in content["images"]}
     captions: dict[str, list[str]] = {image: [] for image in names}
     unknown = []
     for annotation in content["annotations"]:
-        image = str(annotation["image_id"])
+        image = _id(annotation["image_id"])
         if image in captions:
             captions[image].append(str(annotation["caption"]))
         else:
@@ -164,16 +224,30 @@ def parse_coco(content: Any) -> tuple[list[CocoImage], list[str]]:
 
 
 def _parse_annotations(annotations: Sequence[Any]) -> list[CocoImage]:
-    captions_by_image: dict[int, list[str]] = {}
+    """Images of ClipCap's list, by id, or of a list that names their files (BLIP's, JSON lines)."""
+    captions_by_paths: dict[tuple[str, ...], list[str]] = {}
     for annotation in annotations:
-        captions_by_image.setdefault(int(annotation["image_id"]), []).append(str(annotation["caption"]))
-    images = []
-    for image, captions in captions_by_image.items():
-        old = [f"{folder}/COCO_{folder}_{image:012d}.jpg" for folder in ("train2014", "val2014")]
-        new = [f"{folder}/{image:012d}.jpg" for folder in ("train2017", "val2017")]
-        flat = [path.partition("/")[2] for path in (*old, new[0])]
-        images.append(CocoImage((*old, *new, *flat), tuple(captions)))
-    return images
+        file = next((annotation[key] for key in _FILE_KEYS if isinstance(annotation.get(key), str)), None)
+        paths = _id_paths(_id(annotation["image_id"])) if file is None else _coco_paths(file)
+        text = next((annotation[key] for key in _TEXT_KEYS if key in annotation), None)
+        if text is None:
+            raise KeyError("caption")
+        captions_by_paths.setdefault(paths, []).extend(map(str, text if isinstance(text, list) else [text]))
+    return [CocoImage(paths, tuple(captions)) for paths, captions in captions_by_paths.items()]
+
+
+def _id(value: Any) -> str:
+    """An id as text; equal for 7, 7.0, "7" and "000000000007"."""
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    return text.lstrip("0") or "0" if text.isdecimal() else text
+
+
+def _id_paths(image: str) -> tuple[str, ...]:
+    padded = image.zfill(12)
+    old = [f"{folder}/COCO_{folder}_{padded}.jpg" for folder in ("train2014", "val2014")]
+    new = [f"{folder}/{padded}.jpg" for folder in ("train2017", "val2017")]
+    flat = [path.partition("/")[2] for path in (*old, new[0])]
+    return (*old, *new, *flat, f"{image}.jpg")
 
 
 def _coco_paths(name: str) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ Why = Literal[
     "missing", "broken", "empty caption", "duplicate caption", "duplicate item", "no caption", "malformed line"
 ]
 SPLITS = ("train", "dev", "test")
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG", ".PNG")
 CLIP_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 
 
@@ -77,13 +78,21 @@ class MediaFolder:
                 with tarfile.open(path, "r:") as tar:
                     members = [member for member in tar if member.isfile()]
             except tarfile.TarError as error:
-                raise InputError(f"{path}: not a readable, uncompressed tar file ({error})") from None
+                raise InputError(f"{path}: not a readable, uncompressed tar file ({error}); unpack it first") from None
             self._members = {PurePosixPath(m.name).name: (m.offset_data, m.size) for m in members}
         elif not path.is_dir():
             raise InputError(f"{path}: no such folder or tar file of images")
 
     def __contains__(self, name: str) -> bool:
         return name in self._members if self._members is not None else (self.path / name).is_file()
+
+    def find(self, name: str) -> str | None:
+        """The file that `name` means: itself, a path of Windows, its last part, or another image suffix; else None."""
+        path = name.replace("\\", "/")
+        tried = dict.fromkeys((name, path, PurePosixPath(path).name))
+        stems = [one[: -len(suffix)] if (suffix := PurePosixPath(one).suffix) else one for one in tried]
+        others = (f"{stem}{suffix}" for stem in dict.fromkeys(stems) for suffix in _IMAGE_SUFFIXES)
+        return next((one for one in (*tried, *others) if one in self), None)
 
     def read(self, name: str) -> bytes:
         """The bytes of file `name`. Raises OSError if it is missing or cannot be read."""
@@ -113,10 +122,17 @@ def read_flickr(captions: Path, media: MediaFolder, splits: Mapping[str, Path]) 
     if not lines.captions:
         raise InputError(f"{captions}: holds no line of the form `image_name| comment_number| comment`")
     corpus.problems += [Problem(f"line {number}", "malformed line", line[:80]) for number, line in lines.malformed]
-    listed = {split: [line.strip() for line in read_lines(path) if line.strip()] for split, path in splits.items()}
+    by_stem = {PurePosixPath(name).stem: name for name in lines.captions}
+    listed = {split: [_listed(line.strip(), lines.captions, by_stem) for line in read_lines(path) if line.strip()]
+              for split, path in splits.items()}  # fmt: skip
     for split, names in (listed or {"train": list(lines.captions)}).items():
         corpus.splits[split] = _make_items(names, lines.captions, media, corpus.problems)
     return _require_items(corpus, captions)
+
+
+def _listed(name: str, captions: Mapping[str, list[str]], by_stem: Mapping[str, str]) -> str:
+    """The name in the caption file that a line of a split file means; split files often have no suffix."""
+    return name if name in captions else by_stem.get(name, name)
 
 
 def read_coco(files: Mapping[str, Path], media: MediaFolder) -> Corpus:
@@ -178,7 +194,11 @@ def _locate(images: Iterable[CocoImage], media: MediaFolder, problems: list[Prob
     """Items named by the path that exists in `media`; without one, by the most likely path."""
     captions: dict[str, list[str]] = {}
     for image in images:
-        captions[next((path for path in image.paths if path in media), image.paths[0])] = list(image.captions)
+        found = next((path for path in image.paths if path in media), None)
+        found = found or next(filter(None, map(media.find, image.paths)), image.paths[0])
+        if found in captions:
+            problems.append(Problem(found, "duplicate item"))
+        captions.setdefault(found, []).extend(image.captions)
     return _make_items(captions, captions, media, problems)
 
 
@@ -198,7 +218,8 @@ def _make_items(
             problems.append(Problem(name, "duplicate item"))
             continue
         seen.add(name)
-        if not (media.clip(name) is not None if clips else name in media):
+        found = name if clips else media.find(name)
+        if found is None or (clips and media.clip(name) is None):
             problems.append(Problem(name, "missing", f"not in {media.path}"))
             continue
         captions: dict[str, str] = {}
@@ -212,7 +233,7 @@ def _make_items(
                 # Remove line and paragraph separators: later outputs hold one caption per line.
                 captions[text] = unicodedata.normalize("NFC", " ".join(caption.split()))
         if captions:
-            items.append(Item(name, tuple(captions.values())))
+            items.append(Item(found, tuple(captions.values())))
         else:
             problems.append(Problem(name, "no caption"))
     return items

@@ -15,6 +15,10 @@ from tokenizers.trainers import BpeTrainer
 STOP = "<|endoftext|>"
 """The stop token of `make_tokenizer`; its id is 0."""
 _PUNCTUATION = re.compile(r"[^\w\s']|_")
+_TATWEEL = "\u0640"
+"""Stretches Arabic words; it is no letter."""
+_ZERO_WIDTH_SPACE = "\u200b"
+"""Separates words in Thai, Khmer and Burmese."""
 _JOINERS = "\u200c\u200d"
 """Zero-width joiners inside words, of Persian and Indian scripts."""
 # Scripts without spaces between words: Thai and Lao, Tibetan, Burmese, Khmer, Tai Tham, Japanese, Chinese.
@@ -33,7 +37,7 @@ def normalize(caption: str) -> str:
     """
     lower = caption.lower()
     text = _POSSESSIVE.sub(" '", _PUNCTUATION.sub(" ", lower) if lower.isascii() else _without_punctuation(lower))
-    words = (word if word == "'s" else word.strip("'") for word in text.split())
+    words = (word if word == "'s" else word.strip("'" + _JOINERS) for word in text.split())
     return " ".join(word for word in words if word)
 
 
@@ -61,6 +65,10 @@ def _without_punctuation(text: str) -> str:
     inside = False
     for character in text:
         category = unicodedata.category(character)
+        # Direction marks and soft hyphens are invisible and separate nothing.
+        is_invisible = category == "Cf" and character not in (*_JOINERS, _ZERO_WIDTH_SPACE)
+        if is_invisible or character == _TATWEEL:
+            continue
         # A mark stays with the letter before it; a variation selector is removed with its emoji.
         is_mark = category[0] == "M" and not "\ufe00" <= character <= "\ufe0f"
         inside = category[0] in "LN" or (inside and (is_mark or character in _JOINERS))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -62,6 +64,17 @@ WRAPPERS: dict[str, Callable[[Weights], Any]] = {
     },
     "lightning, compiled": lambda w: {"state_dict": _prefixed("model._orig_mod.")(w)},
     "nested": lambda w: {"model": {"state_dict": _prefixed("net.module.")(w)}},
+    "another key": lambda w: {"generator": w, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}, "epoch": 1},
+    "average alone": lambda w: {"ema": w, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}},
+    "average beside": lambda w: {"params": w, "params_ema": {k: v * 0 for k, v in w.items()}},
+    "average inside": lambda w: {
+        "state_dict": _prefixed("model.")(w) | _prefixed("ema_model.")({k: v * 0 for k, v in w.items()})
+    },
+    "loss inside": lambda w: {"state_dict": _prefixed("captioner.")(w) | {"loss.weight": torch.zeros(3)}},
+    "options": lambda w: {
+        "model": w, "args": argparse.Namespace(lr=0.1, out=Path("runs")), "best": np.float64(1.5),
+        "history": np.arange(3.0), "windows": PureWindowsPath("C:/runs"),
+    },
 }  # fmt: skip
 
 
@@ -73,6 +86,55 @@ def test_wrapped_checkpoint_gives_the_same_captions(tmp_path: Path, family: str,
     (tmp_path / "last.json").write_text(json.dumps(content))
     got, expected = _greedy(tmp_path / "last.ckpt", content)
     assert got == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_become_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    weights, content = _golden("clipcap_mlp")
+    # Untied, with the buffers of old files.
+    weights["gpt.lm_head.weight"] = weights["gpt.transformer.wte.weight"].clone() + 0.5
+    weights["gpt.transformer.h.0.attn.bias"] = torch.ones(1, 1, 4, 4)
+    weights["gpt.transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4)
+    torch.save({key: value.to(dtype) for key, value in weights.items()}, tmp_path / "low.pt")
+    (tmp_path / "low.json").write_text(json.dumps(content))
+    loaded = open_checkpoint(tmp_path / "low.pt").gpt2.state_dict()
+    assert {value.dtype for value in loaded.values()} == {torch.float32}
+    torch.save({key: value.to(dtype).float() for key, value in weights.items()}, tmp_path / "full.pt")
+    (tmp_path / "full.json").write_text(json.dumps(content))
+    for key, value in open_checkpoint(tmp_path / "full.pt").gpt2.state_dict().items():
+        torch.testing.assert_close(loaded[key], value, rtol=0, atol=0)
+
+
+def test_two_captioners_in_one_file_are_named(tmp_path: Path) -> None:
+    weights, _ = _golden("clipcap_mlp")
+    torch.save(_prefixed("teacher.")(weights) | _prefixed("student.")(weights), tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"holds 2 captioners \(student\., teacher\.\); save one of them alone"):
+        open_checkpoint(tmp_path / "model.pt")
+
+
+def test_trainer_directory_takes_the_model(tmp_path: Path) -> None:
+    weights, content = _golden("clipcap_mlp")
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    (tmp_path / "pytorch_model.json").write_text(json.dumps(content))
+    for name in ("optimizer.pt", "scheduler.pt", "training_args.bin", "rng_state.pth"):
+        torch.save({"step": 1}, tmp_path / name)
+    assert open_checkpoint(tmp_path).path == tmp_path / "pytorch_model.bin"
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "a Git LFS pointer, not the weights"),
+        (b"\n<!DOCTYPE html><html><body>Download anyway?", "a web page, not the weights; download the file itself"),
+        (b"", "the file is empty"),
+    ],
+    ids=["pointer", "page", "empty"],
+)
+def test_failed_download_is_named(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=reason):
+        open_checkpoint(tmp_path / name)
 
 
 def test_wrapped_keys_that_collide_are_named(tmp_path: Path) -> None:
@@ -226,6 +288,17 @@ def test_periods_of_byte_level_tokenizer() -> None:
     assert TextDecoder(tokenizer).periods() == {pieces.index(".")} == {13}
 
 
+@pytest.mark.parametrize("period", ["।", "。", "．", "｡", "۔", "។", "።", "։", "။", "."])
+def test_periods_of_other_scripts(period: str) -> None:
+    assert TextDecoder(Tokenizer(WordLevel({"w0": 0, period: 1, "x": 2}, unk_token="w0"))).periods() == {1}
+
+
+def test_tokenizer_of_sentencepiece_is_named(tmp_path: Path) -> None:
+    (tmp_path / "spiece.model").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"SentencePiece's; save it as tokenizer\.json with"):
+        load_tokenizer(tmp_path)
+
+
 def test_word_pieces_of_a_chinese_model(tmp_path: Path) -> None:
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "一", "只", "狗", "。", "."]
     (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
@@ -233,4 +306,4 @@ def test_word_pieces_of_a_chinese_model(tmp_path: Path) -> None:
     assert decoder.periods() == {8, 9}
     assert decoder.ends() == {3}
     assert decoder.begin() == 2
-    assert decoder.text([5, 6, 7, 8, 3], frozenset({3})).replace(" ", "") == "一只狗。"
+    assert decoder.text([5, 6, 7, 8, 3], frozenset({3})) == "一只狗。"

@@ -221,3 +221,79 @@ def test_read_flickr_keeps_girl_beside_boy(tmp_path: Path) -> None:
     corpus = read_flickr(captions, media, {})
     assert len(corpus.splits["train"][0].captions) == 2
     assert corpus.problems == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "image,caption\nx.jpg,A dog, a cat, and a man\n",
+        'image,caption\nx.jpg,"A dog, a cat, and a man"\n',
+        'image\tcaption\nx.jpg\t"A dog, a cat, and a man"\n',
+        "caption;image\n\"A dog, a cat, and a man\";x.jpg\n",
+        'image,caption\ny.jpg,"never closed\nx.jpg,"A dog, a cat, and a man"\n',
+        "image_name| comment_number| comment\n\ufeffx.jpg| 0| A dog, a cat, and a man\n",
+    ],
+    ids=["unquoted commas", "quoted", "tabs", "semicolons", "after an open quote", "mark inside"],
+)  # fmt: skip
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_read_flickr_tables(tmp_path: Path, content: str, encoding: str) -> None:
+    (tmp_path / "captions.txt").write_text(content, encoding=encoding, newline="\r\n")
+    corpus = read_flickr(tmp_path / "captions.txt", touch(tmp_path, "x.jpg"), {})
+    assert [item.captions for item in corpus.splits["train"]] == [("A dog, a cat, and a man",)]
+
+
+@pytest.mark.parametrize(
+    ("listed", "stored"),
+    [
+        ("Images\\x.jpg", "x.jpg"),
+        ("C:\\data\\x.jpg", "x.jpg"),
+        ("x.jpg", "x.JPG"),
+        ("x.jpg", "x.png"),
+        ("x", "x.jpeg"),
+        ("flickr30k-images/x.jpg", "x.jpg"),
+    ],
+)
+def test_listed_name_finds_its_image(tmp_path: Path, listed: str, stored: str) -> None:
+    (tmp_path / "captions.txt").write_text(f"image,caption\n{listed},A dog\ngone.jpg,A cat\n")
+    corpus = read_flickr(tmp_path / "captions.txt", touch(tmp_path, stored), {})
+    assert [(item.name, item.captions) for item in corpus.splits["train"]] == [(stored, ("A dog",))]
+    assert [(problem.name, problem.why) for problem in corpus.problems] == [("gone.jpg", "missing")]
+
+
+def test_split_file_without_suffixes(tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").write_text("image,caption\nx.jpg,A dog\ny.jpg,A cat\n")
+    (tmp_path / "train.txt").write_text("y\n")
+    media = touch(tmp_path, "x.jpg", "y.jpg")
+    corpus = read_flickr(tmp_path / "captions.txt", media, {"train": tmp_path / "train.txt"})
+    assert [item.name for item in corpus.splits["train"]] == ["y.jpg"]
+
+
+COCO_PHOTO = "COCO_val2014_000000000007.jpg"
+ONE, TWO = {"caption": "A dog"}, {"caption": "A cat"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"image_id": 7.0, **ONE}, {"image_id": "7", **TWO}],
+        [{"image_id": "000000000007", **ONE}, {"image_id": 7, **TWO}],
+        [{"image": f"val2014/{COCO_PHOTO}", "image_id": "coco_7", **ONE}, {"image": f"val2014/{COCO_PHOTO}", **TWO}],
+        [{"image": f"val2014/{COCO_PHOTO}", "caption": ["A dog", "A cat"]}],
+        {
+            "images": [{"id": 7, "file_name": COCO_PHOTO}],
+            "annotations": [{"image_id": 7.0, **ONE}, {"image_id": "7", **TWO}],
+        },
+    ],
+    ids=["float and string ids", "padded ids", "files", "list of captions", "ids of two kinds"],
+)  # fmt: skip
+@pytest.mark.parametrize("lines", [False, True])
+def test_read_coco_lists(tmp_path: Path, content: list[object] | dict[str, object], lines: bool) -> None:
+    path = tmp_path / "captions.json"
+    values = content if lines and isinstance(content, list) else [content]
+    path.write_text("\n".join(map(json.dumps, values)) + "\n")
+    (tmp_path / "val2014").mkdir()
+    corpus = read_coco({"train": path}, touch(tmp_path, f"val2014/{COCO_PHOTO}"))
+    assert [(item.name, item.captions) for item in corpus.splits["train"]] == [
+        (f"val2014/{COCO_PHOTO}", ("A dog", "A cat"))
+    ]
+    assert not corpus.problems

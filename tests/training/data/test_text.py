@@ -73,3 +73,24 @@ def test_split_words_of_scripts_without_spaces(caption: str, words: list[str]) -
 def test_tokenizer_gives_back_every_script(caption: str) -> None:
     tokenizer = make_tokenizer([caption] * 20, 400)
     assert tokenizer.decode(tokenizer.encode(caption).ids).strip() == caption
+
+
+@pytest.mark.parametrize(
+    ("caption", "normalized"),
+    [
+        ("كِتَابٌ جَمِيلٌ", "كِتَابٌ جَمِيلٌ"),
+        ("كتــاب", "كتاب"),
+        ("\u200fولد\u200f يركض", "ولد يركض"),
+        ("שָׁלוֹם", "שָׁלוֹם"),
+        ("soft\u00adware", "software"),
+        ("\u1019\u1014\u103a\u200b\u1019\u102c", "\u1019\u1014\u103a \u1019\u102c"),
+        ("می\u200c.", "می"),
+        ("\u110b\u1167\u110c\u1161", "여자"),
+        ("mo\u0323\u0302t cô", "một cô"),
+        ("\U0001f469\u200d\U0001f467 1\ufe0f\u20e3 runs", "1 runs"),
+    ],
+    ids=["harakat", "tatweel", "direction marks", "points", "soft hyphen", "zero-width space", "end joiner", "jamo",
+         "decomposed", "emoji"],
+)  # fmt: skip
+def test_normalize_of_invisible_characters(caption: str, normalized: str) -> None:
+    assert normalize(caption) == normalized
