@@ -30,6 +30,14 @@ def jpeg(number: int, *, thumbnail: bool = False) -> bytes:
     return out.getvalue()
 
 
+def picture(number: int, kind: str) -> bytes:
+    """The image of `jpeg` in another format."""
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(jpeg(number))) as image:
+        image.save(out, kind)
+    return out.getvalue()
+
+
 def _head(request: BaseHTTPRequestHandler, content_type: str, length: int | None = None) -> None:
     request.send_response(200)
     if content_type:
@@ -87,6 +95,13 @@ STREAMS: dict[str, Answer] = {
         f"{_MIXED};boundary=--b", lambda data: b"--b\r\nContent-Type: image/jpeg\r\n\r\n" + data + b"\r\n"
     ),
     "no part headers": _stream(f"{_MIXED};boundary=b", lambda data: b"--b\r\n\r\n" + data + b"\r\n"),
+    "parts of another type": _stream(
+        "application/octet-stream", lambda data: b"\r\n--b\r\nContent-Type: image/jpeg\r\n\r\n" + data
+    ),
+    "parts of no type": _stream("", lambda data: b"--b\r\nContent-Type: image/jpg\r\n\r\n" + data + b"\r\n"),
+    "a wrong length": _stream(
+        f"{_MIXED};boundary=b", lambda data: b"--b\r\nContent-Type: image/jpeg\r\nContent-Length: 7\r\n\r\n" + data
+    ),
     "no multipart": _stream("image/jpeg", lambda data: data),
     "no type": _stream("", lambda data: data),
     "a thumbnail inside": _stream(f"{_MIXED};boundary=b", lambda data: b"--b\r\n\r\n" + data, thumbnail=True),
@@ -97,13 +112,14 @@ STREAMS: dict[str, Answer] = {
 class Snapshot:
     """One JPEG per request, a new image each time."""
 
-    def __init__(self, *, length: bool = True, content_type: str = "image/jpeg") -> None:
+    def __init__(self, *, length: bool = True, content_type: str = "image/jpeg", kind: str = "JPEG") -> None:
         self.requests = 0
         self._length = length
         self._content_type = content_type
+        self._kind = kind
 
     def __call__(self, request: BaseHTTPRequestHandler) -> None:
-        data = jpeg(self.requests)
+        data = jpeg(self.requests) if self._kind == "JPEG" else picture(self.requests, self._kind)
         self.requests += 1
         _head(request, self._content_type, len(data) if self._length else None)
         request.wfile.write(data)

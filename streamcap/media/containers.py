@@ -37,7 +37,7 @@ def why_unreadable(path: Path) -> str | None:
         with path.open("rb") as file:
             if not file.read(1):
                 return "the file is empty"
-            boxes = list(_boxes(file))
+            boxes = list(mp4_boxes(file))
     except OSError:
         return None
     if not boxes or not set(boxes) <= _BOXES_OF_MP4 or b"moov" in boxes:
@@ -45,8 +45,8 @@ def why_unreadable(path: Path) -> str | None:
     return "an MP4 without its index (moov box): its recording was not finished, or it is cut short"
 
 
-def _boxes(file: IO[bytes]) -> Iterator[bytes]:
-    """The types of the top-level boxes of an MP4."""
+def mp4_boxes(file: IO[bytes]) -> Iterator[bytes]:
+    """The types of the top-level boxes of an MP4, as far as `file` reaches."""
     end = file.seek(0, 2)
     at = 0
     while at + 8 <= end:

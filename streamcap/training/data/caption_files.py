@@ -209,6 +209,9 @@ def parse_coco(content: Any) -> tuple[list[CocoImage], list[str]]:
 
     Raises KeyError, TypeError or ValueError for anything else.
     """
+    if isinstance(content, Mapping) and "images" not in content and any(key in content for key in _TEXT_KEYS):
+        # JSON lines of one line.
+        content = [content]
     if isinstance(content, Sequence) and not isinstance(content, str):
         return _parse_annotations(content), []
     names = {_id(image["id"]): str(image["file_name"]) for image in content["images"]}

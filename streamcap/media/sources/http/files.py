@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from streamcap.media.containers import mp4_boxes
 from streamcap.media.sources.base import SourceLost, SourceRefused
 from streamcap.media.sources.http.client import ForbiddenUrlError, HttpClient
 from streamcap.media.sources.http.hls import PLAYLIST_START, with_absolute_urls
@@ -58,6 +59,9 @@ class VideoFile:
         # The index of an MP4 may be at its end: without byte ranges it is fetched from the start again.
         self._seekable = self._size is not None and (accepts or (self.finite and first[4:8] in _MP4_BOXES))
 
+        self.index_is_out_of_reach = not self._seekable and _index_comes_last(first)
+        """Whether it is an MP4 that can only be read from its start, with its index behind the video."""
+
     def read(self, size: int, /) -> bytes:
         """Up to `size` bytes; empty at the end. Raises OSError, SourceRefused."""
         if self._first:
@@ -99,6 +103,11 @@ class VideoFile:
         if response is not None:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 response.close()
+
+
+def _index_comes_last(first: bytes) -> bool:
+    boxes = set(mp4_boxes(io.BytesIO(first)))
+    return b"ftyp" in boxes and b"mdat" in boxes and not boxes & {b"moov", b"moof"}
 
 
 class NestedFiles:

@@ -11,6 +11,7 @@ MIN_HEIGHT = 360
 _STREAM = re.compile(
     r"^#EXT-X-STREAM-INF:(?P<attributes>[^\r\n]*)[\r\n]+(?:#[^\r\n]*[\r\n]+)*(?P<uri>[^#\s][^\r\n]*)", re.M
 )
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _HEIGHT = re.compile(r"(?:^|,)RESOLUTION=\d+x(\d+)")
 _BANDWIDTH = re.compile(r"(?:^|,)BANDWIDTH=(\d+)")
 _CODECS = re.compile(r'(?:^|,)CODECS="([^"]*)"')
@@ -43,13 +44,14 @@ def choose_rendition(playlist: str, url: str) -> str | None:
 def with_absolute_urls(playlist: str, url: str) -> str:
     """`playlist`, fetched from `url`, with every URL in it made absolute."""
     lines = []
-    for line in playlist.splitlines():
+    # Titles may contain U+2028 and others that `splitlines` takes for line ends.
+    for line in _LINE_END.split(playlist):
         if line.startswith("#"):
             line = _URI_ATTRIBUTE.sub(lambda match: match["before"] + _join(url, match["uri"]) + match["after"], line)
         elif line.strip():
             line = _join(url, line.strip())
         lines.append(line)
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def _join(base: str, url: str) -> str:

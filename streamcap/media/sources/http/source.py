@@ -11,11 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 
 import av
+import numpy as np
 from av import VideoFrame
 
+from streamcap.errors import InputError
 from streamcap.media.clock import MediaClock
 from streamcap.media.cpu_slots import cpu_slot
 from streamcap.media.demand import FrameDemand
+from streamcap.media.files.image_file import decode_image
 from streamcap.media.frame import Frame
 from streamcap.media.sources.base import Source, SourceInfo, SourceLost, SourceRefused
 from streamcap.media.sources.decoding.decode_policy import Action, DecodePolicy
@@ -33,15 +36,18 @@ from streamcap.redact import redact
 log = logging.getLogger(__name__)
 
 _READ_BYTES = 65_536
+_HEAD_BYTES = 512
+MAX_PICTURE_BYTES = 32_000_000
+_OTHER_PICTURES = ("image/png", "image/webp", "image/avif", "image/bmp", "image/x-ms-bmp", "image/heic", "image/heif")
 _IMAGE_TYPES = ("multipart/", "image/jpeg", "image/jpg", "image/pjpeg")
 
 
 class HttpSource(Source):
     """One connection to an HTTP URL.
 
-    A stream of JPEGs is read as it arrives, with or without multipart headers. A URL that returns a single JPEG is
-    polled every `options.poll_interval` seconds. Of an HLS master playlist, one rendition is read. JPEGs have no
-    timestamps and are timed by arrival. Of a stream of JPEGs, those that nobody wants are not decoded.
+    A stream of JPEGs is read as it arrives, with or without multipart headers. A URL that returns a single JPEG or
+    another picture is polled every `options.poll_interval` seconds. Of an HLS master playlist, one rendition is read.
+    JPEGs have no timestamps and are timed by arrival. Of a stream of JPEGs, those that nobody wants are not decoded.
     """
 
     def __init__(
@@ -64,6 +70,8 @@ class HttpSource(Source):
         self._splitter = JpegSplitter()
         self._waiting: list[bytes] = []
         self._polled = False
+        self._is_picture = False
+        """Whether the URL is polled for a picture other than a JPEG."""
         self._waits = self.waits = WaitClock()
         self._clock = MediaClock()
         self._decoder = av.VideoCodecContext.create("mjpeg", "r")
@@ -80,7 +88,9 @@ class HttpSource(Source):
             response = self._response = self._client.get()
             first = response.read1(_READ_BYTES)
             content_type = (response.headers.get("Content-Type") or "").lower()
-            if not content_type.startswith(_IMAGE_TYPES) and not first.startswith(START):
+            if content_type.startswith(_OTHER_PICTURES):
+                return self._open_picture(response, first)
+            if not (content_type.startswith(_IMAGE_TYPES) or first.startswith(START) or _looks_like_parts(first)):
                 return self._open_libav(response, first)
             self._waiting = self._splitter.feed(first)
             while not self._waiting and self._monotonic() - started < self._options.open_timeout:
@@ -154,6 +164,18 @@ class HttpSource(Source):
             "skipped": self._skipped,
         }
 
+    def _open_picture(self, response: http.client.HTTPResponse, first: bytes) -> SourceInfo:
+        """A URL of a PNG or another picture, which is polled."""
+        with response:
+            self._waiting = [first + read_all(response, MAX_PICTURE_BYTES)]
+        self._polled = self._is_picture = True
+        video_frames = self._decode(self._waiting[0])
+        if not video_frames:
+            kind = response.headers.get("Content-Type") or ""
+            raise SourceRefused(f"{self.url}: its picture ({redact(kind)[:40]}) cannot be decoded", retry=True)
+        width, height = video_frames[0].width, video_frames[0].height
+        return SourceInfo(width=width, height=height, frames_per_second=0.0, codec="image", live=True, transport="HTTP")
+
     def _open_libav(self, response: http.client.HTTPResponse, first: bytes) -> SourceInfo:
         self._response = None
         url, file = self._secret_url, None
@@ -177,7 +199,16 @@ class HttpSource(Source):
             wall=self._wall,
         )
         self._inner.demand = self.demand
-        return self._inner.open()
+        try:
+            return self._inner.open()
+        except SourceRefused:
+            if video is None or not video.index_is_out_of_reach:
+                raise
+            raise SourceRefused(
+                f"{self.url}: an MP4 with its index (moov box) at its end, of which the server tells no length; "
+                "write the index first (-movflags +faststart)",
+                retry=True,
+            ) from None
 
     def _playlist(self, response: http.client.HTTPResponse, first: bytes) -> tuple[str, bytes]:
         """The URL and the text of the playlist to read: of a master playlist, of the rendition it chooses."""
@@ -231,8 +262,10 @@ class HttpSource(Source):
         self.close()
         self._splitter = JpegSplitter()
         try:
-            self._response = self._client.get()
+            response = self._response = self._client.get()
             self._waits.end(self._monotonic())
+            if self._is_picture:
+                return [read_all(response, MAX_PICTURE_BYTES)]
             deadline = self._monotonic() + self._options.read_timeout
             while self._monotonic() < deadline:
                 images = self._more()
@@ -250,13 +283,18 @@ class HttpSource(Source):
             if size is not None:
                 self._check_size(size)
             with cpu_slot:
-                return self._decoder.decode(av.Packet(data))
+                return [self._picture(data)] if self._is_picture else self._decoder.decode(av.Packet(data))
         except SourceRefused as refused:
             raise SourceLost(str(refused)) from None
-        except av.FFmpegError as error:
+        except (av.FFmpegError, InputError) as error:
             self._decode_errors += 1
             log.debug("%s: a JPEG could not be decoded: %s", self.url, error)
             return []
+
+    def _picture(self, data: bytes) -> VideoFrame:
+        image = decode_image(data)
+        self._check_size(image.size)
+        return VideoFrame.from_ndarray(np.asarray(image), format="rgb24")
 
     def _check_size(self, size: tuple[int, int]) -> None:
         if size[0] * size[1] > self._options.max_pixels:
@@ -292,6 +330,12 @@ class HttpSource(Source):
         if isinstance(error, TimeoutError):
             return f"it takes connections, but sent nothing for {timeout:g} s"
         return _words(error)
+
+
+def _looks_like_parts(first: bytes) -> bool:
+    """Whether a response of any type begins like a stream of JPEGs with multipart headers."""
+    head = first[:_HEAD_BYTES].lower()
+    return head.lstrip().startswith((b"--", b"content-type:")) and b"image/j" in head
 
 
 def _words(error: Exception) -> str:

@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import pytest
 
 from streamcap.media.demand import FrameDemand
@@ -13,7 +14,7 @@ from streamcap.media.frame import Frame
 from streamcap.media.sources import SourceLost, SourceOptions, SourceRefused, open_source
 from streamcap.media.sources.http import address
 from streamcap.media.sources.http.address import addresses_fault
-from streamcap.media.sources.http.hls import choose_rendition
+from streamcap.media.sources.http.hls import choose_rendition, with_absolute_urls
 from streamcap.media.sources.http.jpeg import JpegSplitter
 from testbed.odd_cameras import COUNT, SIZE, SNAPSHOTS, STREAMS, Login, Snapshot, jpeg
 from tests.media.fakes import write_video
@@ -61,6 +62,71 @@ def test_snapshot_address_is_polled(kind: str) -> None:
     gaps = [after.arrived - before.arrived for before, after in pairwise(frames)]
     assert min(gaps) >= OPTIONS.poll_interval
     assert camera.requests == 4
+
+
+@pytest.mark.parametrize(("kind", "length"), [("PNG", True), ("WEBP", True), ("PNG", False)])
+def test_other_picture_is_polled(kind: str, length: bool) -> None:
+    camera = Snapshot(content_type=f"image/{kind.lower()}", kind=kind, length=length)
+    with serving(camera) as base:
+        source = open_source(f"{base}/snapshot", options=OPTIONS)
+        info = source.open()
+        assert (info.codec, info.live, (info.width, info.height)) == ("image", True, SIZE)
+        frames = source.frames()
+        got = [next(frames) for _ in range(3)]
+        source.stop()
+        source.close()
+    assert blues(got) == pytest.approx([255, 235, 215], abs=8)
+    assert camera.requests == 3
+
+
+def test_damaged_picture_is_named() -> None:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Type", "image/png")
+        request.end_headers()
+        request.wfile.write(b"\x89PNG\r\n\x1a\n")
+
+    with serving(answer) as base, pytest.raises(SourceRefused, match=r"its picture \(image/png\) cannot be decoded"):
+        open_source(f"{base}/snapshot", options=OPTIONS).open()
+
+
+@pytest.mark.parametrize(("index_first", "readable"), [(True, True), (False, False)])
+def test_mp4_without_a_length(tmp_path: Path, index_first: bool, readable: bool) -> None:
+    film = write_video(tmp_path / "film.mp4").read_bytes()
+    assert film.index(b"mdat") < film.index(b"moov")
+    if index_first:
+        # As fragments, each with its index.
+        with (
+            av.open(str(tmp_path / "film.mp4")) as given,
+            av.open(str(tmp_path / "parts.mp4"), "w", options={"movflags": "frag_keyframe+empty_moov"}) as out,
+        ):
+            stream = out.add_stream_from_template(given.streams.video[0])
+            for packet in given.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    out.mux(packet)
+        film = (tmp_path / "parts.mp4").read_bytes()
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Type", "video/mp4")
+        request.end_headers()
+        request.wfile.write(film)
+
+    with serving(answer) as base:
+        source = open_source(f"{base}/film.mp4", options=OPTIONS)
+        if readable:
+            assert source.open().codec == "h264"
+        else:
+            with pytest.raises(SourceRefused, match=r"index \(moov box\) at its end, of which"):
+                source.open()
+        source.close()
+
+
+def test_playlist_title_with_a_line_separator() -> None:
+    text = "#EXTM3U\r\n#EXTINF:4,one\u2028two\x0bthree\r\n1.ts\r\n#EXT-X-ENDLIST\r\n"
+    lines = with_absolute_urls(text, "http://cam/live/index.m3u8").split("\n")
+    assert lines == ["#EXTM3U", "#EXTINF:4,one\u2028two\x0bthree", "http://cam/live/1.ts", "#EXT-X-ENDLIST", ""]
 
 
 @pytest.mark.parametrize("kind", ["Basic", "MD5", "SHA-256"])
