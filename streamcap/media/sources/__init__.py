@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamcap.media.sources.base import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
 from streamcap.media.sources.options import SourceOptions
-from streamcap.media.sources.url import check_url, scheme_of
+from streamcap.media.sources.url import check_url, file_path, is_webp, scheme_of
 
 __all__ = [
     "Source",
@@ -42,6 +42,10 @@ def open_source(url: str, *, options: SourceOptions | None = None) -> Source:
         from streamcap.media.sources.rtsp.source import RtspSource
 
         return RtspSource(url, options)
+    if scheme == "file" and is_webp(file_path(url)):
+        from streamcap.media.sources.animation import AnimationSource
+
+        return AnimationSource(url, options)
     from streamcap.media.sources.libav import LibavSource
 
     return LibavSource(url, options)

@@ -63,6 +63,18 @@ def file_path(url: str) -> Path:
         return Path(url)
 
 
+def is_webp(path: Path) -> bool:
+    """Whether a file is a WebP image, by its content. A pipe is not read."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            first = file.read(12)
+    except (OSError, ValueError):  # invalid as a file name
+        return False
+    return first[:4] == b"RIFF" and first[8:] == b"WEBP"
+
+
 def webcam_device(url: str) -> str:
     """The device of a `webcam:` URL, by default /dev/video0. Raises InputError if it does not exist."""
     device = url.split(":", 1)[1] or "/dev/video0"

@@ -234,3 +234,23 @@ def test_libav_logs_are_suppressed(tmp_path: Path, capfd: pytest.CaptureFixture[
     refused(path)
     assert capfd.readouterr() == ("", "")
     assert av.logging.get_level() is None or av.logging.get_level() <= av.logging.ERROR
+
+
+@pytest.mark.parametrize("name", ["film.webp", "film.gif.webp", "film"])
+def test_animated_webp_is_played(tmp_path: Path, name: str) -> None:
+    colors = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    images = [Image.new("RGB", (64, 48), color) for color in colors]
+    images[0].save(tmp_path / name, "WEBP", save_all=True, append_images=images[1:], duration=[300, 200, 500])
+    source = open_source(str(tmp_path / name), options=FAST)
+    frames, ended = read(source)
+    assert [frame.time for frame in frames] == [0, 0.3, 0.5]
+    shown = [frame.video_frame.to_ndarray(format="rgb24")[0, 0].tolist() for frame in frames]
+    assert shown == [pytest.approx(list(color), abs=12) for color in colors]
+    assert "played to its end" in str(ended)
+    assert source.statistics()["frames"] == 3
+
+
+def test_still_webp_is_no_video(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "photo.webp")
+    with pytest.raises(SourceRefused, match="an image, not a video; use `streamcap caption`"):
+        open_source(str(tmp_path / "photo.webp"), options=FAST).open()
