@@ -34,7 +34,7 @@ def picture(number: int, kind: str) -> bytes:
     """The image of `jpeg` in another format."""
     out = io.BytesIO()
     with Image.open(io.BytesIO(jpeg(number))) as image:
-        image.save(out, kind)
+        image.save(out, kind, lossless=True)
     return out.getvalue()
 
 
