@@ -119,7 +119,9 @@ class CudaGraphBatch(Generic[Key]):
         """Read the slots after `steps` passes, of which a single one may have verified `plan`."""
         assert self._slots is not None  # noqa: S101 - there are rows in it
         active, num_generated, tokens, sums = self._slots.sync_to_host(rows)
-        decoding, gained, finished = list(self._rows.values()), [], []
+        decoding = list(self._rows.values())
+        gained: list[list[int]] = []
+        finished: list[Request[Key]] = []
         passes = 0
         for slot, row in list(self._rows.items()):
             known = len(row.tokens)
