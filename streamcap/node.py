@@ -1,4 +1,4 @@
-"""`run_node`: one process of a cluster, in one or more of the roles ingest, engine and gateway."""
+"""`run_node`: one process of a cluster, in one or more of the roles ingest, engine, gateway and recorder."""
 
 from __future__ import annotations
 
