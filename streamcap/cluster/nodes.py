@@ -99,9 +99,13 @@ class NodeDirectory:
 
     @property
     def nodes(self) -> list[NodeInfo]:
-        """The nodes that are alive, by id."""
+        """The nodes that are alive, by id; this one among them, also while its reports get lost."""
         now = time.time()
-        return [info for _, (at, info) in sorted(self._seen.items()) if now - at < DEAD_SECONDS]
+        alive = {node: info for node, (at, info) in self._seen.items() if now - at < DEAD_SECONDS}
+        if self._describe is not None:
+            own = self._describe()
+            alive[own.id] = own
+        return [info for _, info in sorted(alive.items())]
 
     def find(self, node: str) -> NodeInfo | None:
         return next((info for info in self.nodes if info.id == node), None)

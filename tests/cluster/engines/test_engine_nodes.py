@@ -11,7 +11,7 @@ import pytest
 
 from testbed.nats import NatsCluster
 from tests.cluster.nodes import SCENE, NodeProcess
-from tests.cluster.test_node import Viewer
+from tests.cluster.test_node import Viewer, numbers
 from tests.end_to_end.service import wait_until
 from tests.timeouts import TIMEOUT_FACTOR
 
@@ -41,5 +41,5 @@ def test_cameras_and_engines_on_different_nodes(nats_server: NatsCluster, tmp_pa
                 assert nodes["second"]["rows_per_second"] > 0
                 assert second.terminate() == 0, second.describe()
         wait_until(lambda: cameras.streams()["door"]["reason"] == reason, cameras.describe)
-    numbers = [message["seq"] for message in viewer.messages]
-    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    seen = numbers(viewer.messages)
+    assert seen == list(range(seen[0], seen[0] + len(seen)))
