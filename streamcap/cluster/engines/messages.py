@@ -136,13 +136,22 @@ class Answer:
     def of(cls, number: int, outcome: Outcome, memory: GateMemory | None) -> Self:
         """What becomes of an engine's outcome."""
         match outcome:
-            case Interim():
-                return cls(number, "interim", outcome.text, **_seconds(outcome.times))
-            case Captioned():
+            case Interim(times=times):
+                encode, decode = _seconds(times)
+                return cls(number, "interim", outcome.text, encode=encode, decode=decode)
+            case Captioned(times=times):
+                encode, decode = _seconds(times)
                 return cls(
-                    number, "captioned", outcome.text, outcome.logprob, outcome.confidence,
-                    confirms=outcome.first is not None, memory=_memory(memory), **_seconds(outcome.times),
-                )  # fmt: skip
+                    number,
+                    "captioned",
+                    outcome.text,
+                    outcome.logprob,
+                    outcome.confidence,
+                    confirms=outcome.first is not None,
+                    encode=encode,
+                    decode=decode,
+                    memory=_memory(memory),
+                )
             case Unchanged():
                 return cls(number, "unchanged", decoded=outcome.decoded, memory=_memory(memory))
             case Unconfirmed():
@@ -171,8 +180,9 @@ class Answer:
                 raise ValueError(f"no outcome: {self.kind}")
 
 
-def _seconds(times: Times) -> dict[str, float]:
-    return {"encode": round(times.encoded - times.taken, 6), "decode": round(times.decoded - times.encoded, 6)}
+def _seconds(times: Times) -> tuple[float, float]:
+    """Of encoding and decoding."""
+    return round(times.encoded - times.taken, 6), round(times.decoded - times.encoded, 6)
 
 
 def encode_answers(answers: Iterable[Answer]) -> bytes:
