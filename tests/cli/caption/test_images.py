@@ -48,7 +48,8 @@ def test_folder_is_one_line_per_image(run: Run, reader: Reader, images: Path) ->
     assert status == 0
     assert err.splitlines() == [
         f"left out: {images / 'notes.txt'}: its suffix is not that of an image",
-        "5 captioned, 1 left out",
+        f"left out: {images / '.hidden'}: hidden",
+        "5 captioned, 2 left out",
     ]
     assert reader.batches == [2, 2, 1]
 

@@ -23,7 +23,7 @@ def test_caption_folder_names_videos(run: Run, reader: Reader, images: Path, fil
     status, out, err = run(images)
     assert (status, out.count("\n")) == (0, 5)
     assert f"left out: {images / 'clip.mp4'}: a video; only images of a folder are captioned" in err
-    assert err.endswith("5 captioned, 2 left out\n")
+    assert err.endswith("5 captioned, 3 left out\n")
 
 
 def _flip_film(tmp_path: Path, **turn: Any) -> Path:

@@ -106,10 +106,8 @@ class VideoFile:
 
 
 def _index_comes_last(first: bytes) -> bool:
-    boxes = list(mp4_boxes(io.BytesIO(first)))
-    if b"ftyp" not in boxes or b"mdat" not in boxes:
-        return False
-    return not {b"moov", b"moof"} & set(boxes[: boxes.index(b"mdat")])
+    boxes = set(mp4_boxes(io.BytesIO(first)))
+    return b"ftyp" in boxes and b"mdat" in boxes and not boxes & {b"moov", b"moof"}
 
 
 class NestedFiles:

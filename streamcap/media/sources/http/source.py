@@ -183,6 +183,13 @@ class HttpSource(Source):
             url, playlist = self._playlist(response, first)
             file = playlist
         video = VideoFile(self._client, response, first) if file is None else None
+        if video is not None and video.index_is_out_of_reach:
+            video.close()
+            raise SourceRefused(
+                f"{self.url}: an MP4 with its index (moov box) at its end, of which the server tells no length; "
+                "write the index first (-movflags +faststart)",
+                retry=True,
+            )
         files = NestedFiles(
             self._client,
             video or io.BytesIO(file or b""),
@@ -199,16 +206,7 @@ class HttpSource(Source):
             wall=self._wall,
         )
         self._inner.demand = self.demand
-        try:
-            return self._inner.open()
-        except SourceRefused:
-            if video is None or not video.index_is_out_of_reach:
-                raise
-            raise SourceRefused(
-                f"{self.url}: an MP4 with its index (moov box) at its end, of which the server tells no length; "
-                "write the index first (-movflags +faststart)",
-                retry=True,
-            ) from None
+        return self._inner.open()
 
     def _playlist(self, response: http.client.HTTPResponse, first: bytes) -> tuple[str, bytes]:
         """The URL and the text of the playlist to read: of a master playlist, of the rendition it chooses."""
