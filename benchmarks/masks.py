@@ -1,4 +1,4 @@
-"""What a mask costs for one sampled 720p frame. Goal: at most 0.1 ms.
+"""What a mask costs for one sampled 720p frame. Goal: at most 0.1 ms. docs/sources.md has what was tried.
 
 python -m benchmarks.masks
 """
@@ -44,28 +44,32 @@ def film() -> io.BytesIO:
     return out
 
 
-def measure(polygon: Polygon) -> dict[str, float]:
-    """Milliseconds a frame: all of it, and the copy that keeps the decoder's own frame as it is."""
-    masking: list[float] = []
+def measure(polygon: Polygon) -> dict[str, dict[str, float]]:
+    """Milliseconds of CPU a frame: the copy that keeps the decoder's own frame as it is, and the gray pixels."""
     copying: list[float] = []
+    masking: list[float] = []
     with av.open(film(), "r") as container:
-        for number, frame in enumerate(container.decode(video=0)):
-            if not number:
-                mask = FrameMask((polygon,))
-                mask.apply(frame)  # finds the pixels, once for each size
-                continue
-            started = time.perf_counter()
-            if number % 2:
-                mask.apply(frame)
-            else:
-                frame.make_writable()
-            (masking if number % 2 else copying).append(1e3 * (time.perf_counter() - started))
-    return {"median": statistics.median(masking), "least": min(masking), "copy, median": statistics.median(copying)}
+        stream = container.streams.video[0]
+        stream.thread_type, stream.codec_context.thread_count = "SLICE", 1  # as a camera is decoded
+        mask = FrameMask((polygon,))
+        for number, frame in enumerate(container.decode(stream)):
+            started = time.thread_time()
+            frame.make_writable()
+            copied = time.thread_time()
+            mask.apply(frame)  # no copy any more
+            if number:  # the first finds the pixels, once for each size
+                copying.append(1e3 * (copied - started))
+                masking.append(1e3 * (time.thread_time() - copied))
+    both = [copy + fill for copy, fill in zip(copying, masking, strict=True)]
+    parts = {"copy": copying, "gray": masking, "both": both}
+    return {name: {"median": statistics.median(part), "least": min(part)} for name, part in parts.items()}
 
 
 def main() -> None:
     result = {name: measure(polygon) for name, polygon in MASKS.items()}
-    print("\n".join(f"{name:<30} {times}" for name, times in result.items()))
+    for name, parts in result.items():
+        shown = ", ".join(f"{part} {times['median']:.3f} (least {times['least']:.3f})" for part, times in parts.items())
+        print(f"{name:<30} {shown}")
     RESULTS.mkdir(exist_ok=True)
     content = {"milliseconds": result, "machine": describe_machine(torch.device("cpu"))}
     (RESULTS / "masks.json").write_text(json.dumps(content, indent=2) + "\n")
