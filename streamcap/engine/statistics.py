@@ -53,6 +53,8 @@ class RemoteStatistics:
     """Sum of the durations of all requests."""
     in_flight: int = 0
     """Requests at present."""
+    superseded: dict[str, int] = field(default_factory=dict)
+    """By stream: samples that a newer one replaced while they waited for the server."""
 
 
 @dataclass(slots=True)
@@ -61,6 +63,10 @@ class EngineStatistics:
     remotes: dict[str, RemoteStatistics] = field(default_factory=dict)
     superseded: dict[str, int] = field(default_factory=dict)
     """By stream: samples replaced by a newer one before any model saw them."""
+
+    def superseded_of(self, stream: str) -> int:
+        """Samples of `stream` that a newer one replaced before a model captioned them."""
+        return self.superseded.get(stream, 0) + sum(one.superseded.get(stream, 0) for one in self.remotes.values())
 
     @property
     def samples(self) -> int:

@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 
 MIN_PAUSE_S = 0.5
-MAX_PAUSE_S = 3.0
-"""Short enough that a server that has come back is noticed within five seconds."""
+MAX_PAUSE_S = 2.0
+"""A server that has come back captions again within 5 s: a pause, an attempt, and the next sample with its answer."""
 
 
 class Circuit:

@@ -53,6 +53,7 @@ class RemoteModel:
         deliver: takes outcomes.
         fall_back: takes a sample for the fallback, from any thread; None: no fallback.
         interim_interval: minimum seconds between interim texts of a caption; 0: none.
+        statistics: counted on, of an earlier model of this name.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class RemoteModel:
         interim_interval: float,
         monotonic: Callable[[], float] = time.monotonic,
         circuit: Circuit | None = None,
+        statistics: RemoteStatistics | None = None,
     ) -> None:
         self.name = name
-        self.statistics = RemoteStatistics()
+        self.statistics = statistics or RemoteStatistics()
         self._settings = settings
         self._client = client
         self._gate = gate
@@ -78,21 +80,18 @@ class RemoteModel:
         self._interim_interval = interim_interval
         self._monotonic = monotonic
         self._circuit = circuit or Circuit(monotonic)
-        self._queue = RequestQueue(settings.in_flight)
+        self._queue = RequestQueue(settings.in_flight, self.statistics.superseded)
         self._pool = DaemonPool(f"remote-{name}", max_threads=ENCODE_THREADS, max_waiting=settings.in_flight + 2)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._probe: asyncio.Task[None] | None = None
+        self._newest: Sample | None = None
+        """The newest sample that only the fallback has seen: the one to try the server with."""
         self._timer: asyncio.TimerHandle | None = None
         self._open_interims: set[str] = set()
         """Streams whose newest interim text has no final yet, because its request failed."""
         self._retried: dict[str, Sample] = {}
         self._hides_reasoning = False
         self._closed = False
-
-    @property
-    def superseded(self) -> dict[str, int]:
-        """By stream: samples that a newer one replaced while they waited for the server."""
-        return self._queue.superseded
 
     def notice(self) -> str:
         """What is wrong with the server at present, for a status; empty if nothing. From any thread."""
@@ -118,6 +117,8 @@ class RemoteModel:
         self._queue.forget(stream)
         self._open_interims.discard(stream)
         self._retried.pop(stream, None)
+        if self._newest is not None and self._newest.stream == stream:
+            self._newest = None
         if (task := self._tasks.get(stream)) is not None:
             task.cancel()
 
@@ -191,8 +192,14 @@ class RemoteModel:
     def _wake_after(self, pause: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if len(self._queue):
-            self._timer = asyncio.get_running_loop().call_later(pause + 0.001, self._pump)
+        if len(self._queue) or self._newest is not None:
+            self._timer = asyncio.get_running_loop().call_later(pause + 0.001, self._wake)
+
+    def _wake(self) -> None:
+        """The pause is over."""
+        if self._newest is not None and not self._circuit.is_closed:
+            self._try(self._newest)
+        self._pump()
 
     # -- requests
 
@@ -288,6 +295,7 @@ class RemoteModel:
                 else:
                     self._to_fallback(waiting.sample, reason)
             self._to_fallback(sample, reason)
+            self._try(sample)
             return
         self._deliver([Failed(sample, reason)])
         if self._circuit.pause <= LONG_PAUSE_S and self._retried.get(stream) is not sample:
@@ -315,19 +323,28 @@ class RemoteModel:
         self._fall_back(replace(sample, notice=self._notice(reason)))
 
     def _try(self, sample: Sample) -> None:
-        """Find out with `sample` whether the server is well again, if it is time to."""
-        if not self._closed and self._circuit.begin():
+        """Find out with `sample` whether the server is well again, now or when the pause is over."""
+        if self._closed:
+            return
+        if self._circuit.begin():
+            self._newest = None
             self._probe = asyncio.create_task(self._try_now(sample), name=f"probe-{self.name}")
+            return
+        self._newest = sample
+        if (pause := self._circuit.pause) > 0:  # else a request is trying already
+            self._wake_after(pause)
 
     async def _try_now(self, sample: Sample) -> None:
         try:
             await self._ask(sample)
         except RemoteError as error:
             self._report(error)
+            self._wake_after(self._circuit.pause)
         except BaseException:  # re-raised: cancelled, or a bug
             self._circuit.abandon()
             raise
         else:
+            self._newest = None
             self._circuit.succeed()
             log.info("model %s answers again", self.name)
 

@@ -13,8 +13,8 @@ class RequestQueue:
     fewest requests is next.
     """
 
-    def __init__(self, max_in_flight: int) -> None:
-        self.superseded: dict[str, int] = {}
+    def __init__(self, max_in_flight: int, superseded: dict[str, int] | None = None) -> None:
+        self.superseded: dict[str, int] = {} if superseded is None else superseded
         self._max_in_flight = max_in_flight
         self._waiting: dict[str, Encoded] = {}
         self._in_flight: set[str] = set()

@@ -65,5 +65,5 @@ class StreamMetrics:
         yield from self._lag.render(((view.name,), view.lag) for view in views)
         yield from self._age.render(((view.name,), view.caption_age) for view in views if view.caption_age is not None)
         yield from self._model.render(((view.name, view.model), 1.0) for view in views)
-        superseded = streams.engine.superseded
-        yield from self._dropped.render(((view.name, "superseded"), superseded.get(view.name, 0)) for view in views)
+        engine = streams.engine
+        yield from self._dropped.render(((view.name, "superseded"), engine.superseded_of(view.name)) for view in views)

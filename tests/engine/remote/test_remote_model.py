@@ -126,7 +126,7 @@ async def test_newest_sample_waits_for_answer_and_is_compared_with_it() -> None:
     running.put(2.0, A)
     await running.client.answer(0, "A man.")
     assert running.kinds == [Captioned, Unchanged] and running.model.statistics.sent == 1
-    assert running.model.superseded == {"door": 1}
+    assert running.model.statistics.superseded == {"door": 1}
     await running.model.close()
 
 
@@ -225,6 +225,21 @@ async def test_fallback_takes_over_and_hands_back() -> None:
     await running.client.answer(3, "A dog.")
     assert running.kinds == [Captioned] and len(running.to_fallback) == 4
     assert running.model.statistics.fallbacks == 4 and running.model.statistics.failed == 2
+    await running.model.close()
+
+
+async def test_server_is_tried_again_when_the_pause_is_over() -> None:
+    """With the newest sample, not only when another one comes: it may take long."""
+    running = Running(fallback=True)
+    running.put(0.0, A)
+    await running.client.answer(0, RemoteError("connection refused"))
+    running.put(1.0, B)
+    running.clock.now += 5
+    await running.client.until_asked(2)
+    await running.client.answer(1, "A trial, which nobody reads.")
+    running.put(2.0, C)
+    await running.client.answer(2, "A dog.")
+    assert [one.start for one in running.to_fallback] == [0.0, 1.0] and running.kinds == [Captioned]
     await running.model.close()
 
 

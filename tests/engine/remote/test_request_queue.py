@@ -57,7 +57,8 @@ class Clock:
         return self.now
 
 
-def test_pauses_grow_to_three_seconds_with_jitter() -> None:
+def test_pauses_grow_to_two_seconds_with_jitter() -> None:
+    """Two seconds at most, so that a server that has come back captions again within five."""
     clock = Clock()
     circuit = Circuit(clock, random.Random(1))
     pauses = []
@@ -67,7 +68,7 @@ def test_pauses_grow_to_three_seconds_with_jitter() -> None:
         pauses.append(circuit.pause)
         assert not circuit.begin()
         clock.now += circuit.pause
-    assert 0.25 <= pauses[0] <= 0.5 and 1.5 <= pauses[-1] <= 3.0 and len(set(pauses)) == 8
+    assert 0.25 <= pauses[0] <= 0.5 and pauses[-1] >= 1.0 and max(pauses) <= 2.0 and len(set(pauses)) == 8
     assert circuit.begin() and not circuit.begin(), "one request at a time tries"
     circuit.succeed()
     assert circuit.is_closed and circuit.begin() and circuit.begin()
