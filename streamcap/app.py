@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from streamcap.captions.hub import Hub
-from streamcap.config.config import StreamConfig
+from streamcap.config.config import Config, StreamConfig
 from streamcap.config.reload import Reloader
 from streamcap.config.state_file import StateFile
 from streamcap.daemon_pool import DaemonPool
@@ -29,6 +29,7 @@ from streamcap.models import LoadedModel, ModelService, complete, load_models
 from streamcap.server.app import create_app
 from streamcap.server.http import server as http_server
 from streamcap.server.options import ServerOptions
+from streamcap.service_changes import ServiceChanges, Wanted
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.storage.caption_store import CaptionStore
@@ -59,6 +60,8 @@ class ServeOptions:
     """Streams by name, with their settings; added before `sources`."""
     reloader: Reloader | None = None
     """Of the configuration file."""
+    wanted: Callable[[Config], Wanted] | None = None
+    """What a changed configuration file and the command line say about the service."""
     state: StateFile | None = None
     """Remembers the streams that HTTP clients change."""
     show: Callable[[Hub], Coroutine[None, None, None]] | None = None
@@ -111,7 +114,8 @@ async def serve_streams(
                 adding.result()
                 streams.ready = True
                 if options.reloader is not None:
-                    later.append(asyncio.create_task(options.reloader.watch(streams), name="reload"))
+                    changes = None if options.wanted is None else ServiceChanges(options.wanted, streams, service)
+                    later.append(asyncio.create_task(options.reloader.watch(streams, changes), name="reload"))
                 if (out := options.stream_options.out) is not None:
                     retention = FileRetention(out, options.stream_options.rotation)
                     later.append(asyncio.create_task(retention.watch(streams.names), name="retention"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -107,6 +107,9 @@ class ModelService:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._deliver = deliver
+        self._models = dict(models)
+        self._loaded = loaded
+        self._closing: set[asyncio.Task[None]] = set()
         self.remotes: dict[str, RemoteModel] = {}
         self.engine = Engine(
             {},
@@ -118,7 +121,7 @@ class ModelService:
         local = {model.name: model for model in served}
         for name, settings in models.items():
             if settings.is_remote:
-                served.append(self._serve_remote(name, settings, local[gate_model(models)], loaded))
+                served.append(self._serve_remote(name, settings, local[gate_model(models)]))
         # In the order of the settings.
         self.served = ServedModels(sorted(served, key=lambda model: list(models).index(model.name)), default)
 
@@ -128,9 +131,51 @@ class ModelService:
         for remote in self.remotes.values():
             remote.forget(stream)
 
+    def change(self, wanted: Mapping[str, ModelSettings], *, used: Collection[str]) -> dict[str, bool]:
+        """Make the remote models as `wanted`, which are complete. Local ones change at the next start only.
+
+        used: the models that streams use; they are not removed. Requests in flight of a changed model are cancelled.
+        Returns, by name, the models that are as wanted now: whether they changed.
+        """
+        done: dict[str, bool] = {}
+        for name in (*self._models, *(name for name in wanted if name not in self._models)):
+            old, new = self._models.get(name), wanted.get(name)
+            if old == new:
+                done[name] = False
+            elif (old is None or old.is_remote) and (name not in used if new is None else self._can_serve(new, wanted)):
+                self._replace_remote(name, new)
+                done[name] = True
+        return done
+
+    def _can_serve(self, settings: ModelSettings, wanted: Mapping[str, ModelSettings]) -> bool:
+        """Whether it is a remote model, and the local ones that it needs are loaded."""
+        needed = {self._gate(), settings.fallback or self._gate()}
+        return settings.is_remote and all(
+            name is not None and name in self._loaded and self._models[name] == wanted.get(name) for name in needed
+        )
+
+    def _gate(self) -> str | None:
+        """The name of the local model whose encoder looks at the samples of remote ones; None if none is loaded."""
+        return next((name for name in self._loaded if self._models[name].model == GATE_MODEL), None)
+
+    def _replace_remote(self, name: str, settings: ModelSettings | None) -> None:
+        if (old := self.remotes.pop(name, None)) is not None:
+            closing = asyncio.create_task(old.close(), name=f"close-{name}")
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        if settings is None:
+            del self._models[name]
+            self.served.remove(name)
+            self.engine.statistics.remotes = {
+                other: one for other, one in self.engine.statistics.remotes.items() if other != name
+            }
+        else:
+            self._models[name] = settings
+            self.served.add(self._serve_remote(name, settings, self.served.get(self._gate())))
+
     async def close_remotes(self) -> None:
         """Cancel all requests."""
-        await asyncio.gather(*(remote.close() for remote in self.remotes.values()))
+        await asyncio.gather(*self._closing, *(remote.close() for remote in self.remotes.values()))
 
     def _soon(self, callback: Callable[[list[Any]], None], values: list[Any]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has closed
@@ -142,13 +187,11 @@ class ModelService:
             if remote is not None:
                 remote.put(encoded)
 
-    def _serve_remote(
-        self, name: str, settings: ModelSettings, gate: ServedModel, loaded: Mapping[str, LoadedModel]
-    ) -> ServedModel:
+    def _serve_remote(self, name: str, settings: ModelSettings, gate: ServedModel) -> ServedModel:
         fall_back = None
         if settings.fallback is not None:
-            same_pixels = settings.fallback == gate.name
-            fall_back = Fallback(settings.fallback, None if same_pixels else loaded[settings.fallback], self.engine)
+            loaded = None if settings.fallback == gate.name else self._loaded[settings.fallback]
+            fall_back = Fallback(settings.fallback, loaded, self.engine)
         remote = self.remotes[name] = RemoteModel(
             name,
             settings,
@@ -157,6 +200,7 @@ class ModelService:
             self._deliver,
             fall_back=fall_back,
             interim_interval=self.engine.options.interim_interval,
+            statistics=self.engine.statistics.remotes.get(name),
         )
         self.engine.statistics.remotes = {**self.engine.statistics.remotes, name: remote.statistics}
         where = urlsplit(settings.url or "").netloc

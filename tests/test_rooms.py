@@ -45,6 +45,7 @@ LAYERS = (
     ("training",),
     ("training.mini",),
     ("models",),
+    ("service_changes",),
     ("bench", "app"),
     ("node",),
     ("cli",),

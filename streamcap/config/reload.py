@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from streamcap.config.config import Config, StreamConfig
 from streamcap.config.problems import ConfigError
@@ -45,6 +45,8 @@ class Changes:
     removed: tuple[str, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
     """Streams that could not be changed, with the reason."""
+    applied: tuple[str, ...] = ()
+    """Keys of `server` and `models` whose change took effect: server.every, models.talker."""
     needs_restart: tuple[str, ...] = ()
     """Keys whose change takes effect at the next start of the service: server.port, models.fast."""
 
@@ -52,7 +54,8 @@ class Changes:
         return asdict(self)
 
     def __str__(self) -> str:
-        parts = [f"{key} {', '.join(getattr(self, key))}" for key in ("added", "changed", "restarted", "removed")]
+        keys = ("applied", "added", "changed", "restarted", "removed")
+        parts = [f"{key} {', '.join(getattr(self, key))}" for key in keys]
         shown = [part for part in parts if not part.endswith(" ")]
         shown += [f"{name} failed: {redact(reason)}" for name, reason in self.failed.items()]
         if self.needs_restart:
@@ -71,18 +74,26 @@ def difference(old: Mapping[str, StreamConfig], new: Mapping[str, StreamConfig])
     )
 
 
-def fixed_keys(start: Config, new: Config) -> tuple[str, ...]:
-    """Keys of `new` that differ from those the service was started with, and cannot change while it runs. Pure."""
-    sections: tuple[tuple[str, Mapping[str, Any], Mapping[str, Any]], ...] = (
-        ("server", start.server, new.server),
-        ("models", start.models, new.models),
-    )
-    return tuple(
-        f"{section}.{key}"
-        for section, old, now in sections
-        for key in sorted({*old, *now})
-        if old.get(key) != now.get(key)
-    )
+def fixed_keys(config: Config) -> dict[str, Any]:
+    """What `config` sets besides the streams, by `server.KEY` or `models.NAME`. Pure."""
+    sections: tuple[tuple[str, Mapping[str, Any]], ...] = (("server", config.server), ("models", config.models))
+    return {f"{section}.{key}": value for section, values in sections for key, value in values.items()}
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys whose values differ. Pure."""
+    return tuple(key for key in sorted({*old, *new}) if old.get(key) != new.get(key))
+
+
+class Service(Protocol):
+    """The running service, besides its streams."""
+
+    def read(self, config: Config) -> Callable[[], Collection[str]]:
+        """What makes the service as `config` says, as far as it can while it runs; idempotent, for the event loop.
+
+        It returns keys, such as `server.every` and `models.talker`, that are as in `config` then. `read` itself runs on
+        a thread. Raises InputError.
+        """
 
 
 class Reloader:
@@ -103,11 +114,12 @@ class Reloader:
     ) -> None:
         self.config = config
         """The newest valid file."""
-        self._start = config
+        self._in_effect = fixed_keys(config)
         self._load = load
         self.path = path
         self._named = named
         self._streams: StreamSet | None = None
+        self._service: Service | None = None
         self._requested = asyncio.Event()
         self._lock = asyncio.Lock()
         self._pool = DaemonPool("config", max_waiting=8)
@@ -116,9 +128,9 @@ class Reloader:
         """Reload soon, and log what changed. On the event loop."""
         self._requested.set()
 
-    async def watch(self, streams: StreamSet) -> None:
-        """Reload whenever the file was saved, until cancelled."""
-        self._streams = streams
+    async def watch(self, streams: StreamSet, service: Service | None = None) -> None:
+        """Reload whenever the file was saved, until cancelled. Without `service`, only streams are changed."""
+        self._streams, self._service = streams, service
         try:
             await self._watch()
         finally:
@@ -165,11 +177,27 @@ class Reloader:
             raise StreamcapError("the models are loading; retry in a moment")
         async with self._lock:
             new = await self._pool.run(self._load)
+            serve = None if self._service is None else await self._pool.run(self._service.read, new)
             old, self.config = self.config, new
             found = difference(self._own(old), self._own(new))
+            # Streams may need a new model; and a model may only go once no stream uses it.
+            applied = self._apply_fixed(new, serve)
             failed = await self._apply(self._streams, found, new)
+            applied += self._apply_fixed(new, serve)
             done = {key: tuple(name for name in names if name not in failed) for key, names in asdict(found).items()}
-            return Changes(**done, failed=failed, needs_restart=fixed_keys(self._start, new))
+            waiting = differing(self._in_effect, fixed_keys(new))
+            return Changes(**done, failed=failed, applied=tuple(sorted(applied)), needs_restart=waiting)
+
+    def _apply_fixed(self, new: Config, serve: Callable[[], Collection[str]] | None) -> tuple[str, ...]:
+        """Change what can be changed besides streams. Returns the keys that have changed."""
+        if serve is None:
+            return ()
+        settled, wanted = serve(), fixed_keys(new)
+        changed = tuple(key for key in differing(self._in_effect, wanted) if key in settled)
+        self._in_effect = {key: value for key, value in self._in_effect.items() if key not in changed} | {
+            key: wanted[key] for key in changed if key in wanted
+        }
+        return changed
 
     def _own(self, config: Config) -> dict[str, StreamConfig]:
         return {name: stream for name, stream in config.streams.items() if name not in self._named}

@@ -56,6 +56,10 @@ class ServedModels:
             raise InputError(f"model {str(name)[:80]!r}: this service has {', '.join(self._models)}")
         return model
 
+    def remove(self, name: str) -> None:
+        """Remove a model that no stream uses."""
+        self._models = {other: model for other, model in self._models.items() if other != name}
+
     def add(self, model: ServedModel) -> None:
         """Add a model, or replace the one of that name for all later samples."""
         self._models = {**self._models, model.name: model}

@@ -52,7 +52,7 @@ class CaptionPublisher:
     def __init__(self, name: str, settings: StreamSettings, deps: StreamDeps, first: Counters | None = None) -> None:
         self.name = name
         self.settings = settings
-        self._options = deps.options
+        self._deps = deps
         self.begin = first or Counters()
         """Where this stream starts. After `open`."""
         self._every = deps.options.every if settings.every is None else settings.every
@@ -94,7 +94,7 @@ class CaptionPublisher:
 
     async def open(self) -> None:
         """Continue an earlier stream of this name, or its files. Raises OSError, FilesLockedError."""
-        window = self._options.subtitle_window
+        window = self._deps.options.subtitle_window
         history = (
             SavedHistory([], [], self.begin) if self._writer is None else await self._writer.open(window, self.begin)
         )
@@ -135,7 +135,7 @@ class CaptionPublisher:
     def min_confidence(self) -> float:
         """Captions of a lower confidence are held back."""
         own = self.settings.min_confidence
-        return self._options.min_confidence if own is None else own
+        return self._deps.options.min_confidence if own is None else own
 
     @property
     def dropped_finals(self) -> int:
@@ -238,7 +238,7 @@ class CaptionPublisher:
     def _publish_caption(self, caption: Caption, patience: float = 0.0) -> None:
         """`patience`: milliseconds that do not count as age: those of a remote model, which may answer slowly."""
         age = caption.latency.total - patience
-        self.publish(caption, live=age / 1000 <= self._options.max_age)
+        self.publish(caption, live=age / 1000 <= self._deps.options.max_age)
         if caption.is_final:
             self._touch_cues()
 

@@ -17,9 +17,10 @@ from streamcap.streams.storage.caption_file_writer import CaptionFileWriter
 from streamcap.streams.storage.caption_store import CaptionStore
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StreamDeps:
     options: StreamOptions
+    """Replaced as a whole when the service uses others."""
     hub: Hub
     open_source: Callable[[str, StreamSettings, HostScope], Source]
     """The source of a URL, for a stream with these settings and the hosts it may connect to; not opened yet."""

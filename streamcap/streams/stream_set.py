@@ -178,6 +178,14 @@ class StreamSet:
         stream.change(settings)
         return stream
 
+    def set_options(self, options: StreamOptions) -> None:
+        """Use other defaults of all streams, from the next frame on; cameras stay connected."""
+        self.options = options
+        if self._deps is not None:
+            self._deps.options = options
+        for stream in self._streams.values():
+            stream.change(stream.settings)
+
     async def adopt(self, name: str) -> Stream:
         """The stream whose publisher has come to this machine; where others may run it, it moves here."""
         return self.get(name)

@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from streamcap.cli.service.serve_options import load_checked
 from streamcap.config.problems import ConfigError
-from streamcap.config.reload import Changes, Reloader
+from streamcap.config.reload import POLL_S, Changes, Reloader
 from streamcap.streams.settings import StreamSettings
 from tests.streams.fakes import FakeService, frame
 from tests.timeouts import TIMEOUT_FACTOR
@@ -147,10 +147,10 @@ async def test_bad_file_changes_nothing_and_is_one_warning(watched: Watched, cap
 async def test_fixed_keys_are_named_until_restart(watched: Watched) -> None:
     watched.save("server: {port: 1234}\nmodels: {other: {model: mini}}\n" + text(cam1="{url: 'scenes:', model: other}"))
     changes = await watched.reloader.reload()
-    assert changes.needs_restart == ("server.port", "models.other")
+    assert changes.needs_restart == ("models.other", "server.port")
     assert list(changes.failed) == ["cam1"] and "model 'other'" in changes.failed["cam1"]
     assert (changes.restarted, changes.changed) == ((), ())
-    assert (await watched.reloader.reload()) == Changes(needs_restart=("server.port", "models.other"))
+    assert (await watched.reloader.reload()) == Changes(needs_restart=("models.other", "server.port"))
 
 
 async def test_reload_on_request(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
@@ -162,6 +162,7 @@ async def test_reload_on_request(watched: Watched, caplog: pytest.LogCaptureFixt
 
 async def test_file_saved_within_its_time_stamp(watched: Watched) -> None:
     """Another inode is another file, even with the same size and time."""
+    assert 3 * POLL_S < 1, "two polls in a row find it changed and complete"
     content = text(cam3=f"{{url: 'rtsp://u:{SECRET}@camera/cam3', every: 2}}")
     other = watched.path.with_name("other")
     other.write_text(content)

@@ -63,6 +63,7 @@ from streamcap.cli.service.serve_options import (
     models_of,
     reloader_of,
     state_of,
+    wanted_of,
     with_masks,
 )
 from streamcap.errors import InputError
@@ -165,6 +166,7 @@ def serve(
     configure_logging(log_level, log_format)
     file: Config | None = context.obj
     given = given_options(context)
+    arguments_given = {name: arguments[name] for name in given}
     try:
         options = build_options(arguments)
     except InputError as error:
@@ -172,13 +174,14 @@ def serve(
     named = parse_sources(sources or ([] if file is not None else ["scenes:"]))
     names = frozenset(name for name, _ in named if name is not None)
     masked, named = with_masks(named, mask or ())
-    reloader = None if file is None else reloader_of(file, {name: arguments[name] for name in given}, names)
+    reloader = None if file is None else reloader_of(file, arguments_given, names)
     state = state_of(out, reloader) if persist else None
     streams = state.streams() if state is not None else {} if file is None else file.streams
     serve_options = ServeOptions(
         sources=named,
         streams={name: stream for name, stream in streams.items() if name not in names} | masked,
         reloader=reloader,
+        wanted=functools.partial(wanted_of, given=arguments_given),
         state=state,
         stream_options=options.streams,
         server=options.server,

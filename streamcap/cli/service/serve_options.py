@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from streamcap.engine.model_settings import ModelSettings
     from streamcap.media.mask import Polygon
     from streamcap.server.options import ServerOptions
+    from streamcap.service_changes import Wanted
     from streamcap.streams.options import StreamOptions
 
 ONLY_ON_COMMAND_LINE = frozenset({"context", "sources", "config", "mask"})
@@ -157,6 +158,15 @@ def reloader_of(file: Config, given: Mapping[str, Any], named: frozenset[str]) -
 
     path = Path(file.tree.file)
     return Reloader(file, lambda: load_checked(path, given), path, named=named)
+
+
+def wanted_of(file: Config, given: Mapping[str, Any]) -> Wanted:
+    """What `file` says, apart from streams, where the arguments `given` do not win over it. Raises InputError."""
+    from streamcap.service_changes import Wanted
+
+    # The directory of the files cannot change while the service runs.
+    values = {**_defaults(), **file.server, **given, "out": None}
+    return Wanted(build_options(values).streams, models_of(values, file, given))
 
 
 def state_of(out: Path | None, reloader: Reloader | None) -> StateFile:

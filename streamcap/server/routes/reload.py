@@ -19,6 +19,7 @@ _EXAMPLE = {
     "restarted": [],
     "removed": [],
     "failed": {},
+    "applied": ["models.talker"],
     "needs_restart": ["server.port"],
 }
 

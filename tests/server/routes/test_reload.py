@@ -23,6 +23,7 @@ async def test_reload_answers_what_changed(start: Start) -> None:
     assert answer.status_code == 200
     assert answer.json() == {
         "added": [], "changed": ["door"], "restarted": [], "removed": [], "failed": {},
+        "applied": [],
         "needs_restart": ["server.port"],
     }  # fmt: skip
 
