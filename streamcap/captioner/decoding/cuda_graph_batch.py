@@ -112,7 +112,9 @@ class CudaGraphBatch(Generic[Key]):
         if self._verifier is not None and not is_first:
             gained = sum(len(row.tokens) - decoding[row.key] for row in (*self._rows.values(), *finished))
             seconds = (time.perf_counter() - began) / steps
-            self._verifier.measure(rows * width, [max(1, gained // (steps * len(decoding)))] * len(decoding), seconds)
+            self._verifier.measure(
+                rows * width, [max(1, gained // (steps * len(decoding)))] * len(decoding), seconds, plan.width
+            )
         return finished
 
     def _sync(self, rows: int, steps: int, plan: Plan) -> list[Request[Key]]:
