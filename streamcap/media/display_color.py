@@ -35,8 +35,11 @@ def pixel_format(frame: VideoFrame) -> str:
     return "rgba" if _has_alpha(frame.format.name) else "rgb24"
 
 
-def displayed(pixels: Bytes, frame: VideoFrame) -> Bytes:
-    """RGB of `pixels`, which are those of `frame` in `pixel_format`: transparency on white, HDR (PQ, HLG) as SDR."""
+def displayed(pixels: npt.NDArray[Any], frame: VideoFrame) -> Bytes:
+    """RGB of `pixels`: transparency on white, HDR (PQ, HLG) as SDR.
+
+    pixels: uint8 (H, W, 3 or 4), those of `frame` in `pixel_format`.
+    """
     if pixels.shape[2] == 4:
         pixels = _on_white(pixels)
     if frame.color_trc in (PQ, HLG):
@@ -83,7 +86,8 @@ def _to_light(transfer: int) -> npt.NDArray[np.float32]:
 def _to_srgb() -> Bytes:
     light = np.linspace(0, 1, _STEPS)
     code = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.rint(255 * code).astype(np.uint8)
+    shown: Bytes = np.rint(255 * code).astype(np.uint8)
+    return shown
 
 
 @functools.cache

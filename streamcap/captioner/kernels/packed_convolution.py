@@ -63,7 +63,8 @@ class PackedConvolution(nn.Module):
         if pixels.shape[3] != self.channels:
             raise ValueError(f"the input has {pixels.shape[3]} channels, the convolution takes {self.channels}")
         threads = torch.get_num_threads()
-        grid, block, floats = self.plan(*pixels.shape[:3], threads)
+        batch, height, width = pixels.shape[:3]
+        grid, block, floats = self.plan(batch, height, width, threads)
         out = empty_floats(grid.batch, grid.down, grid.across, self.outputs)
         if add is not None:
             out.copy_(add.permute(0, 2, 3, 1))

@@ -98,11 +98,12 @@ class PackedEncoder(nn.Module):
             )
             free += [outputs[used][0] for used, last in last_use.items() if last == number and used >= 0]
         out, result = outputs[len(self._steps) - 1]
-        channels = self._steps[-1].part.packed.outputs  # type: ignore[union-attr]
+        last = self._steps[-1].part.packed
+        assert isinstance(last, PackedConvolution)  # noqa: S101 - as above
         return _Plan(
             (_Convolution * len(calls))(*calls),
             images,
-            out[: result[0] * result[1] * result[2] * channels].view(*result, channels),
+            out[: result[0] * result[1] * result[2] * last.outputs].view(*result, last.outputs),
             empty_floats(most),
             buffers,
         )

@@ -6,6 +6,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import av
@@ -146,7 +147,9 @@ class RtspSource(LibavSource):
 
 
 def _packet(unit: AccessUnit, stream: VideoStream) -> Packet[VideoStream]:
-    packet: Packet[VideoStream] = Packet(unit.data)
-    packet.stream, packet.pts, packet.time_base = stream, unit.timestamp, stream.time_base
+    packet: Packet[Any] = Packet(unit.data)
+    packet.stream, packet.pts = stream, unit.timestamp
+    if stream.time_base is not None:
+        packet.time_base = stream.time_base
     packet.is_keyframe = unit.keyframe
     return packet
