@@ -343,8 +343,8 @@ class Captioner:
             )
         text = self.text(tokens)
         confidence = None
-        if self._grounding is not None and prompt.tags is not None:
-            confidence = self._grounding.estimate(text, logprob, prompt.tags)
+        if text and self._grounding is not None and prompt.tags is not None:
+            text, confidence = self._grounding.judge(text, logprob, prompt.tags)
         return Result(text, tokens, logprob, confidence, passes)
 
     def decoder(self, search: SearchOptions | None = None, *, max_rows: int | None = None) -> ContinuousDecoder[Any]:

@@ -3,11 +3,13 @@
 A checkpoint whose mapping has tag heads says in `config.json` what they mean:
 
     "tags": {"objects": [80 class names], "scenes": [...], "deny_below": 0.2,
-             "confidence": {"bias": b, "weakest": w, "logprob": l, "none": n}}
+             "confidence": {"bias": b, "weakest": w, "logprob": l, "none": n},
+             "short": {"bias": b, "slope": s, "min_confidence": m, "replace_below": r}}
 
 The heads' outputs are the objects, several of each, and the scenes, in this order. A word is denied where every class
 that it may stand for has a probability under `deny_below`; the decoder then takes the next best token. Without
-`confidence` results have none.
+`confidence` results have none. With `short` a caption that leaves out what the tags are sure of gives way to a short
+sentence that names it, see `ShortSentences`.
 """
 
 from __future__ import annotations
@@ -25,10 +27,17 @@ from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.mini_encoder import TaggedMapping
 from streamcap.captioner.models.prompt import MappedPrefixPrompter, Prompt
 from streamcap.captioner.object_words import GENERAL, OBJECTS, find_mentions
+from streamcap.captioner.short_sentence import short_sentence
 from streamcap.errors import InputError
 
 _LAST_WORDS = frozenset(("hydrant", "hydrants", "meter", "meters", "racket", "rackets", "teddy", "phone", "phones"))
 """Last words of pairs that mean the object alone as well; `light` or `plant` do not."""
+_STEM = 4
+"""Letters from which on the first token of a word may be held back for it: `pen` of `penguin` begins too much else."""
+_SECOND_OBJECT = 0.9
+_SEVERAL = 0.5
+_SCENE = 0.7
+"""Probabilities from which on a short sentence names a second object, several of one, and a place."""
 _FLOOR = 1e-4
 """Probabilities are kept this far from 0 and 1 before their logit is taken."""
 
@@ -52,6 +61,26 @@ class Confidence:
         return 1 / (1 + math.exp(-max(-50.0, min(50.0, x))))
 
 
+@dataclass(frozen=True, slots=True)
+class ShortSentences:
+    """When a short sentence of the surest tags ("a car on a street") takes a caption's place.
+
+    It does so where it is sure, and the caption names no object at all, or not the surest one and is less sure, or is
+    less sure than `replace_below`.
+    """
+
+    bias: float
+    slope: float
+    """A logistic model of "the surest object is there", of the logit of its probability."""
+    min_confidence: float
+    """From which on a short sentence is sure."""
+    replace_below: float = 0.0
+
+    def estimate(self, probability: float) -> float:
+        """The confidence, from 0 to 1, of a short sentence whose object has this probability."""
+        return 1 / (1 + math.exp(-(self.bias + self.slope * logit(probability))))
+
+
 def logit(probability: float) -> float:
     """log(p / (1 - p)), of p kept away from 0 and 1."""
     kept = min(max(probability, _FLOOR), 1 - _FLOOR)
@@ -61,17 +90,27 @@ def logit(probability: float) -> float:
 class Grounding:
     """What the tags of one checkpoint deny, and what they make of its captions.
 
-    objects: class names, in the order of the heads' first outputs. Raises InputError for a class that has no words.
+    objects: class names, in the order of the heads' first outputs. scenes: names, in the order of the last ones.
+    Raises InputError for a class that has no words.
     """
 
     def __init__(
-        self, objects: Sequence[str], deny_below: float, confidence: Confidence | None, tokens: TextDecoder
+        self,
+        objects: Sequence[str],
+        deny_below: float,
+        confidence: Confidence | None,
+        tokens: TextDecoder,
+        *,
+        scenes: Sequence[str] = (),
+        short: ShortSentences | None = None,
     ) -> None:
         if (stray := next((name for name in objects if name not in OBJECTS), None)) is not None:
             raise InputError(f"tags: {stray!r} is no known object class")
         self.objects = tuple(objects)
+        self.scenes = tuple(scenes)
         self.deny_below = deny_below
         self.confidence = confidence
+        self.short = short
         self._numbers = {name: number for number, name in enumerate(self.objects)}
         table = _token_classes(self.objects, tokens)
         self._tokens = torch.tensor(sorted(table), dtype=torch.long)
@@ -87,11 +126,41 @@ class Grounding:
         mask[:, self._tokens] = held
         return mask.to(tags.device)
 
+    def judge(self, text: str, logprob: float, tags: Tensor) -> tuple[str, float | None]:
+        """What is said of an image with these tags (K,) instead of the caption `text`, mostly the caption itself, and
+        its confidence; None where the checkpoint cannot say."""
+        confidence = self.estimate(text, logprob, tags)
+        if confidence is None or self.short is None:
+            return text, confidence
+        surest, sure = self.surest(tags)
+        if sure < self.short.min_confidence:
+            return text, confidence
+        named = {name for mention in find_mentions(text) for name in mention.classes}
+        leaves_out = not named or (surest not in named and confidence < sure)
+        if leaves_out or confidence < min(sure, self.short.replace_below):
+            return self.short_sentence(tags), sure
+        return text, confidence
+
     def estimate(self, text: str, logprob: float, tags: Tensor) -> float | None:
         """The confidence of a caption of an image with these tags (K,); None where the checkpoint cannot say."""
         if self.confidence is None:
             return None
         return self.confidence.estimate(self.weakest(text, tags), logprob)
+
+    def surest(self, tags: Tensor) -> tuple[str, float]:
+        """The most probable object of tags (K,) and the confidence of a short sentence that names it; its probability
+        where the checkpoint makes no short sentences."""
+        number = int(tags[: len(self.objects)].argmax())
+        probability = float(tags[number])
+        return self.objects[number], probability if self.short is None else self.short.estimate(probability)
+
+    def short_sentence(self, tags: Tensor) -> str:
+        """The surest object of tags (K,), a second one that is as good as certain, and the place."""
+        known, count = tags.tolist(), len(self.objects)
+        first, *others = sorted(range(count), key=lambda number: -known[number])
+        shown = [first] + [number for number in others[:1] if known[number] >= _SECOND_OBJECT]
+        scenes = [name for name, share in zip(self.scenes, known[2 * count :], strict=False) if share >= _SCENE]
+        return short_sentence([(self.objects[one], known[count + one] >= _SEVERAL) for one in shown], scenes)
 
     def weakest(self, text: str, tags: Tensor) -> float | None:
         """The probability of the least probable object word of `text`; None where it has none."""
@@ -132,15 +201,25 @@ def read_grounding(config: Mapping[str, Any], where: str, tokens: TextDecoder) -
         confidence = (
             None if calibration is None else Confidence(**{name: float(value) for name, value in calibration.items()})
         )
+        short = fields.get("short")
         return Grounding(
-            [str(name) for name in fields["objects"]], float(fields.get("deny_below", 0.0)), confidence, tokens
+            [str(name) for name in fields["objects"]],
+            float(fields.get("deny_below", 0.0)),
+            confidence,
+            tokens,
+            scenes=[str(name) for name in fields.get("scenes", ())],
+            short=None if short is None else ShortSentences(**{name: float(value) for name, value in short.items()}),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: tags: {type(error).__name__} {error}") from None
 
 
 def _token_classes(objects: Sequence[str], tokens: TextDecoder) -> dict[int, set[str]]:
-    """The classes that each single-token object word may stand for; words of several tokens are never denied."""
+    """The classes that the words which begin with a token may stand for, of tokens that begin nothing but such words.
+
+    Of a word of several tokens that is the first one, where the vocabulary has no other word that begins alike:
+    `flaming` begins `flamingos` alone, but `to` of `toasters` is a word of its own.
+    """
     known = set(objects)
     words: dict[str, set[str]] = {}
     for name in objects:
@@ -150,10 +229,16 @@ def _token_classes(objects: Sequence[str], tokens: TextDecoder) -> dict[int, set
                 words.setdefault(last, set()).add(name)
     for word, several in GENERAL.items():
         words.setdefault(word, set()).update(several & known)
+    beginnings = tokens.word_beginnings()
     table: dict[int, set[str]] = {}
     for word, classes in words.items():
-        ids = tokens.encode(word)
+        first_token, *rest = tokens.encode(word)
         # Not the token that a tokenizer has for everything unknown.
-        if len(ids) == 1 and tokens.text(ids) == word:
-            table.setdefault(ids[0], set()).update(classes)
+        begun = tokens.text([first_token])
+        if not rest and begun == word:
+            table.setdefault(first_token, set()).update(classes)
+        elif rest and len(begun) >= _STEM and word.startswith(begun):
+            alike = {other for other in beginnings if other.startswith(begun) and other != begun}
+            if alike <= words.keys():
+                table.setdefault(first_token, set()).update(classes, *(words[other] for other in alike))
     return table

@@ -62,7 +62,7 @@ OBJECTS: Final[dict[str, tuple[str, ...]]] = {
                     "volleyball", "beach ball"),
     "kite": ("kite", "kites"),
     "baseball bat": ("baseball bat", "baseball bats", "bat", "bats"),
-    "baseball glove": ("baseball glove", "mitt"),
+    "baseball glove": ("baseball glove", "baseball gloves", "mitt", "mitts"),
     "skateboard": ("skateboard", "skateboards"),
     "surfboard": ("surfboard", "surfboards"),
     "tennis racket": ("tennis racket", "tennis rackets", "racket", "rackets", "racquet"),
@@ -91,7 +91,7 @@ OBJECTS: Final[dict[str, tuple[str, ...]]] = {
     "toilet": ("toilet", "toilets", "urinal", "urinals"),
     "tv": ("tv", "tvs", "television", "televisions", "monitor", "monitors"),
     "laptop": ("laptop", "laptops"),
-    "mouse": ("computer mouse", "mouse"),
+    "mouse": ("computer mouse", "computer mice", "mouse"),
     "remote": ("remote", "remotes", "remote control"),
     "keyboard": ("keyboard", "keyboards"),
     "cell phone": ("cell phone", "cell phones", "cellphone", "cellphones", "smartphone", "phone", "phones"),
@@ -105,7 +105,7 @@ OBJECTS: Final[dict[str, tuple[str, ...]]] = {
     "vase": ("vase", "vases"),
     "scissors": ("scissors",),
     "teddy bear": ("teddy bear", "teddy bears", "teddy", "stuffed bear", "stuffed animal", "stuffed animals"),
-    "hair drier": ("hair drier", "hair dryer"),
+    "hair drier": ("hair drier", "hair driers", "hair dryer", "hair dryers"),
     "toothbrush": ("toothbrush", "toothbrushes"),
 }  # fmt: skip
 """Class to the words and pairs of words that name it, in COCO's order."""

@@ -10,7 +10,8 @@ class Result:
     """One caption."""
 
     text: str
-    """Empty if no tokenizer is available."""
+    """Empty if no tokenizer is available. Of a checkpoint with tags it may be a short sentence about what they are
+    sure of, instead of what `tokens` say."""
     tokens: list[int]
     """The generated tokens, including the stop token if it was reached."""
     logprob: float

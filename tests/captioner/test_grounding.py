@@ -13,13 +13,13 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
 from streamcap import load_captioner
-from streamcap.captioner import Captioner
+from streamcap.captioner import Captioner, registry
 from streamcap.captioner.checkpoints.native import save_native
 from streamcap.captioner.decoding.batch import ContinuousBatch, StopCriteria
 from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
 from streamcap.captioner.decoding.sampling import GreedySampler
-from streamcap.captioner.decoding.tokenizer import TextDecoder
-from streamcap.captioner.grounding import Confidence, Grounding
+from streamcap.captioner.decoding.tokenizer import TextDecoder, load_tokenizer
+from streamcap.captioner.grounding import Confidence, Grounding, ShortSentences
 from streamcap.captioner.models.mini_encoder import build_mapping, build_vision
 from streamcap.captioner.options import SearchOptions
 from streamcap.errors import InputError
@@ -197,9 +197,69 @@ def test_confidence_follows_the_least_probable_word() -> None:
     assert sure is not None and unsure is not None and sure > unsure
 
 
+SHORT = ShortSentences(bias=0.0, slope=1.0, min_confidence=0.8, replace_below=0.4)
+
+
+def judge(text: str, tags: list[float], logprob: float = 0.0) -> tuple[str, float | None]:
+    confidence = Confidence(bias=0.0, weakest=1.0, logprob=0.1, none=3.0)
+    grounding = Grounding(OBJECTS, 0.0, confidence, TextDecoder(tokenizer()), scenes=["street", "sky"], short=SHORT)
+    objects, scenes = tags[: len(OBJECTS)], tags[len(OBJECTS) :]
+    several = [0.9 if share > 0.97 else 0.1 for share in objects]
+    return grounding.judge(text, logprob, torch.tensor([*objects, *several, *scenes]))
+
+
+@pytest.mark.parametrize(
+    ("text", "tags", "said"),
+    [
+        # The caption names no object, and one is sure; or none is.
+        ("a road", [0.9, 0.1, 0.1, 0.1, 0.1, 0.9, 0.9], "a dog on a street"),
+        ("a road", [0.7, 0.1, 0.1, 0.1, 0.1, 0.9, 0.9], "a road"),
+        # It leaves the surest object out and is less sure; or it names it.
+        ("a cat runs", [0.9, 0.5, 0.1, 0.1, 0.1, 0.1, 0.1], "a dog"),
+        ("a dog and a cat", [0.9, 0.5, 0.1, 0.1, 0.1, 0.1, 0.1], "a dog and a cat"),
+        # It names it beside something that is most likely not there.
+        ("a dog and a cat", [0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.9], "a dog under the sky"),
+        # A second object is named where it is all but certain, several where there are.
+        ("a road", [0.99, 0.95, 0.1, 0.1, 0.1, 0.1, 0.1], "dogs and a cat"),
+    ],
+)
+def test_sure_tags_outweigh_a_worse_caption(text: str, tags: list[float], said: str) -> None:
+    found, confidence = judge(text, tags)
+    assert found == said
+    assert confidence is not None
+    if said != text:
+        assert confidence == pytest.approx(max(tags[: len(OBJECTS)]), abs=1e-3)
+
+
+def test_results_have_the_short_sentence(tmp_path: Path) -> None:
+    short = {"bias": 0.0, "slope": 1.0, "min_confidence": 0.8, "replace_below": 1.0}
+    tags = {**CONFIG["tags"], "confidence": {**CONFIDENCE, "bias": -9.0}, "short": short}
+    tags["deny_below"] = 0.0
+    mapping = {**CONFIG["mapping"], "tags": 2 * len(OBJECTS) + 1}
+    config = {**CONFIG, "mapping": mapping, "tags": tags}
+    captioner = load_captioner(save(tmp_path / "short", config, 1), "cpu", "fp32")
+    (result,) = captioner.caption(images(1))
+    assert result.text == "dogs and cats on a street", "each tag has a probability of 0.98"
+    assert result.confidence is not None and result.confidence > 0.8
+    assert result.tokens, "what was decoded"
+
+
+@pytest.mark.parametrize(("word", "held"), [("kittens", True), ("penguin", False), ("humans", False)])
+def test_words_of_several_tokens_are_denied_at_the_first(word: str, held: bool) -> None:
+    decoder = load_tokenizer(registry.find_checkpoint("mini"))
+    first, *rest = decoder.encode(word)
+    assert rest, "it is one token in this vocabulary"
+    grounding = Grounding(["person", "cat", "bird"], 0.5, None, decoder)
+    (mask,) = grounding.denied(torch.zeros(1, 3), decoder.size)
+    assert bool(mask[first]) is held
+    (mask,) = grounding.denied(torch.tensor([[0.0, 0.9, 0.0]]), decoder.size)
+    assert not (word == "kittens" and mask[first])
+
+
 @pytest.mark.parametrize(
     ("tags", "message"),
     [
+        ({"objects": ["dog"], "short": {"bias": 1}}, "TypeError"),
         ({"objects": ["hovercraft"]}, "'hovercraft' is no known object class"),
         ({"scenes": []}, "KeyError 'objects'"),
         ({"objects": ["dog"], "confidence": {"bias": 1}}, "TypeError"),

@@ -17,6 +17,8 @@ _EAST_ASIAN = "\u2e80-\u31ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U
 # BERT's tokenizer decodes each character as a word.
 _SPACE_INSIDE = re.compile(f"(?<=[{_EAST_ASIAN}]) (?=[{_EAST_ASIAN}])")
 _ENDS = ("<|endoftext|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "[SEP]")
+_WORD_MARKS = ("\u0120", "\u2581")
+"""What byte-level and SentencePiece vocabularies write for the space before a word."""
 _BEGINNINGS = ("<|endoftext|>", "<s>", "<bos>", "<|bos|>", "[BOS]", "[CLS]")
 
 
@@ -62,6 +64,13 @@ class TextDecoder:
         """The tokens of `text`."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+    def word_beginnings(self) -> frozenset[str]:
+        """The texts of all tokens that begin a word, whole words among them."""
+        pieces = self._tokenizer.get_vocab(with_added_tokens=False)
+        marked = tuple(piece for piece in pieces if piece[:1] in _WORD_MARKS and len(piece) > 1)
+        begin = [piece[1:] for piece in marked] or [piece for piece in pieces if not piece.startswith("##")]
+        return frozenset(begin)
 
     def _is_word(self, token: int) -> bool:
         piece = self._tokenizer.id_to_token(token)

@@ -21,13 +21,13 @@ from typing import Any
 from streamcap.errors import InputError
 from streamcap.image_spec import ImageSpec
 from streamcap.training.curves import Curves
+from streamcap.training.mini import steps
 from streamcap.training.mini.caption_stage import CaptionStageOptions, CaptionStageTrainer
 from streamcap.training.mini.data import Data, prepare
 from streamcap.training.mini.features import StoppedError, store_features
 from streamcap.training.mini.joint import JointOptions, JointTrainer
 from streamcap.training.mini.scst import ScstOptions, ScstTrainer
-from streamcap.training.mini.stage import StageTrainer, midpoint, read_state
-from streamcap.training.mini.steps import add_options, chosen_stages, run_command, run_steps, scaled
+from streamcap.training.mini.stage import StageTrainer
 from streamcap.training.mini.teacher import Teacher, TfliteTeacher
 from streamcap.training.mini.validation import evaluate_stage
 
@@ -69,15 +69,11 @@ SAVE_STEPS = 250
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(steps.Stage):
     """One stage of training and how often it is judged."""
 
-    name: str
-    options: JointOptions | CaptionStageOptions
-    judge_every: int
+    judge_every: int = 0
     """Steps; 0: it is not judged, having learned no words."""
-    after: tuple[str, ...] = ()
-    """Start from the mean of these stages' weights; none: from the last stage before it."""
 
 
 WORDING = CaptionStageOptions(
@@ -106,10 +102,9 @@ STAGES = (
             weight_decay=0.02,
             orthogonal=True,
         ),
-        0,
     ),
     # The words, on the features of the encoder as it is now.
-    Stage("wording", WORDING, 400),
+    Stage("wording", WORDING, judge_every=400),
     # Encoder and mapping by captions and teacher at once: what the teacher sees is not all that captions are about.
     Stage(
         "together",
@@ -127,20 +122,25 @@ STAGES = (
             orthogonal=True,
             train_decoder=False,
         ),
-        400,
+        judge_every=400,
     ),
     # The words, on what the encoder has become.
-    Stage("rewording", replace(WORDING, steps=400, learning_rate=4e-4, warmup=25), 400),
+    Stage("rewording", replace(WORDING, steps=400, learning_rate=4e-4, warmup=25), judge_every=400),
     # The words once more, by what they are judged by.
     Stage(
         "critic",
         ScstOptions(
             steps=225, real=24, scenes=96, captions=1, sentences=1.0, learning_rate=3e-4, warmup=20, weight_decay=0.0
         ),
-        225,
+        judge_every=225,
     ),
     # The mean of both is better on real images than either.
-    Stage("halfway", CaptionStageOptions(steps=0, real=16, scenes=128, captions=4), 1, after=("rewording", "critic")),
+    Stage(
+        "halfway",
+        CaptionStageOptions(steps=0, real=16, scenes=128, captions=4),
+        after=("rewording", "critic"),
+        judge_every=1,
+    ),
 )
 
 
@@ -160,38 +160,27 @@ class Plan:
 
 def plan(names: str | None, scale: float, views_kept: int, *, other_settings: bool = False) -> Plan:
     """The stages `names` (comma-separated; None: all), each of `scale` times as many steps. Raises InputError."""
-    chosen = chosen_stages(names, [stage.name for stage in STAGES])
+    chosen = steps.chosen_stages(names, [stage.name for stage in STAGES])
     if views_kept < 1:
         raise InputError("--views-kept is at least 1")
-    stages = tuple(replace(one, options=replace(one.options, steps=scaled(one.options.steps, scale))) for one in STAGES)
-    return Plan(stages, chosen, views_kept, other_settings)
+    return Plan(steps.scale_stages(STAGES, scale), chosen, views_kept, other_settings)
 
 
 def train(data: Data, run: Path, planned: Plan, stopped: Callable[[], bool]) -> None:
     """Run the chosen stages that are not done yet, each from the weights of the last one before it that there is; the
     best model by the dev split is in RUN/best."""
-    previous: list[Path] = []
-    for stage in planned.stages:
-        state, done = run / f"{stage.name}.pt", run / f"{stage.name}.done"
-        if stage.name in planned.chosen and not done.is_file():
-            _run_stage(stage, data, run, [run / f"{name}.pt" for name in stage.after] or previous, planned, stopped)
-            if stopped():
-                return
-            done.touch()
-        if state.is_file():
-            previous = [state]
+
+    def run_stage(stage: Stage, previous: list[Path]) -> None:
+        _run_stage(stage, data, run, previous, planned, stopped)
+
+    steps.run_stages(planned.stages, planned.chosen, run, stopped, run_stage)
 
 
 def _run_stage(
     stage: Stage, data: Data, run: Path, previous: list[Path], planned: Plan, stopped: Callable[[], bool]
 ) -> None:
     trainer = _trainer(stage, data, planned.open_teacher)
-    state = run / f"{stage.name}.pt"
-    recent = None
-    if state.is_file():
-        recent = trainer.restore(state, other_settings=planned.other_settings).get("recent")
-    elif previous:
-        trainer.start_from(midpoint([read_state(path) for path in previous]))
+    recent = steps.start_or_go_on(trainer, run / f"{stage.name}.pt", previous, other_settings=planned.other_settings)
     if isinstance(trainer, CaptionStageTrainer) and not previous:
         raise InputError(f"{run}: the stage {stage.name} needs an encoder, and no stage before it has been run")
     if isinstance(trainer, CaptionStageTrainer) and stage.options.steps:
@@ -203,7 +192,7 @@ def _run_stage(
             )
         except StoppedError:
             return
-    run_steps(
+    steps.run_steps(
         trainer,
         stage.name,
         run,
@@ -238,8 +227,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--teacher", type=Path, help="the tflite file; without it the encoder learns from drawn scenes alone"
     )
     parser.add_argument("--views-kept", type=int, default=4, help="views of every image whose features are stored")
-    add_options(parser)
-    return run_command(parser, arguments, _run)
+    steps.add_options(parser)
+    return steps.run_command(parser, arguments, _run)
 
 
 def _run(given: Any, stopped: Callable[[], bool]) -> None:

@@ -44,6 +44,8 @@ class StageOptions:
     steps: int
     learning_rate: float = 1e-3
     warmup: int = 100
+    schedule: int = 0
+    """Steps after which the learning rate would be at its lowest; 0: `steps`. A stage may end before."""
     weight_decay: float = 0.05
     dropout: float = 0.0
     word_dropout: float = 0.0
@@ -116,7 +118,9 @@ class StageTrainer(ABC):
     def learning_rate(self) -> float:
         """Linear warm-up, then a cosine to a fiftieth."""
         options = self.options
-        return options.learning_rate * warm_cosine(self.step, options.steps, options.warmup, LOWEST_RATE)
+        return options.learning_rate * warm_cosine(
+            self.step, options.schedule or options.steps, options.warmup, LOWEST_RATE
+        )
 
     def save(self, path: Path, **more: Any) -> None:
         """All that the stage needs to go on, whole or not at all. Raises StreamcapError where the disk is full."""

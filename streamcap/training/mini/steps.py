@@ -6,21 +6,85 @@ import argparse
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from streamcap.errors import InputError, StreamcapError
 from streamcap.training.curves import Curves, draw_curves
-from streamcap.training.mini.stage import REWARD, StageTrainer
+from streamcap.training.mini.stage import REWARD, StageTrainer, midpoint, read_state
 
 log = logging.getLogger(__name__)
 
 CURVE_STEPS = 50
 """Steps whose mean loss makes one row of the curves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a recipe."""
+
+    name: str
+    options: Any
+    """The options of its trainer, with `steps`."""
+    after: tuple[str, ...] = ()
+    """Start from the mean of these stages' weights; none: from the last stage before it."""
+
+
+StageT = TypeVar("StageT", bound=Stage)
+
+
+def run_stages(
+    stages: Iterable[StageT],
+    chosen: Collection[str],
+    run: Path,
+    stopped: Callable[[], bool],
+    run_stage: Callable[[StageT, list[Path]], None],
+) -> None:
+    """Run the chosen stages that are not done yet. run_stage: with the stage and the states whose mean it starts from,
+    none for the first. What a stage has done is in RUN/NAME.pt, and that it is done in RUN/NAME.done."""
+    previous: list[Path] = []
+    for stage in stages:
+        state, done = run / f"{stage.name}.pt", run / f"{stage.name}.done"
+        if stage.name in chosen and not done.is_file():
+            run_stage(stage, [run / f"{name}.pt" for name in stage.after] or previous)
+            if stopped():
+                return
+            done.touch()
+        if state.is_file():
+            previous = [state]
+
+
+def scale_stages(stages: Iterable[StageT], scale: float) -> tuple[StageT, ...]:
+    """The stages with `scale` times as many steps. Raises InputError."""
+    return tuple(
+        replace(
+            one,
+            options=replace(
+                one.options,
+                steps=scaled(one.options.steps, scale),
+                schedule=scaled(one.options.schedule, scale),
+            ),
+        )
+        for one in stages
+    )
+
+
+def start_or_go_on(
+    trainer: StageTrainer, state: Path, previous: list[Path], *, other_settings: bool
+) -> list[dict[str, float]] | None:
+    """Load `state`, else the mean of the states `previous`, if there are any. Returns the parts of the loss since the
+    last row of the curves."""
+    if state.is_file():
+        recent: list[dict[str, float]] | None = trainer.restore(state, other_settings=other_settings).get("recent")
+        return recent
+    if previous:
+        trainer.start_from(midpoint([read_state(path) for path in previous]))
+    return None
 
 
 def run_steps(

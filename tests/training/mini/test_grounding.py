@@ -222,6 +222,8 @@ def test_recipe_trains_exports_and_calibrates(
     assert calibrate.main([str(run / "model"), str(images)]) == 0
     (sure,) = load_captioner(str(run / "model"), "cpu", "fp32").caption([np.zeros((30, 30, 3), np.uint8)])
     assert sure.confidence is not None
+    settings = json.loads((run / "model" / "config.json").read_text())["tags"]
+    assert settings["deny_below"] in (0.0, 0.9) and "short" in settings
 
 
 def test_tag_heads_leave_other_weights(

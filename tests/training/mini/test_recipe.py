@@ -22,10 +22,10 @@ from tests.training.fakes import CONFIG, PICTURE, Colors, make_data
 pytestmark = pytest.mark.slow
 
 STAGES = (
-    Stage("sight", JointOptions(steps=2, real=2, scenes=2, captions=0, sentences=0.0, warmup=1), 0),
-    Stage("words", CaptionStageOptions(steps=4, real=2, scenes=2, warmup=1, dropout=0.1), 2),
-    Stage("critic", ScstOptions(steps=2, real=2, scenes=2, warmup=1, longest=6), 2),
-    Stage("halfway", CaptionStageOptions(steps=0, real=2, scenes=2), 1, after=("words", "critic")),
+    Stage("sight", JointOptions(steps=2, real=2, scenes=2, captions=0, sentences=0.0, warmup=1)),
+    Stage("words", CaptionStageOptions(steps=4, real=2, scenes=2, warmup=1, dropout=0.1), judge_every=2),
+    Stage("critic", ScstOptions(steps=2, real=2, scenes=2, warmup=1, longest=6), judge_every=2),
+    Stage("halfway", CaptionStageOptions(steps=0, real=2, scenes=2), judge_every=1, after=("words", "critic")),
 )
 
 

@@ -1,9 +1,10 @@
-"""The last step of `grounding.recipe`: what the tags deny, and how sure a caption is, by half of what is held out.
+"""The last step of `grounding.recipe`: what the tags deny, how sure a caption is, and when a short sentence is surer.
 
     python -m streamcap.training.mini.grounding.calibrate MODEL POOL
 
 captions the held-out images of POOL whose name's SHA-256 ends in an even digit with several thresholds, and writes
-`deny_below` and `confidence` into MODEL/config.json. The figures of the other half are printed: they are honest.
+`deny_below`, `confidence` and `short` into MODEL/config.json. The figures of the other half are printed: they are
+honest.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import json
 import logging
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,8 @@ import torch
 
 from streamcap.atomic import read_json, write_json
 from streamcap.captioner import load_captioner
-from streamcap.captioner.grounding import Confidence, Grounding
+from streamcap.captioner.grounding import Confidence, Grounding, ShortSentences
+from streamcap.captioner.object_words import find_mentions
 from streamcap.captioner.result import Result
 from streamcap.errors import InputError, StreamcapError
 from streamcap.training.data.clips import UnreadableError, read_picture
@@ -38,6 +40,10 @@ TRUE_WORDS: Final = 0.85
 MAIN_NAMED: Final = 0.5
 """Goals: object words that are true, and images whose main object is named. A threshold is worth how much of both it
 reaches; beyond a goal nothing is won."""
+SHORT_TRUE: Final = 0.9
+"""Of the short sentences that may take a caption's place."""
+REPLACE_BELOW: Final = 0.5
+"""The confidence of a caption that is more likely wrong than right."""
 BATCH = 32
 
 
@@ -69,6 +75,8 @@ class Calibration:
         grounding = self.captioner.grounding
         if grounding is None:
             raise InputError(f"{model}: has no tags; it is no model of grounding.recipe")
+        # What is decoded is wanted, not what an earlier calibration made of it.
+        grounding.confidence = grounding.short = None
         self.grounding: Grounding = grounding
         self.names: list[str] = []
         self.truths: list[ImageTruth] = []
@@ -110,25 +118,55 @@ class Calibration:
         weakest = [self.grounding.weakest(results[row].text, self.tags[row]) for row in rows]
         return fit_confidence(weakest, [results[row].logprob for row in rows], [correct[row] for row in rows])
 
-    def evaluate_stage(self, results: list[Result], confidence: Confidence) -> dict[str, Any]:
-        """What a confidence is worth on the second half."""
-        return judge_confidence(*self._sure(results, confidence, first=False))
-
-    def min_confidence(self, results: list[Result], confidence: Confidence) -> float | None:
-        """What a service may ask of a caption that it says, by the first half."""
-        return suggest_min_confidence(*self._sure(results, confidence, first=True))
-
-    def _sure(self, results: list[Result], confidence: Confidence, *, first: bool) -> tuple[list[float], list[bool]]:
-        known = [(row, correct) for row, correct in self._known(results) if self.first[row] is first]
-        sure = [
-            confidence.estimate(self.grounding.weakest(results[row].text, self.tags[row]), results[row].logprob)
-            for row, _ in known
+    def fit_short(self, results: list[Result]) -> ShortSentences | None:
+        """When a short sentence takes a caption's place, by the first half; None where none is ever sure."""
+        rows = [row for row, half in enumerate(self.first) if half]
+        tags = [self.grounding.surest(self.tags[row]) for row in rows]
+        there = [_is_there(name, self.truths[row]) for row, (name, _) in zip(rows, tags, strict=True)]
+        known = [(number, true) for number, true in enumerate(there) if true is not None]
+        probabilities = [tags[number][1] for number, _ in known]
+        model = fit_confidence(probabilities, [0.0] * len(known), [true for _, true in known])
+        short = ShortSentences(model.bias, model.weakest, 0.0, REPLACE_BELOW)
+        left_out = [
+            (short.estimate(tags[number][1]), true)
+            for number, true in known
+            if tags[number][0] not in _named(results[rows[number]].text)
         ]
-        return sure, [correct for _, correct in known]
+        lowest = suggest_min_confidence([sure for sure, _ in left_out], [true for _, true in left_out], SHORT_TRUE)
+        return None if lowest is None else replace(short, min_confidence=lowest)
+
+    def judged(
+        self, results: list[Result], confidence: Confidence, short: ShortSentences | None = None
+    ) -> list[Result]:
+        """The results as users get them, once that is in the model's config."""
+        self.grounding.confidence, self.grounding.short = confidence, short
+        said = [self.grounding.judge(one.text, one.logprob, tags) for one, tags in zip(results, self.tags, strict=True)]
+        self.grounding.confidence = self.grounding.short = None
+        return [replace(one, text=text, confidence=sure) for one, (text, sure) in zip(results, said, strict=True)]
+
+    def evaluate_stage(self, judged: list[Result]) -> dict[str, Any]:
+        """What the confidences are worth on the second half."""
+        return judge_confidence(*self._sure(judged, first=False))
+
+    def min_confidence(self, judged: list[Result]) -> float | None:
+        """What a service may ask of a caption that it says, by the first half."""
+        return suggest_min_confidence(*self._sure(judged, first=True))
+
+    def _sure(self, judged: list[Result], *, first: bool) -> tuple[list[float], list[bool]]:
+        known = [(row, correct) for row, correct in self._known(judged) if self.first[row] is first]
+        return [judged[row].confidence or 0.0 for row, _ in known], [correct for _, correct in known]
 
     def _known(self, results: list[Result]) -> list[tuple[int, bool]]:
         verdicts = [is_correct(result.text, truth) for result, truth in zip(results, self.truths, strict=True)]
         return [(row, verdict) for row, verdict in enumerate(verdicts) if verdict is not None]
+
+
+def _is_there(name: str, truth: ImageTruth) -> bool | None:
+    return True if name in truth.present else None if name in truth.unknown else False
+
+
+def _named(text: str) -> set[str]:
+    return {name for mention in find_mentions(text) for name in mention.classes}
 
 
 def _stacked(pixels: list[Any]) -> Any:
@@ -148,15 +186,19 @@ def calibrate(model: Path, pool: Path, deny_below: float | None = None) -> dict[
         true_words, named = found["precision"] or 0.0, found["main_object_named"] or 0.0
         scores[threshold] = min(true_words / TRUE_WORDS, 1) + min(named / MAIN_NAMED, 1)
     best = max(thresholds, key=lambda threshold: scores[threshold])
-    confidence = work.fit(tried[best])
+    confidence, short = work.fit(tried[best]), work.fit_short(tried[best])
+    judged = work.judged(tried[best], confidence, short)
     config = read_json(model / "config.json")
-    config["tags"] = {**config["tags"], "deny_below": best, "confidence": asdict(confidence)}
+    settings = {"deny_below": best, "confidence": asdict(confidence), "short": None if short is None else asdict(short)}
+    config["tags"] = {**config["tags"], **settings}
     write_json(model / "config.json", config)
     return {
         "deny_below": best,
-        "min_confidence": work.min_confidence(tried[best], confidence),
-        "confidence": work.evaluate_stage(tried[best], confidence),
-        "objects": work.report(tried[best], first=False),
+        "short": settings["short"],
+        "min_confidence": work.min_confidence(judged),
+        "confidence": work.evaluate_stage(judged),
+        "objects": work.report(judged, first=False),
+        "short_sentences": sum(one.text != two.text for one, two in zip(judged, tried[best], strict=True)),
     }
 
 

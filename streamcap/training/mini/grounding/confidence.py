@@ -71,12 +71,14 @@ def judge_confidence(confidences: Sequence[float], correct: Sequence[bool]) -> d
     }
 
 
-def suggest_min_confidence(confidences: Sequence[float], correct: Sequence[bool]) -> float | None:
-    """The lowest twentieth from which on `TRUE_SHARE` of the captions that are as sure or surer are correct; None where
+def suggest_min_confidence(
+    confidences: Sequence[float], correct: Sequence[bool], share: float = TRUE_SHARE
+) -> float | None:
+    """The lowest twentieth from which on `share` of the captions that are as sure or surer are correct; None where
     there is none."""
     sure, true = np.array(confidences, dtype=np.float64), np.array(correct, dtype=np.float64)
     for twentieth in range(20):
         kept = sure >= twentieth / 20
-        if kept.any() and true[kept].mean() >= TRUE_SHARE:
+        if kept.any() and true[kept].mean() >= share:
             return twentieth / 20
     return None

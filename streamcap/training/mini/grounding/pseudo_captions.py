@@ -6,41 +6,11 @@ import random
 from collections.abc import Mapping, Sequence
 
 from streamcap.captioner.object_words import OBJECTS
+from streamcap.captioner.short_sentence import PLACES, one_of, plural
 from streamcap.training.evaluation.object_truth import Detection, ImageTruth
 from streamcap.training.mini.grounding.tags import count_objects
 
-_PLURAL = {
-    "person": "people",
-    "sheep": "sheep",
-    "knife": "knives",
-    "skis": "skis",
-    "scissors": "scissors",
-    "bus": "buses",
-    "couch": "couches",
-    "bench": "benches",
-    "sandwich": "sandwiches",
-    "toothbrush": "toothbrushes",
-}
 _NUMBERS = {2: "two", 3: "three", 4: "four"}
-_PLACES: dict[str, tuple[str, ...]] = {
-    "street": ("on a street", "on the road", "on a city street"),
-    "kitchen": ("in a kitchen", "in the kitchen"),
-    "bedroom": ("in a bedroom",),
-    "bathroom": ("in a bathroom",),
-    "living room": ("in a living room",),
-    "dining room": ("in a dining room",),
-    "office": ("in an office",),
-    "store": ("in a store",),
-    "beach": ("on a beach", "on the beach"),
-    "snow": ("in the snow",),
-    "water": ("near the water", "by the water"),
-    "grass": ("on the grass", "in a field"),
-    "mountain": ("in front of a mountain", "near mountains"),
-    "trees": ("near trees", "in front of trees"),
-    "building": ("in front of a building", "near a building"),
-    "room": ("in a room", "inside a room"),
-    "sky": ("under the sky", "against the sky"),
-}
 _SCENERY: dict[str, tuple[str, ...]] = {
     "street": ("a street", "a city street", "a road"),
     "building": ("a building", "a large building", "buildings"),
@@ -52,24 +22,13 @@ _SCENERY: dict[str, tuple[str, ...]] = {
     "room": ("a room", "the inside of a room"),
     "snow": ("snow", "a snowy mountain"),
 }
-_ORDER = (
-    "kitchen", "bedroom", "bathroom", "living room", "dining room", "office", "store", "beach", "snow", "street",
-    "water", "grass", "mountain", "trees", "building", "room", "sky",
-)  # fmt: skip
-
-
-def article(noun: str) -> str:
-    """`noun` with a or an."""
-    return f"{'an' if noun[:1] in 'aeiou' and not noun.startswith(('uni', 'euph')) else 'a'} {noun}"
 
 
 def counted(name: str, count: int) -> str:
     """`a car`, `two cars`, `several cars`."""
-    if name in ("skis", "scissors"):
-        return f"a pair of {name}"
-    if count < 2:
-        return article(name)
-    return f"{_NUMBERS.get(count, 'several')} {_PLURAL.get(name, name + 's')}"
+    if count < 2 or name in ("skis", "scissors"):
+        return one_of(name)
+    return f"{_NUMBERS.get(count, 'several')} {plural(name)}"
 
 
 def pseudo_captions(
@@ -87,13 +46,13 @@ def pseudo_captions(
     ordered = _by_size(truth, detections)
     counts = count_objects(labels, detections)
     things = [counted(name, counts[name]) for name in ordered[:3]]
-    places = [name for name in _ORDER if name in scenes]
+    places = [name for name in PLACES if name in scenes]
     made = [_one(things, places, rng) for _ in range(3 * count if things or places else 0)]
     return list(dict.fromkeys(one for one in made if one))[:count]
 
 
 def _one(things: Sequence[str], places: Sequence[str], rng: random.Random) -> str:
-    place = rng.choice(_PLACES[places[0]]) if places else ""
+    place = rng.choice(PLACES[places[0]]) if places else ""
     if not things:
         scenery = [name for name in places if name in _SCENERY]
         if places[0] not in _SCENERY or not scenery:

@@ -15,7 +15,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from streamcap.captioner import registry
 from streamcap.captioner.kernels.precision import find_device
 from streamcap.captioner.models.mini_encoder import LOGIT_SCALE, build_vision
 from streamcap.errors import InputError
+from streamcap.training.mini import steps
 from streamcap.training.mini.augment import normalize
 from streamcap.training.mini.features import StoppedError
 from streamcap.training.mini.grounding.critic import CriticSettings, CriticTrainer
@@ -38,8 +39,8 @@ from streamcap.training.mini.grounding.tags import CLASSES, SCENES, TAGS
 from streamcap.training.mini.grounding.trainer import GroundedSettings, GroundedTrainer
 from streamcap.training.mini.grounding.warm_start import extend_embedding, unfold
 from streamcap.training.mini.recipe import CONFIG, PICTURE
-from streamcap.training.mini.stage import midpoint, read_state
-from streamcap.training.mini.steps import add_options, chosen_stages, run_command, run_steps, scaled
+from streamcap.training.mini.stage import read_state
+from streamcap.training.mini.steps import Stage
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +48,6 @@ HIDDEN = 256
 """Width of what the tag heads make of a cell."""
 SAVE_STEPS = 100
 UNFOLD_IMAGES = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One stage of training."""
-
-    name: str
-    options: GroundedSettings
-    after: tuple[str, ...] = ()
-    """Start from the mean of these stages' weights; none: from the stage before it."""
 
 
 WORDS = StoredSettings(
@@ -115,10 +106,12 @@ STAGES = (
     Stage("words", WORDS),
     # The words once more, by what they are judged by.
     Stage("critic", CRITIC),
-    # And again, from the mean of all three, mostly on images that people captioned.
+    # And again, from the mean of all three, mostly on images that people captioned; its rate never came far down.
     Stage(
         "critic_again",
-        replace(CRITIC, steps=80, text_batch=0, captioned_share=0.85, learning_rate=2e-4, warmup=5, seed=1),
+        replace(
+            CRITIC, steps=40, schedule=80, text_batch=0, captioned_share=0.85, learning_rate=2e-4, warmup=5, seed=1
+        ),
         after=("ground", "words", "critic"),
     ),
     # The mean of all is better on every kind of image than any of them.
@@ -196,33 +189,25 @@ def train(
 ) -> None:
     """Run the stages that are not done yet, each from the weights of the one before it. chosen: the names of those to
     run, None for all; the others only give their weights."""
-    previous: list[Path] = []
-    for stage in stages:
-        state, done = run / f"{stage.name}.pt", run / f"{stage.name}.done"
-        if (chosen is None or stage.name in chosen) and not done.is_file():
-            trainer = make_trainer(stage, data, device)
-            recent = None
-            if state.is_file():
-                recent = trainer.restore(state, other_settings=other_settings).get("recent")
-            elif previous:
-                paths = [run / f"{name}.pt" for name in stage.after] or previous
-                trainer.start_from(midpoint([read_state(path) for path in paths]))
-            else:
-                start_weights(trainer, start, data)
-            if isinstance(trainer, StoredTrainer) and stage.options.steps:
-                log.info("%s: grids of the encoder as it is", stage.name)
-                try:
-                    trainer.learn_from(
-                        store_grids(run, trainer.vision, PICTURE, data.images, data.synthetic, trainer.device, stopped)
-                    )
-                except StoppedError:
-                    return
-            run_steps(trainer, stage.name, run, stopped, save_every=SAVE_STEPS, recent=recent)
-            if stopped():
+    names = [stage.name for stage in stages] if chosen is None else chosen
+
+    def run_stage(stage: Stage, previous: list[Path]) -> None:
+        trainer = make_trainer(stage, data, device)
+        state = run / f"{stage.name}.pt"
+        recent = steps.start_or_go_on(trainer, state, previous, other_settings=other_settings)
+        if not previous and not state.is_file():
+            start_weights(trainer, start, data)
+        if isinstance(trainer, StoredTrainer) and stage.options.steps:
+            log.info("%s: grids of the encoder as it is", stage.name)
+            try:
+                trainer.learn_from(
+                    store_grids(run, trainer.vision, PICTURE, data.images, data.synthetic, trainer.device, stopped)
+                )
+            except StoppedError:
                 return
-            done.touch()
-        if state.is_file():
-            previous = [state]
+        steps.run_steps(trainer, stage.name, run, stopped, save_every=SAVE_STEPS, recent=recent)
+
+    steps.run_stages(stages, names, run, stopped, run_stage)
 
 
 def make_trainer(stage: Stage, data: PoolData, device: torch.device | None) -> GroundedTrainer:
@@ -255,10 +240,6 @@ def _modules(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     return build_vision(config["vision"]), build_mapping(config["mapping"]), build_gpt2(dict(config["gpt2"]))
 
 
-def _stages(scale: float) -> tuple[Stage, ...]:
-    return tuple(replace(one, options=replace(one.options, steps=scaled(one.options.steps, scale))) for one in STAGES)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command line; exit status 2 for wrong use, with one line on stderr."""
     parser = argparse.ArgumentParser(
@@ -273,13 +254,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--text", type=Path, help="sentences.txt.gz: sentences without images")
     parser.add_argument("--flickr-labels", type=Path, help="teachers.jsonl of Flickr8k's images")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    add_options(parser)
-    return run_command(parser, arguments, _run)
+    steps.add_options(parser)
+    return steps.run_command(parser, arguments, _run)
 
 
 def _run(given: Any, stopped: Callable[[], bool]) -> None:
-    stages = _stages(given.scale)
-    chosen = chosen_stages(given.stages, [stage.name for stage in stages])
+    stages = steps.scale_stages(STAGES, given.scale)
+    chosen = steps.chosen_stages(given.stages, [stage.name for stage in stages])
     start = registry.find_checkpoint(given.start)
     tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
     data = prepare_pool(given.flickr, given.pool, given.text, given.flickr_labels, given.run, tokenizer)
