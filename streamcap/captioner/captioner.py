@@ -343,7 +343,7 @@ class Captioner:
             )
         text = self.text(tokens)
         confidence = None
-        if text and self._grounding is not None and prompt.tags is not None:
+        if self._grounding is not None and prompt.tags is not None:
             text, confidence = self._grounding.judge(text, logprob, prompt.tags)
         return Result(text, tokens, logprob, confidence, passes)
 

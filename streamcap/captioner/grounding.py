@@ -232,7 +232,10 @@ def _token_classes(objects: Sequence[str], tokens: TextDecoder) -> dict[int, set
     beginnings = tokens.word_beginnings()
     table: dict[int, set[str]] = {}
     for word, classes in words.items():
-        first_token, *rest = tokens.encode(word)
+        ids = tokens.encode(word)
+        if not ids:
+            continue
+        first_token, *rest = ids
         # Not the token that a tokenizer has for everything unknown.
         begun = tokens.text([first_token])
         if not rest and begun == word:
