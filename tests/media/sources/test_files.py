@@ -132,6 +132,21 @@ def test_only_keyframes_are_decoded_on_demand(tmp_path: Path) -> None:
     assert source.statistics()["skipped"] == 27
 
 
+def test_decode_on_demand_changes_while_it_plays(tmp_path: Path) -> None:
+    """As `PATCH` and a reload change it: the connection stays."""
+    source = open_source(str(write_video(tmp_path / "film.mp4", seconds=4.0, rate=10)), options=FAST)
+    demand = source.demand = FrameDemand(decode="all")
+    source.open()
+    times = []
+    with pytest.raises(SourceEnded):
+        for frame in source.frames():
+            times.append(frame.time)
+            demand.decode = "keyframes" if 0.35 < frame.time < 1.95 else "all"
+    source.close()
+    assert [time for time in times if 0.55 < time < 2.05] == pytest.approx([1.0, 2.0])
+    assert len([time for time in times if time > 2.05]) == 19
+
+
 def refused(path: Path) -> SourceRefused:
     with pytest.raises(SourceRefused) as caught:
         open_source(str(path)).open()
