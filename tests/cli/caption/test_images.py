@@ -105,7 +105,7 @@ def test_invalid_image_does_not_stop_folder(run: Run, reader: Reader, images: Pa
     assert [line.rpartition(": ")[2] for line in out.splitlines()] == ["number 1", "number 4", "number 5"]
     lines = err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["left out"] * 4 + ["streamcap"]
-    assert [Path(line.split(": ")[1]).name for line in lines[:3]] == ["notes.txt", "b.png", "c.webp"]
+    assert [Path(line.split(": ")[1]).name for line in lines[:4]] == ["notes.txt", ".hidden", "b.png", "c.webp"]
     assert lines[4] == "streamcap: 3 captioned, 4 left out, 2 of which cannot be read"
 
 
