@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from streamcap.atomic import read_json
+from streamcap.captioner.hub_processor import first_line, load_processor
 from streamcap.captioner.kernels.precision import find_device
 from streamcap.errors import InputError
 from streamcap.image_spec import ImageSpec
@@ -26,7 +27,6 @@ _BEGINS_CAPTION = frozenset({"blip", "git"})
 """Types whose prompt is the beginning of the caption. They need none."""
 _ADDS_IMAGE_TOKEN = frozenset({"blip-2", "instructblip", "paligemma", "florence2", "kosmos-2"})
 """Types whose processor puts the image's place into the prompt."""
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 _OURS = "vision-encoder-decoder"
 _ANY_SIZE = ImageSpec(640, 360, "pad")
 """For models that take images of any size: the aspect ratio of cameras, few enough image tokens for live video."""
@@ -149,33 +149,13 @@ def load(directory: Path, kind: str, *, device: str, precision: str) -> tuple[Hu
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    processor = _load_processor(directory)
+    processor = load_processor(directory)
     model = _load_model(directory, _DTYPES[resolved])
     try:
         model = model.to(target).eval()
     except torch.OutOfMemoryError:
         raise InputError(f"out of memory on {target}: the model does not fit; use another device") from None
     return HubModel(kind, model, processor, _image_spec(processor.image_processor)), target, resolved
-
-
-def _load_processor(directory: Path) -> Any:
-    from transformers import AutoProcessor
-
-    # Without these files transformers would make an empty tokenizer.
-    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
-        raise InputError(f"{directory}: has no tokenizer: none of {', '.join(_TOKENIZER_FILES)}")
-    try:
-        processor: Any = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-            directory, local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise InputError(f"{directory}: its processor cannot be loaded: {_first_line(error)}") from None
-    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
-        raise InputError(f"{directory}: has no processor for images and text (preprocessor_config.json is missing)")
-    # Idefics3 and SmolVLM would cut each frame into up to 17 tiles.
-    if hasattr(processor.image_processor, "do_image_splitting"):
-        processor.image_processor.do_image_splitting = False
-    return processor
 
 
 def _load_model(directory: Path, dtype: torch.dtype) -> Any:
@@ -192,7 +172,7 @@ def _load_model(directory: Path, dtype: torch.dtype) -> Any:
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
-        raise InputError(f"{directory}: the model cannot be loaded: {_first_line(error)}") from None
+        raise InputError(f"{directory}: the model cannot be loaded: {first_line(error)}") from None
     if missing := sorted(report["missing_keys"]):
         raise InputError(f"{directory}: {len(missing)} weights are missing, {missing[0]} for one")
     return model
@@ -225,7 +205,3 @@ def _three(values: Any) -> tuple[float, float, float] | None:
     if not isinstance(values, list | tuple) or len(values) != 3:
         return None
     return float(values[0]), float(values[1]), float(values[2])
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,17 +36,18 @@ def _word_pieces() -> Any:
     return BertTokenizer(vocab=vocabulary, additional_special_tokens=["[DEC]"])
 
 
-def _words() -> Any:
+def _words(*more: str) -> Any:
+    """`more`: further special words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *WORDS])}
+    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *WORDS, *more])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
-    fast.add_special_tokens({"additional_special_tokens": SPECIAL[4:]})
+    fast.add_special_tokens({"additional_special_tokens": [*SPECIAL[4:], *more]})
     return fast
 
 
@@ -155,6 +157,60 @@ def idefics3(directory: Path) -> None:
     ).save_pretrained(directory)
 
 
+def smolvlm(directory: Path) -> None:
+    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMImageProcessorPil
+
+    tokenizer = _words("<video>")
+    config = SmolVLMConfig(
+        vision_config=_siglip(),
+        text_config=_llama(len(tokenizer)),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+        pad_token_id=0,
+    )
+    _save(directory, SmolVLMForConditionalGeneration(config))
+    images = SmolVLMImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    _save_parts(directory, images, tokenizer, "SmolVLMProcessor", "<image>", image_seq_len=4)
+
+
+def qwen2_vl(directory: Path) -> None:
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
+
+    tokenizer = _words("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad")}
+    ids |= {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end")}
+    text = _llama(len(tokenizer)) | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    text["rope_parameters"]["mrope_section"] = [2, 3, 3]
+    config = Qwen2VLConfig(
+        vision_config={
+            "depth": 2,
+            "embed_dim": 32,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "mlp_ratio": 2,
+            "patch_size": 8,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+        text_config={**text, "model_type": "qwen2_vl_text"},
+        image_token_id=ids["image_pad"],
+        video_token_id=ids["video_pad"],
+        vision_start_token_id=ids["vision_start"],
+        vision_end_token_id=ids["vision_end"],
+    )
+    _save(directory, Qwen2VLForConditionalGeneration(config))
+    images = Qwen2VLImageProcessorPil(patch_size=8, size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64})
+    _save_parts(directory, images, tokenizer, "Qwen2VLProcessor", "<|vision_start|><|image_pad|><|vision_end|>")
+
+
+def _save_parts(directory: Path, images: Any, tokenizer: Any, kind: str, image: str, **settings: Any) -> None:
+    """A processor whose class needs torchvision for video, file by file as on the hub."""
+    images.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    (directory / "chat_template.jinja").write_text(TEMPLATE.replace("IMAGE", image))
+    (directory / "processor_config.json").write_text(json.dumps({"processor_class": kind, **settings}))
+
+
 def _siglip() -> dict[str, Any]:
     return {
         "hidden_size": 32,
@@ -196,4 +252,6 @@ FAMILIES: dict[str, Callable[[Path], None]] = {
     "git": git,
     "llava": llava,
     "idefics3": idefics3,
+    "smolvlm": smolvlm,
+    "qwen2_vl": qwen2_vl,
 }

@@ -18,6 +18,7 @@ from streamcap.captioner import SearchOptions, load_captioner
 from streamcap.captioner.captioner import Captioner
 from streamcap.captioner.hub_captioner import HubCaptioner
 from streamcap.captioner.hub_model import DEFAULT_PROMPT
+from streamcap.captioner.hub_processor import load_processor
 from streamcap.engine.change_gate import ChangeGateOptions
 from streamcap.engine.engine import Engine, EngineOptions
 from streamcap.engine.live import LiveModel
@@ -52,24 +53,58 @@ def images() -> Images:
 
 
 @functools.cache
-def reference(directory: Path) -> tuple[Any, Any]:
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+def reference(directory: Path) -> Any:
+    from transformers import AutoModelForImageTextToText
 
-    return AutoProcessor.from_pretrained(directory), AutoModelForImageTextToText.from_pretrained(directory)
+    return AutoModelForImageTextToText.from_pretrained(directory)
+
+
+@functools.cache
+def processor_of(directory: Path) -> Any:
+    from transformers import AutoProcessor
+
+    loader: Any = AutoProcessor
+    return loader.from_pretrained(directory)
+
+
+def inputs_of(directory: Path, name: str, image: Any, prompt: str | None) -> tuple[Any, dict[str, Any]]:
+    """The tokenizer, and the model's inputs for one image, as transformers' documentation shows it."""
+    if name in ("smolvlm", "qwen2_vl"):
+        return inputs_by_parts(directory, name, image, prompt or DEFAULT_PROMPT)
+    processor = processor_of(directory)
+    if name in ("blip", "git"):
+        text = {} if prompt is None else {"text": prompt}
+        return processor, processor(images=image, return_tensors="pt", **text)
+    parts = [{"type": "image"}, {"type": "text", "text": prompt or DEFAULT_PROMPT}]
+    text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+    options = {"do_image_splitting": False} if name == "idefics3" else {}
+    return processor, processor(images=[image], text=text, return_tensors="pt", **options)
+
+
+def inputs_by_parts(directory: Path, name: str, image: Any, prompt: str) -> tuple[Any, dict[str, Any]]:
+    """The same for families whose processor needs torchvision: the words of the image are written out here."""
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    loader: Any = AutoImageProcessor
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    options = {"do_image_splitting": False} if name == "smolvlm" else {}
+    inputs = dict(loader.from_pretrained(directory)(images=[image], return_tensors="pt", **options))
+    if name == "smolvlm":
+        words = f"<fake_token_around_image><global-img>{'<image>' * 4}<fake_token_around_image>"
+    else:  # one word for four patches
+        words = f"<|vision_start|>{'<|image_pad|>' * (int(inputs['image_grid_thw'].prod()) // 4)}<|vision_end|>"
+    inputs |= tokenizer(f"{words}{prompt} </s>", return_tensors="pt")
+    if name == "qwen2_vl":
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == tokenizer.convert_tokens_to_ids("<|image_pad|>")).int()
+    return tokenizer, inputs
 
 
 def by_transformers(
     directory: Path, name: str, image: Any, *, prompt: str | None = None, beams: int = 1
 ) -> tuple[str, float]:
-    """The caption of one image as transformers' documentation shows it, and its mean log-probability."""
-    processor, model = reference(directory)
-    if name in ("blip", "git"):
-        inputs = processor(images=image, return_tensors="pt", **({} if prompt is None else {"text": prompt}))
-    else:
-        parts = [{"type": "image"}, {"type": "text", "text": prompt or DEFAULT_PROMPT}]
-        text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
-        options = {"do_image_splitting": False} if name == "idefics3" else {}
-        inputs = processor(images=[image], text=text, return_tensors="pt", **options)
+    """The caption of one image, and its mean log-probability."""
+    model = reference(directory)
+    tokenizer, inputs = inputs_of(directory, name, image, prompt)
     out = model.generate(
         **inputs,
         max_new_tokens=MAX_TOKENS,
@@ -82,7 +117,7 @@ def by_transformers(
     indices = {} if beams == 1 else {"beam_indices": out.beam_indices}
     scores = model.compute_transition_scores(out.sequences, out.scores, normalize_logits=beams == 1, **indices)
     kept = out.sequences if name == "blip" and prompt else new
-    (text,) = processor.batch_decode(kept, skip_special_tokens=True)
+    (text,) = tokenizer.batch_decode(kept, skip_special_tokens=True)
     return " ".join(text.split()), float(scores.mean())
 
 
@@ -113,7 +148,7 @@ def test_beams_equal_generate(
     assert result.logprob < 0
 
 
-@pytest.mark.parametrize("name", ["blip", "llava", "idefics3"])
+@pytest.mark.parametrize("name", ["blip", "llava", "idefics3", "smolvlm", "qwen2_vl"])
 def test_prompt_is_given_to_the_model(name: str, directories: dict[str, Path], images: Images) -> None:
     prompt = "a red dog" if name == "blip" else "describe the street"
     captioner = load_captioner(directories[name], device="cpu", prompt=prompt)
@@ -166,8 +201,9 @@ def test_features_show_a_changed_image(captioners: dict[str, Captioner]) -> None
     assert float(same @ other) < 0.9
 
 
-def test_streams_are_captioned_in_a_batch(captioners: dict[str, Captioner]) -> None:
-    captioner = captioners["blip"]
+@pytest.mark.parametrize("name", ["blip", "smolvlm", "qwen2_vl"])
+def test_streams_are_captioned_in_a_batch(name: str, captioners: dict[str, Captioner]) -> None:
+    captioner = captioners[name]
     rng = np.random.default_rng(1)
     width, height = captioner.image_spec.size
     pixels = {f"door-{number}": rng.integers(0, 256, (height, width, 3), np.uint8) for number in range(4)}
@@ -182,13 +218,13 @@ def test_streams_are_captioned_in_a_batch(captioners: dict[str, Captioner]) -> N
     options = EngineOptions(ChangeGateOptions(threshold=0.0), interim_interval=0.001)
     engine = Engine({"": LiveModel(captioner)}, options, deliver)
     now = time.monotonic()
-    for name, image in pixels.items():
-        engine.submit(Sample(name, image, 0, 0.0, 0.0, "arrival", now, now))
+    for stream, image in pixels.items():
+        engine.submit(Sample(stream, image, 0, 0.0, 0.0, "arrival", now, now))
     engine.start()
     assert done.wait(TIMEOUT_FACTOR)
     engine.stop(TIMEOUT_FACTOR)
     captions = {outcome.sample.stream: outcome.text for outcome in outcomes if isinstance(outcome, Captioned)}
-    assert captions == {name: captioner.caption([image])[0].text for name, image in pixels.items()}
+    assert captions == {stream: captioner.caption([image])[0].text for stream, image in pixels.items()}
     assert any(isinstance(outcome, Interim) for outcome in outcomes)
 
 
@@ -240,6 +276,24 @@ def test_broken_directory_is_refused_in_one_line(
             (directory / name).write_text(json.dumps(content))
     with pytest.raises(InputError, match=message) as refused:
         load_captioner(directory, device="cpu")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("family", ["MiniCPMV4_6", "InstructBlipVideo"])
+def test_family_that_needs_torchvision_is_refused(family: str, directories: dict[str, Path], tmp_path: Path) -> None:
+    """Their processors read settings of the video processor, or have further parts."""
+    import transformers
+    from transformers.utils.import_utils import is_torchvision_available
+
+    if is_torchvision_available():
+        pytest.skip("torchvision is installed")
+    directory = tmp_path / family
+    shutil.copytree(directories["qwen2_vl"], directory)
+    getattr(transformers, f"{family}Config")().save_pretrained(directory)
+    if family == "MiniCPMV4_6":
+        transformers.MiniCPMV4_6ImageProcessorPil().save_pretrained(directory)
+    with pytest.raises(InputError, match="needs torchvision: pip install torchvision") as refused:
+        load_processor(directory)
     assert "\n" not in str(refused.value)
 
 
