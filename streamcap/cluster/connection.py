@@ -200,7 +200,7 @@ async def _probe(options: ClusterOptions, tls: ssl.SSLContext | None) -> None:
                 error_cb=note,
             )
         except (OSError, NatsError, TimeoutError, ValueError) as error:
-            reasons.append(f"{redact(server)}: {_reason(errors[0] if errors else error)}")
+            reasons.append(f"{redact(server)}: {_reason(errors[0] if errors else error, tls=tls is not None)}")
             # The client leaves the socket of a refused connection open.
             transport = getattr(probe, "_transport", None)
             if transport is not None:
@@ -211,13 +211,16 @@ async def _probe(options: ClusterOptions, tls: ssl.SSLContext | None) -> None:
     raise ClusterError(f"NATS cannot be used: {'; '.join(reasons)}")
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, *, tls: bool) -> str:
     text = str(error).removeprefix("nats: ").strip("'\" ")
     lower = text.lower()
     if "authorization" in lower or "authentication" in lower or "credentials" in lower:
         return "the server refuses the credentials; check --nats-creds, or user and password in --nats"
     if isinstance(error, ssl.SSLError) or "ssl" in lower or "tls" in lower:
         return f"TLS failed ({text}); check tls:// in --nats, --nats-ca, --nats-cert and --nats-key"
+    # With TLS 1.3 a server refuses the client's certificate after the client's handshake has ended.
+    if tls and isinstance(error, ConnectionError) and not isinstance(error, ConnectionRefusedError):
+        return f"the server closed the TLS connection ({text}); check --nats-ca, --nats-cert and --nats-key"
     if isinstance(error, TimeoutError):
         return f"no answer within {CONNECT_SECONDS:g} s"
     if isinstance(error, OSError):

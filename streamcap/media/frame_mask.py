@@ -134,7 +134,7 @@ def _patch(pixels: npt.NDArray[np.bool_], layout: _Layout) -> _Patch:
 
 
 def _layouts(form: VideoFormat) -> list[_Layout]:
-    """The planes of a pixel format, without those of alpha alone; empty if the format is not known here."""
+    """The planes of a pixel format; empty if the format is not known here."""
     components = form.components
     if form.name in _PACKED_422:
         return [_Layout(0, 2, 1, b"\x80" * 4)]
@@ -143,12 +143,14 @@ def _layouts(form: VideoFormat) -> list[_Layout]:
     layouts = []
     for plane in sorted({component.plane for component in components}):
         parts = [component for component in components if component.plane == plane]
-        if all(part.is_alpha for part in parts):
-            continue
         first = parts[0]
+        if all(part.is_alpha for part in parts):
+            # Opaque: how transparent a masked pixel was would show on the white behind it.
+            layouts.append(_Layout(plane, 1, 1, _opaque(first.bits)))
+            continue
         full_size = all((part.width, part.height) == (form.width, form.height) for part in parts)
         if len(parts) > 2 and form.is_rgb and full_size and all(part.bits == 8 for part in parts):
-            layouts.append(_Layout(plane, 1, 1, b"\x80" * (form.padded_bits_per_pixel // 8)))
+            layouts.append(_Layout(plane, 1, 1, _packed_gray(form)))
         elif len(parts) == 1 or (all(part.is_chroma for part in parts) and len(parts) == 2):
             if not 8 <= first.bits <= 16 or (not form.is_planar and len(components) > 1):
                 return []
@@ -157,6 +159,19 @@ def _layouts(form: VideoFormat) -> list[_Layout]:
         else:
             return []
     return layouts
+
+
+def _packed_gray(form: VideoFormat) -> bytes:
+    """The bytes of an opaque gray pixel of a packed RGB format, whose alpha is at the end named first or last."""
+    gray = bytearray(b"\x80" * (form.padded_bits_per_pixel // 8))
+    if any(component.is_alpha for component in form.components):
+        gray[0 if form.name.startswith("a") else -1] = 0xFF
+    return bytes(gray)
+
+
+def _opaque(bits: int) -> bytes:
+    """The highest value of a component."""
+    return ((1 << bits) - 1).to_bytes(1 if bits == 8 else 2, "little")
 
 
 def _middle(form: VideoFormat, bits: int) -> bytes:

@@ -72,7 +72,7 @@ def test_check_tells_problems_as_json(
 
 def test_schema_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "config", "schema") == 0
-    assert set(json.loads(capsys.readouterr().out)["properties"]) == {"server", "models", "streams"}
+    assert set(json.loads(capsys.readouterr().out)["properties"]) == {"server", "models", "streams", "cluster"}
 
 
 @pytest.fixture

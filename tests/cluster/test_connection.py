@@ -52,7 +52,7 @@ async def test_tls_and_certificates_of_both_sides(tmp_path: Path) -> None:
         assert "refuses the credentials" in reason and "wrong" not in reason
         for given in ({**options, "ca": cert}, {"ca": server_cert}, {"cert": cert, "key": key}):
             reason = await refused(ClusterOptions((right,), **given))
-            assert "TLS failed" in reason and "--nats-ca, --nats-cert" in reason and "\n" not in reason
+            assert "TLS" in reason and "--nats-ca, --nats-cert" in reason and "\n" not in reason
 
 
 async def test_credentials_file(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ TRIANGLE: Polygon = ((0.1, 0.1), (0.6, 0.2), (0.2, 0.7))
 FORMATS = [
     "yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv411p", "yuv420p10le", "yuv444p12le", "nv12", "nv21",
     "nv16", "p010le", "gray", "gray10le", "gbrp", "yuva420p", "yuyv422", "uyvy422", "rgb24", "bgr24", "rgba",
-    "bgra", "argb", "bgr0", "rgb565le", "rgb48le", "ya8", "monow",
+    "bgra", "argb", "abgr", "gbrap", "bgr0", "rgb565le", "rgb48le", "ya8", "monow",
 ]  # fmt: skip
 coordinates = st.floats(0, 1)
 polygons = st.lists(st.tuples(coordinates, coordinates), min_size=3, max_size=6).map(tuple)
@@ -115,6 +115,20 @@ def test_masked_pixels_change_no_byte_in_any_format(form: str) -> None:
     assert abs(shown[changed] - 128).max() <= (3 if form != "monow" else 128)
     plain = show(noise(form, first)).astype(int)
     assert abs(shown - plain)[~grown(pixels)].max() <= 2
+
+
+@pytest.mark.parametrize("form", ["yuva420p", "yuva444p", "gbrap", "rgba", "argb", "bgra", "abgr", "ya8", "rgba64le"])
+def test_transparency_of_masked_pixels_is_not_shown(form: str) -> None:
+    rng = np.random.default_rng(0)
+    rgba = np.full((36, 64, 4), 40, np.uint8)
+    pixels = rasterize(TRIANGLE, 64, 36)
+    changed = ~grown(~pixels)
+    shown = []
+    for _ in range(2):
+        rgba[..., 3] = np.where(changed, rng.integers(0, 256, changed.shape), 200)
+        frame = av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format=form)
+        shown.append(show(masked(frame, (TRIANGLE,))))
+    np.testing.assert_array_equal(*shown)
 
 
 @settings(max_examples=20)

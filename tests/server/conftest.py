@@ -161,6 +161,9 @@ class FakeStreams:
     def names(self) -> list[str]:
         return list(self.streams)
 
+    def runs(self, name: str) -> bool:
+        return name in self.streams
+
     def get(self, name: str) -> FakeStream:
         try:
             return self.streams[name]

@@ -163,7 +163,7 @@ def test_non_video_file_is_refused_permanently(tmp_path: Path) -> None:
     assert not refused(path).retry
     whole = write_video(tmp_path / "whole.mp4")
     path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    assert "no video" in str(refused(path))
+    assert "an MP4 without its index" in str(refused(path))
     path.unlink()
     assert "no such file" in str(refused(path))
 
