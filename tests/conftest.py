@@ -27,6 +27,10 @@ settings.load_profile("streamcap")
 # huggingface_hub reads this when it is imported: no test may contact a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# A shell starts `make test > log &` with SIGINT ignored, and the programs that tests start and interrupt inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def _process_state() -> dict[str, Any]:
     """The state that a test could leave changed for later tests, as far as it is cheap to read."""

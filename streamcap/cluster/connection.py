@@ -291,40 +291,26 @@ async def _prepare(connection: Connection) -> None:
             duplicate_window=120,
             allow_direct=False,
         ),
-        # A bucket is a stream of this name: its newest message of each subject is the value of a key.
-        StreamConfig(
-            name=f"KV_{STREAMS_BUCKET}",
-            subjects=[f"$KV.{STREAMS_BUCKET}.>"],
-            max_msgs_per_subject=1,
-            storage=StorageType.FILE,
-            allow_rollup_hdrs=True,
-            deny_delete=True,
-            discard=DiscardPolicy.NEW,
-            duplicate_window=1,
-        ),
-        StreamConfig(
-            name=f"KV_{MODELS_BUCKET}",
-            subjects=[f"$KV.{MODELS_BUCKET}.>"],
-            max_msgs_per_subject=1,
-            storage=StorageType.FILE,
-            allow_rollup_hdrs=True,
-            deny_delete=True,
-            discard=DiscardPolicy.NEW,
-            duplicate_window=1,
-        ),
-        StreamConfig(
-            name=f"KV_{NODES_BUCKET}",
-            subjects=[f"$KV.{NODES_BUCKET}.>"],
-            max_msgs_per_subject=1,
-            storage=StorageType.MEMORY,
-            max_age=NODE_TTL_SECONDS,
-            allow_rollup_hdrs=True,
-            deny_delete=True,
-            discard=DiscardPolicy.NEW,
-            duplicate_window=1,
-        ),
+        _bucket(STREAMS_BUCKET),
+        _bucket(MODELS_BUCKET),
+        _bucket(NODES_BUCKET, storage=StorageType.MEMORY, max_age=NODE_TTL_SECONDS),
     ):
         await _add_stream(connection, config)
+
+
+def _bucket(name: str, storage: StorageType = StorageType.FILE, max_age: float | None = None) -> StreamConfig:
+    """A bucket is a stream whose newest message of each subject is the value of a key."""
+    return StreamConfig(
+        name=f"KV_{name}",
+        subjects=[f"$KV.{name}.>"],
+        max_msgs_per_subject=1,
+        storage=storage,
+        max_age=max_age,
+        allow_rollup_hdrs=True,
+        deny_delete=True,
+        discard=DiscardPolicy.NEW,
+        duplicate_window=1,
+    )
 
 
 async def _add_stream(connection: Connection, config: StreamConfig) -> None:
