@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 _START = b"\0\0\0\1"
 """libav puts it before each NAL unit, and data within a NAL unit never looks like it."""
+_MAX_BYTES = 32 << 20
+"""Of one picture. More of it is left out, so that a camera that never ends a picture does not fill the memory."""
 _MIN_PROOFS = 30
 _MIN_PROOFS_OF_KIND = 2
 _RECOVERY_POINT = 6
@@ -26,7 +28,7 @@ class AccessUnit:
 
 
 class AccessUnits:
-    """Joins parts with the same timestamp.
+    """Joins parts with the same timestamp. A first slice begins a picture too: some cameras' timestamps stand still.
 
     The end of a picture is expected where it was in earlier pictures: after as many slices, the last of which ends
     with a packet that is not filled. This is observed for some pictures before it is relied upon, for keyframes and
@@ -63,12 +65,12 @@ class AccessUnits:
     def feed(self, part: bytes, timestamp: int | None) -> list[AccessUnit]:
         """The pictures that `part`, the next one, completes or ends."""
         units = []
-        if timestamp != self._timestamp:
+        if timestamp != self._timestamp or ((self._slices or self._in_slice) and self._is_first_slice(part)):
             units = self.flush()
             self._timestamp = timestamp
         elif self._at_end:
             self._note_wrong_end()
-        if not self._given:
+        if not self._given and len(self._data) < _MAX_BYTES:
             self._data += part
         self._note_part(part)
         self._at_end = not self._in_slice and self._slices > 0 and self._slices == self._expected[self._keyframe]
@@ -105,6 +107,14 @@ class AccessUnits:
         self._proofs = {True: 0, False: 0}
         if self._given:
             self._trusted, self._broken = False, True
+
+    def _is_first_slice(self, part: bytes) -> bool:
+        """By the first bit: first_mb_in_slice 0 (H.264, 7.3.3), first_slice_segment_in_pic_flag (H.265, 7.3.6.1)."""
+        if len(part) <= self._header or not part.startswith(_START):
+            return False
+        kind = part[len(_START)] >> 1 & 0x3F if self._hevc else part[len(_START)] & 0x1F
+        is_slice = kind < 32 if self._hevc else kind in (1, 5)
+        return is_slice and bool(part[self._header] & 0x80)
 
     def _note_part(self, part: bytes) -> None:
         if not part.startswith(_START):  # a NAL unit goes on

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from streamcap.media.sources.rtsp import access_units
 from streamcap.media.sources.rtsp.access_units import AccessUnit, AccessUnits
 
 START = b"\0\0\0\1"
@@ -14,9 +15,10 @@ PROVEN = 40
 KEY_EVERY = 5
 
 
-def nal(kind: int, size: int) -> bytes:
-    """A NAL unit of H.264 of `size` bytes."""
-    return bytes([kind]) + bytes(random.Random(size).randrange(1, 255) for _ in range(size - 1))
+def nal(kind: int, size: int, *, first: bool = True) -> bytes:
+    """A NAL unit of H.264 of `size` bytes. first: the first slice of a picture."""
+    rest = bytes(random.Random(size).randrange(1, 255) for _ in range(size - 2))
+    return bytes([kind, 0x88 if first else 0x44]) + rest
 
 
 def parts(*units: bytes, packet: int = PACKET) -> list[bytes]:
@@ -36,7 +38,9 @@ def picture(number: int, *, slices: int = 2, size: int = 250) -> list[bytes]:
     """The parts of a picture; one in KEY_EVERY is a keyframe."""
     key = number % KEY_EVERY == 0
     heads = [nal(7, 20), nal(8, 5)] if key else []
-    return parts(*heads, *(nal(5 if key else 1, size + 10 * number % 70 + each) for each in range(slices)))
+    return parts(
+        *heads, *(nal(5 if key else 1, size + 10 * number % 70 + each, first=not each) for each in range(slices))
+    )
 
 
 def fed(units: AccessUnits, given: list[bytes], timestamp: int) -> list[list[AccessUnit]]:
@@ -83,7 +87,7 @@ def test_a_last_packet_that_is_full_waits_for_the_next() -> None:
     units = proven()
     number = PROVEN + 1
     fed(units, picture(PROVEN), PROVEN)
-    whole = parts(nal(1, 250), nal(1, 1 + 3 * (PACKET - 2)))
+    whole = parts(nal(1, 250), nal(1, 1 + 3 * (PACKET - 2), first=False))
     assert not any(fed(units, whole, number))
     assert [unit.data for unit in fed(units, picture(number + 1), number + 1)[0]] == [b"".join(whole)]
 
@@ -107,7 +111,8 @@ def test_a_picture_that_goes_on_costs_those_up_to_a_keyframe() -> None:
     ]
     assert after == list(range(PROVEN + KEY_EVERY, PROVEN + 2 * KEY_EVERY))
     # It is not relied upon again.
-    assert not any(fed(units, picture(PROVEN + 2 * KEY_EVERY, slices=3), PROVEN + 2 * KEY_EVERY))
+    _first, *others = fed(units, picture(PROVEN + 2 * KEY_EVERY + 1, slices=3), PROVEN + 2 * KEY_EVERY + 1)
+    assert not any(others)
 
 
 def test_slices_that_vary_are_never_relied_upon() -> None:
@@ -117,6 +122,24 @@ def test_slices_that_vary_are_never_relied_upon() -> None:
         first, *others = fed(units, picture(number, slices=chance.randrange(1, 6)), number)
         assert not any(others)
         assert [unit.timestamp for unit in first] == ([number - 1] if number else [])
+
+
+def test_pictures_with_one_timestamp_are_told_apart() -> None:
+    units = AccessUnits("h264")
+    given = [picture(number) for number in (0, 1, 2)]
+    out = [unit for each in given for some in fed(units, each, 7) for unit in some] + units.flush()
+    # Parameter sets before a picture with the timestamp of the last one stay with that one.
+    assert [unit.data for unit in out] == [b"".join(each) for each in given]
+    assert [unit.timestamp for unit in out] == [7, 7, 7]
+
+
+def test_a_picture_without_end_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_units, "_MAX_BYTES", 1000)
+    units = AccessUnits("h264")
+    units.feed(START + nal(1, 90), 0)
+    for _ in range(1000):
+        units.feed(b"x" * 90, 0)
+    assert [len(unit.data) < 1100 for unit in units.flush()] == [True]
 
 
 def test_one_packet_may_hold_several_nal_units() -> None:
