@@ -28,8 +28,8 @@ from streamcap.image_spec import ImageSpec
 from streamcap.media.convert import Converter
 from streamcap.media.demand import FrameDemand
 from streamcap.media.ring import FrameRing
-from streamcap.media.schedule import Schedule
 from streamcap.media.sources import SourceEnded, SourceOptions, open_source
+from streamcap.media.timing.schedule import Schedule
 from testbed.camera import Clip
 
 RATE = 30

@@ -21,7 +21,7 @@ LAYERS = (
     ("media.sources",),
     ("captioner.options", "captioner.result", "captioner.preprocess", "captioner.reachability", "captioner.registry"),
     ("captioner.models",),
-    ("captioner.decoding", "captioner.object_words", "captioner.short_sentence"),
+    ("captioner.decoding", "captioner.grounding.object_words", "captioner.grounding.short_sentence"),
     ("captioner.grounding",),
     ("captioner.kernels", "captioner.checkpoints"),
     ("captioner",),

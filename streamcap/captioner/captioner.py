@@ -27,8 +27,8 @@ from streamcap.captioner.decoding.drafts import Acceptances, Drafts, DraftSource
 from streamcap.captioner.decoding.sampling import make_sampler
 from streamcap.captioner.decoding.tokenizer import TextDecoder
 from streamcap.captioner.decoding.verifier import Verifier
-from streamcap.captioner.grounding import Grounding
-from streamcap.captioner.hub_model import find_hub_kind
+from streamcap.captioner.grounding.grounding import Grounding
+from streamcap.captioner.hub.model import find_hub_kind
 from streamcap.captioner.kernels.precision import convert, find_device, find_precision
 from streamcap.captioner.loading import find_stop_tokens, find_tokenizer, find_tower
 from streamcap.captioner.models.gpt2 import GPT2
@@ -422,7 +422,7 @@ def load_captioner(
     if hub_kind is not None:
         if vision is not None or tokenizer is not None:
             raise InputError(f"{name}: has its own vision encoder and tokenizer; vision= and tokenizer= do not apply")
-        from streamcap.captioner.hub_captioner import load_hub_captioner
+        from streamcap.captioner.hub.captioner import load_hub_captioner
 
         return load_hub_captioner(path, hub_kind, device=device, precision=precision, prompt=prompt)
     if prompt is not None:

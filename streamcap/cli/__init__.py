@@ -11,7 +11,8 @@ import typer
 from typer.core import TyperGroup
 
 from streamcap import __version__
-from streamcap.cli import bench, caption, cluster, config, dataset, evaluate, models, probe, train
+from streamcap.cli import bench, cluster, config, dataset, evaluate, models, probe, train
+from streamcap.cli.caption import command as caption
 from streamcap.cli.one_line import one_line
 from streamcap.cli.service import node, serve
 from streamcap.config.problems import ConfigError

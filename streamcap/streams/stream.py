@@ -14,21 +14,21 @@ from streamcap.errors import StreamcapError
 from streamcap.media.demand import FrameDemand
 from streamcap.media.frame import Frame, Sample
 from streamcap.media.ring import FrameRing
-from streamcap.media.schedule import Schedule
 from streamcap.media.sources.base import SourceEnded, SourceInfo, SourceRefused
 from streamcap.media.sources.http.address import HostScope
 from streamcap.media.sources.push import PushSource
 from streamcap.media.sources.url import NETWORK, scheme_of
-from streamcap.media.timeline import Timeline
+from streamcap.media.timing.schedule import Schedule
+from streamcap.media.timing.timeline import Timeline
 from streamcap.redact import redact
 from streamcap.streams.backoff import Backoff
-from streamcap.streams.caption_publisher import CaptionPublisher, wait_through_cancel
 from streamcap.streams.counters import Counters
-from streamcap.streams.loop_listener import LoopListener
 from streamcap.streams.overload import StreamLoad
+from streamcap.streams.publishing.caption_publisher import CaptionPublisher, wait_through_cancel
 from streamcap.streams.settings import MAX_EVERY, StreamSettings
 from streamcap.streams.snapshot import StreamSnapshot
-from streamcap.streams.source_thread import SourceStatistics, SourceThread
+from streamcap.streams.source.loop_listener import LoopListener
+from streamcap.streams.source.source_thread import SourceStatistics, SourceThread
 from streamcap.streams.stream_deps import StreamDeps
 
 STALL_CHECK_S = 0.25

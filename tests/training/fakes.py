@@ -12,7 +12,7 @@ from streamcap.image_spec import ImageSpec
 from streamcap.training.data.text import make_tokenizer
 from streamcap.training.mini import synthetic, teacher
 from streamcap.training.mini.data import Data
-from streamcap.training.mini.joint import RealPictures
+from streamcap.training.mini.stages.joint import RealPictures
 from streamcap.training.mini.teacher import TeacherOutput
 
 PICTURE = ImageSpec(64, 64, "squash", "area", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -17,7 +17,7 @@ from streamcap.captioner.models.vit import Output
 from streamcap.errors import InputError
 
 if TYPE_CHECKING:
-    from streamcap.captioner.grounding import Grounding
+    from streamcap.captioner.grounding.grounding import Grounding
     from streamcap.captioner.models.vision import Vision
 
 

@@ -23,7 +23,7 @@ from streamcap.captioner.checkpoints.settings import read_int
 from streamcap.captioner.checkpoints.tensors import load_into, read_weights, strip_prefix
 from streamcap.captioner.checkpoints.towers import weights_file
 from streamcap.captioner.decoding.tokenizer import load_tokenizer
-from streamcap.captioner.grounding import GroundedPrefix, Grounding, read_grounding
+from streamcap.captioner.grounding.grounding import GroundedPrefix, Grounding, read_grounding
 from streamcap.captioner.models.prompt import MappedPrefixPrompter
 from streamcap.captioner.models.uninitialized import uninitialized
 from streamcap.captioner.models.vision import Vision

@@ -23,8 +23,8 @@ from streamcap.cluster.ownership import NotOwnerError
 from streamcap.cluster.recorder.options import RecorderOptions
 from streamcap.cluster.recorder.position import Position
 from streamcap.cluster.subjects import LOG_STREAM, log_subject
-from streamcap.streams.caption_publisher import rewrite_pause
 from streamcap.streams.counters import Counters
+from streamcap.streams.publishing.caption_publisher import rewrite_pause
 from streamcap.streams.storage.caption_file_writer import CaptionFileWriter
 from streamcap.streams.storage.caption_files import FilesLockedError
 

@@ -12,7 +12,7 @@ from av import Packet
 from streamcap.errors import InputError, StreamcapError
 from streamcap.media.demand import FrameDemand
 from streamcap.media.frame import Frame
-from streamcap.media.wait_clock import WaitClock
+from streamcap.media.timing.wait_clock import WaitClock
 
 
 class SourceEnded(StreamcapError):  # noqa: N818 - a typed end, not always an error

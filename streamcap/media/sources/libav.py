@@ -19,7 +19,6 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from streamcap.errors import InputError
-from streamcap.media.clock import JUMP_AHEAD_SECONDS, MediaClock
 from streamcap.media.containers import file_format
 from streamcap.media.demand import FrameDemand
 from streamcap.media.files.heif import is_still_container
@@ -38,7 +37,8 @@ from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.pacer import Pacer
 from streamcap.media.sources.srt import SourceTimeoutError, SrtPipe
 from streamcap.media.sources.url import NETWORK, file_path, scheme_of, webcam_device
-from streamcap.media.wait_clock import WaitClock
+from streamcap.media.timing.clock import JUMP_AHEAD_SECONDS, MediaClock
+from streamcap.media.timing.wait_clock import WaitClock
 from streamcap.redact import redact
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from fractions import Fraction
 
 from av import VideoFrame
 
-from streamcap.media.clock import MediaClock
 from streamcap.media.frame import Frame
 from streamcap.media.sources.base import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
+from streamcap.media.timing.clock import MediaClock
 from streamcap.redact import redact
 
 QUEUE_FRAMES = 8

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from streamcap.captioner.object_words import OBJECTS, Mention, find_mentions
+from streamcap.captioner.grounding.object_words import OBJECTS, Mention, find_mentions
 from streamcap.errors import InputError
 from streamcap.training.evaluation.held_out import source_of
 

@@ -18,7 +18,7 @@ from streamcap.training.data.clips import UnreadableError, read_picture
 from streamcap.training.data.corpus import Item, MediaFolder, read_flickr
 from streamcap.training.data.text import make_tokenizer, normalize
 from streamcap.training.mini import synthetic
-from streamcap.training.mini.joint import RealPictures
+from streamcap.training.mini.stages.joint import RealPictures
 
 STORED = ImageSpec(192, 192, "squash", "bicubic")
 """How the real images are kept: training crops from there."""

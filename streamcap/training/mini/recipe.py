@@ -22,12 +22,12 @@ from streamcap.errors import InputError
 from streamcap.image_spec import ImageSpec
 from streamcap.training.curves import Curves
 from streamcap.training.mini import steps
-from streamcap.training.mini.caption_stage import CaptionStageOptions, CaptionStageTrainer
 from streamcap.training.mini.data import Data, prepare
 from streamcap.training.mini.features import StoppedError, store_features
-from streamcap.training.mini.joint import JointOptions, JointTrainer
-from streamcap.training.mini.scst import ScstOptions, ScstTrainer
-from streamcap.training.mini.stage import StageTrainer
+from streamcap.training.mini.stages.caption import CaptionStageOptions, CaptionStageTrainer
+from streamcap.training.mini.stages.joint import JointOptions, JointTrainer
+from streamcap.training.mini.stages.scst import ScstOptions, ScstTrainer
+from streamcap.training.mini.stages.stage import StageTrainer
 from streamcap.training.mini.teacher import Teacher, TfliteTeacher
 from streamcap.training.mini.validation import evaluate_stage
 

@@ -16,7 +16,7 @@ import torch
 
 from streamcap.errors import InputError, StreamcapError
 from streamcap.training.curves import Curves, draw_curves
-from streamcap.training.mini.stage import REWARD, StageTrainer, midpoint, read_state
+from streamcap.training.mini.stages.stage import REWARD, StageTrainer, midpoint, read_state
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from streamcap.training.curves import Curves
 from streamcap.training.evaluation.scores import score
 from streamcap.training.export import copy_checkpoint, export_native
 from streamcap.training.mini.data import Data
-from streamcap.training.mini.stage import StageTrainer
+from streamcap.training.mini.stages.stage import StageTrainer
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from streamcap.engine.remote.client import RemoteClient
 from streamcap.engine.remote.failure import RemoteError
 from streamcap.engine.remote.remote_model import to_jpeg
 from streamcap.engine.remote.request import JpegImage, body
-from tests.captioner.hub_models import llava
+from tests.captioner.hub.random_models import llava
 from tests.conftest import require_package
 from tests.timeouts import TIMEOUT_FACTOR
 

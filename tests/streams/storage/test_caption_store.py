@@ -16,9 +16,9 @@ from streamcap.captions.hub import Hub, SubscribeOptions
 from streamcap.engine.outcome import Captioned, Interim, Times, Unchanged
 from streamcap.engine.served_model import ServedModel, ServedModels
 from streamcap.media.frame import Sample
-from streamcap.streams.caption_publisher import CaptionPublisher
 from streamcap.streams.counters import Counters
 from streamcap.streams.options import StreamOptions
+from streamcap.streams.publishing.caption_publisher import CaptionPublisher
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.storage.caption_files import SavedHistory
 from streamcap.streams.storage.event_outbox import Outgoing

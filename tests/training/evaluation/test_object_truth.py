@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from streamcap.captioner.object_words import OBJECTS, find_mentions
+from streamcap.captioner.grounding.object_words import OBJECTS, find_mentions
 from streamcap.errors import InputError
 from streamcap.training.evaluation.held_out import is_held_out
 from streamcap.training.evaluation.object_truth import (

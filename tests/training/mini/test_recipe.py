@@ -13,10 +13,10 @@ from streamcap.captioner import load_captioner
 from streamcap.errors import InputError
 from streamcap.training.curves import read_curves
 from streamcap.training.mini import recipe, steps
-from streamcap.training.mini.caption_stage import CaptionStageOptions
-from streamcap.training.mini.joint import JointOptions
 from streamcap.training.mini.recipe import Plan, Stage, plan, train
-from streamcap.training.mini.scst import ScstOptions
+from streamcap.training.mini.stages.caption import CaptionStageOptions
+from streamcap.training.mini.stages.joint import JointOptions
+from streamcap.training.mini.stages.scst import ScstOptions
 from tests.training.fakes import CONFIG, PICTURE, Colors, make_data
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streamcap.training.mini.stage import LOWEST_RATE, StageOptions, StageTrainer
+from streamcap.training.mini.stages.stage import LOWEST_RATE, StageOptions, StageTrainer
 from streamcap.training.mini.steps import Stage, run_stages, scale_stages
 
 

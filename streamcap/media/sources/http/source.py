@@ -15,7 +15,6 @@ import numpy as np
 from av import VideoFrame
 
 from streamcap.errors import InputError
-from streamcap.media.clock import MediaClock
 from streamcap.media.cpu_slots import cpu_slot
 from streamcap.media.demand import FrameDemand
 from streamcap.media.files.image_file import decode_image
@@ -30,7 +29,8 @@ from streamcap.media.sources.http.jpeg import START, JpegSplitter, jpeg_size
 from streamcap.media.sources.http.video import HttpVideoSource
 from streamcap.media.sources.libav import FINE
 from streamcap.media.sources.options import SourceOptions
-from streamcap.media.wait_clock import WaitClock
+from streamcap.media.timing.clock import MediaClock
+from streamcap.media.timing.wait_clock import WaitClock
 from streamcap.redact import redact
 
 log = logging.getLogger(__name__)

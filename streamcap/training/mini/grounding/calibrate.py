@@ -23,8 +23,8 @@ import torch
 
 from streamcap.atomic import read_json, write_json
 from streamcap.captioner import load_captioner
-from streamcap.captioner.grounding import Confidence, Grounding, ShortSentences
-from streamcap.captioner.object_words import find_mentions
+from streamcap.captioner.grounding.grounding import Confidence, Grounding, ShortSentences
+from streamcap.captioner.grounding.object_words import find_mentions
 from streamcap.captioner.result import Result
 from streamcap.errors import InputError, StreamcapError
 from streamcap.training.data.clips import UnreadableError, read_picture

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from streamcap.captioner.grounding import Confidence, logit
+from streamcap.captioner.grounding.grounding import Confidence, logit
 
 TRUE_SHARE: Final = 0.92
 """Of the captions that a service should say aloud."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from streamcap.atomic import atomic_write, write_json
-from streamcap.captioner.object_words import OBJECTS
+from streamcap.captioner.grounding.object_words import OBJECTS
 from streamcap.errors import InputError, StreamcapError
 from streamcap.image_spec import ImageSpec
 from streamcap.media.scenes import every_scene

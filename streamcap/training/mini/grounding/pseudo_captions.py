@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from streamcap.captioner.object_words import OBJECTS
-from streamcap.captioner.short_sentence import PLACES, one_of, plural
+from streamcap.captioner.grounding.object_words import OBJECTS
+from streamcap.captioner.grounding.short_sentence import PLACES, one_of, plural
 from streamcap.training.evaluation.object_truth import Detection, ImageTruth
 from streamcap.training.mini.grounding.tags import count_objects
 

@@ -39,7 +39,7 @@ from streamcap.training.mini.grounding.tags import CLASSES, SCENES, TAGS
 from streamcap.training.mini.grounding.trainer import GroundedSettings, GroundedTrainer
 from streamcap.training.mini.grounding.warm_start import extend_embedding, unfold
 from streamcap.training.mini.recipe import CONFIG, PICTURE
-from streamcap.training.mini.stage import read_state
+from streamcap.training.mini.stages.stage import read_state
 from streamcap.training.mini.steps import Stage
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from streamcap.captioner.object_words import OBJECTS, find_mentions
+from streamcap.captioner.grounding.object_words import OBJECTS, find_mentions
 from streamcap.training.evaluation.object_truth import AGREED_BOTH, Detection, ImageTruth
 
 

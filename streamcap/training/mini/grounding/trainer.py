@@ -31,7 +31,7 @@ from streamcap.training.mini.augment import (
     small_shifts,
     whole,
 )
-from streamcap.training.mini.stage import StageOptions, StageTrainer, some
+from streamcap.training.mini.stages.stage import StageOptions, StageTrainer, some
 from streamcap.training.mini.synthetic import DrawnPictures
 
 Rows = npt.NDArray[np.int64]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from streamcap.media.demand import FrameDemand
-from streamcap.media.schedule import Schedule
 from streamcap.media.sources.decoding.decode_policy import Action, DecodePolicy
+from streamcap.media.timing.schedule import Schedule
 from tests.media.fakes import made_frame
 
 RATE = 30

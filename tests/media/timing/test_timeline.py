@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamcap.media.timeline import Timeline
+from streamcap.media.timing.timeline import Timeline
 
 
 def test_first_epoch_starts_at_zero() -> None:

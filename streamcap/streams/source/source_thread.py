@@ -18,12 +18,12 @@ from streamcap.errors import StreamcapError
 from streamcap.media.cpu_slots import cpu_slot
 from streamcap.media.frame import Frame, Sample
 from streamcap.media.ring import FrameRing
-from streamcap.media.schedule import Schedule
 from streamcap.media.sources.base import Source, SourceInfo, SourceLost
-from streamcap.media.timeline import Timeline
+from streamcap.media.timing.schedule import Schedule
+from streamcap.media.timing.timeline import Timeline
 from streamcap.redact import redact
 from streamcap.streams.settings import StreamSettings
-from streamcap.streams.source_lag import SourceLag
+from streamcap.streams.source.source_lag import SourceLag
 from streamcap.streams.stream_deps import StreamDeps
 
 log = logging.getLogger(__name__)

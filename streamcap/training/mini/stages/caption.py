@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from streamcap.image_spec import ImageSpec
 from streamcap.training.mini.features import StoredFeatures
-from streamcap.training.mini.stage import StageOptions, StageTrainer, some
+from streamcap.training.mini.stages.stage import StageOptions, StageTrainer, some
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,16 +16,16 @@ import torch
 
 from streamcap.captioner import SearchOptions, load_captioner
 from streamcap.captioner.captioner import Captioner
-from streamcap.captioner.hub_captioner import HubCaptioner
-from streamcap.captioner.hub_model import DEFAULT_PROMPT
-from streamcap.captioner.hub_processor import load_processor
+from streamcap.captioner.hub.captioner import HubCaptioner
+from streamcap.captioner.hub.model import DEFAULT_PROMPT
+from streamcap.captioner.hub.processor import load_processor
 from streamcap.engine.change_gate import ChangeGateOptions
 from streamcap.engine.engine import Engine, EngineOptions
 from streamcap.engine.live import LiveModel
 from streamcap.engine.outcome import Captioned, Interim, Outcome
 from streamcap.errors import InputError
 from streamcap.media.frame import Sample
-from tests.captioner.hub_models import FAMILIES, MAX_TOKENS
+from tests.captioner.hub.random_models import FAMILIES, MAX_TOKENS
 from tests.timeouts import TIMEOUT_FACTOR
 
 Images = list[np.ndarray[Any, np.dtype[np.uint8]]]

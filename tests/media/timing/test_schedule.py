@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcap.media.frame import Frame
-from streamcap.media.schedule import Schedule
+from streamcap.media.timing.schedule import Schedule
 from tests.media.fakes import made_frame
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from streamcap.atomic import atomic_write, json_text, make_directory
-from streamcap.cli.caption_options import PILLOW_NAMES, SUFFIXES, CaptionRunOptions, Files
+from streamcap.cli.caption.options import PILLOW_NAMES, SUFFIXES, CaptionRunOptions, Files
 from streamcap.cli.one_line import one_line
 from streamcap.errors import InputError
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from streamcap.cli.caption_options import CaptionRunOptions, Files, sort_files
+from streamcap.cli.caption.options import CaptionRunOptions, Files, sort_files
 from streamcap.cli.service.serve_options import given_options
 from streamcap.errors import InputError
 from streamcap.image_spec import Fit
@@ -126,7 +126,7 @@ def caption(
 
     from streamcap.captioner import load_captioner
     from streamcap.captioner.registry import describe_model
-    from streamcap.cli.caption_run import CaptionRun
+    from streamcap.cli.caption.run import CaptionRun
     from streamcap.cli.progress import progress_bar
     from streamcap.offline.file_captioner import FileCaptioner
 
@@ -149,7 +149,7 @@ def _caption_remotely(
     options: CaptionRunOptions,
     given: Mapping[str, Any],
 ) -> None:
-    from streamcap.cli.caption_run import CaptionRun
+    from streamcap.cli.caption.run import CaptionRun
     from streamcap.cli.progress import progress_bar
     from streamcap.engine.model_settings import ModelSettings, find_key
     from streamcap.offline.remote_captioner import RemoteFileCaptioner

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from streamcap.media.wait_clock import WaitClock
+from streamcap.media.timing.wait_clock import WaitClock
 
 
 def test_waits_add_up() -> None:

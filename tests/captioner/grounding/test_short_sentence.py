@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from streamcap.captioner.object_words import OBJECTS, find_mentions
-from streamcap.captioner.short_sentence import PLACES, short_sentence
+from streamcap.captioner.grounding.object_words import OBJECTS, find_mentions
+from streamcap.captioner.grounding.short_sentence import PLACES, short_sentence
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from streamcap.captioner.decoding.batch import ContinuousBatch, StopCriteria
 from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
 from streamcap.captioner.decoding.sampling import GreedySampler
 from streamcap.captioner.decoding.tokenizer import TextDecoder, load_tokenizer
-from streamcap.captioner.grounding import Confidence, Grounding, ShortSentences
+from streamcap.captioner.grounding.grounding import Confidence, Grounding, ShortSentences
 from streamcap.captioner.models.mini_encoder import build_mapping, build_vision
 from streamcap.captioner.options import SearchOptions
 from streamcap.errors import InputError

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from streamcap.streams.source_lag import SourceLag
+from streamcap.streams.source.source_lag import SourceLag
 from tests.streams.fakes import frame
 
 FRAME = frame(0.0)

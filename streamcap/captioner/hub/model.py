@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from streamcap.atomic import read_json
-from streamcap.captioner.hub_processor import first_line, load_processor
+from streamcap.captioner.hub.processor import first_line, load_processor
 from streamcap.captioner.kernels.precision import find_device
 from streamcap.errors import InputError
 from streamcap.image_spec import ImageSpec

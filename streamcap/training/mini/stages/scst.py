@@ -22,9 +22,9 @@ from transformers import GPT2LMHeadModel
 
 from streamcap.image_spec import ImageSpec
 from streamcap.training.evaluation.cider import END, CiderD
-from streamcap.training.mini.caption_stage import CaptionStageOptions, CaptionStageTrainer
 from streamcap.training.mini.sampling import Sample, fast_copy, sample
-from streamcap.training.mini.stage import REWARD, passes, some
+from streamcap.training.mini.stages.caption import CaptionStageOptions, CaptionStageTrainer
+from streamcap.training.mini.stages.stage import REWARD, passes, some
 from streamcap.training.model import pack, packed_logits
 
 MIN_DEVIATION = 0.02

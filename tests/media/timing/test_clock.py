@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamcap.media.clock import MAX_EPOCHS_A_MINUTE, MAX_LAG_SECONDS, MAX_LEAD_SECONDS, MediaClock, Stamp
-from streamcap.media.schedule import Schedule
-from streamcap.media.timeline import Timeline
+from streamcap.media.timing.clock import MAX_EPOCHS_A_MINUTE, MAX_LAG_SECONDS, MAX_LEAD_SECONDS, MediaClock, Stamp
+from streamcap.media.timing.schedule import Schedule
+from streamcap.media.timing.timeline import Timeline
 from tests.media.fakes import made_frame
 
 BASE = Fraction(1, 90_000)

@@ -9,15 +9,17 @@ import time
 from collections.abc import Coroutine
 from dataclasses import replace
 
-from streamcap.captions.caption import Caption, Latency
+from streamcap.captions.caption import Caption
 from streamcap.captions.cue import merge_cues
 from streamcap.captions.event import Extend, Payload, Status, StreamState, encode
 from streamcap.captions.event_log import EventLog
-from streamcap.captions.track import CaptionTrack, SampleTime
-from streamcap.engine.outcome import Captioned, Failed, Interim, Outcome, Times, Unchanged, Unconfirmed
+from streamcap.captions.track import CaptionTrack
+from streamcap.engine.outcome import Captioned, Failed, Interim, Outcome, Unchanged, Unconfirmed
 from streamcap.media.frame import Sample
 from streamcap.redact import redact
 from streamcap.streams.counters import Counters
+from streamcap.streams.publishing.sample_times import latency_of, sample_time
+from streamcap.streams.publishing.stream_status import StreamStatus
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.storage.caption_files import SavedHistory
 from streamcap.streams.storage.caption_store import CaptionStore
@@ -59,8 +61,7 @@ class CaptionPublisher:
         self.track = CaptionTrack(name, every=self._every, window=deps.options.subtitle_window)
         self.published = self.track
         """The captions that viewers and subtitle files may show: with files, only finals in `NAME.jsonl`."""
-        self.state = StreamState.CONNECTING
-        self.reason = ""
+        self._status = StreamStatus(name)
         self.captions = 0
         self.extended = 0
         self.skipped = 0
@@ -78,11 +79,6 @@ class CaptionPublisher:
         self._open_end = 0.0  # end of an interim without a final yet
         self._lost_finals = 0  # besides those that the outbox dropped
         self._reported_drops = 0
-        self._logged: tuple[StreamState, str] | None = None
-        self._source_reason = ""
-        self._model_reason = ""
-        self._load_reason = ""
-        self._disk_reason = ""
         self._cues_reason = ""
         self._stale_cues = False
         self._rewrite_at = 0.0
@@ -120,7 +116,8 @@ class CaptionPublisher:
 
     def fail(self, reason: str) -> None:
         """The stream failed before its numbers were known: the status takes none."""
-        self.state, self.reason = StreamState.FAILED, redact(reason)
+        self._status.source = redact(reason)
+        self._status.update(StreamState.FAILED)
         log.error("stream %s is failed: %s", self.name, self.reason, extra={"stream": self.name})
         self._feed.set_status(Status(self.name, self.state, self.reason))
         self._hub.add(self._feed)
@@ -130,6 +127,15 @@ class CaptionPublisher:
         number = max(self._shown.caption, self.track.next_number)
         end = max(self.begin.time, self.track.end, self._open_end)
         return Counters(self._shown.seq, number, self._shown.epoch, end)
+
+    @property
+    def state(self) -> StreamState:
+        return self._status.state
+
+    @property
+    def reason(self) -> str:
+        """All present reasons, as viewers are told."""
+        return self._status.reason
 
     @property
     def min_confidence(self) -> float:
@@ -186,8 +192,8 @@ class CaptionPublisher:
             case Interim() if not (self._interims_allowed or sample.images):
                 pass  # its confidence is not known yet; remote models give none
             case Interim():
-                latency = _latency(sample, outcome.times)
-                caption = self.track.interim(_sample_time(sample), outcome.text, latency)
+                latency = latency_of(sample, outcome.times)
+                caption = self.track.interim(sample_time(sample), outcome.text, latency)
                 self._publish_caption(caption, patience=latency.decode if sample.images else 0.0)
             case Captioned(confidence=confidence) if confidence is not None and confidence < self.min_confidence:
                 self._hold_back()
@@ -195,9 +201,9 @@ class CaptionPublisher:
                 self._holds_back = False
                 self._interims_allowed = self.min_confidence == 0 or outcome.confidence is None
                 first = outcome.first
-                latency = _latency(sample, outcome.times, first)
+                latency = latency_of(sample, outcome.times, first)
                 caption = self.track.final(
-                    _sample_time(first or sample), outcome.text, outcome.logprob, latency, outcome.confidence
+                    sample_time(first or sample), outcome.text, outcome.logprob, latency, outcome.confidence
                 )
                 self.captions += 1
                 self._publish_caption(caption, patience=caption.latency.decode if sample.images else 0.0)
@@ -214,7 +220,7 @@ class CaptionPublisher:
 
     def set_state(self, state: StreamState, reason: str = "") -> None:
         """Set the source's state and its reason."""
-        self._source_reason = redact(reason)
+        self._status.source = redact(reason)
         self._publish_status(state)
 
     def close_cue(self, now: float) -> None:
@@ -258,56 +264,42 @@ class CaptionPublisher:
 
     def _extend(self, sample: Sample) -> None:
         """Extend the newest final to `sample`."""
-        extend = self.track.extend(_sample_time(sample))
+        extend = self.track.extend(sample_time(sample))
         if extend is not None:
             self.extended += 1
             self.publish(extend)
             self._touch_cues()
 
     def _set_model(self, reason: str) -> None:
-        if reason != self._model_reason:
-            self._model_reason = reason
+        if reason != self._status.model:
+            self._status.model = reason
             self._publish_status(self.state)
 
     def set_load(self, reason: str) -> None:
         """Say that captions come less often; empty: as often as configured."""
-        if reason != self._load_reason:
-            self._load_reason = reason
+        if reason != self._status.load:
+            self._status.load = reason
             if self._feed.status is not None:
                 self._publish_status(self.state)
 
     def _set_disk(self, reason: str) -> None:
-        if reason != self._disk_reason:
-            self._disk_reason = reason
+        if reason != self._status.disk:
+            self._status.disk = reason
             self._outbox.blocked = bool(reason)
             self._publish_status(self.state)
 
     def _publish_status(self, state: StreamState) -> None:
         """Publish the state and all present reasons: of the source, the model, the disk and the load."""
-        logged = "; ".join(filter(None, (self._source_reason, self._model_reason, self._disk_reason)))
-        reason = "; ".join(filter(None, (logged, self._load_reason)))
-        if (state, reason) == (self.state, self.reason) and self._feed.status is not None:
-            return
-        self.state, self.reason = state, reason
-        self._log_state(state, logged)
-        self.publish(Status(self.name, state, reason))
-
-    def _log_state(self, state: StreamState, reason: str) -> None:
-        """Once for each change. The load of the service is one line for all streams, elsewhere."""
-        if (state, reason) == self._logged:
-            return
-        self._logged = (state, reason)
-        failing = state in (StreamState.STALLED, StreamState.RECONNECTING, StreamState.FAILED)
-        level = logging.WARNING if failing or self._disk_reason else logging.INFO
-        text = f": {reason}" if reason else ""
-        log.log(level, "stream %s is %s%s", self.name, state.value, text, extra={"stream": self.name})
+        if self._status.update(state) or self._feed.status is None:
+            self._status.log()
+            self.publish(Status(self.name, state, self.reason))
 
     def _can_publish_now(self, event: Outgoing) -> bool:
         if self._writer is None:
             return True
         if self._numbered or not self._writer.reserved.covers(self._shown.after(event.payload)):
             return False
-        if isinstance(event.payload, Status) and self._disk_reason and not self._writer.keeps(event):
+        if isinstance(event.payload, Status) and self._status.disk and not self._writer.keeps(event):
             return True  # viewers must learn at once that captions wait
         return not self._writer.keeps(event) and not self._outbox and not self._in_flight
 
@@ -495,18 +487,3 @@ async def wait_through_cancel(task: asyncio.Task[None]) -> None:
 
 def _held_reason(reason: str) -> str:
     return f"{reason}; captions are held until it works again"
-
-
-def _sample_time(sample: Sample) -> SampleTime:
-    return SampleTime(sample.epoch, sample.start, sample.captured_at, sample.captured_at_source, sample.model)
-
-
-def _latency(sample: Sample, times: Times, first: Sample | None = None) -> Latency:
-    """Latency of `sample`; `total` starts at the arrival of `first` if a second sample confirmed the caption."""
-    return Latency(
-        ingest=1000 * (sample.submitted - sample.arrived),
-        queue=1000 * (times.taken - sample.submitted),
-        encode=1000 * (times.encoded - times.taken),
-        decode=1000 * (times.decoded - times.encoded),
-        total=1000 * (time.monotonic() - (first or sample).arrived),
-    )

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from streamcap.captioner.decoding.tokenizer import TextDecoder
+from streamcap.captioner.grounding.object_words import GENERAL, OBJECTS, find_mentions
+from streamcap.captioner.grounding.short_sentence import short_sentence
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.mini_encoder import TaggedMapping
 from streamcap.captioner.models.prompt import MappedPrefixPrompter, Prompt
-from streamcap.captioner.object_words import GENERAL, OBJECTS, find_mentions
-from streamcap.captioner.short_sentence import short_sentence
 from streamcap.errors import InputError
 
 _LAST_WORDS = frozenset(("hydrant", "hydrants", "meter", "meters", "racket", "rackets", "teddy", "phone", "phones"))

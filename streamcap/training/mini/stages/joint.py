@@ -27,7 +27,7 @@ from streamcap.image_spec import ImageSpec
 from streamcap.training.mini import synthetic
 from streamcap.training.mini.augment import color_jitter, crop, normalize, random_boxes, small_shifts, whole
 from streamcap.training.mini.heads import Norms
-from streamcap.training.mini.stage import StageOptions, StageTrainer, some
+from streamcap.training.mini.stages.stage import StageOptions, StageTrainer, some
 from streamcap.training.mini.teacher import Teacher
 
 NORM_PICTURES = 300

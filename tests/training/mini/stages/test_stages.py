@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from streamcap.errors import InputError, StreamcapError
-from streamcap.training.mini.caption_stage import CaptionStageOptions, CaptionStageTrainer
 from streamcap.training.mini.features import StoppedError, store_features
-from streamcap.training.mini.scst import ScstOptions, ScstTrainer, advantages
-from streamcap.training.mini.stage import REWARD, midpoint, read_state
+from streamcap.training.mini.stages.caption import CaptionStageOptions, CaptionStageTrainer
+from streamcap.training.mini.stages.scst import ScstOptions, ScstTrainer, advantages
+from streamcap.training.mini.stages.stage import REWARD, midpoint, read_state
 from tests.training.fakes import CONFIG, PICTURE, make_data
 
 pytestmark = pytest.mark.slow

@@ -13,9 +13,10 @@ from streamcap.captioner import load_captioner
 from streamcap.errors import InputError
 from streamcap.training.data.text import make_tokenizer
 from streamcap.training.export import export_native
-from streamcap.training.mini import joint, synthetic
+from streamcap.training.mini import synthetic
 from streamcap.training.mini.augment import crop, random_boxes
-from streamcap.training.mini.joint import JointOptions, JointTrainer, RealPictures
+from streamcap.training.mini.stages import joint
+from streamcap.training.mini.stages.joint import JointOptions, JointTrainer, RealPictures
 from streamcap.training.mini.validation import rank
 from tests.training.fakes import CONFIG, PICTURE, Colors
 

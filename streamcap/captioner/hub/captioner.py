@@ -16,7 +16,7 @@ from torch import Tensor
 from streamcap.captioner.captioner import Captioner, OnText, load_captioner
 from streamcap.captioner.decoding.batch_limit import BatchLimit
 from streamcap.captioner.decoding.drafts import Drafts, DraftStatistics
-from streamcap.captioner.hub_model import HubModel, load
+from streamcap.captioner.hub.model import HubModel, load
 from streamcap.captioner.options import SearchOptions
 from streamcap.captioner.preprocess import fit_images, to_pixels
 from streamcap.captioner.result import Result

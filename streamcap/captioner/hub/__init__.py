@@ -1,0 +1,1 @@
+"""Captioners of transformers' own model classes."""

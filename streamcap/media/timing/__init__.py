@@ -1,0 +1,1 @@
+"""When frames were made, and which of them are captioned."""

@@ -1,0 +1,1 @@
+"""The thread that reads one source."""

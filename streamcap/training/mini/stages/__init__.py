@@ -1,0 +1,1 @@
+"""The stages that the recipes of `mini` run."""
