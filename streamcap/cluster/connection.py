@@ -151,16 +151,16 @@ async def connect(options: ClusterOptions, name: str, *, prepare: bool = True) -
     connection = Connection(client, client.jetstream(timeout=5.0), options, options.replicas)
     try:
         _check_version(client)
-        await _patiently(_check_jetstream, connection)
+        await _retry_while_electing(_check_jetstream, connection)
         if prepare:
-            await _patiently(_prepare, connection)
+            await _retry_while_electing(_prepare, connection)
     except BaseException:  # also on cancellation: leave no connection behind
         await connection.close()
         raise
     return connection
 
 
-async def _patiently(step: Callable[[Connection], Awaitable[None]], connection: Connection) -> None:
+async def _retry_while_electing(step: Callable[[Connection], Awaitable[None]], connection: Connection) -> None:
     """Try again while the servers elect a leader, which takes seconds. Raises ClusterError."""
     end = time.monotonic() + ELECTION_SECONDS
     while True:

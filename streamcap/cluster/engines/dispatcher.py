@@ -19,7 +19,7 @@ ASK_SECONDS = 0.2
 """One that owes answers and has said nothing for so long is asked whether it is there."""
 ANSWER_SECONDS = 5.0
 """A request without an answer for so long is given up, though its engine is alive."""
-PATIENCE_SECONDS = 0.25
+AFFINITY_SECONDS = 0.25
 """How long a sample waits for the engine that knows its stream while another one is free: the change costs a decode."""
 
 
@@ -33,7 +33,7 @@ class Engine:
     draining: bool
     heard_at: float
     in_flight: dict[int, InFlight] = field(default_factory=dict)
-    homes: int = 0
+    streams: int = 0
     """Streams whose samples it is given first."""
     suspended: bool = False
     """It refused a sample, or owes one for too long: no more until its next report."""
@@ -100,7 +100,7 @@ class Dispatcher:
         """Samples of streams that have an earlier one at an engine."""
         self._at: dict[str, int] = {}
         """By stream: its request at an engine."""
-        self._homes: dict[str, str] = {}
+        self._affinity: dict[str, str] = {}
         self._memories: dict[str, GateMemory] = {}
 
     @property
@@ -133,7 +133,7 @@ class Dispatcher:
     def answered(self, engine_id: str, answer: Answer) -> Outcome | None:
         """The outcome to publish; None if there is none, or the request was given up."""
         engine = self._engines.get(engine_id)
-        if engine is None or (flying := engine.in_flight.get(answer.id)) is None:
+        if engine is None or (sent := engine.in_flight.get(answer.id)) is None:
             self.late += 1
             return None
         engine.heard_at = self._monotonic()
@@ -141,13 +141,13 @@ class Dispatcher:
             engine.suspended = True
             self._release(engine, answer.id)
             return None
-        outcome = answer.outcome(flying.request, self._monotonic())
+        outcome = answer.outcome(sent.request, self._monotonic())
         if answer.kind == "interim":
-            flying.shown = True
+            sent.shown = True
             return outcome
         del engine.in_flight[answer.id]
-        self._remember(flying.request, answer)
-        self._free(flying.request.sample.stream)
+        self._remember(sent.request, answer)
+        self._free(sent.request.sample.stream)
         return outcome
 
     def gone(self, engine_id: str) -> bool:
@@ -157,7 +157,7 @@ class Dispatcher:
             return False
         for number in list(engine.in_flight):
             self._release(engine, number)
-        self._homes = {stream: home for stream, home in self._homes.items() if home != engine_id}
+        self._affinity = {stream: preferred for stream, preferred in self._affinity.items() if preferred != engine_id}
         return True
 
     def tick(self) -> list[str]:
@@ -170,8 +170,8 @@ class Dispatcher:
                 continue
             if engine.in_flight and silent >= ASK_SECONDS:
                 ask.append(engine.id)
-            for number, flying in list(engine.in_flight.items()):
-                waited, model = now - flying.sent_at, flying.request.sample.model
+            for number, sent in list(engine.in_flight.items()):
+                waited, model = now - sent.sent_at, sent.request.sample.model
                 moves = min(silent, waited) >= SILENT_SECONDS and self._has_other(engine, model)
                 if moves or waited >= ANSWER_SECONDS:
                     self.given_up += 1
@@ -236,9 +236,9 @@ class Dispatcher:
         if number is not None:
             for engine in self._engines.values():
                 engine.in_flight.pop(number, None)
-        home = self._engines.get(self._homes.pop(stream, ""))
-        if home is not None:
-            home.homes -= 1
+        preferred = self._engines.get(self._affinity.pop(stream, ""))
+        if preferred is not None:
+            preferred.streams -= 1
 
     # -- parts
 
@@ -252,20 +252,22 @@ class Dispatcher:
         )
 
     def _engine_for(self, stream: str, model: str, waited: float) -> Engine | None:
-        home = self._engines.get(self._homes.get(stream, ""))
-        usable = home is not None and not (home.draining or home.suspended) and self._has(home, model)
-        if home is not None and usable and (home.room > 0 or waited < PATIENCE_SECONDS):
-            return home if home.room > 0 else None
+        preferred = self._engines.get(self._affinity.get(stream, ""))
+        if preferred is not None and not (preferred.draining or preferred.suspended) and self._has(preferred, model):
+            if preferred.room > 0:
+                return preferred
+            if waited < AFFINITY_SECONDS:
+                return None
         others = [engine for engine in self._engines.values() if engine.room > 0 and self._has(engine, model)]
-        return min(others, key=lambda engine: (len(engine.in_flight) + engine.homes) / engine.window, default=None)
+        return min(others, key=lambda engine: (len(engine.in_flight) + engine.streams) / engine.window, default=None)
 
     def _settle(self, stream: str, engine: Engine) -> None:
-        before = self._homes.get(stream)
+        before = self._affinity.get(stream)
         if before != engine.id:
-            if before is not None and (home := self._engines.get(before)) is not None:
-                home.homes -= 1
-            self._homes[stream] = engine.id
-            engine.homes += 1
+            if before is not None and (preferred := self._engines.get(before)) is not None:
+                preferred.streams -= 1
+            self._affinity[stream] = engine.id
+            engine.streams += 1
 
     def _remember(self, request: Request, answer: Answer) -> None:
         memory = read_memory(answer.memory, request.sample)
@@ -281,9 +283,9 @@ class Dispatcher:
 
     def _release(self, engine: Engine, number: int) -> None:
         """A request will not be answered: its sample waits again, unless a newer one does."""
-        flying = engine.in_flight.pop(number)
-        sample = flying.request.sample
-        if flying.shown:
+        sent = engine.in_flight.pop(number)
+        sample = sent.request.sample
+        if sent.shown:
             # The next caption must become the final of the interim text, also if it repeats the last final.
             self._memories.pop(sample.stream, None)
         if sample.stream in self._held:

@@ -194,7 +194,7 @@ class CaptionPublisher:
             case Interim():
                 latency = latency_of(sample, outcome.times)
                 caption = self.track.interim(sample_time(sample), outcome.text, latency)
-                self._publish_caption(caption, patience=latency.decode if sample.images else 0.0)
+                self._publish_caption(caption, answer_ms=latency.decode if sample.images else 0.0)
             case Captioned(confidence=confidence) if confidence is not None and confidence < self.min_confidence:
                 self._hold_back()
             case Captioned():
@@ -206,7 +206,7 @@ class CaptionPublisher:
                     sample_time(first or sample), outcome.text, outcome.logprob, latency, outcome.confidence
                 )
                 self.captions += 1
-                self._publish_caption(caption, patience=caption.latency.decode if sample.images else 0.0)
+                self._publish_caption(caption, answer_ms=caption.latency.decode if sample.images else 0.0)
                 if first is not None:
                     self._extend(sample)
             case Unchanged():
@@ -241,9 +241,9 @@ class CaptionPublisher:
         if self._writer is not None and (self._outbox or self._writer.is_low(self._shown)):
             self._wake.set()
 
-    def _publish_caption(self, caption: Caption, patience: float = 0.0) -> None:
-        """`patience`: milliseconds that do not count as age: those of a remote model, which may answer slowly."""
-        age = caption.latency.total - patience
+    def _publish_caption(self, caption: Caption, answer_ms: float = 0.0) -> None:
+        """`answer_ms`: milliseconds that do not count as age: those of a remote model, which may answer slowly."""
+        age = caption.latency.total - answer_ms
         self.publish(caption, live=age / 1000 <= self._deps.options.max_age)
         if caption.is_final:
             self._touch_cues()

@@ -5,10 +5,10 @@ from collections import Counter
 import numpy as np
 
 from streamcap.cluster.engines.dispatcher import (
+    AFFINITY_SECONDS,
     ANSWER_SECONDS,
     ASK_SECONDS,
     DEAD_SECONDS,
-    PATIENCE_SECONDS,
     SILENT_SECONDS,
     Batch,
     Dispatcher,
@@ -140,7 +140,7 @@ def test_a_stream_moves_when_its_engine_stays_full() -> None:
         dispatcher.put(sample(name, at=2.0))
     assert take(dispatcher).engine == "a"
     assert dispatcher.take(LARGE) is None, "the engine that knows it may have room in a moment"
-    clock.now += PATIENCE_SECONDS
+    clock.now += AFFINITY_SECONDS
     batch = take(dispatcher)
     assert (batch.engine, batch.requests[0].sample.stream) == ("b", "gate")
 

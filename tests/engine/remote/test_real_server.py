@@ -23,7 +23,7 @@ from tests.captioner.hub.random_models import llava
 from tests.conftest import require_package
 from tests.timeouts import TIMEOUT_FACTOR
 
-PATIENCE: dict[str, Any] = {"first_token_timeout": TIMEOUT_FACTOR, "timeout": TIMEOUT_FACTOR}
+LONG_TIMEOUTS: dict[str, Any] = {"first_token_timeout": TIMEOUT_FACTOR, "timeout": TIMEOUT_FACTOR}
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
@@ -58,7 +58,7 @@ async def until_ready(url: str) -> None:
 async def test_transformers_serve_captions_an_image(server: tuple[str, Path]) -> None:
     url, directory = server
     await until_ready(url)
-    settings = ModelSettings(f"openai:{directory}", url=url, max_tokens=12, **PATIENCE)
+    settings = ModelSettings(f"openai:{directory}", url=url, max_tokens=12, **LONG_TIMEOUTS)
     picture = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     request = body(settings, [JpegImage(to_jpeg(picture, 80), 0.0)], prompt="describe this image")
     client, texts = RemoteClient(settings), []
@@ -74,7 +74,7 @@ async def test_transformers_serve_captions_an_image(server: tuple[str, Path]) ->
 async def test_transformers_serve_refuses_an_unknown_model(server: tuple[str, Path]) -> None:
     url, directory = server
     await until_ready(url)
-    settings = ModelSettings(f"openai:{directory}-x", url=url, **PATIENCE)
+    settings = ModelSettings(f"openai:{directory}-x", url=url, **LONG_TIMEOUTS)
     client = RemoteClient(settings)
     with pytest.raises(RemoteError, match=r"^(4|5)\d\d: "):
         await client.ask(body(settings, [JpegImage(to_jpeg(np.zeros((8, 8, 3), np.uint8), 80), 0.0)]))
