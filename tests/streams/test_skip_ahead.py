@@ -13,7 +13,7 @@ import pytest
 
 from streamcap.media.sources.base import SourceInfo
 from streamcap.media.timing.wait_clock import WaitClock
-from streamcap.streams import source_thread
+from streamcap.streams.source import source_thread
 from streamcap.streams.source.source_thread import NICENESS
 from tests.streams.fakes import FakeService, MadeSource, frame, live, wait_sources
 from tests.timeouts import TIMEOUT_FACTOR
