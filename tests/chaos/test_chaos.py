@@ -11,7 +11,7 @@ import pytest
 
 from streamcap.captions.event import Extend, encode
 from tests.captions.fakes import caption
-from tests.chaos.judge import Verdict, judge_client, judge_clients, read_finals
+from tests.chaos.judge import Verdict, judge_client, judge_clients, judge_subtitles, read_finals
 from tests.chaos.storm import WEATHERS, run_storm
 
 
@@ -65,3 +65,11 @@ def test_judge_sees_what_is_broken(tmp_path: Path, fault: str) -> None:
         case "number left out":
             messages[2]["seq"] = filed[1]["seq"] = 4
     assert judge(messages, filed, tmp_path / "f")
+
+
+@pytest.mark.parametrize(("text", "cues"), [("", 0), ("a dog", 1)])
+def test_final_with_text_needs_a_cue(text: str, cues: int, tmp_path: Path) -> None:
+    verdict = Verdict()
+    finals = {1: {"id": "door-1", "start": 1.0, "text": text}}
+    judge_subtitles(tmp_path, "door", finals, verdict, all_of_them=True)
+    assert len(verdict.violations) == cues
