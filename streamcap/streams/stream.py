@@ -357,6 +357,14 @@ class Stream:
                 source_thread.stop()
                 await asyncio.wait((end,), timeout=READER_STOP_TIMEOUT_S)
 
+    def opened(self, info: SourceInfo) -> None:
+        """The source is open."""
+        self.info = info
+
+    def live(self) -> None:
+        """The first frame of a connection has come."""
+        self.publisher.set_state(StreamState.LIVE)
+
     def submit(self, sample: Sample) -> None:
         """Called on the source's thread."""
         self._submitted = sample

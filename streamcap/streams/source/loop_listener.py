@@ -5,30 +5,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from streamcap.captions.event import StreamState
 from streamcap.errors import StreamcapError
 from streamcap.media.frame import Frame, Sample
 from streamcap.media.sources.base import SourceInfo
 
-if TYPE_CHECKING:
-    from streamcap.streams.stream import Stream
+
+class Connected(Protocol):
+    """Whose source it is."""
+
+    def opened(self, info: SourceInfo) -> None:
+        """The source is open."""
+
+    def live(self) -> None:
+        """Its first frame has come."""
+
+    def submit(self, sample: Sample) -> None:
+        """Take a sample. Called on the source's thread; never blocks."""
 
 
 class LoopListener:
-    """A SourceListener that forwards its callbacks from the source's thread to the event loop."""
+    """A SourceListener that forwards its callbacks from the source's thread to the event loop, all but samples."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Connected) -> None:
         self._loop = asyncio.get_running_loop()
         self.end: asyncio.Future[StreamcapError | None] = self._loop.create_future()
         self._stream = stream
 
     def opened(self, info: SourceInfo) -> None:
-        self._soon(setattr, self._stream, "info", info)
+        self._soon(self._stream.opened, info)
 
     def first_frame(self, _frame: Frame) -> None:
-        self._soon(self._stream.publisher.set_state, StreamState.LIVE)
+        self._soon(self._stream.live)
 
     def sampled(self, sample: Sample) -> None:
         self._stream.submit(sample)
