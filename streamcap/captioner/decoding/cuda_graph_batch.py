@@ -168,7 +168,7 @@ class CudaGraphBatch(Generic[Key]):
             rows, positions = max(rows, old.rows), max(positions, old.positions)
             tokens = max(tokens, old.max_tokens)
         cross = 0 if prompt.cross is None else prompt.cross.shape[0]
-        grounded = prompt.denied is not None
+        grounded = prompt.held is not None
         new = StaticDecodeState(
             self._gpt2, rows, positions, tokens, self.stop_criteria.stop_tokens, cross, grounded=grounded
         )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
 from streamcap.captioner.options import SearchOptions
+
+DENIED: Final = 1
+CONTINUES: Final = 2
+"""What `held` says of a token: it may not be chosen; it can only continue a word. 0: neither."""
 
 
 class Sampler(Protocol):
@@ -76,13 +80,21 @@ def greedy_tokens(logits: Tensor) -> Tensor:
     return logits.argmax(-1)
 
 
-def hold_back(logits: Tensor, denied: Sequence[Tensor | None]) -> Tensor:
-    """Logits (rows, V) in which the tokens that each row's `denied` (V,) names cannot be chosen."""
-    if all(row is None for row in denied):
+def hold_back(logits: Tensor, held: Tensor | None) -> Tensor:
+    """Logits (..., V) in which the tokens that `held` (..., V) marks cannot be chosen: DENIED ones never, and CONTINUES
+    ones not where the best token is a denied one. It begins a word, so no piece of a word fits in its place."""
+    if held is None:
         return logits
-    nothing = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-    mask = torch.stack([nothing if row is None else row for row in denied])
-    return logits.masked_fill(mask, float("-inf"))
+    best_is_denied = held.gather(-1, logits.argmax(-1, keepdim=True)) == DENIED
+    return logits.masked_fill((held == DENIED) | (best_is_denied & (held == CONTINUES)), float("-inf"))
+
+
+def stack_held(rows: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
+    """`held` (V,) of each row as (rows, V), for logits `like` (..., V); None where no row has any."""
+    if all(row is None for row in rows):
+        return None
+    nothing = torch.zeros(like.shape[-1], dtype=torch.uint8, device=like.device)
+    return torch.stack([nothing if row is None else row for row in rows])
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from streamcap.captioner.decoding.cuda_graphs import GraphedCallable, bucket
-from streamcap.captioner.decoding.sampling import greedy_tokens, token_logprobs
+from streamcap.captioner.decoding.sampling import greedy_tokens, hold_back, token_logprobs
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.kv_cache import CacheSlice, KVCache
 from streamcap.captioner.models.prompt import Prompt, PromptBatch, prefill_prompts
@@ -57,8 +57,8 @@ class StaticDecodeState:
         self.tokens = torch.zeros(rows, tokens + MAX_GUESSES, dtype=torch.int64, device=device)
         self.guess = torch.zeros(rows, MAX_GUESSES, dtype=torch.int64, device=device)
         self.num_guessed = torch.zeros(rows, dtype=torch.int64, device=device)  # (R,) valid tokens of `guess`
-        denied = torch.zeros(rows, gpt2.config.vocab_size, dtype=torch.bool, device=device) if grounded else None
-        self.denied = denied  # (R, V) tokens that a slot holds back, see `grounding`
+        held = torch.zeros(rows, gpt2.config.vocab_size, dtype=torch.uint8, device=device) if grounded else None
+        self.held = held  # (R, V), see `Prompt`
         self._graphs: dict[tuple[int, int], GraphedCallable] = {}
         """By rows and positions a row: steps, and passes that verify guesses."""
         self.prefills: dict[tuple[int, int], tuple[GraphedCallable, KVCache]] = {}
@@ -162,11 +162,8 @@ class StaticDecodeState:
         cache_slice = CacheSlice(slice(0, rows), 0, self.positions, positions=positions, mask=mask)
         hidden = gpt2.backend.run_layers(x, self.cache.context(cache_slice))
         logits = gpt2.logits(hidden.flatten(0, 1))
-        if self.denied is None:
-            chosen = greedy_tokens(logits)
-        else:
-            denied = self.denied[:rows].unsqueeze(1).expand(-1, steps, -1).flatten(0, 1)
-            chosen = greedy_tokens(logits.masked_fill(denied, -math.inf))
+        held = None if self.held is None else self.held[:rows].unsqueeze(1).expand(-1, steps, -1).flatten(0, 1)
+        chosen = greedy_tokens(hold_back(logits, held))
         scores = token_logprobs(logits, chosen).double()
         return chosen.view(rows, steps), scores.view(rows, steps)
 
@@ -177,8 +174,8 @@ class StaticDecodeState:
     def admit(self, slots: list[int], prompts: list[Prompt], limits: list[int]) -> None:
         """Prefill prompts into `slots`, which gives each its first token. limits: maximum tokens of each caption."""
         batch = PromptBatch.of(prompts)
-        if self.denied is not None and batch.denied is not None:
-            self.denied[torch.tensor(slots, device=batch.denied.device)] = batch.denied
+        if self.held is not None and batch.held is not None:
+            self.held[torch.tensor(slots, device=batch.held.device)] = batch.held
         chosen, score, buffers = self._prefill(batch)
         device = self.token.device
         where, limit = torch.tensor([slots, limits]).to(device, non_blocking=True)
@@ -205,7 +202,7 @@ class StaticDecodeState:
         count, width = prompts.prefix.shape[:2]
         size = bucket(count, self.rows)
         inputs = [_padded(prompts.prefix, size), _padded(prompts.lengths, size, 1)]
-        optional = (prompts.later_prefix, prompts.cross, prompts.denied)
+        optional = (prompts.later_prefix, prompts.cross, prompts.held)
         inputs += [_padded(more, size) for more in optional if more is not None]
         graph = self.prefills.get((size, width))
         if graph is None:
@@ -234,19 +231,19 @@ class _PrefillBuffers:
 
     def __init__(self, gpt2: GPT2, rows: int, like: PromptBatch) -> None:
         self._gpt2 = gpt2
-        self._has = tuple(part is not None for part in (like.later_prefix, like.cross, like.denied))
+        self._has = tuple(part is not None for part in (like.later_prefix, like.cross, like.held))
         self.cache = gpt2.new_cache(rows=rows, positions=like.width, cross_positions=like.cross_positions)
         self._cache_slice = CacheSlice(slice(0, rows), 0, like.width, causal=True)
 
     def prefill(self, prefix: Tensor, lengths: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
-        """more: `later_prefix`, `cross` and `denied`, if the prompts have them."""
+        """more: `later_prefix`, `cross` and `held`, if the prompts have them."""
         rest = iter(more)
-        later_prefix, cross, denied = (next(rest) if has else None for has in self._has)
+        later_prefix, cross, held = (next(rest) if has else None for has in self._has)
         hidden = prefill_prompts(
             self._gpt2, PromptBatch(prefix, lengths, later_prefix, cross), self.cache.context(self._cache_slice)
         )
         logits = self._gpt2.logits(hidden[:, 0])
-        chosen = greedy_tokens(logits if denied is None else logits.masked_fill(denied, -math.inf))
+        chosen = greedy_tokens(hold_back(logits, held))
         return chosen, token_logprobs(logits, chosen)
 
 
@@ -264,8 +261,8 @@ def copy_state(new: StaticDecodeState, old: StaticDecodeState) -> None:
     rows, positions = old.rows, old.positions
     for name in ("token", "length", "limit", "active", "sum_logprobs", "num_generated"):
         getattr(new, name)[:rows] = getattr(old, name)
-    if new.denied is not None and old.denied is not None:
-        new.denied[:rows] = old.denied
+    if new.held is not None and old.held is not None:
+        new.held[:rows] = old.held
     new.tokens[:rows, : old.max_tokens] = old.tokens[:, : old.max_tokens]
     new.cache.keys[:, :rows, :, :positions] = old.cache.keys
     new.cache.values[:, :rows, :, :positions] = old.cache.values

@@ -72,6 +72,14 @@ class TextDecoder:
         begin = [piece[1:] for piece in marked] or [piece for piece in pieces if not piece.startswith("##")]
         return frozenset(begin)
 
+    def continuations(self) -> frozenset[int]:
+        """The tokens that can only continue a word; none where the first word of a text has no mark either."""
+        first = self._tokenizer.encode("a", add_special_tokens=False).tokens
+        if not first or first[0][:1] not in _WORD_MARKS:
+            return frozenset()
+        pieces = self._tokenizer.get_vocab(with_added_tokens=False)
+        return frozenset(number for piece, number in pieces.items() if piece[:1].isascii() and piece[:1].isalnum())
+
     def _is_word(self, token: int) -> bool:
         piece = self._tokenizer.id_to_token(token)
         return piece is not None and not (len(piece) > 2 and piece[0] + piece[-1] in ("<>", "[]"))

@@ -7,9 +7,9 @@ A checkpoint whose mapping has tag heads says in `config.json` what they mean:
              "short": {"bias": b, "slope": s, "min_confidence": m, "replace_below": r}}
 
 The heads' outputs are the objects, several of each, and the scenes, in this order. A word is denied where every class
-that it may stand for has a probability under `deny_below`; the decoder then takes the next best token. Without
-`confidence` results have none. With `short` a caption that leaves out what the tags are sure of gives way to a short
-sentence that names it, see `ShortSentences`.
+that it may stand for has a probability under `deny_below`; the decoder then takes the next best token that
+begins a word. Without `confidence` results have none. With `short` a caption that leaves out what the tags are sure of
+gives way to a short sentence that names it, see `ShortSentences`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from streamcap.captioner.decoding.sampling import CONTINUES, DENIED
 from streamcap.captioner.decoding.tokenizer import TextDecoder
 from streamcap.captioner.grounding.object_words import GENERAL, OBJECTS, find_mentions
 from streamcap.captioner.grounding.short_sentence import short_sentence
@@ -114,17 +115,19 @@ class Grounding:
         self._numbers = {name: number for number, name in enumerate(self.objects)}
         table = _token_classes(self.objects, tokens)
         self._tokens = torch.tensor(sorted(table), dtype=torch.long)
+        self._continuations = torch.tensor(sorted(tokens.continuations() - table.keys()), dtype=torch.long)
         self._classes = torch.zeros(len(table), len(self.objects), dtype=torch.bool)
         for row, token in enumerate(sorted(table)):
             self._classes[row, [self._numbers[name] for name in table[token]]] = True
 
-    def denied(self, tags: Tensor, vocabulary: int) -> Tensor:
-        """(B, V) bool: the tokens that `tags` (B, K), probabilities, deny."""
+    def held(self, tags: Tensor, vocabulary: int) -> Tensor:
+        """(B, V) uint8: DENIED for tokens that `tags` (B, K), probabilities, deny; CONTINUES for pieces of words."""
         allowed = (tags[:, : len(self.objects)] >= self.deny_below).to(self._classes.device)
-        held = ~(allowed.unsqueeze(1) & self._classes).any(2)
-        mask = torch.zeros(len(tags), vocabulary, dtype=torch.bool)
-        mask[:, self._tokens] = held
-        return mask.to(tags.device)
+        denied = ~(allowed.unsqueeze(1) & self._classes).any(2)
+        held = torch.zeros(len(tags), vocabulary, dtype=torch.uint8)
+        held[:, self._continuations] = CONTINUES
+        held[:, self._tokens] = denied.to(torch.uint8) * DENIED
+        return held.to(tags.device)
 
     def judge(self, text: str, logprob: float, tags: Tensor) -> tuple[str, float | None]:
         """What is said of an image with these tags (K,) instead of the caption `text`, mostly the caption itself, and
@@ -187,8 +190,8 @@ class GroundedPrefix(MappedPrefixPrompter):
         tags = logits.float().sigmoid()
         if self.grounding is None:
             return [Prompt(prefix, tags=row) for prefix, row in zip(prefixes, tags, strict=True)]
-        denied = self.grounding.denied(tags, gpt2.config.vocab_size)
-        return [Prompt(prefix, tags=row, denied=held) for prefix, row, held in zip(prefixes, tags, denied, strict=True)]
+        held = self.grounding.held(tags, gpt2.config.vocab_size)
+        return [Prompt(prefix, tags=row, held=each) for prefix, row, each in zip(prefixes, tags, held, strict=True)]
 
 
 def read_grounding(config: Mapping[str, Any], where: str, tokens: TextDecoder) -> Grounding | None:

@@ -24,8 +24,8 @@ class Prompt:
     """(N, C) encoder states for cross-attention."""
     tags: Tensor | None = None
     """(K,) probabilities of the image's tags, of checkpoints that have them."""
-    denied: Tensor | None = None
-    """(V,) bool: tokens that the tags deny, see `grounding`."""
+    held: Tensor | None = None
+    """(V,) uint8: tokens that the tags hold back, see `hold_back`."""
 
     @property
     def length(self) -> int:
@@ -44,7 +44,7 @@ class PromptBatch:
     """(R, P, E), see `Prompt`."""
     cross: Tensor | None = None
     """(R, N, C), see `Prompt`."""
-    denied: Tensor | None = None
+    held: Tensor | None = None
     """(R, V), see `Prompt`."""
 
     @classmethod
@@ -54,13 +54,13 @@ class PromptBatch:
         lengths = torch.tensor([prompt.length for prompt in prompts]).to(prefix.device, non_blocking=True)
         later_prefix = [prompt.later_prefix for prompt in prompts if prompt.later_prefix is not None]
         cross = [prompt.cross for prompt in prompts if prompt.cross is not None]
-        denied = [prompt.denied for prompt in prompts if prompt.denied is not None]
+        held = [prompt.held for prompt in prompts if prompt.held is not None]
         return cls(
             prefix,
             lengths,
             _stack(later_prefix) if later_prefix else None,
             torch.stack(cross) if cross else None,
-            torch.stack(denied) if denied else None,
+            torch.stack(held) if held else None,
         )
 
     @property

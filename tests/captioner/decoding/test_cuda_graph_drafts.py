@@ -12,6 +12,7 @@ from streamcap.captioner.decoding.batch import Request, StopCriteria
 from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
 from streamcap.captioner.decoding.draft_budget import DraftBudget
 from streamcap.captioner.decoding.drafts import Acceptances, DraftStatistics, TokenDraft
+from streamcap.captioner.decoding.sampling import CONTINUES, DENIED
 from streamcap.captioner.decoding.static_decode_state import MAX_GUESSES
 from streamcap.captioner.decoding.verifier import Verifier
 from streamcap.captioner.models.gpt2 import GPT2, GPT2Config
@@ -149,14 +150,15 @@ def test_other_prompts_keep_their_tokens(kind: str) -> None:
     decoder = GPT2(config).eval().requires_grad_(False)
     for weight in decoder.parameters():
         weight.mul_(2)
-    denied = torch.zeros(VOCABULARY, dtype=torch.bool)
-    denied[::2] = True
+    held = torch.zeros(VOCABULARY, dtype=torch.uint8)
+    held[::2] = DENIED
+    held[1::4] = CONTINUES
     prompts = [
         Prompt(
             torch.randn(length, 32),
             later_prefix=torch.randn(length, 32) if kind == "read twice" else None,
             cross=torch.randn(5, 24) if kind == "cross-attention" else None,
-            denied=denied if kind == "held back" else None,
+            held=held if kind == "held back" else None,
         )
         for length in (3, 6, 4)
     ]

@@ -17,7 +17,7 @@ from streamcap.captioner import Captioner, registry
 from streamcap.captioner.checkpoints.native import save_native
 from streamcap.captioner.decoding.batch import ContinuousBatch, StopCriteria
 from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
-from streamcap.captioner.decoding.sampling import GreedySampler
+from streamcap.captioner.decoding.sampling import CONTINUES, DENIED, GreedySampler
 from streamcap.captioner.decoding.tokenizer import TextDecoder, load_tokenizer
 from streamcap.captioner.grounding.grounding import Confidence, Grounding, ShortSentences
 from streamcap.captioner.models.mini_encoder import build_mapping, build_vision
@@ -90,8 +90,8 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> Captioner:
 
 def forbidden(captioner: Captioner) -> set[int]:
     (prompt, *_) = captioner._prompts(captioner.encode(np.stack(images(1))))
-    assert prompt.denied is not None
-    return set(prompt.denied.nonzero().flatten().tolist())
+    assert prompt.held is not None
+    return set((prompt.held == DENIED).nonzero().flatten().tolist())
 
 
 def test_denied_tokens_are_the_object_words(blind: Captioner, seeing: Captioner) -> None:
@@ -111,8 +111,8 @@ def test_denied_tokens_are_the_object_words(blind: Captioner, seeing: Captioner)
 )
 def test_word_is_denied_where_all_its_classes_are(tags: list[float], held: set[str]) -> None:
     grounding = Grounding(OBJECTS, 0.5, None, TextDecoder(tokenizer()))
-    (mask,) = grounding.denied(torch.tensor([tags]), 120)
-    assert {WORDS[number] for number in mask.nonzero().flatten().tolist()} == held
+    (mask,) = grounding.held(torch.tensor([tags]), 120)
+    assert {WORDS[number] for number in (mask == DENIED).nonzero().flatten().tolist()} == held
 
 
 @pytest.mark.parametrize("beam", [1, 3])
@@ -250,10 +250,17 @@ def test_words_of_several_tokens_are_denied_at_the_first(word: str, held: bool) 
     first, *rest = decoder.encode(word)
     assert rest, "it is one token in this vocabulary"
     grounding = Grounding(["person", "cat", "bird"], 0.5, None, decoder)
-    (mask,) = grounding.denied(torch.zeros(1, 3), decoder.size)
-    assert bool(mask[first]) is held
-    (mask,) = grounding.denied(torch.tensor([[0.0, 0.9, 0.0]]), decoder.size)
-    assert not (word == "kittens" and mask[first])
+    (mask,) = grounding.held(torch.zeros(1, 3), decoder.size)
+    assert bool(mask[first] == DENIED) is held
+    (mask,) = grounding.held(torch.tensor([[0.0, 0.9, 0.0]]), decoder.size)
+    assert not (word == "kittens" and mask[first] == DENIED)
+
+
+def test_pieces_of_words_are_known() -> None:
+    decoder = load_tokenizer(registry.find_checkpoint("mini"))
+    (mask,) = Grounding(["person"], 0.5, None, decoder).held(torch.ones(1, 1), decoder.size)
+    pieces = [token for token in decoder.encode("two kittens in a t-shirt, a man's hat") if mask[token] == CONTINUES]
+    assert [decoder.text([token]) for token in pieces] == ["ens", "sh", "irt", "s"]
 
 
 @pytest.mark.parametrize(
