@@ -3,8 +3,8 @@
     python -m streamcap.training.mini.grounding.calibrate MODEL POOL
 
 captions the held-out images of POOL whose name's SHA-256 ends in an even digit with several thresholds, and writes
-`deny_below`, `confidence` and `short` into MODEL/config.json. The figures of the other half are printed: they are
-honest.
+`deny_below`, `deny_below_of`, `confidence` and `short` into MODEL/config.json. The figures of the other half are
+printed: they are honest.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import hashlib
 import json
 import logging
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
@@ -40,6 +42,10 @@ TRUE_WORDS: Final = 0.85
 MAIN_NAMED: Final = 0.5
 """Goals: object words that are true, and images whose main object is named. A threshold is worth how much of both it
 reaches; beyond a goal nothing is won."""
+OFTEN_NAMED: Final = 20
+"""Captions of the first half that name a class from which on it may have a threshold of its own."""
+LEAST_GAIN: Final = 0.005
+"""Of what a threshold of its own is worth."""
 SHORT_TRUE: Final = 0.85
 """Of the short sentences that may take a caption's place."""
 REPLACE_BELOW: Final = 0.3
@@ -101,10 +107,31 @@ class Calibration:
         self.tags = self.captioner.tags(self.embeddings)
         self.first = [in_first_half(name) for name in self.names]
 
-    def caption(self, deny_below: float) -> list[Result]:
-        """Greedy captions with that threshold."""
-        self.grounding.deny_below = deny_below
+    def caption(self, deny_below: float, of: Mapping[str, float] | None = None) -> list[Result]:
+        """Greedy captions with that threshold. of: classes with one of their own."""
+        self.grounding.deny(deny_below, of or {})
         return self.captioner.decode(self.embeddings)
+
+    def own_thresholds(self, deny_below: float) -> dict[str, float]:
+        """Higher thresholds of classes that the first half's captions name often, and often falsely."""
+        rows = [row for row, half in enumerate(self.first) if half]
+        truths, embeddings = [self.truths[row] for row in rows], self.embeddings[rows]
+
+        def caption(own: Mapping[str, float]) -> list[str]:
+            self.grounding.deny(deny_below, own)
+            return [result.text for result in self.captioner.decode(embeddings)]
+
+        texts = caption({})
+        named = Counter(name for text in texts for name in _named(text) if name in self.grounding.objects)
+        own: dict[str, float] = {}
+        best = _worth(judge_captions(texts, truths).report())
+        for name in (name for name, count in named.most_common() if count >= OFTEN_NAMED):
+            for threshold in (one for one in THRESHOLDS if one > deny_below):
+                found = judge_captions(caption({**own, name: threshold}), truths).report()
+                if _worth(found) > best + LEAST_GAIN:
+                    log.info("%s: deny_below %.2f: %s", name, threshold, json.dumps(found))
+                    own, best = {**own, name: threshold}, _worth(found)
+        return own
 
     def report(self, results: list[Result], *, first: bool) -> dict[str, Any]:
         """Object truth of one half."""
@@ -165,6 +192,12 @@ def _is_there(name: str, truth: ImageTruth) -> bool | None:
     return True if name in truth.present else None if name in truth.unknown else False
 
 
+def _worth(report: Mapping[str, Any]) -> float:
+    """How much of both goals is reached."""
+    true_words, named = report["precision"] or 0.0, report["main_object_named"] or 0.0
+    return float(min(true_words / TRUE_WORDS, 1) + min(named / MAIN_NAMED, 1))
+
+
 def _named(text: str) -> set[str]:
     return {name for mention in find_mentions(text) for name in mention.classes}
 
@@ -183,22 +216,29 @@ def calibrate(model: Path, pool: Path, deny_below: float | None = None) -> dict[
         tried[threshold] = work.caption(threshold)
         found = work.report(tried[threshold], first=True)
         log.info("deny_below %.2f: %s", threshold, json.dumps(found))
-        true_words, named = found["precision"] or 0.0, found["main_object_named"] or 0.0
-        scores[threshold] = min(true_words / TRUE_WORDS, 1) + min(named / MAIN_NAMED, 1)
+        scores[threshold] = _worth(found)
     best = max(thresholds, key=lambda threshold: scores[threshold])
-    confidence, short = work.fit(tried[best]), work.fit_short(tried[best])
-    judged = work.judged(tried[best], confidence, short)
+    own = work.own_thresholds(best)
+    results = work.caption(best, own) if own else tried[best]
+    confidence, short = work.fit(results), work.fit_short(results)
+    judged = work.judged(results, confidence, short)
     config = read_json(model / "config.json")
-    settings = {"deny_below": best, "confidence": asdict(confidence), "short": None if short is None else asdict(short)}
+    settings = {
+        "deny_below": best,
+        "deny_below_of": own,
+        "confidence": asdict(confidence),
+        "short": None if short is None else asdict(short),
+    }
     config["tags"] = {**config["tags"], **settings}
     write_json(model / "config.json", config)
     return {
         "deny_below": best,
+        "deny_below_of": own,
         "short": settings["short"],
         "min_confidence": work.min_confidence(judged),
         "confidence": work.evaluate_stage(judged),
         "objects": work.report(judged, first=False),
-        "short_sentences": sum(one.text != two.text for one, two in zip(judged, tried[best], strict=True)),
+        "short_sentences": sum(one.text != two.text for one, two in zip(judged, results, strict=True)),
     }
 
 
