@@ -7,6 +7,7 @@ import importlib.util
 import locale
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,19 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # A shell starts `make test > log &` with SIGINT ignored, and the programs that tests start and interrupt inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_MODULE_MARKS = re.compile(r"^pytestmark = .*", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m "not slow"` do not even import a module that is marked slow as a whole; so for every mark."""
+    left_out = set(re.findall(r"\bnot (\w+)", config.getoption("markexpr")))
+    if not left_out or collection_path.suffix != ".py" or config.getoption("markexpr").count(" or "):
+        return None
+    line = _MODULE_MARKS.search(collection_path.read_text())
+    marks = set(re.findall(r"\bpytest\.mark\.(\w+)", line[0])) if line else set()
+    return bool(marks & left_out) or None
 
 
 def _process_state() -> dict[str, Any]:

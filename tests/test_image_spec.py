@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers.image_transforms import get_resize_output_image_size
-from transformers.image_utils import ChannelDimension
 
 from streamcap.errors import InputError
 from streamcap.image_spec import Fit, ImageSpec
@@ -14,9 +12,12 @@ from streamcap.image_spec import Fit, ImageSpec
 SIDES = st.integers(1, 5000)
 
 
+@pytest.mark.slow  # transformers loads torch
 @given(SIDES, SIDES)
 def test_crop_matches_clip_processor(width: int, height: int) -> None:
     import numpy as np
+    from transformers.image_transforms import get_resize_output_image_size
+    from transformers.image_utils import ChannelDimension
 
     empty = np.broadcast_to(np.uint8(0), (height, width, 3))
     down, across = get_resize_output_image_size(

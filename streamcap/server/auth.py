@@ -17,7 +17,11 @@ _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="streamcap"'}
 
 
 class Auth:
-    """Checks requests and websocket handshakes. Raises HTTPException (401 or 403) with the reason."""
+    """Checks requests and websocket handshakes. Raises HTTPException (401 or 403) with the reason.
+
+    `viewer` and `publisher` are coroutines because FastAPI runs other dependencies on threads: on a busy machine a
+    request would wait twice more for Python's lock.
+    """
 
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
@@ -26,7 +30,7 @@ class Auth:
         self._origins = {normal_origin(origin) for origin in options.origins}
         self._hosts = LOOPBACK_NAMES | {options.host}
 
-    def viewer(self, connection: HTTPConnection) -> None:
+    async def viewer(self, connection: HTTPConnection) -> None:
         """Require permission to see captions, states and video."""
         self._check_origin(connection)
         if not self._options.open and not _matches(_token(connection), self._view):
@@ -38,7 +42,7 @@ class Auth:
         """Whether `publisher` would accept this connection."""
         return self._options.open or _matches(_token(connection), self._publish)
 
-    def publisher(self, connection: HTTPConnection) -> None:
+    async def publisher(self, connection: HTTPConnection) -> None:
         """Require permission to add, change and remove streams and to publish video."""
         self._check_origin(connection)
         if self._options.open:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import av
 import numpy as np
 import pytest
-import torch
 
-from streamcap.captioner import Captioner, Result, SearchOptions
+from streamcap.captioner import Result, SearchOptions
 from streamcap.captions.cue import Cue
 from streamcap.errors import InputError
 from streamcap.image_spec import ImageSpec
 from streamcap.media.files.video_file import ChosenFrame, VideoFile
 from streamcap.media.files.video_index import Keyframe, VideoIndex
 from streamcap.offline.file_captioner import FileCaptioner, merged, select_frames, to_cues
+
+if TYPE_CHECKING:
+    from streamcap.captioner import Captioner
 
 
 def test_cue_ends_where_next_begins() -> None:
@@ -71,16 +73,16 @@ class BrightnessCaptioner:
     def __init__(self, clip_length: int | None) -> None:
         self.clip_length = clip_length
 
-    def encode(self, pixels: np.ndarray) -> torch.Tensor:
-        return torch.tensor(pixels.reshape(len(pixels), self.clip_length or 1, -1).mean(-1))
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        return pixels.reshape(len(pixels), self.clip_length or 1, -1).mean(-1)
 
-    def decode(self, embeddings: torch.Tensor, search: SearchOptions) -> list[Result]:
+    def decode(self, embeddings: np.ndarray, search: SearchOptions) -> list[Result]:
         return [Result(" ".join(str(round(float(value) / 10)) for value in row), [], 0.0) for row in embeddings]
 
 
 def captions_of(video: DamagedVideo, windows: list[list[int]], clip_length: int | None) -> list[tuple[float, str]]:
     captioner: Any = BrightnessCaptioner(clip_length)
-    files = FileCaptioner(cast(Captioner, captioner), SearchOptions(beam_size=2), batch=2)
+    files = FileCaptioner(cast("Captioner", captioner), SearchOptions(beam_size=2), batch=2)
     return [(moment.seconds, result.text) for moment, result in files.video(cast(VideoFile, video), windows)]
 
 

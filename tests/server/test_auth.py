@@ -145,3 +145,15 @@ async def test_allowed_origin_may_use_whole_api(start: Start) -> None:
     assert preflight.headers["access-control-allow-origin"] == "https://pages.example"
     other = await server.http.options("/whip/tab", headers={**asked, "Origin": "https://evil.example"})
     assert other.status_code == 400
+
+
+async def test_no_request_is_handed_to_a_thread(guarded: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run_sync(*_: object, **__: object) -> None:
+        raise AssertionError("a thread was asked for")
+
+    monkeypatch.setattr("anyio.to_thread.run_sync", run_sync)
+    for path in ("/metrics", "/streams", "/streams/door", "/readyz"):
+        assert (await guarded.http.get(path, headers=bearer(VIEW))).status_code == 200
+    body = {"name": "yard", "url": "rtsp://yard"}
+    assert (await guarded.http.post("/streams", json=body, headers=bearer(PUBLISH))).status_code == 201
+    assert (await guarded.http.delete("/streams/yard", headers=bearer(PUBLISH))).status_code == 204

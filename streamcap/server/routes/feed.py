@@ -19,7 +19,7 @@ def routes(broadcaster: FeedBroadcaster, auth: Auth, *, heartbeat: float) -> API
 
     @router.websocket("/captions")
     async def captions(websocket: WebSocket) -> None:
-        auth.viewer(websocket)
+        await auth.viewer(websocket)
         await broadcaster.serve(websocket, read_query(websocket.query_params))
 
     @router.get(

@@ -39,7 +39,7 @@ def routes(whip_sessions: WhipSessions, whep_sessions: WhepSessions, auth: Auth,
 
     def session_routes(
         kind: str,
-        check: Callable[[HTTPConnection], None],
+        check: Callable[[HTTPConnection], Awaitable[None]],
         find: Callable[[str, str], WebRtcSession],
         end: Callable[[str, str], Awaitable[None]],
     ) -> None:
