@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -33,17 +34,22 @@ class Clock:
 
 
 class ScriptedClient:
-    """Each request waits until the test answers it."""
+    """Each request waits until the test answers it.
+
+    Two threads make the images of requests, so those of several streams may come in any order: `answer` takes the name
+    of a stream where a test has several.
+    """
 
     def __init__(self) -> None:
-        self.asked: list[bytes] = []
+        self.asked: list[str] = []
+        """The stream of each request: `Running.put` makes it the prompt."""
         self.on_texts: list[Callable[[str], None]] = []
         self._answers: list[asyncio.Future[str]] = []
         self._changed = asyncio.Event()
         self.closed = False
 
     async def ask(self, body: bytes, on_text: Callable[[str], None] = lambda text: None) -> AnswerStream:
-        self.asked.append(body)
+        self.asked.append(json.loads(body)["messages"][0]["content"][0]["text"])
         self.on_texts.append(on_text)
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._answers.append(future)
@@ -62,9 +68,18 @@ class ScriptedClient:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def answer(self, number: int, text: str | RemoteError) -> None:
-        """Answer request `number`, from 0, and let the model act on it."""
-        await self.until_asked(number + 1)
+    async def answer(self, request: int | str, text: str | RemoteError) -> None:
+        """Answer a request, and let the model act on it.
+
+        request: its number, from 0, or its stream, whose only request it is.
+        """
+        if isinstance(request, int):
+            number = request
+            await self.until_asked(number + 1)
+        else:
+            while request not in self.asked:
+                await self.until_asked(len(self.asked) + 1)
+            number = self.asked.index(request)
         if isinstance(text, RemoteError):
             self._answers[number].set_exception(text)
         else:
@@ -94,7 +109,7 @@ class Running:
 
     def put(self, start: float, features: np.ndarray, stream: str = "door") -> Sample:
         image = SampledImage(np.zeros((8, 8, 3), np.uint8), 0.0)
-        one = replace(sample(stream, (0, 0, 0), start, model="talker", encoder="mini"), images=(image,))
+        one = replace(sample(stream, (0, 0, 0), start, model="talker", encoder="mini"), images=(image,), prompt=stream)
         self.model.put(Encoded(one, features, Times(start, start, start)))
         return one
 
@@ -136,8 +151,8 @@ async def test_streams_share_requests_in_flight() -> None:
         running.put(0.0, A, name)
     await running.client.until_asked(2)
     assert running.model.statistics.in_flight == 2
-    await running.client.answer(0, "A man.")
-    await running.client.answer(2, "A dog.")
+    await running.client.answer("a", "A man.")
+    await running.client.answer("c", "A dog.")
     assert [(o.sample.stream, o.text) for o in running.outcomes if isinstance(o, Captioned)] == [
         ("a", "A man."),
         ("c", "A dog."),
@@ -260,9 +275,9 @@ async def test_sample_behind_a_request_in_flight_stays_behind_it() -> None:
     running.put(0.0, A, "b")
     await running.client.until_asked(2)
     running.put(1.0, B, "b")
-    await running.client.answer(0, RemoteError("the answer broke off"))
+    await running.client.answer("a", RemoteError("the answer broke off"))
     assert [(one.stream, one.start) for one in running.to_fallback] == [("a", 0.0)]
-    await running.client.answer(1, RemoteError("the answer broke off"))
+    await running.client.answer("b", RemoteError("the answer broke off"))
     assert [(one.stream, one.start) for one in running.to_fallback] == [("a", 0.0), ("b", 1.0)]
     await running.model.close()
 
