@@ -12,7 +12,7 @@ from streamcap.image_spec import Fit, ImageSpec
 SIDES = st.integers(1, 5000)
 
 
-@pytest.mark.slow  # transformers loads torch
+@pytest.mark.slow  # loads torch
 @given(SIDES, SIDES)
 def test_crop_matches_clip_processor(width: int, height: int) -> None:
     import numpy as np

@@ -14,6 +14,8 @@ from streamcap.captioner.kernels import int8_torch
 from streamcap.cli import app
 from streamcap.errors import InputError
 
+pytestmark = pytest.mark.slow  # loads torch
+
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
