@@ -47,9 +47,10 @@ check-fast: lint
 		-m "not e2e and not browser and not slow" --ignore tests/captioner --ignore tests/training --ignore tests/bench \
 		$(PYTEST_ARGS)
 
-# All tests, with line and branch coverage of both packages; PYTEST_ARGS=tests/media narrows it down.
+# All tests, with line and branch coverage of both packages, of the programs that tests start too;
+# PYTEST_ARGS=tests/media narrows it down.
 coverage: $(VENV)/installed-dev
-	$(BIN)/python -m pytest --cov $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CHECK_WORKERS) --dist loadfile --cov $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist
