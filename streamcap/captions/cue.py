@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from unicodedata import category, east_asian_width
 
 from streamcap.captions.text import clean_text
 
 MAX_LINE_CHARS = 42
 MAX_LINES = 2
 _ARTICLES = frozenset({"a", "an", "the"})
+# Chinese and Japanese have no spaces: a line may end between two of their characters, but these begin none (kinsoku).
+_HAN_KANA = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_NOT_FIRST = "ぁぃぅぇぉっゃゅょゎゕゖァィゥェォッャュョヮヵヶー・ゝゞヽヾ\u3099-\u309c\u31f0-\u31ff"
+# A zero-width space separates words of Khmer, Thai, Lao and Burmese.
+_BREAK = re.compile(f"( |\u200b+|(?<=[{_HAN_KANA}、。，！？：；）」』】])(?=[{_HAN_KANA}])(?![{_NOT_FIRST}]))")
 # A shorter cue cannot be read; a shorter gap flickers.
 MIN_CUE_MS = 1000
 MIN_GAP_MS = 500
@@ -65,38 +71,68 @@ def _readable_end(cue: Cue, limit_ms: int | None) -> int:
     return end if limit_ms is None else min(end, limit_ms)
 
 
+def text_width(text: str) -> int:
+    """Columns of `text` on a screen: 2 for a wide character (Chinese, emoji), 0 for a mark on another, else 1."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if category(char) in ("Mn", "Me", "Cf") else 2 if east_asian_width(char) in ("W", "F") else 1 for char in text
+    )
+
+
 @lru_cache(maxsize=WRAP_CACHE_SIZE)
 def wrap_lines(text: str, width: int = MAX_LINE_CHARS, max_lines: int = MAX_LINES) -> tuple[str, ...]:
-    """Break `text` between words into at most `max_lines` even lines of about `width` characters.
+    """Break `text` between words into at most `max_lines` even lines of about `width` columns (`text_width`).
 
     A line does not end in an article where another break fits (Netflix, timed text style guide). A text that is too
     long gets wider lines: no word is lost or cut. The text is cleaned first (`clean_text`). Linear time.
     """
-    words = clean_text(text).split()
-    if len(words) < 2 or max_lines < 2:
-        return (" ".join(words),)
-    # ends[i]: characters of the first i + 1 words and the spaces between them.
-    ends = [end - 1 for end in accumulate(len(word) + 1 for word in words)]
-    if ends[-1] <= width:
-        return (" ".join(words),)
+    text = " ".join(clean_text(text).split())
+    if max_lines < 2 or text_width(text) <= width:
+        return (text,)
+    words = _Words(text)
     lines: list[str] = []
     first = 0  # the first word of the next line
-    for count in range(min(max_lines, -(-ends[-1] // width)), 1, -1):
+    for count in range(min(max_lines, -(-words.ends[-1] // width)), 1, -1):
         if first >= len(words) - 1:
             break
-        last = _last_word(words, ends, first, count, width)
-        lines.append(" ".join(words[first : last + 1]))
+        last = words.last_of_line(first, count, width)
+        lines.append(words.joined(first, last))
         first = last + 1
-    return (*lines, " ".join(words[first:]))
+    return (*lines, words.joined(first, len(words) - 1))
 
 
-def _last_word(words: list[str], ends: list[int], first: int, count: int, width: int) -> int:
-    """Index of the last word of a line that starts with word `first`, where `count` lines are left."""
-    begin = ends[first - 1] + 1 if first else 0
-    target = begin + (ends[-1] - begin) / count
+class _Words:
+    """A text at all places where a line may end.
 
-    def cost(index: int) -> tuple[bool, bool, float]:
-        fits = ends[index] - begin <= width and ends[-1] - ends[index] - 1 <= (count - 1) * width
-        return not fits, words[index].lower() in _ARTICLES, abs(ends[index] - target)
+    ends[i]: columns of the first i + 1 words and what is between them.
+    """
 
-    return min(range(first, len(words) - 1), key=cost)
+    def __init__(self, text: str) -> None:
+        # Words and what is between them, in turn: a space, zero-width spaces, or nothing.
+        self._parts = _BREAK.split(text)
+        self._words = self._parts[::2]
+        self.ends: list[int] = []
+        self._begins: list[int] = []
+        at = 0
+        for word, space in zip(self._words, [*self._parts[1::2], ""], strict=True):
+            self._begins.append(at)
+            self.ends.append(at + text_width(word))
+            at = self.ends[-1] + len(space.replace("\u200b", ""))
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def joined(self, first: int, last: int) -> str:
+        return "".join(self._parts[2 * first : 2 * last + 1])
+
+    def last_of_line(self, first: int, count: int, width: int) -> int:
+        """Index of the last word of a line that starts with word `first`, where `count` lines are left."""
+        begin, end = self._begins[first], self.ends[-1]
+        target = begin + (end - begin) / count
+
+        def cost(index: int) -> tuple[bool, bool, float]:
+            fits = self.ends[index] - begin <= width and end - self._begins[index + 1] <= (count - 1) * width
+            return not fits, self._words[index].lower() in _ARTICLES, abs(self.ends[index] - target)
+
+        return min(range(first, len(self) - 1), key=cost)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamcap.captions.cue import Cue, merge_cues, to_ms, wrap_lines
+from streamcap.captions.cue import Cue, merge_cues, text_width, to_ms, wrap_lines
 from streamcap.captions.text import clean_text
 
 
@@ -59,13 +59,17 @@ def test_wrapped_lines_are_cached() -> None:
     assert wrap_lines.cache_info().hits == again + 1
 
 
+def visible(text: str) -> str:
+    return text.replace(" ", "").replace("\u200b", "")
+
+
 @given(st.text(min_size=0, max_size=300))
 def test_wrapping_keeps_every_word(text: str) -> None:
     broken = wrap_lines(text)
-    assert " ".join(broken) == clean_text(text)
+    assert visible("".join(broken)) == visible(clean_text(text))
     assert len(broken) <= 2
-    if len(clean_text(text)) <= 42:
-        assert len(broken) == 1
+    if text_width(clean_text(text)) <= 42:
+        assert broken == (clean_text(text),)
 
 
 @given(st.lists(st.integers(1, 60), min_size=2, max_size=60), st.integers(2, 4))
@@ -92,6 +96,44 @@ def test_line_does_not_end_in_an_article(text: str, first: str) -> None:
     lines = wrap_lines(text)
     assert lines[0] == first
     assert max(map(len, lines)) <= 42
+
+
+@pytest.mark.parametrize(
+    ("separator", "lines"),
+    [
+        # Zero-width spaces separate the words of Khmer.
+        (
+            "\u200b",
+            [
+                "មនុស្ស\u200bពីរ\u200bនាក់\u200bឈរ\u200bក្បែរ\u200bរថយន្ត\u200bពណ៌\u200bក្រហម",
+                "នៅ\u200bមុខ\u200bផ្ទះ\u200bធំ\u200bមួយ\u200bក្នុង\u200bភូមិ\u200bដាច់ស្រយាល",
+            ],
+        ),
+        # The points of Hebrew take no room; the direction mark stays.
+        (" ", ["שְׁנֵי כְּלָבִים לְבָנִים רָצִים עַל הַדֶּשֶׁא", "לְיַד מְכוֹנִית BMW\u200f אֲדֻמָּה בַּשֶּׁלֶג"]),
+        # Chinese and Japanese have no spaces. No line begins with a comma or a small kana.
+        ("", ["两个人站在一辆红色的汽车", "旁边，后面有一座很大的房子"]),
+        ("", ["二人の人が大きな家の前にある", "赤いトラックのそばに立っている"]),
+        # To break Thai without zero-width spaces, one needs a dictionary.
+        ("", ["ชายสองคนยืนอยู่ข้างรถยนต์สีแดงหน้าบ้านหลังใหญ่ในหมู่บ้าน"]),
+    ],
+    ids=["Khmer", "Hebrew", "Chinese", "Japanese", "Thai"],
+)
+def test_lines_of_other_scripts(separator: str, lines: list[str]) -> None:
+    assert list(wrap_lines(separator.join(lines))) == lines
+
+
+SCRIPTS = "aé ́\u200b\u200dשְׁרក្ឡេमिष्두ខំ两か゛っ👩\u200d👧🏽🇫🇷"
+
+
+@given(st.text(SCRIPTS, min_size=30, max_size=120))
+def test_no_line_breaks_inside_a_grapheme(text: str) -> None:
+    import regex  # transformers needs it too
+
+    text = clean_text(text)
+    clusters = [cluster for cluster in regex.findall(r"\X", text) if visible(cluster)]
+    broken = [cluster for line in wrap_lines(text) for cluster in regex.findall(r"\X", line) if visible(cluster)]
+    assert [visible(cluster) for cluster in broken] == [visible(cluster) for cluster in clusters]
 
 
 ARTICLES = ("a", "an", "the", "The")
