@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import random
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import uvloop
 import websockets
 
 from streamcap.captions.caption import Caption, Latency
@@ -157,6 +159,8 @@ async def run(
     processes |= {f"nats {number}": psutil.Process(pid) for number, pid in enumerate(pids[:-1])}
     cpu = {name: sum(process.cpu_times()[:2]) for name, process in processes.items()}
     memory = {name: process.memory_info().rss for name, process in processes.items()}
+    # For a profiler.
+    print(f"writing: owners are process {os.getpid()}, the gateway is {pids[-1]}", file=sys.stderr, flush=True)
     stored, skipped, seconds = await write(owners, options.finals, options.seconds)
     await asyncio.sleep(1.0)
     used = {name: sum(process.cpu_times()[:2]) - cpu[name] for name, process in processes.items()}
@@ -203,7 +207,7 @@ def main() -> None:
         gateway = NodeProcess("gateway", cluster.urls, Path(directory), "--roles", "gateway")
         stack.callback(gateway.kill)
         pids = [server.pid for server in cluster.servers]
-        result = asyncio.run(run(options, cluster, gateway, pids))
+        result = uvloop.run(run(options, cluster, gateway, pids))  # as nodes do
     options.json.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal
 
 CaptureClock = Literal["rtcp", "arrival"]
@@ -86,7 +87,14 @@ def _rounded(number: float | None) -> float | None:
 
 def utc_text(seconds: float) -> str:
     """RFC 3339 in UTC to the millisecond: `2026-11-20T23:46:01.120Z`."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    milliseconds = round(seconds * 1_000_000) // 1000
+    return f"{_utc_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
+
+
+@lru_cache(maxsize=64)
+def _utc_second(second: int) -> str:
+    """To the second: captions of the same time are many."""
+    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
 def utc_seconds(text: str) -> float:

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from pydantic_core import PydanticSerializationError, to_json
+
 from streamcap.captions.caption import Caption, utc_text
 from streamcap.captions.text import clean_text
 
@@ -147,7 +149,10 @@ def hello_text(streams: list[StreamSummary], now: float) -> str:
 
 def dump(message: dict[str, object]) -> str:
     """Compact JSON with non-ASCII text unescaped, valid in UTF-8 and on one line for every reader."""
-    text = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text = to_json(message).decode()  # native code: a third of the time of `json.dumps`
+    except PydanticSerializationError:  # a lone surrogate
+        text = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
     return text if text.isascii() else _UNSAFE.sub(_escape, text)
 
 

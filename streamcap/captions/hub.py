@@ -245,6 +245,10 @@ class Hub:
     """How far `since` may be beyond the newest event: where several services show one feed, another one may have been
     faster. Events up to there are left out."""
     _subscriptions: dict[int, Subscription] = field(default_factory=dict)
+    _of_all: dict[int, Subscription] = field(default_factory=dict)
+    """Those of all streams."""
+    _of_stream: dict[str, dict[int, Subscription]] = field(default_factory=dict)
+    """Those that name a stream: an event must not cost time for each viewer of another one."""
 
     def add(self, feed: EventLog) -> None:
         """Add the feed of a new stream."""
@@ -258,6 +262,7 @@ class Hub:
             named = subscription.options.streams
             if named is not None and stream in named and named.isdisjoint(self.feeds):
                 subscription.close(CloseReason.REMOVED, f"stream {stream} was removed")
+                self.unsubscribe(subscription)
 
     def publish(self, payload: Payload, *, live: bool = True) -> Event:
         """Number `payload` and queue it for its subscribers. A stale one (`live` false) is only stored for replay;
@@ -268,7 +273,7 @@ class Hub:
             return event
         self._count(event)
         self.statistics.stale += 1
-        for subscription in list(self._subscriptions.values()):
+        for subscription in self._interested(event.stream):
             subscription.skip(event)
         return event
 
@@ -280,10 +285,10 @@ class Hub:
     def _offer(self, event: Event) -> None:
         self._count(event)
         now = self.monotonic()
-        for subscription in list(self._subscriptions.values()):
+        for subscription in self._interested(event.stream):
             subscription.offer(event, now)
             if subscription.closed is not None:
-                self._subscriptions.pop(id(subscription), None)
+                self.unsubscribe(subscription)
                 self.statistics.closed_slow += subscription.cause is CloseReason.SLOW
 
     def relay(self, event: Event) -> bool:
@@ -306,7 +311,7 @@ class Hub:
     def skip(self, stream: str, count: int) -> None:
         """Use up the next `count` numbers of `stream` for lost events; subscribers receive a `gap`."""
         lost = self.feeds[stream].skip(count)
-        for subscription in list(self._subscriptions.values()):
+        for subscription in self._interested(stream):
             subscription.miss(stream, lost)
 
     def subscribe(
@@ -333,11 +338,19 @@ class Hub:
         for name in names:
             self._catch_up(subscription, name, seen.get(name))
         self._subscriptions[id(subscription)] = subscription
+        for table in self._tables(subscription):
+            table[id(subscription)] = subscription
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Idempotent."""
-        self._subscriptions.pop(id(subscription), None)
+        if self._subscriptions.pop(id(subscription), None) is None:
+            return
+        for table in self._tables(subscription):
+            table.pop(id(subscription), None)
+        for stream in subscription.options.streams or ():
+            if not self._of_stream[stream]:
+                del self._of_stream[stream]
 
     @property
     def subscribers(self) -> int:
@@ -351,7 +364,15 @@ class Hub:
         """Close all subscriptions."""
         for subscription in list(self._subscriptions.values()):
             subscription.close(CloseReason.STOPPING, reason)
-        self._subscriptions.clear()
+            self.unsubscribe(subscription)
+
+    def _interested(self, stream: str) -> list[Subscription]:
+        return [*self._of_all.values(), *self._of_stream.get(stream, {}).values()]
+
+    def _tables(self, subscription: Subscription) -> list[dict[int, Subscription]]:
+        """Where to find `subscription` for an event."""
+        named = subscription.options.streams
+        return [self._of_all] if named is None else [self._of_stream.setdefault(stream, {}) for stream in named]
 
     def _names(self, options: SubscribeOptions) -> list[str]:
         if options.streams is None:

@@ -19,6 +19,7 @@ from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
+from streamcap.cluster.ack_inbox import AckInbox
 from streamcap.cluster.subjects import (
     INGEST_QUEUE,
     LOG_STREAM,
@@ -108,6 +109,8 @@ class Connection:
     jetstream: JetStreamContext
     options: ClusterOptions
     replicas: int
+    acks: AckInbox
+    """For messages that JetStream must store."""
 
     @property
     def is_connected(self) -> bool:
@@ -148,8 +151,9 @@ async def connect(options: ClusterOptions, name: str, *, prepare: bool = True) -
         disconnected_cb=_on_disconnect,
         reconnected_cb=_on_reconnect,
     )
-    connection = Connection(client, client.jetstream(timeout=5.0), options, options.replicas)
+    connection = Connection(client, client.jetstream(timeout=5.0), options, options.replicas, AckInbox(client))
     try:
+        await connection.acks.open()
         _check_version(client)
         await _retry_while_electing(_check_jetstream, connection)
         if prepare:

@@ -13,8 +13,9 @@ from nats.aio.msg import Msg
 from streamcap.captions.event import Event
 from streamcap.captions.hub import Hub
 from streamcap.cluster.connection import Connection
-from streamcap.cluster.log.entry import read_entry, read_event
+from streamcap.cluster.log.entry import read_entry
 from streamcap.cluster.log.reader import Message, StreamReader
+from streamcap.cluster.log.stored_event import read_event
 from streamcap.cluster.ownership import LogEntry
 from streamcap.cluster.subjects import LOG_STREAM, name_of
 from streamcap.cluster.tasks import end_tasks, run_all

@@ -50,7 +50,7 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A message to store. The same write may be sent again: its id removes repeats."""
+    """A message to store. The same write may be sent again: no more than one of them can be stored."""
 
     message_id: str
     expected_last: int
@@ -60,6 +60,12 @@ class Write:
     begin: int
     reserved: Counters
     events: tuple[str, ...] = ()
+
+
+def is_undecided(write: Write, last: LogEntry | None) -> bool:
+    """Whether `write`, which was refused, may be stored yet: the newest message `last` is still the one that it names,
+    so that another is on its way which no reader sees, perhaps this very write, sent before."""
+    return (0 if last is None else last.sequence) == write.expected_last
 
 
 class NotOwnerError(OSError):
@@ -174,5 +180,4 @@ class Ownership:
 
     def _make(self, begin: int, reserved: Counters, events: tuple[str, ...]) -> Write:
         self._writes += 1
-        message_id = f"{self.stream}:{self.term}:{self._run}:{self._writes}"
-        return Write(message_id, self._last, self.node, self.term, begin, reserved, events)
+        return Write(f"{self._run}:{self._writes}", self._last, self.node, self.term, begin, reserved, events)

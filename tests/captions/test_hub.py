@@ -320,3 +320,24 @@ def test_every_seq_is_delivered_once_or_in_a_gap(actions: list[str], limit: int,
                     assert first == seen + 1 and last >= first
                     seen = last
     assert seen == hub.feeds["door"].last_seq
+
+
+def test_event_costs_viewers_of_other_streams_nothing(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add(EventLog("yard"))
+    door, yard, both, every = (
+        listen(hub, SubscribeOptions(streams))
+        for streams in (frozenset({"door"}), frozenset({"yard"}), frozenset({"door", "yard"}), None)
+    )
+    asked: list[Subscription] = []
+    offer = Subscription.offer
+    monkeypatch.setattr(Subscription, "offer", lambda self, *event: (asked.append(self), offer(self, *event)))
+    hub.publish(Status("yard", StreamState.LIVE))
+    assert set(map(id, asked)) == {id(yard), id(both), id(every)}
+    hub.unsubscribe(yard)
+    hub.unsubscribe(both)
+    hub.unsubscribe(both)
+    asked.clear()
+    hub.publish(Status("yard", StreamState.STALLED))
+    hub.publish(Status("door", StreamState.LIVE))
+    assert asked == [every, every, door]
+    assert [len(texts(each)) for each in (door, yard, both, every)] == [2, 2, 2, 4]

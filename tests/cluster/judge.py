@@ -51,8 +51,8 @@ async def read_logs(urls: list[str]) -> list[Stored]:
                 stored.append(
                     Stored(
                         message.subject.split(".")[2],
-                        int(headers["Streamcap-Term"]),
-                        headers["Streamcap-Node"],
+                        int(headers["Streamcap"].split(" ")[0]),
+                        headers["Streamcap"].split(" ", 7)[7],
                         message.metadata.timestamp.timestamp(),
                         [json.loads(line) for line in message.data.decode().splitlines()],
                     )
@@ -126,16 +126,18 @@ def judge_client(messages: list[dict[str, Any]], stored: list[Stored], stream: s
 
 def recorded_finals(out: Path, stream: str) -> list[dict[str, Any]]:
     """All lines of a stream's JSONL files, the older parts first; a line that is being written is not one yet."""
-    lines: list[str] = []
-    for path in (*sorted(out.glob(f"{stream}.jsonl.*")), out / f"{stream}.jsonl"):
-        with contextlib.suppress(FileNotFoundError):  # not written yet, or rotated just now
-            lines += path.read_text().splitlines(keepends=True)
+    parts: list[Path] | None = None
+    while parts != (now := sorted(out.glob(f"{stream}.jsonl.*"))):  # else a file was rotated meanwhile
+        parts, lines = now, list[str]()
+        for path in (*parts, out / f"{stream}.jsonl"):
+            with contextlib.suppress(FileNotFoundError):  # not written yet
+                lines += path.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n") and line.strip()]
 
 
-def judge_files(out: Path, stored: list[Stored], stream: str, verdict: Verdict) -> None:
+def judge_files(finals: list[dict[str, Any]], stored: list[Stored], stream: str, verdict: Verdict) -> None:
     """The files have the finals of the log in their order, each once, from the first to the newest recorded."""
-    recorded = [(final["seq"], final["text"]) for final in recorded_finals(out, stream)]
+    recorded = [(final["seq"], final["text"]) for final in finals]
     expected = [(final["seq"], final["text"]) for final in finals_of(stored, stream)]
     verdict.recorded += len(recorded)
     if len(set(recorded)) != len(recorded):

@@ -1,6 +1,8 @@
 """Kills and pauses nodes and NATS servers at random moments, and judges logs and clients.
 
 python -m tests.cluster.storm --kills 200    prints a table; its exit status is 1 where a promise was broken.
+
+Every 25 strikes logs, clients and files are judged as they are, so that a run that is cut off counts up to there.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nats.errors import Error as NatsError
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
@@ -86,11 +90,14 @@ class Outcome:
     strikes: dict[str, int] = field(default_factory=dict)
     takeovers: int = 0
     """Terms of all logs after the first."""
+    is_complete: bool = False
+    """Judged at the end, when every client and every file had caught up; else in the middle of the run."""
 
     def as_json(self) -> dict[str, Any]:
         """What a report shows."""
         verdict = self.verdict
         return {
+            "is_complete": self.is_complete,
             "strikes": dict(sorted(self.strikes.items())),
             "takeovers": self.takeovers,
             "finals_stored": verdict.finals,
@@ -123,6 +130,8 @@ class Storm:
     def strike(self) -> None:
         kind = self._rng.choices(KINDS, WEIGHTS)[0]
         awake = [process for process in self._processes if process.name not in self._paused]
+        for process in awake:
+            assert process.is_running, f"it has ended by itself: {process.describe()}"
         if kind == "nats" and (self._restart is None or not self._restart.is_alive()):
             server = self._rng.choice(self._cluster.servers)
             self._mark("nats", server.url)
@@ -168,8 +177,13 @@ def run_storm(
     seed: int = 0,
     calm: float = 8.0,
     until: float = float("inf"),
+    judge_every: int = 25,
+    report: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Outcome:
-    """`kills` strikes, `calm` seconds apart at most, then a judgement. until: monotonic seconds at which to stop."""
+    """`kills` strikes, `calm` seconds apart at most, then a judgement. until: monotonic seconds at which to stop.
+
+    report: takes a judgement in the middle of the run, after each `judge_every` strikes; one with a violation ends it.
+    """
     rng = random.Random(seed)
     out = directory / "out"
     with contextlib.ExitStack() as stack:
@@ -191,11 +205,17 @@ def run_storm(
         for client in clients:
             client.start()
         storm = Storm(cluster, [*gateways, *writers], rng)
-        for _ in range(kills):
+        for number in range(1, kills + 1):
             time.sleep(rng.uniform(0.3, 1.0) * calm)
             if time.monotonic() >= until:
                 break
             storm.strike()
+            if number % judge_every == 0 and number < kills:
+                outcome = _judge_now(cluster.urls, storm, names, clients, out if writers else None)
+                if outcome is not None:
+                    report(outcome)
+                    if outcome.verdict.violations:
+                        return outcome
         storm.end()
         for process in (*gateways, *writers):
             process.wait_until_ready()
@@ -208,14 +228,43 @@ def run_storm(
             for process in writers:  # what is recorded now is complete
                 process.kill()
         stored = asyncio.run(read_logs(cluster.urls))
-    outcome = Outcome(strikes=storm.strikes)
+        recorded = {name: recorded_finals(out, name) for name in names} if writers else None
+        received = [(client.stream, client.messages) for client in clients]
+        outcome = _judge(storm, names, received, recorded, stored)
+        outcome.is_complete = True
+        return outcome
+
+
+def _judge_now(
+    urls: list[str], storm: Storm, names: list[str], clients: list[Client], out: Path | None
+) -> Outcome | None:
+    """A judgement while everything runs. None: the logs cannot be read now, since JetStream elects a leader."""
+    # First what came out of the logs, then the logs: whatever was received must be there.
+    received = [(client.stream, list(client.messages)) for client in clients]
+    recorded = None if out is None else {name: recorded_finals(out, name) for name in names}
+    try:
+        stored = asyncio.run(read_logs(urls))
+    except (NatsError, OSError, TimeoutError) as error:
+        sys.stderr.write(f"no judgement now: {error or type(error).__name__}\n")
+        return None
+    return _judge(storm, names, received, recorded, stored)
+
+
+def _judge(
+    storm: Storm,
+    names: list[str],
+    received: list[tuple[str, list[dict[str, Any]]]],
+    recorded: dict[str, list[dict[str, Any]]] | None,
+    stored: list[Stored],
+) -> Outcome:
+    outcome = Outcome(strikes=dict(storm.strikes))
     for name in names:
         judge_log(stored, name, outcome.verdict)
-        if writers:
-            judge_files(out, stored, name, outcome.verdict)
+        if recorded is not None:
+            judge_files(recorded[name], stored, name, outcome.verdict)
         outcome.takeovers += max((entry.term for entry in stored if entry.stream == name), default=1) - 1
-    for client in clients:
-        judge_client(client.messages, stored, client.stream, outcome.verdict)
+    for stream, messages in received:
+        judge_client(messages, stored, stream, outcome.verdict)
     _measure(storm.marks, stored, outcome)
     return outcome
 
@@ -243,7 +292,8 @@ def _measure(marks: list[tuple[str, str, float]], stored: list[Stored], outcome:
                 for entry in stored
                 if entry.stream == stream and entry.at > at and any(e.get("is_final") for e in entry.events)
             )
-            outcome.recoveries.append(next(finals, at + 999) - at)
+            # In the middle of a run there may be none yet.
+            outcome.recoveries += [after - at for after in itertools.islice(finals, 1)]
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -259,8 +309,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--calm", type=float, default=8.0, help="most seconds between two strikes")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop striking after so long")
+    parser.add_argument("--judge-every", type=int, default=25, help="strikes between two judgements")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+
+    def show(outcome: Outcome) -> None:
+        text = json.dumps(outcome.as_json(), indent=2) + "\n"
+        if options.json is not None:
+            options.json.write_text(text)
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
     with tempfile.TemporaryDirectory() as directory:
         outcome = run_storm(
             options.kills,
@@ -271,11 +330,10 @@ def main() -> None:
             seed=options.seed,
             calm=options.calm,
             until=time.monotonic() + 60 * options.minutes,
+            judge_every=options.judge_every,
+            report=show,
         )
-    report = json.dumps(outcome.as_json(), indent=2) + "\n"
-    if options.json is not None:
-        options.json.write_text(report)
-    sys.stdout.write(report)
+    show(outcome)
     sys.exit(bool(outcome.verdict.violations))
 
 

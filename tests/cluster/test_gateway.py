@@ -49,7 +49,7 @@ class Shown:
         self._sequence += 1
         events = tuple(encode(seq, payload).text for seq, payload in enumerate(payloads, begin))
         write = Write(f"id{self._sequence}", 0, "node", term, begin, Counters(begin + 1000), events)
-        message = Message("sc.cap.door", self._sequence, time.time(), headers_of("door", write), body_of(write))
+        message = Message("sc.cap.door", self._sequence, time.time(), headers_of(write), body_of(write))
         self.gateway._take(message)
         self.gateway._take(message)  # a reader that starts again may deliver twice
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from streamcap.captions.event import Status, StreamState, encode
 from streamcap.cluster.connection import Connection
-from streamcap.cluster.log.entry import read_entry, read_event
+from streamcap.cluster.log.entry import read_entry
 from streamcap.cluster.log.reader import Message, StreamReader
+from streamcap.cluster.log.stored_event import read_event
 from streamcap.cluster.log.writer import AHEAD_NUMBERS, LogWriter
 from streamcap.cluster.ownership import LogEntry, NotOwnerError
 from streamcap.cluster.subjects import LOG_STREAM, name_of
@@ -100,6 +101,37 @@ async def test_writes_wait_while_the_server_is_down(connection: Connection, nats
     assert [event["seq"] for event in reading.events] == [1]
 
 
+async def test_write_whose_answer_is_lost_is_stored_once(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, publish = writer(connection, "a"), connection.acks.publish
+    await log.open(60, Counters())
+    answers = iter([False, True])
+
+    async def lose_the_first(subject: str, body: bytes, headers: Mapping[str, str]) -> int:
+        sequence = await publish(subject, body, headers)
+        if next(answers, True):
+            return sequence
+        raise TimeoutError
+
+    monkeypatch.setattr(connection.acks, "publish", lose_the_first)
+    await log.append([encode(1, Status("cam.1", StreamState.LIVE))], Counters(2))
+    await log.append([encode(2, Status("cam.1", StreamState.STALLED))], Counters(3))
+    async with Reading(connection) as reading:
+        await until(lambda: len(reading.events) >= 2)
+    assert [event["seq"] for event in reading.events] == [1, 2]
+
+
+async def test_reader_fails_if_its_receiver_does(connection: Connection) -> None:
+    def fail(message: Message) -> None:
+        raise ValueError(message.subject)
+
+    await writer(connection, "a").open(60, Counters())
+    with pytest.raises(ValueError, match=r"sc\.cap\.cam=1"):
+        async with asyncio.timeout(TIMEOUT_FACTOR):
+            await StreamReader(connection, LOG_STREAM, "sc.cap.*", fail, since=0.0).run()
+
+
 async def test_reader_goes_on_after_the_server_restarts(connection: Connection, nats_server: NatsCluster) -> None:
     log = writer(connection, "a")
     await log.open(60, Counters())
@@ -130,5 +162,5 @@ def test_foreign_event_is_refused(text: str) -> None:
 
 
 def test_foreign_message_is_refused() -> None:
-    with pytest.raises(ValueError, match="Streamcap-Term"):
+    with pytest.raises(ValueError, match="no header Streamcap"):
         read_entry("door", 3, {}, b"")

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from streamcap.captions.event import encode
-from streamcap.cluster.ownership import ACK_WAIT_SECONDS, LogEntry, NotOwnerError, Ownership, OwnerState, Write
+from streamcap.cluster.ownership import (
+    ACK_WAIT_SECONDS,
+    LogEntry,
+    NotOwnerError,
+    Ownership,
+    OwnerState,
+    Write,
+    is_undecided,
+)
 from streamcap.streams.counters import Counters
 from tests.captions.fakes import caption
 
@@ -28,9 +36,11 @@ def ahead(counters: Counters) -> Counters:
 
 @dataclass
 class Log:
-    """One subject: compare-and-set by its last sequence; repeats of an id change nothing."""
+    """One subject: compare-and-set by its last sequence. A leader that waits for its replicas refuses everything, while
+    readers see the old end of the log."""
 
     entries: list[LogEntry] = field(default_factory=list)
+    on_its_way: Write | None = None
 
     @property
     def last(self) -> LogEntry | None:
@@ -38,11 +48,8 @@ class Log:
 
     def store(self, write: Write) -> int | None:
         """The sequence; None: refused."""
-        for entry in self.entries:
-            if entry.message_id == write.message_id:
-                return entry.sequence
         last = self.last.sequence if self.last else 0
-        if write.expected_last != last:
+        if self.on_its_way is not None or write.expected_last != last:
             return None
         self.entries.append(
             LogEntry(
@@ -100,6 +107,22 @@ class Machine(RuleBasedStateMachine):
         if arrives:
             self._arrive(node, answered=True)
 
+    @precondition(lambda self: self.log.on_its_way is None and self._nodes(is_pending))
+    @rule(data=st.data())
+    def leader_waits_for_replicas(self, data: st.DataObject) -> None:
+        """The log will take the pending write, or a new leader will not know of it; its answer is lost."""
+        write = self.owners[data.draw(st.sampled_from(self._nodes(is_pending)))].pending
+        assert write is not None
+        if write.expected_last == (self.log.last.sequence if self.log.last else 0):
+            self.log.on_its_way = write
+
+    @precondition(lambda self: self.log.on_its_way is not None)
+    @rule(stored=st.booleans())
+    def replicas_answer(self, stored: bool) -> None:
+        write, self.log.on_its_way = self.log.on_its_way, None
+        if stored and write is not None:
+            self.log.store(write)
+
     @precondition(lambda self: self._nodes(is_pending))
     @rule(data=st.data(), answered=st.sampled_from([True, True, False]))
     def write_arrives(self, data: st.DataObject, answered: bool) -> None:
@@ -116,6 +139,8 @@ class Machine(RuleBasedStateMachine):
         ownership = owner.ownership
         if sequence is not None:
             ownership.stored(write, sequence)
+        elif is_undecided(write, last):
+            return  # it is sent again
         elif not ownership.refused(write, last):
             if ownership.state is OwnerState.CLAIMING:
                 owner.pending = ownership.take_over(last, ahead, FIRST)
@@ -260,6 +285,17 @@ def test_refused_owner_writes_and_reports_nothing() -> None:
     assert ownership.is_lost and not ownership.report()
     with pytest.raises(NotOwnerError):
         ownership.write([], 1, Counters())
+
+
+def test_refused_write_is_undecided_while_the_log_is_unchanged() -> None:
+    ownership = Ownership("door", "a", lambda: 0.0)
+    claim = ownership.take_over(None, ahead, Counters())
+    assert is_undecided(claim, None)
+    ownership.stored(claim, 5)
+    write = ownership.write([], 1, Counters())
+    assert is_undecided(write, LogEntry(5, claim.message_id, "a", 1, 1, claim.reserved))
+    assert not is_undecided(write, LogEntry(6, "other", "b", 2, 1, Counters()))
+    assert not is_undecided(write, None)
 
 
 def test_write_whose_answer_was_lost_counts_as_stored() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.judge import Stored, Verdict, judge_client, judge_files, judge_log
+from tests.cluster.judge import Stored, Verdict, judge_client, judge_files, judge_log, recorded_finals
 from tests.conftest import require_package, require_program
 
 
@@ -77,7 +77,7 @@ def test_judge_compares_files_with_the_log(tmp_path: Path, seqs: tuple[int, ...]
     (tmp_path / "cam.jsonl.000000000001").write_text(json.dumps(finals[0]) + "\n")
     (tmp_path / "cam.jsonl").write_text("".join(json.dumps(each) + "\n" for each in finals[1:]) + '{"type":')
     verdict = Verdict()
-    judge_files(tmp_path, log, "cam", verdict)
+    judge_files(recorded_finals(tmp_path, "cam"), log, "cam", verdict)
     assert any(reason in violation for violation in verdict.violations) if reason else not verdict.violations
 
 
@@ -87,8 +87,11 @@ def test_judge_compares_files_with_the_log(tmp_path: Path, seqs: tuple[int, ...]
 def test_strikes_lose_and_double_nothing(tmp_path: Path) -> None:
     require_program("nats-server")
     require_package("nats")
-    from tests.cluster.storm import run_storm
+    from tests.cluster.storm import Outcome, run_storm
 
-    outcome = run_storm(3, tmp_path, nodes=2, recorders=1, streams=1, calm=3.0)
+    early: list[Outcome] = []
+    outcome = run_storm(3, tmp_path, nodes=2, recorders=1, streams=1, calm=3.0, judge_every=2, report=early.append)
     assert outcome.verdict.violations == []
+    assert outcome.is_complete and [each.is_complete for each in early] == [False]
+    assert sum(early[0].strikes.values()) == 2
     assert outcome.verdict.received > 0 and outcome.verdict.recorded > 0

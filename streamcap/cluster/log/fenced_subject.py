@@ -13,19 +13,19 @@ from nats.js.errors import APIError, NotFoundError
 from streamcap.cluster.connection import Connection
 from streamcap.cluster.log.entry import body_of, headers_of, read_entry
 from streamcap.cluster.log.write_statistics import WriteStatistics
-from streamcap.cluster.ownership import LogEntry, Ownership, OwnerState, Write
+from streamcap.cluster.ownership import LogEntry, Ownership, OwnerState, Write, is_undecided
 from streamcap.streams.counters import Counters
 
 log = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 2.0
 RETRY_SECONDS = 0.2
 WARN_SECONDS = 3.0
 _WRONG_LAST_SEQUENCE = 10071
 
 
 class FencedSubject:
-    """Stores the writes of `ownership`. A write is sent again, under the same id, until JetStream stores or refuses it.
+    """Stores the writes of `ownership`. A write is sent again, with the same id, until JetStream stores or refuses it.
+    A repeat of one that is stored is refused, since it names the message before: the id of the newest message tells.
 
     Parameters:
         stream: of JetStream, to which `subject` belongs.
@@ -57,27 +57,25 @@ class FencedSubject:
     async def store(self, write: Write) -> bool:
         """Send `write` until JetStream has stored it, or refuses it. Returns whether it is stored."""
         name = self._ownership.stream
-        headers, body = headers_of(name, write), body_of(write)
+        headers, body = headers_of(write), body_of(write)
         began, warned = time.monotonic(), False
         self.waits_since = began
         while True:
             try:
-                answer = await self._connection.jetstream.publish(
-                    self._subject, body, timeout=ANSWER_SECONDS, headers=dict(headers)
-                )
+                sequence = await self._connection.acks.publish(self._subject, body, headers)
             except APIError as error:
-                if error.err_code == _WRONG_LAST_SEQUENCE:
+                reason: object = error.description
+                if error.err_code == _WRONG_LAST_SEQUENCE and not is_undecided(write, last := await self._read_last()):
                     self.waits_since = None
-                    is_stored = self._ownership.refused(write, await self._read_last())
+                    is_stored = self._ownership.refused(write, last)
                     self._statistics.refused += not is_stored
                     return is_stored
-                reason: object = error.description
             except (NatsError, OSError, TimeoutError) as error:
                 reason = str(error) or type(error).__name__
             else:
                 self.waits_since = None
                 self._statistics.stored(time.monotonic() - began)
-                self._ownership.stored(write, answer.seq)
+                self._ownership.stored(write, sequence)
                 return True
             if not warned and time.monotonic() - began >= WARN_SECONDS:
                 warned = True

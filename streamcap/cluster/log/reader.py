@@ -7,12 +7,13 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
+from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
+from nats.errors import NotJSMessageError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from streamcap.cluster.connection import Connection
@@ -27,8 +28,7 @@ RETRY_SECONDS = 0.25
 INACTIVE_SECONDS = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message of a stream."""
 
     subject: str
@@ -38,6 +38,72 @@ class Message:
     """Wall clock of the server, seconds since 1970 UTC."""
     headers: Mapping[str, str]
     body: bytes
+
+
+class Place(NamedTuple):
+    """Where a message is in its stream and in what its consumer delivers: `Msg.metadata`, in a fifth of the time."""
+
+    sequence: int
+    delivered: int
+    """Number of this delivery, from 1."""
+    stored_at: float
+    pending: int
+    """Messages of the consumer after this one."""
+
+    @classmethod
+    def of(cls, reply: str) -> Place:
+        """Of a message with this reply subject (NATS ADR-15, with or without domain). Raises NotJSMessageError."""
+        parts = reply.split(".")
+        if len(parts) < 9 or not reply.startswith("$JS.ACK."):
+            raise NotJSMessageError
+        sequence, delivered, nanoseconds, pending = parts[5:9] if len(parts) == 9 else parts[7:11]
+        return cls(int(sequence), int(delivered), int(nanoseconds) / 1e9, int(pending))
+
+
+class _Delivery:
+    """What one consumer delivers, until a message is lost or nothing comes any more."""
+
+    def __init__(self, reader: StreamReader, client: Client) -> None:
+        self._reader = reader
+        self._client = client
+        self._next = 1
+        self._heard_at = time.monotonic()
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def until_failure(self) -> None:
+        """Raises what the receiver of the messages raised."""
+        while time.monotonic() - self._heard_at < SILENCE_SECONDS:
+            done, _ = await asyncio.wait((self._failed,), timeout=HEARTBEAT_SECONDS)
+            if done:
+                self._failed.result()
+                return
+
+    async def take(self, message: Msg) -> None:
+        """A message, a heartbeat, or a flow-control request, which is answered after the messages before it."""
+        if self._failed.done():
+            return
+        self._heard_at = time.monotonic()
+        try:
+            if message.headers and message.headers.get("Status") == "100":
+                await self._control(message, message.headers)
+                return
+            place = Place.of(message.reply)
+            if place.delivered != self._next:
+                self._failed.set_result(None)  # a message was lost on its way
+                return
+            self._next += 1
+            self._reader.take(message, place)
+        except Exception as error:  # noqa: BLE001 - the client would only log it, and the message would be lost
+            self._failed.set_exception(error)
+
+    async def _control(self, message: Msg, headers: Mapping[str, str]) -> None:
+        if message.reply:
+            await self._client.publish(message.reply)
+        elif "Nats-Consumer-Stalled" in headers:
+            await self._client.publish(headers["Nats-Consumer-Stalled"])
+        last = headers.get("Nats-Last-Consumer")
+        if last is not None and int(last) != self._next - 1:
+            self._failed.set_result(None)
 
 
 class StreamReader:
@@ -88,7 +154,9 @@ class StreamReader:
     async def _follow(self) -> None:
         """Read by one consumer until it fails. A consumer lives on one server, in memory: it is cheap."""
         client, inbox = self._connection.client, self._connection.client.new_inbox()
-        subscription = await client.subscribe(inbox)
+        delivery = _Delivery(self, client)
+        # A callback: `next_msg` would make a task and a timer for each message.
+        subscription = await client.subscribe(inbox, cb=delivery.take)
         name = ""
         try:
             info = await self._connection.jetstream.add_consumer(
@@ -98,7 +166,7 @@ class StreamReader:
             self._began = True
             if not info.num_pending:
                 self.caught_up.set()
-            await self._read(subscription)
+            await delivery.until_failure()
         finally:
             await subscription.unsubscribe()
             if name and client.is_connected:
@@ -108,42 +176,16 @@ class StreamReader:
         with contextlib.suppress(NatsError, OSError, TimeoutError):  # JetStream removes it after INACTIVE_SECONDS
             await self._connection.jetstream.delete_consumer(self._stream, name)
 
-    async def _read(self, subscription: Subscription) -> None:
-        expected = 1
-        while True:
-            message = await subscription.next_msg(timeout=SILENCE_SECONDS)
-            if message.headers and message.headers.get("Status") == "100":
-                if not await self._control(message, expected):
-                    return
-                continue
-            place = message.metadata.sequence
-            if place.consumer != expected:
-                return  # a message was lost on its way
-            expected += 1
-            if place.stream > self._last:
-                self._last = place.stream
-                self._deliver(
-                    Message(
-                        message.subject,
-                        place.stream,
-                        message.metadata.timestamp.timestamp(),
-                        message.headers or {},
-                        message.data,
-                    )
-                )
-            self.pending = message.metadata.num_pending
-            if self.pending == 0:
-                self.caught_up.set()
-
-    async def _control(self, message: Msg, expected: int) -> bool:
-        """Answer a heartbeat or a flow-control request. Returns whether no message is missing."""
-        headers = message.headers or {}
-        if message.reply:
-            await self._connection.client.publish(message.reply)
-        elif "Nats-Consumer-Stalled" in headers:
-            await self._connection.client.publish(headers["Nats-Consumer-Stalled"])
-        last = headers.get("Nats-Last-Consumer")
-        return last is None or int(last) == expected - 1
+    def take(self, message: Msg, place: Place) -> None:
+        """The next message of a consumer."""
+        if place.sequence > self._last:
+            self._last = place.sequence
+            self._deliver(
+                Message(message.subject, place.sequence, place.stored_at, message.headers or {}, message.data)
+            )
+        self.pending = place.pending
+        if self.pending == 0:
+            self.caught_up.set()
 
     def _config(self, inbox: str) -> ConsumerConfig:
         config = ConsumerConfig(

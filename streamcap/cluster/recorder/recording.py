@@ -17,8 +17,9 @@ from streamcap.captions.cue import merge_cues
 from streamcap.captions.event import Event, Extend
 from streamcap.captions.track import CaptionTrack
 from streamcap.cluster.connection import Connection
-from streamcap.cluster.log.entry import previous_sequence, read_entry, read_event
+from streamcap.cluster.log.entry import previous_sequence, read_entry
 from streamcap.cluster.log.reader import Message
+from streamcap.cluster.log.stored_event import read_event
 from streamcap.cluster.ownership import NotOwnerError
 from streamcap.cluster.recorder.options import RecorderOptions
 from streamcap.cluster.recorder.position import Position
