@@ -9,6 +9,8 @@ from prometheus_client.metrics_core import Metric
 
 from streamcap.cluster.assigned_streams import AssignedStreams
 from streamcap.cluster.connection import Connection
+from streamcap.cluster.engines.dispatcher import Dispatcher
+from streamcap.cluster.engines.engine_service import EngineService
 from streamcap.cluster.gateway import Gateway
 from streamcap.cluster.ingest import Ingest
 from streamcap.cluster.log.live_feed import LiveFeed
@@ -37,6 +39,10 @@ class ClusterMetrics:
         self._live = live
         self._gateway = gateway
         self._recorder = recorder
+        self.engine: EngineService | None = None
+        """Of a node with the role engine, once its models are loaded."""
+        self.dispatcher: Dispatcher | None = None
+        """Of a node that asks the engines of others."""
 
     def collect(self) -> Iterator[Metric]:
         """All metrics."""
@@ -48,6 +54,8 @@ class ClusterMetrics:
         yield from self._of_writes()
         yield from self._of_gateway()
         yield from self._of_recorder()
+        yield from self._of_dispatcher()
+        yield from self._of_engine()
 
     def _of_assignments(self) -> Iterator[Metric]:
         owned = GaugeMetricFamily("streamcap_cluster_streams_owned", "Streams that this node has.", labels=("role",))
@@ -103,9 +111,42 @@ class ClusterMetrics:
             return
         yield _counter("recorded_finals", "Final captions written to files.", recorder.finals)
         yield _counter("recorder_read_again", "How often the disk was too slow for the log.", recorder.read_again)
+        yield _counter(
+            "recorder_messages_skipped", "Messages of the logs that are none of streamcap's.", recorder.skipped
+        )
         yield _gauge(
             "recorder_lag_seconds", "How long the oldest message has waited for the disk.", recorder.lag_seconds
         )
+
+    def _of_dispatcher(self) -> Iterator[Metric]:
+        dispatcher = self.dispatcher
+        if dispatcher is None:
+            return
+        yield _gauge("engines", "Engines of other nodes that this node can ask.", len(dispatcher.engines))
+        yield _gauge("samples_waiting", "Samples that wait for an engine of another node.", dispatcher.waiting)
+        yield _gauge("samples_in_flight", "Samples that engines of other nodes have.", dispatcher.in_flight)
+        yield _counter("samples_missed", "Samples replaced while no engine was there.", dispatcher.missed)
+        yield _counter(
+            "samples_resent", "Samples sent again: their engine died, refused or was silent.", dispatcher.resent
+        )
+        yield _counter("requests_given_up", "Samples that an engine has not answered in time.", dispatcher.given_up)
+        yield _counter("answers_late", "Answers to samples that had been given up.", dispatcher.late)
+
+    def _of_engine(self) -> Iterator[Metric]:
+        engine = self.engine
+        if engine is None:
+            return
+        yield _gauge("engine_credit", "Samples of other nodes that this engine takes now.", engine.free)
+        yield _counter("engine_samples_refused", "Samples refused: more than the engine holds.", engine.refused)
+        yield _counter("engine_messages_skipped", "Requests that are none of streamcap's.", engine.skipped)
+        yield _gauge(
+            "engine_reference_bytes", "Images of last finals, for the change gate of other nodes' streams.",
+            engine.references.bytes,
+        )  # fmt: skip
+        yield _counter(
+            "engine_references_forgotten", "Streams whose images had no room: each costs a decode.",
+            engine.references.forgotten,
+        )  # fmt: skip
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

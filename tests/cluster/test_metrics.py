@@ -7,10 +7,13 @@ import re
 import time
 from pathlib import Path
 
+import pytest
 import yaml
 
 from streamcap.captions.hub import Hub
 from streamcap.cluster.connection import Connection
+from streamcap.cluster.engines.dispatcher import Dispatcher
+from streamcap.cluster.engines.engine_service import EngineService
 from streamcap.cluster.gateway import Gateway
 from streamcap.cluster.ingest import Ingest
 from streamcap.cluster.log.live_feed import LiveFeed
@@ -19,9 +22,12 @@ from streamcap.cluster.nodes import NodeDirectory
 from streamcap.cluster.recorder.options import RecorderOptions
 from streamcap.cluster.recorder.recorder import Recorder
 from streamcap.cluster.registry import StreamRegistry
+from streamcap.engine.change_gate import ChangeGateOptions
+from streamcap.engine.engine import Engine, EngineOptions
 from streamcap.server.metrics.exposition import render
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.stream_set import StreamSet
+from tests.cluster.engines.samples import sample
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 NAME = re.compile(r"\b(?:streamcap|process)_[a-z_]+\b")
@@ -33,7 +39,9 @@ def expressions() -> list[str]:
     return [*(target["expr"] for panel in panels for target in panel["targets"]), *(rule["expr"] for rule in rules)]
 
 
-async def test_dashboard_and_alerts_of_clusters_use_existing_metrics(connection: Connection, tmp_path: Path) -> None:
+@pytest.fixture
+async def metrics(connection: Connection, tmp_path: Path) -> ClusterMetrics:
+    """Of a node with all roles that also asks the engines of others."""
     registry, nodes = StreamRegistry(connection), NodeDirectory(connection, None)
     streams = StreamSet(StreamOptions(), Hub(time.monotonic, time.time))
     live = LiveFeed(connection, streams.hub)
@@ -41,6 +49,19 @@ async def test_dashboard_and_alerts_of_clusters_use_existing_metrics(connection:
     gateway = Gateway(connection, streams.hub, add=lambda *_: True, apply=lambda *_: None)
     recorder = Recorder(connection, "a", RecorderOptions(tmp_path), registry, nodes)
     metrics = ClusterMetrics(connection, registry, nodes, ingest, live, gateway, recorder)
+    engine = Engine({}, EngineOptions(ChangeGateOptions(threshold=0.02)), lambda outcomes: None)
+    metrics.dispatcher = Dispatcher("a", time.monotonic)
+    metrics.engine = EngineService(connection, "a", engine, {})
+    return metrics
+
+
+def told(metrics: ClusterMetrics) -> dict[str, float]:
+    """What Prometheus reads, by name; of several labels the last."""
+    lines = [line.rpartition(" ") for line in render(metrics.collect()) if not line.startswith("#")]
+    return {name.removeprefix("streamcap_cluster_"): float(value) for name, _, value in lines}
+
+
+async def test_dashboard_and_alerts_of_clusters_use_existing_metrics(metrics: ClusterMetrics) -> None:
     lines = [line for line in render(metrics.collect()) if not line.startswith("#")]
     known = {NAME.findall(line)[0] for line in lines}
     # Whose metrics another test compares with the service's.
@@ -50,3 +71,21 @@ async def test_dashboard_and_alerts_of_clusters_use_existing_metrics(connection:
         assert names, expression
         assert all(name in known or name in single for name in names), expression
         assert "role" not in expression or any('role="' in line and names[0] in line for line in lines), expression
+
+
+async def test_counters_of_engines_of_other_nodes_are_told(metrics: ClusterMetrics) -> None:
+    dispatcher, engine = metrics.dispatcher, metrics.engine
+    assert dispatcher is not None and engine is not None
+    dispatcher.put(sample(at=1.0))
+    dispatcher.put(sample(at=2.0))  # no engine is there
+    dispatcher.resent, dispatcher.given_up, dispatcher.late = 2, 3, 4
+    engine.refused, engine.skipped, engine.references.forgotten = 5, 6, 7
+    values = told(metrics)
+    expected = {
+        "samples_waiting": 1, "samples_in_flight": 0, "engines": 0, "samples_missed_total": 1,
+        "samples_resent_total": 2, "requests_given_up_total": 3, "answers_late_total": 4,
+        "engine_samples_refused_total": 5, "engine_messages_skipped_total": 6, "engine_references_forgotten_total": 7,
+    }  # fmt: skip
+    assert {name: values.get(name) for name in expected} == expected
+    metrics.dispatcher = metrics.engine = None
+    assert not set(expected) & set(told(metrics)), "a node without them has no such metrics"

@@ -82,7 +82,8 @@ class Dispatcher:
         accepts: Callable[[str, str], bool] = lambda name, mark: True,
     ) -> None:
         self.superseded: dict[str, int] = {}
-        self.missed: dict[str, int] = {}
+        self.missed = 0
+        """Samples that a newer one replaced while no engine was there, or that no engine's input is known for."""
         self.resent = 0
         """Samples that went to another engine, since the first one died or refused."""
         self.given_up = 0
@@ -185,7 +186,7 @@ class Dispatcher:
         """Take a sample. Returns whether an engine is there for it; without one it waits too."""
         stream, served = sample.stream, self.serves(sample.model)
         if sample.pixels.size == 0:  # the model's input is not known
-            self._count(self.missed, stream)
+            self.missed += 1
             return False
         if stream in self._at:
             self._replace(stream, sample.model, served=served)
@@ -228,7 +229,7 @@ class Dispatcher:
     def forget(self, stream: str) -> None:
         """The stream was removed."""
         tables: tuple[dict[str, Any], ...] = (
-            self.superseded, self.missed, self._ready, self._held, self._memories,
+            self.superseded, self._ready, self._held, self._memories,
         )  # fmt: skip
         for table in tables:
             table.pop(stream, None)
@@ -298,8 +299,7 @@ class Dispatcher:
     def _replace(self, stream: str, model: str, *, served: bool) -> None:
         if stream in self._held or stream in self._ready:
             self._count(self.superseded, stream)
-            if not served:
-                self._count(self.missed, stream)
+            self.missed += not served
 
     @staticmethod
     def _count(table: dict[str, int], stream: str) -> None:

@@ -49,7 +49,7 @@ class Recorder(AssignedStreams):
         self.options = options
         self.recordings: dict[str, Recording] = {}
         self._taken: set[str] = set()
-        self._done_finals = self._done_read_again = 0
+        self._done_finals = self._done_read_again = self._done_skipped = 0
 
     @property
     def finals(self) -> int:
@@ -60,6 +60,11 @@ class Recorder(AssignedStreams):
     def read_again(self) -> int:
         """How often messages did not fit the memory, and were read again from the log."""
         return self._done_read_again + sum(recording.read_again for recording in self.recordings.values())
+
+    @property
+    def skipped(self) -> int:
+        """Messages of the logs that are none of streamcap's."""
+        return self._done_skipped + sum(recording.skipped for recording in self.recordings.values())
 
     @property
     def lag_seconds(self) -> float:
@@ -107,6 +112,7 @@ class Recorder(AssignedStreams):
             await recording.close(to_end=not moves and not recording.position.ownership.is_lost)
             self._done_finals += recording.finals
             self._done_read_again += recording.read_again
+            self._done_skipped += recording.skipped
 
     async def change_stream(self, before: StreamConfig, config: StreamConfig) -> None:
         """The files do not depend on it."""

@@ -26,6 +26,12 @@ def engine_status(url: str, name: str) -> tuple[float, float]:
     return nodes[name]["credits"], nodes[name]["rows_per_second"]
 
 
+def metric(node: NodeProcess, name: str) -> float:
+    """A metric without labels; 0: the node does not have it."""
+    values = [line.split()[1] for line in node.get("/metrics")[1].splitlines() if line.split(" ")[0] == name]
+    return float(values[0]) if values else 0.0
+
+
 def test_cameras_and_engines_on_different_nodes(nats_server: NatsCluster, tmp_path: Path) -> None:
     urls = nats_server.urls
     cameras = NodeProcess("cameras", urls, tmp_path, "--roles", "ingest,gateway", f"door={SCENE}")
@@ -35,7 +41,10 @@ def test_cameras_and_engines_on_different_nodes(nats_server: NatsCluster, tmp_pa
     with cameras:
         reason = "captioning failed: no engine serves model mini"
         wait_until(lambda: cameras.streams().get("door", {}).get("reason") == reason, cameras.describe)
+        wait_until(lambda: metric(cameras, "streamcap_cluster_samples_missed_total") > 0, cameras.describe)
         with first:
+            wait_until(lambda: metric(first, "streamcap_cluster_engine_credit") > 0, first.describe)
+            assert metric(cameras, "streamcap_cluster_engines") == 1
             viewer.read(cameras, 3)
             assert any(not m["is_final"] for m in viewer.messages if m["type"] == "caption"), "interims come too"
             wait_until(lambda: cameras.streams()["door"]["reason"] == "", cameras.describe)
