@@ -87,7 +87,7 @@ async def serve_streams(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _stop, stop, on_signal)
     # Its default action ends the process, for example when the terminal closes.
-    loop.add_signal_handler(signal.SIGHUP, _on_hangup, options.reloader)
+    loop.add_signal_handler(signal.SIGHUP, on_hangup, options.reloader)
     models = complete(options.models)
     streams = StreamSet(options.stream_options, Hub(time.monotonic, time.time))
     app = create_app(streams, options.server, reloader=options.reloader, state=options.state)
@@ -185,7 +185,8 @@ def start_models(
     return service
 
 
-def _on_hangup(reloader: Reloader | None) -> None:
+def on_hangup(reloader: Reloader | None) -> None:
+    """SIGHUP."""
     if reloader is None:
         log.info("SIGHUP: ignored; without --config there is nothing to reload")
     else:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import streamcap
-from streamcap.app import ENGINE_STOP_SECONDS, ServeOptions, source_opener, start_models
+from streamcap.app import ENGINE_STOP_SECONDS, ServeOptions, on_hangup, source_opener, start_models
 from streamcap.captions.hub import Hub
 from streamcap.cluster.connection import ClusterOptions, Connection, connect
 from streamcap.cluster.engines.engine_service import EngineService
@@ -141,7 +141,8 @@ class Node:
         """Until `stop` is set. Returns whether all threads that may be inside torch have ended."""
         options, roles = self.options, self.options.roles
         shown = self.gateway_streams if "gateway" in roles else self.streams
-        app = create_app(shown, options.serve.server, more_metrics=self.metrics.collect)
+        reloader = options.serve.reloader
+        app = create_app(shown, options.serve.server, reloader=reloader, more_metrics=self.metrics.collect)
         if "gateway" not in roles:
             app.add_middleware(NoGateway, node=self.id)
         server_stop = asyncio.Event()
@@ -197,6 +198,7 @@ class Node:
             self._engine = EngineService(
                 self._connection, self.id, self._models.engine, self._announced(models, self._models)
             )
+            self.metrics.engine = self._engine
             tasks.append(asyncio.create_task(self._engine.run(), name="engine"))
         elif "ingest" in roles:
             tasks += self._ask_engines()
@@ -219,6 +221,9 @@ class Node:
                 await self.gateway_streams.add(name, stream.url, stream.settings)
             except DuplicateStreamError:
                 log.debug("stream %s of the configuration file is known to the cluster, which keeps its own", name)
+        if (reloader := self.options.serve.reloader) is not None:
+            # Streams only: what else the file says is read at the start.
+            tasks.append(asyncio.create_task(reloader.watch(self.gateway_streams), name="reload"))
         log.info("node %s: listening on %s", self.id, self.url)
 
     def _announced(self, models: Mapping[str, ModelSettings], service: ModelService) -> dict[str, ModelInfo]:
@@ -234,6 +239,7 @@ class Node:
         options, connection = self.options.serve, self._connection
         models = ModelDirectory(connection, self._follow_models)
         engine = RemoteEngine(connection, self.id, models, next(iter(options.models)), self.streams.dispatch)
+        self.metrics.dispatcher = engine.dispatcher
         deps = StreamDeps(
             options=replace(options.stream_options, out=None),
             hub=self.streams.hub,
@@ -305,7 +311,7 @@ async def run_node(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end)
-    loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP: ignored; to change options, restart the node")
+    loop.add_signal_handler(signal.SIGHUP, on_hangup, options.serve.reloader)
     connection = await connect(options.cluster, options.name or socket.gethostname())
     try:
         return await Node(options, connection, listener).run(load, stop)

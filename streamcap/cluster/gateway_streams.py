@@ -14,7 +14,7 @@ from streamcap.captions.track import CaptionTrack
 from streamcap.cluster.connection import ClusterError
 from streamcap.cluster.nodes import NodeDirectory
 from streamcap.cluster.ownership import LogEntry
-from streamcap.cluster.registry import StreamConfig, StreamRegistry
+from streamcap.cluster.registry import StreamChangedError, StreamConfig, StreamRegistry
 from streamcap.engine.served_model import ServedModel, ServedModels
 from streamcap.engine.statistics import EngineStatistics
 from streamcap.errors import InputError
@@ -41,6 +41,8 @@ MAX_STREAMS = 100_000
 MAX_AHEAD = 65_536
 """How far `since` may be beyond the newest event of this gateway: another one may have been faster."""
 START_SECONDS = 5.0
+PUT_ATTEMPTS = 10
+PUT_PAUSE_SECONDS = 0.1
 
 
 def _named(name: str) -> ServedModel:
@@ -245,6 +247,23 @@ class GatewayStreams(StreamSet):
         if pushed:
             await self._until_local(name)
         return self.get(name)
+
+    async def put(self, name: str, url: str, settings: StreamSettings, *, scope: HostScope = HostScope.ANY) -> None:
+        """As of `StreamSet`. Nodes that share a file do so at the same time: whoever is later finds it done."""
+        url = check_url(url)
+        for attempt in range(PUT_ATTEMPTS):
+            config = self._registry.streams.get(name)
+            try:
+                if config is None:
+                    await self.add(name, url, settings, scope=scope)
+                elif (config.url, config.settings, config.scope) != (url, settings, scope):
+                    await self._registry.change(replace(config, url=url, settings=settings, scope=scope))
+            except (DuplicateStreamError, StreamChangedError):
+                if attempt == PUT_ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(PUT_PAUSE_SECONDS)
+            else:
+                return
 
     async def adopt(self, name: str) -> GatewayStream:
         """A WHIP stream belongs to the node that its publisher reached: move it here, unless it is live elsewhere.

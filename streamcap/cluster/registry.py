@@ -30,6 +30,10 @@ _WRONG_LAST_SEQUENCE = 10071
 ANSWER_SECONDS = 5.0
 
 
+class StreamChangedError(InputError):
+    """Somebody else has changed the stream's configuration meanwhile."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamConfig:
     """What the cluster knows of a stream. The bucket holds URLs with their passwords: protect NATS by credentials."""
@@ -114,11 +118,14 @@ class StreamRegistry:
         return await self._until(config.name, revision)
 
     async def change(self, config: StreamConfig) -> StreamConfig:
-        """Replace the configuration `config.revision` by `config`. Raises InputError if somebody else was faster."""
+        """Replace the configuration `config.revision` by `config`.
+
+        Raises StreamChangedError if somebody else was faster, ClusterError.
+        """
         try:
             revision = await self._put(config, expected=config.revision)
         except _TakenError:
-            raise InputError(f"stream {config.name} was changed meanwhile; retry") from None
+            raise StreamChangedError(f"stream {config.name} was changed meanwhile; retry") from None
         if not config.node:
             await self.offer(config.name, config.site)
         return await self._until(config.name, revision)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,10 +74,12 @@ def difference(old: Mapping[str, StreamConfig], new: Mapping[str, StreamConfig])
     )
 
 
-def fixed_keys(config: Config) -> dict[str, Any]:
+SECTIONS = ("server", "models")
+
+
+def fixed_keys(config: Config, sections: Sequence[str] = SECTIONS) -> dict[str, Any]:
     """What `config` sets besides the streams, by `server.KEY` or `models.NAME`. Pure."""
-    sections: tuple[tuple[str, Mapping[str, Any]], ...] = (("server", config.server), ("models", config.models))
-    return {f"{section}.{key}": value for section, values in sections for key, value in values.items()}
+    return {f"{section}.{key}": value for section in sections for key, value in getattr(config, section).items()}
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
@@ -107,17 +109,27 @@ class Reloader:
         load: reads and checks the file, on a thread. Raises InputError.
         path: the file.
         named: streams of the command line, which win over the file.
+        sections: of the file that the service uses, besides the streams.
     """
 
     def __init__(
-        self, config: Config, load: Callable[[], Config], path: Path, *, named: frozenset[str] = frozenset()
+        self,
+        config: Config,
+        load: Callable[[], Config],
+        path: Path,
+        *,
+        named: frozenset[str] = frozenset(),
+        sections: Sequence[str] = SECTIONS,
     ) -> None:
         self.config = config
         """The newest valid file."""
-        self._in_effect = fixed_keys(config)
+        self._sections = tuple(sections)
+        self._in_effect = fixed_keys(config, sections)
         self._load = load
         self.path = path
         self._named = named
+        self._applied = self._own(config)
+        """The streams of the file. Not what failed for another reason than the file: the next reload tries again."""
         self._streams: StreamSet | None = None
         self._service: Service | None = None
         self._requested = asyncio.Event()
@@ -178,21 +190,26 @@ class Reloader:
         async with self._lock:
             new = await self._pool.run(self._load)
             serve = None if self._service is None else await self._pool.run(self._service.read, new)
-            old, self.config = self.config, new
-            found = difference(self._own(old), self._own(new))
+            old, wanted, self.config = self._applied, self._own(new), new
+            found = difference(old, wanted)
             # Streams may need a new model; and a model may only go once no stream uses it.
             applied = self._apply_fixed(new, serve)
-            failed = await self._apply(self._streams, found, new)
+            failures = await self._apply(self._streams, found, new)
             applied += self._apply_fixed(new, serve)
+            again = {name for name, error in failures.items() if not isinstance(error, InputError)}
+            self._applied = {name: stream for name, stream in wanted.items() if name not in again} | {
+                name: old[name] for name in again if name in old
+            }
+            failed = {name: redact(error) for name, error in failures.items()}
             done = {key: tuple(name for name in names if name not in failed) for key, names in asdict(found).items()}
-            waiting = differing(self._in_effect, fixed_keys(new))
+            waiting = differing(self._in_effect, fixed_keys(new, self._sections))
             return Changes(**done, failed=failed, applied=tuple(sorted(applied)), needs_restart=waiting)
 
     def _apply_fixed(self, new: Config, serve: Callable[[], Collection[str]] | None) -> tuple[str, ...]:
         """Change what can be changed besides streams. Returns the keys that have changed."""
         if serve is None:
             return ()
-        settled, wanted = serve(), fixed_keys(new)
+        settled, wanted = serve(), fixed_keys(new, self._sections)
         changed = tuple(key for key in differing(self._in_effect, wanted) if key in settled)
         self._in_effect = {key: value for key, value in self._in_effect.items() if key not in changed} | {
             key: wanted[key] for key in changed if key in wanted
@@ -202,34 +219,27 @@ class Reloader:
     def _own(self, config: Config) -> dict[str, StreamConfig]:
         return {name: stream for name, stream in config.streams.items() if name not in self._named}
 
-    async def _apply(self, streams: StreamSet, found: Difference, new: Config) -> dict[str, str]:
+    async def _apply(self, streams: StreamSet, found: Difference, new: Config) -> dict[str, StreamcapError]:
         """The reasons of those that failed."""
-        failed: dict[str, str] = {}
+        failed: dict[str, StreamcapError] = {}
 
         async def attempt(name: str, change: Coroutine[Any, Any, object]) -> None:
             try:
                 await change
-            except InputError as error:
-                failed[name] = redact(error)
+            except StreamcapError as error:
+                failed[name] = error
+
+        def put(name: str) -> Coroutine[Any, Any, None]:
+            wanted = new.streams[name]
+            return attempt(name, streams.put(name, wanted.url, wanted.settings, scope=wanted.scope))
 
         # First those that cost nothing, then what waits for sources to end. Removed streams make room for new ones.
         for name in found.changed:
-            await attempt(name, _set(streams, name, new.streams[name]))
+            await put(name)
         removing = (attempt(n, streams.remove(n)) for n in found.removed if n in streams.names())
         await asyncio.gather(*removing)
-        setting = (attempt(name, _set(streams, name, new.streams[name])) for name in (*found.restarted, *found.added))
-        await asyncio.gather(*setting)
+        await asyncio.gather(*map(put, (*found.restarted, *found.added)))
         return failed
-
-
-async def _set(streams: StreamSet, name: str, wanted: StreamConfig) -> None:
-    """Make the stream `name` as wanted, whatever the HTTP API has made of it meanwhile."""
-    if name not in streams.names():
-        await streams.add(name, wanted.url, wanted.settings, keep_failed=True, scope=wanted.scope)
-    elif streams.get(name).source_url == wanted.url:
-        streams.change(name, wanted.settings)
-    else:
-        await streams.replace(name, url=wanted.url, settings=wanted.settings, scope=wanted.scope)
 
 
 def _signature(path: Path) -> tuple[int, ...]:

@@ -186,6 +186,18 @@ class StreamSet:
         for stream in self._streams.values():
             stream.change(stream.settings)
 
+    async def put(self, name: str, url: str, settings: StreamSettings, *, scope: HostScope = HostScope.ANY) -> None:
+        """Make the stream so, whatever it is now: added, with other settings, or restarted with another URL.
+
+        Raises as `add`.
+        """
+        if name not in self.names():
+            await self.add(name, url, settings, keep_failed=True, scope=scope)
+        elif self.get(name).source_url == url:
+            await self.update(name, settings)
+        else:
+            await self.replace(name, url=url, settings=settings, scope=scope)
+
     async def adopt(self, name: str) -> Stream:
         """The stream whose publisher has come to this machine; where others may run it, it moves here."""
         return self.get(name)

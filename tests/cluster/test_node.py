@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,28 @@ def test_streams_survive_a_kill_and_a_drain(nats_server: NatsCluster, tmp_path: 
     # The kill leaves a gap for what nobody can know; the drain leaves none.
     terms = [m for m in viewer.messages if m["type"] == "status" and m["state"] == "connecting"]
     assert len(terms) >= 2 and len(handovers(viewer.messages)) == 1
+
+
+def test_file_is_read_again_when_saved_and_at_hangup(nats_server: NatsCluster, tmp_path: Path) -> None:
+    file = tmp_path / "node.yaml"
+    file.write_text(f"streams: {{door: {{url: '{SCENE}'}}, yard: {{url: '{SCENE}'}}}}\n")
+    with NodeProcess("a", nats_server.urls, tmp_path, "--config", str(file)) as node:
+        wait_until(lambda: node.captions("door") >= 1, node.describe)
+        file.write_text(
+            f"server: {{replay_events: 99}}\ncluster: {{capacity: 9}}\n"
+            f"streams: {{door: {{url: '{SCENE}', every: 0.25}}, hall: {{url: '{SCENE}'}}}}\n"
+        )
+        node.signal(signal.SIGHUP)
+        wait_until(lambda: set(node.streams()) == {"door", "hall"}, node.describe)
+        wait_until(lambda: node.streams()["door"]["every"] == 0.25, node.describe)
+        wait_until(lambda: node.captions("hall") >= 1, node.describe)
+        log = "configuration reloaded: added hall; changed door; removed yard; needs a restart: %s"
+        fixed = "cluster.capacity, server.replay_events"
+        wait_until(lambda: log % fixed in node.log.read_text(), node.describe)
+        before = node.log.read_text().count(fixed)
+        node.signal(signal.SIGHUP)
+        wait_until(lambda: node.log.read_text().count(fixed) > before, node.describe)
+        assert node.is_running
 
 
 def test_cluster_status_shows_nodes_and_owners(nats_server: NatsCluster, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest_asyncio
 from streamcap.cli.service.serve_options import load_checked
 from streamcap.config.problems import ConfigError
 from streamcap.config.reload import POLL_S, Changes, Reloader
+from streamcap.errors import StreamcapError
 from streamcap.streams.settings import StreamSettings
 from tests.streams.fakes import FakeService, frame
 from tests.timeouts import TIMEOUT_FACTOR
@@ -151,6 +152,23 @@ async def test_fixed_keys_are_named_until_restart(watched: Watched) -> None:
     assert list(changes.failed) == ["cam1"] and "model 'other'" in changes.failed["cam1"]
     assert (changes.restarted, changes.changed) == ((), ())
     assert (await watched.reloader.reload()) == Changes(needs_restart=("models.other", "server.port"))
+
+
+async def test_stream_that_failed_not_by_the_file_is_tried_again(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = watched.streams.put
+
+    async def no_answer(*arguments: object, **options: object) -> None:
+        raise StreamcapError("JetStream does not answer")
+
+    monkeypatch.setattr(watched.streams, "put", no_answer)
+    watched.path.write_text(text(door="{url: 'whip:'}"))
+    changes = await watched.reloader.reload()
+    assert changes.failed == {"door": "JetStream does not answer"} and not changes.added
+    monkeypatch.setattr(watched.streams, "put", put)
+    assert (await watched.reloader.reload()).added == ("door",)
+    assert await watched.reloader.reload() == Changes()
 
 
 async def test_reload_on_request(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:

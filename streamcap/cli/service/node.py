@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,7 +57,7 @@ from streamcap.cli.service.options import (
 )
 from streamcap.cli.service.process import exit_now, load_model, run_service, start_timer
 from streamcap.cli.service.serve import DEFAULT_THRESHOLD, parse_sources
-from streamcap.cli.service.serve_options import ConfigFile, build_options, given_options, models_of
+from streamcap.cli.service.serve_options import ConfigFile, build_options, file_flags, given_options, models_of
 from streamcap.errors import InputError
 from streamcap.streams.options import DEFAULT_MIN_CONFIDENCE
 
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
     from streamcap.config.config import Config
+    from streamcap.config.reload import Reloader
     from streamcap.node import NodeOptions
 
 _CLUSTER = "Cluster"
@@ -196,6 +199,9 @@ def node(
     given = given_options(context)
     try:
         options = _node_options(arguments, file, given)
+        if file is not None:
+            reloader = _reloader(file, arguments, {name: arguments[name] for name in given})
+            options = replace(options, serve=replace(options.serve, reloader=reloader))
     except InputError as error:
         raise (error if file is None else file.error(error, given)) from None
     load = functools.partial(load_model, threads=threads)
@@ -203,6 +209,28 @@ def node(
         allow_connections()
         on_signal = functools.partial(start_timer, SHUTDOWN_TIMEOUT_S, exit_now)
         run_service(run_node(options, load, listener, on_signal=on_signal))
+
+
+def _reloader(file: Config, arguments: Mapping[str, Any], given: Mapping[str, Any]) -> Reloader:
+    """Reloads `file`; the arguments `given` and the streams of the command line win over it."""
+    from streamcap.config.config import load_config
+    from streamcap.config.reload import SECTIONS, Reloader
+
+    path = Path(file.tree.file)
+    defaults = {name: parameter.default for name, parameter in inspect.signature(node).parameters.items()}
+    # The directory of the files cannot change while the node runs.
+    fixed = {"sources": arguments["sources"], "out": arguments["out"]}
+
+    def load() -> Config:
+        config = load_config(path, file_flags())
+        try:
+            _node_options({**defaults, **config.server, **config.cluster, **given, **fixed}, config, given)
+        except InputError as error:
+            raise config.error(error, given) from None
+        return config
+
+    named = frozenset(name for name, _ in parse_sources(arguments["sources"] or []) if name is not None)
+    return Reloader(file, load, path, named=named, sections=(*SECTIONS, "cluster"))
 
 
 def _node_options(values: Mapping[str, Any], file: Config | None, given: Container[str]) -> NodeOptions:
