@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import streamcap
 from streamcap.app import ENGINE_STOP_SECONDS, ServeOptions, on_hangup, source_opener, start_models
 from streamcap.captions.hub import Hub
-from streamcap.cluster.connection import ClusterOptions, Connection, connect
+from streamcap.cluster.connection import ClusterError, ClusterOptions, Connection, connect
 from streamcap.cluster.engines.engine_service import EngineService
 from streamcap.cluster.engines.model_directory import ModelDirectory, ModelInfo
 from streamcap.cluster.engines.remote_engine import RemoteEngine
@@ -41,9 +41,10 @@ from streamcap.server.app import create_app
 from streamcap.server.errors import answer
 from streamcap.server.http import server as http_server
 from streamcap.server.http.path_prefix import route_path
+from streamcap.streams.settings import StreamSettings
 from streamcap.streams.stream import Stream
 from streamcap.streams.stream_deps import StreamDeps
-from streamcap.streams.stream_set import DuplicateStreamError, StreamSet
+from streamcap.streams.stream_set import DEFAULT_SETTINGS, DuplicateStreamError, StreamSet
 
 if TYPE_CHECKING:
     from streamcap.captioner import Captioner
@@ -55,6 +56,7 @@ log = logging.getLogger(__name__)
 
 ROLES = ("ingest", "engine", "gateway", "recorder")
 END_SECONDS = 2.0
+RETRY_SECONDS = 0.5
 DRAIN_SECONDS = 15.0
 """How long a node that ends waits until its streams are handed over."""
 ENGINE_DRAIN_SECONDS = 2.0
@@ -214,17 +216,29 @@ class Node:
             tasks.append(asyncio.create_task(self.recorder.run(), name="recorder"))
         shown.ready = self.gateway_streams.ready = True
         for name, url in self.options.serve.sources:
-            with contextlib.suppress(DuplicateStreamError):
-                await self.gateway_streams.add(name, url)
+            await self._add(name, url, DEFAULT_SETTINGS)
         for name, stream in self.options.serve.streams.items():
-            try:
-                await self.gateway_streams.add(name, stream.url, stream.settings)
-            except DuplicateStreamError:
-                log.debug("stream %s of the configuration file is known to the cluster, which keeps its own", name)
+            await self._add(name, stream.url, stream.settings)
         if (reloader := self.options.serve.reloader) is not None:
             # Streams only: what else the file says is read at the start.
             tasks.append(asyncio.create_task(reloader.watch(self.gateway_streams), name="reload"))
         log.info("node %s: listening on %s", self.id, self.url)
+
+    async def _add(self, name: str | None, url: str, settings: StreamSettings) -> None:
+        """Add a stream of the command line or the file; wait while JetStream elects a leader. Raises InputError."""
+        warned = False
+        while True:
+            try:
+                await self.gateway_streams.add(name, url, settings)
+            except DuplicateStreamError:
+                log.debug("stream %s is known to the cluster, which keeps its own configuration", name)
+            except ClusterError as error:
+                if not warned:
+                    log.warning("stream %s is not added yet: %s", name, error)
+                warned = True
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            return
 
     def _announced(self, models: Mapping[str, ModelSettings], service: ModelService) -> dict[str, ModelInfo]:
         gate = service.engine.options.gate

@@ -109,7 +109,7 @@ class EngineService:
         return 0 if self.draining else max(0, self._credit.samples - len(self._held))
 
     async def run(self) -> None:
-        """Until cancelled. Raises ClusterError."""
+        """Until cancelled."""
         directory = ModelDirectory(self._connection)
         for info in self._models.values():
             await directory.put(info)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -11,7 +12,7 @@ from typing import Any
 
 from nats.errors import Error as NatsError
 
-from streamcap.cluster.connection import ClusterError, Connection
+from streamcap.cluster.connection import Connection
 from streamcap.cluster.engines.messages import NO_PIXELS
 from streamcap.cluster.log.reader import Message, StreamReader
 from streamcap.cluster.subjects import MODELS_BUCKET, model_key
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _KEY_PREFIX = f"$KV.{MODELS_BUCKET}."
 PUT_SECONDS = 5.0
+RETRY_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +106,19 @@ class ModelDirectory:
         await self._reader.run()
 
     async def put(self, info: ModelInfo) -> None:
-        """Tell what this engine serves. Raises ClusterError."""
-        try:
-            subject = f"{_KEY_PREFIX}{model_key(info.name)}"
-            await self._connection.jetstream.publish(subject, info.as_json(), timeout=PUT_SECONDS)
-        except (NatsError, OSError, TimeoutError):
-            raise ClusterError("JetStream does not answer; retry in a moment") from None
+        """Tell what this engine serves, until JetStream has stored it: a node may start while a leader is elected."""
+        subject, warned = f"{_KEY_PREFIX}{model_key(info.name)}", False
+        while True:
+            try:
+                await self._connection.jetstream.publish(subject, info.as_json(), timeout=PUT_SECONDS)
+            except (NatsError, OSError, TimeoutError) as error:
+                if not warned:
+                    reason = str(error) or type(error).__name__
+                    log.warning("the engine waits for JetStream to announce model %s: %s", info.name, reason)
+                warned = True
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
 
     def _take(self, message: Message) -> None:
         try:

@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from nats.errors import TimeoutError as NatsTimeout
+from nats.js import JetStreamContext
+from nats.js.errors import NoStreamResponseError
 
 from streamcap.cluster.connection import ClusterOptions, Connection, connect
 from streamcap.cluster.engines.engine_service import EngineService
@@ -173,6 +176,24 @@ async def test_no_engine_says_so_and_counts(nats_server: NatsCluster) -> None:
             await until(lambda: isinstance(cameras.finals()[-1], Captioned))
             assert cameras.finals()[-1].sample.start == 2, "the newest"
             assert cameras.node.served.get("mini").description == "model mini"
+
+
+async def test_engine_is_announced_when_jetstream_answers(
+    nats_server: NatsCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node may start while a leader is elected."""
+    publish, failures = JetStreamContext.publish, iter([NoStreamResponseError(), NatsTimeout()])
+
+    async def elect(*arguments: object, **options: object) -> object:
+        for failure in failures:
+            raise failure
+        return await publish(*arguments, **options)  # type: ignore[arg-type]
+
+    async with owner(nats_server, "cameras") as cameras:
+        monkeypatch.setattr(JetStreamContext, "publish", elect)
+        async with engine_node(nats_server, "late"):
+            await until(lambda: cameras.node.dispatcher.serves("mini"))
+            assert isinstance(await cameras.ask(sample()), Captioned)
 
 
 async def test_samples_of_a_killed_engine_go_to_the_other(nats_server: NatsCluster) -> None:
