@@ -133,6 +133,7 @@ class Node:
             add=self.gateway_streams.begin_feed,
             apply=self.gateway_streams.apply,
         )
+        self.registry.observers.append(self._forget_removed)
         self.metrics = ClusterMetrics(
             connection, self.registry, self.nodes, self.ingest, self.live, self.gateway, self.recorder
         )
@@ -267,6 +268,10 @@ class Node:
             asyncio.create_task(models.run(), name="models"),
             asyncio.create_task(engine.run(), name="remote-engine"),
         ]
+
+    def _forget_removed(self, name: str) -> None:
+        if name not in self.registry.streams:
+            self.gateway.forget(name)
 
     def _follow_models(self) -> None:
         """A model takes other samples: the streams keep the frames for them."""

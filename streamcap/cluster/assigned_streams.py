@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
+from weakref import WeakValueDictionary
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -83,7 +84,8 @@ class AssignedStreams(ABC):
         self._cpu = cpu
         self._balance = Balance(node, time.monotonic)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._busy: dict[str, asyncio.Lock] = {}
+        self._busy: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """A lock is there as long as somebody holds it or waits for it."""
         self._waiting_since: float | None = None
         registry.observers.append(self._on_change)
 
@@ -145,6 +147,9 @@ class AssignedStreams(ABC):
     @abstractmethod
     def on_other_change(self, config: StreamConfig | None) -> None:
         """A stream that this node does not have was added, changed or removed (None)."""
+
+    def on_dropped(self, name: str) -> None:  # noqa: B027 - a role may have nothing to forget
+        """This node has the stream no longer."""
 
     def is_stuck(self) -> bool:
         """Whether a stream that stops now could not store what it has."""
@@ -246,19 +251,19 @@ class AssignedStreams(ABC):
             await self.stop_stream(name, moves=True)
             # Whoever lost the stream must not give back what is another's.
             if self.is_taken(name):
-                self.owned.pop(name, None)
+                self._drop(name)
             else:
                 await self._nak(name, owned)
 
     async def _nak(self, name: str, owned: Assigned, delay: float | None = None) -> None:
-        self.owned.pop(name, None)
+        self._drop(name)
         if owned.message is not None:
             with contextlib.suppress(NatsError, OSError, TimeoutError):  # then JetStream waits for its timeout
                 await owned.message.nak(delay=delay)
 
     async def _forget(self, name: str, owned: Assigned) -> None:
         """The stream was removed: take its message out of the queue."""
-        self.owned.pop(name, None)
+        self._drop(name)
         if owned.message is not None:
             with contextlib.suppress(NatsError, OSError, TimeoutError):  # then the next node does it
                 await owned.message.ack()
@@ -267,7 +272,11 @@ class AssignedStreams(ABC):
         async with self._lock(name):
             if self.owned.get(name) is owned:
                 await self.stop_stream(name, moves=False)
-                self.owned.pop(name, None)
+                self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        self.owned.pop(name, None)
+        self.on_dropped(name)
 
     # -- what changes
 
@@ -328,7 +337,10 @@ class AssignedStreams(ABC):
     # -- parts
 
     def _lock(self, name: str) -> asyncio.Lock:
-        return self._busy.setdefault(name, asyncio.Lock())
+        lock = self._busy.get(name)
+        if lock is None:
+            lock = self._busy[name] = asyncio.Lock()
+        return lock
 
     def spawn(self, work: Coroutine[None, None, None], name: str) -> None:
         """Run `work` as a task of this object; a failure is logged."""

@@ -104,11 +104,15 @@ class Gateway:
         self.ready.set()
         await asyncio.Event().wait()  # until cancelled
 
+    def forget(self, name: str) -> None:
+        """The stream was removed."""
+        for table in (self._seen, self._logged, self._early):
+            table.pop(name, None)
+
     def _take(self, message: Message) -> None:
         name = name_of(message.subject)
         if message.sequence <= self._seen.get(name, 0):
             return
-        self._seen[name] = message.sequence
         try:
             entry = read_entry(name, message.sequence, message.headers, message.body, is_viewer=True)
             events = [read_event(name, text) for text in entry.events]
@@ -118,6 +122,7 @@ class Gateway:
             return
         if not self._add(name, entry.begin):
             return
+        self._seen[name] = message.sequence
         self._hub.advance(name, entry.begin)
         for event in events:
             self._hub.relay(event)
@@ -135,6 +140,9 @@ class Gateway:
             return
         if int(after) <= self._logged.get(name, 0):
             self._show(name, text)
+            return
+        if name not in self._hub.feeds:
+            self.interims_dropped += 1  # of a stream that was removed, or that nobody has added
             return
         early = self._early.setdefault(name, deque())
         early.append((int(after), text))

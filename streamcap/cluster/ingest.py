@@ -59,8 +59,11 @@ class Ingest(AssignedStreams):
         self._live.add(name, writer)
         return writer
 
+    def on_dropped(self, name: str) -> None:
+        self.writers.pop(name, None)
+        self._live.remove(name)
+
     async def start_stream(self, config: StreamConfig) -> None:
-        self.writers.pop(config.name, None)  # of an earlier time
         await self._streams.add(config.name, config.url, config.settings, scope=config.scope)
         log.info("stream %s: this node runs it", config.name)
 

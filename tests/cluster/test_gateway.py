@@ -103,6 +103,20 @@ async def test_early_interims_are_bounded() -> None:
     assert shown.gateway.interims_dropped == MAX_WAITING_INTERIMS
 
 
+async def test_nothing_is_kept_of_removed_and_unknown_streams() -> None:
+    shown = Shown()
+    await shown.interim(after=2, seq=3)
+    assert shown.gateway.interims_dropped == 1, "the hub does not know the stream"
+    shown.log(1, caption(number=1))
+    await shown.interim(after=2, seq=3)
+    gateway = shown.gateway
+    shown.hub.remove("door")
+    gateway.forget("door")
+    assert not gateway._seen and not gateway._logged and not gateway._early
+    shown.log(1, caption(number=2))  # another stream of that name
+    assert shown.seen() == [1, 1]
+
+
 def test_client_of_a_faster_gateway_gets_nothing_twice() -> None:
     shown = Shown()
     shown.log(1, caption(number=1))

@@ -34,6 +34,11 @@ class LiveFeed:
         """`writer` owns stream `name` from now on."""
         self._writers[name] = writer
 
+    def remove(self, name: str) -> None:
+        """This node has the stream no longer."""
+        self._writers.pop(name, None)
+        self._waiting.pop(name, None)
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:

@@ -1,0 +1,30 @@
+"""What a node keeps of the streams that it runs, with a real nats-server."""
+
+from __future__ import annotations
+
+import time
+
+from streamcap.captions.hub import Hub
+from streamcap.cluster.assigned_streams import Assigned
+from streamcap.cluster.connection import Connection
+from streamcap.cluster.ingest import Ingest
+from streamcap.cluster.log.live_feed import LiveFeed
+from streamcap.cluster.nodes import NodeDirectory
+from streamcap.cluster.registry import StreamRegistry
+from streamcap.streams.options import StreamOptions
+from streamcap.streams.stream_set import StreamSet
+
+
+async def test_nothing_is_kept_of_streams_that_left(connection: Connection) -> None:
+    streams = StreamSet(StreamOptions(), Hub(time.monotonic, time.time))
+    live = LiveFeed(connection, streams.hub)
+    registry, nodes = StreamRegistry(connection), NodeDirectory(connection, None)
+    ingest = Ingest(connection, "a", streams, registry, nodes, live)
+    for name in ("moved", "removed", "lost"):
+        ingest.open_store(name)
+        ingest.owned[name] = Assigned(None, None)
+    assert set(ingest.writers) == set(live._writers) == {"moved", "removed", "lost"}
+    await ingest._give_back("moved")
+    await ingest._start("removed")  # the registry does not know it
+    await ingest._abandon("lost", ingest.owned["lost"])
+    assert not ingest.owned and not ingest.writers and not live._writers and not ingest._busy
