@@ -111,6 +111,8 @@ class Connection:
     replicas: int
     acks: AckInbox
     """For messages that JetStream must store."""
+    keep_seconds: float
+    """How long JetStream keeps a message of a log: the first node has decided."""
 
     @property
     def is_connected(self) -> bool:
@@ -151,7 +153,9 @@ async def connect(options: ClusterOptions, name: str, *, prepare: bool = True) -
         disconnected_cb=_on_disconnect,
         reconnected_cb=_on_reconnect,
     )
-    connection = Connection(client, client.jetstream(timeout=5.0), options, options.replicas, AckInbox(client))
+    connection = Connection(
+        client, client.jetstream(timeout=5.0), options, options.replicas, AckInbox(client), options.keep_hours * 3600
+    )
     try:
         await connection.acks.open()
         _check_version(client)
@@ -325,6 +329,8 @@ async def _add_stream(connection: Connection, config: StreamConfig) -> None:
         pass
     else:
         connection.replicas = info.config.num_replicas or 1
+        if config.name == LOG_STREAM:
+            connection.keep_seconds = info.config.max_age or connection.keep_seconds
         return
     while True:
         try:

@@ -86,6 +86,26 @@ async def test_released_stream_goes_on_without_a_gap(connection: Connection) -> 
     assert (await writer(connection, "b").open(60, Counters())).counters == needed
 
 
+async def test_silent_owner_keeps_the_end_of_its_log(connection: Connection) -> None:
+    """A camera that is away for longer than JetStream keeps messages."""
+    jetstream = connection.jetstream
+    config = (await jetstream.stream_info(LOG_STREAM)).config
+    await jetstream.update_stream(config.evolve(max_age=1.0, duplicate_window=1.0))
+    connection.keep_seconds = 1.0
+    first = writer(connection, "a")
+    await first.open(60, Counters())
+    await first.append([encode(1, Status("cam.1", StreamState.RECONNECTING))], Counters(2))
+    until_old = asyncio.get_running_loop().time() + 2.5
+    while asyncio.get_running_loop().time() < until_old:
+        if first.is_low(Counters(2)):  # as the publisher does at each progress report
+            await first.reserve_seq(Counters(2))
+            assert not first.is_low(Counters(2))
+        await asyncio.sleep(0.05)
+    await first.append([encode(2, Status("cam.1", StreamState.LIVE))], Counters(3))
+    second = writer(connection, "b")
+    assert (await second.open(60, Counters())).counters == Counters(3).ahead(AHEAD_NUMBERS, 10.0)
+
+
 async def test_writes_wait_while_the_server_is_down(connection: Connection, nats_server: NatsCluster) -> None:
     log = writer(connection, "a")
     await log.open(60, Counters())

@@ -11,7 +11,7 @@ from streamcap.captions.event import Event
 from streamcap.cluster.connection import Connection
 from streamcap.cluster.log.fenced_subject import FencedSubject
 from streamcap.cluster.log.write_statistics import WriteStatistics
-from streamcap.cluster.ownership import NotOwnerError, Ownership, Write
+from streamcap.cluster.ownership import NotOwnerError, Ownership, OwnerState, Write
 from streamcap.cluster.subjects import LOG_STREAM, log_subject
 from streamcap.streams.counters import Counters
 from streamcap.streams.storage.caption_files import SavedHistory
@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 # A reservation goes this far beyond the numbers in use: the next owner skips the unused rest.
 AHEAD_NUMBERS = 1000
 AHEAD_SECONDS = 10.0
+REFRESHES = 4
+"""Writes of a silent owner in the time for which JetStream keeps a message: without one in the log, the next owner
+would not know which numbers are used."""
 EXTEND_SECONDS = 2.0
 """Between two writes that only move the end of a caption."""
 
@@ -51,6 +54,8 @@ class LogWriter:
         self.ownership = Ownership(stream, node, time.monotonic)
         self.logged = 0
         """`seq` of the newest stored event."""
+        self._refresh_seconds = connection.keep_seconds / REFRESHES
+        self._written_at = time.monotonic()
         self._stream = stream
         self._on_lost = on_lost
         self._subject = FencedSubject(connection, LOG_STREAM, log_subject(stream), self.ownership, statistics)
@@ -70,7 +75,9 @@ class LogWriter:
 
     @property
     def must_confirm(self) -> bool:
-        return self.ownership.must_confirm
+        """Whether a write is due although there is nothing to say: the owner is in doubt, or the log grows old."""
+        is_old = time.monotonic() - self._written_at >= self._refresh_seconds
+        return self.ownership.must_confirm or (is_old and self.ownership.state is OwnerState.OWNING)
 
     def report(self) -> bool:
         """Call at every progress report. Returns whether this node may report progress."""
@@ -88,7 +95,7 @@ class LogWriter:
 
     def is_low(self, needed: Counters) -> bool:
         ahead = needed.ahead(AHEAD_NUMBERS // 2, AHEAD_SECONDS / 2)
-        return not self.reserved.covers(ahead) or self.ownership.must_confirm
+        return not self.reserved.covers(ahead) or self.must_confirm
 
     async def reserve_seq(self, needed: Counters) -> None:
         await self._write(self.ownership.write([], self.logged + 1, _ahead(needed)))
@@ -108,6 +115,7 @@ class LogWriter:
         self.ownership.end()
 
     async def _write(self, write: Write) -> None:
+        self._written_at = time.monotonic()
         if not await self._subject.store(write):
             log.warning("stream %s: another node continues it; this node stops", self._stream)
             self._on_lost(self._stream)
