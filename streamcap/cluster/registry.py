@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nats.errors import Error as NatsError
-from nats.js.errors import APIError
+from nats.js.errors import APIError, NotFoundError
 
 from streamcap.captions.hub import UnknownStreamError
 from streamcap.cluster.connection import ClusterError, Connection
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _KEY_PREFIX = f"$KV.{STREAMS_BUCKET}."
 _WRONG_LAST_SEQUENCE = 10071
 ANSWER_SECONDS = 5.0
+NO_ANSWER = "JetStream does not answer; retry in a moment"
 
 
 class StreamChangedError(InputError):
@@ -135,9 +136,12 @@ class StreamRegistry:
         if name not in self.streams:
             raise UnknownStreamError(f"no stream is named {name[:80]!r}")
         await self._publish(f"{_KEY_PREFIX}{token(name)}", b"", {"KV-Operation": "DEL"})
-        async with asyncio.timeout(ANSWER_SECONDS):
-            while name in self.streams:
-                await self._wait()
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                while name in self.streams:
+                    await self._wait()
+        except TimeoutError:
+            raise ClusterError(NO_ANSWER) from None
 
     async def offer(self, name: str, site: str, queue: WorkQueue = INGEST_QUEUE) -> None:
         """Put the stream's message into the work queue, unless it is there."""
@@ -179,8 +183,10 @@ class StreamRegistry:
             message = await self._connection.jetstream.get_last_msg(
                 f"KV_{STREAMS_BUCKET}", f"{_KEY_PREFIX}{token(name)}"
             )
-        except (NatsError, OSError, TimeoutError):
+        except NotFoundError:
             return 0
+        except (NatsError, OSError, TimeoutError):
+            raise ClusterError(NO_ANSWER) from None  # not 0: then the name would seem taken
         removed = (message.headers or {}).get("KV-Operation") in ("DEL", "PURGE")
         return (message.seq or 0) if removed else 0
 
@@ -196,7 +202,7 @@ class StreamRegistry:
                 raise _TakenError from None
             raise ClusterError(f"JetStream refuses: {error.description}") from None
         except (NatsError, OSError, TimeoutError):
-            raise ClusterError("JetStream does not answer; retry in a moment") from None
+            raise ClusterError(NO_ANSWER) from None
         return answer.seq
 
     async def _until(self, name: str, revision: int) -> StreamConfig:
@@ -206,7 +212,7 @@ class StreamRegistry:
                 while (config := self.streams.get(name)) is None or config.revision < revision:
                     await self._wait()
         except TimeoutError:
-            raise ClusterError("JetStream does not answer; retry in a moment") from None
+            raise ClusterError(NO_ANSWER) from None
         return config
 
     async def _wait(self) -> None:
