@@ -174,8 +174,8 @@ class Engine:
                 while self._forgotten:
                     self.gate.forget(self._forgotten.popleft())
                 lane = self._lanes[self._share.choose(self._queue.encoders())]
-                waiting = len(self._queue)
-                batch = self._queue.take(lane.batch_size.limit, lane.name)
+                waiting = self._queue.waiting(lane.name)
+                batch = self._queue.take(lane.batch_size.choose(waiting), lane.name)
             began = self._monotonic()
             self._caption(lane, batch, began)
             seconds = self._monotonic() - began

@@ -37,6 +37,10 @@ class LatestSampleQueue:
         """The local models that samples wait for, longest waiting first."""
         return list(dict.fromkeys(map(encoder_of, self._waiting.values())))
 
+    def waiting(self, encoder: str) -> int:
+        """How many samples wait for the local model `encoder`."""
+        return sum(encoder_of(sample) == encoder for sample in self._waiting.values())
+
     def take(self, max_samples: int, encoder: str = "") -> list[Sample]:
         """Remove and return up to `max_samples` samples of the local model `encoder`, oldest position first.
 

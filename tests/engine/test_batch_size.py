@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from streamcap.engine.batch_size import MAX_SECONDS, MIN_SHARE, TARGET_SECONDS, BatchSize
 
 
@@ -42,3 +44,60 @@ def test_long_queue_gets_larger_batches() -> None:
         size.note(samples, seconds, waiting=64)
     assert MIN_SHARE * 64 / 4 <= size.limit <= MIN_SHARE * 64
     assert seconds <= MAX_SECONDS
+
+
+def measured(fixed: float, each: float) -> BatchSize:
+    """A model whose batch of n takes `fixed + each * n` seconds, which has been measured."""
+    size = BatchSize(64)
+    for _ in range(5):
+        size.note(1, fixed + each, waiting=1)
+        size.note(3, fixed + 3 * each, waiting=3)
+    return size
+
+
+def test_samples_bound_by_arithmetic_go_alone() -> None:
+    size = measured(fixed=0.002, each=0.02)
+    assert [size.choose(waiting) for waiting in (4, 3, 2, 1)] == [1, 1, 1, 1]
+
+
+def test_samples_that_share_most_of_the_cost_go_together() -> None:
+    assert measured(fixed=0.1, each=0.02).choose(4) == 4
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1.5, 4.0])
+@pytest.mark.parametrize("waiting", [2, 3, 4, 8, 12])
+def test_mean_latency_is_near_the_lowest(waiting: int, share: float) -> None:
+    each = 0.005
+    size = measured(fixed=share * each, each=each)
+
+    def mean_latency(batch: int) -> float:
+        ends = [
+            share * each * (row // batch + 1) + each * min(waiting, (row // batch + 1) * batch)
+            for row in range(waiting)
+        ]
+        return sum(ends) / waiting
+
+    best = min(mean_latency(batch) for batch in range(1, waiting + 1))
+    assert mean_latency(size.choose(waiting)) <= 1.06 * best
+
+
+def test_backlog_is_taken_in_whole_batches() -> None:
+    size = measured(fixed=0.002, each=0.02)
+    assert size.choose(int(TARGET_SECONDS / 0.022) + 1) == int(TARGET_SECONDS / 0.022) + 1
+
+
+def test_unmeasured_model_takes_all() -> None:
+    assert BatchSize(64).choose(4) == 4
+    assert BatchSize(2).choose(4) == 2
+
+
+def test_changed_costs_are_noticed() -> None:
+    """Drafts have become wrong: the weights are read for each token again, which rows of a batch share."""
+    size = measured(fixed=0.002, each=0.02)
+    fixed, each, batches = 0.1, 0.02, []
+    for _ in range(200):
+        samples = size.choose(4)
+        batches.append(samples)
+        size.note(samples, fixed + each * samples, waiting=4)
+    assert batches[0] == 1
+    assert batches[-10:] == [4] * 10
