@@ -41,7 +41,9 @@ class _Layout:
     rows: int
     """Pixels one above the other that share it."""
     gray: bytes
-    """The group of bytes of gray pixels."""
+    """The group of bytes of gray, transparent pixels."""
+    opaque: bytes = b""
+    """Added to make them opaque; empty if the plane has no alpha."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,17 @@ class _Patch:
     """255 where a byte stays, else 0; None: none stays."""
     gray: npt.NDArray[np.uint8]
     """The new bytes, 0 where the old ones stay."""
+    opaque: npt.NDArray[np.uint8] | None
+    """As `gray`: what makes masked pixels opaque."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Alpha:
+    """The bytes of a plane that hold the alpha of all pixels."""
+
+    plane: int
+    rows: slice
+    columns: slice
 
 
 class FrameMask:
@@ -68,6 +81,7 @@ class FrameMask:
         self._mask = mask
         self._key: object = None
         self._patches: list[_Patch] = []
+        self._alpha: _Alpha | None = None
 
     def prepare(self, frame: Frame) -> Frame:
         """`frame` in a pixel format that `apply` knows. Raises UnmaskableError, av.FFmpegError."""
@@ -87,6 +101,7 @@ class FrameMask:
         key = video_frame.width, video_frame.height, video_frame.format.name, orientation
         if key != self._key:
             self._patches = list(self._patches_of(video_frame, orientation))
+            self._alpha = _alpha_of(video_frame)
             self._key = key
         video_frame.make_writable()
         planes = [
@@ -100,6 +115,12 @@ class FrameMask:
             else:
                 np.bitwise_and(area, patch.keep, out=area)
                 np.bitwise_or(area, patch.gray, out=area)
+        if self._alpha is None or not planes[self._alpha.plane][self._alpha.rows, self._alpha.columns].any():
+            return  # some cameras leave the alpha of all pixels 0, and `display_color` ignores it then
+        for patch in self._patches:
+            if patch.opaque is not None:
+                area = planes[patch.plane][patch.rows, patch.columns]
+                np.bitwise_or(area, patch.opaque, out=area)
 
     def _patches_of(self, video_frame: VideoFrame, orientation: Orientation) -> Iterator[_Patch]:
         size = video_frame.width, video_frame.height
@@ -126,11 +147,16 @@ def _patch(pixels: npt.NDArray[np.bool_], layout: _Layout) -> _Patch:
     rows, columns = np.flatnonzero(groups.any(axis=1)), np.flatnonzero(groups.any(axis=0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     masked = groups[top:bottom, left:right]
-    group = np.frombuffer(layout.gray, np.uint8)
-    by_bytes = np.repeat(masked, group.size, axis=1)
-    gray = np.where(by_bytes, np.tile(group, masked.shape[1]), 0).astype(np.uint8)
+    size = len(layout.gray)
+    by_bytes = np.repeat(masked, size, axis=1)
     keep = None if masked.all() else np.where(by_bytes, 0, 255).astype(np.uint8)
-    return _Patch(layout.plane, slice(top, bottom), slice(left * group.size, right * group.size), keep, gray)
+
+    def tiled(pixel: bytes) -> npt.NDArray[np.uint8]:
+        return np.where(by_bytes, np.tile(np.frombuffer(pixel, np.uint8), masked.shape[1]), 0).astype(np.uint8)
+
+    columns_of_bytes = slice(left * size, right * size)
+    opaque = tiled(layout.opaque) if layout.opaque else None
+    return _Patch(layout.plane, slice(top, bottom), columns_of_bytes, keep, tiled(layout.gray), opaque)
 
 
 def _layouts(form: VideoFormat) -> list[_Layout]:
@@ -146,11 +172,12 @@ def _layouts(form: VideoFormat) -> list[_Layout]:
         first = parts[0]
         if all(part.is_alpha for part in parts):
             # Opaque: how transparent a masked pixel was would show on the white behind it.
-            layouts.append(_Layout(plane, 1, 1, _opaque(first.bits)))
+            opaque = _opaque(first.bits)
+            layouts.append(_Layout(plane, 1, 1, bytes(len(opaque)), opaque))
             continue
         full_size = all((part.width, part.height) == (form.width, form.height) for part in parts)
         if len(parts) > 2 and form.is_rgb and full_size and all(part.bits == 8 for part in parts):
-            layouts.append(_Layout(plane, 1, 1, _packed_gray(form)))
+            layouts.append(_Layout(plane, 1, 1, *_packed_gray(form)))
         elif len(parts) == 1 or (all(part.is_chroma for part in parts) and len(parts) == 2):
             if not 8 <= first.bits <= 16 or (not form.is_planar and len(components) > 1):
                 return []
@@ -161,12 +188,26 @@ def _layouts(form: VideoFormat) -> list[_Layout]:
     return layouts
 
 
-def _packed_gray(form: VideoFormat) -> bytes:
-    """The bytes of an opaque gray pixel of a packed RGB format, whose alpha is at the end named first or last."""
-    gray = bytearray(b"\x80" * (form.padded_bits_per_pixel // 8))
-    if any(component.is_alpha for component in form.components):
-        gray[0 if form.name.startswith("a") else -1] = 0xFF
-    return bytes(gray)
+def _packed_gray(form: VideoFormat) -> tuple[bytes, bytes]:
+    """The bytes of a gray pixel of a packed RGB format and of its opacity. Alpha is at the end named first or last."""
+    size = form.padded_bits_per_pixel // 8
+    if not any(component.is_alpha for component in form.components):
+        return b"\x80" * size, b""
+    color, none, full = b"\x80" * (size - 1), b"\0", b"\xff"
+    if form.name.startswith("a"):
+        return none + color, full + bytes(size - 1)
+    return color + none, bytes(size - 1) + full
+
+
+def _alpha_of(video_frame: VideoFrame) -> _Alpha | None:
+    """Where the alpha of a frame of a known format is; None if it has none."""
+    for layout in _layouts(video_frame.format):
+        if layout.opaque:
+            size = len(layout.opaque)
+            first = layout.opaque.index(b"\xff")
+            step = size if size > 2 else 1
+            return _Alpha(layout.plane, slice(video_frame.height), slice(first, video_frame.width * size, step))
+    return None
 
 
 def _opaque(bits: int) -> bytes:

@@ -131,6 +131,18 @@ def test_transparency_of_masked_pixels_is_not_shown(form: str) -> None:
     np.testing.assert_array_equal(*shown)
 
 
+@pytest.mark.parametrize("form", ["yuva420p", "yuva444p10le", "gbrap", "rgba", "argb", "bgra", "abgr"])
+@pytest.mark.parametrize("hidden_alpha", [0, 200])
+def test_mask_keeps_frames_whose_alpha_is_unused(form: str, hidden_alpha: int) -> None:
+    """Some cameras leave the alpha of all pixels 0; what a masked pixel has says nothing about them."""
+    pixels = rasterize(TRIANGLE, 64, 36)
+    rgba = np.full((36, 64, 4), (40, 200, 90, 0), np.uint8)
+    rgba[~grown(~pixels), 3] = hidden_alpha
+    shown = show(masked(av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format=form), (TRIANGLE,))).astype(int)
+    assert abs(shown[~grown(pixels)] - [40, 200, 90]).max() <= 4
+    assert abs(shown[~grown(~pixels)] - 128).max() <= 3
+
+
 @settings(max_examples=20)
 @given(mask=masks, seed=st.integers(0, 2**32 - 1), size=st.sampled_from([(64, 36), (37, 65), (120, 80)]))
 def test_masked_pixels_change_no_byte_of_model_input(mask: Mask, seed: int, size: tuple[int, int]) -> None:
