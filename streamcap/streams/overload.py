@@ -18,6 +18,9 @@ MAX_STRETCH = 8.0
 # It shrinks by the same factor after so many seconds without late streams; twice as many after each relapse.
 HOLD_SECONDS = 30.0
 MAX_HOLD_SECONDS = 600.0
+# The event loop was late by this much within the last seconds: the machine is overloaded before any stream is live.
+LOOP_DELAY_SECONDS = 0.5
+LOOP_MEMORY_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class OverloadDetector:
         self.stretch = 1.0
         """Factor for the interval between captions of every stream; 1: as configured."""
         self._monotonic = monotonic
+        self._loop_late_at: float | None = None
         self._late_since: float | None = None
         self._fresh_since: float | None = None
         self._step_at = 0.0
@@ -60,6 +64,17 @@ class OverloadDetector:
         self.streams, self.late = len(loads), sum(load.late for load in loads)
         self.lag = max((load.lag for load in loads), default=0.0)
         return self._late(now) if self.late else self._fresh(now)
+
+    def note_loop_delay(self, seconds: float) -> None:
+        """The event loop ran a task `seconds` later than it was due."""
+        if seconds >= LOOP_DELAY_SECONDS:
+            self._loop_late_at = self._monotonic()
+
+    @property
+    def is_machine_slow(self) -> bool:
+        """Whether what takes long now may take long because of this machine: also before any stream is live."""
+        late_at = self._loop_late_at
+        return self.overloaded or (late_at is not None and self._monotonic() - late_at < LOOP_MEMORY_SECONDS)
 
     @property
     def late_share(self) -> float:

@@ -81,6 +81,8 @@ class Stream:
         self.reconnections = 0
         self.skips_ahead = 0
         """Connections that were given up because too much video waited in them."""
+        self.is_machine_slow = False
+        """Whether this machine may be the cause of what takes too long."""
         self.publisher = CaptionPublisher(name, settings, deps, first)
         self.stop_status = StreamState.ENDED, "stopped"
         """What viewers are told when the stream is stopped."""
@@ -298,7 +300,7 @@ class Stream:
         publisher.set_state(StreamState.CONNECTING)
         while True:
             began, frames = time.monotonic(), self.reader_statistics.frames
-            end = await self._read(connection_no)
+            end = self._cause(await self._read(connection_no))
             connection_no += 1
             if isinstance(end, _SkippedAheadError):
                 self.skips_ahead += 1
@@ -321,6 +323,16 @@ class Stream:
             publisher.set_state(StreamState.RECONNECTING, str(end))
             if self.push_source() is None:  # a publisher connects to us, so a pause spares nobody
                 await asyncio.sleep(backoff.next())
+
+    def _cause(self, end: StreamcapError | None) -> StreamcapError | None:
+        """`end`; where opening took too long because of this machine, words that do not blame the camera."""
+        if not isinstance(end, SourceRefused) or not end.timed_out:
+            return end
+        if not self.is_machine_slow and not (self._source_thread is not None and self._source_thread.starved):
+            return end
+        seconds = self._deps.options.open_timeout
+        overloaded = f"{self.url}: opening took longer than {seconds:g} s while this machine is overloaded"
+        return SourceRefused(overloaded, retry=True)
 
     @property
     def _may_recover(self) -> bool:

@@ -258,6 +258,7 @@ class StreamSet:
             due = loop.time() + LOAD_CHECK_SECONDS
             await asyncio.sleep(LOAD_CHECK_SECONDS)
             self.loop_delay = max(0.0, loop.time() - due)
+            self.overload.note_loop_delay(self.loop_delay)
             self.check_load()
 
     def check_load(self) -> None:
@@ -268,6 +269,7 @@ class StreamSet:
             log.warning(line)
         for stream in self._streams.values():
             stream.set_stretch(self.overload.stretch)
+            stream.is_machine_slow = self.overload.is_machine_slow
 
     def _check_model(self, settings: StreamSettings) -> None:
         if self._deps is not None:

@@ -8,6 +8,8 @@ from streamcap.streams.overload import (
     BEGIN_SECONDS,
     END_SECONDS,
     HOLD_SECONDS,
+    LOOP_DELAY_SECONDS,
+    LOOP_MEMORY_SECONDS,
     MAX_STRETCH,
     STEP_FACTOR,
     OverloadDetector,
@@ -95,3 +97,19 @@ def test_no_streams_are_no_overload() -> None:
     watched = Watched()
     watched.pass_(30)
     assert watched.lines == [] and watched.detector.late_share == 0
+
+
+def test_late_event_loop_is_a_slow_machine_for_a_while() -> None:
+    watched = Watched()
+    watched.detector.note_loop_delay(LOOP_DELAY_SECONDS / 2)
+    assert not watched.detector.is_machine_slow
+    watched.detector.note_loop_delay(LOOP_DELAY_SECONDS)
+    assert watched.detector.is_machine_slow
+    watched.pass_(LOOP_MEMORY_SECONDS)
+    assert not watched.detector.is_machine_slow
+
+
+def test_overloaded_service_is_a_slow_machine() -> None:
+    watched = Watched()
+    watched.pass_(BEGIN_SECONDS + 1, LATE)
+    assert watched.detector.is_machine_slow

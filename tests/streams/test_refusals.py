@@ -64,3 +64,49 @@ async def test_full_disk_is_one_warning(
     (said,) = [record for record in caplog.records if "No space left" in record.getMessage()]
     assert (said.levelname, said.__dict__["stream"]) == ("WARNING", "door")
     await service.streams.close()
+
+
+LATE = "no video that could be opened came within 10 s"
+OURS = "opening took longer than 10 s while this machine is overloaded"
+
+
+async def test_slow_camera_is_named_as_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamcap.streams.source.source_thread._run_delay", lambda _thread: 0.0)
+    service = FakeService()
+    service.refusals = [SourceRefused(LATE, retry=True, timed_out=True) for _ in range(100)]
+    stream = await service.streams.add("door", URL)
+    await service.until(lambda: stream.reconnections > 1)
+    assert stream.view().reason == LATE
+    await service.streams.close()
+
+
+async def test_overloaded_machine_is_named_as_the_cause() -> None:
+    service = FakeService()
+    service.refusals = [SourceRefused(LATE, retry=True, timed_out=True) for _ in range(100)]
+    service.streams.overload.note_loop_delay(1.0)
+    stream = await service.streams.add("door", URL)
+    service.streams.check_load()
+    await service.until(lambda: OURS in stream.view().reason)
+    assert "hunter2" not in stream.view().reason
+    await service.streams.close()
+
+
+async def test_thread_without_a_core_is_named_as_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    delays = iter(range(0, 10_000, 10))
+    monkeypatch.setattr("streamcap.streams.source.source_thread._run_delay", lambda _thread: float(next(delays)))
+    service = FakeService()
+    service.refusals = [SourceRefused(LATE, retry=True, timed_out=True) for _ in range(100)]
+    stream = await service.streams.add("door", URL)
+    await service.until(lambda: OURS in stream.view().reason)
+    await service.streams.close()
+
+
+async def test_overloaded_machine_is_not_blamed_for_a_refusal() -> None:
+    service = FakeService(max_refused_delay=0.01, min_refused_delay=0.01)
+    service.refusals = [SourceRefused("the connection was refused", retry=True) for _ in range(100)]
+    service.streams.overload.note_loop_delay(1.0)
+    stream = await service.streams.add("door", URL)
+    service.streams.check_load()
+    await service.until(lambda: "refused" in stream.view().reason and stream.reconnections > 3)
+    assert stream.view().reason == "the connection was refused"
+    await service.streams.close()

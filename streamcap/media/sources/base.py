@@ -26,10 +26,12 @@ class SourceLost(StreamcapError):  # noqa: N818 - a typed end, not always an err
 class SourceRefused(InputError):  # noqa: N818 - a typed end, not always an error
     """The source could not be opened. The message is one redacted line."""
 
-    def __init__(self, message: str, *, retry: bool) -> None:
+    def __init__(self, message: str, *, retry: bool, timed_out: bool = False) -> None:
         super().__init__(message)
         self.retry = retry
         """Whether a later attempt may succeed (a camera that is off), or not (a file that is no video)."""
+        self.timed_out = timed_out
+        """Whether nothing is known to be wrong but the time it took: this machine may be the cause."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,10 +37,12 @@ def open_error(
     if network and (timed_out or error.errno in HUNG_UP):
         timeout = min(_DIAGNOSIS_SECONDS, open_timeout)
         fault = connection_fault(url, guard, timeout=timeout) or wrong_protocol(url, guard, timeout=timeout)
-        if fault is None and timed_out:
+        only_late = fault is None and timed_out
+        if only_late:
             what = "" if where.startswith(_DATAGRAMS) else "it takes connections, but "
             fault = f"{what}no video that could be opened came within {open_timeout:g} s"
-        return SourceRefused(f"{where}: {fault or 'it closed the connection before any video came'}", retry=True)
+        fault = fault or "it closed the connection before any video came"
+        return SourceRefused(f"{where}: {fault}", retry=True, timed_out=only_late)
     if isinstance(error, av.error.HTTPBadRequestError):
         other = wrong_protocol(url, guard, timeout=_DIAGNOSIS_SECONDS)
         if other is not None:

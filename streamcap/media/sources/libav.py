@@ -125,7 +125,8 @@ class LibavSource(Source):
             ) from None
         except SourceTimeoutError:
             self.close()
-            raise SourceRefused(f"{self.url}: no answer within {self._options.open_timeout:g} s", retry=True) from None
+            late = f"{self.url}: no answer within {self._options.open_timeout:g} s"
+            raise SourceRefused(late, retry=True, timed_out=True) from None
         except SourceRefused:
             raise
         except InputError as error:

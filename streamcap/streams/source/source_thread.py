@@ -37,6 +37,8 @@ NICENESS = 5
 # If that does not help, what waits in the sockets is skipped by connecting again: beyond this lag, and not more often.
 SKIP_AHEAD_SECONDS = 6.0
 SKIP_AHEAD_INTERVAL_S = 15.0
+# A thread that was ready to run, but without a core, for this share of the time it took to open its source.
+STARVED_SHARE = 0.25
 
 
 class SourceListener(Protocol):
@@ -88,6 +90,8 @@ class SourceThread:
         self.last_frame_at: float | None = None
         """Monotonic seconds at which the newest frame arrived; None before the first."""
         self.lag = SourceLag()
+        self.starved = False
+        """Whether the source could not be opened while the thread waited for a core for much of the time."""
         self.settings = settings
         """Replaced as a whole by `change`: read it once a frame."""
         self._stream = stream
@@ -157,7 +161,7 @@ class SourceThread:
         end: StreamcapError | None = None
         _yield_cores()
         try:
-            self._listener.opened(self.source.open())
+            self._listener.opened(self._open())
             self._opened_at = self._monotonic()
             for frame in self.source.frames():
                 self._take(frame)
@@ -173,6 +177,15 @@ class SourceThread:
         finally:
             self.source.close()
         self._listener.ended(None if self._stopping else end or SourceLost("the source ended without a reason"))
+
+    def _open(self) -> SourceInfo:
+        thread = threading.get_native_id()
+        began, delayed = self._monotonic(), _run_delay(thread)
+        try:
+            return self.source.open()
+        except StreamcapError:
+            self.starved = _run_delay(thread) - delayed > STARVED_SHARE * (self._monotonic() - began)
+            raise
 
     def _take(self, frame: Frame) -> None:
         first = self.last_frame_at is None

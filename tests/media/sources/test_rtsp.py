@@ -195,6 +195,7 @@ def test_connection_refused() -> None:
     assert "the connection was refused" in str(error)
     assert "hunter2" not in str(error)
     assert error.retry
+    assert not error.timed_out
 
 
 def test_connect_timeout() -> None:
@@ -204,6 +205,7 @@ def test_connect_timeout() -> None:
         )
     assert "takes connections, but no video that could be opened came within 0.5 s" in str(error)
     assert error.retry
+    assert error.timed_out
 
 
 def test_non_rtsp_server_is_refused() -> None:

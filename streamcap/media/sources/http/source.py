@@ -106,7 +106,8 @@ class HttpSource(Source):
         size = jpeg_size(self._waiting[0]) if self._waiting else None
         if size is None:
             self.close()
-            raise SourceRefused(f"{self.url}: no JPEG came within {self._options.open_timeout:g} s", retry=True)
+            late = f"{self.url}: no JPEG came within {self._options.open_timeout:g} s"
+            raise SourceRefused(late, retry=True, timed_out=True)
         self._check_size(size)
         return SourceInfo(
             width=size[0], height=size[1], frames_per_second=0.0, codec="mjpeg", live=True, transport="HTTP"
