@@ -17,7 +17,6 @@ from streamcap.engine.engine import Engine, EngineOptions
 from streamcap.engine.live import LiveModel
 from streamcap.engine.model_settings import ModelSettings
 from streamcap.engine.outcome import Encoded, Outcome
-from streamcap.engine.remote.client import RemoteClient
 from streamcap.engine.remote.images import ImageSampler
 from streamcap.engine.remote.remote_model import RemoteModel
 from streamcap.engine.served_model import ServedModel, ServedModels
@@ -188,6 +187,9 @@ class ModelService:
                 remote.put(encoded)
 
     def _serve_remote(self, name: str, settings: ModelSettings, gate: ServedModel) -> ServedModel:
+        # Here, because it imports httpx, which most services do not need.
+        from streamcap.engine.remote.client import RemoteClient
+
         fall_back = None
         if settings.fallback is not None:
             loaded = None if settings.fallback == gate.name else self._loaded[settings.fallback]

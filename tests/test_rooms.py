@@ -105,6 +105,14 @@ def test_importing_the_commands_is_light() -> None:
     assert done.stdout.strip() == ""
 
 
+def test_starting_the_service_imports_no_connections() -> None:
+    """Those of WebRTC and remote models are imported when the first one is needed."""
+    heavy = "('torch', 'aiortc', 'httpx')"
+    code = f"import sys, streamcap.app; print(*(m for m in {heavy} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
 def _modules() -> dict[str, Path]:
     """Dotted name below `streamcap` → file; the root package, which only names others lazily, is not among them."""
     names = {file: ".".join(file.relative_to(SOURCE).with_suffix("").parts) for file in SOURCE.rglob("*.py")}

@@ -52,7 +52,7 @@ def test_invalid_ice_server_hides_password(text: str, says: str) -> None:
 
 async def test_whip_response_lists_ice_servers(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "streamcap.server.webrtc.whip.WebRtcSession", lambda servers: WebRtcSession(())
+        "streamcap.server.webrtc.session.WebRtcSession", lambda servers: WebRtcSession(())
     )  # none is asked here
     servers = (IceServer.parse("stun:stun.example.org"), IceServer.parse("turns:a:b@turn.example.org"))
     server = await start(ice_servers=servers)

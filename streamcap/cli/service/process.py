@@ -24,9 +24,14 @@ LOG_TIMEOUT_S = 0.2
 HUNG_WRITE_TIMEOUT_S = 2.0
 """For writes still in progress when everything else has ended."""
 ERROR_EXIT_TIMEOUT_S = 1.0
+# Turns of the loop in which OpenMP's threads wait for more work before they sleep: some tenths of a millisecond, enough
+# between the calls of one caption. With GNU's default of 300,000 they keep a core busy for milliseconds after it.
+OPENMP_SPINS = 10_000
 
 
 def load_model(settings: ModelSettings, *, threads: int | None) -> Captioner:
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(OPENMP_SPINS))  # read when torch is imported
     from streamcap.captioner import load_captioner
     from streamcap.captioner.registry import describe_model
 

@@ -20,7 +20,7 @@ from streamcap.server.auth import Auth
 from streamcap.server.http.limits import newest_cues
 from streamcap.server.snapshots import NoSnapshotError, Snapshots
 from streamcap.server.source_policy import SourcePolicy
-from streamcap.server.webrtc.session import refuse_elsewhere
+from streamcap.server.webrtc.rules import refuse_elsewhere
 from streamcap.streams.snapshot import StreamSnapshot
 from streamcap.streams.stream_set import StreamSet
 

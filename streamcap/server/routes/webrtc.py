@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -12,9 +12,12 @@ from starlette.requests import HTTPConnection
 
 from streamcap.server.auth import Auth
 from streamcap.server.options import ServerOptions
-from streamcap.server.webrtc.session import SDP, TRICKLE, WebRtcSession, read_body
+from streamcap.server.webrtc.rules import SDP, TRICKLE, read_body
 from streamcap.server.webrtc.whep import WhepSessions
 from streamcap.server.webrtc.whip import WhipSessions
+
+if TYPE_CHECKING:
+    from streamcap.server.webrtc.session import WebRtcSession
 
 _SDP_BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {SDP: {"schema": {"type": "string"}}}}}
 _CREATED: dict[int | str, dict[str, Any]] = {

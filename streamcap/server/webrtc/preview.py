@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import av
-from aiortc import MediaStreamTrack
-from aiortc.mediastreams import MediaStreamError
 from av.packet import Packet as AnyPacket
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
@@ -25,6 +22,8 @@ from streamcap.streams.stream import Stream
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    from streamcap.server.webrtc.preview_track import PreviewTrack
+
     Packet = AnyPacket[VideoStream]
 
 CODEC = "video/VP8"
@@ -36,8 +35,6 @@ BITS_PER_SECOND = 600_000
 KEYFRAME_SECONDS = 2.0
 # An unchanged frame is repeated this often: some receivers show a frame only when the next one arrives.
 REPEAT_SECONDS = 0.5
-# Packets that wait for one viewer. Policy when full: all are dropped, and it continues at the next keyframe.
-QUEUE_PACKETS = 24
 _CLOCK = Fraction(1, 90_000)
 
 
@@ -82,44 +79,6 @@ def _context(width: int, height: int) -> VideoCodecContext:
     return context
 
 
-class PreviewTrack(MediaStreamTrack):
-    """VP8 packets for one viewer; aiortc only packetizes them."""
-
-    kind = "video"
-
-    def __init__(self, preview: Preview) -> None:
-        super().__init__()
-        self._preview = preview
-        self._packets: deque[Packet] = deque()
-        self._changed = asyncio.Event()
-        self._waits_for_keyframe = True
-
-    def offer(self, packet: Packet) -> None:
-        """Queue a packet. A full queue is emptied and refilled from the next keyframe."""
-        if len(self._packets) >= QUEUE_PACKETS:
-            self._packets.clear()
-            self._waits_for_keyframe = True
-        if self._waits_for_keyframe and not packet.is_keyframe:
-            return
-        self._waits_for_keyframe = False
-        self._packets.append(packet)
-        self._changed.set()
-
-    async def recv(self) -> Packet:
-        while not self._packets:
-            if self.readyState != "live":
-                raise MediaStreamError
-            self._changed.clear()
-            await self._changed.wait()
-        return self._packets.popleft()
-
-    def stop(self) -> None:
-        if self.readyState == "live":
-            super().stop()
-            self._changed.set()
-            self._preview.leave(self)
-
-
 class Preview:
     """The encoder of one stream and its viewers. Its task runs while there are viewers."""
 
@@ -136,8 +95,10 @@ class Preview:
         return bool(self._tracks)
 
     def join(self) -> PreviewTrack:
-        """Add a viewer. Its track starts with a keyframe."""
-        track = PreviewTrack(self)
+        """Add a viewer. Its track starts with a keyframe. Call `load_webrtc` before."""
+        from streamcap.server.webrtc.preview_track import PreviewTrack
+
+        track = PreviewTrack(self.leave)
         self._tracks.add(track)
         self.stream.watch()
         self._newcomer = True

@@ -7,15 +7,21 @@ import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 
 from streamcap.server.options import ServerOptions
+from streamcap.server.webrtc.loading import load_webrtc
 from streamcap.server.webrtc.offers import OfferPace
-from streamcap.server.webrtc.preview import CODEC, Preview, PreviewTrack
-from streamcap.server.webrtc.session import WebRtcSession, is_registered, refuse_elsewhere
+from streamcap.server.webrtc.preview import CODEC, Preview
+from streamcap.server.webrtc.rules import is_registered, refuse_elsewhere
 from streamcap.streams.stream import Stream
 from streamcap.streams.stream_set import StreamSet
+
+if TYPE_CHECKING:
+    from streamcap.server.webrtc.preview_track import PreviewTrack
+    from streamcap.server.webrtc.session import WebRtcSession
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +58,9 @@ class WhepSessions:
 
         Raises HTTPException (400, 406: the offer; 503: too many), UnknownStreamError.
         """
+        await load_webrtc()
+        from streamcap.server.webrtc.session import WebRtcSession
+
         preview = self._preview(name)
         if len(self._whep_sessions) >= self._options.max_whep_sessions:
             raise HTTPException(

@@ -7,17 +7,22 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from aiortc import MediaStreamTrack
-from aiortc.mediastreams import MediaStreamError
 from av import VideoFrame
 from starlette.exceptions import HTTPException
 
 from streamcap.server.options import ServerOptions
+from streamcap.server.webrtc.loading import load_webrtc
 from streamcap.server.webrtc.offers import OfferPace
-from streamcap.server.webrtc.session import WebRtcSession, is_registered
+from streamcap.server.webrtc.rules import is_registered
 from streamcap.streams.stream import Stream
 from streamcap.streams.stream_set import StreamSet
+
+if TYPE_CHECKING:
+    from aiortc import MediaStreamTrack
+
+    from streamcap.server.webrtc.session import WebRtcSession
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +79,9 @@ class WhipSessions:
 
         Raises HTTPException (409: name in use; 400, 406: the offer; 503: too many offers), InputError (the name).
         """
+        await load_webrtc()
+        from streamcap.server.webrtc.session import WebRtcSession
+
         if name in self._whip_sessions:
             raise HTTPException(409, f"stream {name} already has a publisher")
         self._pace.check()
@@ -145,6 +153,8 @@ class WhipSessions:
 
     async def _receive(self, publisher: WhipSession, stream: Stream, track: MediaStreamTrack) -> None:
         """Forward frames until the publisher disconnects or stops sending, or the stream is removed."""
+        from aiortc.mediastreams import MediaStreamError
+
         loop = asyncio.get_running_loop()
         timeout_s = FIRST_FRAME_SECONDS
         last_at = loop.time()

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 
 from streamcap.server.webrtc import whip as publishing
-from streamcap.server.webrtc.session import WebRtcSession, check_offer, is_registered
+from streamcap.server.webrtc.rules import is_registered
+from streamcap.server.webrtc.session import WebRtcSession, check_offer
 from streamcap.server.webrtc.whip import ABANDONED_SECONDS
 from tests.server.conftest import FakeStreams, Server, Start, until
 from tests.timeouts import TIMEOUT_FACTOR
