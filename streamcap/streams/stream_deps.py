@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streamcap.captions.hub import Hub
 from streamcap.engine.served_model import ServedModels
 from streamcap.media.frame import Sample
 from streamcap.media.sources.base import Source
 from streamcap.media.sources.http.address import HostScope
+from streamcap.media.timing.phases import SamplingPhases
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.storage.caption_file_writer import CaptionFileWriter
@@ -29,6 +30,8 @@ class StreamDeps:
     """Submit a sample to the engine. From any thread."""
     store: Callable[[str], CaptionStore] | None = None
     """Where the events of a stream are kept before they are published; None: in files of `options.out`, if given."""
+    phases: SamplingPhases = field(default_factory=SamplingPhases)
+    """When within their intervals the streams are sampled."""
 
     def frame_spacing(self, model: str | None) -> float:
         """Most seconds between the frames of a clip for `model`; infinite if a sample is the newest frame."""

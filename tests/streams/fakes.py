@@ -55,6 +55,7 @@ class MadeSource(Source):
         self.opens = opens
         self.closed = 0
         self.skipped: float | None = None
+        self.choice = 0.0
         self._items: queue.Queue[Frame | Exception | None] = queue.Queue()
 
     def put(self, item: Frame | Exception | None) -> None:
@@ -79,6 +80,9 @@ class MadeSource(Source):
 
     def skipped_at(self) -> float | None:
         return self.skipped
+
+    def frame_choice(self) -> float:
+        return self.choice
 
     def statistics(self) -> dict[str, int]:
         return {"decoded": 1}

@@ -75,7 +75,7 @@ async def test_slow_camera_is_named_as_the_cause(monkeypatch: pytest.MonkeyPatch
     service = FakeService()
     service.refusals = [SourceRefused(LATE, retry=True, timed_out=True) for _ in range(100)]
     stream = await service.streams.add("door", URL)
-    await service.until(lambda: stream.reconnections > 1)
+    await service.until(lambda: stream.view().reason != "")
     assert stream.view().reason == LATE
     await service.streams.close()
 
@@ -107,6 +107,6 @@ async def test_overloaded_machine_is_not_blamed_for_a_refusal() -> None:
     service.streams.overload.note_loop_delay(1.0)
     stream = await service.streams.add("door", URL)
     service.streams.check_load()
-    await service.until(lambda: "refused" in stream.view().reason and stream.reconnections > 3)
+    await service.until(lambda: stream.view().reason != "")
     assert stream.view().reason == "the connection was refused"
     await service.streams.close()

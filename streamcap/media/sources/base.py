@@ -89,6 +89,11 @@ class Source(ABC):
         was. From any thread."""
         return None
 
+    def frame_choice(self) -> float:
+        """Seconds between the frames that the source could decode as cheaply as the newest one: keyframes. 0: it
+        decodes all, or cannot say."""
+        return 0.0
+
     @abstractmethod
     def statistics(self) -> dict[str, int]:
         """Counters of this connection, from any thread: decoded `frames`, `decode_errors`, `repaired_pts`, `epochs`

@@ -196,6 +196,9 @@ class LibavSource(Source):
     def skipped_at(self) -> float | None:
         return self._skipped_at
 
+    def frame_choice(self) -> float:
+        return self._policy.spacing if self._policy.alone else 0.0
+
     def statistics(self) -> dict[str, int]:
         return {
             "frames": self._counts.frames,

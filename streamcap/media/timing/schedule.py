@@ -37,6 +37,10 @@ class Schedule:
         """Seconds of media time from `frame`, the newest, to the next scheduled time; negative: it has passed."""
         return self._due - frame.time
 
+    def come_earlier(self, seconds: float) -> None:
+        """Move the next scheduled time, and with it all later ones, by `seconds` once."""
+        self._due -= seconds
+
     def change(self, every: float) -> None:
         """Use another interval from the next frame on, counted from the frame taken last. From any thread."""
         self._next_every = every

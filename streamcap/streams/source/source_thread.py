@@ -100,6 +100,7 @@ class SourceThread:
         self._schedule = schedule
         self._timeline = timeline
         self._models = deps.models
+        self._phases = deps.phases
         self._clip_seconds = deps.options.clip_seconds
         self._listener = listener
         self._statistics = statistics
@@ -176,6 +177,7 @@ class SourceThread:
             end = SourceLost(redact(f"{type(error).__name__}: {error}".splitlines()[0]))
         finally:
             self.source.close()
+            self._phases.forget(self._stream)
         self._listener.ended(None if self._stopping else end or SourceLost("the source ended without a reason"))
 
     def _open(self) -> SourceInfo:
@@ -204,6 +206,8 @@ class SourceThread:
         if not self._schedule.due(frame):
             return
         self._statistics.samples_missed = self._samples_missed_before + self._schedule.missed
+        choice = self.source.frame_choice()
+        self._schedule.come_earlier(self._phases.earlier(self._stream, frame.arrived, self._schedule.every, choice))
         settings = self.settings
         model = self._models.get(settings.model)
         try:

@@ -28,6 +28,15 @@ def test_grid_does_not_drift() -> None:
     assert len(picked) == pytest.approx(400, abs=1)
 
 
+def test_schedule_moves_earlier_once() -> None:
+    schedule = Schedule(1.0)
+    keyframes = [number / 2 for number in range(20)]
+    before = chosen(schedule, keyframes[:5])
+    schedule.come_earlier(0.5)
+    assert [*before, *chosen(schedule, keyframes[5:])] == [0.0, 1.0, 2.0, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5, 8.5, 9.5]
+    assert schedule.missed == 0
+
+
 def test_slow_source_takes_every_frame() -> None:
     times = [0.0, 3.0, 6.0, 9.0]
     assert chosen(Schedule(1.0), times) == times

@@ -1,0 +1,32 @@
+"""Cameras that send their keyframes at the same instant."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from tests.streams.fakes import URL, FakeService, frame, wait_sources
+
+NAMES = "door", "yard"
+KEYFRAMES = [number / 2 for number in range(40)]
+
+
+async def test_cameras_in_step_are_captioned_in_turn() -> None:
+    service = FakeService(every=1.0)
+    began = time.monotonic()
+    for name in NAMES:
+        await service.streams.add(name, URL)
+    await wait_sources(service, 2)
+    for source in service.sources:
+        source.choice = 0.5
+        for seconds in KEYFRAMES:
+            source.put(replace(frame(seconds), arrived=began + seconds, spacing=0.5))
+    await service.until(lambda: all(max(starts(service, name), default=0.0) >= 18 for name in NAMES))
+    door, yard = ([one for one in starts(service, name) if 10 <= one < 18] for name in NAMES)
+    assert len(door) == len(yard) == 8
+    assert not set(door) & set(yard)
+    await service.streams.close()
+
+
+def starts(service: FakeService, name: str) -> list[float]:
+    return [sample.start for sample in service.samples if sample.stream == name]
