@@ -130,6 +130,9 @@ class Recorder(AssignedStreams):
     def is_taken(self, name: str) -> bool:
         return name in self._taken
 
+    def on_dropped(self, name: str) -> None:
+        self._taken.discard(name)
+
     def on_lost(self, name: str) -> None:
         self._taken.add(name)
         super().on_lost(name)

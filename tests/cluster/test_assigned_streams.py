@@ -1,8 +1,9 @@
-"""What a node keeps of the streams that it runs, with a real nats-server."""
+"""What a node keeps of the streams that it has had, with a real nats-server."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from streamcap.captions.hub import Hub
 from streamcap.cluster.assigned_streams import Assigned
@@ -10,9 +11,22 @@ from streamcap.cluster.connection import Connection
 from streamcap.cluster.ingest import Ingest
 from streamcap.cluster.log.live_feed import LiveFeed
 from streamcap.cluster.nodes import NodeDirectory
+from streamcap.cluster.recorder.options import RecorderOptions
+from streamcap.cluster.recorder.recorder import Recorder
 from streamcap.cluster.registry import StreamRegistry
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.stream_set import StreamSet
+from tests.cluster.test_log import until
+
+
+async def test_recorder_keeps_nothing_of_lost_streams(connection: Connection, tmp_path: Path) -> None:
+    registry, nodes = StreamRegistry(connection), NodeDirectory(connection, None)
+    recorder = Recorder(connection, "a", RecorderOptions(tmp_path), registry, nodes)
+    recorder.owned["door"] = Assigned(None, None)
+    recorder.on_lost("door")
+    assert recorder.is_taken("door")
+    await until(lambda: not recorder.owned)
+    assert not recorder.is_taken("door") and not recorder._busy
 
 
 async def test_nothing_is_kept_of_streams_that_left(connection: Connection) -> None:
