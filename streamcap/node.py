@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -36,12 +37,14 @@ from streamcap.cluster.tasks import end_tasks
 from streamcap.daemon_pool import DaemonPool
 from streamcap.engine.model_settings import ModelSettings
 from streamcap.errors import InputError, StreamcapError
+from streamcap.heap import trim_heap_periodically
 from streamcap.models import ModelService, complete, load_models
 from streamcap.server.app import create_app
 from streamcap.server.errors import answer
 from streamcap.server.http import server as http_server
 from streamcap.server.http.path_prefix import route_path
 from streamcap.streams.settings import StreamSettings
+from streamcap.streams.storage.file_retention import FileRetention
 from streamcap.streams.stream import Stream
 from streamcap.streams.stream_deps import StreamDeps
 from streamcap.streams.stream_set import DEFAULT_SETTINGS, DuplicateStreamError, StreamSet
@@ -157,6 +160,7 @@ class Node:
             asyncio.create_task(self.registry.run(), name="registry"),
             asyncio.create_task(self.nodes.run(), name="nodes"),
             asyncio.create_task(self._measure(), name="cpu"),
+            asyncio.create_task(trim_heap_periodically(), name="heap"),
         ]
         starting = asyncio.create_task(self._start(load, model_thread, shown, tasks), name="start")
         ended = True
@@ -203,9 +207,13 @@ class Node:
             )
             self.metrics.engine = self._engine
             tasks.append(asyncio.create_task(self._engine.run(), name="engine"))
+            # Where the engines are on other machines, late captions say nothing about this one.
+            tasks.append(asyncio.create_task(self.streams.watch_load(), name="load"))
         elif "ingest" in roles:
             tasks += self._ask_engines()
         self.gateway_streams.engine = self.streams.engine
+        # What exists by now stays: collections need not visit it.
+        gc.freeze()
         await self.registry.ready.wait()
         if "gateway" in roles:
             tasks.append(asyncio.create_task(self.gateway.run(), name="gateway"))
@@ -215,6 +223,9 @@ class Node:
             tasks.append(asyncio.create_task(self.ingest.run(), name="ingest"))
         if self.recorder is not None:
             tasks.append(asyncio.create_task(self.recorder.run(), name="recorder"))
+            if (rotation := self.recorder.options.rotation).keep_days is not None:
+                retention, recordings = FileRetention(self.recorder.options.out, rotation), self.recorder.recordings
+                tasks.append(asyncio.create_task(retention.watch(lambda: list(recordings)), name="retention"))
         shown.ready = self.gateway_streams.ready = True
         for name, url in self.options.serve.sources:
             await self._add(name, url, DEFAULT_SETTINGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from streamcap.cluster.recorder.recording import MAX_WAITING, Recording, last_se
 from streamcap.cluster.subjects import LOG_STREAM
 from streamcap.errors import InputError
 from streamcap.streams.counters import Counters
-from streamcap.streams.storage.file_rotation import RotationOptions
+from streamcap.streams.storage.file_rotation import DAY_SECONDS, RotationOptions
 from testbed.nats import NatsCluster
 from tests.captions.fakes import caption
 from tests.cluster.judge import finals_of, read_logs, recorded_finals
@@ -27,6 +28,7 @@ from tests.cluster.nodes import SCENE, NodeProcess
 from tests.cluster.test_log import until
 from tests.end_to_end.service import wait_until
 from tests.ffprobe import subtitle_times
+from tests.streams.storage.test_file_retention import write_part
 
 
 class Camera:
@@ -272,7 +274,9 @@ def test_wrong_window_names_its_flag(tmp_path: Path) -> None:
 @pytest.mark.e2e
 def test_files_survive_kills_of_recorders(nats_server: NatsCluster, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ("--roles", "recorder", "--out", str(out), "--rotate-bytes", "4096")
+    arguments = ("--roles", "recorder", "--out", str(out), "--rotate-bytes", "4096", "--keep-days", "3")
+    out.mkdir()
+    leftover = write_part(out, "gone", 1, time.time() - 5 * DAY_SECONDS)
     ingest = NodeProcess("i", nats_server.urls, tmp_path, f"door={SCENE}")
     with ingest, NodeProcess("r", nats_server.urls, tmp_path, *arguments) as one:
         wait_for(out, 3, one)
@@ -288,6 +292,7 @@ def test_files_survive_kills_of_recorders(nats_server: NatsCluster, tmp_path: Pa
     assert recorded == [final["seq"] for final in stored][: len(recorded)]
     assert len(list(out.glob("door.jsonl.*"))) >= 1, "the file was rotated"
     assert subtitle_times(out / "door.srt")
+    assert not leftover.exists(), "--keep-days is for streams that have left, too"
 
 
 def wait_for(out: Path, count: int, node: NodeProcess) -> None:
