@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from streamcap.errors import LostCaptionsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, MutableMapping
 
     from streamcap.captioner import Captioner
     from streamcap.engine.model_settings import ModelSettings
@@ -29,9 +29,14 @@ ERROR_EXIT_TIMEOUT_S = 1.0
 OPENMP_SPINS = 10_000
 
 
+def limit_openmp_spins(environ: MutableMapping[str, str]) -> None:
+    """Let OpenMP's threads sleep between captions, unless the user has chosen. It is read when torch is imported."""
+    if "OMP_WAIT_POLICY" not in environ:
+        environ.setdefault("GOMP_SPINCOUNT", str(OPENMP_SPINS))
+
+
 def load_model(settings: ModelSettings, *, threads: int | None) -> Captioner:
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", str(OPENMP_SPINS))  # read when torch is imported
+    limit_openmp_spins(os.environ)
     from streamcap.captioner import load_captioner
     from streamcap.captioner.registry import describe_model
 
