@@ -6,6 +6,7 @@ import pickle
 import pickletools
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -29,6 +30,15 @@ _AVERAGES = ("ema", "average", "swa")
 _OTHERS = ("optim", "sched", "scaler", "rng", *_AVERAGES)
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _PAGES = (b"<!doctype html", b"<html")
+_ARCHIVES = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"7z\xbc\xaf": "7z",
+    b"Rar!": "RAR",
+}
+"""The first bytes of archives and compressed files, in which downloads come."""
 # torch.compile, DataParallel and DistributedDataParallel, Lightning Fabric, FSDP, activation checkpointing.
 _WRAPPING_MODULE = re.compile(
     r"(?:(?<=^)|(?<=\.))(?:_orig_mod|module|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
@@ -105,6 +115,24 @@ def _check_start(path: Path) -> None:
         raise InputError(f"{path}: a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
     if first.lstrip().lower().startswith(_PAGES):
         raise InputError(f"{path}: a web page, not the weights; download the file itself")
+    for mark, kind in _ARCHIVES.items():
+        if first.startswith(mark):
+            raise InputError(f"{path}: {kind} data, not the weights; unpack it first")
+    # torch.save writes ZIP files too.
+    if first.startswith(b"PK") and (content := _content_of_other_zip(path)):
+        raise InputError(f"{path}: a ZIP archive of other files ({content}); unpack it first")
+
+
+def _content_of_other_zip(path: Path) -> str:
+    """The first names in a ZIP file that torch has not written; empty for its own, and for a damaged one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError):
+        return ""
+    if any(name.endswith(("data.pkl", "constants.pkl")) for name in names):
+        return ""
+    return ", ".join(repr(name[:60]) for name in names[:3]) + ("" if len(names) <= 3 else ", …")
 
 
 def _code_in_pickle(path: Path) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,24 @@ def test_truncated_file_is_refused(tmp_path: Path, weights: dict[str, torch.Tens
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(whole.read_bytes()[:kept])
     assert "not a safetensors file, or a truncated one" in refusal(cut)
+
+
+def test_archive_with_a_checkpoint_in_it_is_refused(tmp_path: Path) -> None:
+    """As a browser leaves it, also under the name of a checkpoint, and an archive in another one."""
+    paths = [tmp_path / name for name in ("a.zip", "b.pt", "c.zip", "d.tar.gz")]
+    for path in paths[:2]:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(GOLDEN / "clipcap_mlp.pt", "coco_weights.pt")
+    with zipfile.ZipFile(paths[2], "w") as archive:
+        archive.write(paths[0], "a.zip")
+    with tarfile.open(paths[3], "w:gz") as tar:
+        tar.add(GOLDEN / "clipcap_mlp.pt", "coco_weights.pt")
+    assert [refusal(path).partition(": ")[2] for path in paths] == [
+        "a ZIP archive of other files ('coco_weights.pt'); unpack it first",
+        "a ZIP archive of other files ('coco_weights.pt'); unpack it first",
+        "a ZIP archive of other files ('a.zip'); unpack it first",
+        "gzip data, not the weights; unpack it first",
+    ]
 
 
 def test_foreign_file_is_refused(tmp_path: Path) -> None:
