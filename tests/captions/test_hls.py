@@ -14,6 +14,7 @@ from streamcap.captions.formats import hls
 from streamcap.captions.track import CaptionTrack
 from tests.captions.fakes import LATENCY, at
 from tests.conftest import require_program
+from tests.examples import examples
 
 CUES = [Cue(1000, 4000, "a man opens a door"), Cue(5000, 13_000, "a dog <runs> & jumps"), Cue(25_000, 26_000, "a cat")]
 
@@ -76,7 +77,7 @@ def test_playlist_follows_rfc_8216() -> None:
     assert hls.playlist(hls.PlaylistWindow(4, 6, ended=True)).endswith("\n#EXT-X-ENDLIST\n")
 
 
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(deadline=None, derandomize=True, max_examples=examples(50))
 @given(st.lists(st.tuples(st.integers(0, 100_000), st.integers(1, 20_000), st.text()), max_size=20))
 def test_segments_together_hold_every_cue(raw: list[tuple[int, int, str]]) -> None:
     cues = [Cue(start, start + length, text) for start, length, text in sorted(raw)]

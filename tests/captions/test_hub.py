@@ -12,6 +12,7 @@ from streamcap.captions.event_log import REPLAY_INTERIMS, EventLog
 from streamcap.captions.hub import DROPS_TO_CLOSE, Hub, SubscribeOptions, Subscription
 from streamcap.errors import InputError
 from tests.captions.fakes import caption
+from tests.examples import examples
 
 
 class Clock:
@@ -258,7 +259,7 @@ def test_partial_take_keeps_order_and_capacity(hub: Hub) -> None:
     assert reader.statistics.finals_dropped == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.sampled_from(["final", "interim", "extend", "drop", "return"]), max_size=120))
 def test_disconnect_loses_and_repeats_no_final(actions: list[str]) -> None:
     hub = Hub(Clock(), Clock())
@@ -288,7 +289,7 @@ def test_disconnect_loses_and_repeats_no_final(actions: list[str]) -> None:
     assert received == published
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.sampled_from(["final", "interim", "extend", "stale", "read", "read a part", "return"]), max_size=150),
     st.integers(1, 5),

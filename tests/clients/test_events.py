@@ -11,6 +11,7 @@ from streamcap_client import Other, ProtocolError, parse
 
 from streamcap.captions.event import encode
 from tests.captions.fakes import caption
+from tests.examples import examples
 
 KEYS = ("type", "stream", "seq", "id", "end", "state", "reason", "from", "to", "protocol", "server_time", "streams")
 VALUES = st.recursive(
@@ -27,7 +28,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=examples(60))
 @given(
     st.one_of(
         st.text(), st.binary(), VALUES.map(json.dumps), st.dictionaries(st.sampled_from(KEYS), VALUES).map(json.dumps)

@@ -24,6 +24,7 @@ from streamcap.cluster.ownership import (
 )
 from streamcap.streams.counters import Counters
 from tests.captions.fakes import caption
+from tests.examples import examples
 
 NODES = ("a", "b")
 # The captions of these tests are of epoch 0.
@@ -261,7 +262,7 @@ class Machine(RuleBasedStateMachine):
 
 TestOwnership = Machine.TestCase
 TestOwnership.settings = settings(
-    max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=examples(80), stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from streamcap.config.problems import ConfigError
 from streamcap.config.yaml_tree import MAX_BYTES, parse_tree, read_tree
+from tests.examples import examples
 
 BOMB = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
     b"%c: &%c [%s]\n" % (name, name, b",".join([b"*%c" % before] * 9))
@@ -44,7 +45,7 @@ def test_scalars_follow_yaml_1_2() -> None:
         ),
     )
 )
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_what_pyyaml_writes_is_read_back(content: dict[str, object]) -> None:
     assert values(yaml.safe_dump(content, allow_unicode=True)) == content
 
@@ -109,7 +110,7 @@ def test_odd_file_is_refused_in_one_line(data: bytes, line: int | None, says: st
 
 
 @given(st.binary(max_size=200) | st.text(st.sampled_from(":{}[]&*!|>'\"%@`,-?#\t\n ab1$<"), max_size=60))
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_any_bytes_are_read_or_refused(data: bytes | str) -> None:
     try:
         parse_tree(data if isinstance(data, bytes) else data.encode(), "f.yaml", {})

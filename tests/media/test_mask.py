@@ -19,6 +19,7 @@ from streamcap.media.frame_mask import FrameMask, UnmaskableError
 from streamcap.media.mask import Mask, Polygon, rasterize
 from streamcap.media.orientation import orientation_of, show
 from streamcap.media.ring import FrameRing
+from tests.examples import examples
 from tests.media.fakes import drawn, made_frame
 
 TRIANGLE: Polygon = ((0.1, 0.1), (0.6, 0.2), (0.2, 0.7))
@@ -56,7 +57,7 @@ def grown(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.asarray(np.logical_or.reduce([np.roll(wide, shift, 1) for shift in range(-4, 5)]))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     triangle=st.lists(st.tuples(coordinates, coordinates), min_size=3, max_size=3),
     width=st.integers(1, 40),
@@ -143,7 +144,7 @@ def test_mask_keeps_frames_whose_alpha_is_unused(form: str, hidden_alpha: int) -
     assert abs(shown[~grown(~pixels)] - 128).max() <= 3
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(mask=masks, seed=st.integers(0, 2**32 - 1), size=st.sampled_from([(64, 36), (37, 65), (120, 80)]))
 def test_masked_pixels_change_no_byte_of_model_input(mask: Mask, seed: int, size: tuple[int, int]) -> None:
     width, height = size

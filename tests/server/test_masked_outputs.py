@@ -17,6 +17,7 @@ from streamcap.media.mask import Mask, rasterize
 from streamcap.media.ring import FrameRing
 from streamcap.server.snapshots import _encode
 from streamcap.server.webrtc.preview import Encoder
+from tests.examples import examples
 from tests.media.fakes import made_frame
 
 pytestmark = pytest.mark.slow
@@ -38,7 +39,7 @@ def outputs(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], mask: Mask 
     return [CONVERT([frame]).tobytes(), bytes(packet), jpeg]
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(mask=masks, seed=st.integers(0, 2**32 - 1))
 def test_masked_pixels_change_no_byte_of_any_output(mask: Mask, seed: int) -> None:
     first, second = np.random.default_rng(seed).integers(0, 256, (2, HEIGHT, WIDTH, 3), np.uint8)

@@ -15,6 +15,7 @@ from streamcap.media.sources.libav import LibavSource
 from streamcap.media.sources.push import PushSource
 from streamcap.media.sources.scenes import ScenesSource
 from streamcap.media.sources.url import LOCAL, NETWORK
+from tests.examples import examples
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ QUERIES = st.lists(
 ).map(lambda parts: "scenes:?" + "&".join(parts))
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=examples(300))
 @given(
     st.one_of(
         st.text(max_size=60),

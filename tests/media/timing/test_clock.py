@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from streamcap.media.timing.clock import MAX_EPOCHS_A_MINUTE, MAX_LAG_SECONDS, MAX_LEAD_SECONDS, MediaClock, Stamp
 from streamcap.media.timing.schedule import Schedule
 from streamcap.media.timing.timeline import Timeline
+from tests.examples import examples
 from tests.media.fakes import made_frame
 
 BASE = Fraction(1, 90_000)
@@ -178,7 +179,7 @@ def odd_source(rng: random.Random, seconds: float, rate: float) -> Iterator[tupl
 def test_clock_keeps_its_bounds_under_any_stamps() -> None:
     every, rate, seconds = 1.0, 8.0, 25.0
     frame = made_frame(0.0)
-    for seed in range(1000):
+    for seed in range(examples(1000)):
         rng = random.Random(seed)
         clock, timeline, schedule = MediaClock(), Timeline(), Schedule(every)
         stamp, output, taken, first = None, 0.0, 0, None

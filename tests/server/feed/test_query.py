@@ -20,6 +20,7 @@ from streamcap.server.app import create_app
 from streamcap.server.feed.broadcaster import error_message
 from streamcap.server.feed.query import event_number, read_query
 from streamcap.server.options import ServerOptions
+from tests.examples import examples
 from tests.server.conftest import FakeStreams
 
 pytestmark = pytest.mark.slow
@@ -64,21 +65,21 @@ def test_query_gives_subscribe_options(query: str, options: SubscribeOptions, si
     assert (request.options, request.since) == (options, since)
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=examples(100))
 @given(st.lists(st.tuples(KEYS, VALUES), max_size=5))
 def test_any_query_is_parsed_or_refused(pairs: list[tuple[str, str]]) -> None:
     with contextlib.suppress(InputError):
         read_query(QueryParams(pairs))
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=examples(100))
 @given(VALUES)
 def test_any_event_id_is_parsed_or_refused(text: str) -> None:
     with contextlib.suppress(InputError):
         assert event_number(text, "Last-Event-ID") >= 0
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=examples(100))
 @given(st.one_of(st.text(max_size=40), st.binary(max_size=40), st.sampled_from(["{}", "1", "null", "[" * 4000])))
 def test_client_message_gives_valid_close_reason(said: str | bytes) -> None:
     code, reason = error_message({"text": said} if isinstance(said, str) else {"bytes": said})
@@ -93,7 +94,7 @@ def application() -> Any:
     return create_app(streams, ServerOptions())  # type: ignore[arg-type]
 
 
-@settings(deadline=None, derandomize=True, max_examples=150)
+@settings(deadline=None, derandomize=True, max_examples=examples(150))
 @given(
     st.sampled_from(["GET", "POST", "DELETE", "PATCH"]),
     PATHS,

@@ -22,6 +22,7 @@ from streamcap.server.webrtc import whip as publishing
 from streamcap.server.webrtc.rules import is_registered
 from streamcap.server.webrtc.session import WebRtcSession, check_offer
 from streamcap.server.webrtc.whip import ABANDONED_SECONDS
+from tests.examples import examples
 from tests.server.conftest import FakeStreams, Server, Start, until
 from tests.timeouts import TIMEOUT_FACTOR
 
@@ -352,7 +353,7 @@ async def test_offers_beyond_the_pace_are_503(server: Server, monkeypatch: pytes
     assert (await server.http.delete(first.headers["location"])).status_code == 200
 
 
-@settings(deadline=None, derandomize=True, max_examples=10)
+@settings(deadline=None, derandomize=True, max_examples=examples(10))
 @given(st.lists(FRAGMENTS, min_size=5, max_size=10))
 def test_any_ice_fragment_is_accepted_or_refused(fragments: list[str]) -> None:
     async def trickle() -> None:
@@ -370,7 +371,7 @@ def test_any_ice_fragment_is_accepted_or_refused(fragments: list[str]) -> None:
     asyncio.run(trickle())
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(deadline=None, derandomize=True, max_examples=examples(100))
 @given(
     st.one_of(
         st.text(),
