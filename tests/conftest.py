@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
 import locale
+import logging
 import os
 import random
 import re
@@ -46,6 +48,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return bool(marks & left_out) or None
 
 
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of every later garbage collection, which would visit all of it again."""
+    gc.collect()
+    gc.freeze()
+
+
 def _process_state() -> dict[str, Any]:
     """The state that a test could leave changed for later tests, as far as it is cheap to read."""
     state: dict[str, Any] = {
@@ -85,6 +93,23 @@ def process_state() -> Iterator[None]:
     }
     changed = [name for name in before if before[name] != after[name]]
     assert not changed, f"changed for the tests that follow: {', '.join(changed)}"
+
+
+@pytest.fixture
+def logging_as_it_was() -> Iterator[None]:
+    """Restore log levels, log handlers and signal handlers, which a command run in this process changes."""
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in logging.root.manager.loggerDict}
+    yield
+    for number, handler in signals.items():
+        signal.signal(number, handler)
+    logging.captureWarnings(capture=False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name in list(logging.root.manager.loggerDict):
+        logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
 
 
 def require_program(name: str, why: str = "") -> str:

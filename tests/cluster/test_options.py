@@ -11,6 +11,8 @@ from streamcap.cli import app
 from streamcap.errors import InputError
 from streamcap.node import NodeOptions
 
+pytestmark = pytest.mark.usefixtures("logging_as_it_was")
+
 FILE = """
 server: {port: 0, token: "${NODE_TOKEN}", every: 0.5, out: OUT, keep_files: 3, interim_rate: 0}
 cluster:

@@ -6,8 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.chaos.storm import FakeService
 from tests.end_to_end.service import fetch
+
+pytestmark = pytest.mark.e2e
 
 SCENES = "scenes:?size=64x64&rate=5"
 FIELDS = ("name", "every", "model", "prompt", "mask", "decode", "min_confidence", "labels")

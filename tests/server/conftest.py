@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -252,6 +253,8 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+# Made once: a client would load all certificates anew, which takes as long as most tests.
+TRUST = ssl.create_default_context()
 PUBLIC_ADDRESS = "93.184.216.34"
 Start = Callable[..., Awaitable[Server]]
 
@@ -268,9 +271,9 @@ def no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_policy, "resolve", resolve_without_network)
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def start() -> AsyncIterator[Start]:
-    """Start a service on a free port; all are stopped at the end."""
+@contextlib.asynccontextmanager
+async def starting() -> AsyncIterator[Start]:
+    """Start services on free ports; all are stopped at the end."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start_server(*, reloader: Any = None, state: Any = None, **options: Any) -> Server:
@@ -282,7 +285,7 @@ async def start() -> AsyncIterator[Start]:
             stop = asyncio.Event()
             task = asyncio.create_task(serve(app, checked, stop, listener))
             http = await stack.enter_async_context(
-                httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_FACTOR)
+                httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_FACTOR, verify=TRUST)
             )
             server = Server(port, streams, app, stop, task, http)
 
@@ -301,8 +304,26 @@ async def start() -> AsyncIterator[Start]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def server(start: Start) -> Server:
-    """An open service on loopback with one stream, `door`."""
+async def start() -> AsyncIterator[Start]:
+    """Start services on free ports; all are stopped at the end of the test."""
+    async with starting() as start:
+        yield start
+
+
+async def with_door(start: Start) -> Server:
     server = await start()
     await server.streams.add("door", "rtsp://user:***@camera/1")
     return server
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def server(start: Start) -> Server:
+    """An open service on loopback with one stream, `door`."""
+    return await with_door(start)
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
+async def shared_server() -> AsyncIterator[Server]:
+    """A `server` for all tests of a module whose requests are refused and change nothing."""
+    async with starting() as start:
+        yield await with_door(start)

@@ -71,6 +71,7 @@ async def test_health_needs_no_token(guarded: Server) -> None:
 
 async def test_tokens_are_absent_from_logs(guarded: Server, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="uvicorn")
     await receive(await guarded.viewer(f"?stream=door&token={VIEW}"), 1)
     for query in (f"token={PUBLISH}", f"%74oken={PUBLISH}", f"t%6Fken=d%6F-4711&token={PUBLISH}"):
         assert (await guarded.http.get(f"/streams?{query}")).status_code == 200

@@ -89,12 +89,14 @@ async def test_all_streams_include_later_ones(server: Server) -> None:
         ("?min_interval=nan", 400, "min_interval"),
     ],
 )
-async def test_invalid_request_is_refused_before_handshake(server: Server, query: str, status: int, says: str) -> None:
+async def test_invalid_request_is_refused_before_handshake(
+    shared_server: Server, query: str, status: int, says: str
+) -> None:
     with pytest.raises(InvalidStatus) as refusal:
-        await server.viewer(query)
+        await shared_server.viewer(query)
     assert refusal.value.response.status_code == status
     assert says in json.loads(refusal.value.response.body)["detail"]
-    assert server.app.state.broadcaster.present == 0
+    assert shared_server.app.state.broadcaster.present == 0
 
 
 @pytest.mark.parametrize(

@@ -50,11 +50,13 @@ async def test_stream_list_add_get_and_delete(server: Server) -> None:
         ([], 400, "must be a JSON object"),
     ],
 )
-async def test_invalid_stream_is_refused_with_reason(server: Server, body: object, status: int, says: str) -> None:
-    refused = await server.http.post("/streams", json=body)
+async def test_invalid_stream_is_refused_with_reason(
+    shared_server: Server, body: object, status: int, says: str
+) -> None:
+    refused = await shared_server.http.post("/streams", json=body)
     assert refused.status_code == status
     assert says in refused.json()["detail"]
-    assert server.streams.names() == ["door"]
+    assert shared_server.streams.names() == ["door"]
 
 
 @pytest.mark.parametrize(
@@ -224,14 +226,14 @@ async def test_patch_changes_running_stream(server: Server) -> None:
 )
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 async def test_invalid_setting_is_refused_by_name(
-    server: Server, method: str, field: str, value: object, says: str
+    shared_server: Server, method: str, field: str, value: object, says: str
 ) -> None:
-    before = server.streams.get("door").settings
+    before = shared_server.streams.get("door").settings
     path, body = ("/streams", {"url": "rtsp://yard"}) if method == "POST" else ("/streams/door", {"every": 2})
-    refused = await server.http.request(method, path, json={**body, field: value})
+    refused = await shared_server.http.request(method, path, json={**body, field: value})
     assert refused.status_code == 400
     assert refused.json()["detail"].startswith(says)
-    assert (server.streams.names(), server.streams.get("door").settings) == (["door"], before)
+    assert (shared_server.streams.names(), shared_server.streams.get("door").settings) == (["door"], before)
 
 
 @pytest.mark.parametrize(
@@ -242,10 +244,10 @@ async def test_invalid_setting_is_refused_by_name(
         ("/streams/door", {"name": "yard"}, 400),
     ],
 )
-async def test_patch_is_refused(server: Server, path: str, body: dict[str, object], status: int) -> None:
-    first = server.streams.get("door")
-    assert (await server.http.patch(path, json=body)).status_code == status
-    assert server.streams.get("door") is first
+async def test_patch_is_refused(shared_server: Server, path: str, body: dict[str, object], status: int) -> None:
+    first = shared_server.streams.get("door")
+    assert (await shared_server.http.patch(path, json=body)).status_code == status
+    assert shared_server.streams.get("door") is first
 
 
 async def test_list_allows_what_token_may_do(start: Start) -> None:
