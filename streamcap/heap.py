@@ -27,12 +27,16 @@ def trim_heap() -> bool:
     return True
 
 
-async def trim_heap_periodically() -> None:
-    """Collect reference cycles and call `trim_heap` every TRIM_SECONDS on a thread, until cancelled."""
+async def trim_heap_periodically(*, collect_cycles: bool = True) -> None:
+    """Collect reference cycles and call `trim_heap` every TRIM_SECONDS on a thread, until cancelled.
+
+    collect_cycles: not where millions of objects are kept: a collection visits them all, and Python stands still.
+    """
     pool = DaemonPool("heap")
     try:
         while True:  # a period, not a wait for a condition
-            await pool.run(gc.collect)
+            if collect_cycles:
+                await pool.run(gc.collect)
             await pool.run(trim_heap)
             await asyncio.sleep(TRIM_SECONDS)
     finally:

@@ -160,7 +160,8 @@ class Node:
             asyncio.create_task(self.registry.run(), name="registry"),
             asyncio.create_task(self.nodes.run(), name="nodes"),
             asyncio.create_task(self._measure(), name="cpu"),
-            asyncio.create_task(trim_heap_periodically(), name="heap"),
+            # A gateway keeps the newest events of all streams.
+            asyncio.create_task(trim_heap_periodically(collect_cycles="gateway" not in options.roles), name="heap"),
         ]
         starting = asyncio.create_task(self._start(load, model_thread, shown, tasks), name="start")
         ended = True
