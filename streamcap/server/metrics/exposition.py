@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 
 from prometheus_client.metrics_core import Metric
 
@@ -70,6 +71,8 @@ class Histograms:
         self._counts: dict[str, dict[str, list[int]]] = {}
         self._sums: dict[tuple[str, str], float] = {}
         self._heads: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._texts: dict[tuple[str, str], str] = {}
+        """The lines of each histogram that has not changed since they were made."""
 
     def observe(self, first: str, second: str, value: float) -> None:
         """Take `value` into the histogram of these labels."""
@@ -80,24 +83,30 @@ class Histograms:
             self._heads[first, second] = self._make_heads(first, second)
         counts[bisect_left(self._buckets, value)] += 1
         self._sums[first, second] = self._sums.get((first, second), 0.0) + value
+        self._texts.pop((first, second), None)
 
     def keep_only(self, firsts: Iterable[str]) -> None:
         """Forget the histograms with any other first label."""
         for gone in self._counts.keys() - set(firsts):
             for second in self._counts.pop(gone):
                 del self._sums[gone, second], self._heads[gone, second]
+                self._texts.pop((gone, second), None)
 
     def render(self) -> Iterator[str]:
         """The lines of all histograms."""
         yield self._header
         for first, several in self._counts.items():
             for second, counts in several.items():
-                *buckets, count, total = self._heads[first, second]
-                seen = 0
-                for head, more in zip(buckets, counts, strict=True):
-                    seen += more
-                    yield f"{head}{seen}\n"
-                yield f"{count}{seen}\n{total}{_number(self._sums[first, second])}\n"
+                text = self._texts.get((first, second))
+                if text is None:
+                    text = self._texts[first, second] = self._lines(first, second, counts)
+                yield text
+
+    def _lines(self, first: str, second: str, counts: list[int]) -> str:
+        *buckets, count, total = self._heads[first, second]
+        seen = list(accumulate(counts))
+        lines = [f"{head}{number}\n" for head, number in zip(buckets, seen, strict=True)]
+        return "".join(lines) + f"{count}{seen[-1]}\n{total}{_number(self._sums[first, second])}\n"
 
     def _make_heads(self, first: str, second: str) -> tuple[str, ...]:
         """Of each bucket, then of the count and of the sum."""

@@ -61,6 +61,10 @@ def test_histograms_read_as_those_of_prometheus_client() -> None:
     theirs.remove('y"ard', "decode")
     theirs.remove('y"ard', "total")
     assert parsed("".join(ours.render())) == parsed(generate_latest(registry).decode())
+    for labels in (("door", "total"), ('y"ard', "total")):  # one that was shown, and one that was forgotten
+        theirs.labels(*labels).observe(0.5)
+        ours.observe(*labels, 0.5)
+    assert parsed("".join(ours.render())) == parsed(generate_latest(registry).decode())
 
 
 def test_series_read_as_those_of_prometheus_client() -> None:
