@@ -40,7 +40,7 @@ format: $(VENV)/installed-dev
 
 check: lint types test
 
-# Two and a quarter minutes on two cores: no real server, no browser, no long run, and nothing that loads torch. For the
+# Less than two minutes and a quarter on two cores: no real server, no browser, no long run, and nothing that loads torch. For the
 # models: `.venv/bin/python -m pytest tests/captioner -m "not slow"`.
 check-fast: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CHECK_WORKERS) --dist loadfile --hypothesis-profile fast \
