@@ -30,6 +30,9 @@ settings.load_profile("streamcap")
 # huggingface_hub reads this when it is imported: no test may contact a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# Triton reads this when it is imported: it then interprets its kernels, on the CPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # A shell starts `make test > log &` with SIGINT ignored, and the programs that tests start and interrupt inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

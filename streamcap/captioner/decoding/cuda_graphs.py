@@ -28,6 +28,27 @@ def capture_failed() -> bool:
     return _failed
 
 
+def capture(
+    call: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor], device: torch.device
+) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
+    """A graph of `call` on a GPU, and the tensors that a replay writes. Raises RuntimeError where it cannot be made."""
+    # A capture runs on a stream of the current device, which may be another one.
+    with torch.cuda.device(device):
+        stream = _streams.get(device)
+        if stream is None:
+            stream = _streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_CALLS):
+                call(*inputs)
+        torch.cuda.current_stream(device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: another thread that decodes video on the same GPU may allocate memory during the capture.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            outputs = call(*inputs)
+    return graph, outputs
+
+
 class GraphedCallable:
     """`call` for inputs of one shape.
 
@@ -46,9 +67,7 @@ class GraphedCallable:
     def _record(self, device: torch.device) -> None:
         global _failed
         try:
-            # A capture runs on a stream of the current device, which may be another one.
-            with torch.cuda.device(device):
-                self._capture(device)
+            self._graph, self._outputs = capture(self._call, self._inputs, device)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -59,21 +78,6 @@ class GraphedCallable:
             torch.cuda.synchronize(device)
             reason = str(error).strip().partition("\n")[0]
             log.warning("CUDA graphs unavailable; falling back to eager decoding: %s", reason)
-
-    def _capture(self, device: torch.device) -> None:
-        stream = _streams.get(device)
-        if stream is None:
-            stream = _streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP_CALLS):
-                self._call(*self._inputs)
-        torch.cuda.current_stream(device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # thread_local: another thread that decodes video on the same GPU may allocate memory during the capture.
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            self._outputs = self._call(*self._inputs)
-        self._graph = graph
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         for static, tensor in zip(self._inputs, inputs, strict=True):

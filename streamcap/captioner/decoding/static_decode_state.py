@@ -150,6 +150,21 @@ class StaticDecodeState:
 
         Returns the most probable next token of each position and its log-probability, float64, both (rows, S).
         """
+        rows, steps = fed.shape
+        fused = self.gpt2.fused_step
+        if fused is not None and rows * steps <= fused.max_queries:
+            chosen, scores, logits = fused(fed, self.length[:rows], self.cache)
+            if self.held is None:
+                return chosen, scores
+        else:
+            logits = self.logits(fed)
+        held = None if self.held is None else self.held[:rows].unsqueeze(1).expand(-1, steps, -1)
+        chosen = greedy_tokens(hold_back(logits, held))
+        scores = token_logprobs(logits.flatten(0, 1), chosen.flatten()).double()
+        return chosen, scores.view(rows, steps)
+
+    def logits(self, fed: Tensor) -> Tensor:
+        """The logits, float32 (rows, S, V), after the tokens `fed` (rows, S), on torch's kernels; extends the cache."""
         gpt2 = self.gpt2
         rows, steps = fed.shape
         positions = self.length[:rows].unsqueeze(1) + self.columns[:steps]
@@ -161,11 +176,7 @@ class StaticDecodeState:
         x = gpt2.wte(fed) + gpt2.token_position_weight * gpt2.wpe(known)
         cache_slice = CacheSlice(slice(0, rows), 0, self.positions, positions=positions, mask=mask)
         hidden = gpt2.backend.run_layers(x, self.cache.context(cache_slice))
-        logits = gpt2.logits(hidden.flatten(0, 1))
-        held = None if self.held is None else self.held[:rows].unsqueeze(1).expand(-1, steps, -1).flatten(0, 1)
-        chosen = greedy_tokens(hold_back(logits, held))
-        scores = token_logprobs(logits, chosen).double()
-        return chosen.view(rows, steps), scores.view(rows, steps)
+        return gpt2.logits(hidden.flatten(0, 1)).view(rows, steps, -1)
 
     def _stops(self, tokens: Tensor) -> Tensor:
         # Not torch.isin, which may sort and synchronize with the host.

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from streamcap.captioner.kernels import install, int8_torch, loading
+from streamcap.captioner.kernels import fused_step, install, int8_torch, loading
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.errors import InputError
 
@@ -100,4 +100,6 @@ def convert(module: Module, precision: str, device: torch.device) -> Module:
         ) from None
     if isinstance(converted, GPT2) and device.type == "cpu" and not install.uses_kernels(converted):
         converted.compile()
+    if isinstance(converted, GPT2) and device.type == "cuda":
+        fused_step.install(converted)
     return converted

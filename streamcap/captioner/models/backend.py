@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from streamcap.captioner.models.attention_context import AttentionContext
+from streamcap.captioner.models.kv_cache import KVCache
 from streamcap.captioner.models.torchscript import Forward, to_torchscript
 
 
@@ -24,6 +25,20 @@ class DecoderBackend(Protocol):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(rows, width) → (rows, vocabulary), float32."""
+
+
+class FusedStep(Protocol):
+    """A whole pass over few positions, from token to token (see `kernels.fused_step`)."""
+
+    max_queries: int
+    """R · S, at most."""
+
+    def __call__(self, tokens: Tensor, lengths: Tensor, cache: KVCache) -> tuple[Tensor, Tensor, Tensor]:
+        """Run tokens (R, S) int64, which follow the lengths (R,) int64 of the first R rows of `cache`.
+
+        Returns the most probable next token of each position, int64 (R, S), its log-probability, float64 (R, S), and
+        the logits, float32 (R, S, V). Does not synchronize with the device.
+        """
 
 
 class EagerBackend:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamcap.captioner.models.attention_context import AttentionContext
-from streamcap.captioner.models.backend import DecoderBackend, EagerBackend, TorchScriptBackend
+from streamcap.captioner.models.backend import DecoderBackend, EagerBackend, FusedStep, TorchScriptBackend
 from streamcap.captioner.models.kv_cache import CacheSlice, KVCache
 from streamcap.errors import InputError
 
@@ -185,6 +185,8 @@ class GPT2(nn.Module):
         self.norm = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.head: nn.Module = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self._backend: DecoderBackend | None = None
+        self.fused_step: FusedStep | None = None
+        """Runs passes over few positions in `StaticDecodeState`, where `kernels.fused_step` found that it can."""
         self.token_position_weight = 1.0
         """Factor of the position embedding of generated tokens (VideoCaptionerWithClip: 2)."""
 
