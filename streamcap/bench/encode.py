@@ -45,14 +45,18 @@ def mapping(width: int, gpt2: GPT2, positions: int) -> nn.Module:
 
 def tower(theirs: Any, precision: str, device: torch.device) -> Vision:
     """streamcap's tower with the weights of transformers' model."""
+    return convert(float_tower(theirs), precision, device)
+
+
+def float_tower(theirs: Any) -> Vision:
+    """As `tower`, on the CPU in float32, before a conversion."""
     state = {name: tensor.detach().clone() for name, tensor in theirs.state_dict().items()}
     kept = {
         name.removeprefix("vision_model."): tensor for name, tensor in state.items() if name.startswith("vision_model.")
     }
     fields = theirs.config.to_dict()
     projection = state["visual_projection.weight"]
-    vision = clip_tower(kept, fields, "random weights", prefix="", output="projected", projection=projection)
-    return convert(vision, precision, device)
+    return clip_tower(kept, fields, "random weights", prefix="", output="projected", projection=projection)
 
 
 def measure_encode(
