@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from streamcap.bench.cells import cells, cells_table
 from streamcap.bench.decode import measure_decode, table
 from streamcap.bench.machine import describe_machine, usual_precisions
 from streamcap.captioner.kernels.precision import find_device
@@ -48,6 +49,8 @@ def main() -> None:
         clock=time.process_time if arguments.cpu_time else time.perf_counter,
     )
     print(table(result))
+    result["cells"] = cells(result["rows"])
+    print(cells_table(result["cells"]))
     rows = {(row["contender"], row["frames"]): row for row in result["rows"]}
     one, four = rows.get(("streamcap int8", 1)), rows.get(("streamcap int8", 4))
     if one and four:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from streamcap.bench.cells import cells, cells_table
 from streamcap.bench.encode import measure_encode, table
 from streamcap.bench.machine import describe_machine, usual_precisions
 from streamcap.captioner.kernels.precision import find_device
@@ -45,6 +46,8 @@ def main() -> None:
         clock=time.process_time if arguments.cpu_time else time.perf_counter,
     )
     print(table(result))
+    result["cells"] = cells(result["rows"])
+    print(cells_table(result["cells"]))
     RESULTS.mkdir(exist_ok=True)
     content = {**result, "machine": describe_machine(device)}
     name = f"encode-{device.type}{'' if not arguments.threads else f'-{arguments.threads}-threads'}.json"

@@ -10,7 +10,6 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from av.codec.hwaccel import HWAccel
 from torch import nn
 
+from benchmarks.gpu_sizes import Sizes
 from streamcap.bench import continuous_batching, decode, encode
 from streamcap.bench.machine import BandwidthProbe, describe_machine
 from streamcap.bench.timing import interleaved, synchronize
@@ -45,50 +45,6 @@ from streamcap.media.frame import Sample
 
 PRECISION = "fp16"
 WARM_UP_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """What is measured, and how often. `QUICK` tries every part on a CPU in seconds, with small models."""
-
-    frames: tuple[int, ...] = (1, 4, 16, 64, 256)
-    rounds: int = 7
-    large: int = 2**28
-    """int64 numbers in the bandwidth buffer. The matrices of `arithmetic` have a side of half its square root."""
-    streams: int = 1000
-    stream_seconds: float = 10.0
-    joining_streams: int = 16
-    joining_seconds: float = 8.0
-    loads: tuple[float, ...] = (0.3, 0.5, 0.7)
-    video_frames: int = 300
-    video_size: tuple[int, int] = (1280, 720)
-    small_models: bool = False
-    time_factor: float = 1.0
-    """Of all time limits: a CPU may be busy with other programs."""
-
-    def use_small_models(self) -> None:
-        """Replace the random models of this process."""
-        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, GPT2Config, GPT2LMHeadModel
-
-        def gpt2(seed: int = 0) -> Any:
-            torch.manual_seed(seed)
-            sizes = {"vocab_size": 120, "n_positions": 96, "n_embd": 64, "n_layer": 2, "n_head": 4}
-            tokens = {"bos_token_id": 119, "eos_token_id": 119}
-            return GPT2LMHeadModel(GPT2Config(**sizes, **tokens, initializer_range=0.25)).eval()
-
-        def clip(seed: int = 0) -> Any:
-            torch.manual_seed(seed)
-            sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 1, "num_hidden_layers": 2}
-            return CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, patch_size=32)).eval()
-
-        decode.random_gpt2, encode.random_clip = gpt2, clip
-
-
-QUICK = Sizes(
-    frames=(1, 2), rounds=1, large=2**10, streams=8, stream_seconds=0.5, joining_streams=2, joining_seconds=0.05,
-    loads=(0.5,), video_frames=20, video_size=(320, 240), small_models=True,
-    time_factor=10.0,
-)  # fmt: skip
 
 
 def same_tokens(device: torch.device, sizes: Sizes) -> dict[str, Any]:
@@ -409,20 +365,37 @@ def staggered(device: torch.device, sizes: Sizes) -> dict[str, Any]:
     return {"loads": loads}
 
 
-PARTS: dict[str, tuple[float, Callable[[torch.device, Sizes], dict[str, Any]]]] = {
-    "same tokens": (60, same_tokens),
-    "fused": (120, fused),
-    "one frame": (60, one_frame),
-    "drafts": (60, drafts),
-    "bandwidth": (40, bandwidth),
-    "arithmetic": (40, arithmetic),
-    "decode": (120, decoding),
-    "engine": (60, engine),
-    "joining": (70, staggered),
-    "video": (60, video),
-    "encode": (60, encoding),
+PARTS: dict[str, Callable[[torch.device, Sizes], dict[str, Any]]] = {
+    "same tokens": same_tokens,
+    "fused": fused,
+    "one frame": one_frame,
+    "drafts": drafts,
+    "bandwidth": bandwidth,
+    "arithmetic": arithmetic,
+    "decode": decoding,
+    "engine": engine,
+    "joining": staggered,
+    "video": video,
+    "encode": encoding,
 }
-"""The most important first, each with its time limit in seconds."""
+
+
+def _use_small_models() -> None:
+    """Replace the random models of this process."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, GPT2Config, GPT2LMHeadModel
+
+    def gpt2(seed: int = 0) -> Any:
+        torch.manual_seed(seed)
+        sizes = {"vocab_size": 120, "n_positions": 96, "n_embd": 64, "n_layer": 2, "n_head": 4}
+        tokens = {"bos_token_id": 119, "eos_token_id": 119}
+        return GPT2LMHeadModel(GPT2Config(**sizes, **tokens, initializer_range=0.25)).eval()
+
+    def clip(seed: int = 0) -> Any:
+        torch.manual_seed(seed)
+        sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 1, "num_hidden_layers": 2}
+        return CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, patch_size=32)).eval()
+
+    decode.random_gpt2, encode.random_clip = gpt2, clip
 
 
 def run(name: str, device: str, sizes: Sizes) -> dict[str, Any]:
@@ -431,7 +404,7 @@ def run(name: str, device: str, sizes: Sizes) -> dict[str, Any]:
     if name == "machine":
         return describe_machine(find_device(device))
     if sizes.small_models:
-        sizes.use_small_models()
+        _use_small_models()
     os.environ["STREAMCAP_CUDA_DRAFTS"] = "1"
-    result = PARTS[name][1](find_device(device), sizes)
+    result = PARTS[name](find_device(device), sizes)
     return result | {"graphs": not capture_failed()}

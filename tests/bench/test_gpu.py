@@ -13,9 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu
-from benchmarks.gpu_parts import PARTS, QUICK, Sizes
-
-pytestmark = pytest.mark.slow
+from benchmarks.gpu_sizes import LIMITS, QUICK, Sizes
 
 
 def run(out: Path, *arguments: str) -> tuple[dict[str, Any], str]:
@@ -31,10 +29,11 @@ def run(out: Path, *arguments: str) -> tuple[dict[str, Any], str]:
     return json.loads((out / "gpu-quick.json").read_text()), done.stdout
 
 
+@pytest.mark.slow
 def test_every_part_runs_and_reports(tmp_path: Path) -> None:
     content, printed = run(tmp_path)
     parts = content["parts"]
-    assert list(parts) == list(PARTS)
+    assert list(parts) == list(LIMITS)
     assert not [name for name, part in parts.items() if "failed" in part or "left_out" in part]
     assert parts["same tokens"]["same_as_transformers"] and parts["same tokens"]["same_again"]
     assert parts["fused"]["reason"] == "they need an NVIDIA GPU"
@@ -85,7 +84,7 @@ def test_run_ends_with_its_table_when_all_parts_fail(
     monkeypatch.setattr(gpu, "measure", lambda name, *_: {"failed": f"no {name} here"})
     gpu.main(["--device", "cpu", "--out", str(tmp_path)])
     content = json.loads((tmp_path / "gpu.json").read_text())
-    assert list(content["parts"]) == list(PARTS)
+    assert list(content["parts"]) == list(LIMITS)
     assert all(part["failed"] == f"no {name} here" for name, part in content["parts"].items())
     assert all(row["met"] is None and row["reason"] for row in content["summary"])
     assert "| tokens as transformers | not measured: no same tokens here | - |" in capsys.readouterr().out

@@ -1,7 +1,7 @@
 """Whether GPT-2's decode pass runs on the fused kernels of `triton_step`: what they support, and a check at load.
 
 A step of a small GPT-2 on a GPU is bound by the number of kernels, even when a CUDA graph replays them; the fused pass
-has a third as many. `install` uses it where Triton, the GPU and the model allow it, and where it agrees with torch's
+has half as many. `install` uses it where Triton, the GPU and the model allow it, and where it agrees with torch's
 kernels on this GPU with these weights. In all other cases torch's kernels stay, and the log says why.
 
 STREAMCAP_CUDA_FUSED: `auto` is as above, `off` keeps torch's kernels.

@@ -1,0 +1,38 @@
+"""Each cell of a comparison: one precision at one number of frames, ours beside the better of the other runtimes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+OTHERS = ("onnxruntime", "OpenVINO")
+
+
+def cells(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """rows: `contender` (runtime and precision), `frames`, `median_ms`. A cell without a peer has no `ratio`."""
+    medians = {(*row["contender"].rsplit(" ", 1), row["frames"]): row["median_ms"] for row in rows}
+    found = []
+    for (runtime, precision, frames), ours in medians.items():
+        if runtime != "streamcap":
+            continue
+        peers = {name: medians[key] for name in OTHERS if (key := (name, precision, frames)) in medians}
+        cell: dict[str, Any] = {"precision": precision, "frames": frames, "ours_ms": ours}
+        if peers:
+            best = min(peers, key=lambda name: peers[name])
+            ratio = round(ours / peers[best], 3)
+            cell |= {"best_other": best, "other_ms": peers[best], "ratio": ratio, "met": ratio < 1}
+        found.append(cell)
+    return sorted(found, key=lambda cell: (cell["precision"], cell["frames"]))
+
+
+def cells_table(found: Iterable[Mapping[str, Any]]) -> str:
+    """The cells as text, one line each."""
+    lines = [f"{'cell':<16}{'ours ms':>9}  beside the better of {' and '.join(OTHERS)}"]
+    for cell in found:
+        name = f"{cell['precision']} × {cell['frames']}"
+        beside = "not measured"
+        if "ratio" in cell:
+            verdict = "met" if cell["met"] else "MISSED"
+            beside = f"{cell['ratio']:.2f} × {cell['best_other']} ({cell['other_ms']:.1f} ms): {verdict}"
+        lines.append(f"{name:<16}{cell['ours_ms']:>9.1f}  {beside}")
+    return "\n".join(lines)
