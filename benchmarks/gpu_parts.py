@@ -197,18 +197,23 @@ def bandwidth(device: torch.device, sizes: Sizes) -> dict[str, Any]:
     return result
 
 
+class _Messages(logging.Handler):
+    last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.last = record.getMessage()
+
+
 def fused(device: torch.device, sizes: Sizes) -> dict[str, Any]:
     """The fused decode pass: whether it runs here, or why not; against torch's kernels, both in CUDA graphs."""
-    reasons: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: reasons.append(record.getMessage())  # type: ignore[method-assign]
-    fused_step.log.addHandler(handler)
+    messages = _Messages()
+    fused_step.log.addHandler(messages)
     began = time.perf_counter()
     gpt2 = decode.ours(decode.random_gpt2(), PRECISION, device)
     result: dict[str, Any] = {"load_seconds": round(time.perf_counter() - began, 1)}
     result["used"] = gpt2.fused_step is not None
     if gpt2.fused_step is None:
-        return result | {"reason": reasons[-1] if reasons else fused_step.unavailable(device)}
+        return result | {"reason": messages.last or fused_step.unavailable(device)}
     step, rows = gpt2.fused_step, []
     for count in sizes.frames:
         if count > step.max_queries:

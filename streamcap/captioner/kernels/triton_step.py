@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from streamcap.captioner.kernels import triton_kernels as kernels
@@ -64,7 +63,7 @@ class TritonStep:
         norm = {"WIDTH": width, "EPSILON": config.layer_norm_epsilon}
         kernels.embed[(queries,)](
             tokens, lengths, self._wte.weight, self._wpe.weight, x, self._position_weight, steps,
-            VOCABULARY=vocabulary, POSITIONS=config.n_positions, WIDTH=width, BLOCK=triton.next_power_of_2(width),
+            VOCABULARY=vocabulary, POSITIONS=config.n_positions, WIDTH=width, BLOCK=_power_of_two(width),
         )  # fmt: skip
         for layer, block in enumerate(self._blocks):
             keys, values = cache.keys[layer], cache.values[layer]
@@ -101,7 +100,7 @@ class TritonStep:
         chosen, scores = torch.empty_like(tokens), torch.empty_like(tokens, dtype=torch.float64)
         kernels.choose[(queries,)](
             best, best_token, peak, weights, chosen, scores, blocks,
-            VOCABULARY=vocabulary, BLOCK=triton.next_power_of_2(blocks),
+            VOCABULARY=vocabulary, BLOCK=_power_of_two(blocks),
         )  # fmt: skip
         return chosen, scores, logits.view(rows, steps, vocabulary)
 
@@ -109,7 +108,12 @@ class TritonStep:
 def _tile(queries: int, inputs: int, outputs: int) -> tuple[tuple[int], dict[str, int]]:
     """The grid and the tile sizes of a matmul. Small tiles, so that every multiprocessor reads a part of the weight."""
     if queries == 1:
-        size, block = (8 if outputs <= inputs else 16), min(1024, triton.next_power_of_2(inputs))
-        return (triton.cdiv(outputs, size),), {"TILE": 1, "BLOCK_N": size, "BLOCK_K": block}
+        size, block = (8 if outputs <= inputs else 16), min(1024, _power_of_two(inputs))
+        return (-(-outputs // size),), {"TILE": 1, "BLOCK_N": size, "BLOCK_K": block}
     size = 16 if outputs <= 2 * inputs else 32
-    return (triton.cdiv(outputs, size),), {"TILE": 16, "BLOCK_N": size, "BLOCK_K": 128}
+    return (-(-outputs // size),), {"TILE": 16, "BLOCK_N": size, "BLOCK_K": 128}
+
+
+def _power_of_two(count: int) -> int:
+    """The next one, as Triton's blocks need."""
+    return 1 << (count - 1).bit_length()
