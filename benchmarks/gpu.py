@@ -52,7 +52,7 @@ def _child(connection: Connection, name: str, device: str, sizes: Sizes) -> None
 
 def measure(name: str, device: str, sizes: Sizes, seconds: float) -> dict[str, Any]:
     """One part in its own process, for at most `seconds`; `failed` holds the reason if it gave no result."""
-    context = multiprocessing.get_context(CONTEXT)
+    context: Any = multiprocessing.get_context(CONTEXT)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, name, device, sizes), daemon=True)
     process.start()

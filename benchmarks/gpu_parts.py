@@ -237,9 +237,15 @@ def fused(device: torch.device, sizes: Sizes) -> dict[str, Any]:
     return result | {"rows": rows}
 
 
-class _Reshaped(nn.Sequential):
+class _Prefix(nn.Module):
+    """A mapping whose output is one row a position."""
+
+    def __init__(self, mapping: nn.Module) -> None:
+        super().__init__()
+        self.mapping = mapping
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = super().forward(x)
+        out: torch.Tensor = self.mapping(x)
         return out.view(len(x), decode.PREFIX, -1)
 
 
@@ -248,7 +254,7 @@ def captioner(device: torch.device, sizes: Sizes) -> Captioner:
     theirs = decode.random_gpt2()
     gpt2 = load_gpt2(theirs.state_dict(), theirs.config.to_dict(), "random weights", prefix="")
     vision = encode.float_tower(encode.random_clip())
-    prompter = MappedPrefixPrompter(_Reshaped(encode.mapping(vision.width, gpt2, decode.PREFIX)))
+    prompter = MappedPrefixPrompter(_Prefix(encode.mapping(vision.width, gpt2, decode.PREFIX)))
     checkpoint = Checkpoint(
         "random", Path("random"), gpt2, prompter, EmbeddingShape(vision.width),
         frozenset({decode.NEVER}), decode.TOKENS, vision=vision,
@@ -345,7 +351,7 @@ def _clip(sizes: Sizes) -> bytes:
 
 
 def _decode(clip: bytes, hwaccel: Callable[[], HWAccel] | None) -> dict[str, Any]:
-    with av.open(io.BytesIO(clip), hwaccel=hwaccel() if hwaccel else None) as container:
+    with av.open(io.BytesIO(clip), "r", hwaccel=hwaccel() if hwaccel else None) as container:
         stream = container.streams.video[0]
         stream.thread_count = 1
         began, cpu = time.perf_counter(), time.process_time()
@@ -391,14 +397,17 @@ def _use_small_models() -> None:
 
     def gpt2(seed: int = 0) -> Any:
         torch.manual_seed(seed)
-        sizes = {"vocab_size": 120, "n_positions": 96, "n_embd": 64, "n_layer": 2, "n_head": 4}
-        tokens = {"bos_token_id": 119, "eos_token_id": 119}
-        return GPT2LMHeadModel(GPT2Config(**sizes, **tokens, initializer_range=0.25)).eval()
+        sizes: dict[str, Any] = {"vocab_size": 120, "n_positions": 96, "n_embd": 64, "n_layer": 2, "n_head": 4}
+        sizes |= {"bos_token_id": 119, "eos_token_id": 119, "initializer_range": 0.25}
+        model: Any = GPT2LMHeadModel(GPT2Config(**sizes))
+        return model.eval()
 
     def clip(seed: int = 0) -> Any:
         torch.manual_seed(seed)
-        sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 1, "num_hidden_layers": 2}
-        return CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, patch_size=32)).eval()
+        sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "patch_size": 32}
+        sizes |= {"num_attention_heads": 1, "num_hidden_layers": 2}
+        model: Any = CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes))
+        return model.eval()
 
     decode.random_gpt2, encode.random_clip = gpt2, clip
 
