@@ -72,7 +72,7 @@ def _try(gpt2: GPT2) -> str | None:
         fused = TritonStep(gpt2)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Triton, about its own defaults
-            reason = step_check.disagreement(gpt2, fused.run)
+            reason = step_check.disagreement(gpt2, fused)
     except Exception as error:  # noqa: BLE001 - Triton fails in many ways; none may stop the captions
         return _one_line(f"{type(error).__name__}: {error}")
     if reason is None:

@@ -220,16 +220,16 @@ def norm_gelu(
     tl.store(out + query[:, None] * INNER + output[None, :], total, mask=inside)
 
 
-@jit(do_not_specialize=["queries", "steps"])
+@jit(do_not_specialize=["queries"])
 def norm_logits(
-    x, gamma, beta, weight, denied, logits, best, best_token, peak, weights, queries, steps,
-    WIDTH: tl.constexpr, VOCABULARY: tl.constexpr, EPSILON: tl.constexpr, DENIES: tl.constexpr,
+    x, gamma, beta, weight, logits, best, best_token, weights, queries,
+    WIDTH: tl.constexpr, VOCABULARY: tl.constexpr, EPSILON: tl.constexpr,
     TILE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """The last norm and the logits (Q, VOCABULARY), float32, and for each block of them what `choose` needs.
 
-    best, best_token, peak, weights: (Q, blocks): the largest logit that `denied` (rows, VOCABULARY) allows and its
-    token; the largest of all, and the sum of the exponentials beside it. Grid (blocks,).
+    best, best_token, weights: (Q, blocks): the largest logit, its token, and the sum of the exponentials beside it.
+    Grid (blocks,).
     """
     block = tl.program_id(0)
     blocks = tl.num_programs(0)
@@ -237,39 +237,30 @@ def norm_logits(
     known = token < VOCABULARY
     query = tl.arange(0, TILE)
     is_query = query < queries
-    inside = is_query[:, None] & known[None, :]
     out = _norm_linear(x, gamma, beta, weight, token, queries, WIDTH, VOCABULARY, EPSILON, TILE, BLOCK_N, BLOCK_K)
+    inside = is_query[:, None] & known[None, :]
     tl.store(logits + query[:, None] * VOCABULARY + token[None, :], out, mask=inside)
     out = tl.where(known[None, :], out, float("-inf"))
     highest = tl.max(out, axis=1)
-    allowed = out
-    if DENIES:
-        row = (query // steps)[:, None]
-        banned = tl.load(denied + row * VOCABULARY + token[None, :], mask=inside, other=0)
-        allowed = tl.where(banned != 0, float("-inf"), out)
-    most = tl.max(allowed, axis=1)
-    first = tl.min(tl.where(allowed == most[:, None], token[None, :], VOCABULARY), axis=1)
+    first = tl.min(tl.where(out == highest[:, None], token[None, :], VOCABULARY), axis=1)
     where = query * blocks + block
-    tl.store(best + where, most, mask=is_query)
+    tl.store(best + where, highest, mask=is_query)
     tl.store(best_token + where, first, mask=is_query)
-    tl.store(peak + where, highest, mask=is_query)
     tl.store(weights + where, tl.sum(tl.exp(out - highest[:, None]), axis=1), mask=is_query)
 
 
 @jit(do_not_specialize=["blocks"])
-def choose(best, best_token, peak, weights, chosen, scores, blocks, VOCABULARY: tl.constexpr, BLOCK: tl.constexpr):
-    """The first token with the largest allowed logit, int64 (Q,), and its log-probability, float64 (Q,). Grid (Q,)."""
+def choose(best, best_token, weights, chosen, scores, blocks, VOCABULARY: tl.constexpr, BLOCK: tl.constexpr):
+    """The first token with the largest logit, int64 (Q,), and its log-probability, float64 (Q,). Grid (Q,)."""
     query = tl.program_id(0)
     block = tl.arange(0, BLOCK)
     inside = block < blocks
     where = query * blocks + block
     most = tl.load(best + where, mask=inside, other=float("-inf"))
     token = tl.load(best_token + where, mask=inside, other=VOCABULARY)
-    highest = tl.load(peak + where, mask=inside, other=float("-inf"))
-    value = tl.max(most, axis=0)
+    top = tl.max(most, axis=0)
     # Where all is NaN no block matches: the token must still be one.
-    first = tl.minimum(tl.min(tl.where(most == value, token, VOCABULARY), axis=0), VOCABULARY - 1)
-    top = tl.max(highest, axis=0)
-    total = tl.sum(tl.load(weights + where, mask=inside, other=0.0) * tl.exp(highest - top), axis=0)
+    first = tl.minimum(tl.min(tl.where(most == top, token, VOCABULARY), axis=0), VOCABULARY - 1)
+    total = tl.sum(tl.load(weights + where, mask=inside, other=0.0) * tl.exp(most - top), axis=0)
     tl.store(chosen + query, first.to(tl.int64))
-    tl.store(scores + query, (value - top - tl.log(total)).to(tl.float64))
+    tl.store(scores + query, -tl.log(total).to(tl.float64))

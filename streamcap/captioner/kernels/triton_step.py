@@ -37,21 +37,12 @@ class TritonStep:
         self._blocks: list[Any] = list(gpt2.blocks)
         self._position_weight = gpt2.token_position_weight
 
-    def __call__(self, tokens: Tensor, lengths: Tensor, cache: KVCache, denied: Tensor | None) -> tuple[Tensor, Tensor]:
-        chosen, scores, _ = self.run(tokens, lengths, cache, denied)
-        return chosen, scores
-
-    def run(
-        self, tokens: Tensor, lengths: Tensor, cache: KVCache, denied: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `__call__`, and the logits, float32 (R, S, V), before `denied`."""
+    def __call__(self, tokens: Tensor, lengths: Tensor, cache: KVCache) -> tuple[Tensor, Tensor, Tensor]:
         # Triton launches on the current device, which may be another one.
         with torch.cuda.device(tokens.device) if tokens.device.type == "cuda" else nullcontext():
-            return self._run(tokens.contiguous(), lengths, cache, denied)
+            return self._run(tokens.contiguous(), lengths, cache)
 
-    def _run(
-        self, tokens: Tensor, lengths: Tensor, cache: KVCache, denied: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _run(self, tokens: Tensor, lengths: Tensor, cache: KVCache) -> tuple[Tensor, Tensor, Tensor]:
         config = self._config
         width, inner, vocabulary = config.n_embd, config.n_inner, config.vocab_size
         rows, steps = tokens.shape
@@ -89,19 +80,16 @@ class TritonStep:
         grid, tile = _tile(queries, width, vocabulary)
         blocks = grid[0]
         logits = x.new_empty(queries, vocabulary)
-        best, peak, weights = (x.new_empty(queries, blocks) for _ in range(3))
+        best, weights = (x.new_empty(queries, blocks) for _ in range(2))
         best_token = x.new_empty(queries, blocks, dtype=torch.int32)
         kernels.norm_logits[grid](
-            x, self._norm.weight, self._norm.bias, self._head.weight,
-            logits if denied is None else denied.view(torch.uint8),
-            logits, best, best_token, peak, weights, queries, steps,
-            VOCABULARY=vocabulary, DENIES=denied is not None, **norm, **tile,
+            x, self._norm.weight, self._norm.bias, self._head.weight, logits, best, best_token, weights, queries,
+            VOCABULARY=vocabulary, **norm, **tile,
         )  # fmt: skip
         chosen, scores = torch.empty_like(tokens), torch.empty_like(tokens, dtype=torch.float64)
         kernels.choose[(queries,)](
-            best, best_token, peak, weights, chosen, scores, blocks,
-            VOCABULARY=vocabulary, BLOCK=_power_of_two(blocks),
-        )  # fmt: skip
+            best, best_token, weights, chosen, scores, blocks, VOCABULARY=vocabulary, BLOCK=_power_of_two(blocks)
+        )
         return chosen, scores, logits.view(rows, steps, vocabulary)
 
 

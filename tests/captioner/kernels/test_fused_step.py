@@ -58,8 +58,8 @@ def test_kernels_agree_with_torch_in_fp32() -> None:
 
     gpt2 = decoder()
     gpt2.token_position_weight = 2.0
-    # One query, and several rows of several positions with tokens held back.
-    assert step_check.disagreement(gpt2, TritonStep(gpt2).run, ((1, 1), (2, 2))) is None
+    # One query, and several rows of several positions.
+    assert step_check.disagreement(gpt2, TritonStep(gpt2), ((1, 1), (2, 2))) is None
 
 
 @needs_triton
@@ -85,8 +85,10 @@ def test_fused_batch_gives_the_tokens_of_torch(monkeypatch: pytest.MonkeyPatch) 
     expected = captions(None)
     passes: list[tuple[int, ...]] = []
     fused = TritonStep(gpt2)
-    run = fused.run
-    monkeypatch.setattr(fused, "run", lambda tokens, *more: (passes.append(tuple(tokens.shape)), run(tokens, *more))[1])
+    run = fused._run
+    monkeypatch.setattr(
+        fused, "_run", lambda tokens, *more: (passes.append(tuple(tokens.shape)), run(tokens, *more))[1]
+    )
     gpt2.fused_step = fused
     for drafts in (None, [tokens for tokens, _ in expected.values()]):
         found = captions(drafts)
@@ -103,7 +105,7 @@ from streamcap.captioner.kernels import triton_kernels, triton_step
 from tests.captioner.kernels.test_fused_step import decoder
 
 NAMES = {torch.float16: "*fp16", torch.float32: "*fp32", torch.float64: "*fp64", torch.int64: "*i64",
-         torch.int32: "*i32", torch.uint8: "*u8", int: "i32", float: "fp32"}
+         torch.int32: "*i32", int: "i32", float: "fp32"}
 launched, compiled = 0, set()
 
 class Recorder:
@@ -132,9 +134,9 @@ for name in kernels:
 gpt2 = decoder(torch.float16)
 cache = gpt2.new_cache(rows=2, positions=16)
 step = triton_step.TritonStep(gpt2)
-for rows, denied in ((1, None), (2, torch.zeros(2, 37, dtype=torch.bool))):
+for rows in (1, 2):
     launched = 0
-    step(torch.zeros(rows, 1, dtype=torch.int64), torch.ones(rows, dtype=torch.int64), cache, denied)
+    step(torch.zeros(rows, 1, dtype=torch.int64), torch.ones(rows, dtype=torch.int64), cache)
     assert launched == triton_step.launches(2) == 13, launched
 assert {key[0] for key in compiled} == set(kernels)
 print("compiled", len(compiled))
@@ -154,16 +156,15 @@ def test_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
 
 
 def by_torch(gpt2: GPT2) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    """`TritonStep.run` as torch computes it."""
+    """`TritonStep` as torch computes it."""
 
-    def run(tokens: Tensor, lengths: Tensor, cache: KVCache, denied: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def run(tokens: Tensor, lengths: Tensor, cache: KVCache) -> tuple[Tensor, Tensor, Tensor]:
         rows = len(tokens)
         state = StaticDecodeState(gpt2, rows, cache.positions, 1, frozenset(), 0)
         state.cache = cache
         state.length.copy_(lengths)
         logits = state.logits(tokens)
-        allowed = logits if denied is None else logits.masked_fill(denied[:rows, None], float("-inf"))
-        chosen = greedy_tokens(allowed)
+        chosen = greedy_tokens(logits)
         scores = token_logprobs(logits.flatten(0, 1), chosen.flatten()).double().view_as(chosen)
         return chosen, scores, logits
 
@@ -219,8 +220,8 @@ def test_check_finds_a_faulty_kernel(
     gpt2 = decoder(dtype)
     run = by_torch(gpt2)
 
-    def faulty(tokens: Tensor, lengths: Tensor, cache: KVCache, denied: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        results = run(tokens, lengths, cache, denied)
+    def faulty(tokens: Tensor, lengths: Tensor, cache: KVCache) -> tuple[Tensor, Tensor, Tensor]:
+        results = run(tokens, lengths, cache)
         return results if fault is None else fault(results, cache)
 
     found = step_check.disagreement(gpt2, faulty)
@@ -236,7 +237,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("STREAMCAP_CUDA_FUSED", raising=False)
     monkeypatch.setenv("STREAMCAP_CACHE", str(tmp_path))
     monkeypatch.setattr(fused_step, "unavailable", lambda _: None)
-    fake = SimpleNamespace(TritonStep=lambda gpt2: SimpleNamespace(run=by_torch(gpt2)))
+    fake = SimpleNamespace(TritonStep=by_torch)
     monkeypatch.setitem(sys.modules, "streamcap.captioner.kernels.triton_step", fake)  # type: ignore[arg-type]
 
 
