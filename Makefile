@@ -40,8 +40,8 @@ format: $(VENV)/installed-dev
 
 check: lint types test
 
-# Less than two minutes and a quarter on two cores: no real server, no browser, no long run, and nothing that loads torch. For the
-# models: `.venv/bin/python -m pytest tests/captioner -m "not slow"`.
+# About two minutes on two cores: no service, no browser, no long run, and nothing that loads torch. For the models:
+# `.venv/bin/python -m pytest tests/captioner -m "not slow"`.
 check-fast: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CHECK_WORKERS) --dist loadfile --hypothesis-profile fast \
 		-m "not e2e and not browser and not slow" --ignore tests/captioner --ignore tests/training --ignore tests/bench \
