@@ -44,7 +44,7 @@ def test_every_part_runs_and_reports(tmp_path: Path) -> None:
     assert parts["one frame"]["first_token_ms"] <= parts["one frame"]["last_token_ms"]
     engine = parts["engine"]
     assert engine["captions"] + engine["superseded"] >= engine["samples"] > 0
-    assert engine["stopped"] and set(engine["outcomes"]) == {"Captioned"}
+    assert engine["stopped"] and "Failed" not in engine["outcomes"]
     assert parts["video"]["software"]["decoded"] == QUICK.video_frames
     assert "failed" in parts["video"]["cuda"] or parts["video"]["cuda"]["decoded"] == QUICK.video_frames
     without_gpu = {"fused, one frame, × torch's kernels: below 1", "video on the GPU, CPU a frame, × software: below 1"}
