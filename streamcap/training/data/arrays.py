@@ -41,3 +41,23 @@ def read_array(path: Path) -> npt.NDArray[Any]:
     """Open a `.npy` file as a read-only memory map."""
     array: npt.NDArray[Any] = np.load(path, mmap_mode="r")
     return array
+
+
+class JoinedArrays:
+    """Arrays of rows of one shape, one behind the other, read by row numbers."""
+
+    def __init__(self, *arrays: npt.NDArray[Any]) -> None:
+        self._arrays = arrays
+        self._starts = np.cumsum([0, *map(len, arrays)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Rows (R,) of all arrays, as one array (R, ...)."""
+        first = self._arrays[0]
+        out = np.empty((len(rows), *first.shape[1:]), first.dtype)
+        for array, start in zip(self._arrays, self._starts, strict=False):
+            inside = (rows >= start) & (rows < start + len(array))
+            out[inside] = array[rows[inside] - start]
+        return out

@@ -165,6 +165,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, P
     """A tiny Flickr8k, a tiny pool with a broken and a missing image, and sentences."""
     monkeypatch.setattr(pool, "DRAWN_TRAIN", 12)
     monkeypatch.setattr(pool, "DRAWN_DEV", 2)
+    monkeypatch.setattr(pool, "RENDERS", 3)
     monkeypatch.setattr(recipe, "UNFOLD_IMAGES", 8)
     monkeypatch.setattr(steps.signal, "signal", lambda *_: None)
     monkeypatch.setattr(steps.torch, "set_flush_denormal", lambda _: None)

@@ -7,8 +7,8 @@ import json
 import logging
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,9 @@ from streamcap.training.evaluation.object_truth import (
     truth_of_image,
 )
 from streamcap.training.mini.data import DEV_SEED, DRAWN_DEV, DRAWN_TRAIN, TRAIN_SEED
+from streamcap.training.mini.grounding.borrowed_captions import CaptionLibrary
 from streamcap.training.mini.grounding.pseudo_captions import pseudo_captions
+from streamcap.training.mini.grounding.renders import render, with_renders
 from streamcap.training.mini.grounding.tags import (
     CLASSES,
     SCENES,
@@ -65,6 +67,12 @@ RARE = 0.01
 """Share of images under which a class makes its images come more often, by the root of how rare it is, as in LVIS
 (Gupta et al. 2019), up to `MOST_REPEATED` times."""
 MOST_REPEATED = 2.5
+RENDERS = 1_500
+RENDER_SEED = 7
+RENDERED_SHARE = 0.25
+"""How often renders come in `PoolData.wide`, for each photograph without a caption."""
+CAPTIONED_POOL = 2.5
+"""Times as often come the pool's captioned images in `PoolData.wide`, which are few beside Flickr8k's."""
 FLICKR_SHARE = 0.45
 """Of the images of a batch that are drawn by `ImageSet.chances`."""
 
@@ -75,6 +83,9 @@ class PoolData:
 
     tokenizer: Tokenizer
     images: ImageSet
+    """Renders come last and have no chance here."""
+    wide: ImageSet
+    """The same images, with borrowed captions where people wrote none; renders have their chance."""
     synthetic: SyntheticSet
     text: TextSet
     scenes_dev: DrawnPictures
@@ -114,18 +125,23 @@ def prepare_pool(
     synthetic = cached_pictures(run, "drawn-train", DRAWN_TRAIN, TRAIN_SEED)
     known = {sentence: targets_of_text(sentence)[0] for sentence in set(synthetic.sentences)}
     values, weights, imagenet, main = images
+    photographs = ImageSet(
+        pixels,
+        values,
+        weights,
+        imagenet,
+        [encode(several) for several in captions],
+        np.array([bool(entry.captions) for entry in kept]),
+        main,
+        _chances(kept, values),
+    )
+    all_images = with_renders(photographs, render(RENDERS, STORED.width, RENDER_SEED), encode)
+    borrowed = _borrow(run, all_images, coco_sentences(text))
+    flickr_rows = np.array([entry.source == FLICKR for entry in kept] + [False] * all_images.rendered)
     return PoolData(
         tokenizer,
-        ImageSet(
-            pixels,
-            values,
-            weights,
-            imagenet,
-            [encode(several) for several in captions],
-            np.array([bool(entry.captions) for entry in kept]),
-            main,
-            _chances(kept, values),
-        ),
+        all_images,
+        _widen(all_images, {row: encode(several) for row, several in borrowed.items()}, flickr_rows),
         SyntheticSet(synthetic, encode(synthetic.sentences), np.stack([known[one] for one in synthetic.sentences])),
         TextSet(encode(sentences), [tags_of_text(sentence) for sentence in sentences]),
         cached_pictures(run, "drawn-dev", DRAWN_DEV, DEV_SEED),
@@ -231,16 +247,50 @@ def _truth(entry: _Entry, seen: Sequence[Sequence[Detection]], captions: Sequenc
     return ImageTruth(present, (frozenset(counts) | detected.unknown) - present, truth.main)
 
 
+def coco_sentences(text: Path | None) -> Iterator[str]:
+    """Captions of photographs of every kind, of 6 to 14 words."""
+    for source, sentence in [] if text is None else _read_sentences(text):
+        if source.startswith(("coco", "texygen")) and 6 <= len(sentence.split()) <= 14:
+            yield sentence
+
+
+def _borrow(run: Path, images: ImageSet, sentences: Iterable[str]) -> dict[int, list[str]]:
+    """Captions by row, for photographs that nobody has captioned; kept in RUN/borrowed.json."""
+    path = run / "borrowed.json"
+    if not path.is_file():
+        library = CaptionLibrary(sentences)
+        rows = np.flatnonzero(~images.captioned[: len(images.captioned) - images.rendered])
+        found = {
+            int(row): library.borrow(images.values[row], images.weights[row], int(images.main[row])) for row in rows
+        }
+        write_json(path, {str(row): several for row, several in found.items() if several})
+    return {int(row): several for row, several in json.loads(path.read_text(encoding="utf-8")).items()}
+
+
+def _widen(images: ImageSet, borrowed: dict[int, list[list[int]]], flickr: npt.NDArray[np.bool_]) -> ImageSet:
+    chances = images.chances.copy()
+    chances[images.captioned & ~flickr] *= CAPTIONED_POOL
+    if images.rendered:
+        chances[-images.rendered :] = RENDERED_SHARE * chances[~images.captioned].sum() / images.rendered
+    tokens = [borrowed.get(row, several) for row, several in enumerate(images.tokens)]
+    return replace(images, tokens=tokens, chances=chances)
+
+
+def _read_sentences(text: Path) -> list[tuple[str, str]]:
+    """Source and sentence of every line. Raises InputError."""
+    try:
+        with gzip.open(text, "rt", encoding="utf-8") as stream:
+            parts = [line.rstrip("\n").rpartition("\t") for line in stream]
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"{text}: cannot be read ({error})") from None
+    return [(source, sentence) for source, _, sentence in parts]
+
+
 def _sentences(text: Path | None) -> list[str]:
     if text is None:
         return []
-    try:
-        with gzip.open(text, "rt", encoding="utf-8") as stream:
-            lines = [line.rstrip("\n").rpartition("\t") for line in stream]
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{text}: cannot be read ({error})") from None
     by_kind: dict[bool, list[str]] = defaultdict(list)
-    for source, _, sentence in lines:
+    for source, sentence in _read_sentences(text):
         if 4 <= len(sentence.split()) <= 16:
             # Half of all sentences are of Flickr's kind, which captions teach as well.
             by_kind[not source.startswith("multi30k")].append(sentence)

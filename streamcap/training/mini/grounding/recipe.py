@@ -15,7 +15,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ from streamcap.training.mini.grounding.trainer import GroundedSettings, Grounded
 from streamcap.training.mini.grounding.warm_start import extend_embedding, unfold
 from streamcap.training.mini.recipe import CONFIG, PICTURE
 from streamcap.training.mini.stages.stage import read_state
-from streamcap.training.mini.steps import Stage
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +49,30 @@ SAVE_STEPS = 100
 UNFOLD_IMAGES = 512
 
 
+@dataclass(frozen=True, slots=True)
+class Stage(steps.Stage):
+    """One stage of training."""
+
+    wide: bool = False
+    """On `PoolData.wide` instead of `PoolData.images`."""
+
+
+GROUND = GroundedSettings(
+    steps=600,
+    real_batch=48,
+    synthetic_batch=6,
+    text_batch=6,
+    captions=2,
+    pseudo_weight=0.2,
+    tag_weight=0.1,
+    distant_share=0.2,
+    learning_rate=4e-4,
+    warmup=40,
+    weight_decay=0.02,
+    word_dropout=0.05,
+    orthogonal=True,
+    average=0.99,
+)
 WORDS = StoredSettings(
     steps=500,
     real_batch=56,
@@ -85,22 +108,7 @@ STAGES = (
     # Everything at once, at a rate that keeps what the start's encoder knows.
     Stage(
         "ground",
-        GroundedSettings(
-            steps=600,
-            real_batch=48,
-            synthetic_batch=6,
-            text_batch=6,
-            captions=2,
-            pseudo_weight=0.2,
-            tag_weight=0.1,
-            distant_share=0.2,
-            learning_rate=4e-4,
-            warmup=40,
-            weight_decay=0.02,
-            word_dropout=0.05,
-            orthogonal=True,
-            average=0.99,
-        ),
+        GROUND,
     ),
     # Tag heads and words, on stored grids of what the encoder has become.
     Stage("words", WORDS),
@@ -114,8 +122,31 @@ STAGES = (
         ),
         after=("ground", "words", "critic"),
     ),
-    # The mean of all is better on every kind of image than any of them.
-    Stage("mean", replace(WORDS, steps=0), after=("ground", "words", "critic", "critic_again")),
+    # Everything at once a second time, from the mean of all, with renders and borrowed captions.
+    Stage(
+        "ground_again",
+        replace(GROUND, steps=1200, text_batch=8, captions=3, pseudo_weight=0.3, seed=2),
+        after=("ground", "words", "critic", "critic_again"),
+        wide=True,
+    ),
+    Stage(
+        "critic_wide",
+        replace(
+            CRITIC,
+            steps=120,
+            real_batch=44,
+            synthetic_batch=16,
+            text_batch=0,
+            captioned_share=0.65,
+            warmup=10,
+            average=0.99,
+            pseudo_cider=0.5,
+            main_bonus=0.3,
+            seed=3,
+        ),
+        wide=True,
+    ),
+    Stage("mean", replace(WORDS, steps=0), after=("ground_again", "critic_wide")),
 )
 
 
@@ -212,7 +243,8 @@ def train(
 
 def make_trainer(stage: Stage, data: PoolData, device: torch.device | None) -> GroundedTrainer:
     """The trainer that a stage's options ask for."""
-    given = model_config(data.tokenizer), PICTURE, stage.options, data.images, data.synthetic, data.text
+    images = data.wide if stage.wide else data.images
+    given = model_config(data.tokenizer), PICTURE, stage.options, images, data.synthetic, data.text
     match stage.options:
         case CriticSettings():
             return CriticTrainer(*given, stop=0, device=device, tokenizer=data.tokenizer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +42,7 @@ from streamcap.training.mini.grounding.trainer import (
 )
 
 CAPTIONED_VIEWS: Final = 3
+RENDERED_VIEWS: Final = 2
 OTHERS: Final = 10_000
 """Images without a caption by people of which a view is stored."""
 DRAWN: Final = 3_000
@@ -79,20 +81,23 @@ def store_grids(
     Raises StoppedError between two passes after `stopped`, StreamcapError where the disk is full.
     """
     vision.eval().to(device)
-    others = np.flatnonzero(~images.captioned)
+    photographs = np.arange(len(images.captioned)) < len(images.captioned) - images.rendered
+    others = np.flatnonzero(~images.captioned & photographs)
     chances = images.chances[others] / images.chances[others].sum()
     rng = np.random.default_rng(1)
     kept = rng.choice(others, min(OTHERS, int((chances > 0).sum())), replace=False, p=chances)
     rows = np.sort(np.concatenate((np.repeat(np.flatnonzero(images.captioned), CAPTIONED_VIEWS), kept)))
+    renders = np.repeat(np.flatnonzero(~photographs), RENDERED_VIEWS)
     scenes = np.arange(min(DRAWN, len(synthetic.tokens)))
     wanted: dict[str, Any] = {"encoder": fingerprint(vision), "real": len(rows), "drawn": len(scenes)}
+    wanted |= {"rendered": len(renders)} if len(renders) else {}
     manifest, real, drawn = folder / _MANIFEST, folder / "grids-real.npy", folder / "grids-drawn.npy"
     if not manifest.is_file() or json.loads(manifest.read_text(encoding="utf-8")) != wanted:
         manifest.unlink(missing_ok=True)
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
             torch.manual_seed(1)
 
-            def grids(pixels: npt.NDArray[np.uint8], chosen: Rows, view: Any) -> Iterator[npt.NDArray[np.float16]]:
+            def grids(pixels: Any, chosen: Rows, view: Any) -> Iterator[npt.NDArray[np.float16]]:
                 for start in range(0, len(chosen), _ENCODED_AT_ONCE):
                     if stopped():
                         raise StoppedError
@@ -100,12 +105,13 @@ def store_grids(
                     yield vision(normalize(planes, spec).to(device)).half().cpu().numpy()
 
             shape = tuple(vision(torch.zeros(1, 3, spec.height, spec.width, device=device)).shape[1:])
-            write_array(real, np.float16, (len(rows), *shape), grids(images.pixels, rows, image_views))
+            seen = chain(grids(images.pixels, rows, image_views), grids(images.pixels, renders, rendered_views))
+            write_array(real, np.float16, (len(rows) + len(renders), *shape), seen)
             write_array(
                 drawn, np.float16, (len(scenes), *shape), grids(synthetic.images.pixels, scenes, synthetic_views)
             )
         write_json(manifest, wanted)
-    return StoredGrids(read_array(real), rows, read_array(drawn), scenes)
+    return StoredGrids(read_array(real), np.concatenate((rows, renders)), read_array(drawn), scenes)
 
 
 def image_views(pixels: npt.NDArray[np.uint8], side: int) -> Tensor:
@@ -117,6 +123,13 @@ def image_views(pixels: npt.NDArray[np.uint8], side: int) -> Tensor:
     boxes = torch.where(distant[:, None], distant_boxes(count, MOST_DISTANT), boxes)
     turn = torch.where(distant, torch.empty(count).uniform_(-MOST_TURNED, MOST_TURNED), torch.zeros(count))
     return color_jitter(crop(pixels, boxes, torch.rand(count) < 0.5, side, turn), 0.6)
+
+
+def rendered_views(pixels: npt.NDArray[np.uint8], side: int) -> Tensor:
+    """Views (B, 3, side, side) of renders: most of them whole, the others of the better part."""
+    count = len(pixels)
+    boxes = torch.where(torch.rand(count, 1) < 0.6, whole(count), random_boxes(count, 0.7))
+    return color_jitter(crop(pixels, boxes, torch.rand(count) < 0.5, side), 0.6)
 
 
 def synthetic_views(pixels: npt.NDArray[np.uint8], side: int) -> Tensor:

@@ -51,7 +51,7 @@ def store_grids(start: Path, data: PoolData, run: Path) -> tuple[npt.NDArray[np.
     """Grids (n, N, C) of a sample of images and, last, of drawn scenes; and which images they are."""
     rng = np.random.default_rng(1)
     chances = data.images.chances / data.images.chances.sum()
-    count = min(IMAGES, len(chances))
+    count = min(IMAGES, int(np.count_nonzero(chances)))
     rows = np.sort(rng.choice(len(chances), count, replace=False, p=chances))
     drawn = min(DRAWN, len(data.synthetic.tokens))
     path = run / "grids.npy"
@@ -61,11 +61,12 @@ def store_grids(start: Path, data: PoolData, run: Path) -> tuple[npt.NDArray[np.
         def grids() -> Iterator[npt.NDArray[np.float16]]:
             for pixels, chosen in ((data.images.pixels, rows), (data.synthetic.images.pixels, np.arange(drawn))):
                 for first in range(0, len(chosen), _ENCODED_AT_ONCE):
-                    some = [np.array(pixels[row]) for row in chosen[first : first + _ENCODED_AT_ONCE]]
-                    fitted = fit_images(some, captioner.image_spec)
+                    some = np.asarray(pixels[chosen[first : first + _ENCODED_AT_ONCE]])
+                    fitted = fit_images(list(some), captioner.image_spec)
                     yield captioner.encode(fitted).half().numpy()
 
-        shape = tuple(captioner.encode(fit_images([np.array(data.images.pixels[0])], captioner.image_spec)).shape[1:])
+        one = fit_images(list(data.synthetic.images.pixels[:1]), captioner.image_spec)
+        shape = tuple(captioner.encode(one).shape[1:])
         write_array(path, np.float16, (count + drawn, *shape), grids())
     found: npt.NDArray[np.float16] = read_array(path)
     if len(found) != count + drawn:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from streamcap.captioner.models.mini_encoder import TaggedMapping
 from streamcap.image_spec import ImageSpec
+from streamcap.training.data.arrays import JoinedArrays
 from streamcap.training.mini.augment import (
     color_jitter,
     crop,
@@ -77,7 +78,7 @@ class GroundedSettings(StageOptions):
 class ImageSet:
     """n images of all sources and what is known of each."""
 
-    pixels: npt.NDArray[np.uint8]
+    pixels: npt.NDArray[np.uint8] | JoinedArrays
     values: npt.NDArray[np.float16]
     """(n, K), see `tags.Targets`."""
     weights: npt.NDArray[np.float16]
@@ -91,6 +92,8 @@ class ImageSet:
     """(n,) the number of the main object's class, -1 where it is not known."""
     chances: npt.NDArray[np.float64]
     """(n,) how often each is drawn, relative to others."""
+    rendered: int = 0
+    """How many of them, the last ones, are renders."""
 
 
 @dataclass(frozen=True, slots=True)
