@@ -37,7 +37,7 @@ from streamcap.training.mini.grounding.confidence import fit_confidence, judge_c
 
 log = logging.getLogger(__name__)
 
-THRESHOLDS: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+THRESHOLDS: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7)
 TRUE_WORDS: Final = 0.85
 MAIN_NAMED: Final = 0.5
 """Goals: object words that are true, and images whose main object is named. A threshold is worth how much of both it
@@ -46,7 +46,7 @@ OFTEN_NAMED: Final = 20
 """Captions of the first half that name a class from which on it may have a threshold of its own."""
 LEAST_GAIN: Final = 0.005
 """Of what a threshold of its own is worth."""
-SHORT_TRUE: Final = 0.85
+SHORT_TRUE: Final = 0.8
 """Of the short sentences that may take a caption's place."""
 REPLACE_BELOW: Final = 0.3
 """The confidence under which a caption that names the surest object gives way as well: most of these are wrong."""
