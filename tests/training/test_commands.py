@@ -23,7 +23,6 @@ from streamcap.cli import main
 from streamcap.media.scenes import draw, random_scene
 from streamcap.training.curves import read_curves
 from streamcap.training.data.encoders import open_encoder
-from tests.cli.conftest import logging_as_it_was  # noqa: F401
 from tests.training.conftest import make_cache
 
 pytestmark = pytest.mark.slow

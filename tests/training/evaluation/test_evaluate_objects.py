@@ -13,7 +13,6 @@ from PIL import Image
 
 from streamcap.cli import main
 from streamcap.media.scenes import draw, random_scene
-from tests.cli.conftest import logging_as_it_was  # noqa: F401
 
 Run = Callable[..., tuple[int, str, str]]
 
