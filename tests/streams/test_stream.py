@@ -72,9 +72,9 @@ async def test_doubtful_caption_is_held_back(service: FakeService) -> None:
     times = Times(now, now, now)
     service.streams.dispatch(
         [
-            Captioned(samples[0], "a man waits", -0.1, times, confidence=0.65),
+            Captioned(samples[0], "a man waits", -0.1, times, confidence=0.75),
             Interim(samples[1], "a dog", times),  # nobody knows yet whether it is true
-            Captioned(samples[1], "a dog flies", -0.1, times, confidence=0.64),
+            Captioned(samples[1], "a dog flies", -0.1, times, confidence=0.74),
             Unchanged(samples[2], decoded=False),  # unchanged since the dog
             Captioned(samples[3], "a man sits", -0.1, times, confidence=0.9),
             Unchanged(samples[4], decoded=False),
@@ -82,7 +82,7 @@ async def test_doubtful_caption_is_held_back(service: FakeService) -> None:
     )
     await service.until(lambda: len(service.of("extend")) == 1)
     captions = [(caption["text"], caption["confidence"]) for caption in service.of("caption")[1:]]
-    assert captions == [("a man waits", 0.65), ("a man sits", 0.9)]
+    assert captions == [("a man waits", 0.75), ("a man sits", 0.9)]
     # The caption before the dog ended when the dog came.
     assert [(cue.start_ms, cue.end_ms) for cue in service.streams.get("door").track.cues[1:]] == [
         (1000, 2000),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -75,6 +76,6 @@ class SamplingPhases:
 
     def _others(self, every: float, number: int) -> int:
         """Streams whose samples arrive in the part `number` of the interval, or next to it."""
-        count = int(every / BIN_SECONDS) + 1
+        count = max(1, math.ceil(every / BIN_SECONDS - 1e-9))
         near = {(number + offset) % count for offset in (-1, 0, 1)}
         return sum(self._streams.get((every, one), 0) for one in near)

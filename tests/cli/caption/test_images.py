@@ -26,7 +26,7 @@ def test_single_image_is_one_line(run: Run, reader: Reader, images: Path) -> Non
 @pytest.mark.parametrize(
     ("model", "line"),
     [
-        ("mini", "model mini: drawn scenes, people and dogs outdoors; for other cameras --model clipcap-coco\n"),
+        ("mini", "model mini: streets, animals, rooms, people outdoors; for other cameras --model clipcap-coco\n"),
         ("clipcap-coco", "model clipcap-coco: everyday scenes indoors and outdoors, in careful sentences\n"),
         ("own.pt", "model own.pt: a reader checkpoint; it describes what it was trained on\n"),
     ],

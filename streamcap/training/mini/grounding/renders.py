@@ -165,9 +165,9 @@ def _view(
     counts = Counter(name for name, _ in things)
     if rng.random() < 0.5:
         canvas = canvas.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.3)))
-    pixels = np.asarray(canvas.resize((side, side), Image.Resampling.BOX), np.float32)
+    lit = np.asarray(canvas.resize((side, side), Image.Resampling.BOX), np.float32)
     light = rng.uniform(0.6, 1.3) * np.array([1, rng.uniform(0.94, 1.06), rng.uniform(0.88, 1.12)])
-    pixels = np.clip(pixels * light + rng.normal(0, rng.uniform(0, 5), pixels.shape), 0, 255).astype(np.uint8)
+    pixels = np.clip(lit * light + rng.normal(0, rng.uniform(0, 5), lit.shape), 0, 255).astype(np.uint8)
     return View(pixels, counts, frozenset(unknown - set(counts)), scenes, _captions(things, counts, place, empty))
 
 
@@ -260,9 +260,9 @@ def _vehicle(rng: np.random.Generator, name: str, paint: Color, length: float) -
             draw.rectangle(
                 [left + 0.3 * wide, top + start * long, right - 0.3 * wide, top + (start + 0.1) * long], fill=shade
             )
-    for x in (left + 0.08 * wide, right - 0.24 * wide):
-        draw.ellipse([x, top + 1, x + 0.16 * wide, top + 0.05 * long], fill=(240, 240, 215))
-        draw.rectangle([x, bottom - 0.03 * long, x + 0.16 * wide, bottom], fill=(150, 20, 20))
+    for lamp in (left + 0.08 * wide, right - 0.24 * wide):
+        draw.ellipse([lamp, top + 1, lamp + 0.16 * wide, top + 0.05 * long], fill=(240, 240, 215))
+        draw.rectangle([lamp, bottom - 0.03 * long, lamp + 0.16 * wide, bottom], fill=(150, 20, 20))
     return tile.resize((max(1, tile.width // 2), max(1, tile.height // 2)), Image.Resampling.BOX)
 
 
