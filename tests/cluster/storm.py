@@ -36,6 +36,7 @@ KINDS = ("node", "nats", "pause")
 # Of ten strikes.
 WEIGHTS = (6, 2, 2)
 PAUSE_SECONDS = 30.0
+ELECTION_SECONDS = 60.0
 """Far longer than the time after which JetStream gives a stream to another node."""
 
 
@@ -212,10 +213,9 @@ def run_storm(
             storm.strike()
             if number % judge_every == 0 and number < kills:
                 outcome = _judge_now(cluster.urls, storm, names, clients, out if writers else None)
-                if outcome is not None:
-                    report(outcome)
-                    if outcome.verdict.violations:
-                        return outcome
+                report(outcome)
+                if outcome.verdict.violations:
+                    return outcome
         storm.end()
         for process in (*gateways, *writers):
             process.wait_until_ready()
@@ -235,19 +235,21 @@ def run_storm(
         return outcome
 
 
-def _judge_now(
-    urls: list[str], storm: Storm, names: list[str], clients: list[Client], out: Path | None
-) -> Outcome | None:
-    """A judgement while everything runs. None: the logs cannot be read now, since JetStream elects a leader."""
-    # First what came out of the logs, then the logs: whatever was received must be there.
-    received = [(client.stream, list(client.messages)) for client in clients]
-    recorded = None if out is None else {name: recorded_finals(out, name) for name in names}
-    try:
-        stored = asyncio.run(read_logs(urls))
-    except (NatsError, OSError, TimeoutError) as error:
-        sys.stderr.write(f"no judgement now: {error or type(error).__name__}\n")
-        return None
-    return _judge(storm, names, received, recorded, stored)
+def _judge_now(urls: list[str], storm: Storm, names: list[str], clients: list[Client], out: Path | None) -> Outcome:
+    """A judgement while everything runs, once the logs can be read: JetStream may elect a leader now."""
+    end = time.monotonic() + ELECTION_SECONDS
+    while True:
+        # First what came out of the logs, then the logs: whatever was received must be there.
+        received = [(client.stream, list(client.messages)) for client in clients]
+        recorded = None if out is None else {name: recorded_finals(out, name) for name in names}
+        try:
+            stored = asyncio.run(read_logs(urls))
+        except (NatsError, OSError, TimeoutError):
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.5)
+        else:
+            return _judge(storm, names, received, recorded, stored)
 
 
 def _judge(

@@ -92,8 +92,6 @@ def test_strikes_lose_and_double_nothing(tmp_path: Path) -> None:
     early: list[Outcome] = []
     outcome = run_storm(3, tmp_path, nodes=2, recorders=1, streams=1, calm=3.0, judge_every=2, report=early.append)
     assert outcome.verdict.violations == []
-    assert outcome.is_complete
-    # None where NATS did not answer just then.
-    assert all(not each.is_complete and each.verdict.violations == [] for each in early)
-    assert all(sum(each.strikes.values()) == 2 for each in early)
+    assert outcome.is_complete and [each.is_complete for each in early] == [False]
+    assert sum(early[0].strikes.values()) == 2
     assert outcome.verdict.received > 0 and outcome.verdict.recorded > 0
