@@ -2,14 +2,14 @@
 
 A checkpoint whose mapping has tag heads says in `config.json` what they mean:
 
-    "tags": {"objects": [80 class names], "scenes": [...], "deny_below": 0.2, "deny_below_of": {"person": 0.6},
+    "tags": {"objects": [80 class names], "scenes": [...], "deny_below": 0.2,
              "confidence": {"bias": b, "weakest": w, "logprob": l, "none": n},
              "short": {"bias": b, "slope": s, "min_confidence": m, "replace_below": r}}
 
 The heads' outputs are the objects, several of each, and the scenes, in this order. A word is denied where every class
-that it may stand for has a probability under `deny_below`, or its own threshold; the decoder then takes the next best
-token that begins a word. Without `confidence` results have none. With `short` a caption that leaves out what the tags
-are sure of gives way to a short sentence that names it, see `ShortSentences`.
+that it may stand for has a probability under `deny_below`; the decoder then takes the next best token that begins a
+word. Without `confidence` results have none. With `short` a caption that leaves out what the tags are sure of gives way
+to a short sentence that names it, see `ShortSentences`.
 """
 
 from __future__ import annotations
@@ -104,14 +104,12 @@ class Grounding:
         *,
         scenes: Sequence[str] = (),
         short: ShortSentences | None = None,
-        deny_below_of: Mapping[str, float] | None = None,
     ) -> None:
-        own = deny_below_of or {}
-        if (stray := next((name for name in (*objects, *own) if name not in OBJECTS), None)) is not None:
+        if (stray := next((name for name in objects if name not in OBJECTS), None)) is not None:
             raise InputError(f"tags: {stray!r} is no known object class")
         self.objects = tuple(objects)
         self.scenes = tuple(scenes)
-        self.deny(deny_below, own)
+        self.deny_below = deny_below
         self.confidence = confidence
         self.short = short
         self._numbers = {name: number for number, name in enumerate(self.objects)}
@@ -122,13 +120,9 @@ class Grounding:
         for row, token in enumerate(sorted(table)):
             self._classes[row, [self._numbers[name] for name in table[token]]] = True
 
-    def deny(self, below: float, of: Mapping[str, float]) -> None:
-        """Deny classes whose probability is under `below`, or under their own threshold in `of`."""
-        self._thresholds = torch.tensor([of.get(name, below) for name in self.objects])
-
     def held(self, tags: Tensor, vocabulary: int) -> Tensor:
         """(B, V) uint8: DENIED for tokens that `tags` (B, K), probabilities, deny; CONTINUES for pieces of words."""
-        allowed = tags[:, : len(self.objects)].to(self._classes.device) >= self._thresholds
+        allowed = (tags[:, : len(self.objects)] >= self.deny_below).to(self._classes.device)
         denied = ~(allowed.unsqueeze(1) & self._classes).any(2)
         held = torch.zeros(len(tags), vocabulary, dtype=torch.uint8)
         held[:, self._continuations] = CONTINUES
@@ -218,7 +212,6 @@ def read_grounding(config: Mapping[str, Any], where: str, tokens: TextDecoder) -
             tokens,
             scenes=[str(name) for name in fields.get("scenes", ())],
             short=None if short is None else ShortSentences(**{name: float(value) for name, value in short.items()}),
-            deny_below_of={str(name): float(value) for name, value in fields.get("deny_below_of", {}).items()},
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: tags: {type(error).__name__} {error}") from None

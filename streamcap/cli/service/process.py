@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from streamcap.errors import LostCaptionsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, MutableMapping
+    from collections.abc import Callable, Coroutine
 
     from streamcap.captioner import Captioner
     from streamcap.engine.model_settings import ModelSettings
@@ -24,19 +24,9 @@ LOG_TIMEOUT_S = 0.2
 HUNG_WRITE_TIMEOUT_S = 2.0
 """For writes still in progress when everything else has ended."""
 ERROR_EXIT_TIMEOUT_S = 1.0
-# Turns of the loop in which OpenMP's threads wait for more work before they sleep: some tenths of a millisecond, enough
-# between the calls of one caption. With GNU's default of 300,000 they keep a core busy for milliseconds after it.
-OPENMP_SPINS = 10_000
-
-
-def limit_openmp_spins(environ: MutableMapping[str, str]) -> None:
-    """Let OpenMP's threads sleep between captions, unless the user has chosen. It is read when torch is imported."""
-    if "OMP_WAIT_POLICY" not in environ:
-        environ.setdefault("GOMP_SPINCOUNT", str(OPENMP_SPINS))
 
 
 def load_model(settings: ModelSettings, *, threads: int | None) -> Captioner:
-    limit_openmp_spins(os.environ)
     from streamcap.captioner import load_captioner
     from streamcap.captioner.registry import describe_model
 

@@ -278,10 +278,3 @@ def test_bad_tags_name_the_setting(tmp_path: Path, tags: dict[str, Any], message
     assert json.loads((path / "config.json").read_text())["tags"] == tags
     with pytest.raises(InputError, match=message):
         load_captioner(path, "cpu", "fp32")
-
-
-def test_class_has_a_threshold_of_its_own() -> None:
-    grounding = Grounding(OBJECTS, 0.1, None, TextDecoder(tokenizer()), deny_below_of={"dog": 0.6})
-    tags = torch.tensor([[0.0 if name == "hot dog" else 0.5 for name in OBJECTS]])
-    (mask,) = grounding.held(tags, 120)
-    assert {WORDS[number] for number in (mask == DENIED).nonzero().flatten().tolist()} == {"dog", "dogs"}

@@ -3,8 +3,8 @@
     python -m streamcap.training.mini.grounding.calibrate MODEL POOL
 
 captions the held-out images of POOL whose name's SHA-256 ends in an even digit with several thresholds, and writes
-`deny_below`, `deny_below_of`, `confidence` and `short` into MODEL/config.json. The figures of the other half are
-printed: they are honest.
+`deny_below`, `confidence` and `short` into MODEL/config.json. The figures of the other half are printed: they are
+honest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -42,10 +41,6 @@ TRUE_WORDS: Final = 0.85
 MAIN_NAMED: Final = 0.5
 """Goals: object words that are true, and images whose main object is named. A threshold is worth how much of both it
 reaches; beyond a goal nothing is won."""
-OFTEN_NAMED: Final = 20
-"""Captions of the first half that name a class from which on it may have a threshold of its own."""
-LEAST_GAIN: Final = 0.005
-"""Of what a threshold of its own is worth."""
 SHORT_TRUE: Final = 0.8
 """Of the short sentences that may take a caption's place."""
 REPLACE_BELOW: Final = 0.3
@@ -107,31 +102,10 @@ class Calibration:
         self.tags = self.captioner.tags(self.embeddings)
         self.first = [in_first_half(name) for name in self.names]
 
-    def caption(self, deny_below: float, of: Mapping[str, float] | None = None) -> list[Result]:
-        """Greedy captions with that threshold. of: classes with one of their own."""
-        self.grounding.deny(deny_below, of or {})
+    def caption(self, deny_below: float) -> list[Result]:
+        """Greedy captions with that threshold."""
+        self.grounding.deny_below = deny_below
         return self.captioner.decode(self.embeddings)
-
-    def own_thresholds(self, deny_below: float) -> dict[str, float]:
-        """Higher thresholds of classes that the first half's captions name often, and often falsely."""
-        rows = [row for row, half in enumerate(self.first) if half]
-        truths, embeddings = [self.truths[row] for row in rows], self.embeddings[rows]
-
-        def caption(own: Mapping[str, float]) -> list[str]:
-            self.grounding.deny(deny_below, own)
-            return [result.text for result in self.captioner.decode(embeddings)]
-
-        texts = caption({})
-        named = Counter(name for text in texts for name in _named(text) if name in self.grounding.objects)
-        own: dict[str, float] = {}
-        best = _worth(judge_captions(texts, truths).report())
-        for name in (name for name, count in named.most_common() if count >= OFTEN_NAMED):
-            for threshold in (one for one in THRESHOLDS if one > deny_below):
-                found = judge_captions(caption({**own, name: threshold}), truths).report()
-                if _worth(found) > best + LEAST_GAIN:
-                    log.info("%s: deny_below %.2f: %s", name, threshold, json.dumps(found))
-                    own, best = {**own, name: threshold}, _worth(found)
-        return own
 
     def report(self, results: list[Result], *, first: bool) -> dict[str, Any]:
         """Object truth of one half."""
@@ -218,14 +192,12 @@ def calibrate(model: Path, pool: Path, deny_below: float | None = None) -> dict[
         log.info("deny_below %.2f: %s", threshold, json.dumps(found))
         scores[threshold] = _worth(found)
     best = max(thresholds, key=lambda threshold: scores[threshold])
-    own = work.own_thresholds(best)
-    results = work.caption(best, own) if own else tried[best]
+    results = tried[best]
     confidence, short = work.fit(results), work.fit_short(results)
     judged = work.judged(results, confidence, short)
     config = read_json(model / "config.json")
     settings = {
         "deny_below": best,
-        "deny_below_of": own,
         "confidence": asdict(confidence),
         "short": None if short is None else asdict(short),
     }
@@ -233,7 +205,6 @@ def calibrate(model: Path, pool: Path, deny_below: float | None = None) -> dict[
     write_json(model / "config.json", config)
     return {
         "deny_below": best,
-        "deny_below_of": own,
         "short": settings["short"],
         "min_confidence": work.min_confidence(judged),
         "confidence": work.evaluate_stage(judged),
