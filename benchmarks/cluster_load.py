@@ -29,10 +29,10 @@ import websockets
 
 from streamcap.captions.caption import Caption, Latency
 from streamcap.captions.event import encode
-from streamcap.cluster.connection import ClusterOptions, Connection, connect
+from streamcap.cluster.assignment.registry import StreamConfig
+from streamcap.cluster.jetstream.connection import ClusterOptions, Connection, connect
+from streamcap.cluster.jetstream.subjects import STREAMS_BUCKET
 from streamcap.cluster.log.writer import LogWriter
-from streamcap.cluster.registry import StreamConfig
-from streamcap.cluster.subjects import STREAMS_BUCKET
 from streamcap.streams.counters import Counters
 from streamcap.streams.settings import StreamSettings
 from testbed.nats import NatsCluster

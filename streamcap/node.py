@@ -20,19 +20,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import streamcap
 from streamcap.app import ENGINE_STOP_SECONDS, ServeOptions, on_hangup, source_opener, start_models
 from streamcap.captions.hub import Hub
-from streamcap.cluster.connection import ClusterError, ClusterOptions, Connection, connect
+from streamcap.cluster.assignment.nodes import CpuMeter, NodeDirectory, NodeInfo
+from streamcap.cluster.assignment.registry import StreamRegistry
 from streamcap.cluster.engines.engine_service import EngineService
 from streamcap.cluster.engines.model_directory import ModelDirectory, ModelInfo
 from streamcap.cluster.engines.remote_engine import RemoteEngine
-from streamcap.cluster.gateway import Gateway
-from streamcap.cluster.gateway_streams import GatewayStreams
+from streamcap.cluster.gateway.gateway import Gateway
+from streamcap.cluster.gateway.gateway_streams import GatewayStreams
 from streamcap.cluster.ingest import Ingest
+from streamcap.cluster.jetstream.connection import ClusterError, ClusterOptions, Connection, connect
 from streamcap.cluster.log.live_feed import LiveFeed
 from streamcap.cluster.metrics import ClusterMetrics
-from streamcap.cluster.nodes import CpuMeter, NodeDirectory, NodeInfo
 from streamcap.cluster.recorder.options import RecorderOptions
 from streamcap.cluster.recorder.recorder import Recorder
-from streamcap.cluster.registry import StreamRegistry
 from streamcap.cluster.tasks import end_tasks
 from streamcap.daemon_pool import DaemonPool
 from streamcap.engine.model_settings import ModelSettings

@@ -11,7 +11,7 @@ from streamcap.cli.extra import require_extra
 from streamcap.cli.service.node import NatsCa, NatsCert, NatsCreds, NatsKey, NatsUrls
 
 if TYPE_CHECKING:
-    from streamcap.cluster.connection import ClusterOptions
+    from streamcap.cluster.jetstream.connection import ClusterOptions
     from streamcap.cluster.status import ClusterStatus
 
 app = typer.Typer(name="cluster", help="Many machines: see `streamcap node`.", no_args_is_help=True)
@@ -35,7 +35,7 @@ def status(
     require_extra("cluster", "nats")
     import asyncio  # not above: it would be a sixth of the time of `streamcap --help`
 
-    from streamcap.cluster.connection import ClusterOptions
+    from streamcap.cluster.jetstream.connection import ClusterOptions
 
     options = ClusterOptions(tuple(nats), creds=nats_creds, ca=nats_ca, cert=nats_cert, key=nats_key)
     found = asyncio.run(_read(options))
@@ -46,7 +46,7 @@ def status(
 
 
 async def _read(options: ClusterOptions) -> ClusterStatus:
-    from streamcap.cluster.connection import connect
+    from streamcap.cluster.jetstream.connection import connect
     from streamcap.cluster.status import read_status
 
     connection = await connect(options, "streamcap cluster status")

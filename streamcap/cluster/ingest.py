@@ -9,15 +9,15 @@ from collections.abc import Callable
 
 from streamcap.captions.event import StreamState
 from streamcap.captions.hub import UnknownStreamError
-from streamcap.cluster.assigned_streams import AssignedStreams
-from streamcap.cluster.assignment import NodeLoad
-from streamcap.cluster.connection import Connection
+from streamcap.cluster.assignment.assigned_streams import AssignedStreams
+from streamcap.cluster.assignment.balance import NodeLoad
+from streamcap.cluster.assignment.nodes import NodeDirectory, NodeInfo
+from streamcap.cluster.assignment.registry import StreamConfig, StreamRegistry
+from streamcap.cluster.jetstream.connection import Connection
+from streamcap.cluster.jetstream.subjects import INGEST_QUEUE
 from streamcap.cluster.log.live_feed import LiveFeed
 from streamcap.cluster.log.write_statistics import WriteStatistics
 from streamcap.cluster.log.writer import LogWriter
-from streamcap.cluster.nodes import NodeDirectory, NodeInfo
-from streamcap.cluster.registry import StreamConfig, StreamRegistry
-from streamcap.cluster.subjects import INGEST_QUEUE
 from streamcap.streams.stream_set import StreamSet
 
 log = logging.getLogger(__name__)

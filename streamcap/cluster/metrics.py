@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from streamcap.cluster.assigned_streams import AssignedStreams
-from streamcap.cluster.connection import Connection
+from streamcap.cluster.assignment.assigned_streams import AssignedStreams
+from streamcap.cluster.assignment.nodes import NodeDirectory
+from streamcap.cluster.assignment.registry import StreamRegistry
 from streamcap.cluster.engines.dispatcher import Dispatcher
 from streamcap.cluster.engines.engine_service import EngineService
-from streamcap.cluster.gateway import Gateway
+from streamcap.cluster.gateway.gateway import Gateway
 from streamcap.cluster.ingest import Ingest
+from streamcap.cluster.jetstream.connection import Connection
 from streamcap.cluster.log.live_feed import LiveFeed
-from streamcap.cluster.nodes import NodeDirectory
 from streamcap.cluster.recorder.recorder import Recorder
-from streamcap.cluster.registry import StreamRegistry
 
 
 class ClusterMetrics:

@@ -9,12 +9,12 @@ from typing import Any
 
 from nats.errors import Error as NatsError
 
-from streamcap.cluster.connection import ClusterError, Connection
+from streamcap.cluster.assignment.nodes import NodeDirectory, NodeInfo
+from streamcap.cluster.assignment.registry import StreamRegistry
+from streamcap.cluster.jetstream.connection import ClusterError, Connection
+from streamcap.cluster.jetstream.subjects import INGEST_QUEUE, LOG_STREAM, name_of
 from streamcap.cluster.log.entry import read_entry
 from streamcap.cluster.log.reader import Message, StreamReader
-from streamcap.cluster.nodes import NodeDirectory, NodeInfo
-from streamcap.cluster.registry import StreamRegistry
-from streamcap.cluster.subjects import INGEST_QUEUE, LOG_STREAM, name_of
 from streamcap.cluster.tasks import end_tasks
 from streamcap.redact import redact
 

@@ -10,12 +10,12 @@ import contextlib
 import os
 import random
 import resource
-import socket
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from testbed.ports import free_port
 from tests.chaos.clients import EventSourceClient, ResumingClient, WebsocketClient
 from tests.chaos.judge import Verdict, judge_client, judge_clients, judge_subtitles, read_finals
 from tests.end_to_end.service import Service, wait_until
@@ -84,7 +84,7 @@ class Weather:
 def run_storm(kind: str, kills: int, out: Path, seed: int = 0, max_alive: float = MAX_ALIVE_SECONDS) -> Verdict:
     """`kills` runs of the service that are killed at random moments, and a last one that ends in order."""
     rng = random.Random(f"{kind}{seed}")
-    port = _free_port()
+    port = free_port()
     weather, verdict = Weather(kind, out, rng), Verdict()
     clients: list[ResumingClient] = [WebsocketClient(STREAM, port), EventSourceClient(STREAM, port)]
     for client in clients:
@@ -116,15 +116,6 @@ def run_storm(kind: str, kills: int, out: Path, seed: int = 0, max_alive: float 
     judge_subtitles(out, STREAM, finals, verdict, all_of_them=kind in ("fair", "full"))
     verdict.violations += [refusal for client in clients for refusal in client.refused if not refusal.startswith("503")]
     return verdict
-
-
-def _free_port() -> int:
-    """Below the ephemeral ports: a client that connects to a closed port might otherwise get that port."""
-    for port in random.SystemRandom().sample(range(20_000, 30_000), 100):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise OSError("no port is free")
 
 
 def _write(line: str) -> None:

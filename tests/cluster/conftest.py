@@ -21,7 +21,7 @@ def nats_server(tmp_path: Path) -> Iterator[NatsCluster]:
 @pytest.fixture
 async def connection(nats_server: NatsCluster) -> AsyncIterator[object]:
     """A connection to it, with everything a cluster needs."""
-    from streamcap.cluster.connection import ClusterOptions, connect
+    from streamcap.cluster.jetstream.connection import ClusterOptions, connect
 
     connected = await connect(ClusterOptions(tuple(nats_server.urls)), "test")
     yield connected

@@ -22,13 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from streamcap.cluster.connection import ClusterOptions, connect
 from streamcap.cluster.engines.model_directory import ModelDirectory
 from streamcap.cluster.engines.remote_engine import RemoteEngine
+from streamcap.cluster.jetstream.connection import ClusterOptions, connect
 from streamcap.cluster.tasks import end_tasks
 from streamcap.engine.outcome import Interim, Outcome
 from streamcap.media.frame import Pixels, Sample
-from testbed.nats import NatsCluster, free_ports
+from testbed.nats import NatsCluster
+from testbed.ports import free_port
 
 PICTURES = [
     np.kron(np.random.default_rng(number).integers(0, 256, (4, 4, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
@@ -80,7 +81,7 @@ def engines(nats: NatsCluster, count: int, row_seconds: float) -> Iterator[list[
         for number in range(count):
             command = [
                 *(sys.executable, "-m", "tests.chaos.fake_model", "node", "--roles", "engine"),
-                *("--name", f"engine{number}", "--port", str(free_ports(1)[0]), "--nats", nats.urls[0]),
+                *("--name", f"engine{number}", "--port", str(free_port()), "--nats", nats.urls[0]),
             ]
             environment = {**os.environ, "STREAMCAP_FAKE_ROW_SECONDS": str(row_seconds)}
             processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL))

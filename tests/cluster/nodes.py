@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from testbed.nats import free_ports
+from testbed.ports import free_port
 from tests.end_to_end.service import fetch, wait_until
 from tests.timeouts import TIMEOUT_FACTOR
 
@@ -54,7 +54,7 @@ class NodeProcess:
     ) -> None:
         self.name = name
         self._network = network
-        self.port = free_ports(1)[0]
+        self.port = free_port()
         self.log = directory / f"{name}.log"
         self.process: BaseProcess | None = None
         self._command = [

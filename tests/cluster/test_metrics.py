@@ -11,17 +11,17 @@ import pytest
 import yaml
 
 from streamcap.captions.hub import Hub
-from streamcap.cluster.connection import Connection
+from streamcap.cluster.assignment.nodes import NodeDirectory
+from streamcap.cluster.assignment.registry import StreamRegistry
 from streamcap.cluster.engines.dispatcher import Dispatcher
 from streamcap.cluster.engines.engine_service import EngineService
-from streamcap.cluster.gateway import Gateway
+from streamcap.cluster.gateway.gateway import Gateway
 from streamcap.cluster.ingest import Ingest
+from streamcap.cluster.jetstream.connection import Connection
 from streamcap.cluster.log.live_feed import LiveFeed
 from streamcap.cluster.metrics import ClusterMetrics
-from streamcap.cluster.nodes import NodeDirectory
 from streamcap.cluster.recorder.options import RecorderOptions
 from streamcap.cluster.recorder.recorder import Recorder
-from streamcap.cluster.registry import StreamRegistry
 from streamcap.engine.change_gate import ChangeGateOptions
 from streamcap.engine.engine import Engine, EngineOptions
 from streamcap.server.metrics.exposition import render

@@ -11,21 +11,21 @@ import pytest
 from nats.js.errors import ServiceUnavailableError
 
 from streamcap.captions.event import Event, encode
-from streamcap.cluster.connection import Connection, _prepare
+from streamcap.cluster.jetstream.connection import Connection, _prepare
+from streamcap.cluster.jetstream.subjects import LOG_STREAM
 from streamcap.cluster.log.reader import Message, StreamReader
 from streamcap.cluster.log.writer import LogWriter
 from streamcap.cluster.recorder import recording as recording_module
 from streamcap.cluster.recorder.options import RecorderOptions
 from streamcap.cluster.recorder.recording import MAX_WAITING, Recording, last_sequence
-from streamcap.cluster.subjects import LOG_STREAM
 from streamcap.errors import InputError
 from streamcap.streams.counters import Counters
 from streamcap.streams.storage.file_rotation import DAY_SECONDS, RotationOptions
 from testbed.nats import NatsCluster
 from tests.captions.fakes import caption
 from tests.cluster.judge import finals_of, read_logs, recorded_finals
+from tests.cluster.log.test_log import until
 from tests.cluster.nodes import SCENE, NodeProcess
-from tests.cluster.test_log import until
 from tests.end_to_end.service import wait_until
 from tests.ffprobe import subtitle_times
 from tests.streams.storage.test_file_retention import write_part

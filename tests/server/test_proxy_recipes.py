@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import re
-import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
+from testbed.ports import free_port
 from tests.conftest import require_program
 from tests.server.conftest import Server, Start, receive
 from tests.server.http.test_path_prefix import certificate
@@ -28,11 +28,6 @@ DOCUMENT = Path(__file__).parents[2] / "docs/proxy.md"
 def recipe(language: str) -> str:
     (block,) = re.findall(rf"```{language}\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     return block
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 @contextlib.asynccontextmanager

@@ -236,7 +236,7 @@ def _reloader(file: Config, arguments: Mapping[str, Any], given: Mapping[str, An
 def _node_options(values: Mapping[str, Any], file: Config | None, given: Container[str]) -> NodeOptions:
     """The options that `values`, the arguments of `node` by name, and `file` describe. Raises InputError."""
     from streamcap.app import ServeOptions
-    from streamcap.cluster.connection import ClusterOptions
+    from streamcap.cluster.jetstream.connection import ClusterOptions
     from streamcap.cluster.recorder.options import RecorderOptions
     from streamcap.node import NodeOptions
 

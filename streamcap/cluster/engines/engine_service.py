@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from streamcap.cluster.connection import Connection
 from streamcap.cluster.engines.credit import Credit
 from streamcap.cluster.engines.messages import (
     Answer,
@@ -26,7 +25,8 @@ from streamcap.cluster.engines.messages import (
 )
 from streamcap.cluster.engines.model_directory import ModelDirectory, ModelInfo
 from streamcap.cluster.engines.reference_cache import ReferenceCache
-from streamcap.cluster.subjects import DEMAND_SUBJECT, ENGINES_SUBJECT, infer_subject
+from streamcap.cluster.jetstream.connection import Connection
+from streamcap.cluster.jetstream.subjects import DEMAND_SUBJECT, ENGINES_SUBJECT, infer_subject
 from streamcap.cluster.tasks import run_all
 from streamcap.engine.change_gate import GateMemory
 from streamcap.engine.engine import Engine

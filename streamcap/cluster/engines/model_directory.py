@@ -12,10 +12,10 @@ from typing import Any
 
 from nats.errors import Error as NatsError
 
-from streamcap.cluster.connection import Connection
 from streamcap.cluster.engines.messages import NO_PIXELS
+from streamcap.cluster.jetstream.connection import Connection
+from streamcap.cluster.jetstream.subjects import MODELS_BUCKET, model_key
 from streamcap.cluster.log.reader import Message, StreamReader
-from streamcap.cluster.subjects import MODELS_BUCKET, model_key
 from streamcap.engine.change_gate import ChangeGateOptions
 from streamcap.engine.served_model import ServedModel, ServedModels
 from streamcap.errors import InputError

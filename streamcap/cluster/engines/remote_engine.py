@@ -11,11 +11,11 @@ from collections.abc import Callable
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from streamcap.cluster.connection import Connection
 from streamcap.cluster.engines.dispatcher import Dispatcher
 from streamcap.cluster.engines.messages import Answer, Demand, EngineReport, decode_answers, encode_requests
 from streamcap.cluster.engines.model_directory import AnnouncedModels, ModelDirectory
-from streamcap.cluster.subjects import DEMAND_SUBJECT, ENGINES_SUBJECT, answer_subject, infer_subject
+from streamcap.cluster.jetstream.connection import Connection
+from streamcap.cluster.jetstream.subjects import DEMAND_SUBJECT, ENGINES_SUBJECT, answer_subject, infer_subject
 from streamcap.cluster.tasks import run_all
 from streamcap.engine.outcome import Failed, Outcome
 from streamcap.engine.statistics import EngineStatistics, ModelStatistics

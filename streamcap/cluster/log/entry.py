@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from streamcap.cluster.ownership import LogEntry, Write
+from streamcap.cluster.log.ownership import LogEntry, Write
 from streamcap.streams.counters import Counters, check_counters
 
 HEADER = "Streamcap"

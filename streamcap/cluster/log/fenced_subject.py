@@ -10,10 +10,10 @@ from collections.abc import Callable
 from nats.errors import Error as NatsError
 from nats.js.errors import APIError, NotFoundError
 
-from streamcap.cluster.connection import Connection
+from streamcap.cluster.jetstream.connection import Connection
 from streamcap.cluster.log.entry import body_of, headers_of, read_entry
+from streamcap.cluster.log.ownership import LogEntry, Ownership, OwnerState, Write, is_undecided
 from streamcap.cluster.log.write_statistics import WriteStatistics
-from streamcap.cluster.ownership import LogEntry, Ownership, OwnerState, Write, is_undecided
 from streamcap.streams.counters import Counters
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from nats.errors import Error as NatsError
 
 from streamcap.captions.event import Event
 from streamcap.captions.hub import Hub
-from streamcap.cluster.connection import Connection
+from streamcap.cluster.jetstream.connection import Connection
+from streamcap.cluster.jetstream.subjects import live_subject
 from streamcap.cluster.log.writer import LogWriter
-from streamcap.cluster.subjects import live_subject
 
 
 class LiveFeed:

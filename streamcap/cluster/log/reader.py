@@ -16,7 +16,7 @@ from nats.errors import Error as NatsError
 from nats.errors import NotJSMessageError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from streamcap.cluster.connection import Connection
+from streamcap.cluster.jetstream.connection import Connection
 
 log = logging.getLogger(__name__)
 

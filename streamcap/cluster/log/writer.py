@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 from streamcap.captions.cue import Cue
 from streamcap.captions.event import Event
-from streamcap.cluster.connection import Connection
+from streamcap.cluster.jetstream.connection import Connection
+from streamcap.cluster.jetstream.subjects import LOG_STREAM, log_subject
 from streamcap.cluster.log.fenced_subject import FencedSubject
+from streamcap.cluster.log.ownership import NotOwnerError, Ownership, OwnerState, Write
 from streamcap.cluster.log.write_statistics import WriteStatistics
-from streamcap.cluster.ownership import NotOwnerError, Ownership, OwnerState, Write
-from streamcap.cluster.subjects import LOG_STREAM, log_subject
 from streamcap.streams.counters import Counters
 from streamcap.streams.storage.caption_files import SavedHistory
 from streamcap.streams.storage.event_outbox import Outgoing

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from streamcap.cluster.connection import Connection
+from streamcap.cluster.jetstream.connection import Connection
+from streamcap.cluster.jetstream.subjects import RECORDED_STREAM, recorded_subject
 from streamcap.cluster.log.fenced_subject import FencedSubject
-from streamcap.cluster.ownership import NotOwnerError, Ownership
-from streamcap.cluster.subjects import RECORDED_STREAM, recorded_subject
+from streamcap.cluster.log.ownership import NotOwnerError, Ownership
 from streamcap.streams.counters import Counters
 
 

@@ -10,15 +10,15 @@ from collections.abc import Callable
 
 from nats.errors import Error as NatsError
 
-from streamcap.cluster.assigned_streams import AssignedStreams
-from streamcap.cluster.assignment import NodeLoad
-from streamcap.cluster.connection import Connection
+from streamcap.cluster.assignment.assigned_streams import AssignedStreams
+from streamcap.cluster.assignment.balance import NodeLoad
+from streamcap.cluster.assignment.nodes import NodeDirectory, NodeInfo
+from streamcap.cluster.assignment.registry import StreamConfig, StreamRegistry
+from streamcap.cluster.jetstream.connection import Connection
+from streamcap.cluster.jetstream.subjects import LOG_STREAM, RECORDER_QUEUE, name_of
 from streamcap.cluster.log.reader import Message, StreamReader
-from streamcap.cluster.nodes import NodeDirectory, NodeInfo
 from streamcap.cluster.recorder.options import RecorderOptions
 from streamcap.cluster.recorder.recording import Recording, last_sequence
-from streamcap.cluster.registry import StreamConfig, StreamRegistry
-from streamcap.cluster.subjects import LOG_STREAM, RECORDER_QUEUE, name_of
 from streamcap.cluster.tasks import run_all
 from streamcap.errors import StreamcapError
 

@@ -16,14 +16,14 @@ from streamcap.captions.caption import Caption
 from streamcap.captions.cue import merge_cues
 from streamcap.captions.event import Event, Extend
 from streamcap.captions.track import CaptionTrack
-from streamcap.cluster.connection import Connection
+from streamcap.cluster.jetstream.connection import Connection
+from streamcap.cluster.jetstream.subjects import LOG_STREAM, log_subject
 from streamcap.cluster.log.entry import previous_sequence, read_entry
+from streamcap.cluster.log.ownership import NotOwnerError
 from streamcap.cluster.log.reader import Message
 from streamcap.cluster.log.stored_event import read_event
-from streamcap.cluster.ownership import NotOwnerError
 from streamcap.cluster.recorder.options import RecorderOptions
 from streamcap.cluster.recorder.position import Position
-from streamcap.cluster.subjects import LOG_STREAM, log_subject
 from streamcap.streams.counters import Counters
 from streamcap.streams.publishing.caption_publisher import rewrite_pause
 from streamcap.streams.storage.caption_file_writer import CaptionFileWriter

@@ -14,10 +14,10 @@ from nats.errors import TimeoutError as NatsTimeout
 from nats.js import JetStreamContext
 from nats.js.errors import NoStreamResponseError
 
-from streamcap.cluster.connection import ClusterOptions, Connection, connect
 from streamcap.cluster.engines.engine_service import EngineService
 from streamcap.cluster.engines.model_directory import ModelDirectory, ModelInfo
 from streamcap.cluster.engines.remote_engine import RemoteEngine
+from streamcap.cluster.jetstream.connection import ClusterOptions, Connection, connect
 from streamcap.cluster.tasks import end_tasks
 from streamcap.engine.change_gate import ChangeGateOptions
 from streamcap.engine.engine import Engine, EngineOptions

@@ -17,6 +17,7 @@ import pytest
 from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRefused, open_source
 from streamcap.media.sources.libav import LibavSource
 from streamcap.media.sources.srt import MAX_STDERR_BYTES, SrtPipe
+from testbed.ports import free_port
 from tests.conftest import require_program
 from tests.media.fakes import write_video
 from tests.timeouts import TIMEOUT_FACTOR
@@ -29,12 +30,6 @@ OPTIONS = SourceOptions(open_timeout=20, read_timeout=5)
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(tmp_path_factory.mktemp("film") / "film.mp4", seconds=30, rate=5, size=(64, 48))
-
-
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

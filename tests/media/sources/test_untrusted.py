@@ -22,10 +22,10 @@ from streamcap.media.sources.libav_options import LIBAV_OPTIONS
 from streamcap.media.sources.url import NETWORK
 from testbed.answers import answering
 from testbed.canary import Canary
+from testbed.ports import free_port
 from tests.conftest import require_program
 from tests.media.fakes import write_video
 from tests.media.sources.test_http import serving
-from tests.media.sources.test_rtmp_srt import free_port
 from tests.media.sources.tricks import FORMATS, file_targets, mov_reference, network_targets
 
 pytestmark = pytest.mark.slow

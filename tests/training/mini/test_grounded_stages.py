@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 from streamcap.captioner import registry
 from streamcap.training.mini.augment import crop, distant_boxes, whole
 from streamcap.training.mini.grounding.critic import CriticSettings, Reward
+from streamcap.training.mini.grounding.data.tags import CLASSES, TAGS
 from streamcap.training.mini.grounding.stored import StoredGrids
-from streamcap.training.mini.grounding.tags import CLASSES, TAGS
 from streamcap.training.mini.grounding.trainer import ImageSet
 from streamcap.training.mini.sampling import Sample
 

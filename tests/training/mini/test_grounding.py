@@ -20,10 +20,11 @@ from streamcap.captioner import registry
 from streamcap.captioner.models.mini_encoder import build_vision, fold
 from streamcap.training.evaluation.object_truth import Detection, ImageTruth
 from streamcap.training.mini import steps, synthetic
-from streamcap.training.mini.grounding import calibrate, label, pool, recipe, tag_heads
+from streamcap.training.mini.grounding import calibrate, recipe, tag_heads
 from streamcap.training.mini.grounding.confidence import fit_confidence, judge_confidence, suggest_min_confidence
-from streamcap.training.mini.grounding.pseudo_captions import counted, pseudo_captions
-from streamcap.training.mini.grounding.tags import CLASSES, TAGS, tags_of_text, targets_of_image, targets_of_text
+from streamcap.training.mini.grounding.data import label, pool
+from streamcap.training.mini.grounding.data.pseudo_captions import counted, pseudo_captions
+from streamcap.training.mini.grounding.data.tags import CLASSES, TAGS, tags_of_text, targets_of_image, targets_of_text
 from streamcap.training.mini.grounding.warm_start import extend_embedding, extend_tokenizer, unfold, words_to_add
 
 CAR = Detection("car", 0.9, (0, 0, 0.5, 0.5))

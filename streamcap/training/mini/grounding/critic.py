@@ -16,8 +16,8 @@ from torch import Tensor
 
 from streamcap.captioner.grounding.object_words import find_mentions
 from streamcap.training.evaluation.cider import END, CiderD
+from streamcap.training.mini.grounding.data.tags import CLASSES
 from streamcap.training.mini.grounding.stored import StoredSettings, StoredTrainer
-from streamcap.training.mini.grounding.tags import CLASSES
 from streamcap.training.mini.grounding.trainer import ImageSet, Rows
 from streamcap.training.mini.sampling import Sample, fast_copy, sample
 from streamcap.training.mini.stages.scst import MIN_DEVIATION, advantages, sampled_losses

@@ -33,9 +33,9 @@ from streamcap.training.mini import steps
 from streamcap.training.mini.augment import normalize
 from streamcap.training.mini.features import StoppedError
 from streamcap.training.mini.grounding.critic import CriticSettings, CriticTrainer
-from streamcap.training.mini.grounding.pool import PoolData, prepare_pool
+from streamcap.training.mini.grounding.data.pool import PoolData, prepare_pool
+from streamcap.training.mini.grounding.data.tags import CLASSES, SCENES, TAGS
 from streamcap.training.mini.grounding.stored import StoredSettings, StoredTrainer, store_grids
-from streamcap.training.mini.grounding.tags import CLASSES, SCENES, TAGS
 from streamcap.training.mini.grounding.trainer import GroundedSettings, GroundedTrainer
 from streamcap.training.mini.grounding.warm_start import extend_embedding, unfold
 from streamcap.training.mini.recipe import CONFIG, PICTURE

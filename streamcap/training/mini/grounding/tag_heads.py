@@ -31,9 +31,9 @@ from streamcap.captioner.models.mini_encoder import LOGIT_SCALE, TagHeads, build
 from streamcap.captioner.preprocess import fit_images
 from streamcap.errors import InputError, StreamcapError
 from streamcap.training.data.arrays import read_array, write_array
-from streamcap.training.mini.grounding.pool import PoolData, prepare_pool
+from streamcap.training.mini.grounding.data.pool import PoolData, prepare_pool
+from streamcap.training.mini.grounding.data.tags import CLASSES, SCENES, TAGS
 from streamcap.training.mini.grounding.recipe import HIDDEN
-from streamcap.training.mini.grounding.tags import CLASSES, SCENES, TAGS
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from streamcap.captions.event import encode
-from streamcap.cluster.ownership import (
+from streamcap.cluster.log.ownership import (
     ACK_WAIT_SECONDS,
     LogEntry,
     NotOwnerError,

@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from streamcap.captioner.grounding.short_sentence import article
 from streamcap.training.data.arrays import JoinedArrays
-from streamcap.training.mini.grounding.pseudo_captions import counted
-from streamcap.training.mini.grounding.tags import CLASSES, TAGS
+from streamcap.training.mini.grounding.data.pseudo_captions import counted
+from streamcap.training.mini.grounding.data.tags import CLASSES, TAGS
 from streamcap.training.mini.grounding.trainer import ImageSet
 
 SIZE: Final = (312, 176)

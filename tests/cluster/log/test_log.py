@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from streamcap.captions.event import Status, StreamState, encode
-from streamcap.cluster.connection import Connection
+from streamcap.cluster.jetstream.connection import Connection
+from streamcap.cluster.jetstream.subjects import LOG_STREAM, name_of
 from streamcap.cluster.log.entry import read_entry
+from streamcap.cluster.log.ownership import LogEntry, NotOwnerError
 from streamcap.cluster.log.reader import Message, StreamReader
 from streamcap.cluster.log.stored_event import read_event
 from streamcap.cluster.log.writer import AHEAD_NUMBERS, LogWriter
-from streamcap.cluster.ownership import LogEntry, NotOwnerError
-from streamcap.cluster.subjects import LOG_STREAM, name_of
 from streamcap.streams.counters import Counters
 from testbed.nats import NatsCluster
 from tests.captions.fakes import caption

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from streamcap.captioner.grounding.object_words import OBJECTS
 from streamcap.captioner.grounding.short_sentence import PLACES, one_of, plural
 from streamcap.training.evaluation.object_truth import Detection, ImageTruth
-from streamcap.training.mini.grounding.tags import count_objects
+from streamcap.training.mini.grounding.data.tags import count_objects
 
 _NUMBERS = {2: "two", 3: "three", 4: "four"}
 _SCENERY: dict[str, tuple[str, ...]] = {

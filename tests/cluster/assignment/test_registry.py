@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from streamcap.cluster import registry as module
-from streamcap.cluster.connection import ClusterError, Connection
-from streamcap.cluster.registry import StreamConfig, StreamRegistry
+from streamcap.cluster.assignment import registry as module
+from streamcap.cluster.assignment.registry import StreamConfig, StreamRegistry
+from streamcap.cluster.jetstream.connection import ClusterError, Connection
 from streamcap.cluster.tasks import end_tasks
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.stream_set import DuplicateStreamError

@@ -11,10 +11,10 @@ from streamcap.captions.event import Event, Extend, Status, StreamState
 from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub, UnknownStreamError
 from streamcap.captions.track import CaptionTrack
-from streamcap.cluster.connection import ClusterError
-from streamcap.cluster.nodes import NodeDirectory
-from streamcap.cluster.ownership import LogEntry
-from streamcap.cluster.registry import StreamChangedError, StreamConfig, StreamRegistry
+from streamcap.cluster.assignment.nodes import NodeDirectory
+from streamcap.cluster.assignment.registry import StreamChangedError, StreamConfig, StreamRegistry
+from streamcap.cluster.jetstream.connection import ClusterError
+from streamcap.cluster.log.ownership import LogEntry
 from streamcap.engine.served_model import ServedModel, ServedModels
 from streamcap.engine.statistics import EngineStatistics
 from streamcap.errors import InputError

@@ -18,12 +18,12 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import APIError
 
-from streamcap.cluster.assignment import Balance, NodeLoad
-from streamcap.cluster.connection import Connection
-from streamcap.cluster.nodes import NodeDirectory, NodeInfo
-from streamcap.cluster.ownership import ACK_WAIT_SECONDS, PROGRESS_SECONDS
-from streamcap.cluster.registry import StreamConfig, StreamRegistry
-from streamcap.cluster.subjects import WorkQueue, name_of
+from streamcap.cluster.assignment.balance import Balance, NodeLoad
+from streamcap.cluster.assignment.nodes import NodeDirectory, NodeInfo
+from streamcap.cluster.assignment.registry import StreamConfig, StreamRegistry
+from streamcap.cluster.jetstream.connection import Connection
+from streamcap.cluster.jetstream.subjects import WorkQueue, name_of
+from streamcap.cluster.log.ownership import ACK_WAIT_SECONDS, PROGRESS_SECONDS
 from streamcap.cluster.tasks import run_all
 from streamcap.errors import StreamcapError
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import pytest
 
 from streamcap.captions.hub import Hub
-from streamcap.cluster.connection import Connection
-from streamcap.cluster.gateway_streams import GatewayStreams
-from streamcap.cluster.nodes import NodeDirectory
-from streamcap.cluster.registry import StreamRegistry
-from streamcap.cluster.subjects import STREAMS_BUCKET
+from streamcap.cluster.assignment.nodes import NodeDirectory
+from streamcap.cluster.assignment.registry import StreamRegistry
+from streamcap.cluster.gateway.gateway_streams import GatewayStreams
+from streamcap.cluster.jetstream.connection import Connection
+from streamcap.cluster.jetstream.subjects import STREAMS_BUCKET
 from streamcap.cluster.tasks import end_tasks
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.settings import StreamSettings

@@ -1,6 +1,6 @@
 """What teachers see on Flickr8k's training images, one line of JSON an image, as the pool's `teachers.jsonl.gz` has it:
 
-    python -m streamcap.training.mini.grounding.label FLICKR8K TEACHERS OUT.jsonl
+    python -m streamcap.training.mini.grounding.data.label FLICKR8K TEACHERS OUT.jsonl
 
 TEACHERS is a folder with `teachers.py`, whose `Teachers()` has the detector `yolox` and the classifier `imagenet`. The
 same command goes on where it was stopped. Small squashed images cost recall: captions by people name what is missed.
@@ -100,7 +100,7 @@ def label(flickr: Path, teachers: Labeler, out: Path) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; exit status 2 for wrong use, with one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m streamcap.training.mini.grounding.label", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m streamcap.training.mini.grounding.data.label", description=__doc__)
     parser.add_argument("flickr", type=Path, help="Flickr8k's folder")
     parser.add_argument("teachers", type=Path, help="folder of teachers.py")
     parser.add_argument("out", type=Path, help="the file of labels")

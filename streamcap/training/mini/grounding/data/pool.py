@@ -36,10 +36,10 @@ from streamcap.training.evaluation.object_truth import (
     truth_of_image,
 )
 from streamcap.training.mini.data import DEV_SEED, DRAWN_DEV, DRAWN_TRAIN, TRAIN_SEED
-from streamcap.training.mini.grounding.borrowed_captions import CaptionLibrary
-from streamcap.training.mini.grounding.pseudo_captions import pseudo_captions
-from streamcap.training.mini.grounding.renders import render, with_renders
-from streamcap.training.mini.grounding.tags import (
+from streamcap.training.mini.grounding.data.borrowed_captions import CaptionLibrary
+from streamcap.training.mini.grounding.data.pseudo_captions import pseudo_captions
+from streamcap.training.mini.grounding.data.renders import render, with_renders
+from streamcap.training.mini.grounding.data.tags import (
     CLASSES,
     SCENES,
     TAGS,

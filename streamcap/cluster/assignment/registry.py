@@ -14,9 +14,9 @@ from nats.errors import Error as NatsError
 from nats.js.errors import APIError, NotFoundError
 
 from streamcap.captions.hub import UnknownStreamError
-from streamcap.cluster.connection import ClusterError, Connection
+from streamcap.cluster.jetstream.connection import ClusterError, Connection
+from streamcap.cluster.jetstream.subjects import INGEST_QUEUE, STREAMS_BUCKET, WorkQueue, check_site, name_of, token
 from streamcap.cluster.log.reader import Message, StreamReader
-from streamcap.cluster.subjects import INGEST_QUEUE, STREAMS_BUCKET, WorkQueue, check_site, name_of, token
 from streamcap.errors import InputError
 from streamcap.media.sources import check_url
 from streamcap.media.sources.http.address import HostScope

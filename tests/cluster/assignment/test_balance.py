@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamcap.cluster.assignment import SETTLE_SECONDS, Balance, NodeLoad, fair_share
+from streamcap.cluster.assignment.balance import SETTLE_SECONDS, Balance, NodeLoad, fair_share
 
 
 class Site:

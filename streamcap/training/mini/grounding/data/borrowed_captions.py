@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamcap.captioner.grounding.object_words import find_mentions
-from streamcap.training.mini.grounding.tags import CLASSES, TAGS, tags_of_text
+from streamcap.training.mini.grounding.data.tags import CLASSES, TAGS, tags_of_text
 
 MOST: Final = 8
 """Borrowed captions of one image."""

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from streamcap.cluster.connection import ClusterError, ClusterOptions, Connection, connect
+from streamcap.cluster.jetstream.connection import ClusterError, ClusterOptions, Connection, connect
 from streamcap.errors import InputError
 from testbed.certificates import certificate
-from testbed.nats import NatsCluster, free_ports
+from testbed.nats import NatsCluster
 from testbed.nats_accounts import NatsAccounts
+from testbed.ports import free_port
 from tests.conftest import require_program
 
 
@@ -21,7 +22,7 @@ async def refused(options: ClusterOptions) -> str:
 
 
 async def test_unreachable_server_is_named_without_password() -> None:
-    url = f"nats://user:secret@127.0.0.1:{free_ports(1)[0]}"
+    url = f"nats://user:secret@127.0.0.1:{free_port()}"
     reason = await refused(ClusterOptions((url,)))
     assert "NATS cannot be used" in reason and "refused" in reason.lower()
     assert "secret" not in reason

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from nats.js.errors import APIError, NoStreamResponseError
 
-from streamcap.cluster.ack_inbox import ANSWER_SECONDS
-from streamcap.cluster.connection import Connection
+from streamcap.cluster.jetstream.ack_inbox import ANSWER_SECONDS
+from streamcap.cluster.jetstream.connection import Connection
 from testbed.nats import NatsCluster
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"

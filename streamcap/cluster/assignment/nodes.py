@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, fields
 
 from nats.errors import Error as NatsError
 
-from streamcap.cluster.assignment import NodeLoad
-from streamcap.cluster.connection import Connection
+from streamcap.cluster.assignment.balance import NodeLoad
+from streamcap.cluster.jetstream.connection import Connection
+from streamcap.cluster.jetstream.subjects import NODES_BUCKET
 from streamcap.cluster.log.reader import Message, StreamReader
-from streamcap.cluster.subjects import NODES_BUCKET
 from streamcap.cluster.tasks import end_tasks
 
 log = logging.getLogger(__name__)

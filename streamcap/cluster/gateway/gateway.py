@@ -12,12 +12,12 @@ from nats.aio.msg import Msg
 
 from streamcap.captions.event import Event
 from streamcap.captions.hub import Hub
-from streamcap.cluster.connection import Connection
+from streamcap.cluster.jetstream.connection import Connection
+from streamcap.cluster.jetstream.subjects import LOG_STREAM, name_of
 from streamcap.cluster.log.entry import read_entry
+from streamcap.cluster.log.ownership import LogEntry
 from streamcap.cluster.log.reader import Message, StreamReader
 from streamcap.cluster.log.stored_event import read_event
-from streamcap.cluster.ownership import LogEntry
-from streamcap.cluster.subjects import LOG_STREAM, name_of
 from streamcap.cluster.tasks import end_tasks, run_all
 
 log = logging.getLogger(__name__)

@@ -6,17 +6,17 @@ import time
 from pathlib import Path
 
 from streamcap.captions.hub import Hub
-from streamcap.cluster.assigned_streams import Assigned
-from streamcap.cluster.connection import Connection
+from streamcap.cluster.assignment.assigned_streams import Assigned
+from streamcap.cluster.assignment.nodes import NodeDirectory
+from streamcap.cluster.assignment.registry import StreamRegistry
 from streamcap.cluster.ingest import Ingest
+from streamcap.cluster.jetstream.connection import Connection
 from streamcap.cluster.log.live_feed import LiveFeed
-from streamcap.cluster.nodes import NodeDirectory
 from streamcap.cluster.recorder.options import RecorderOptions
 from streamcap.cluster.recorder.recorder import Recorder
-from streamcap.cluster.registry import StreamRegistry
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.stream_set import StreamSet
-from tests.cluster.test_log import until
+from tests.cluster.log.test_log import until
 
 
 async def test_recorder_keeps_nothing_of_lost_streams(connection: Connection, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from streamcap.cluster.connection import Connection
-from streamcap.cluster.nodes import NodeDirectory, NodeInfo
+from streamcap.cluster.assignment.nodes import NodeDirectory, NodeInfo
+from streamcap.cluster.jetstream.connection import Connection
 
 
 async def test_node_knows_itself_without_an_answer_of_nats(connection: Connection) -> None:

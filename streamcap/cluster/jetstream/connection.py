@@ -19,8 +19,8 @@ from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
-from streamcap.cluster.ack_inbox import AckInbox
-from streamcap.cluster.subjects import (
+from streamcap.cluster.jetstream.ack_inbox import AckInbox
+from streamcap.cluster.jetstream.subjects import (
     INGEST_QUEUE,
     LOG_STREAM,
     MODELS_BUCKET,

@@ -11,10 +11,10 @@ import pytest
 from streamcap.captions.event import Payload, Status, StreamState, encode
 from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub, SubscribeOptions
-from streamcap.cluster.gateway import MAX_WAITING_INTERIMS, Gateway
+from streamcap.cluster.gateway.gateway import MAX_WAITING_INTERIMS, Gateway
 from streamcap.cluster.log.entry import body_of, headers_of
+from streamcap.cluster.log.ownership import Write
 from streamcap.cluster.log.reader import Message
-from streamcap.cluster.ownership import Write
 from streamcap.errors import InputError
 from streamcap.streams.counters import Counters
 from tests.captions.fakes import caption

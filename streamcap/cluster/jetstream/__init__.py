@@ -1,0 +1,1 @@
+"""The connection to NATS: subjects, JetStream streams and buckets, acknowledged messages."""

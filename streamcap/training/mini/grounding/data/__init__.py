@@ -1,0 +1,1 @@
+"""Images, tags and captions that grounding learns from."""
