@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import os
@@ -29,12 +28,15 @@ from streamcap.captioner.models.gpt2 import GPT2, GPT2Config
 from streamcap.captioner.models.kv_cache import KVCache
 from streamcap.captioner.models.prompt import Prompt
 from streamcap.errors import InputError
+from tests.conftest import require_package
 
 VOCABULARY = 37
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1",
-    reason="needs Triton (pip install triton, 286 MB) in its interpreter, TRITON_INTERPRET=1",
-)
+
+
+@pytest.fixture
+def triton() -> None:
+    """Its interpreter: tests/conftest.py sets TRITON_INTERPRET."""
+    require_package("triton")
 
 
 def decoder(dtype: torch.dtype = torch.float32, **more: Any) -> GPT2:
@@ -51,7 +53,7 @@ def decoder(dtype: torch.dtype = torch.float32, **more: Any) -> GPT2:
 # The kernels -----------------------------------------------------------------------------------------------------
 
 
-@needs_triton
+@pytest.mark.usefixtures("triton")
 @pytest.mark.slow
 def test_kernels_agree_with_torch_in_fp32() -> None:
     from streamcap.captioner.kernels.triton_step import TritonStep
@@ -62,7 +64,7 @@ def test_kernels_agree_with_torch_in_fp32() -> None:
     assert step_check.disagreement(gpt2, TritonStep(gpt2), ((1, 1), (2, 2))) is None
 
 
-@needs_triton
+@pytest.mark.usefixtures("triton")
 @pytest.mark.slow
 def test_fused_batch_gives_the_tokens_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     from streamcap.captioner.kernels.triton_step import TritonStep
@@ -143,7 +145,7 @@ print("compiled", len(compiled))
 """
 
 
-@needs_triton
+@pytest.mark.usefixtures("triton")
 @pytest.mark.slow
 def test_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
