@@ -156,9 +156,9 @@ def truth_of_image(
     """
     marked = label_classes(labels)
     agreed, unconfirmed = combine(detections)
-    on_progress = frozenset().union(*map(_named, captions))
+    told = frozenset().union(*map(_named, captions))
     complete = COMPLETE.get(source, frozenset())
-    present = marked | on_progress | (agreed - complete)
+    present = marked | told | (agreed - complete)
     unknown = (unconfirmed - complete) - present
     return ImageTruth(present, unknown, _main(labels, marked, present, detections))
 
@@ -192,8 +192,8 @@ def read_truths(
     seen = read_detections(detections) if detections is not None else {}
     truths: dict[str, ImageTruth] = {}
     for name, marked in read_labels(labels).items():
-        on_progress = (captions or {}).get(name, ())
-        truths[name] = truth_of_image(source_of(name), marked, seen.get(name, ()), on_progress)
+        written = (captions or {}).get(name, ())
+        truths[name] = truth_of_image(source_of(name), marked, seen.get(name, ()), written)
     return truths
 
 

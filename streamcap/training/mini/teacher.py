@@ -75,11 +75,11 @@ class TfliteTeacher:
         """uint8 (B, side, side, 3)."""
         parts = np.array_split(images, len(self._runs))
         # Each thread has its own copy of the network; the runtime lets go of Python's lock while it runs.
-        on_progress = [one for part in self._threads.map(self._look_at, self._runs, parts) for one in part]
+        outputs = [one for part in self._threads.map(self._outputs_of, self._runs, parts) for one in part]
 
         def gathered(index: int) -> Tensor:
             scale, zero = self._scales[index]
-            return (torch.from_numpy(np.concatenate([one[index] for one in on_progress])).float() - zero) * scale
+            return (torch.from_numpy(np.concatenate([one[index] for one in outputs])).float() - zero) * scale
 
         return TeacherOutput(
             # From the channels last, which it is in memory, and stays.
@@ -87,13 +87,13 @@ class TfliteTeacher:
             gathered(LOGITS_TENSOR).flatten(1),
         )
 
-    def _look_at(self, run: Any, images: Pixels) -> list[dict[int, npt.NDArray[np.int8]]]:
-        on_progress = []
+    def _outputs_of(self, run: Any, images: Pixels) -> list[dict[int, npt.NDArray[np.int8]]]:
+        outputs = []
         for image in images:
             run.set_tensor(self._input, image[None])
             run.invoke()
-            on_progress.append({index: run.get_tensor(index) for index in self._scales})
-        return on_progress
+            outputs.append({index: run.get_tensor(index) for index in self._scales})
+        return outputs
 
 
 def _open(interpreter: Any, path: Path, side: int) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from streamcap.captioner.grounding.object_words import find_mentions
 from streamcap.training.data.arrays import JoinedArrays
 from streamcap.training.mini.grounding.data.borrowed_captions import CaptionLibrary
-from streamcap.training.mini.grounding.data.renders import render, with_renders
+from streamcap.training.mini.grounding.data.renders.views import render, with_renders
 from streamcap.training.mini.grounding.data.tags import CLASSES, TAGS
 from streamcap.training.mini.grounding.trainer import ImageSet
 

@@ -88,7 +88,7 @@ class CriticTrainer(StoredTrainer):
         super().__init__(*given, **named)
         self._reward = Reward(self._images, tokenizer, self.options)
 
-    def _caption_parts(self, rows: Rows, prefix: Tensor, on_progress: dict[str, float]) -> dict[str, Tensor]:
+    def _caption_parts(self, rows: Rows, prefix: Tensor, measured: dict[str, float]) -> dict[str, Tensor]:
         options = self.options
         told = [place for place, row in enumerate(rows) if self._images.tokens[row]]
         rows, prefix = rows[told], prefix[told]
@@ -98,7 +98,7 @@ class CriticTrainer(StoredTrainer):
         rewards = torch.tensor(
             [[self._reward.score(int(row), one) for one in several] for row, several in zip(rows, drawn, strict=True)]
         )
-        on_progress[REWARD] = rewards.mean().item()
+        measured[REWARD] = rewards.mean().item()
         captions = [some(self._images.tokens[row], self._caption_count(row)) for row in rows]
         better = advantages(rewards)
         better = better / better.std().clamp(min=MIN_DEVIATION)

@@ -163,7 +163,7 @@ class GroundedTrainer(StageTrainer):
         assert isinstance(mapping, TaggedMapping)  # noqa: S101  what the recipe's config says
         return mapping
 
-    def _losses(self, on_progress: dict[str, float]) -> dict[str, Tensor]:
+    def _losses(self, measured: dict[str, float]) -> dict[str, Tensor]:
         options = self.options
         rows, chosen, grid = self._batch()
         seen = self._mapping.tag_heads.summarize(grid)
@@ -171,7 +171,7 @@ class GroundedTrainer(StageTrainer):
         parts = {"tags": options.tag_weight * self._tag_loss(logits, rows, chosen)}
         parts["imagenet"] = options.imagenet_weight * self._imagenet_loss(seen[: len(rows)], rows)
         prefix = self._mapping.mapped(grid, logits)
-        parts |= self._caption_parts(rows, prefix[: len(rows)], on_progress)
+        parts |= self._caption_parts(rows, prefix[: len(rows)], measured)
         if len(chosen):
             said = [[self._synthetic.tokens[row]] for row in chosen]
             parts["sentences"] = options.synthetic_weight * self._prefix_loss(prefix[len(rows) :], said)
@@ -185,7 +185,7 @@ class GroundedTrainer(StageTrainer):
         chosen, drawn = self._synthetic_views()
         return rows, chosen, self._encode(torch.cat((real, drawn)))
 
-    def _caption_parts(self, rows: Rows, prefix: Tensor, on_progress: dict[str, float]) -> dict[str, Tensor]:
+    def _caption_parts(self, rows: Rows, prefix: Tensor, measured: dict[str, float]) -> dict[str, Tensor]:
         """What captions of the images say of their prefixes (B, P, E)."""
         options, parts = self.options, {}
         captions = [some(self._images.tokens[row], self._caption_count(row)) for row in rows]

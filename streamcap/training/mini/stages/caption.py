@@ -75,7 +75,7 @@ class CaptionStageTrainer(StageTrainer):
     def _learning(self) -> Iterable[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.model.named_parameters() if not name.startswith("vision.")]
 
-    def _losses(self, on_progress: dict[str, float]) -> dict[str, Tensor]:
+    def _losses(self, measured: dict[str, float]) -> dict[str, Tensor]:
         options, features = self.options, self._stored()
         parts: dict[str, Tensor] = {}
         if options.real:

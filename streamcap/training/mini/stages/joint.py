@@ -113,7 +113,7 @@ class JointTrainer(StageTrainer):
         learning = [*self.model.named_parameters(), *self.heads.named_parameters()]
         return learning if self.options.train_decoder else [one for one in learning if not one[0].startswith("gpt.")]
 
-    def _losses(self, on_progress: dict[str, float]) -> dict[str, Tensor]:
+    def _losses(self, measured: dict[str, float]) -> dict[str, Tensor]:
         options = self.options
         rows, real_planes = self._real_views()
         chosen, drawn_planes = self._drawn_views()

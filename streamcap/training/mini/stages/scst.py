@@ -62,7 +62,7 @@ class ScstTrainer(CaptionStageTrainer):
         self._tokenizer = tokenizer
         self._judge = CiderD([[[*self._words(caption), END] for caption in several] for several in tokens])
 
-    def _losses(self, on_progress: dict[str, float]) -> dict[str, Tensor]:
+    def _losses(self, measured: dict[str, float]) -> dict[str, Tensor]:
         options = self.options
         rows = self._next_rows(options.real, len(self._tokens))
         grid = self._noisy(self._stored().some_views(rows))
@@ -70,7 +70,7 @@ class ScstTrainer(CaptionStageTrainer):
         rewards = torch.tensor(
             [[self.reward(int(row), one) for one in several] for row, several in zip(rows, drawn, strict=True)]
         )
-        on_progress[REWARD] = rewards.mean().item()
+        measured[REWARD] = rewards.mean().item()
         captions = [some(self._tokens[row], options.captions) for row in rows]
         better = advantages(rewards)
         # In units of its own deviation: a weak model's rewards lie close together, and beside the cross-entropy, whose

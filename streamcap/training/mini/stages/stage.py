@@ -90,8 +90,8 @@ class StageTrainer(ABC):
         """The parameters that this stage trains, with their names."""
 
     @abstractmethod
-    def _losses(self, on_progress: dict[str, float]) -> dict[str, Tensor]:
-        """The parts of the loss on the next batch; what else there is to tell goes into `on_progress`."""
+    def _losses(self, measured: dict[str, float]) -> dict[str, Tensor]:
+        """The parts of the loss on the next batch; what else was measured on it goes into `measured`."""
 
     def run_step(self) -> dict[str, float]:
         """One step; what each part of the loss was, and the `REWARD` where there is one. Raises StreamcapError where
@@ -100,8 +100,8 @@ class StageTrainer(ABC):
         for group in groups:
             group["lr"] = self.learning_rate()
         self.model.train()
-        on_progress: dict[str, float] = {}
-        parts = self._losses(on_progress)
+        measured: dict[str, float] = {}
+        parts = self._losses(measured)
         loss = torch.stack(list(parts.values())).sum()
         if not math.isfinite(loss.item()):
             raise StreamcapError(f"the loss is {loss.item()} at step {self.step + 1}; the last state is kept")
@@ -113,7 +113,7 @@ class StageTrainer(ABC):
             optimizer.step()
         self.step += 1
         average(self.ema, self.model, self.step, self.options.average)
-        return {**{name: part.item() for name, part in parts.items()}, **on_progress}
+        return {**{name: part.item() for name, part in parts.items()}, **measured}
 
     def learning_rate(self) -> float:
         """Linear warm-up, then a cosine to a fiftieth."""

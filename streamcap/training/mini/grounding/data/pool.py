@@ -38,7 +38,7 @@ from streamcap.training.evaluation.object_truth import (
 from streamcap.training.mini.data import DEV_SEED, DRAWN_DEV, DRAWN_TRAIN, TRAIN_SEED
 from streamcap.training.mini.grounding.data.borrowed_captions import CaptionLibrary
 from streamcap.training.mini.grounding.data.pseudo_captions import pseudo_captions
-from streamcap.training.mini.grounding.data.renders import render, with_renders
+from streamcap.training.mini.grounding.data.renders.views import render, with_renders
 from streamcap.training.mini.grounding.data.tags import (
     CLASSES,
     SCENES,
@@ -67,9 +67,9 @@ RARE = 0.01
 """Share of images under which a class makes its images come more often, by the root of how rare it is, as in LVIS
 (Gupta et al. 2019), up to `MOST_REPEATED` times."""
 MOST_REPEATED = 2.5
-RENDERS = 1_500
+RENDERS = 2_200
 RENDER_SEED = 7
-RENDERED_SHARE = 0.25
+RENDERED_SHARE = 0.3
 """How often renders come in `PoolData.wide`, for each photograph without a caption."""
 CAPTIONED_POOL = 2.5
 """Times as often come the pool's captioned images in `PoolData.wide`, which are few beside Flickr8k's."""
@@ -220,9 +220,9 @@ def _describe(kept: list[_Entry], pool: Path, labels_of_flickr: Path | None) -> 
     rng = random.Random(1)
     for row, entry in enumerate(kept):
         line, seen = lines.get(entry.name, {}), detections.get(entry.name, ())
-        on_progress = [normalize(caption) for caption in entry.captions]
-        truth = _truth(entry, seen, on_progress)
-        values[row], weights[row] = targets_of_image(truth, entry.labels, seen, sources_of(line), on_progress)
+        human = [normalize(caption) for caption in entry.captions]
+        truth = _truth(entry, seen, human)
+        values[row], weights[row] = targets_of_image(truth, entry.labels, seen, sources_of(line), human)
         if truth.main is not None:
             main[row] = CLASSES.index(truth.main)
         if not line:
@@ -231,7 +231,7 @@ def _describe(kept: list[_Entry], pool: Path, labels_of_flickr: Path | None) -> 
         for number, share in line.get("imagenet", ()):
             imagenet[row, number] = share
         scenes = [name for name in SCENES if values[row, TAGS.index(name)]]
-        captions.append(on_progress or pseudo_captions(truth, entry.labels, seen, scenes, rng))
+        captions.append(human or pseudo_captions(truth, entry.labels, seen, scenes, rng))
     return (values, weights, imagenet, main), captions
 
 

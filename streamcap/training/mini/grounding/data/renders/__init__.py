@@ -1,0 +1,1 @@
+"""Rendered views of fixed cameras that no photograph of the pool shows."""
