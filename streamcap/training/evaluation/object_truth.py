@@ -82,7 +82,7 @@ class ImageTruth:
     main: str | None = None
     """The object that the image is of; None where that is not known."""
 
-    def evaluate_stage(self, mention: Mention) -> bool | None:
+    def verdict(self, mention: Mention) -> bool | None:
         """Whether the word is true; None: not known."""
         if mention.classes & self.present:
             return True
@@ -122,7 +122,7 @@ def judge_captions(captions: Sequence[str], truths: Sequence[ImageTruth]) -> Obj
     wrong = mains = named = 0
     for caption, truth in zip(captions, truths, strict=True):
         mentions = find_mentions(caption)
-        verdicts = [truth.evaluate_stage(mention) for mention in mentions]
+        verdicts = [truth.verdict(mention) for mention in mentions]
         words.update(verdicts)
         wrong += False in verdicts
         mains += truth.main is not None
@@ -132,7 +132,7 @@ def judge_captions(captions: Sequence[str], truths: Sequence[ImageTruth]) -> Obj
 
 def is_correct(caption: str, truth: ImageTruth) -> bool | None:
     """Whether no object word of the caption is false; None where that hangs on what is not known."""
-    verdicts = [truth.evaluate_stage(mention) for mention in find_mentions(caption)]
+    verdicts = [truth.verdict(mention) for mention in find_mentions(caption)]
     return False if False in verdicts else None if None in verdicts else True
 
 

@@ -44,8 +44,8 @@ def test_mentions_of_color_orange_are_none() -> None:
 def test_general_mention_is_true_of_any_class() -> None:
     (mention,) = find_mentions("a bike")
     assert mention.general
-    assert ImageTruth(frozenset(("motorcycle",))).evaluate_stage(mention) is True
-    assert ImageTruth(frozenset(("car",))).evaluate_stage(mention) is False
+    assert ImageTruth(frozenset(("motorcycle",))).verdict(mention) is True
+    assert ImageTruth(frozenset(("car",))).verdict(mention) is False
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ class Calibration:
         self.grounding.confidence = self.grounding.short = None
         return [replace(one, text=text, confidence=sure) for one, (text, sure) in zip(results, said, strict=True)]
 
-    def evaluate_stage(self, judged: list[Result]) -> dict[str, Any]:
+    def evaluate(self, judged: list[Result]) -> dict[str, Any]:
         """What the confidences are worth on the second half."""
         return judge_confidence(*self._sure(judged, first=False))
 
@@ -207,7 +207,7 @@ def calibrate(model: Path, pool: Path, deny_below: float | None = None) -> dict[
         "deny_below": best,
         "short": settings["short"],
         "min_confidence": work.min_confidence(judged),
-        "confidence": work.evaluate_stage(judged),
+        "confidence": work.evaluate(judged),
         "objects": work.report(judged, first=False),
         "short_sentences": sum(one.text != two.text for one, two in zip(judged, results, strict=True)),
     }
