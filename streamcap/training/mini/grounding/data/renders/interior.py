@@ -128,7 +128,7 @@ def _shaded(color: npt.NDArray[np.float64]) -> Color:
 def _planks(rng: np.random.Generator, draw: ImageDraw.ImageDraw, base: npt.NDArray[np.float64], edge: float) -> None:
     """Boards of a wooden floor, which meet far above the view."""
     width, height = SIZE
-    far, x = rng.uniform(-8, 0.2) * height, -width
+    far, x = rng.uniform(-8, 0.2) * height, float(-width)
     middle, level = width * rng.uniform(0.2, 0.8), rng.random() < 0.2
     while x < 2 * width:
         board = rng.uniform(5, 16)
