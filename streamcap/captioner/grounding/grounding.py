@@ -25,6 +25,7 @@ from torch import Tensor
 from streamcap.captioner.decoding.sampling import CONTINUES, DENIED
 from streamcap.captioner.decoding.tokenizer import TextDecoder
 from streamcap.captioner.grounding.object_words import GENERAL, OBJECTS, find_mentions
+from streamcap.captioner.grounding.repeats import without_repeats
 from streamcap.captioner.grounding.short_sentence import short_sentence
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.mini_encoder import TaggedMapping
@@ -132,6 +133,7 @@ class Grounding:
     def judge(self, text: str, logprob: float, tags: Tensor) -> tuple[str, float | None]:
         """What is said of an image with these tags (K,) instead of the caption `text`, mostly the caption itself, and
         its confidence; None where the checkpoint cannot say."""
+        text = without_repeats(text)
         confidence = self.estimate(text, logprob, tags)
         if confidence is None or self.short is None:
             return text, confidence
