@@ -12,7 +12,7 @@ from streamcap.image_spec import ImageSpec
 from streamcap.training.data.text import make_tokenizer
 from streamcap.training.mini import synthetic, teacher
 from streamcap.training.mini.data import Data
-from streamcap.training.mini.stages.joint import RealPictures
+from streamcap.training.mini.stages.joint import RealImages
 from streamcap.training.mini.teacher import TeacherOutput
 
 PICTURE = ImageSpec(64, 64, "squash", "area", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -51,4 +51,4 @@ def make_data() -> Data:
     tokens = [[encoded.ids for encoded in tokenizer.encode_batch(list(several))] for several in captions]
     pixels = np.stack([np.full((96, 96, 3), 255 * (i % 2), np.uint8) for i in range(8)])
     pixels[:, ::3] = 128
-    return Data(tokenizer, RealPictures(pixels, tokens), pixels[:4], captions[:4], scenes, scenes)
+    return Data(tokenizer, RealImages(pixels, tokens), pixels[:4], captions[:4], scenes, scenes)

@@ -1,8 +1,9 @@
-"""Which images of the pool no training ever sees. The rule reads nothing but file names, so that it can be checked.
+"""Which images of the pool are never used in training. The rule depends on file names only, so that anyone can check
+it.
 
-A name's place is the first 8 hexadecimal digits of its SHA-256 over 16^8, which lies in [0, 1). An image is held out
-where its place is below the share of its source: the part of the name before the first `-`. Captioned images have a
-share of their own. All three clips are held out.
+The first 8 hexadecimal digits of the SHA-256 of a file name, divided by 16^8, are a number in [0, 1). An image is held
+out if that number is below the share of its source, which is the part of the name before the first `-`. Images with
+captions have a share of their own. All three clips are held out.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ LABELED_SHARES: Final[dict[str, float]] = {
     "jetson": 0.3,
     "animals": 0.05,
 }
-"""Photographs of the kind that cameras show have the larger shares; about 600 images in all."""
+"""Photographs like those of cameras have larger shares; about 600 images in all."""
 
 
 def source_of(name: str) -> str:
-    """The pool's source that an image name begins with."""
+    """The source of an image: the part of its name before the first `-`."""
     return name.split("-", 1)[0]
 
 
 def is_held_out(name: str, *, captioned: bool) -> bool:
-    """Whether an image is for measuring alone. captioned: it has captions written by people."""
+    """Whether an image is for evaluation only. captioned: it has captions by people."""
     share = CAPTIONED_SHARE if captioned else LABELED_SHARES.get(source_of(name), 0.0)
     place = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 16**8
     return place < share

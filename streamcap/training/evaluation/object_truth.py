@@ -27,9 +27,9 @@ from streamcap.training.evaluation.held_out import source_of
 AGREED_BOTH: Final = 0.35
 AGREED_ONE: Final = 0.65
 SEEN: Final = 0.25
-"""Below it a detection is no sign of anything."""
+"""Detections with a lower score are ignored."""
 COMPLETE: Final[dict[str, frozenset[str]]] = {"voc5": frozenset(("car", "person", "cat", "train", "bus"))}
-"""By source, the classes whose every instance a person has marked."""
+"""By source, the classes of which people have marked every instance."""
 
 _ALIASES: Final[dict[str, str]] = {
     "airplanes": "airplane",
@@ -47,7 +47,7 @@ _ALIASES: Final[dict[str, str]] = {
     "red_apple": "apple",
     "satsumas": "orange",
 }
-"""Names of labels that no caption would use, or would mean something else by."""
+"""Label names that captions do not use, or use in another meaning."""
 _NO_OBJECT: Final = frozenset(
     (
         "cassette_player", "cd_player", "custard_apple", "dog_bed", "dutch_oven", "dvd_player", "game_table",
@@ -55,7 +55,7 @@ _NO_OBJECT: Final = frozenset(
         "pitcher", "plane", "pool_table", "sea_horse", "table_runner", "tape_player", "toy_car", "trolley",
     )
 )  # fmt: skip
-"""Names of labels whose last word is an object's, and which are none."""
+"""Label names that are no object, although their last word is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +80,10 @@ class ImageTruth:
     present: frozenset[str]
     unknown: frozenset[str] = frozenset()
     main: str | None = None
-    """The object that the image is of; None where that is not known."""
+    """The main object of the image; None if not known."""
 
     def verdict(self, mention: Mention) -> bool | None:
-        """Whether the word is true; None: not known."""
+        """Whether the object that the word names is in the image; None: not known."""
         if mention.classes & self.present:
             return True
         return None if mention.classes & self.unknown else False
@@ -100,11 +100,11 @@ class ObjectTruth:
     images_false: int
     """With at least one false object word."""
     mains: int
-    """Images whose main object is known."""
+    """Images with a known main object."""
     mains_named: int
 
     def report(self) -> dict[str, Any]:
-        """Shares, fit for JSON; None where nothing was counted."""
+        """The shares as JSON values; None where nothing was counted."""
         return {
             "images": self.images,
             "object_words": self.words_true + self.words_false,
@@ -117,7 +117,7 @@ class ObjectTruth:
 
 
 def judge_captions(captions: Sequence[str], truths: Sequence[ImageTruth]) -> ObjectTruth:
-    """Judge caption i by truth i."""
+    """Count the true and false object words of each caption i by the truth of image i."""
     words: Counter[bool | None] = Counter()
     wrong = mains = named = 0
     for caption, truth in zip(captions, truths, strict=True):
@@ -131,13 +131,13 @@ def judge_captions(captions: Sequence[str], truths: Sequence[ImageTruth]) -> Obj
 
 
 def is_correct(caption: str, truth: ImageTruth) -> bool | None:
-    """Whether no object word of the caption is false; None where that hangs on what is not known."""
+    """Whether no object word of the caption is false; None if that depends on an unknown object."""
     verdicts = [truth.verdict(mention) for mention in find_mentions(caption)]
     return False if False in verdicts else None if None in verdicts else True
 
 
 def truth_of_captions(references: Iterable[str]) -> ImageTruth:
-    """What captions by people name; the main object is the one that most of them name, if at least half do."""
+    """The objects that captions by people name. The main object is the most frequent one, if at least half name it."""
     each = [_named(reference) for reference in references]
     counts = Counter(name for names in each for name in names)
     main = next(((name, count) for name, count in counts.most_common(1)), None)
@@ -150,15 +150,16 @@ def truth_of_image(
     detections: Sequence[Sequence[Detection]] = (),
     captions: Iterable[str] = (),
 ) -> ImageTruth:
-    """All that is known of one image of the pool.
+    """The truth of one image, from all sources.
 
-    labels: a field of labels.csv. detections: of each detector. captions: by people.
+    source: see `held_out.source_of`. labels: a field of labels.csv. detections: one list per detector. captions: by
+    people.
     """
     marked = label_classes(labels)
     agreed, unconfirmed = combine(detections)
-    told = frozenset().union(*map(_named, captions))
+    captioned = frozenset().union(*map(_named, captions))
     complete = COMPLETE.get(source, frozenset())
-    present = marked | told | (agreed - complete)
+    present = marked | captioned | (agreed - complete)
     unknown = (unconfirmed - complete) - present
     return ImageTruth(present, unknown, _main(labels, marked, present, detections))
 
@@ -177,7 +178,7 @@ def combine(detections: Sequence[Sequence[Detection]]) -> tuple[frozenset[str], 
 
 
 def label_classes(labels: str) -> frozenset[str]:
-    """The COCO classes that labels such as `car:2 seg:tree class:fruit/apple/gala` name; others are passed over."""
+    """The COCO classes that labels such as `car:2 seg:tree class:fruit/apple/gala` name; other labels are ignored."""
     return frozenset().union(*(_label_class(label) for label in labels.split()))
 
 
@@ -192,8 +193,7 @@ def read_truths(
     seen = read_detections(detections) if detections is not None else {}
     truths: dict[str, ImageTruth] = {}
     for name, marked in read_labels(labels).items():
-        written = (captions or {}).get(name, ())
-        truths[name] = truth_of_image(source_of(name), marked, seen.get(name, ()), written)
+        truths[name] = truth_of_image(source_of(name), marked, seen.get(name, ()), (captions or {}).get(name, ()))
     return truths
 
 

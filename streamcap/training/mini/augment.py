@@ -1,4 +1,4 @@
-"""Images as a network in training sees them: cropped, flipped, recoloured, blurred. All on batches, all in torch."""
+"""Augmentation of training images: crop, flip, rotation, color jitter, blur. All functions take batches, in torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamcap.image_spec import ImageSpec
 def crop(pixels: npt.NDArray[np.uint8], boxes: Tensor, flip: Tensor, size: int, turn: Tensor | None = None) -> Tensor:
     """uint8 (B, H, W, 3), boxes (B, 4) in units of the sides, flip (B,) bool → float (B, 3, size, size) from 0 to 1.
 
-    turn: (B,) radians by which each box is turned about its center. What lies outside the image is its reflection.
+    turn: (B,) radians by which each box is rotated about its center. Outside the image, its reflection continues.
     """
     planes = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
     left, top, right, bottom = boxes.unbind(1)
@@ -32,7 +32,10 @@ def crop(pixels: npt.NDArray[np.uint8], boxes: Tensor, flip: Tensor, size: int, 
 
 
 def color_jitter(planes: Tensor, strength: float) -> Tensor:
-    """Brightness, contrast, saturation, now and then a blur, a little noise; `strength` 0 is noise alone."""
+    """Random brightness, contrast and saturation, a blur on one image of five, and noise; `strength` 0: noise only.
+
+    planes: (B, 3, H, W) from 0 to 1.
+    """
     count = len(planes)
 
     def factor(spread: float) -> Tensor:
@@ -43,29 +46,29 @@ def color_jitter(planes: Tensor, strength: float) -> Tensor:
     planes = (planes - gray) * factor(0.25) + gray
     gray = planes.mean(1, keepdim=True)
     planes = (planes - gray) * factor(0.35) + gray
-    some = torch.rand(count) < 0.2
-    if some.any():
-        planes[some] = F.avg_pool2d(F.pad(planes[some], (1, 1, 1, 1), mode="reflect"), 3, 1)
-    # One noise for the whole batch: one for each image took a tenth of a training step.
+    blurred = torch.rand(count) < 0.2
+    if blurred.any():
+        planes[blurred] = F.avg_pool2d(F.pad(planes[blurred], (1, 1, 1, 1), mode="reflect"), 3, 1)
+    # The whole batch shares one noise image: noise for each image would take a tenth of a training step.
     return planes.add_(torch.randn_like(planes[:1]), alpha=0.01).clamp_(0, 1)
 
 
 def normalize(planes: Tensor, spec: ImageSpec) -> Tensor:
-    """What the encoder takes: `spec`'s mean and deviation, channels last in memory."""
+    """`planes` (B, 3, H, W), 0 to 1, normalized by `spec`'s mean and deviation, channels last in memory."""
     mean, std = torch.tensor(spec.mean).view(3, 1, 1), torch.tensor(spec.std).view(3, 1, 1)
     return ((planes - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def small_shifts(count: int, most: float) -> Tensor:
-    """Boxes (count, 4) that leave out up to `most` of the sides: a camera that is not quite where it was."""
+    """Boxes (count, 4) that leave out up to the share `most` of each side, as of a camera that has moved a little."""
     cut = torch.rand(count, 1) * most
     corner = torch.rand(count, 2) * cut
     return torch.cat((corner, corner + 1 - cut), 1)
 
 
 def random_boxes(count: int, min_crop_area: float) -> Tensor:
-    """Boxes (count, 4): left, top, right, bottom, in units of the image's sides. The area is `min_crop_area` to 1, the
-    aspect ratio varies by up to a third."""
+    """Boxes (count, 4): left, top, right, bottom, in units of the image's sides. The area is `min_crop_area` to 1, and
+    the aspect ratio varies by up to a third."""
     area = torch.empty(count).uniform_(min_crop_area, 1)
     aspect = torch.empty(count).uniform_(-0.28, 0.28).exp()
     sides = torch.stack(((area * aspect).sqrt(), (area / aspect).sqrt()), 1).clamp(max=1)
@@ -74,13 +77,13 @@ def random_boxes(count: int, min_crop_area: float) -> Tensor:
 
 
 def distant_boxes(count: int, most: float) -> Tensor:
-    """Boxes (count, 4) of 1 to `most` times the image's sides, which show all of it: as a fixed camera sees things,
-    smaller than who takes a photograph of them."""
+    """Boxes (count, 4) of 1 to `most` times the image's sides that contain the whole image. Objects become smaller, as
+    in the image of a fixed camera."""
     side = torch.empty(count, 1).uniform_(1, most)
     corner = -torch.rand(count, 2) * (side - 1)
     return torch.cat((corner, corner + side), 1)
 
 
 def whole(count: int) -> Tensor:
-    """Boxes (count, 4) of all of the image."""
+    """Boxes (count, 4) of the whole image."""
     return torch.tensor([0.0, 0, 1, 1]).expand(count, 4)

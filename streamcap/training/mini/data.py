@@ -1,4 +1,4 @@
-"""All that `mini` is trained and judged on, made once from Flickr8k's folder and kept in the run's."""
+"""The training and dev data of `mini`: made once from Flickr8k's folder and stored in the folder of the run."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from streamcap.training.data.clips import UnreadableError, read_picture
 from streamcap.training.data.corpus import Item, MediaFolder, read_flickr
 from streamcap.training.data.text import make_tokenizer, normalize
 from streamcap.training.mini import synthetic
-from streamcap.training.mini.stages.joint import RealPictures
+from streamcap.training.mini.stages.joint import RealImages
 
 STORED = ImageSpec(192, 192, "squash", "bicubic")
-"""How the real images are kept: training crops from there."""
+"""Size of the stored real images; training crops from it."""
 DRAWN_TRAIN, DRAWN_DEV = 18_000, 400
 TRAIN_SEED, DEV_SEED = 1, 999
 
@@ -30,22 +30,25 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 @dataclass(slots=True)
 class Data:
-    """All that is trained and judged on."""
+    """Training and dev data: real images of Flickr8k, and synthetic scenes."""
 
     tokenizer: Tokenizer
-    train: RealPictures
+    train: RealImages
     dev_pixels: Pixels
     dev_captions: list[tuple[str, ...]]
     scenes: synthetic.DrawnPictures
     scenes_dev: synthetic.DrawnPictures
 
     def sentences(self) -> list[list[int]]:
-        """The tokens of every drawn training image's sentence."""
+        """The token ids of the sentence of each synthetic training image."""
         return [encoded.ids for encoded in self.tokenizer.encode_batch(self.scenes.sentences)]
 
 
 def prepare(source: Path, run: Path, vocabulary: int) -> Data:
-    """Everything the stages need, from RUN where an earlier call has left it. Raises InputError."""
+    """Read the data from folder `run`; what is missing there is made from folder `source` and stored.
+
+    vocabulary: size of the tokenizer's. Raises InputError for an image that cannot be read.
+    """
     run.mkdir(parents=True, exist_ok=True)
     tar = source / "images-192.tar"
     media = MediaFolder(tar if tar.is_file() else source / "images")
@@ -57,7 +60,7 @@ def prepare(source: Path, run: Path, vocabulary: int) -> Data:
     tokens = [[encoded.ids for encoded in tokenizer.encode_batch(several)] for several in captions]
     return Data(
         tokenizer,
-        RealPictures(pixels["train"], tokens),
+        RealImages(pixels["train"], tokens),
         pixels["dev"],
         [item.captions for item in dev],
         synthetic.cached_pictures(run, "drawn-train", DRAWN_TRAIN, TRAIN_SEED),
@@ -66,7 +69,7 @@ def prepare(source: Path, run: Path, vocabulary: int) -> Data:
 
 
 def _pixels(path: Path, items: list[Item], media: MediaFolder) -> Pixels:
-    """(n, 192, 192, 3), memory-mapped."""
+    """(n, 192, 192, 3), uint8, memory-mapped."""
     if not path.is_file():
         shape = (len(items), STORED.height, STORED.width, 3)
         write_array(path, np.uint8, shape, (_read(item, media)[None] for item in items))
@@ -85,7 +88,7 @@ def _read(item: Item, media: MediaFolder) -> Pixels:
 
 def _tokenizer(path: Path, captions: list[list[str]], vocabulary: int) -> Tokenizer:
     if not path.is_file():
-        # The drawn scenes' sentences twice, or a few of their words would be cut into letters.
+        # Sentences of synthetic scenes count twice, so that each of their words becomes a token.
         sentences = [scene.sentence for scene in every_scene()] * 2
         flat = [caption for several in captions for caption in several] + sentences
         atomic_write(path, make_tokenizer(flat, vocabulary).to_str().encode(), sync=True, error=StreamcapError)

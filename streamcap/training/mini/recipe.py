@@ -1,10 +1,10 @@
-"""The recipe of `mini`, the model in the package. From Flickr8k's folder to the shipped files:
+"""The recipe that trains `mini` from Flickr8k and synthetic scenes:
 
     python -m streamcap.training.mini.recipe FLICKR8K RUN --teacher mobilenet_v2_1.0_224_ptq.tflite
 
-FLICKR8K holds `results.csv`, `train.txt`, `dev.txt` and the images, in `images-192.tar` or a folder `images`. All
-that is made on the way is kept in RUN; the same command goes on where it was stopped (SIGTERM and Ctrl-C save first).
-The best model by the dev split is in RUN/best. The test split is not read.
+FLICKR8K holds `results.csv`, `train.txt`, `dev.txt` and the images, in `images-192.tar` or a folder `images`. All files
+are written to RUN. The same command resumes a run that was stopped by SIGTERM or Ctrl-C. RUN/best has the best model by
+the dev split. The test split is not read.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CONFIG: dict[str, Any] = {
         "widths": [32, 64, 128, 128, 256, 256],
         "depths": [1, 1, 1, 1, 1, 1],
         "strides": [2, 2, 2, 1, 2, 1],
-        # The teacher's channels and some of the encoder's own, for what only drawn scenes ask.
+        # The teacher's channels, and more of the encoder's own for the attributes of synthetic scenes.
         "outputs": [24 + 8, 32 + 16, 64 + 32, 96 + 32, 160 + 64, 320 + 64],
     },
     "mapping": {
@@ -65,15 +65,15 @@ CONFIG: dict[str, Any] = {
     },
 }
 SAVE_STEPS = 250
-"""Steps after which a stage is saved where it is not judged: a crash costs minutes."""
+"""Steps between two saves of a stage without evaluation, so that a crash costs minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage(steps.Stage):
-    """One stage of training and how often it is judged."""
+    """One stage of training, and how often it is evaluated."""
 
-    judge_every: int = 0
-    """Steps; 0: it is not judged, having learned no words."""
+    evaluate_every: int = 0
+    """Steps; 0: never, for a stage that does not train GPT-2."""
 
 
 WORDING = CaptionStageOptions(
@@ -88,7 +88,7 @@ WORDING = CaptionStageOptions(
     orthogonal=True,
 )
 STAGES = (
-    # The encoder alone: what the teacher makes of real and drawn images, leg by leg, and what drawn scenes show.
+    # The encoder: distillation stage by stage, and the attributes of synthetic scenes.
     Stage(
         "sight",
         JointOptions(
@@ -103,9 +103,9 @@ STAGES = (
             orthogonal=True,
         ),
     ),
-    # The words, on the features of the encoder as it is now.
-    Stage("wording", WORDING, judge_every=400),
-    # Encoder and mapping by captions and teacher at once: what the teacher sees is not all that captions are about.
+    # Mapping and GPT-2, on stored features of that encoder.
+    Stage("wording", WORDING, evaluate_every=400),
+    # Encoder and mapping, by captions and distillation: captions are about more than the teacher's classes.
     Stage(
         "together",
         JointOptions(
@@ -122,53 +122,55 @@ STAGES = (
             orthogonal=True,
             train_decoder=False,
         ),
-        judge_every=400,
+        evaluate_every=400,
     ),
-    # The words, on what the encoder has become.
-    Stage("rewording", replace(WORDING, steps=400, learning_rate=4e-4, warmup=25), judge_every=400),
-    # The words once more, by what they are judged by.
+    # Mapping and GPT-2 again, on features of the new encoder.
+    Stage("rewording", replace(WORDING, steps=400, learning_rate=4e-4, warmup=25), evaluate_every=400),
+    # Self-critical training: the reward is the metric.
     Stage(
         "critic",
         ScstOptions(
             steps=225, real=24, scenes=96, captions=1, sentences=1.0, learning_rate=3e-4, warmup=20, weight_decay=0.0
         ),
-        judge_every=225,
+        evaluate_every=225,
     ),
-    # The mean of both is better on real images than either.
+    # The mean of the weights of both is better on real images than either.
     Stage(
         "halfway",
         CaptionStageOptions(steps=0, real=16, scenes=128, captions=4),
         after=("rewording", "critic"),
-        judge_every=1,
+        evaluate_every=1,
     ),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How this call runs the stages."""
+    """The stages of one call, and how to run them."""
 
     stages: tuple[Stage, ...]
     chosen: frozenset[str]
-    """The names of those to run; the others only give their weights."""
+    """Names of the stages to run. Of the others, only the saved weights are used."""
     views_kept: int = 4
-    """Views of each real image whose features are stored."""
+    """Views stored for each real image."""
     other_settings: bool = False
-    """Go on with a stage that was started with other settings."""
+    """Resume a stage even if it was started with other settings."""
     open_teacher: Callable[[], Teacher | None] = lambda: None
 
 
 def plan(names: str | None, scale: float, views_kept: int, *, other_settings: bool = False) -> Plan:
-    """The stages `names` (comma-separated; None: all), each of `scale` times as many steps. Raises InputError."""
+    """Select the stages `names` (comma-separated; None: all) and multiply their steps by `scale`. Raises InputError."""
     chosen = steps.chosen_stages(names, [stage.name for stage in STAGES])
     if views_kept < 1:
-        raise InputError("--views-kept is at least 1")
+        raise InputError(f"--views-kept {views_kept}: must be at least 1")
     return Plan(steps.scale_stages(STAGES, scale), chosen, views_kept, other_settings)
 
 
 def train(data: Data, run: Path, planned: Plan, stopped: Callable[[], bool]) -> None:
-    """Run the chosen stages that are not done yet, each from the weights of the last one before it that there is; the
-    best model by the dev split is in RUN/best."""
+    """Run the chosen stages that are not done yet. Each starts from the weights of the newest stage before it.
+
+    RUN/best gets the best model by the dev split. stopped: returns True once the user has asked to stop.
+    """
 
     def run_stage(stage: Stage, previous: list[Path]) -> None:
         _run_stage(stage, data, run, previous, planned, stopped)
@@ -182,9 +184,9 @@ def _run_stage(
     trainer = _trainer(stage, data, planned.open_teacher)
     recent = steps.start_or_go_on(trainer, run / f"{stage.name}.pt", previous, other_settings=planned.other_settings)
     if isinstance(trainer, CaptionStageTrainer) and not previous:
-        raise InputError(f"{run}: the stage {stage.name} needs an encoder, and no stage before it has been run")
+        raise InputError(f"{run}: the stage {stage.name} needs the encoder of an earlier stage; run that stage first")
     if isinstance(trainer, CaptionStageTrainer) and stage.options.steps:
-        log.info("%s: features of the frozen encoder", stage.name)
+        log.info("%s: encoding the images with the frozen encoder", stage.name)
         try:
             real, scenes = data.train.pixels, data.scenes.pixels
             trainer.learn_from(
@@ -198,8 +200,8 @@ def _run_stage(
         run,
         stopped,
         save_every=SAVE_STEPS,
-        evaluate=partial(_evaluate, trainer, data, run, stage.name) if stage.judge_every else None,
-        evaluate_every=stage.judge_every,
+        evaluate=partial(_evaluate, trainer, data, run, stage.name) if stage.evaluate_every else None,
+        evaluate_every=stage.evaluate_every,
         recent=recent,
     )
 
@@ -224,9 +226,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("source", type=Path, help="Flickr8k's folder")
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument(
-        "--teacher", type=Path, help="the tflite file; without it the encoder learns from drawn scenes alone"
+        "--teacher", type=Path, help="the tflite file; without it the encoder learns from synthetic scenes only"
     )
-    parser.add_argument("--views-kept", type=int, default=4, help="views of every image whose features are stored")
+    parser.add_argument("--views-kept", type=int, default=4, help="views stored for each real image")
     steps.add_options(parser)
     return steps.run_command(parser, arguments, _run)
 

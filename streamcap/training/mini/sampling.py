@@ -1,4 +1,4 @@
-"""Captions drawn by chance from the model in training, many an image, with the captioner's own decoder and cache."""
+"""Samples several captions of each image from the model in training, with the captioner's decoder and KV cache."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from streamcap.captioner.models.gpt2_weights import from_transformers
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One caption."""
+    """One sampled caption."""
 
     tokens: list[int]
     """Without the stop token."""
     stopped: bool
-    """Whether it came to its stop token; false: it was cut at the most tokens."""
+    """Whether it ends with the stop token; False: it reached the maximum length."""
 
 
 def fast_copy(gpt: GPT2LMHeadModel) -> GPT2:
-    """The weights of `gpt` as they are now, in the decoder that users run: no dropout, a cache written in place."""
+    """A copy of `gpt` as the captioner's decoder: current weights, no dropout, a preallocated KV cache."""
     config: Any = gpt.config
     sizes = GPT2Config(
         vocab_size=config.vocab_size,
@@ -42,12 +42,12 @@ def fast_copy(gpt: GPT2LMHeadModel) -> GPT2:
 
 
 def choose(logits: Tensor) -> Tensor:
-    """One token for each row of logits (rows, vocabulary), by chance: (rows,) int64.
+    """Sample one token for each row of logits (rows, vocabulary): (rows,) int64.
 
-    By the inverse of the summed distribution, which on a CPU is ten times as quick as `torch.multinomial`.
+    Inverse transform sampling: on a CPU it takes a tenth of the time of `torch.multinomial`.
     """
     total = logits.softmax(-1).cumsum(-1)
-    # Scaled to the sum, which in floats is not quite 1.
+    # Scaled by the sum, which rounding keeps from being exactly 1.
     place = torch.searchsorted(total, torch.rand(len(logits), 1) * total[:, -1:], right=True)
     return place.squeeze(1).clamp_(max=logits.shape[1] - 1)
 
@@ -56,10 +56,10 @@ def choose(logits: Tensor) -> Tensor:
 def sample(
     gpt2: GPT2, prefix: Tensor, count: int, stop: int, longest: int, temperature: float = 1.0
 ) -> list[list[Sample]]:
-    """`count` captions of each row of `prefix` (B, P, E), of at most `longest` tokens, the stop token included.
+    """Sample `count` captions for each row of `prefix` (B, P, E): a list of `count` captions by row.
 
-    Drawn from the whole distribution by torch's own generator, so that a gradient of their log-probability is that of
-    the mean reward.
+    longest: maximum number of tokens, the stop token included. Samples come from the full distribution, without top-k
+    or top-p: only then does the gradient of their log-probability estimate that of the expected reward.
     """
     images, positions = prefix.shape[:2]
     longest = min(longest, gpt2.config.n_positions - positions + 1)
@@ -68,23 +68,24 @@ def sample(
     cache.repeat(count)
     logits = gpt2.logits(hidden).repeat_interleave(count, 0)
     rows = torch.arange(images * count)
-    said: list[list[int]] = [[] for _ in rows]
-    ended = [False] * len(said)
+    captions: list[list[int]] = [[] for _ in rows]
+    stopped = [False] * len(captions)
     for place in range(longest):
         tokens = choose(logits / temperature)
-        going = []
+        active = []
         for number, (row, token) in enumerate(zip(rows.tolist(), tokens.tolist(), strict=True)):
             if token == stop:
-                ended[row] = True
+                stopped[row] = True
             else:
-                said[row].append(token)
-                going.append(number)
-        if not going or place == longest - 1:
+                captions[row].append(token)
+                active.append(number)
+        if not active or place == longest - 1:
             break
-        if len(going) < len(rows):
-            cache.keep(going)
-            rows, tokens = rows[going], tokens[going]
+        if len(active) < len(rows):
+            cache.keep(active)
+            rows, tokens = rows[active], tokens[active]
         logits = gpt2.logits(gpt2.step(tokens, cache))
     return [
-        [Sample(said[row], ended[row]) for row in range(image * count, (image + 1) * count)] for image in range(images)
+        [Sample(captions[row], stopped[row]) for row in range(image * count, (image + 1) * count)]
+        for image in range(images)
     ]

@@ -1,4 +1,4 @@
-"""What both recipes share: the steps of a stage, and the command line around all of them."""
+"""Shared by both recipes of `mini`: running stages and their steps, and the command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streamcap.training.mini.stages.stage import REWARD, StageTrainer, midpoint,
 log = logging.getLogger(__name__)
 
 CURVE_STEPS = 50
-"""Steps whose mean loss makes one row of the curves."""
+"""Steps per row of the curves; the row holds their mean loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Stage:
     options: Any
     """The options of its trainer, with `steps`."""
     after: tuple[str, ...] = ()
-    """Start from the mean of these stages' weights; none: from the last stage before it."""
+    """Start from the mean of the weights of these stages; empty: from the newest stage before it."""
 
 
 StageT = TypeVar("StageT", bound=Stage)
@@ -45,8 +45,11 @@ def run_stages(
     stopped: Callable[[], bool],
     run_stage: Callable[[StageT, list[Path]], None],
 ) -> None:
-    """Run the chosen stages that are not done yet. run_stage: with the stage and the states whose mean it starts from,
-    none for the first. What a stage has done is in RUN/NAME.pt, and that it is done in RUN/NAME.done."""
+    """Run the chosen stages that are not done yet, in order.
+
+    RUN/NAME.pt is the state of a stage; RUN/NAME.done exists once it is complete. run_stage: called with the stage and
+    the files of the states whose mean it starts from; an empty list for the first stage.
+    """
     previous: list[Path] = []
     for stage in stages:
         state, done = run / f"{stage.name}.pt", run / f"{stage.name}.done"
@@ -60,7 +63,7 @@ def run_stages(
 
 
 def scale_stages(stages: Iterable[StageT], scale: float) -> tuple[StageT, ...]:
-    """The stages with `scale` times as many steps. Raises InputError."""
+    """The stages with their steps multiplied by `scale`. Raises InputError."""
     return tuple(
         replace(
             one,
@@ -77,8 +80,10 @@ def scale_stages(stages: Iterable[StageT], scale: float) -> tuple[StageT, ...]:
 def start_or_go_on(
     trainer: StageTrainer, state: Path, previous: list[Path], *, other_settings: bool
 ) -> list[dict[str, float]] | None:
-    """Load `state`, else the mean of the states `previous`, if there are any. Returns the parts of the loss since the
-    last row of the curves."""
+    """Resume from the file `state`; without it, start from the mean of the states `previous`, if there are any.
+
+    Returns the losses of the steps since the last row of the curves; None for a stage that starts. Raises InputError.
+    """
     if state.is_file():
         recent: list[dict[str, float]] | None = trainer.restore(state, other_settings=other_settings).get("recent")
         return recent
@@ -98,8 +103,11 @@ def run_steps(
     evaluate_every: int = 0,
     recent: list[dict[str, float]] | None = None,
 ) -> None:
-    """The steps of stage `name` that are left. RUN/NAME.pt is saved every `save_every` steps, after `evaluate` and at
-    the end; RUN/NAME.csv and .png have the curves. recent: the parts of the loss since the last row of the curves."""
+    """Run the remaining steps of stage `name`.
+
+    RUN/NAME.pt is saved every `save_every` steps, after each `evaluate` and at the end. RUN/NAME.csv and .png have the
+    curves. recent: the losses of the steps since the last row of the curves.
+    """
     state, steps = run / f"{name}.pt", trainer.options.steps
     recent = [] if recent is None else recent
     curves = Curves(run / f"{name}.csv", trainer.step)
@@ -127,25 +135,25 @@ def run_steps(
 
 
 def means_of(recent: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each part of the loss over the steps that had it."""
+    """The mean of each loss over the steps that have it."""
     keys = sorted({key for parts in recent for key in parts})
     return {key: float(np.mean([parts[key] for parts in recent if key in parts])) for key in keys}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that every recipe has."""
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
-    parser.add_argument("--scale", type=float, default=1.0, help="times as many steps in every stage")
-    parser.add_argument("--stages", help="run these alone, comma-separated")
+    """Add the options of every recipe."""
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's default")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor for the number of steps of every stage")
+    parser.add_argument("--stages", help="run only these stages, comma-separated")
     parser.add_argument(
-        "--other-settings", action="store_true", help="go on with a stage although it was started with other settings"
+        "--other-settings", action="store_true", help="resume a stage even if it was started with other settings"
     )
 
 
 def scaled(steps: int, scale: float) -> int:
-    """`scale` times as many steps, at least one where there are any. Raises InputError."""
+    """`steps` multiplied by `scale`, at least 1; 0 stays 0. Raises InputError."""
     if scale <= 0:
-        raise InputError("--scale is above 0")
+        raise InputError(f"--scale {scale:g}: must be above 0")
     return max(1, round(steps * scale)) if steps else 0
 
 
@@ -153,25 +161,27 @@ def chosen_stages(names: str | None, known: list[str]) -> frozenset[str]:
     """The stages that `--stages` names; None: all. Raises InputError."""
     chosen = known if names is None else [name.strip() for name in names.split(",")]
     if (stray := next((name for name in chosen if name not in known), None)) is not None:
-        raise InputError(f"--stages {stray!r}: it is one of {', '.join(known)}")
+        raise InputError(f"--stages {stray!r}: must be one of {', '.join(known)}")
     return frozenset(chosen)
 
 
 def run_command(
     parser: argparse.ArgumentParser, arguments: list[str] | None, body: Callable[[Any, Callable[[], bool]], None]
 ) -> int:
-    """Run `body` with what was given and a function that says whether to stop (after SIGTERM and SIGINT). Returns the
-    exit status: 2 for wrong use, 1 for other errors, each with one line on stderr."""
+    """Parse `arguments` and run `body` with them and a function that returns True after SIGTERM or SIGINT.
+
+    Returns the exit status: 2 for wrong use, 1 for other errors, each with one line on stderr.
+    """
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_flush_denormal(True)
     if given.threads:
         torch.set_num_threads(given.threads)
-    asked: list[int] = []
+    signals: list[int] = []
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda number, _frame: asked.append(number))
+        signal.signal(signum, lambda number, _frame: signals.append(number))
     try:
-        body(given, lambda: bool(asked))
+        body(given, lambda: bool(signals))
     except StreamcapError as error:
         log.error("%s", error)
         return 2 if isinstance(error, InputError) else 1

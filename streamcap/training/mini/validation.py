@@ -1,4 +1,4 @@
-"""How good `mini` is at the moment, by the captioner that users run, and which of its weights are the best so far."""
+"""Evaluates `mini` during training, through the captioner that users run, and stores the best model so far."""
 
 from __future__ import annotations
 
@@ -21,22 +21,25 @@ from streamcap.training.mini.stages.stage import StageTrainer
 log = logging.getLogger(__name__)
 
 DEV_BEAM = 3
-"""Beams for the real images; drawn scenes are captioned greedily, as a live stream is."""
+"""Beam size for real images. Synthetic scenes are captioned greedily, as live streams are."""
 EXACT_ENOUGH = 0.95
-"""Share of drawn scenes that must be right word for word before real images decide which model is best."""
+"""From this share of exact captions of synthetic scenes on, CIDEr on real images decides which model is best."""
 
 
 def evaluate_stage(
     trainer: StageTrainer, config: Mapping[str, Any], data: Data, run: Path, stage: str, curves: Curves
 ) -> dict[str, float]:
-    """Caption the dev images and the unseen drawn scenes; keep the model in RUN/best where it is the best."""
+    """Caption the dev images and the unseen synthetic scenes. Store the model in RUN/best if it is the best so far.
+
+    Returns `scenes_exact` and the dev scores by name.
+    """
     from streamcap.captioner import load_captioner
 
     tried = run / "tried"
     export_native(tried, trainer.ema, config, trainer.image_spec, data.tokenizer)
     captioner = load_captioner(str(tried), device="cpu", precision="fp32")
-    said = [result.text for result in captioner.caption(list(np.array(data.scenes_dev.pixels)))]
-    exact = float(np.mean([one == other for one, other in zip(said, data.scenes_dev.sentences, strict=True)]))
+    captions = [result.text for result in captioner.caption(list(np.array(data.scenes_dev.pixels)))]
+    exact = float(np.mean([one == other for one, other in zip(captions, data.scenes_dev.sentences, strict=True)]))
     results = captioner.caption(list(np.array(data.dev_pixels)), beam_size=DEV_BEAM)
     scores = score([result.text for result in results], data.dev_captions)
     curves.add(
@@ -58,6 +61,6 @@ def evaluate_stage(
 
 
 def rank(scores: Mapping[str, float]) -> tuple[float, float]:
-    """Drawn scenes first, by whole per cents, until enough are right; then CIDEr on real images."""
-    # 400 drawn images cannot tell half a per cent.
+    """Sort key: the share of exact captions of synthetic scenes up to EXACT_ENOUGH, then CIDEr on real images."""
+    # In whole per cents: 400 scenes do not measure it more exactly.
     return math.floor(100 * min(scores["scenes_exact"], EXACT_ENOUGH)), scores["dev_cider"]

@@ -23,9 +23,9 @@ pytestmark = pytest.mark.slow
 
 STAGES = (
     Stage("sight", JointOptions(steps=2, real=2, scenes=2, captions=0, sentences=0.0, warmup=1)),
-    Stage("words", CaptionStageOptions(steps=4, real=2, scenes=2, warmup=1, dropout=0.1), judge_every=2),
-    Stage("critic", ScstOptions(steps=2, real=2, scenes=2, warmup=1, longest=6), judge_every=2),
-    Stage("halfway", CaptionStageOptions(steps=0, real=2, scenes=2), judge_every=1, after=("words", "critic")),
+    Stage("words", CaptionStageOptions(steps=4, real=2, scenes=2, warmup=1, dropout=0.1), evaluate_every=2),
+    Stage("critic", ScstOptions(steps=2, real=2, scenes=2, warmup=1, longest=6), evaluate_every=2),
+    Stage("halfway", CaptionStageOptions(steps=0, real=2, scenes=2), evaluate_every=1, after=("words", "critic")),
 )
 
 
@@ -79,11 +79,11 @@ def test_resume_in_any_stage_is_exact(data, tmp_path: Path) -> None:
 
 def test_best_checkpoint_loads_and_captions(data, tmp_path: Path) -> None:
     train(data, tmp_path, chosen("sight"), lambda: False)
-    # It has learned no words, so nobody has listened.
+    # A stage without GPT-2 is not evaluated.
     assert not (tmp_path / "best").exists()
     train(data, tmp_path, chosen("words"), lambda: False)
-    on_progress = json.loads((tmp_path / "best" / "scores.json").read_text())
-    assert on_progress["stage"] == "words" and on_progress["dev_beam"] == 3
+    scores = json.loads((tmp_path / "best" / "scores.json").read_text())
+    assert scores["stage"] == "words" and scores["dev_beam"] == 3
     captioner = load_captioner(str(tmp_path / "best"), device="cpu")
     assert len(captioner.caption(list(data.dev_pixels))) == 4
 
@@ -98,7 +98,7 @@ def test_selected_stages_start_from_last_available(data, tmp_path: Path) -> None
 
 
 def test_caption_stage_needs_an_encoder(data, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="words needs an encoder"):
+    with pytest.raises(InputError, match="words needs the encoder"):
         train(data, tmp_path, chosen("words"), lambda: False)
     assert not list(tmp_path.iterdir())
 

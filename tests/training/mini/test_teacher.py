@@ -89,7 +89,7 @@ def test_teacher_keeps_order_and_map_orientation(network: Path) -> None:
 
 def test_other_network_is_refused(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Interpreter, "shapes", SHAPES | {170: (1, 2, 2, 96)})
-    with pytest.raises(InputError, match="tensor 170 has not 320 channels"):
+    with pytest.raises(InputError, match="tensor 170 does not have 320 channels"):
         TfliteTeacher(network, SIDE)
     monkeypatch.setattr(Interpreter, "shapes", {index: SHAPES[index] for index in teacher.MAP_TENSORS})
     with pytest.raises(InputError, match=f"tensor {teacher.LOGITS_TENSOR}"):
@@ -101,7 +101,7 @@ def test_invalid_network_file_is_refused(network: Path, monkeypatch: pytest.Monk
         raise ValueError("Model provided has model identifier 'stan', should be 'TFL3'\n")
 
     monkeypatch.setattr(Interpreter, "__init__", refuse)
-    with pytest.raises(InputError, match=r"teacher\.tflite: not a network .*TFL3") as raised:
+    with pytest.raises(InputError, match=r"teacher\.tflite: not a loadable .*TFL3") as raised:
         TfliteTeacher(network, SIDE)
     assert "\n" not in str(raised.value)
 

@@ -1,6 +1,7 @@
-"""Training of mapping and GPT-2 alone, on the stored features of a frozen encoder: cheap steps, many more of them.
+"""Trains mapping and GPT-2 on the stored features of a frozen encoder, by cross-entropy.
 
-Cross-entropy of several captions of each real image and of the sentence of each drawn one.
+Without the encoder a step is cheap. The loss is over several captions of each real image and the one sentence of each
+synthetic image.
 """
 
 from __future__ import annotations
@@ -19,26 +20,27 @@ from streamcap.training.mini.stages.stage import StageOptions, StageTrainer, som
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionStageOptions(StageOptions):
-    """One stage on stored features."""
+    """Options of a stage on stored features."""
 
     real: int
-    """Real images a step."""
+    """Real images per step."""
     scenes: int
-    """Drawn images a step."""
+    """Synthetic images per step."""
     captions: int = 4
-    """Captions of a real image used at once."""
+    """Captions per real image and step."""
     label_smoothing: float = 0.1
-    """Of real captions; the sentence of a drawn scene is certain."""
+    """For captions of real images only: a synthetic scene has one right sentence."""
     noise: float = 0.02
-    """Deviation of the noise on features, in units of their own."""
+    """Standard deviation of the noise added to features, relative to theirs."""
     sentences: float = 0.5
-    """Weight of the drawn scenes' part of the loss."""
+    """Weight of the loss of synthetic images."""
 
 
 class CaptionStageTrainer(StageTrainer):
-    """Mapping and GPT-2 on features.
+    """Call `learn_from` before the first step.
 
-    tokens: by real image, its captions' token ids. sentences: by drawn image, its sentence's.
+    tokens: for each real image the token ids of its captions. sentences: for each synthetic image those of its only
+    sentence.
     """
 
     options: CaptionStageOptions
@@ -60,16 +62,16 @@ class CaptionStageTrainer(StageTrainer):
 
     @property
     def vision(self) -> nn.Module:
-        """The encoder whose features are to be stored: the frozen one."""
+        """The frozen encoder, whose features this stage needs."""
         assert self.ema.vision is not None  # noqa: S101  a stage's model always has one
         return self.ema.vision
 
     def learn_from(self, features: StoredFeatures) -> None:
-        """Take the features that `vision` made; must be called before the first step."""
+        """Set the features of all images, made by `vision`."""
         self._features = features
 
     def start_from(self, state: Mapping[str, Any]) -> None:
-        """Take the running mean of another stage, whose encoder stays as it is."""
+        """Start from the averaged weights of another stage."""
         super().start_from({**state, "model": state["mean"]})
 
     def _learning(self) -> Iterable[tuple[str, nn.Parameter]]:
@@ -81,7 +83,7 @@ class CaptionStageTrainer(StageTrainer):
         if options.real:
             rows = self._next_rows(options.real, len(self._tokens))
             captions = [some(self._tokens[row], options.captions) for row in rows]
-            grid = self._noisy(features.some_views(rows))
+            grid = self._with_noise(features.random_real_views(rows))
             parts["captions"] = self._caption_loss(grid, captions, options.label_smoothing, options.word_dropout)
         return parts | self._sentence_loss()
 
@@ -89,14 +91,14 @@ class CaptionStageTrainer(StageTrainer):
         if not self.options.scenes:
             return {}
         rows = torch.randint(len(self._sentences), (self.options.scenes,)).sort().values.numpy()
-        grid = self._noisy(self._stored().scenes(rows))
+        grid = self._with_noise(self._stored().random_drawn_views(rows))
         loss = self._caption_loss(grid, [[self._sentences[row]] for row in rows])
         return {"sentences": self.options.sentences * loss}
 
-    def _noisy(self, grid: Tensor) -> Tensor:
+    def _with_noise(self, grid: Tensor) -> Tensor:
         return grid + self.options.noise * grid.std() * torch.randn_like(grid)
 
     def _stored(self) -> StoredFeatures:
         if self._features is None:
-            raise RuntimeError("learn_from was not called")
+            raise RuntimeError("call learn_from before the first step")
         return self._features

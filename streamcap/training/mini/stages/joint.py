@@ -1,14 +1,13 @@
-"""Training a whole captioner of ours: vision encoder, mapping and GPT-2 at once, on real and on drawn images.
+"""Trains vision encoder, mapping and GPT-2 together, on real and synthetic images.
 
-What is minimised, for a batch of both kinds:
-- how far each leg of the encoder is from the teacher's map at that depth. Teacher and encoder look at the very same
-  view, recoloured and mixed with another's as it is: the teacher must be consistent (Beyer et al. 2022, "Knowledge
-  distillation: A good teacher is patient and consistent"). At first each leg is given the teacher's map and not the
-  leg's before it, so that all legs learn at once;
-- of real images the cross-entropy of their captions;
-- of drawn scenes the cross-entropy of their sentence and, through a linear head that is not shipped, of what they show.
-  The second is what makes the encoder tell kinds and actions apart within minutes: the sentence's own gradient is too
-  faint at first.
+The loss of a batch is the sum of:
+- distillation: each stage of the encoder should reproduce the teacher's map of the same depth. Teacher and encoder get
+  the same augmented view (Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and consistent"). At
+  first each stage gets the teacher's map as its input instead of the previous stage's output, so that all stages learn
+  from the start;
+- the cross-entropy of the captions of real images;
+- the cross-entropy of the sentence of synthetic images, and of their attributes, through a linear head that is not part
+  of the trained model. At first the gradient of the sentence alone is too weak to separate kinds and actions.
 """
 
 from __future__ import annotations
@@ -30,48 +29,53 @@ from streamcap.training.mini.heads import Norms
 from streamcap.training.mini.stages.stage import StageOptions, StageTrainer, some
 from streamcap.training.mini.teacher import Teacher
 
-NORM_PICTURES = 300
-"""Real images over which the teacher's channels are brought to one scale."""
+NORM_IMAGES = 300
+"""Real images from which the scale of each channel of the teacher is taken."""
 INNER = 0.2
-"""Weight of the legs before the last once they are led by one another: the last one's map is what is wanted."""
+"""Smallest weight of the distillation loss of all stages but the last: only the last one's output is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JointOptions(StageOptions):
-    """One stage in which everything learns."""
+    """Options of a stage that trains the encoder."""
 
     real: int
-    """Real images a step; 0: drawn scenes alone."""
+    """Real images per step; 0: synthetic images only."""
     scenes: int
-    """Drawn images a step."""
+    """Synthetic images per step."""
     captions: int = 5
-    """Captions of a real image used at once; 0: it is only taught."""
+    """Captions per real image and step; 0: real images are used for distillation only."""
     label_smoothing: float = 0.1
     distill_weight: float = 1.0
-    """Weight of the teacher's part of the loss; 0: without."""
+    """Weight of the distillation losses; 0: no teacher."""
     teacher_forcing: float = 0.4
-    """Share of the steps over which the legs go from the teacher's maps to one another's."""
+    """Share of the steps in which the inputs of the stages change from the teacher's maps to their own."""
     min_crop_area: float = 0.25
-    """Smallest part of a real image that a view shows; a third of the views show all."""
+    """Smallest part of a real image that a view shows, as an area; a third of the views show the whole image."""
     mixup_prob: float = 0.0
-    """Share of the views that have another laid over them (Zhang et al. 2018), which no caption is true of."""
+    """Share of the views that are blended with another one (Zhang et al. 2018). Use it without captions."""
     sentences: float = 0.5
-    """Weight of the drawn scenes' sentences; 0: what the scenes show is learned without GPT-2."""
+    """Weight of the sentence of synthetic images; 0: their attributes only, without GPT-2."""
     train_decoder: bool = True
-    """False: GPT-2 stays as it is, and what captions ask is asked of the mapping and the encoder alone."""
+    """False: GPT-2 is frozen."""
 
 
 @dataclass(frozen=True, slots=True)
-class RealPictures:
+class RealImages:
     """n training images and the tokens of their captions."""
 
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
+    """(n, H, W, 3)."""
     tokens: list[list[list[int]]]
+    """For each image the token ids of its captions."""
 
 
 class JointTrainer(StageTrainer):
-    """Encoder, mapping and GPT-2 at once. teacher None: the encoder learns from captions and scenes alone. Raises
-    InputError where the teacher and the encoder have not as many maps."""
+    """Trains encoder, mapping and GPT-2.
+
+    sentences: for each synthetic image the token ids of its sentence. teacher: None: without distillation. Raises
+    InputError if the teacher has another number of maps than the encoder has stages.
+    """
 
     options: JointOptions
 
@@ -80,7 +84,7 @@ class JointTrainer(StageTrainer):
         config: Mapping[str, Any],
         image_spec: ImageSpec,
         options: JointOptions,
-        real: RealPictures,
+        real: RealImages,
         scenes: synthetic.DrawnPictures,
         sentences: list[list[int]],
         stop: int,
@@ -92,13 +96,13 @@ class JointTrainer(StageTrainer):
         self._teacher = teacher if options.distill_weight else None
         if self._teacher is None:
             return
-        chosen = np.linspace(0, len(real.pixels) - 1, min(NORM_PICTURES, len(real.pixels))).astype(np.int64)
+        chosen = np.linspace(0, len(real.pixels) - 1, min(NORM_IMAGES, len(real.pixels))).astype(np.int64)
         planes = crop(real.pixels[chosen], whole(len(chosen)), torch.zeros(len(chosen), dtype=torch.bool), self._side)
         features = self._teacher.features(_bytes(planes))
         self._norms = Norms(features)
         stages = list(self._encoder.stages) if isinstance(self._encoder, StagedEncoder) else []
         if len(stages) != len(features.maps):
-            raise InputError(f"the teacher has {len(features.maps)} maps to follow and the encoder {len(stages)} legs")
+            raise InputError(f"the teacher has {len(features.maps)} maps, but the encoder has {len(stages)} stages")
 
     @property
     def _side(self) -> int:
@@ -110,8 +114,10 @@ class JointTrainer(StageTrainer):
         return self.model.vision
 
     def _learning(self) -> Iterable[tuple[str, nn.Parameter]]:
-        learning = [*self.model.named_parameters(), *self.heads.named_parameters()]
-        return learning if self.options.train_decoder else [one for one in learning if not one[0].startswith("gpt.")]
+        everything = [*self.model.named_parameters(), *self.heads.named_parameters()]
+        if self.options.train_decoder:
+            return everything
+        return [(name, parameter) for name, parameter in everything if not name.startswith("gpt.")]
 
     def _losses(self, measured: dict[str, float]) -> dict[str, Tensor]:
         options = self.options
@@ -122,11 +128,8 @@ class JointTrainer(StageTrainer):
         if self._teacher is not None:
             features = self._norms(self._teacher.features(_bytes(planes)))
             stages = self._run_stages(normalize(planes, self.image_spec), features.maps)
-            inner = max(INNER, self._forced())
-            parts |= {
-                name: options.distill_weight * part
-                for name, part in self.heads.followed(stages, features, inner).items()
-            }
+            distill = self.heads.distill_losses(stages, features, inner=max(INNER, self._forced_share()))
+            parts |= {name: options.distill_weight * part for name, part in distill.items()}
             grid = stages[-1].flatten(2).transpose(1, 2)
         else:
             grid = self._encoder(normalize(planes, self.image_spec))
@@ -136,13 +139,14 @@ class JointTrainer(StageTrainer):
             parts["captions"] = self._caption_loss(real, captions, options.label_smoothing, options.word_dropout)
         if len(chosen):
             if options.sentences:
-                said = [[self._sentences[i]] for i in chosen]
-                parts["sentences"] = options.sentences * self._caption_loss(scene, said)
-            parts["shown"] = 0.3 * self.heads.shown_loss(scene, torch.from_numpy(self._scenes.attributes[chosen]))
+                sentences = [[self._sentences[i]] for i in chosen]
+                parts["sentences"] = options.sentences * self._caption_loss(scene, sentences)
+            attributes = torch.from_numpy(self._scenes.attributes[chosen])
+            parts["attributes"] = 0.3 * self.heads.attribute_loss(scene, attributes)
         return parts
 
     def _real_views(self) -> tuple[Any, Tensor]:
-        """Indices, and planes (B, 3, S, S)."""
+        """Indices of real images (B,), and augmented views of them: planes (B, 3, S, S) from 0 to 1."""
         options = self.options
         if not options.real:
             return np.zeros(0, np.int64), torch.zeros(0, 3, self._side, self._side)
@@ -155,26 +159,27 @@ class JointTrainer(StageTrainer):
         return rows, torch.lerp(planes, planes[torch.randperm(count)], over.view(-1, 1, 1, 1))
 
     def _drawn_views(self) -> tuple[Any, Tensor]:
+        """As `_real_views`, of synthetic images."""
         chosen = torch.randperm(len(self._sentences))[: self.options.scenes].numpy()
         boxes, mirrored = small_shifts(len(chosen), 0.06), torch.rand(len(chosen)) < 0.5
         return chosen, color_jitter(crop(np.asarray(self._scenes.pixels[chosen]), boxes, mirrored, self._side), 0.35)
 
-    def _forced(self) -> float:
-        """The share of the images of which a leg is given the teacher's map."""
+    def _forced_share(self) -> float:
+        """The share of the images for which a stage gets the teacher's map as its input."""
         return max(0.0, 1 - self.step / max(1, self.options.teacher_forcing * self.options.steps))
 
     def _run_stages(self, planes: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
-        """What each leg makes of the one before it, or, of the images whose turn it is, of the teacher's map."""
+        """The output (B, C, h, w) of each stage. For a share of the images, the next stage gets the teacher's map."""
         encoder = self._encoder
-        assert isinstance(encoder, StagedEncoder)  # noqa: S101  asked when it was built
-        share, grid, stages = self._forced(), encoder.before(planes), []
-        for stage, said in zip(encoder.stages, maps, strict=True):
-            made = stage(grid)
-            stages.append(made)
-            teacher_forcing = (torch.rand(len(made)) < share).view(-1, 1, 1, 1)
-            count = said.shape[1]
-            grid = torch.cat((torch.where(teacher_forcing, said, made[:, :count]), made[:, count:]), 1)
-        return stages
+        assert isinstance(encoder, StagedEncoder)  # noqa: S101  checked by the constructor
+        share, grid, outputs = self._forced_share(), encoder.before(planes), []
+        for stage, target in zip(encoder.stages, maps, strict=True):
+            output = stage(grid)
+            outputs.append(output)
+            is_forced = (torch.rand(len(output)) < share).view(-1, 1, 1, 1)
+            count = target.shape[1]
+            grid = torch.cat((torch.where(is_forced, target, output[:, :count]), output[:, count:]), 1)
+        return outputs
 
 
 def _bytes(planes: Tensor) -> Any:

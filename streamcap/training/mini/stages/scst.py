@@ -1,11 +1,11 @@
-"""Self-critical training: captions are drawn from the model, and those better than their siblings made more likely.
+"""Self-critical training: sampled captions with a better reward than others of the same image become more likely.
 
 Rennie et al. 2017, "Self-critical Sequence Training for Image Captioning", with the baseline of Luo 2020, "A Better
 Variant of Self-Critical Sequence Training": each sample's baseline is the mean reward of the image's other samples,
-so that no greedy caption has to be decoded. The reward is CIDEr-D with the sentence's end among the n-grams.
+so that no greedy caption has to be decoded. The reward is CIDEr-D with the end of the sentence as a word.
 
-Cross-entropy goes on beside it: on real captions a little, so that sentences stay fluent, and on drawn scenes in full,
-whose one sentence must stay right.
+The cross-entropy stays part of the loss: with a small weight for captions of real images, which keeps sentences fluent,
+and in full for synthetic images, whose one sentence must stay exact.
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ from streamcap.training.mini.stages.stage import REWARD, passes, some
 from streamcap.training.model import pack, packed_logits
 
 MIN_DEVIATION = 0.02
-"""Of advantages, in CIDEr-D: where all captions of a batch are as good, none is to be learned from."""
+"""Lower bound of the deviation that advantages (in CIDEr-D) are divided by: a batch of equally good captions then has
+hardly any effect."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScstOptions(CaptionStageOptions):
-    """One stage of self-critical training."""
+    """Options of a stage of self-critical training."""
 
     samples: int = 5
-    """Captions drawn of each real image; at least 2."""
+    """Captions sampled for each real image; at least 2."""
     longest: int = 24
-    """Tokens of a drawn caption, the stop token included."""
+    """Maximum number of tokens of a sampled caption, the stop token included."""
     likelihood: float = 0.15
-    """Weight of the cross-entropy of real captions."""
+    """Weight of the cross-entropy of captions of real images."""
 
 
 class ScstTrainer(CaptionStageTrainer):
-    """Mapping and GPT-2 on features, by reward."""
+    """Trains mapping and GPT-2 on stored features, by reward."""
 
     options: ScstOptions
 
@@ -60,35 +61,35 @@ class ScstTrainer(CaptionStageTrainer):
     ) -> None:
         super().__init__(config, image_spec, options, tokens, sentences, stop)
         self._tokenizer = tokenizer
-        self._judge = CiderD([[[*self._words(caption), END] for caption in several] for several in tokens])
+        self._cider = CiderD([[[*self._words(caption), END] for caption in several] for several in tokens])
 
     def _losses(self, measured: dict[str, float]) -> dict[str, Tensor]:
         options = self.options
         rows = self._next_rows(options.real, len(self._tokens))
-        grid = self._noisy(self._stored().some_views(rows))
-        drawn = self._draw(grid)
+        grid = self._with_noise(self._stored().random_real_views(rows))
+        drawn = self._sample(grid)
         rewards = torch.tensor(
             [[self.reward(int(row), one) for one in several] for row, several in zip(rows, drawn, strict=True)]
         )
         measured[REWARD] = rewards.mean().item()
         captions = [some(self._tokens[row], options.captions) for row in rows]
         better = advantages(rewards)
-        # In units of its own deviation: a weak model's rewards lie close together, and beside the cross-entropy, whose
-        # weight is fixed, they would have no say.
-        parts = self._drawn_loss(grid, drawn, better / better.std().clamp(min=MIN_DEVIATION), captions)
+        # Divided by their deviation: the rewards of a weak model differ little, and the cross-entropy, whose weight is
+        # fixed, would outweigh them.
+        parts = self._real_losses(grid, drawn, better / better.std().clamp(min=MIN_DEVIATION), captions)
         return parts | self._sentence_loss()
 
     def reward(self, row: int, caption: Sample) -> float:
-        """CIDEr-D of a caption of real image `row`; one that was cut off has no end."""
+        """CIDEr-D, 0 to 10, of a caption of real image `row`. A truncated caption lacks the word for the end."""
         words = self._words(caption.tokens)
-        return self._judge.score(row, [*words, END] if caption.stopped else words)
+        return self._cider.score(row, [*words, END] if caption.stopped else words)
 
     def _words(self, tokens: list[int]) -> list[str]:
         text: str = self._tokenizer.decode(tokens)
         return text.split()
 
-    def _draw(self, grid: Tensor) -> list[list[Sample]]:
-        """As users' captioner would say it: without dropout."""
+    def _sample(self, grid: Tensor) -> list[list[Sample]]:
+        """Captions of each row of `grid` (B, N, C), sampled without dropout."""
         self.model.eval()
         with torch.no_grad():
             prefix = self.model.mapping(grid)
@@ -96,12 +97,12 @@ class ScstTrainer(CaptionStageTrainer):
         self.model.train()
         return drawn
 
-    def _drawn_loss(
+    def _real_losses(
         self, grid: Tensor, drawn: list[list[Sample]], better: Tensor, captions: list[list[list[int]]]
     ) -> dict[str, Tensor]:
-        """Both losses on real images, from one pass: drawn captions and true ones lie behind the same prefix.
+        """The losses of real images: "drawn", and "captions" where `options.likelihood` is not 0.
 
-        better: (B, samples), how much each drawn caption's reward is above its baseline.
+        Parameters as of `sampled_losses`.
         """
         options = self.options
         if not options.likelihood:
@@ -120,40 +121,44 @@ def sampled_losses(
     stop: int,
     label_smoothing: float,
 ) -> dict[str, Tensor]:
-    """The losses "drawn" of captions drawn by chance and, where there are any, "captions" of true ones, from one pass
-    over the prefixes (B, P, E). better: (B, samples), how much each drawn caption's reward is above its baseline."""
-    laid = [[one.tokens for one in several] + true for several, true in zip(drawn, captions, strict=True)]
-    chance, truth, counts = [], [], [0, 0]
-    for rows in passes(laid):
-        packed = pack([laid[row] for row in rows], prefix.shape[1], stop).to(prefix.device)
+    """The losses "drawn" of sampled captions and, if there are any, "captions" of reference captions.
+
+    One pass over the prefixes (B, P, E) gives both. drawn: for each image its sampled captions. better: (B, samples),
+    the advantage of each. captions: for each image its reference captions.
+    """
+    together = [[one.tokens for one in several] + true for several, true in zip(drawn, captions, strict=True)]
+    sampled_sums, reference_sums, counts = [], [], [0, 0]
+    for rows in passes(together):
+        packed = pack([together[row] for row in rows], prefix.shape[1], stop).to(prefix.device)
         logits = packed_logits(gpt, prefix[rows], packed)
         weights, counted, true = _roles([drawn[row] for row in rows], [captions[row] for row in rows], better[rows])
-        surprise = F.cross_entropy(logits[counted], packed.targets[counted], reduction="none")
-        chance.append((weights[counted].to(prefix.device) * surprise).sum())
-        truth.append(
+        nats = F.cross_entropy(logits[counted], packed.targets[counted], reduction="none")
+        sampled_sums.append((weights[counted].to(prefix.device) * nats).sum())
+        reference_sums.append(
             F.cross_entropy(logits[true], packed.targets[true], label_smoothing=label_smoothing, reduction="sum")
         )
         counts[0] += int(counted.sum())
         counts[1] += int(true.sum())
-    parts = {"drawn": torch.stack(chance).sum() / max(1, counts[0])}
+    parts = {"drawn": torch.stack(sampled_sums).sum() / max(1, counts[0])}
     if counts[1]:
-        parts["captions"] = torch.stack(truth).sum() / counts[1]
+        parts["captions"] = torch.stack(reference_sums).sum() / counts[1]
     return parts
 
 
 def _roles(drawn: list[list[Sample]], captions: list[list[list[int]]], better: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of every target token, in the order in which `pack` lays them: the weight of its caption, whether it was drawn,
-    and whether it is of a true caption. The stop token behind a caption that was cut off is neither."""
+    """For each target token, in the order of `pack`: the weight of its caption, whether it was sampled, and whether it
+    is of a reference caption. The stop token that `pack` adds to a truncated caption is neither.
+    """
     weights: list[float] = []
     counted: list[bool] = []
     true: list[bool] = []
-    for row, (several, said) in enumerate(zip(drawn, captions, strict=True)):
+    for row, (several, references) in enumerate(zip(drawn, captions, strict=True)):
         for one, weight in zip(several, better[row].tolist(), strict=True):
             length = len(one.tokens)
             weights += [weight] * (length + 1)
             counted += [True] * length + [one.stopped]
             true += [False] * (length + 1)
-        for caption in said:
+        for caption in references:
             length = len(caption) + 1
             weights += [0.0] * length
             counted += [False] * length
@@ -162,7 +167,7 @@ def _roles(drawn: list[list[Sample]], captions: list[list[list[int]]], better: T
 
 
 def advantages(rewards: Tensor) -> Tensor:
-    """Rewards (B, K) less the mean of each row's other K - 1."""
+    """Rewards (B, K), less the mean of the other K - 1 rewards of the row."""
     count = rewards.shape[1]
     others = (rewards.sum(1, keepdim=True) - rewards) / (count - 1)
     return rewards - others

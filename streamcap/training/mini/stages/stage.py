@@ -1,7 +1,7 @@
-"""One stage of training a whole captioner of ours: the model, its running mean, the optimiser, and how it goes on.
+"""`StageTrainer`: one stage of the training of `mini`: model, averaged weights, optimizers, saved state.
 
-Stages follow one another by starting from the weights of the last. Whatever a stage trains, its file holds the whole
-model under the same names, so that any stage can follow any other.
+A stage starts from the weights of an earlier one. Its file always holds the whole model under the same names, so that
+stages can follow one another in any order.
 """
 
 from __future__ import annotations
@@ -30,38 +30,38 @@ from streamcap.training.muon import Muon
 from streamcap.training.optim import average, decay_groups, decays, load_state, save_state, warm_cosine
 
 REWARD = "reward"
-"""The key of what `run_step` returns that is no loss."""
+"""Key of the mean reward among the losses that `run_step` returns."""
 ROWS_A_PASS = 16
-"""Images whose captions go through GPT-2 together: in one batch of 48, a third of the positions would be padding."""
+"""Images whose captions go through GPT-2 together. With 48, a third of the positions would be padding."""
 LOWEST_RATE = 0.02
-"""Share of the highest rate that a stage does not go below."""
+"""Lowest learning rate after the warm-up, as a share of the highest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageOptions:
-    """What every stage is told."""
+    """Options of every stage."""
 
     steps: int
     learning_rate: float = 1e-3
     warmup: int = 100
     schedule: int = 0
-    """Steps after which the learning rate would be at its lowest; 0: `steps`. A stage may end before."""
+    """Steps of the learning rate's schedule, which may be longer than the stage; 0: `steps`."""
     weight_decay: float = 0.05
     dropout: float = 0.0
     word_dropout: float = 0.0
-    """Share of the words of real captions that GPT-2 reads as any other (Bowman et al. 2016): it must look at the
-    image more, and 30,000 captions are soon learned by heart. The stage `critic` takes no notice of it."""
+    """Share of GPT-2's input tokens of real captions that are replaced by random ones (Bowman et al. 2016), against
+    overfitting: GPT-2 then depends more on the image. Not used in self-critical training."""
     orthogonal: bool = False
-    """Learn matrices and convolutions by Muon: its 50 steps took more off the encoder's loss than AdamW's 500."""
+    """Use Muon for matrices and convolutions. It lowered the encoder's loss more in 50 steps than AdamW in 500."""
     average: float = 0.995
-    """Decay of the running mean of the weights, which is what is kept."""
+    """Decay of the exponential moving average of the weights; the average is the model that is kept."""
     seed: int = 0
 
 
 class StageTrainer(ABC):
-    """The model and one stage of its training. `save` and `restore` make a stage go on exactly.
+    """The model and the state of one stage. A stage that was saved and restored continues exactly.
 
-    config: the `vision`, `mapping` and `gpt2` parts of a checkpoint of ours. stop: the stop token.
+    config: the `vision`, `mapping` and `gpt2` parts of a checkpoint's config.json. stop: the stop token.
     """
 
     options: StageOptions
@@ -73,7 +73,7 @@ class StageTrainer(ABC):
         mapping = build_mapping({**config["mapping"], "dropout": options.dropout})
         gpt = build_gpt2(dict(config["gpt2"]), options.dropout)
         self.model = CaptionModel(build_vision(config["vision"]), mapping, gpt)
-        # Convolutions on a CPU are quicker with the channels last.
+        # Convolutions on a CPU are faster with the channels last.
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.heads = self._make_heads(config)
         self.ema = copy.deepcopy(self.model).eval()
@@ -91,11 +91,13 @@ class StageTrainer(ABC):
 
     @abstractmethod
     def _losses(self, measured: dict[str, float]) -> dict[str, Tensor]:
-        """The parts of the loss on the next batch; what else was measured on it goes into `measured`."""
+        """The losses of the next batch by name, each a scalar. Other figures of the step are added to `measured`."""
 
     def run_step(self) -> dict[str, float]:
-        """One step; what each part of the loss was, and the `REWARD` where there is one. Raises StreamcapError where
-        the loss is no number."""
+        """Run one step. Returns its losses by name, and other figures such as REWARD.
+
+        Raises StreamcapError if the loss is not finite.
+        """
         groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
         for group in groups:
             group["lr"] = self.learning_rate()
@@ -116,14 +118,14 @@ class StageTrainer(ABC):
         return {**{name: part.item() for name, part in parts.items()}, **measured}
 
     def learning_rate(self) -> float:
-        """Linear warm-up, then a cosine to a fiftieth."""
+        """The rate of the next step: linear warm-up, then a cosine to LOWEST_RATE of the maximum."""
         options = self.options
         return options.learning_rate * warm_cosine(
             self.step, options.schedule or options.steps, options.warmup, LOWEST_RATE
         )
 
     def save(self, path: Path, **more: Any) -> None:
-        """All that the stage needs to go on, whole or not at all. Raises StreamcapError where the disk is full."""
+        """Write the state of the stage, and `more`, atomically. Raises StreamcapError if the disk is full."""
         state = {
             "model": self.model.state_dict(),
             "mean": self.ema.state_dict(),
@@ -137,17 +139,18 @@ class StageTrainer(ABC):
         save_state(path, {**state, **more})
 
     def restore(self, path: Path, *, other_settings: bool = False) -> dict[str, Any]:
-        """Go on where `save` was called; returns what was saved. Raises InputError where the stage was started with
-        other settings and that is not asked for, or where the file cannot be read."""
+        """Load what `save` wrote, and return it.
+
+        Raises InputError if the file cannot be read, or if the stage was started with other settings, unless
+        `other_settings`.
+        """
         state = read_state(path)
-        # Files of before settings were kept are taken as they are.
-        found = state.get("settings", {})
-        wanted = asdict(self.options)
-        differing = [name for name, value in found.items() if name in wanted and wanted[name] != value]
+        stored, now = state.get("settings", {}), asdict(self.options)
+        differing = [name for name, value in stored.items() if name in now and now[name] != value]
         if differing and not other_settings:
             name = differing[0]
             raise InputError(
-                f"{path}: was started with other settings: {name} {found[name]!r} there, {wanted[name]!r} here; "
+                f"{path}: was started with other settings: {name} is {stored[name]!r} there and {now[name]!r} here; "
                 "nothing was overwritten"
             )
         self._load(state)
@@ -158,19 +161,19 @@ class StageTrainer(ABC):
         return state
 
     def start_from(self, state: Mapping[str, Any]) -> None:
-        """Take the weights of another stage."""
+        """Start from the weights of another stage."""
         self._load(state)
 
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
-        """AdamW, and Muon where it is asked for: for matrices and convolutions, embeddings and heads aside."""
+        """AdamW; with `options.orthogonal`, Muon for the matrices and convolutions of the model (not of the heads)."""
         options, rate = self.options, self.options.learning_rate
-        learning = list(self._learning())
-        inner = {name for name, _ in self.model.named_parameters()} if options.orthogonal else set()
-        steep = [weight for name, weight in learning if name in inner and decays(name, weight)]
-        taken = set(map(id, steep))
-        groups = decay_groups([one for one in learning if id(one[1]) not in taken], options.weight_decay)
+        trainable = list(self._learning())
+        of_model = {name for name, _ in self.model.named_parameters()} if options.orthogonal else set()
+        matrices = [weight for name, weight in trainable if name in of_model and decays(name, weight)]
+        taken = set(map(id, matrices))
+        groups = decay_groups([one for one in trainable if id(one[1]) not in taken], options.weight_decay)
         optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))]
-        return [*optimizers, Muon(steep, rate, options.weight_decay)] if steep else optimizers
+        return [*optimizers, Muon(matrices, rate, options.weight_decay)] if matrices else optimizers
 
     # For stages ---------------------------------------------------------------------------------------------------
 
@@ -180,7 +183,7 @@ class StageTrainer(ABC):
         self.heads.load_state_dict(state["heads"])
 
     def _next_rows(self, count: int, total: int) -> npt.NDArray[np.int64]:
-        """`count` of `total` images, sorted; every image comes once before one comes again."""
+        """Numbers of `count` of `total` images, sorted. Every image is used once before any is used again."""
         if len(self._order) < count:
             self._order = torch.randperm(total).tolist()
         return np.sort(np.array([self._order.pop() for _ in range(min(count, total))], np.int64))
@@ -188,13 +191,13 @@ class StageTrainer(ABC):
     def _caption_loss(
         self, grid: Tensor, captions: list[list[list[int]]], label_smoothing: float = 0.0, word_dropout: float = 0.0
     ) -> Tensor:
-        """Mean cross-entropy of a token; captions: token ids by image, as many images as `grid` (B, N, C) has."""
+        """Mean cross-entropy per token, in nats. grid: (B, N, C). captions: for each image the token ids of some."""
         return self._prefix_loss(self.model.mapping(grid), captions, label_smoothing, word_dropout)
 
     def _prefix_loss(
         self, prefix: Tensor, captions: list[list[list[int]]], label_smoothing: float = 0.0, word_dropout: float = 0.0
     ) -> Tensor:
-        """As `_caption_loss`, of prefixes (B, P, E)."""
+        """As `_caption_loss`, for prefixes (B, P, E)."""
         sums, count = [], 0
         for rows in passes(captions):
             packed = pack([captions[row] for row in rows], self._prefix, self._stop)
@@ -209,19 +212,22 @@ class StageTrainer(ABC):
 
 
 def passes(captions: list[list[list[int]]]) -> Iterator[list[int]]:
-    """The images of a batch in stretches of `ROWS_A_PASS`, those with as many tokens together: less is padding."""
+    """Split a batch into groups of ROWS_A_PASS images with about as many tokens, so that there is little padding.
+
+    Yields the indices of each group.
+    """
     order = sorted(range(len(captions)), key=lambda row: sum(map(len, captions[row])))
     for start in range(0, len(order), ROWS_A_PASS):
         yield order[start : start + ROWS_A_PASS]
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What `StageTrainer.save` wrote. Raises InputError for a file that is none."""
+    """Read what `StageTrainer.save` wrote. Raises InputError for any other file."""
     return load_state(path, "model", "mean", "heads", "optimizers", "step")
 
 
 def midpoint(states: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last of the states with the mean of all their weights in place of its own (Wortsman et al. 2022)."""
+    """The last state, with the mean of the averaged weights of all states (Wortsman et al. 2022) as its weights."""
     if len(states) == 1:
         return states[0]
     mean = {
@@ -232,5 +238,5 @@ def midpoint(states: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def some(captions: list[list[int]], count: int) -> list[list[int]]:
-    """`count` of an image's captions, or all where it has fewer, in any order."""
+    """`count` random captions of an image, in random order; all if it has fewer."""
     return [captions[i] for i in torch.randperm(len(captions))[:count].tolist()]

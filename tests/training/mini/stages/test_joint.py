@@ -16,7 +16,7 @@ from streamcap.training.export import export_native
 from streamcap.training.mini import synthetic
 from streamcap.training.mini.augment import crop, random_boxes
 from streamcap.training.mini.stages import joint
-from streamcap.training.mini.stages.joint import JointOptions, JointTrainer, RealPictures
+from streamcap.training.mini.stages.joint import JointOptions, JointTrainer, RealImages
 from streamcap.training.mini.validation import rank
 from tests.training.fakes import CONFIG, PICTURE, Colors
 
@@ -28,7 +28,7 @@ def data():
     """Eight images and eight drawn scenes."""
     scenes = synthetic.draw_pictures(8, seed=3)
     tokenizer = make_tokenizer(scenes.sentences, 320)
-    real = RealPictures(synthetic.draw_pictures(8, seed=4).pixels, [[[5, 6], [7]]] * 8)
+    real = RealImages(synthetic.draw_pictures(8, seed=4).pixels, [[[5, 6], [7]]] * 8)
     return real, scenes, tokenizer
 
 
@@ -39,20 +39,21 @@ def make(data, teacher=None, **options) -> JointTrainer:
     return JointTrainer(CONFIG, PICTURE, chosen, real, scenes, sentences, 0, teacher or Colors())
 
 
-LEGS = {"leg1", "leg2", "leg3", "leg4", "logits"}
+STAGES = {"stage1", "stage2", "stage3", "stage4"}
+DISTILLATION = STAGES | {"logits"}
 
 
 def test_joint_loss_has_all_terms_and_decreases(data) -> None:
     trainer = make(data, steps=6, learning_rate=3e-3, warmup=1)
     parts = [trainer.run_step() for _ in range(6)]
-    assert set(parts[0]) == LEGS | {"captions", "sentences", "shown"}
+    assert set(parts[0]) == DISTILLATION | {"captions", "sentences", "attributes"}
     assert sum(parts[-1].values()) < sum(parts[0].values())
 
 
 def test_disabled_loss_terms_are_absent(data) -> None:
-    assert set(make(data, sentences=0.0, captions=0).run_step()) == LEGS | {"shown"}
-    assert set(make(data, distill_weight=0.0).run_step()) == {"captions", "sentences", "shown"}
-    assert set(make(data, real=0, captions=0, sentences=0.0).run_step()) == LEGS | {"shown"}
+    assert set(make(data, sentences=0.0, captions=0).run_step()) == DISTILLATION | {"attributes"}
+    assert set(make(data, distill_weight=0.0).run_step()) == {"captions", "sentences", "attributes"}
+    assert set(make(data, real=0, captions=0, sentences=0.0).run_step()) == DISTILLATION | {"attributes"}
 
 
 @pytest.mark.parametrize("train_decoder", [True, False])
@@ -68,13 +69,13 @@ def test_decoder_trains_only_when_enabled(data, train_decoder: bool) -> None:
 
 
 def test_encoder_stages_learn_teacher_features(data, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Or the lighter weight of the inner legs would pass for learning.
+    # Otherwise the falling weight of the inner stages would look like learning.
     monkeypatch.setattr(joint, "INNER", 1.0)
     trainer = make(
         data, steps=24, scenes=2, captions=0, sentences=0.0, learning_rate=1e-2, mixup_prob=0.5, teacher_forcing=0.5
     )
     parts = [trainer.run_step() for _ in range(24)]
-    for name in ("leg1", "leg2", "leg3", "leg4"):
+    for name in STAGES:
         assert np.mean([part[name] for part in parts[-4:]]) < 0.8 * parts[0][name], name
 
 
@@ -84,7 +85,7 @@ def test_teacher_forcing_decays_to_zero(data) -> None:
     maps = [torch.full((2, 3, side, side), 50.0) for side in (16, 8, 4, 2)]
     given: list[torch.Tensor] = []
     for stage in trainer.model.vision.stages:
-        stage.register_forward_pre_hook(lambda _leg, on_progress: given.append(on_progress[0]))
+        stage.register_forward_pre_hook(lambda _stage, inputs: given.append(inputs[0]))
     for step, teacher_forcing in ((0, True), (5, False)):
         given.clear()
         trainer.step = step
@@ -95,7 +96,7 @@ def test_teacher_forcing_decays_to_zero(data) -> None:
             teacher_forcing,
             teacher_forcing,
         ]
-        # The encoder's own channels come from the leg before, always.
+        # The encoder's own channels always come from the stage before.
         assert all(not (grid[:, 3:] == 50).any() for grid in given)
 
 
@@ -120,7 +121,7 @@ def test_teacher_with_other_depth_is_refused(data) -> None:
             features = super().features(images)
             return type(features)(features.maps[:2], features.logits)
 
-    with pytest.raises(InputError, match="the teacher has 2 maps to follow and the encoder 4 legs"):
+    with pytest.raises(InputError, match="the teacher has 2 maps, but the encoder has 4 stages"):
         make(data, Flat())
 
 

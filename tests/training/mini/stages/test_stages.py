@@ -85,7 +85,7 @@ def test_word_dropout_changes_caption_loss(data, tmp_path: Path) -> None:
         make(data, "text", tmp_path, scenes=0, dropout=0.0, noise=0.0, word_dropout=share) for share in (0.0, 1.0)
     )
     rows = torch.arange(4).numpy()
-    grid = misread._stored().some_views(rows)
+    grid = misread._stored().random_real_views(rows)
     misread.model.load_state_dict(heard.model.state_dict())
     captions = [[caption] for caption in (several[0] for several in data.train.tokens[:4])]
     with torch.no_grad():
@@ -126,7 +126,7 @@ def test_reward_gradient_equals_enumeration(data, tmp_path: Path) -> None:
     trainer = make(data, "critic", tmp_path, dropout=0.0, likelihood=0.0, scenes=0)
     assert isinstance(trainer, ScstTrainer)
     grid = torch.randn(2, 4, 16)
-    drawn = trainer._draw(grid)
+    drawn = trainer._sample(grid)
     better = torch.randn(2, 5)
     parts = trainer._drawn_loss(grid, drawn, better, [[[5]], [[6, 7]]])
     total, tokens = 0.0, 0
@@ -213,6 +213,6 @@ def test_damaged_state_is_one_line(data, tmp_path: Path) -> None:
 
 def test_feature_report_names_its_encoder(data, tmp_path: Path) -> None:
     make(data, "text", tmp_path)
-    on_progress = json.loads((tmp_path / "features.json").read_text())
-    assert len(on_progress["encoder"]) == 64
-    assert (on_progress["views"], on_progress["real"], on_progress["drawn"]) == (2, 8, 8)
+    manifest = json.loads((tmp_path / "features.json").read_text())
+    assert len(manifest["encoder"]) == 64
+    assert (manifest["views"], manifest["real"], manifest["drawn"]) == (2, 8, 8)
