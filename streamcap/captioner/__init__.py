@@ -11,14 +11,19 @@ from streamcap.captioner.options import SearchOptions
 from streamcap.captioner.result import Result
 
 if TYPE_CHECKING:
-    from streamcap.captioner.captioner import Captioner, load_captioner
+    from streamcap.captioner.captioner import Captioner
+    from streamcap.captioner.load import load_captioner
 
 __all__ = ["Captioner", "Result", "SearchOptions", "load_captioner"]
 
 
 def __getattr__(name: str) -> object:
-    if name in ("Captioner", "load_captioner"):
-        import streamcap.captioner.captioner
+    if name == "Captioner":
+        from streamcap.captioner.captioner import Captioner
 
-        return getattr(streamcap.captioner.captioner, name)
+        return Captioner
+    if name == "load_captioner":
+        from streamcap.captioner.load import load_captioner
+
+        return load_captioner
     raise AttributeError(f"module 'streamcap.captioner' has no attribute {name!r}")

@@ -14,8 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from streamcap.captioner import registry
-from streamcap.captioner.checkpoints import Checkpoint, open_checkpoint
+from streamcap.captioner.checkpoints import Checkpoint
 from streamcap.captioner.continuous_decoder import ContinuousDecoder
 from streamcap.captioner.decoding.batch import ContinuousBatch, StopCriteria
 from streamcap.captioner.decoding.batch_limit import BatchLimit
@@ -28,9 +27,8 @@ from streamcap.captioner.decoding.sampling import make_sampler
 from streamcap.captioner.decoding.tokenizer import TextDecoder
 from streamcap.captioner.decoding.verifier import Verifier
 from streamcap.captioner.grounding.grounding import Grounding
-from streamcap.captioner.hub.model import find_hub_kind
-from streamcap.captioner.kernels.precision import convert, find_device, find_precision
-from streamcap.captioner.loading import find_stop_tokens, find_tokenizer, find_tower
+from streamcap.captioner.kernels.precision import convert
+from streamcap.captioner.missing_parts import find_stop_tokens, find_tokenizer, find_tower
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.prompt import Prompt, Prompter
 from streamcap.captioner.models.vision import Vision
@@ -352,7 +350,12 @@ class Captioner:
         search = search or SearchOptions()
         if search.beam_size > 1:
             raise InputError("continuous batching supports greedy search and sampling, not beams")
-        return ContinuousDecoder(self, search, max_rows or MAX_ROWS[self._device.type])
+        return ContinuousDecoder(
+            make_prompt=lambda embedding: self._prompts(embedding.unsqueeze(0))[0],
+            new_batch=lambda prompt, rows: self._new_batch(search, self._stop_criteria(search, prompt.length), rows),
+            make_result=self._result,
+            batch_limit=BatchLimit(max_rows or MAX_ROWS[self._device.type], "captions", self._device),
+        )
 
     def text(self, tokens: list[int]) -> str:
         """The text of `tokens`; empty if no tokenizer is available."""
@@ -401,33 +404,3 @@ class Captioner:
             self._parameters += sum(p.numel() for p in tower.parameters())
             self._vision = convert(tower, self._precision, self._device)
         return self._vision
-
-
-def load_captioner(
-    name: str | Path,
-    device: str = "auto",
-    precision: str = "auto",
-    vision: str | Path | None = None,
-    tokenizer: str | Path | None = None,
-    prompt: str | None = None,
-) -> Captioner:
-    """Load a captioner: `mini`, an alias (`streamcap models`), a file, a directory, or a hub `owner/name`.
-
-    vision, tokenizer: a directory or hub name, for checkpoints that contain none. prompt: for models that take one,
-    which are those of the hub that run in transformers' own classes. Raises InputError with a one-line message if it
-    cannot be loaded.
-    """
-    path = registry.find_checkpoint(str(name))
-    hub_kind = find_hub_kind(path)
-    if hub_kind is not None:
-        if vision is not None or tokenizer is not None:
-            raise InputError(f"{name}: has its own vision encoder and tokenizer; vision= and tokenizer= do not apply")
-        from streamcap.captioner.hub.captioner import load_hub_captioner
-
-        return load_hub_captioner(path, hub_kind, device=device, precision=precision, prompt=prompt)
-    if prompt is not None:
-        raise InputError(f"{name}: takes no prompt")
-    target = find_device(device)
-    resolved = find_precision(precision, target)
-    checkpoint = open_checkpoint(path)
-    return Captioner(checkpoint, device=target, precision=resolved, vision=vision, tokenizer=tokenizer)

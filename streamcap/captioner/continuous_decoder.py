@@ -6,8 +6,8 @@ decodes whole batches instead, which is faster on a CPU (see docs/speed.md).
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,25 +16,33 @@ from streamcap.captioner.decoding.batch import ContinuousBatch, Request
 from streamcap.captioner.decoding.batch_limit import BatchLimit
 from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
 from streamcap.captioner.models.prompt import Prompt
-from streamcap.captioner.options import SearchOptions
 from streamcap.captioner.result import Result
-
-if TYPE_CHECKING:
-    from streamcap.captioner.captioner import Captioner
 
 Key = TypeVar("Key", bound=Hashable)
 
 
 class ContinuousDecoder(Generic[Key]):
-    """Captions join the batch at any step and leave it when they are finished.
+    """Captions join the batch at any step and leave it when they are finished. Made by `Captioner.decoder`.
 
     When memory runs out, all unfinished captions restart in smaller batches.
+
+    Parameters:
+        make_prompt: the prompt of one row of `encode`'s output.
+        new_batch: an empty batch for captions whose prompt is as long as the one given, of at most so many rows.
+        make_result: the result of a finished caption: tokens, mean log-probability, passes and prompt.
     """
 
-    def __init__(self, captioner: Captioner, search: SearchOptions, max_rows: int) -> None:
-        self._captioner = captioner
-        self._search = search
-        self._batch_limit = BatchLimit(max_rows, "captions", captioner._device)
+    def __init__(
+        self,
+        make_prompt: Callable[[Tensor], Prompt],
+        new_batch: Callable[[Prompt, int], ContinuousBatch[Any] | CudaGraphBatch[Any]],
+        make_result: Callable[[list[int], float, int, Prompt], Result],
+        batch_limit: BatchLimit,
+    ) -> None:
+        self._make_prompt = make_prompt
+        self._new_batch = new_batch
+        self._make_result = make_result
+        self._batch_limit = batch_limit
         self._unfinished: dict[Key, Prompt] = {}
         self._batch: ContinuousBatch[Key] | CudaGraphBatch[Key] | None = None
 
@@ -46,7 +54,7 @@ class ContinuousDecoder(Generic[Key]):
     def add(self, key: Key, embedding: Tensor) -> None:
         """Queue one caption, given one row of `encode`'s output; it joins at the next `step`."""
         with torch.inference_mode():
-            (prompt,) = self._captioner._prompts(embedding.unsqueeze(0))
+            prompt = self._make_prompt(embedding)
         if self._batch is None:
             self._batch = self._new_batch(prompt, self._batch_limit.max_rows)
         self._batch.add(key, prompt)
@@ -62,9 +70,7 @@ class ContinuousDecoder(Generic[Key]):
         """Decode one more token of every caption. Returns the captions that finished, in no particular order."""
         done = self._batch_limit.run(self.active, self._step) if self._unfinished else []
         finished = [(row, self._unfinished.pop(row.key)) for row in done]
-        return [
-            (row.key, self._captioner._result(row.tokens, row.logprob, row.passes, prompt)) for row, prompt in finished
-        ]
+        return [(row.key, self._make_result(row.tokens, row.logprob, row.passes, prompt)) for row, prompt in finished]
 
     def tokens(self) -> dict[Key, list[int]]:
         """The tokens so far of every caption in the batch."""
@@ -80,8 +86,3 @@ class ContinuousDecoder(Generic[Key]):
         # Only now: after a failure the next step starts a new batch.
         self._batch = batch
         return done
-
-    def _new_batch(self, prompt: Prompt, max_rows: int) -> ContinuousBatch[Key] | CudaGraphBatch[Key]:
-        return self._captioner._new_batch(
-            self._search, self._captioner._stop_criteria(self._search, prompt.length), max_rows
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from streamcap.captioner.captioner import Captioner, OnText, load_captioner
+from streamcap.captioner.captioner import Captioner, OnText
 from streamcap.captioner.decoding.batch_limit import BatchLimit
 from streamcap.captioner.decoding.drafts import Drafts, DraftStatistics
 from streamcap.captioner.hub.model import HubModel, load
@@ -42,10 +42,18 @@ class HubCaptioner(Captioner):
 
     Parameters:
         prompt: of every image; None: the model's default (see `HubModel.inputs`).
+        load_gate: loads the captioner whose vision encoder gives `features`, when it is first needed.
     """
 
     def __init__(
-        self, hub: HubModel, *, path: Path, device: torch.device, precision: str, prompt: str | None = None
+        self,
+        hub: HubModel,
+        *,
+        path: Path,
+        device: torch.device,
+        precision: str,
+        load_gate: Callable[[], Captioner],
+        prompt: str | None = None,
     ) -> None:
         self._hub = hub
         self._path = path
@@ -53,6 +61,7 @@ class HubCaptioner(Captioner):
         self._precision = precision
         self._prompt = prompt
         self._row_limit = BatchLimit(MAX_ROWS[device.type], "captions", device)
+        self._load_gate = load_gate
         self._gate: Captioner | None = None
         self.draft_statistics = DraftStatistics()
 
@@ -115,7 +124,7 @@ class HubCaptioner(Captioner):
     def features(self, embeddings: Tensor) -> npt.NDArray[np.float32]:
         """One unit vector of `mini`'s vision encoder for each row of `encode`'s output, float32 (B, D)."""
         if self._gate is None:
-            self._gate = load_captioner("mini", device=str(self._device))
+            self._gate = self._load_gate()
         images = [image.numpy() for image in embeddings]
         return self._gate.features(self._gate.encode(fit_images(images, self._gate.image_spec)))
 
@@ -215,10 +224,21 @@ class HubCaptioner(Captioner):
         return results
 
 
-def load_hub_captioner(directory: Path, kind: str, *, device: str, precision: str, prompt: str | None) -> HubCaptioner:
-    """The captioner of the model in `directory`, whose `model_type` is `kind`. Raises InputError."""
+def load_hub_captioner(
+    directory: Path,
+    kind: str,
+    *,
+    device: str,
+    precision: str,
+    prompt: str | None,
+    load_gate: Callable[[], Captioner],
+) -> HubCaptioner:
+    """The captioner of the model in `directory`, whose `model_type` is `kind`. Parameters as of `HubCaptioner`.
+
+    Raises InputError.
+    """
     hub, target, resolved = load(directory, kind, device=device, precision=precision)
-    return HubCaptioner(hub, path=directory, device=target, precision=resolved, prompt=prompt)
+    return HubCaptioner(hub, path=directory, device=target, precision=resolved, load_gate=load_gate, prompt=prompt)
 
 
 class HubDecoder(Generic[Key]):

@@ -128,7 +128,7 @@ def test_reward_gradient_equals_enumeration(data, tmp_path: Path) -> None:
     grid = torch.randn(2, 4, 16)
     drawn = trainer._sample(grid)
     better = torch.randn(2, 5)
-    parts = trainer._drawn_loss(grid, drawn, better, [[[5]], [[6, 7]]])
+    parts = trainer._real_losses(grid, drawn, better, [[[5]], [[6, 7]]])
     total, tokens = 0.0, 0
     prefix = trainer.model.mapping(grid)
     for row in range(2):
@@ -178,7 +178,7 @@ def test_changed_settings_refuse_resume_unless_allowed(data, tmp_path: Path) -> 
     path = tmp_path / "text.pt"
     make(data, "text", tmp_path).save(path)
     kept = path.read_bytes()
-    with pytest.raises(InputError, match=r"text\.pt: was started with other settings: steps 6 there, 7 here"):
+    with pytest.raises(InputError, match=r"text\.pt: was started with other settings: steps is 6 there and 7 here"):
         make(data, "text", tmp_path, steps=7).restore(path)
     make(data, "text", tmp_path, steps=7).restore(path, other_settings=True)
     assert path.read_bytes() == kept

@@ -1,4 +1,4 @@
-"""Finds the vision tower, tokenizer and stop tokens of a checkpoint, and checks that they fit it."""
+"""Finds what a checkpoint does not contain (vision tower, tokenizer, stop tokens), and checks that it fits."""
 
 from __future__ import annotations
 
