@@ -97,9 +97,9 @@ class Ingest(AssignedStreams):
             self._streams.get(name).publisher.confirm()
         return may_report
 
-    def is_taken(self, name: str) -> bool:
+    def is_lost(self, name: str) -> bool:
         writer = self.writers.get(name)
-        return writer is not None and writer.taken
+        return writer is not None and writer.is_lost
 
     def is_stuck(self) -> bool:
         """Whether JetStream does not answer."""

@@ -1,4 +1,4 @@
-"""`ClusterMetrics`: what a node tells Prometheus about its part of a cluster. Values are read at each scrape."""
+"""`ClusterMetrics`: the Prometheus metrics of a node's part of a cluster. Values are read at each scrape."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ClusterMetrics:
 
     def _of_assignments(self) -> Iterator[Metric]:
         owned = GaugeMetricFamily("streamcap_cluster_streams_owned", "Streams that this node has.", labels=("role",))
-        taken = CounterMetricFamily(
+        takeovers = CounterMetricFamily(
             "streamcap_cluster_takeovers", "Streams that were assigned to this node.", labels=("role",)
         )
         lost = CounterMetricFamily(
@@ -75,10 +75,10 @@ class ClusterMetrics:
             parts.append(("recorder", self._recorder))
         for role, part in parts:
             owned.add_metric((role,), len(part.owned))
-            taken.add_metric((role,), part.taken)
+            takeovers.add_metric((role,), part.takeovers)
             lost.add_metric((role,), part.lost)
             waiting.add_metric((role,), part.waiting)
-        yield from (owned, taken, lost, waiting)
+        yield from (owned, takeovers, lost, waiting)
 
     def _of_writes(self) -> Iterator[Metric]:
         writes = self._ingest.writes

@@ -1,4 +1,4 @@
-"""`AssignedStreams`: the streams that a work queue of JetStream assigns to this node: taken, reported, given back."""
+"""`AssignedStreams`: takes streams from a work queue of JetStream, reports progress on them, and gives them back."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class AssignedStreams(ABC):
     ) -> None:
         self.node = node
         self.owned: dict[str, Assigned] = {}
-        self.taken = 0
+        self.takeovers = 0
         """Streams that were assigned to this node since it started."""
         self.lost = 0
         """Streams that another node took while this one had them."""
@@ -130,7 +130,7 @@ class AssignedStreams(ABC):
 
     @abstractmethod
     def load_of(self, info: NodeInfo) -> NodeLoad:
-        """What node `info` tells about this role."""
+        """The load of node `info` in this role."""
 
     @abstractmethod
     def is_assigned(self, config: StreamConfig) -> bool:
@@ -141,7 +141,7 @@ class AssignedStreams(ABC):
         """Called at every progress report. Returns whether the stream is still this node's, as far as it knows."""
 
     @abstractmethod
-    def is_taken(self, name: str) -> bool:
+    def is_lost(self, name: str) -> bool:
         """Whether another node has taken the stream, so that its assignment is no longer this node's to give back."""
 
     @abstractmethod
@@ -199,7 +199,7 @@ class AssignedStreams(ABC):
         self._take(name, message)
 
     def _take(self, name: str, message: Msg | None) -> None:
-        self.taken += 1
+        self.takeovers += 1
         self.owned[name] = Assigned(self._registry.streams.get(name), message)
         self.spawn(self._start(name), f"start-{name}")
 
@@ -239,7 +239,7 @@ class AssignedStreams(ABC):
             except (StreamcapError, OSError) as error:
                 log.warning("stream %s cannot run here: %s", name, error)
                 await self._nak(name, owned, RETRY_SECONDS)
-            except Exception:  # a bug must not hold the stream for ever
+            except Exception:  # a bug must not hold the stream forever
                 log.exception("stream %s could not be started", name)
                 await self._nak(name, owned, RETRY_SECONDS)
 
@@ -249,8 +249,8 @@ class AssignedStreams(ABC):
             if owned is None:
                 return
             await self.stop_stream(name, moves=True)
-            # Whoever lost the stream must not give back what is another's.
-            if self.is_taken(name):
+            # The assignment of a lost stream belongs to another node.
+            if self.is_lost(name):
                 self._drop(name)
             else:
                 await self._nak(name, owned)

@@ -16,7 +16,7 @@ BUSY = 0.85
 
 @dataclass(frozen=True, slots=True)
 class NodeLoad:
-    """What an ingest node tells the others about itself."""
+    """The load of one node in one role, as it reports it."""
 
     id: str
     capacity: int
@@ -35,7 +35,7 @@ def fair_share(node: str, nodes: Iterable[NodeLoad], streams: int) -> int:
 
 
 class Balance:
-    """Decides for one node, by what all nodes of its site tell. `monotonic` in seconds.
+    """Decides for one node, by the loads of all nodes of its site. `monotonic` in seconds.
 
     A node takes streams up to its share; beyond it, up to its capacity, only what nobody else takes. It gives the
     surplus back one by one while another node is below its share, so that a joining node gets its part and no more.

@@ -1,4 +1,4 @@
-"""`NodeDirectory`: what each node tells about itself every two seconds, in a bucket that forgets."""
+"""`NodeDirectory`: the nodes of the cluster, from their reports, which expire in a JetStream bucket."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class NodeInfo:
     credits: int = 0
     """Samples that its engine takes now."""
     rows_per_second: float = 0.0
-    """Samples that its engine has captioned a second, of late, for all nodes."""
+    """Samples that its engine has captioned per second lately, for all nodes."""
     version: str = ""
 
     @property
@@ -111,7 +111,7 @@ class NodeDirectory:
         return next((info for info in self.nodes if info.id == node), None)
 
     async def run(self) -> None:
-        """Until cancelled; then the node says good-bye."""
+        """Report and follow until cancelled; call `leave` afterwards."""
         reading = asyncio.create_task(self._reader.run(), name="nodes")
         try:
             while True:
@@ -121,7 +121,7 @@ class NodeDirectory:
             await end_tasks((reading,))
 
     async def report(self) -> None:
-        """Tell the others now; a report that is lost is followed by the next one."""
+        """Send a report now. If it is lost, the next one replaces it."""
         if self._describe is not None and self._connection.is_connected:
             info = self._describe()
             with contextlib.suppress(NatsError, OSError):

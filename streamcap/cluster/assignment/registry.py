@@ -47,7 +47,7 @@ class StreamConfig:
     """The only node that may run it: the one that a WHIP publisher reached. Empty: any of the site."""
     revision: int = 0
     scope: HostScope = HostScope.ANY
-    """The hosts that the source may connect to: whoever added the stream by HTTP may not reach all."""
+    """The hosts that the source may connect to; limited for streams added over HTTP."""
 
     def as_json(self) -> bytes:
         message: dict[str, Any] = {"url": self.url, "site": self.site, "settings": self.settings.as_json()}
@@ -80,16 +80,13 @@ _SETTINGS = frozenset(StreamSettings.__dataclass_fields__)
 
 
 class StreamRegistry:
-    """A copy of the bucket, kept up to date by `run`; and changes, which are made in the bucket.
-
-    Parameters:
-        on_change: called with the name of a stream that was added, changed or removed, once `ready`.
-    """
+    """A copy of the bucket, kept up to date by `run`. Changes are made in the bucket, and come back from there."""
 
     def __init__(self, connection: Connection) -> None:
         self.site = connection.options.site
         self.streams: dict[str, StreamConfig] = {}
         self.observers: list[Callable[[str], None]] = []
+        """Called with the name of each stream that was added, changed or removed."""
         self._connection = connection
         self._changed = asyncio.Event()
         self._reader = StreamReader(
@@ -149,7 +146,10 @@ class StreamRegistry:
             await self._publish(queue.subject(site, name), b"", {"Nats-Expected-Last-Subject-Sequence": "0"})
 
     async def offer_missing(self, site: str, queue: WorkQueue, includes: Callable[[StreamConfig], bool]) -> int:
-        """Offer the streams of `site` that are in no queue, since whoever added them died before. Returns how many."""
+        """Offer the streams of `site` that are in no queue: the node that added them may have died before it did.
+
+        Returns how many.
+        """
         filter_ = queue.subjects_of(site)
         info = await self._connection.jetstream.stream_info(queue.stream, subjects_filter=filter_)
         queued = set(info.state.subjects or {})

@@ -7,11 +7,11 @@ from collections.abc import Callable
 HELD_SECONDS = 0.5
 """An engine holds the samples that it captions in this time. More would only wait, while newer ones come."""
 FIRST_SAMPLES = 8
-"""What it holds before its speed is known."""
+"""Samples that it holds before its speed is known."""
 MIN_SAMPLES = 2
 """One runs while the next one waits."""
 OWNER_SECONDS = 3.0
-"""An ingest node that is silent for so long has no streams any more."""
+"""An ingest node that has been silent for this long counts as gone."""
 SMOOTHING = 0.5
 
 
@@ -39,7 +39,7 @@ class Credit:
         return max(MIN_SAMPLES, min(held, self._max_samples))
 
     def measure(self, samples: int, busy_seconds: float) -> None:
-        """The engine's counters since its start."""
+        """Update the speed from the engine's counters since its start."""
         rows, seconds = samples - self._measured[0], busy_seconds - self._measured[1]
         if rows <= 0 or seconds <= 0:
             return
@@ -47,8 +47,8 @@ class Credit:
         before, now = self.rows_per_second, rows / seconds
         self.rows_per_second = now if not before else before + SMOOTHING * (now - before)
 
-    def note(self, owner: str, streams: int) -> bool:
-        """An ingest node has so many streams for this engine. Returns whether that is news."""
+    def set_demand(self, owner: str, streams: int) -> bool:
+        """Set the number of streams that ingest node `owner` has for this engine. Returns whether it changed."""
         self._prune()
         before = self._owners.get(owner, (0.0, 0))[1]
         if streams > 0:

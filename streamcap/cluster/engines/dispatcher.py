@@ -12,34 +12,34 @@ from streamcap.engine.outcome import Outcome
 from streamcap.media.frame import Sample
 
 DEAD_SECONDS = 3.0
-"""An engine that has said nothing for so long is taken for dead."""
+"""An engine that has been silent for this long counts as dead."""
 SILENT_SECONDS = 1.0
-"""What an engine has that has said nothing for so long goes to another one, if there is one."""
+"""The requests of an engine that has been silent for this long go to another one, if there is one."""
 ASK_SECONDS = 0.2
-"""One that owes answers and has said nothing for so long is asked whether it is there."""
+"""An engine that owes answers and has been silent for this long is asked whether it is there."""
 ANSWER_SECONDS = 5.0
-"""A request without an answer for so long is given up, though its engine is alive."""
+"""A request without an answer for this long is given up, although its engine is alive."""
 AFFINITY_SECONDS = 0.25
 """How long a sample waits for the engine that knows its stream while another one is free: the change costs a decode."""
 
 
 @dataclass(slots=True, eq=False)
-class Engine:
+class KnownEngine:
     """One engine, as this node knows it."""
 
     id: str
     models: dict[str, str]
     window: int
     draining: bool
-    heard_at: float
+    last_message_at: float
     in_flight: dict[int, InFlight] = field(default_factory=dict)
     streams: int = 0
-    """Streams whose samples it is given first."""
+    """Streams that prefer it."""
     suspended: bool = False
-    """It refused a sample, or owes one for too long: no more until its next report."""
+    """It refused a sample, or an answer is overdue: it gets no more until its next report."""
 
     @property
-    def room(self) -> int:
+    def credit(self) -> int:
         return 0 if self.draining or self.suspended else self.window - len(self.in_flight)
 
 
@@ -67,8 +67,8 @@ class Dispatcher:
     waiting one (KEEP_LATEST), counted in `superseded`; with no engine there it also counts as `missed`.
 
     Streams take turns in the order in which they became ready. A stream stays with its engine, which has the images
-    that the change gate compares with, as long as that one has room. What a dead engine had waits again, unless a newer
-    sample of the stream does. A final is never lost: it exists once it is in the log, and a sample has none yet.
+    that the change gate compares with, as long as that one has credit. The samples of a dead engine wait again, unless
+    a newer one of the stream does. No final is lost by that: a final exists once it is in the log.
 
     Parameters:
         owner: this node's id.
@@ -79,13 +79,13 @@ class Dispatcher:
         self,
         owner: str,
         monotonic: Callable[[], float],
-        accepts: Callable[[str, str], bool] = lambda name, mark: True,
+        accepts: Callable[[str, str], bool] = lambda name, fingerprint: True,
     ) -> None:
         self.superseded: dict[str, int] = {}
         self.missed = 0
         """Samples that a newer one replaced while no engine was there, or that no engine's input is known for."""
         self.resent = 0
-        """Samples that went to another engine, since the first one died or refused."""
+        """Samples sent again, because their engine died, refused or was silent."""
         self.given_up = 0
         """Requests that an engine did not answer in time."""
         self.late = 0
@@ -94,13 +94,13 @@ class Dispatcher:
         self._monotonic = monotonic
         self._accepts = accepts
         self._requests = 0
-        self._engines: dict[str, Engine] = {}
+        self._engines: dict[str, KnownEngine] = {}
         self._ready: dict[str, tuple[float, Sample]] = {}
-        """Samples that may be sent, in order, with the time since when."""
+        """By stream: since when a sample may be sent, and the sample; longest waiting first."""
         self._held: dict[str, Sample] = {}
         """Samples of streams that have an earlier one at an engine."""
-        self._at: dict[str, int] = {}
-        """By stream: its request at an engine."""
+        self._requested: dict[str, int] = {}
+        """By stream: the id of its request at an engine."""
         self._affinity: dict[str, str] = {}
         self._memories: dict[str, GateMemory] = {}
 
@@ -110,7 +110,7 @@ class Dispatcher:
 
     @property
     def in_flight(self) -> int:
-        return len(self._at)
+        return len(self._requested)
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -120,24 +120,25 @@ class Dispatcher:
         """Whether an engine is there for `model`."""
         return any(self._has(engine, model) for engine in self._engines.values())
 
-    # -- what engines tell
+    # -- messages of engines
 
-    def heard(self, report: EngineReport) -> None:
+    def on_report(self, report: EngineReport) -> None:
+        """Take what an engine reports about itself."""
         engine = self._engines.get(report.engine)
         window, now = report.windows.get(self._owner, 1), self._monotonic()
         if engine is None:
-            self._engines[report.engine] = Engine(report.engine, report.models, window, report.draining, now)
+            self._engines[report.engine] = KnownEngine(report.engine, report.models, window, report.draining, now)
             return
         engine.models, engine.window, engine.draining = report.models, window, report.draining
-        engine.heard_at, engine.suspended = now, False
+        engine.last_message_at, engine.suspended = now, False
 
-    def answered(self, engine_id: str, answer: Answer) -> Outcome | None:
-        """The outcome to publish; None if there is none, or the request was given up."""
+    def on_answer(self, engine_id: str, answer: Answer) -> Outcome | None:
+        """Take an answer. Returns the outcome to publish; None if there is none, or the request was given up."""
         engine = self._engines.get(engine_id)
         if engine is None or (sent := engine.in_flight.get(answer.id)) is None:
             self.late += 1
             return None
-        engine.heard_at = self._monotonic()
+        engine.last_message_at = self._monotonic()
         if answer.kind == "busy":
             engine.suspended = True
             self._release(engine, answer.id)
@@ -151,8 +152,8 @@ class Dispatcher:
         self._free(sent.request.sample.stream)
         return outcome
 
-    def gone(self, engine_id: str) -> bool:
-        """Nobody listens there any more. Returns whether that is news."""
+    def remove_engine(self, engine_id: str) -> bool:
+        """Nobody listens there any more: its samples wait again. Returns whether it was known."""
         engine = self._engines.pop(engine_id, None)
         if engine is None:
             return False
@@ -165,9 +166,9 @@ class Dispatcher:
         """Call often. Returns the engines to ask whether they are there."""
         now, ask = self._monotonic(), []
         for engine in list(self._engines.values()):
-            silent = now - engine.heard_at
+            silent = now - engine.last_message_at
             if silent >= DEAD_SECONDS:
-                self.gone(engine.id)
+                self.remove_engine(engine.id)
                 continue
             if engine.in_flight and silent >= ASK_SECONDS:
                 ask.append(engine.id)
@@ -188,7 +189,7 @@ class Dispatcher:
         if sample.pixels.size == 0:  # the model's input is not known
             self.missed += 1
             return False
-        if stream in self._at:
+        if stream in self._requested:
             self._replace(stream, sample.model, served=served)
             self._held[stream] = sample
         else:
@@ -200,7 +201,7 @@ class Dispatcher:
     def take(self, max_bytes: int) -> Batch | None:
         """The next message; None if nothing can be sent now. Its requests are at their engine from now on."""
         now, size = self._monotonic(), 0
-        chosen: tuple[Engine, str] | None = None
+        chosen: tuple[KnownEngine, str] | None = None
         requests: list[Request] = []
         for stream, (since, sample) in list(self._ready.items()):
             engine = self._engine_for(stream, sample.model, now - since)
@@ -214,9 +215,9 @@ class Dispatcher:
             self._requests += 1
             requests.append(request)
             del self._ready[stream]
-            self._settle(stream, engine)
+            self._prefer(stream, engine)
             engine.in_flight[request.id] = InFlight(request, now)
-            self._at[stream] = request.id
+            self._requested[stream] = request.id
         return None if chosen is None else Batch(chosen[0].id, chosen[1], tuple(requests))
 
     def unsent(self, batch: Batch) -> None:
@@ -233,7 +234,7 @@ class Dispatcher:
         )  # fmt: skip
         for table in tables:
             table.pop(stream, None)
-        number = self._at.pop(stream, None)
+        number = self._requested.pop(stream, None)
         if number is not None:
             for engine in self._engines.values():
                 engine.in_flight.pop(number, None)
@@ -243,26 +244,26 @@ class Dispatcher:
 
     # -- parts
 
-    def _has(self, engine: Engine, model: str) -> bool:
-        mark = engine.models.get(model)
-        return mark is not None and self._accepts(model, mark)
+    def _has(self, engine: KnownEngine, model: str) -> bool:
+        fingerprint = engine.models.get(model)
+        return fingerprint is not None and self._accepts(model, fingerprint)
 
-    def _has_other(self, engine: Engine, model: str) -> bool:
+    def _has_other(self, engine: KnownEngine, model: str) -> bool:
         return any(
-            other is not engine and other.room > 0 and self._has(other, model) for other in self._engines.values()
+            other is not engine and other.credit > 0 and self._has(other, model) for other in self._engines.values()
         )
 
-    def _engine_for(self, stream: str, model: str, waited: float) -> Engine | None:
+    def _engine_for(self, stream: str, model: str, waited: float) -> KnownEngine | None:
         preferred = self._engines.get(self._affinity.get(stream, ""))
         if preferred is not None and not (preferred.draining or preferred.suspended) and self._has(preferred, model):
-            if preferred.room > 0:
+            if preferred.credit > 0:
                 return preferred
             if waited < AFFINITY_SECONDS:
                 return None
-        others = [engine for engine in self._engines.values() if engine.room > 0 and self._has(engine, model)]
+        others = [engine for engine in self._engines.values() if engine.credit > 0 and self._has(engine, model)]
         return min(others, key=lambda engine: (len(engine.in_flight) + engine.streams) / engine.window, default=None)
 
-    def _settle(self, stream: str, engine: Engine) -> None:
+    def _prefer(self, stream: str, engine: KnownEngine) -> None:
         before = self._affinity.get(stream)
         if before != engine.id:
             if before is not None and (preferred := self._engines.get(before)) is not None:
@@ -277,12 +278,12 @@ class Dispatcher:
 
     def _free(self, stream: str) -> None:
         """The stream's request has ended: its newest sample may be sent."""
-        self._at.pop(stream, None)
+        self._requested.pop(stream, None)
         sample = self._held.pop(stream, None)
         if sample is not None:
             self._ready[stream] = self._monotonic(), sample
 
-    def _release(self, engine: Engine, number: int) -> None:
+    def _release(self, engine: KnownEngine, number: int) -> None:
         """A request will not be answered: its sample waits again, unless a newer one does."""
         sent = engine.in_flight.pop(number)
         sample = sent.request.sample

@@ -39,7 +39,7 @@ REPORT_SECONDS = 0.5
 MAX_BATCHES = 2
 """Batches that an engine holds at most: one runs while the next one waits."""
 IDLE_SECONDS = 60.0
-"""What the engine counts of a stream is forgotten after so long without a sample."""
+"""The engine's counters of a stream are dropped after this long without a sample."""
 POLL_SECONDS = 0.05
 
 
@@ -136,7 +136,7 @@ class EngineService:
 
     async def _take(self, message: Msg) -> None:
         if not message.data:
-            return  # asks whether we are here
+            return  # asks whether this engine is here
         try:
             owner, requests = decode_requests(message.data)
         except ValueError as error:
@@ -229,7 +229,7 @@ class EngineService:
             self.skipped += 1
             log.debug("a demand is ignored: %s", error)
             return
-        if self._credit.note(demand.owner, sum(demand.streams.get(name, 0) for name in self._models)):
+        if self._credit.set_demand(demand.owner, sum(demand.streams.get(name, 0) for name in self._models)):
             self._changed.set()
 
     async def _report(self) -> None:
@@ -253,7 +253,7 @@ class EngineService:
             return
         report = EngineReport(
             self._node,
-            {name: info.mark for name, info in self._models.items()},
+            {name: info.fingerprint for name, info in self._models.items()},
             self._credit.windows(),
             self.free,
             round(self.rows_per_second, 2),

@@ -115,7 +115,7 @@ def read_memory(entry: dict[str, Any] | None, sample: Sample) -> GateMemory | No
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an engine says of one request: any number of interims, then one other kind."""
+    """An engine's answer to one request: any number of interims, then one of another kind."""
 
     id: int
     kind: Kind
@@ -134,7 +134,7 @@ class Answer:
 
     @classmethod
     def of(cls, number: int, outcome: Outcome, memory: GateMemory | None) -> Self:
-        """What becomes of an engine's outcome."""
+        """The answer for an engine's outcome."""
         match outcome:
             case Interim(times=times):
                 encode, decode = _seconds(times)
@@ -208,11 +208,11 @@ def decode_answers(body: bytes) -> list[Answer]:
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """What an engine tells all ingest nodes, twice a second and when something changes."""
+    """The state of an engine, sent to all ingest nodes twice a second and when it changes."""
 
     engine: str
     models: dict[str, str]
-    """Name → fingerprint of what it serves (see `ModelInfo`)."""
+    """Name → fingerprint (`ModelInfo.fingerprint`) of each model that it serves."""
     windows: dict[str, int] = field(default_factory=dict)
     """By ingest node: samples that it may have here at a time."""
     free: int = 0
@@ -220,7 +220,7 @@ class EngineReport:
     rows_per_second: float = 0.0
     """Samples that it has captioned a second, of late."""
     draining: bool = False
-    """It answers what it has, and takes nothing more."""
+    """It answers the requests that it has, and takes no more."""
 
     def as_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -233,7 +233,7 @@ class EngineReport:
             known = {each.name: message[each.name] for each in fields(cls) if each.name in message}
             report = cls(**known)
             windows = {str(owner): int(window) for owner, window in report.windows.items()}
-            models = {str(name): str(mark) for name, mark in report.models.items()}
+            models = {str(name): str(value) for name, value in report.models.items()}
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not the report of an engine: {error!r}") from None
         return replace(report, engine=str(report.engine), windows=windows, models=models)
@@ -241,7 +241,7 @@ class EngineReport:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What an ingest node tells all engines, twice a second and when something changes."""
+    """How many streams an ingest node has, sent to all engines twice a second and when it changes."""
 
     owner: str
     streams: dict[str, int]

@@ -42,8 +42,8 @@ class ModelInfo:
     """The options of the change gate, which runs at the engine."""
 
     @property
-    def mark(self) -> str:
-        """A fingerprint: engines with another one take other samples, or judge them otherwise."""
+    def fingerprint(self) -> str:
+        """Hash of all fields: engines with another one take other samples, or gate them differently."""
         return hashlib.sha256(self.as_json()).hexdigest()[:12]
 
     def as_json(self) -> bytes:
@@ -68,7 +68,7 @@ class ModelInfo:
 
     @classmethod
     def of(cls, model: ServedModel, gate: ChangeGateOptions) -> ModelInfo:
-        """What an engine tells of a local model. Raises TypeError for a remote one."""
+        """The description of a local model. Raises TypeError for a remote one."""
         if not isinstance(model.convert, Converter) or model.encoder is not None:
             raise TypeError(f"model {model.name} is not a local one")
         image = model.convert.spec.to_json()
@@ -96,17 +96,17 @@ class ModelDirectory:
             connection, f"KV_{MODELS_BUCKET}", f"{_KEY_PREFIX}>", self._take, last_per_subject=True
         )
 
-    def accepts(self, name: str, mark: str) -> bool:
-        """Whether an engine whose model has the fingerprint `mark` takes the samples that are made for `name`."""
+    def accepts(self, name: str, fingerprint: str) -> bool:
+        """Whether an engine whose model has this fingerprint takes the samples that are made for `name`."""
         info = self.models.get(name)
-        return info is not None and info.mark == mark
+        return info is not None and info.fingerprint == fingerprint
 
     async def run(self) -> None:
         """Until cancelled."""
         await self._reader.run()
 
     async def put(self, info: ModelInfo) -> None:
-        """Tell what this engine serves, until JetStream has stored it: a node may start while a leader is elected."""
+        """Publish a model of this engine; retried until JetStream has stored it, which may be electing a leader."""
         subject, warned = f"{_KEY_PREFIX}{model_key(info.name)}", False
         while True:
             try:

@@ -1,4 +1,4 @@
-"""`RemoteEngine`: what an ingest node without a model has instead of an engine: it asks those of other nodes."""
+"""`RemoteEngine`: the engine of an ingest node without a model: it sends samples to engines of other nodes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.1
 DEMAND_SECONDS = 0.5
 ACTIVE_SECONDS = 10.0
-"""A stream without a sample for so long needs no share of the engines."""
+"""A stream without a sample for this long does not count in the demand."""
 NO_RESPONDERS = "503"
 
 
@@ -65,7 +65,7 @@ class RemoteEngine:
         """By the subject of its answers."""
         self._active: dict[str, tuple[str, float]] = {}
         """By stream: model and time of its newest sample."""
-        self._told: dict[str, int] = {}
+        self._sent_demand: dict[str, int] = {}
 
     def submit(self, sample: Sample) -> None:
         """Take a sample. From any thread; never blocks."""
@@ -83,7 +83,7 @@ class RemoteEngine:
         answers = await client.subscribe(answer_subject(self._node, "*"), cb=self._take_answers)
         reports = await client.subscribe(ENGINES_SUBJECT, cb=self._take_report)
         try:
-            await run_all(self._send(), self._watch(), self._tell_demand())
+            await run_all(self._send(), self._watch(), self._report_demand())
         finally:
             if self._connection.is_connected:
                 await answers.unsubscribe()
@@ -122,14 +122,14 @@ class RemoteEngine:
         for number in numbers:
             self._finish(engine, Answer(number, "failed", reason))
 
-    # -- what engines say
+    # -- messages of engines
 
     async def _take_answers(self, message: Msg) -> None:
         engine = self._engines.get(message.subject)
         if engine is None:
             return
         if (message.headers or {}).get("Status") == NO_RESPONDERS:
-            if self.dispatcher.gone(engine):
+            if self.dispatcher.remove_engine(engine):
                 log.warning("engine %s is gone", engine)
             self._wake.set()
             return
@@ -143,7 +143,7 @@ class RemoteEngine:
         self._wake.set()
 
     def _finish(self, engine: str, answer: Answer) -> None:
-        outcome = self.dispatcher.answered(engine, answer)
+        outcome = self.dispatcher.on_answer(engine, answer)
         if outcome is None:
             return
         if answer.kind != "interim":
@@ -158,7 +158,7 @@ class RemoteEngine:
             return
         self._engines[answer_subject(self._node, report.engine)] = report.engine
         is_new = report.engine not in self.dispatcher.engines
-        self.dispatcher.heard(report)
+        self.dispatcher.on_report(report)
         self._wake.set()
         if is_new:
             log.info("engine %s serves %s", report.engine, ", ".join(report.models))
@@ -171,26 +171,26 @@ class RemoteEngine:
                 # An empty request: the server answers for an engine that is dead.
                 await self._publish(infer_subject(engine), b"", answer_subject(self._node, engine))
             for engine in set(before) - set(self.dispatcher.engines):
-                log.warning("engine %s says nothing", engine)
+                log.warning("engine %s is silent", engine)
             known = set(self.dispatcher.engines)
             self._engines = {subject: engine for subject, engine in self._engines.items() if engine in known}
             self._wake.set()
             await asyncio.sleep(TICK_SECONDS)
 
-    # -- what engines are told
+    # -- demand
 
-    async def _tell_demand(self) -> None:
+    async def _report_demand(self) -> None:
         sent_at = 0.0
         while True:
             now = self._monotonic()
-            if self._demand() != self._told or now - sent_at >= DEMAND_SECONDS:
+            if self._demand() != self._sent_demand or now - sent_at >= DEMAND_SECONDS:
                 sent_at = now
                 await self._publish_demand()
             await asyncio.sleep(TICK_SECONDS)
 
     async def _publish_demand(self) -> None:
-        self._told = self._demand()
-        await self._publish(DEMAND_SUBJECT, Demand(self._node, self._told).as_json())
+        self._sent_demand = self._demand()
+        await self._publish(DEMAND_SUBJECT, Demand(self._node, self._sent_demand).as_json())
 
     def _demand(self) -> dict[str, int]:
         now, counts = self._monotonic(), dict[str, int]()

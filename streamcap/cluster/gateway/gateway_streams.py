@@ -112,7 +112,7 @@ class GatewayStream(Stream):
                     self.extend_count += 1
 
     def view(self) -> StreamSnapshot:
-        """What the owner sees, where that is this node; else what the log tells."""
+        """The owner's snapshot if that is this node; else one made from the log."""
         local = self._local()
         snapshot = super().view() if local is None else local.view()
         last, status = self.track.last, self.feed.status
@@ -185,7 +185,7 @@ class GatewayStreams(StreamSet):
         self.begin(self._gateway_deps, forget=lambda name: None, engine=EngineStatistics())
         registry.observers.append(self._on_change)
 
-    # -- what the log tells
+    # -- events of the logs
 
     def begin_feed(self, name: str, next_seq: int) -> bool:
         """The log of stream `name` has messages, the first of them with number `next_seq`. False: no such stream."""
@@ -249,7 +249,7 @@ class GatewayStreams(StreamSet):
         return self.get(name)
 
     async def put(self, name: str, url: str, settings: StreamSettings, *, scope: HostScope = HostScope.ANY) -> None:
-        """As of `StreamSet`. Nodes that share a file do so at the same time: whoever is later finds it done."""
+        """As `StreamSet.put`. Nodes that share a file call this at the same time: the later ones find it done."""
         url = check_url(url)
         for attempt in range(PUT_ATTEMPTS):
             config = self._registry.streams.get(name)

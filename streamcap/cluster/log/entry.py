@@ -12,8 +12,8 @@ HEADER = "Streamcap"
 each JSON document costs time on every gateway."""
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _FIELDS = 8
-# Of a start or end, or of the events of one message.
 MAX_EVENTS = 4096
+"""Events of one message; any further ones are ignored."""
 
 
 def headers_of(write: Write) -> dict[str, str]:

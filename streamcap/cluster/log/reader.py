@@ -67,12 +67,12 @@ class _Delivery:
         self._reader = reader
         self._client = client
         self._next = 1
-        self._heard_at = time.monotonic()
+        self._last_message_at = time.monotonic()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def until_failure(self) -> None:
         """Raises what the receiver of the messages raised."""
-        while time.monotonic() - self._heard_at < SILENCE_SECONDS:
+        while time.monotonic() - self._last_message_at < SILENCE_SECONDS:
             done, _ = await asyncio.wait((self._failed,), timeout=HEARTBEAT_SECONDS)
             if done:
                 self._failed.result()
@@ -82,7 +82,7 @@ class _Delivery:
         """A message, a heartbeat, or a flow-control request, which is answered after the messages before it."""
         if self._failed.done():
             return
-        self._heard_at = time.monotonic()
+        self._last_message_at = time.monotonic()
         try:
             if message.headers and message.headers.get("Status") == "100":
                 await self._control(message, message.headers)

@@ -70,7 +70,7 @@ class LogWriter:
         return self.ownership.reserved
 
     @property
-    def taken(self) -> bool:
+    def is_lost(self) -> bool:
         return self.ownership.is_lost
 
     @property

@@ -48,7 +48,7 @@ class Recorder(AssignedStreams):
         super().__init__(connection, node, RECORDER_QUEUE, registry, nodes, cpu=cpu)
         self.options = options
         self.recordings: dict[str, Recording] = {}
-        self._taken: set[str] = set()
+        self._lost_streams: set[str] = set()
         self._done_finals = self._done_read_again = self._done_skipped = 0
 
     @property
@@ -95,7 +95,7 @@ class Recorder(AssignedStreams):
 
     async def start_stream(self, config: StreamConfig) -> None:
         name = config.name
-        self._taken.discard(name)
+        self._lost_streams.discard(name)
         recording = Recording(self._connection, name, self.node, self.options, self.on_lost)
         self.recordings[name] = recording
         try:
@@ -127,14 +127,14 @@ class Recorder(AssignedStreams):
         recording = self.recordings.get(name)
         return recording is None or recording.report()
 
-    def is_taken(self, name: str) -> bool:
-        return name in self._taken
+    def is_lost(self, name: str) -> bool:
+        return name in self._lost_streams
 
     def on_dropped(self, name: str) -> None:
-        self._taken.discard(name)
+        self._lost_streams.discard(name)
 
     def on_lost(self, name: str) -> None:
-        self._taken.add(name)
+        self._lost_streams.add(name)
         super().on_lost(name)
 
     def on_other_change(self, config: StreamConfig | None) -> None:

@@ -452,7 +452,7 @@ class CaptionPublisher:
 
     async def _end(self, writer: CaptionStore) -> None:
         reason = await self._send(writer)
-        if writer.taken:
+        if writer.is_lost:
             return
         waiting = self._outbox.finals
         if reason or waiting:

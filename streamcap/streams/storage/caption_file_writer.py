@@ -32,7 +32,7 @@ class CaptionFileWriter:
 
     medium = "the disk"
     extend_delay = 0.0  # the files keep finals only
-    taken = False  # the lock keeps others away
+    is_lost = False  # the lock keeps others away
 
     def __init__(self, directory: Path, stream: str, rotation: RotationOptions) -> None:
         self.reserved = Counters()

@@ -36,7 +36,7 @@ class CaptionStore(Protocol):
         """Seconds from one write to the next if only the end of the newest final has moved since."""
 
     @property
-    def taken(self) -> bool:
+    def is_lost(self) -> bool:
         """Whether another writer continues the stream, so that nothing more may be written or published."""
 
     def keeps(self, event: Event | Outgoing) -> bool:

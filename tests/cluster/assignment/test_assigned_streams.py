@@ -24,9 +24,9 @@ async def test_recorder_keeps_nothing_of_lost_streams(connection: Connection, tm
     recorder = Recorder(connection, "a", RecorderOptions(tmp_path), registry, nodes)
     recorder.owned["door"] = Assigned(None, None)
     recorder.on_lost("door")
-    assert recorder.is_taken("door")
+    assert recorder.is_lost("door")
     await until(lambda: not recorder.owned)
-    assert not recorder.is_taken("door") and not recorder._busy
+    assert not recorder.is_lost("door") and not recorder._busy
 
 
 async def test_nothing_is_kept_of_streams_that_left(connection: Connection) -> None:

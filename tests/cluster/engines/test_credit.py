@@ -24,26 +24,26 @@ def test_a_slow_engine_holds_one_more_than_it_runs() -> None:
 def test_nodes_share_an_engine_by_their_streams() -> None:
     credit = Credit(128, Clock())
     credit.measure(128, 1.0)
-    assert credit.note("large", 90) and credit.note("small", 10)
-    assert not credit.note("small", 10)
+    assert credit.set_demand("large", 90) and credit.set_demand("small", 10)
+    assert not credit.set_demand("small", 10)
     assert credit.windows() == {"large": 57, "small": 6}
 
 
 def test_every_node_with_streams_may_send_one() -> None:
     credit = Credit(128, Clock())
     for number in range(20):
-        credit.note(f"node{number}", 1)
+        credit.set_demand(f"node{number}", 1)
     assert set(credit.windows().values()) == {1}
 
 
 def test_a_node_that_is_silent_has_no_share() -> None:
     clock = Clock()
     credit = Credit(128, clock)
-    credit.note("dead", 50)
-    credit.note("idle", 50)
-    credit.note("alive", 50)
-    credit.note("idle", 0)
+    credit.set_demand("dead", 50)
+    credit.set_demand("idle", 50)
+    credit.set_demand("alive", 50)
+    credit.set_demand("idle", 0)
     clock.now += OWNER_SECONDS / 2
-    credit.note("alive", 50)
+    credit.set_demand("alive", 50)
     clock.now += OWNER_SECONDS / 2
     assert credit.windows() == {"alive": FIRST_SAMPLES}

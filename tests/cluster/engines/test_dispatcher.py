@@ -34,7 +34,7 @@ def make(*engines: str, window: int = 4) -> tuple[Dispatcher, Clock]:
     clock = Clock()
     dispatcher = Dispatcher("me", clock)
     for engine in engines:
-        dispatcher.heard(report(engine, window))
+        dispatcher.on_report(report(engine, window))
     return dispatcher, clock
 
 
@@ -47,7 +47,7 @@ def take(dispatcher: Dispatcher) -> Batch:
 def caption(dispatcher: Dispatcher, batch: Batch, text: str = "a dog") -> list[Sample]:
     """Answer all of `batch`; the samples whose captions were published."""
     answers = [Answer(request.id, "captioned", text, memory=MEMORY) for request in batch.requests]
-    outcomes = [dispatcher.answered(batch.engine, answer) for answer in answers]
+    outcomes = [dispatcher.on_answer(batch.engine, answer) for answer in answers]
     return [outcome.sample for outcome in outcomes if isinstance(outcome, Captioned)]
 
 
@@ -57,7 +57,7 @@ def test_without_an_engine_the_newest_sample_waits() -> None:
     assert not dispatcher.put(sample(at=2.0))
     assert dispatcher.take(LARGE) is None
     assert (dispatcher.waiting, dispatcher.superseded, dispatcher.missed) == (1, {"door": 1}, 1)
-    dispatcher.heard(report("a"))
+    dispatcher.on_report(report("a"))
     assert [request.sample.start for request in take(dispatcher).requests] == [2.0]
     assert dispatcher.put(sample(at=3.0))
 
@@ -109,8 +109,8 @@ def test_a_message_is_no_larger_than_allowed() -> None:
 
 def test_new_streams_spread_over_engines_by_window() -> None:
     dispatcher, _ = make()
-    dispatcher.heard(report("slow", 10))
-    dispatcher.heard(report("fast", 30))
+    dispatcher.on_report(report("slow", 10))
+    dispatcher.on_report(report("fast", 30))
     for number in range(20):
         dispatcher.put(sample(f"cam{number}"))
     counts: Counter[str] = Counter()
@@ -123,7 +123,7 @@ def test_a_stream_stays_with_its_engine() -> None:
     dispatcher, _ = make("a", window=1)
     dispatcher.put(sample("door"))
     caption(dispatcher, take(dispatcher))
-    dispatcher.heard(report("b", 9))
+    dispatcher.on_report(report("b", 9))
     dispatcher.put(sample("door", at=2.0))
     assert take(dispatcher).engine == "a"
     dispatcher.put(sample("gate"))
@@ -135,7 +135,7 @@ def test_a_stream_moves_when_its_engine_stays_full() -> None:
     for name in ("door", "gate"):
         dispatcher.put(sample(name))
         caption(dispatcher, take(dispatcher))
-    dispatcher.heard(report("b", 1))
+    dispatcher.on_report(report("b", 1))
     for name in ("door", "gate"):
         dispatcher.put(sample(name, at=2.0))
     assert take(dispatcher).engine == "a"
@@ -151,8 +151,8 @@ def test_samples_of_a_dead_engine_go_to_another() -> None:
         dispatcher.put(sample(name, at=1.0))
     first = take(dispatcher)
     dispatcher.put(sample("gate", at=2.0))
-    dispatcher.heard(report("b"))
-    assert dispatcher.gone("a") and not dispatcher.gone("a")
+    dispatcher.on_report(report("b"))
+    assert dispatcher.remove_engine("a") and not dispatcher.remove_engine("a")
     batch = take(dispatcher)
     assert batch.engine == "b"
     assert {request.sample.stream: request.sample.start for request in batch.requests} == {"door": 1.0, "gate": 2.0}
@@ -170,12 +170,12 @@ def test_a_lost_interim_gets_its_own_final() -> None:
     dispatcher.put(sample(at=2.0))
     second = take(dispatcher)
     assert second.requests[0].memory is not None
-    shown = dispatcher.answered(
+    shown = dispatcher.on_answer(
         second.engine, Answer(second.requests[0].id, "interim", "a cat", encode=0.1, decode=0.2)
     )
     assert isinstance(shown, Interim) and shown.text == "a cat"
     assert round(shown.times.decoded - shown.times.taken, 6) == 0.3
-    dispatcher.gone(second.engine)
+    dispatcher.remove_engine(second.engine)
     # Without memory the engine makes a final, also if the text is that of the last one.
     assert take(dispatcher).requests[0].memory is None
 
@@ -190,11 +190,11 @@ def test_a_silent_engine_is_asked_then_left_then_dead() -> None:
     clock.now += SILENT_SECONDS
     assert dispatcher.tick() == ["a"]
     assert dispatcher.in_flight == 1, "there is no other engine"
-    dispatcher.heard(report("b"))
+    dispatcher.on_report(report("b"))
     dispatcher.tick()
     assert take(dispatcher).engine == "b"
     clock.now += DEAD_SECONDS - SILENT_SECONDS
-    dispatcher.heard(report("b"))
+    dispatcher.on_report(report("b"))
     dispatcher.tick()
     assert dispatcher.engines == ("b",)
 
@@ -205,11 +205,11 @@ def test_an_engine_that_owes_an_answer_is_left() -> None:
     take(dispatcher)
     for _ in range(int(ANSWER_SECONDS)):
         clock.now += 1.0
-        dispatcher.heard(report("a"))
+        dispatcher.on_report(report("a"))
     dispatcher.tick()
     assert (dispatcher.in_flight, dispatcher.given_up) == (0, 1)
     assert dispatcher.take(LARGE) is None, "until its next report"
-    dispatcher.heard(report("a"))
+    dispatcher.on_report(report("a"))
     assert take(dispatcher).requests[0].sample.start == 1.0
 
 
@@ -217,9 +217,9 @@ def test_a_refused_sample_waits_for_another_engine() -> None:
     dispatcher, _ = make("a")
     dispatcher.put(sample())
     batch = take(dispatcher)
-    assert dispatcher.answered("a", Answer(batch.requests[0].id, "busy")) is None
+    assert dispatcher.on_answer("a", Answer(batch.requests[0].id, "busy")) is None
     assert dispatcher.take(LARGE) is None
-    dispatcher.heard(report("b"))
+    dispatcher.on_report(report("b"))
     assert take(dispatcher).engine == "b"
 
 
@@ -227,7 +227,7 @@ def test_a_draining_engine_gets_nothing_but_answers() -> None:
     dispatcher, _ = make("a")
     dispatcher.put(sample("door"))
     batch = take(dispatcher)
-    dispatcher.heard(report("a", draining=True))
+    dispatcher.on_report(report("a", draining=True))
     dispatcher.put(sample("gate"))
     assert dispatcher.take(LARGE) is None
     assert len(caption(dispatcher, batch)) == 1
@@ -243,8 +243,8 @@ def test_a_message_that_was_not_sent_is_sent_later() -> None:
 
 def test_an_engine_with_another_model_of_the_name() -> None:
     clock = Clock()
-    dispatcher = Dispatcher("me", clock, lambda name, mark: mark == "m2")
-    dispatcher.heard(report("old"))
+    dispatcher = Dispatcher("me", clock, lambda name, fingerprint: fingerprint == "m2")
+    dispatcher.on_report(report("old"))
     assert not dispatcher.put(sample())
     assert dispatcher.take(LARGE) is None
 
@@ -281,11 +281,11 @@ def simulate(
         clock.now += 0.01
         alive = [engine for engine in windows if engine != "a" or clock.now < dies]
         for engine in alive:
-            dispatcher.heard(report(engine, windows[engine]))
+            dispatcher.on_report(report(engine, windows[engine]))
             while queues[engine] and queues[engine][0][0] <= clock.now:
                 _, batch, index = queues[engine].pop(0)
                 request = batch.requests[index]
-                dispatcher.answered(engine, Answer(request.id, "captioned", "a dog", memory=MEMORY))
+                dispatcher.on_answer(engine, Answer(request.id, "captioned", "a dog", memory=MEMORY))
                 finals[request.sample.stream] += 1
                 ages.append(clock.now - request.sample.arrived)
         for name, at in due.items():
@@ -298,7 +298,7 @@ def simulate(
                 queues[taken.engine].append((busy[taken.engine], taken, index))
         for engine in dispatcher.tick():
             if engine not in alive:
-                dispatcher.gone(engine)  # the server answers that nobody listens
+                dispatcher.remove_engine(engine)  # the server answers that nobody listens
         largest = max(largest, dispatcher.waiting + dispatcher.in_flight)
     return finals, ages, largest
 

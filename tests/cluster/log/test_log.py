@@ -67,7 +67,7 @@ async def test_next_owner_goes_on_and_fences_the_former(connection: Connection) 
     assert begin == needed.ahead(AHEAD_NUMBERS, 10.0)
     with pytest.raises(NotOwnerError):
         await first.append([encode(2, caption(stream="cam.1", number=2))], needed)
-    assert lost == ["cam.1"] and first.taken
+    assert lost == ["cam.1"] and first.is_lost
     await second.append([encode(begin.seq, caption(stream="cam.1", number=begin.caption))], begin)
     async with Reading(connection) as reading:
         await until(lambda: len(reading.entries) == 4)

@@ -36,7 +36,7 @@ class Log:
 
     def __init__(self, extend_delay: float = 0.0) -> None:
         self.extend_delay = extend_delay
-        self.taken = False
+        self.is_lost = False
         self.reserved = Counters()
         self.writes: list[list[dict[str, Any]]] = []
         self.released: Counters | None = None
@@ -58,7 +58,7 @@ class Log:
 
     async def append(self, events: Sequence[Event], needed: Counters) -> None:
         await self.open_gate.wait()
-        if self.taken:
+        if self.is_lost:
             raise OSError("another node continues the stream")
         self.reserved = self.reserved.union(needed.ahead(10, 10.0))
         self.writes.append([json.loads(event.text) for event in events])
@@ -167,7 +167,7 @@ async def test_extends_are_coalesced_between_two_writes() -> None:
 async def test_taken_stream_publishes_nothing_more() -> None:
     log = Log()
     async with Publishing(log) as service:
-        log.taken = True
+        log.is_lost = True
         service.publisher.on_outcome(final(0.0, "a door"))
         await until(lambda: service.publisher.reason)
         assert [e["type"] for e in service.seen()] == []
