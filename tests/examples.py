@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import settings
 
 _DEFAULT = 100
-"""What hypothesis tries where nothing is said."""
+"""Examples of a property test without a number of its own."""
 
 
 def examples(count: int) -> int:

@@ -71,7 +71,7 @@ async def alive_while_loading() -> None:
             assert [answer.headers.get("retry-after") for answer in early[1:]] == ["1"] * 3
             assert "loading" in early[1].json()["detail"]
             assert "streamcap_ready 0.0" in (await http.get("/metrics")).text
-            # A client that gives up where a stream is unknown must not be told so.
+            # A client that gives up where a stream is unknown must not get that answer.
             with pytest.raises(InvalidStatus) as refused:
                 await connect(f"ws://{address}/captions?stream=door").__aenter__()
             assert refused.value.response.status_code == 503

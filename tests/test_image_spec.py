@@ -49,7 +49,7 @@ def test_json_round_trip() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"width": 10}, "field 'height' is missing"),
         ({"width": 0, "height": 5}, "at least 1"),
@@ -60,8 +60,8 @@ def test_json_round_trip() -> None:
         ({"width": 5, "height": 5, "depth": 3}, "unknown field 'depth'"),
     ],
 )
-def test_invalid_spec(fields: dict[str, object], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_invalid_spec(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         ImageSpec.from_json(fields)
 
 

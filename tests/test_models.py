@@ -34,7 +34,7 @@ def test_fallback_is_a_local_model() -> None:
         complete({"talker": remote, "other": ModelSettings("openai:qwen", url=URL)})
 
 
-def test_local_models_are_loaded_once_each_and_served_by_name() -> None:
+def test_local_models_load_once_and_serve_by_name() -> None:
     loads: list[ModelSettings] = []
 
     def load(settings: ModelSettings) -> Any:

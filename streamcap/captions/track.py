@@ -90,8 +90,8 @@ class CaptionTrack:
         """
         if self._open is None:
             return None
-        said = self._last if repeat else None
-        text, logprob, confidence = ("", None, None) if said is None else (said.text, said.logprob, said.confidence)
+        last = self._last if repeat else None
+        text, logprob, confidence = ("", None, None) if last is None else (last.text, last.logprob, last.confidence)
         return self._end_id(
             replace(
                 self._open,

@@ -85,7 +85,7 @@ class Stream:
         """Whether this machine may be the cause of what takes too long."""
         self.publisher = CaptionPublisher(name, settings, deps, first)
         self.stop_status = StreamState.ENDED, "stopped"
-        """What viewers are told when the stream is stopped."""
+        """State and reason that are published when the stream is stopped."""
         self._secret_url = url
         self._deps = deps
         self._created = time.monotonic()
@@ -293,6 +293,7 @@ class Stream:
         self.publisher.on_outcome(outcome)
 
     async def _supervise(self) -> None:
+        """Read from one connection after another. Decides whether to reconnect, and when."""
         options, publisher = self._deps.options, self.publisher
         backoff = Backoff(options.min_retry_delay, options.max_retry_delay)
         refusals = Backoff(options.min_refused_delay, options.max_refused_delay)
@@ -313,7 +314,7 @@ class Stream:
                 publisher.set_state(StreamState.FAILED, str(end))
                 if not self._may_recover:
                     return
-                # Somebody may mend it at the camera. Nothing is said until it answers otherwise.
+                # Somebody may mend it at the camera. The status stays until the camera answers differently.
                 await asyncio.sleep(refusals.next())
                 continue
             if self.reader_statistics.frames > frames and time.monotonic() - began >= STABLE_AFTER_S:

@@ -80,9 +80,9 @@ def test_any_text_is_one_cue_of_every_format(tmp_path: Path, text: str) -> None:
         assert max(map(len, path.read_text().split("\n"))) <= MAX_TEXT_CHARACTERS
     assert len(json.loads(json_format.render(cues).encode())) == 2
     assert hls.segment(cues, 0).encode().count(b"-->") == 2
-    said = encode(1, caption(text)).text
-    assert len(said.encode().decode().splitlines()) == 1
-    assert isinstance(json.loads(said)["text"], str)
+    line = encode(1, caption(text)).text
+    assert len(line.encode().decode().splitlines()) == 1
+    assert isinstance(json.loads(line)["text"], str)
 
 
 def test_cleaned_text_is_plain_for_sse_and_websocket() -> None:
@@ -95,8 +95,8 @@ def test_cleaned_text_is_plain_for_sse_and_websocket() -> None:
 
 def test_jsonl_round_trip() -> None:
     event = encode(41, caption("ein Mädchen läuft"))
-    again, said = jsonl.parse(event.text.encode())
-    assert (again, said) == (event, event.payload)
+    again, payload = jsonl.parse(event.text.encode())
+    assert (again, payload) == (event, event.payload)
 
 
 @given(st.binary())
@@ -151,10 +151,10 @@ VALUES = st.one_of(
 def test_parsed_event_is_encoded_anew(values: dict[str, object]) -> None:
     line = json.dumps(json.loads(encode(41, caption()).text) | values)
     try:
-        event, said = jsonl.parse(line.encode())
+        event, payload = jsonl.parse(line.encode())
     except ValueError:
         return
-    assert event == encode(event.seq, said)
+    assert event == encode(event.seq, payload)
     assert "x" not in json.loads(event.text)
 
 
@@ -175,7 +175,11 @@ def test_parse_lines_names_first_skipped_line() -> None:
     wrap_lines = [encode(n, caption(number=n, is_final=n != 2)).text for n in range(1, 5)]
     data = "\n".join([*wrap_lines, "", wrap_lines[0][:40]]).encode()
     parsed = jsonl.parse_lines(data)
-    assert [(event.seq, said.id) for event, said in parsed.finals] == [(1, "door-1"), (3, "door-3"), (4, "door-4")]
+    assert [(event.seq, final.id) for event, final in parsed.finals] == [
+        (1, "door-1"),
+        (3, "door-3"),
+        (4, "door-4"),
+    ]
     assert (parsed.skipped, parsed.first_skipped, parsed.reason) == (2, 2, "not a final caption")
     tail = jsonl.parse_lines(data[30:], is_tail=True)
     assert (len(tail.finals), tail.skipped, tail.first_skipped) == (2, 2, 2)

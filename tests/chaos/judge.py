@@ -136,10 +136,12 @@ def judge_subtitles(
             complain(f"cue at {start_ms} ms says what no final says: {text!r}")
     if all_of_them:
         for final in finals.values():
-            start, said = round(final["start"] * 1000), " ".join(final["text"].split())
+            start, shown = round(final["start"] * 1000), " ".join(final["text"].split())
             # A final without text ends an interim; nothing is shown.
-            if said and not any(begin <= start + 1 and start - 1 < stop and text == said for begin, stop, text in srt):
-                complain(f"final {final['id']} at {start} ms is in no cue: {said!r}")
+            if shown and not any(
+                begin <= start + 1 and start - 1 < stop and text == shown for begin, stop, text in srt
+            ):
+                complain(f"final {final['id']} at {start} ms is in no cue: {shown!r}")
 
 
 def read_cues(path: Path) -> list[tuple[int, int, str]]:

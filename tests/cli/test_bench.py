@@ -18,17 +18,17 @@ pytestmark = pytest.mark.slow  # loads torch
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["-n", "0"], "--frames 0: at least 1"),
         (["--device", "cuda:77"], "device 'cuda:77' was not found"),
         (["--device", "cpu", "--precision", "fp16"], "fp16 is not supported on cpu"),
     ],
 )
-def test_invalid_options_are_refused_before_measuring(arguments: list[str], said: str) -> None:
+def test_invalid_options_are_refused_before_measuring(arguments: list[str], message: str) -> None:
     result = CliRunner().invoke(app, ["bench", *arguments])
     assert isinstance(result.exception, InputError)
-    assert said in str(result.exception)
+    assert message in str(result.exception)
 
 
 def test_int8_is_omitted_without_torch_support(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,6 +52,6 @@ def test_unwritable_output_is_refused_before_measuring(tmp_path: Path, monkeypat
     out = str(tmp_path / "file" / "out")
     assert f"{out}: this directory cannot be made" in str(CliRunner().invoke(app, ["bench", "--out", out]).exception)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    said = str(CliRunner().invoke(app, ["bench", "--out", str(tmp_path / "new")]).exception)
-    assert "pip install '.[bench]'" in said
+    message = str(CliRunner().invoke(app, ["bench", "--out", str(tmp_path / "new")]).exception)
+    assert "pip install '.[bench]'" in message
     assert not (tmp_path / "new").exists()

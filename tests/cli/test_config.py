@@ -108,7 +108,7 @@ def test_command_line_then_environment_then_file(
     assert options.streams == {}
 
 
-def test_wrong_option_of_command_line_is_not_blamed_on_file(
+def test_invalid_option_error_does_not_name_the_file(
     file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "serve", "--config", file, "--every", "0") == 2

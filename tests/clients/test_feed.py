@@ -111,17 +111,17 @@ async def test_feed_resumes_in_new_process(server: Server) -> None:
 async def talk(streams: list[FakeStream], cutter: Cutter, cuts: int) -> list[str]:
     """Publish finals and interims while connections are reset at random; returns the JSON texts of the finals."""
     dice = random.Random(7)
-    said: list[str] = []
+    sent: list[str] = []
     async with asyncio.timeout(TIMEOUT_FACTOR):
         while cutter.cuts < cuts:
             stream = dice.choice(streams)
             for _ in range(dice.randrange(3)):
                 stream.interim("so far")
-            said.append(stream.final(f"{stream.name} {len(said)}").text)
+            sent.append(stream.final(f"{stream.name} {len(sent)}").text)
             if dice.random() < 0.5:
                 cutter.cut()
             await asyncio.sleep(dice.random() * 0.02)
-    return said
+    return sent
 
 
 async def test_finals_equal_file_through_disconnects(server: Server) -> None:
@@ -142,12 +142,12 @@ async def test_finals_equal_file_through_disconnects(server: Server) -> None:
         for stream in streams:
             stream.status(StreamState.LIVE)
         await until(lambda: feed.seen == {"door": 1, "yard": 1})
-        said = await talk(streams, cutter, cuts=60)
-        await until(lambda: len(received) >= len(said))
+        sent = await talk(streams, cutter, cuts=60)
+        await until(lambda: len(received) >= len(sent))
         await feed.close()
         await asyncio.wait_for(reader, TIMEOUT_FACTOR)
     for stream in streams:
-        lines = [json.loads(text) for text in said if json.loads(text)["stream"] == stream.name]
+        lines = [json.loads(text) for text in sent if json.loads(text)["stream"] == stream.name]
         mine = [caption for caption in received if caption.stream == stream.name]
         assert [(caption.seq, caption.text) for caption in mine] == [(line["seq"], line["text"]) for line in lines]
     assert feed.reconnections >= 30

@@ -41,7 +41,7 @@ class Obs:
         self.connections = 0
         self.port = 0
         self._server: WebSocketServer | None = None
-        self._guests: set[ServerConnection] = set()
+        self._open: set[ServerConnection] = set()
 
     @property
     def url(self) -> str:
@@ -49,41 +49,41 @@ class Obs:
 
     async def begin(self) -> None:
         self._server = await serve(
-            self._guest, "127.0.0.1", self.port, subprotocols=["obswebsocket.json", "obswebsocket.msgpack"]
+            self._serve, "127.0.0.1", self.port, subprotocols=["obswebsocket.json", "obswebsocket.msgpack"]
         )  # type: ignore[arg-type]
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def end(self, code: int = 1001) -> None:
         if self._server is not None:
-            for guest in list(self._guests):
-                await guest.close(code)
+            for connection in list(self._open):
+                await connection.close(code)
             self._server.close()
             await self._server.wait_closed()
             self._server = None
 
-    async def _guest(self, guest: ServerConnection) -> None:
-        self._guests.add(guest)
+    async def _serve(self, connection: ServerConnection) -> None:
+        self._open.add(connection)
         try:
             hello: dict[str, Any] = {"obsWebSocketVersion": "5.1.0", "rpcVersion": 1}
             if self.password is not None:
                 hello["authentication"] = {"challenge": CHALLENGE, "salt": SALT}
-            await guest.send(json.dumps({"op": 0, "d": hello}))
-            identify = json.loads(await guest.recv())
+            await connection.send(json.dumps({"op": 0, "d": hello}))
+            identify = json.loads(await connection.recv())
             assert identify["op"] == 1
             if self.password is not None and identify["d"].get("authentication") != self._expected():
-                await guest.close(4009, "Authentication failed.")
+                await connection.close(4009, "Authentication failed.")
                 return
             if identify["d"]["rpcVersion"] != 1:
-                await guest.close(4010)
+                await connection.close(4010)
                 return
-            await guest.send(json.dumps({"op": 2, "d": {"negotiatedRpcVersion": 1}}))
+            await connection.send(json.dumps({"op": 2, "d": {"negotiatedRpcVersion": 1}}))
             self.connections += 1
-            async for text in guest:
-                await self._answer(guest, json.loads(text))
+            async for text in connection:
+                await self._answer(connection, json.loads(text))
         finally:
-            self._guests.discard(guest)
+            self._open.discard(connection)
 
-    async def _answer(self, guest: ServerConnection, message: dict[str, Any]) -> None:
+    async def _answer(self, connection: ServerConnection, message: dict[str, Any]) -> None:
         assert message["op"] == 6
         asked = message["d"]
         assert asked["requestType"] == "SendStreamCaption"
@@ -96,8 +96,8 @@ class Obs:
         answer = {"requestType": asked["requestType"], "requestId": asked["requestId"], "requestStatus": status}
         # An unrequested event must not be taken for the response.
         event = {"eventType": "StudioModeStateChanged", "eventIntent": 1, "eventData": {"studioModeEnabled": True}}
-        await guest.send(json.dumps({"op": 5, "d": event}))
-        await guest.send(json.dumps({"op": 7, "d": answer}))
+        await connection.send(json.dumps({"op": 5, "d": event}))
+        await connection.send(json.dumps({"op": 7, "d": answer}))
 
     def _expected(self) -> str:
         """By the steps of "Creating an authentication string"."""
@@ -118,12 +118,12 @@ async def obs() -> AsyncIterator[Obs]:
 async def bridge(
     server: Server, url: str, password: str | None = None, *, every: float = 0.001, hold: float = 60.0
 ) -> AsyncIterator[tuple[Bridge, list[str], asyncio.Task[None]]]:
-    said: list[str] = []
+    printed: list[str] = []
     feed = Feed(server.url, streams=["door"], interim=False, first_pause=0.01, longest_pause=0.05)
-    one = Bridge(feed, url, password, said.append, every=every, hold=hold, first_pause=0.01, longest_pause=0.05)
+    one = Bridge(feed, url, password, printed.append, every=every, hold=hold, first_pause=0.01, longest_pause=0.05)
     task = asyncio.create_task(one.run())
     try:
-        yield one, said, task
+        yield one, printed, task
     finally:
         task.cancel()
         await asyncio.wait([task])
@@ -196,7 +196,7 @@ def test_address_without_scheme_or_port() -> None:
 
 async def test_only_finals_reach_obs(server: Server, obs: Obs) -> None:
     door = server.streams.get("door")
-    async with bridge(server, obs.url) as (one, said, _):
+    async with bridge(server, obs.url) as (one, printed, _):
         await until(lambda: server.app.state.broadcaster.present == 1 and obs.connections == 1)
         for number in range(3):
             door.interim("a man")
@@ -204,7 +204,7 @@ async def test_only_finals_reach_obs(server: Server, obs: Obs) -> None:
             await until(lambda n=number: len(obs.captions) == n + 1)
         await until(lambda: one.slot.statistics.sent == 3)
     assert obs.captions == [f"a man opens door {number}" for number in range(3)]
-    assert said == [
+    assert printed == [
         f"connected to OBS at {obs.url} (obs-websocket 5.1.0)",
         f"OBS accepts captions at {obs.url}",
     ]
@@ -226,11 +226,11 @@ async def test_fast_captions_keep_newest(server: Server, obs: Obs) -> None:
 
 async def test_password_is_accepted_and_never_logged(server: Server, obs: Obs) -> None:
     obs.password = "correct horse"
-    async with bridge(server, obs.url, "correct horse") as (_, said, _):
+    async with bridge(server, obs.url, "correct horse") as (_, printed, _):
         await until(lambda: server.app.state.broadcaster.present == 1)
         server.streams.get("door").final("a man")
         await until(lambda: obs.captions == ["a man"])
-    assert not any("horse" in line for line in said)
+    assert not any("horse" in line for line in printed)
 
 
 @pytest.mark.parametrize(("password", "reason"), [("wrong horse", "wrong password"), (None, "STREAMCAP_OBS_PASSWORD")])
@@ -246,7 +246,7 @@ async def test_wrong_password_stops_bridge(server: Server, obs: Obs, password: s
 async def test_idle_obs_gets_newest_when_streaming_starts(server: Server, obs: Obs) -> None:
     obs.streaming = False
     door = server.streams.get("door")
-    async with bridge(server, obs.url) as (one, said, _):
+    async with bridge(server, obs.url) as (one, printed, _):
         await until(lambda: server.app.state.broadcaster.present == 1)
         door.final("a man")
         await until(lambda: obs.refused >= 3)
@@ -254,21 +254,21 @@ async def test_idle_obs_gets_newest_when_streaming_starts(server: Server, obs: O
         await until(lambda: one.slot.statistics.replaced == 1)
         obs.streaming = True
         await until(lambda: obs.captions == ["a dog"])
-    assert sum("not streaming" in line for line in said) == 1
+    assert sum("not streaming" in line for line in printed) == 1
 
 
 async def test_bridge_reconnects_to_obs(server: Server, obs: Obs) -> None:
     await obs.end()
     door = server.streams.get("door")
-    async with bridge(server, obs.url) as (one, said, _):
+    async with bridge(server, obs.url) as (one, printed, _):
         await until(lambda: one.reconnections >= 3 and server.app.state.broadcaster.present == 1)
-        assert len(said) == 1 and "no OBS at" in said[0]
+        assert len(printed) == 1 and "no OBS at" in printed[0]
         door.final("said before OBS came")
         await until(lambda: one.slot._line is not None)
         await obs.begin()
         await until(lambda: obs.captions == ["said before OBS came"])
         await obs.end()
-        await until(lambda: "no OBS at" in said[-1])
+        await until(lambda: "no OBS at" in printed[-1])
         await obs.begin()
         await until(lambda: obs.connections == 2)
         door.final("said after it came back")
@@ -291,9 +291,9 @@ async def test_caption_websocket_is_not_obs(server: Server) -> None:
 
 @pytest.mark.parametrize("text", ["{}", "[]", "hello", '{"op": 0, "d": {}}', '{"op": 5, "d": {"rpcVersion": 1}}'])
 async def test_unknown_websocket_is_not_obs(server: Server, text: str) -> None:
-    async def talk(guest: ServerConnection) -> None:
-        await guest.send(text)
-        await guest.wait_closed()
+    async def talk(connection: ServerConnection) -> None:
+        await connection.send(text)
+        await connection.wait_closed()
 
     async with serve(talk, "127.0.0.1", 0) as other:
         url = f"ws://127.0.0.1:{other.sockets[0].getsockname()[1]}"
@@ -303,10 +303,10 @@ async def test_unknown_websocket_is_not_obs(server: Server, text: str) -> None:
 
 
 async def test_refused_feed_stops_bridge(server: Server, obs: Obs) -> None:
-    said: list[str] = []
+    printed: list[str] = []
     with pytest.raises(RefusedError, match="nobody"):
         await asyncio.wait_for(
-            Bridge(Feed(server.url, streams=["nobody"]), obs.url, None, said.append).run(), TIMEOUT_FACTOR
+            Bridge(Feed(server.url, streams=["nobody"]), obs.url, None, printed.append).run(), TIMEOUT_FACTOR
         )
 
 

@@ -68,13 +68,13 @@ async def test_every_client_prints_finals(server: Server, program: str) -> None:
 async def test_javascript_example_follows_feed_in_page(server: Server) -> None:
     async with chromium() as browser:
         page = await browser.new_page()
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
+        printed: list[str] = []
+        page.on("console", lambda message: printed.append(message.text))
         await page.goto(f"{server.url}/docs")
         await page.evaluate((CLIENTS / "examples" / "finals.mjs").read_text())
         await until(lambda: server.app.state.broadcaster.present == 1)
         server.streams.get("door").final("a man opens a door")
-        await until(lambda: said == ["door a man opens a door"])
+        await until(lambda: printed == ["door a man opens a door"])
 
 
 async def test_refusal_is_one_line_with_exit_code_2(server: Server) -> None:

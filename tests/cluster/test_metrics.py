@@ -55,13 +55,13 @@ async def metrics(connection: Connection, tmp_path: Path) -> ClusterMetrics:
     return metrics
 
 
-def told(metrics: ClusterMetrics) -> dict[str, float]:
+def values_of(metrics: ClusterMetrics) -> dict[str, float]:
     """What Prometheus reads, by name; of several labels the last."""
     lines = [line.rpartition(" ") for line in render(metrics.collect()) if not line.startswith("#")]
     return {name.removeprefix("streamcap_cluster_"): float(value) for name, _, value in lines}
 
 
-async def test_dashboard_and_alerts_of_clusters_use_existing_metrics(metrics: ClusterMetrics) -> None:
+async def test_cluster_dashboard_and_alerts_use_known_metrics(metrics: ClusterMetrics) -> None:
     lines = [line for line in render(metrics.collect()) if not line.startswith("#")]
     known = {NAME.findall(line)[0] for line in lines}
     # Whose metrics another test compares with the service's.
@@ -73,14 +73,14 @@ async def test_dashboard_and_alerts_of_clusters_use_existing_metrics(metrics: Cl
         assert "role" not in expression or any('role="' in line and names[0] in line for line in lines), expression
 
 
-async def test_counters_of_engines_of_other_nodes_are_told(metrics: ClusterMetrics) -> None:
+async def test_metrics_of_remote_engines(metrics: ClusterMetrics) -> None:
     dispatcher, engine = metrics.dispatcher, metrics.engine
     assert dispatcher is not None and engine is not None
     dispatcher.put(sample(at=1.0))
     dispatcher.put(sample(at=2.0))  # no engine is there
     dispatcher.resent, dispatcher.given_up, dispatcher.late = 2, 3, 4
     engine.refused, engine.skipped, engine.references.forgotten = 5, 6, 7
-    values = told(metrics)
+    values = values_of(metrics)
     expected = {
         "samples_waiting": 1, "samples_in_flight": 0, "engines": 0, "samples_missed_total": 1,
         "samples_resent_total": 2, "requests_given_up_total": 3, "answers_late_total": 4,
@@ -88,4 +88,4 @@ async def test_counters_of_engines_of_other_nodes_are_told(metrics: ClusterMetri
     }  # fmt: skip
     assert {name: values.get(name) for name in expected} == expected
     metrics.dispatcher = metrics.engine = None
-    assert not set(expected) & set(told(metrics)), "a node without them has no such metrics"
+    assert not set(expected) & set(values_of(metrics)), "a node without them has no such metrics"

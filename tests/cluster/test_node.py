@@ -147,12 +147,12 @@ def test_gateway_and_ingest_in_two_nodes(nats_server: NatsCluster, tmp_path: Pat
         assert status == 503 and "node i-" in text
         status, text = ingest.get("/streams")
         assert status == 404 and "is no gateway" in text
-        told, seen = metrics(ingest), metrics(gateway)
-        assert told['streamcap_cluster_streams_owned{role="ingest"}'] == 1
-        assert told['streamcap_cluster_takeovers_total{role="ingest"}'] == 1
-        assert told["streamcap_cluster_publish_seconds_count"] >= 3
-        assert told["streamcap_cluster_writes_refused_total"] == 0
-        assert told['streamcap_captions_total{stream="door"}'] >= 2
+        values, seen = metrics(ingest), metrics(gateway)
+        assert values['streamcap_cluster_streams_owned{role="ingest"}'] == 1
+        assert values['streamcap_cluster_takeovers_total{role="ingest"}'] == 1
+        assert values["streamcap_cluster_publish_seconds_count"] >= 3
+        assert values["streamcap_cluster_writes_refused_total"] == 0
+        assert values['streamcap_captions_total{stream="door"}'] >= 2
         assert seen["streamcap_cluster_nodes"] == 2 and seen["streamcap_cluster_streams"] == 1
         assert not any("stream=" in name for name in seen), "a stream's metrics come from the node that runs it"
         assert gateway.request("PATCH", "/streams/door", {"every": 0.25})[0] == 200

@@ -136,7 +136,7 @@ def test_wrong_file_is_one_line_with_its_place(tmp_path: Path, text: str, line: 
     assert str(problem).startswith(f"{tmp_path / 'cams.yaml'}:{line}: ") and "\n" not in str(problem)
 
 
-def test_all_problems_are_told_by_line(tmp_path: Path) -> None:
+def test_all_problems_are_reported_by_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, "alerts: []\nserver: {prot: 1}\nstreams:\n  door: {url: 1}\n  yard: {evry: 1}\n")
     assert [problem.line for problem in caught.value.problems] == [1, 2, 4, 5, 5]

@@ -18,7 +18,7 @@ def unit(*values: float) -> np.ndarray:
 
 # Cosine distances from A: NEAR_A 0.001 (the same image), MOVED 0.05 (same scene in motion), B 1 (another scene).
 A, NEAR_A, MOVED, B = unit(1, 0, 0), unit(1, 0.05, 0), unit(1, 0.33, 0), unit(0, 1, 0)
-SAID = "a man opens a door"
+TEXT = "a man opens a door"
 
 
 def at(start: float, epoch: int = 0, stream: str = "door") -> Sample:
@@ -32,7 +32,7 @@ def classify(gate: ChangeGate, last_sample_at: Sample, features: np.ndarray, tex
 @pytest.fixture
 def gate() -> ChangeGate:
     gate = ChangeGate(ChangeGateOptions(threshold=0.02, refresh_interval=30))
-    gate.commit(at(10.0), A, SAID)
+    gate.commit(at(10.0), A, TEXT)
     return gate
 
 
@@ -65,7 +65,7 @@ def test_known_image_is_unchanged_when_it_returns(gate: ChangeGate) -> None:
 
 def test_references_are_bounded_and_keep_the_first(gate: ChangeGate) -> None:
     for number in range(1, 3 * MAX_REFERENCES):
-        classify(gate, at(10.0 + number / 10), unit(1, 0, number), SAID)
+        classify(gate, at(10.0 + number / 10), unit(1, 0, number), TEXT)
     assert len(gate._finals["door"].references) == MAX_REFERENCES
     assert gate.distance(at(20.0), A) == pytest.approx(0.0, abs=1e-6)
 
@@ -87,7 +87,7 @@ def test_unrepeated_text_stays_unconfirmed(gate: ChangeGate) -> None:
         assert classify(gate, at(start), MOVED, "a man closes a door").verdict is Verdict.UNCONFIRMED
         gate.mark_unchanged(at(start + 1.0))
     assert classify(gate, at(17.0), MOVED, "a man closes a door").verdict is Verdict.UNCONFIRMED
-    assert classify(gate, at(18.0), MOVED, SAID).verdict is Verdict.UNCHANGED
+    assert classify(gate, at(18.0), MOVED, TEXT).verdict is Verdict.UNCHANGED
 
 
 def test_two_different_new_texts_confirm_a_change(gate: ChangeGate) -> None:
@@ -96,22 +96,22 @@ def test_two_different_new_texts_confirm_a_change(gate: ChangeGate) -> None:
 
 
 def test_confirm_timeout(gate: ChangeGate) -> None:
-    classify(gate, at(11.0), MOVED, SAID)
+    classify(gate, at(11.0), MOVED, TEXT)
     assert classify(gate, at(13.1), unit(1, 0, 0.33), "a man closes a door").verdict is Verdict.CHANGED
     hasty = ChangeGate(ChangeGateOptions(threshold=0.02, confirm_timeout=0.0))
-    hasty.commit(at(10.0), A, SAID)
+    hasty.commit(at(10.0), A, TEXT)
     assert classify(hasty, at(10.1), MOVED, "a man closes a door").verdict is Verdict.CHANGED
 
 
 def test_refresh_commits_same_text(gate: ChangeGate) -> None:
-    assert classify(gate, at(99.0), A, SAID).verdict is Verdict.CHANGED
+    assert classify(gate, at(99.0), A, TEXT).verdict is Verdict.CHANGED
 
 
 def test_zero_threshold_passes_everything() -> None:
     gate = ChangeGate(ChangeGateOptions(threshold=0.0))
-    gate.commit(at(0.0), A, SAID)
+    gate.commit(at(0.0), A, TEXT)
     assert gate.last_text(at(1.0)) == ""
-    assert classify(gate, at(1.0), A, SAID).verdict is Verdict.CHANGED
+    assert classify(gate, at(1.0), A, TEXT).verdict is Verdict.CHANGED
 
 
 def test_content_words_distinguish_captions() -> None:
@@ -120,7 +120,7 @@ def test_content_words_distinguish_captions() -> None:
 
 
 PICTURES = st.sampled_from([A, NEAR_A, MOVED, unit(1, 0, 0.33), unit(1, 0.7, 0), B])
-TEXTS = st.sampled_from([SAID, "a man closes a door", "a cat", "a dog"])
+TEXTS = st.sampled_from([TEXT, "a man closes a door", "a cat", "a dog"])
 
 
 @settings(deadline=None)
@@ -159,7 +159,7 @@ def test_invalid_option(options: dict[str, float]) -> None:
 
 
 def test_distance_that_is_no_number_is_a_failure(gate: ChangeGate) -> None:
-    gate.commit(at(0.0), A, SAID)
+    gate.commit(at(0.0), A, TEXT)
     with pytest.raises(FloatingPointError, match="not a number"):
         gate.distance(at(1.0), np.full(3, np.nan, np.float32))
 
@@ -175,6 +175,6 @@ def test_memory_without_images_compares_words(gate: ChangeGate) -> None:
     assert elsewhere.is_unchanged(elsewhere.distance(at(12.0), NEAR_A))
     memory.references = []
     assert classify(elsewhere, at(13.0), A, "a dog").verdict is Verdict.CHANGED
-    assert classify(elsewhere, at(40.0), A, SAID).verdict is Verdict.CHANGED, "as after every refresh interval"
+    assert classify(elsewhere, at(40.0), A, TEXT).verdict is Verdict.CHANGED, "as after every refresh interval"
     elsewhere.load("door", None)
-    assert classify(elsewhere, at(41.0), A, SAID).verdict is Verdict.CHANGED
+    assert classify(elsewhere, at(41.0), A, TEXT).verdict is Verdict.CHANGED

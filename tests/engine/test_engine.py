@@ -81,7 +81,7 @@ def test_failed_image_does_not_fail_its_batch(running: Running) -> None:
     assert isinstance(running.outcomes.wait(5)[-1], Captioned)
 
 
-def test_failures_are_told_once_then_counted(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+def test_failures_are_logged_once_then_counted(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     running.model.fail_when = lambda pixels: "no such layer"
     for second in range(50):
         running.engine.submit(sample("door", RED, float(second)))

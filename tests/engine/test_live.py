@@ -29,13 +29,13 @@ def test_live_model_needs_fewer_passes_for_what_it_has_seen() -> None:
     embeddings = images(captioner, [1, 2])
     plain = captioner.decode(embeddings)
     before = replace(live.draft_statistics)
-    heard: list[tuple[int, list[int]]] = []
+    partial: list[tuple[int, list[int]]] = []
     for _ in range(4):
         results = live.decode(
-            embeddings, streams=["door", "yard"], on_text=lambda row, tokens: heard.append((row, list(tokens)))
+            embeddings, streams=["door", "yard"], on_text=lambda row, tokens: partial.append((row, list(tokens)))
         )
         assert [result.text for result in results] == [result.text for result in plain]
-        assert all(plain[row].tokens[: len(tokens)] == tokens for row, tokens in heard)
+        assert all(plain[row].tokens[: len(tokens)] == tokens for row, tokens in partial)
     tokens = 4 * sum(len(result.tokens) for result in plain)
     statistics = live.draft_statistics
     assert statistics.tokens - before.tokens == tokens

@@ -51,10 +51,10 @@ def test_jsonl(data: bytes, is_tail: bool) -> None:
     assert len(parsed.reason) < 300
     feed, track = EventLog("door"), CaptionTrack("door", every=1.0)
     feed.refill((event for event, _ in parsed.finals), 1)
-    for event, said in parsed.finals:
+    for event, final in parsed.finals:
         json.loads(event.text, parse_constant=lambda name: 1 / 0)
-        assert math.isfinite(said.start) and said.start <= said.end
-        track.restore(said)
+        assert math.isfinite(final.start) and final.start <= final.end
+        track.restore(final)
     if track.last is not None:
         track.extend(at(track.end))
     srt.render(track.cues), vtt.render(track.cues)

@@ -77,8 +77,8 @@ def ffmpeg(*arguments: str | Path) -> None:
 def ffprobe_times(path: Path) -> list[float | None]:
     """Every frame's PTS in seconds, by ffprobe, in display order; its best guess or None if a file has none."""
     frames = _ffprobe(path, "-select_streams", "v:0", "-show_frames")["frames"]
-    said = [frame.get("pts_time", frame.get("best_effort_timestamp_time")) for frame in frames]
-    return [None if time is None else float(time) for time in said]
+    times = [frame.get("pts_time", frame.get("best_effort_timestamp_time")) for frame in frames]
+    return [None if time is None else float(time) for time in times]
 
 
 def ffprobe_cues(path: Path) -> list[tuple[float, float]]:

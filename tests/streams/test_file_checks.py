@@ -39,7 +39,7 @@ def test_hostile_line_is_skipped_and_named(tmp_path: Path, line: str, caplog: py
     with caplog.at_level(logging.WARNING):
         history = files.load_history(3600.0)
     assert [event.seq for event in history.finals] == [1, 10]
-    assert [said.id for said in history.shown] == ["door-1", "door-10"]
+    assert [shown.id for shown in history.shown] == ["door-1", "door-10"]
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning.startswith(f"{files.jsonl}: 1 lines skipped, the first is line 2: ")
     assert len(warning) < 500

@@ -40,7 +40,7 @@ def test_late_is_three_seconds_and_three_intervals() -> None:
     assert [StreamLoad(10.0, lag).late for lag in (30.0, 30.1)] == [False, True]
 
 
-def test_overload_is_said_once_at_begin_and_end() -> None:
+def test_overload_is_logged_once_at_begin_and_end() -> None:
     watched = Watched()
     watched.pass_(60, FRESH, LATE, LATE)
     (begin,) = watched.lines

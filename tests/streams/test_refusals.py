@@ -61,8 +61,8 @@ async def test_full_disk_is_one_warning(
     async with asyncio.timeout(TIMEOUT_FACTOR):
         while len(attempts) < 4:
             await asyncio.sleep(0.01)
-    (said,) = [record for record in caplog.records if "No space left" in record.getMessage()]
-    assert (said.levelname, said.__dict__["stream"]) == ("WARNING", "door")
+    (warning,) = [record for record in caplog.records if "No space left" in record.getMessage()]
+    assert (warning.levelname, warning.__dict__["stream"]) == ("WARNING", "door")
     await service.streams.close()
 
 

@@ -194,7 +194,7 @@ async def test_silent_camera_is_stalled(monkeypatch: pytest.MonkeyPatch) -> None
     await service.streams.close()
 
 
-async def test_overload_is_told_to_viewers_and_ends(service: FakeService) -> None:
+async def test_overload_status_reaches_viewers_and_ends(service: FakeService) -> None:
     seen = await first_sample(service)
     door = service.streams.get("door")
     clock = [0.0]

@@ -68,7 +68,7 @@ async def test_status_connecting_live_stalled_live(tmp_path: Path) -> None:
     await service.streams.close()
 
 
-async def test_camera_whose_frames_nobody_wants_is_not_stalled() -> None:
+async def test_camera_with_unwanted_frames_is_not_stalled() -> None:
     service = FakeService(every=1.0, stall_after=0.2)
     await live(service)
     skipped = service.sources[0].skipped = time.monotonic() + 0.5

@@ -29,7 +29,7 @@ CONFIG: dict[str, Any] = {
     "gpt2": {"vocab_size": 320, "n_positions": 40, "n_embd": 64, "n_layer": 1, "n_head": 1}
     | {"bos_token_id": 0, "eos_token_id": 0},
 }
-SAID = (("a red car on a road", "the car is red"), ("two dogs run", "dogs in the snow", "two dogs in the snow"))
+CAPTIONS = (("a red car on a road", "the car is red"), ("two dogs run", "dogs in the snow", "two dogs in the snow"))
 
 
 class Colors:
@@ -45,7 +45,7 @@ class Colors:
 def make_data() -> Data:
     """Eight images, black or white, with captions that tell which, and eight drawn scenes."""
     scenes = synthetic.draw_pictures(8, seed=3)
-    captions = [SAID[i % 2] for i in range(8)]
+    captions = [CAPTIONS[i % 2] for i in range(8)]
     flat = [caption for several in captions for caption in several]
     tokenizer = make_tokenizer([*scenes.sentences, *flat * 4], 320)
     tokens = [[encoded.ids for encoded in tokenizer.encode_batch(list(several))] for several in captions]

@@ -47,15 +47,15 @@ def of_status(
     status: int, headers: Mapping[str, str], content: bytes, *, key: str | None, now: datetime | None = None
 ) -> RemoteError:
     """The failure that an HTTP response with another status than 200 tells."""
-    said = error_message(content, headers.get("content-type", ""))
+    detail = error_message(content, headers.get("content-type", ""))
     advice = _ADVICE.get(status, "the server failed" if status >= 500 else "unexpected answer")
     if 300 <= status < 400:
         target = hide_keys(one_line(headers.get("location", "nowhere")), key)
-        said, advice = "", f"the server redirects to {target}; use that as --model-url"
+        detail, advice = "", f"the server redirects to {target}; use that as --model-url"
     pause = LASTING_PAUSE_S if status in _LASTING or 300 <= status < 400 else None
     if status in (429, 503) and (wait := retry_after(headers.get("retry-after", ""), now)) is not None:
         pause = wait
-    return RemoteError(f"{status}: {advice}{f' ({hide_keys(said, key)})' if said else ''}", pause=pause)
+    return RemoteError(f"{status}: {advice}{f' ({hide_keys(detail, key)})' if detail else ''}", pause=pause)
 
 
 def retry_after(value: str, now: datetime | None = None) -> float | None:

@@ -134,7 +134,7 @@ class CaptionPublisher:
 
     @property
     def reason(self) -> str:
-        """All present reasons, as viewers are told."""
+        """All present reasons, as in the status event."""
         return self._status.reason
 
     @property
@@ -249,7 +249,7 @@ class CaptionPublisher:
             self._touch_cues()
 
     def _hold_back(self) -> None:
-        """The image has changed, and the model is not sure what it shows: say nothing new, and end what was said."""
+        """The image has changed and the model is not sure what it shows: end the open interim, publish no caption."""
         self.held_back += 1
         self._holds_back, self._interims_allowed = True, False
         self._end_interim(repeat=False)

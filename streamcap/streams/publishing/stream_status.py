@@ -1,4 +1,4 @@
-"""`StreamStatus`: the state of one stream, and the reasons that viewers are told."""
+"""`StreamStatus`: the state of one stream, and its reasons, as in the status event."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StreamStatus:
         self._logged: tuple[StreamState, str] | None = None
 
     def update(self, state: StreamState) -> bool:
-        """Take `state` and the present reasons. Returns whether viewers are told something new."""
+        """Take `state` and the present reasons. Returns whether the status event has changed."""
         before = self.state, self.reason
         self.state, self.reason = state, _joined(self.source, self.model, self.disk, self.load)
         return (self.state, self.reason) != before

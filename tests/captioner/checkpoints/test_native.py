@@ -100,9 +100,9 @@ def test_captioner_provides_engine_interface(directory: Path) -> None:
     features = captioner.features(embeddings)
     assert features.dtype == np.float32 and features.shape == (3, 64)
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
-    heard: list[tuple[int, list[int]]] = []
-    results = captioner.decode(embeddings, on_text=lambda row, tokens: heard.append((row, list(tokens))))
-    assert all(results[row].tokens[: len(tokens)] == tokens for row, tokens in heard) and heard
+    partial: list[tuple[int, list[int]]] = []
+    results = captioner.decode(embeddings, on_text=lambda row, tokens: partial.append((row, list(tokens))))
+    assert all(results[row].tokens[: len(tokens)] == tokens for row, tokens in partial) and partial
     assert captioner.info["family"] == "streamcap"
     assert json.dumps(captioner.info)
     assert captioner.decode(embeddings[:0]) == []

@@ -266,7 +266,7 @@ def test_converted_checkpoint_keeps_its_stop_token(tmp_path: Path) -> None:
     )
 
 
-def test_videocaptioner_takes_begin_and_end_of_its_tokenizer(tmp_path: Path) -> None:
+def test_videocaptioner_uses_bos_and_eos_of_tokenizer(tmp_path: Path) -> None:
     weights, content = _golden("videocaptioner_net")
     case = content["cases"][0]
     torch.save(weights, tmp_path / "model.pt")

@@ -114,11 +114,11 @@ def test_sampling_follows_distribution() -> None:
 
 def test_interim_tokens_grow(captioner: Captioner) -> None:
     torch.manual_seed(0)
-    heard: dict[int, list[list[int]]] = {}
+    partial: dict[int, list[list[int]]] = {}
     results = captioner.decode(
         torch.randn(2, 32),
         SearchOptions(max_tokens=6),
-        on_text=lambda row, tokens: heard.setdefault(row, []).append(list(tokens)),
+        on_text=lambda row, tokens: partial.setdefault(row, []).append(list(tokens)),
     )
     for row, result in enumerate(results):
-        assert heard.get(row, []) == [result.tokens[:count] for count in range(2, len(result.tokens))]
+        assert partial.get(row, []) == [result.tokens[:count] for count in range(2, len(result.tokens))]

@@ -124,10 +124,10 @@ def test_interim_tokens_are_beginnings_of_the_caption() -> None:
     captioner = guess_always(load_captioner(GOLDEN / "clipcap_mlp.pt", device="cpu", precision="fp32"), 2)
     embeddings = torch.randn(3, 32, generator=torch.Generator().manual_seed(2))
     plain = captioner.caption_embeddings(embeddings)
-    heard: list[tuple[int, list[int]]] = []
+    partial: list[tuple[int, list[int]]] = []
     drafts = [plain[0].tokens, plain[0].tokens, None]
-    captioner.decode(embeddings, on_text=lambda row, tokens: heard.append((row, list(tokens))), drafts=drafts)
-    assert heard and all(plain[row].tokens[: len(tokens)] == tokens for row, tokens in heard)
+    captioner.decode(embeddings, on_text=lambda row, tokens: partial.append((row, list(tokens))), drafts=drafts)
+    assert partial and all(plain[row].tokens[: len(tokens)] == tokens for row, tokens in partial)
 
 
 @needs_compiler

@@ -116,7 +116,7 @@ def test_word_is_denied_where_all_its_classes_are(tags: list[float], held: set[s
 
 
 @pytest.mark.parametrize("beam", [1, 3])
-def test_denied_words_are_not_said(blind: Captioner, beam: int) -> None:
+def test_denied_words_are_not_generated(blind: Captioner, beam: int) -> None:
     held = forbidden(blind)
     results = blind.caption(images(), beam_size=beam)
     assert not any(held & set(result.tokens) for result in results)

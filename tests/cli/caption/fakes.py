@@ -64,8 +64,8 @@ class Reader:
 
     @staticmethod
     def _result(row: torch.Tensor, before: str) -> Result:
-        said = " ".join(str(int(number)) for number in row)
-        return Result(f"{before}number {said}", [1, 2], -0.5, 0.75)
+        numbers = " ".join(str(int(number)) for number in row)
+        return Result(f"{before}number {numbers}", [1, 2], -0.5, 0.75)
 
 
 def load(path: Path) -> Image.Image:

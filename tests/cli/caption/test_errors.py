@@ -127,6 +127,6 @@ def test_progress_bar_only_on_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
             progress.advance(task)
             progress.advance(task)
             progress.refresh()
-        said = stream.getvalue()
-        assert ("film.mp4" in said and "2/4" in said and "/s" in said) is shown
-        assert shown or said == ""
+        printed = stream.getvalue()
+        assert ("film.mp4" in printed and "2/4" in printed and "/s" in printed) is shown
+        assert shown or printed == ""

@@ -84,7 +84,7 @@ def test_full_nodes_leave_the_rest_waiting() -> None:
     assert site.waiting == 10
 
 
-def test_streams_nobody_else_takes_exceed_the_share() -> None:
+def test_untaken_streams_may_exceed_the_share() -> None:
     loads = [NodeLoad("a", 100, 50), NodeLoad("b", 100, 20)]
     balance = Balance("a", lambda: 0.0)
     assert not balance.may_take(loads, 100)

@@ -123,7 +123,7 @@ def shot(number: int, *, at: float, stream: str = "door") -> Sample:
     return replace(sample(stream, at=at), pixels=picture(number), arrived=now, submitted=now)
 
 
-def told(outcome: Outcome) -> tuple[object, ...]:
+def summary(outcome: Outcome) -> tuple[object, ...]:
     """What a viewer learns of it."""
     decoded = outcome.decoded if isinstance(outcome, Unchanged) else None
     text = (outcome.text, outcome.first is None) if isinstance(outcome, Captioned) else None
@@ -143,7 +143,7 @@ async def test_outcomes_are_those_of_a_local_engine(nats_server: NatsCluster) ->
             local.submit(one)
             await until(lambda: sum(not isinstance(o, Interim) for o in here) > at)  # noqa: B023
             expected = [outcome for outcome in here if not isinstance(outcome, Interim)][-1]
-            assert told(there) == told(expected)
+            assert summary(there) == summary(expected)
             assert there.sample is one
         assert gpu.engine.gate.take("cameras/door") is None, "an engine keeps nothing of others"
         assert cameras.node.statistics.captioned == 4
@@ -156,11 +156,11 @@ async def test_another_engine_decodes_once_and_stays_silent(nats_server: NatsClu
         async with engine_node(nats_server, "first"):
             await until(lambda: cameras.node.dispatcher.serves("mini"))
             assert isinstance(await cameras.ask(shot(1, at=0)), Captioned)
-            assert told(await cameras.ask(shot(1, at=1)))[2] is False
+            assert summary(await cameras.ask(shot(1, at=1)))[2] is False
         async with engine_node(nats_server, "second"):
             await until(lambda: cameras.node.dispatcher.engines == ("second",))
-            assert told(await cameras.ask(shot(1, at=2))) == ("Unchanged", 2, True, None)
-            assert told(await cameras.ask(shot(1, at=3))) == ("Unchanged", 3, False, None)
+            assert summary(await cameras.ask(shot(1, at=2))) == ("Unchanged", 2, True, None)
+            assert summary(await cameras.ask(shot(1, at=3))) == ("Unchanged", 3, False, None)
             assert isinstance(await cameras.ask(shot(2, at=4)), Captioned)
 
 

@@ -28,7 +28,7 @@ async def test_unreachable_server_is_named_without_password() -> None:
     assert "secret" not in reason
 
 
-async def test_wrong_password_is_told(tmp_path: Path) -> None:
+async def test_wrong_password_is_reported(tmp_path: Path) -> None:
     require_program("nats-server")
     with NatsCluster(tmp_path, extra="authorization { user: a, password: b }") as cluster:
         url = cluster.urls[0].replace("//", "//a:wrong@")
@@ -71,7 +71,7 @@ async def test_credentials_file(tmp_path: Path) -> None:
         ClusterOptions(servers, creds=empty)
 
 
-async def test_server_without_jetstream_is_told(tmp_path: Path) -> None:
+async def test_server_without_jetstream_is_reported(tmp_path: Path) -> None:
     require_program("nats-server")
     with NatsCluster(tmp_path, jetstream=False) as cluster:
         assert "no JetStream" in await refused(ClusterOptions(tuple(cluster.urls)))

@@ -288,7 +288,7 @@ def test_refused_owner_writes_and_reports_nothing() -> None:
         ownership.write([], 1, Counters())
 
 
-def test_refused_write_is_undecided_while_the_log_is_unchanged() -> None:
+def test_refused_write_is_undecided_if_log_unchanged() -> None:
     ownership = Ownership("door", "a", lambda: 0.0)
     claim = ownership.take_over(None, ahead, Counters())
     assert is_undecided(claim, None)

@@ -6,41 +6,41 @@ from hypothesis import strategies as st
 
 from streamcap.engine.remote.clean_answer import clean_answer, clean_partial, has_hidden_reasoning
 
-SAID = "A man opens a door."
+CAPTION = "A man opens a door."
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        SAID,
-        f"  {SAID}\n\n",
-        f'"{SAID}"',
-        f"“{SAID}”",
-        f"**{SAID}**",
-        f"# {SAID}",
-        f"- {SAID}",
-        f"```\n{SAID}\n```",
-        f"*{SAID}*",
+        CAPTION,
+        f"  {CAPTION}\n\n",
+        f'"{CAPTION}"',
+        f"“{CAPTION}”",
+        f"**{CAPTION}**",
+        f"# {CAPTION}",
+        f"- {CAPTION}",
+        f"```\n{CAPTION}\n```",
+        f"*{CAPTION}*",
         "A **man** opens a `door`.",
         "A [man](http://example.org) opens\na door.",
         "The image shows a man opens a door.",
         "This picture clearly depicts a man opens a door.",
         "In this image, we can see a man opens a door.",
         "In the image, a man opens a door.",
-        f"Caption: {SAID}",
-        f"Sure! Here is a short description of the image:\n\n{SAID}",
-        f"Here's a one-sentence caption: “{SAID}”",
-        f"<think>The image shows a man. Or a woman?</think>\n{SAID}",
-        f"<THINK>\nHm.\n</THINK>{SAID}",
-        f"The user wants a caption.\n</think>\n\n{SAID}",
-        f"◁think▷Hm◁/think▷{SAID}",
-        f"{SAID}<|im_end|>",
-        f"<s>{SAID}</s>",
-        f"{SAID}<think>Was that right? I",
+        f"Caption: {CAPTION}",
+        f"Sure! Here is a short description of the image:\n\n{CAPTION}",
+        f"Here's a one-sentence caption: “{CAPTION}”",
+        f"<think>The image shows a man. Or a woman?</think>\n{CAPTION}",
+        f"<THINK>\nHm.\n</THINK>{CAPTION}",
+        f"The user wants a caption.\n</think>\n\n{CAPTION}",
+        f"◁think▷Hm◁/think▷{CAPTION}",
+        f"{CAPTION}<|im_end|>",
+        f"<s>{CAPTION}</s>",
+        f"{CAPTION}<think>Was that right? I",
     ],
 )
 def test_answer_becomes_one_caption(answer: str) -> None:
-    assert clean_answer(answer) == SAID
+    assert clean_answer(answer) == CAPTION
 
 
 @pytest.mark.parametrize("answer", ["", "  \n", "<think>The image shows", "<think>a</think>", "****", '""', "```"])
@@ -83,18 +83,18 @@ def test_cleaning_is_idempotent_and_bounded(text: str) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        f"<think>The image shows a man. He opens it.</think>{SAID}",
-        f"Sure! Here is a caption:\n\n{SAID}",
+        f"<think>The image shows a man. He opens it.</think>{CAPTION}",
+        f"Sure! Here is a caption:\n\n{CAPTION}",
         "The image shows a man opens a door.<think>was it?",
-        f"**{SAID}**",
-        f'"{SAID}"',
+        f"**{CAPTION}**",
+        f'"{CAPTION}"',
     ],
 )
 def test_interim_texts_never_show_reasoning_or_phrases(answer: str) -> None:
     shown = [clean_partial(answer[:length]) for length in range(len(answer) + 1)]
     for text in filter(None, shown):
-        assert SAID.startswith(text.rstrip('*"')), text
-    assert shown[-1].rstrip(".") == SAID.rstrip(".")
+        assert CAPTION.startswith(text.rstrip('*"')), text
+    assert shown[-1].rstrip(".") == CAPTION.rstrip(".")
 
 
 def test_reasoning_without_opening_tag_is_noticed() -> None:

@@ -54,15 +54,15 @@ def test_status_becomes_a_reason_and_a_pause(status: int, content: bytes, reason
 
 
 @pytest.mark.parametrize(
-    "said",
+    "quoted",
     [
         f"key {KEY} is unknown",
         "Incorrect API key provided: sk-ab12****************wxyz.",
         "see http://user:my-password@example.org/x?api_key=abcdef123",
     ],
 )
-def test_keys_that_a_server_quotes_are_hidden(said: str) -> None:
-    reason = of_status(401, {}, f'{{"error":{{"message":"{said}"}}}}'.encode(), key=KEY).reason
+def test_keys_that_a_server_quotes_are_hidden(quoted: str) -> None:
+    reason = of_status(401, {}, f'{{"error":{{"message":"{quoted}"}}}}'.encode(), key=KEY).reason
     for secret in (KEY, "sk-ab12", "wxyz", "my-password", "abcdef123"):
         assert secret not in reason
     assert "***" in reason

@@ -133,7 +133,7 @@ async def test_still_scene_saves_nearly_all_requests() -> None:
     assert running.client.closed
 
 
-async def test_newest_sample_waits_for_answer_and_is_compared_with_it() -> None:
+async def test_newest_sample_is_compared_with_answer() -> None:
     running = Running()
     running.put(0.0, A)
     await running.client.until_asked(1)
@@ -174,7 +174,7 @@ async def test_interim_texts_are_cleaned_and_limited() -> None:
     await running.model.close()
 
 
-async def test_failure_is_told_and_newest_sample_tried_again_after_pause() -> None:
+async def test_failure_retries_newest_sample_after_pause() -> None:
     running = Running()
     running.put(0.0, A)
     await running.client.answer(0, RemoteError("no answer within 30 s"))
@@ -282,7 +282,7 @@ async def test_sample_behind_a_request_in_flight_stays_behind_it() -> None:
     await running.model.close()
 
 
-async def test_answer_for_stream_that_uses_another_model_is_dropped() -> None:
+async def test_answer_after_change_of_model_is_dropped() -> None:
     running = Running()
     running.put(0.0, A)
     await running.client.until_asked(1)

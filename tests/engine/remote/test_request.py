@@ -42,7 +42,7 @@ def test_request_is_what_openai_documents() -> None:
     assert (image["type"], kind, base64.b64decode(data)) == ("image_url", "data:image/jpeg;base64", b"\xff\xd8jpeg")
 
 
-def test_prompt_of_stream_frames_and_context_are_told() -> None:
+def test_request_has_prompt_frames_and_context() -> None:
     settings = ModelSettings("openai:m", url=URL, prompt="of the model", context=True)
     images = [JpegImage(b"1", 3.0), JpegImage(b"2", 1.5), JpegImage(b"3", 0.0)]
     content = json.loads(body(settings, images, prompt="of the stream", last_caption="A man."))["messages"][0][

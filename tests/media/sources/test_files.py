@@ -72,9 +72,9 @@ def test_frame_times_match_ffprobe(tmp_path: Path) -> None:
     ffprobe = require_program("ffprobe")
     path = write_video(tmp_path / "film.mp4", seconds=1.0, rate=12)
     run = [ffprobe, "-v", "error", "-select_streams", "v", "-show_entries", "frame=pts_time", "-of", "csv=p=0"]
-    said = subprocess.run([*run, str(path)], check=True, capture_output=True, text=True).stdout.split()
+    words = subprocess.run([*run, str(path)], check=True, capture_output=True, text=True).stdout.split()
     frames, _ = read(open_source(str(path), options=FAST))
-    assert [frame.time for frame in frames] == pytest.approx([float(word.strip(",")) for word in said], abs=1e-5)
+    assert [frame.time for frame in frames] == pytest.approx([float(word.strip(",")) for word in words], abs=1e-5)
 
 
 def test_raw_stream_uses_frame_rate(tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def status(code: int, body: bytes = b"") -> Answer:
 
 
 @pytest.mark.parametrize(
-    ("answer", "said", "retry"),
+    ("answer", "message", "retry"),
     [
         (status(200, b"<html><body>no video here</body></html>" * 50), "no video", True),
         (status(404), "404: the server has no such stream", True),
@@ -274,9 +274,9 @@ def status(code: int, body: bytes = b"") -> Answer:
         (status(503), r"cannot serve the stream now \(5xx\)", True),
     ],
 )
-def test_non_video_response_is_refused(answer: Answer, said: str, retry: bool) -> None:
+def test_non_video_response_is_refused(answer: Answer, message: str, retry: bool) -> None:
     with serving(answer) as base:
-        with pytest.raises(SourceRefused, match=said) as refused:
+        with pytest.raises(SourceRefused, match=message) as refused:
             open_source(f"{base}/live?token=hunter2").open()
         assert "hunter2" not in str(refused.value)
         assert refused.value.retry is retry

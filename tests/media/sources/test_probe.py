@@ -201,7 +201,7 @@ def test_missing_tls_is_named(tmp_path: Path) -> None:
         assert f"port {port} expects TLS; try rtsps://" in refused(f"rtsp://127.0.0.1:{port}/live")
 
 
-def test_publisher_and_hung_source_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_publisher_and_hung_source_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "nothing to connect to" in refused("whip:")
     released = threading.Event()
     monkeypatch.setattr("streamcap.media.sources.probe._Prober.run", lambda _: released.wait(TIMEOUT_FACTOR))

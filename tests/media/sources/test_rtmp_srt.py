@@ -90,7 +90,7 @@ def test_srt_is_read_and_sender_exit_is_a_loss(film: Path) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "container"), [("udp", "mpegts"), ("rtp", "rtp_mpegts")])
-def test_datagrams_are_read_and_a_sender_that_goes_is_a_loss(film: Path, scheme: str, container: str) -> None:
+def test_datagrams_are_read_and_lost_sender_is_detected(film: Path, scheme: str, container: str) -> None:
     url = f"{scheme}://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
     with sending(film, "-f", container, url) as sender:
         check(opened(url), sender)

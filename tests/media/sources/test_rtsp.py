@@ -145,16 +145,16 @@ def test_stop_ends_frames(server: RtspServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "said", "retry"),
+    ("path", "message", "retry"),
     [
         ("nothing", "404: the server has no such stream", True),
         ("audio", "there is audio, but no video", False),
         ("broken", "cannot serve the stream now", True),
     ],
 )
-def test_unknown_path_is_refused(server: RtspServer, path: str, said: str, retry: bool) -> None:
+def test_unknown_path_is_refused(server: RtspServer, path: str, message: str, retry: bool) -> None:
     error = refused(server.url(path))
-    assert said in str(error)
+    assert message in str(error)
     assert error.retry is retry
 
 

@@ -37,7 +37,7 @@ def test_network_url_is_trimmed(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("", "names no source"),
         ("ftp://host/film.mp4", "no source has the scheme 'ftp'"),
@@ -63,8 +63,8 @@ def test_network_url_is_trimmed(url: str) -> None:
         ("scenes:beach", "write it as"),
     ],
 )
-def test_invalid_source_is_refused_in_one_line(url: str, said: str) -> None:
-    with pytest.raises(InputError, match=said) as refused:
+def test_invalid_source_is_refused_in_one_line(url: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as refused:
         check_url(url)
     assert "\n" not in str(refused.value)
     assert "hunter2" not in str(refused.value)

@@ -22,9 +22,9 @@ BASE = Fraction(1, 90_000)
 STEP = 3000
 
 
-def stamps(said: list[int | None], *, clock: MediaClock | None = None, pace: float = 1 / 30) -> list[Stamp]:
+def stamps(raw: list[int | None], *, clock: MediaClock | None = None, pace: float = 1 / 30) -> list[Stamp]:
     clock = clock or MediaClock()
-    return [clock.stamp(pts, BASE, 100.0 + number * pace) for number, pts in enumerate(said)]
+    return [clock.stamp(pts, BASE, 100.0 + number * pace) for number, pts in enumerate(raw)]
 
 
 @given(
@@ -34,10 +34,10 @@ def stamps(said: list[int | None], *, clock: MediaClock | None = None, pace: flo
     st.sampled_from([None, 0.04]),
 )
 def test_time_rises_within_epoch_and_epochs_follow(
-    said: list[int | None], gaps: list[float], jump: float | None, interval: float | None
+    raw: list[int | None], gaps: list[float], jump: float | None, interval: float | None
 ) -> None:
     clock, now, stamped = MediaClock(jump_ahead=jump, interval=interval), 0.0, []
-    for number, pts in enumerate(said):
+    for number, pts in enumerate(raw):
         now += gaps[number % len(gaps)]
         stamped.append(clock.stamp(pts, BASE, now))
     for one, following in pairwise(stamped):
@@ -52,12 +52,12 @@ def test_time_rises_within_epoch_and_epochs_follow(
 
 @given(st.integers(-(2**33), 2**33), st.lists(st.integers(1, 90_000), min_size=1, max_size=50))
 def test_valid_timestamps_pass_unchanged(first: int, steps: list[int]) -> None:
-    said: list[int | None] = [first]
+    raw: list[int | None] = [first]
     for step in steps:
-        said.append((said[-1] or 0) + step if said[-1] is not None else step)
+        raw.append((raw[-1] or 0) + step if raw[-1] is not None else step)
     clock = MediaClock()
-    stamped = [clock.stamp(pts, BASE, 100.0 + ((pts or 0) - first) / 90_000) for pts in said]
-    assert [stamp.pts for stamp in stamped] == said
+    stamped = [clock.stamp(pts, BASE, 100.0 + ((pts or 0) - first) / 90_000) for pts in raw]
+    assert [stamp.pts for stamp in stamped] == raw
     assert not any(stamp.repaired or stamp.epoch for stamp in stamped)
 
 

@@ -81,8 +81,8 @@ def test_any_event_id_is_parsed_or_refused(text: str) -> None:
 
 @settings(deadline=None, derandomize=True, max_examples=examples(100))
 @given(st.one_of(st.text(max_size=40), st.binary(max_size=40), st.sampled_from(["{}", "1", "null", "[" * 4000])))
-def test_client_message_gives_valid_close_reason(said: str | bytes) -> None:
-    code, reason = error_message({"text": said} if isinstance(said, str) else {"bytes": said})
+def test_client_message_gives_valid_close_reason(message: str | bytes) -> None:
+    code, reason = error_message({"text": message} if isinstance(message, str) else {"bytes": message})
     assert code in (1003, 1007, 1008)
     assert 0 < len(reason.encode()) <= 123
 

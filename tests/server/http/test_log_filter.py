@@ -32,7 +32,7 @@ def record(message: str, *args: object, created: float = 0.0, level: int = loggi
         "< Authorization: Bearer {}",
     ],
 )
-def test_tokens_are_masked_however_they_are_written(line: str) -> None:
+def test_tokens_are_masked_in_every_encoding(line: str) -> None:
     kept = LogFilter({TOKEN, "other"})
     every_byte = "".join(f"%{byte:02x}" for byte in TOKEN.encode())
     for written in (TOKEN, quote(TOKEN), quote_plus(TOKEN), quote(TOKEN, safe=""), every_byte):

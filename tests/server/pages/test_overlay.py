@@ -62,7 +62,7 @@ async def overlay(browser: Browser, server: Server, query: str, **context: objec
     return page
 
 
-async def test_the_overlay_is_transparent_and_holds_a_caption_that_is_true(browser: Browser, server: Server) -> None:
+async def test_overlay_is_transparent_and_holds_current_caption(browser: Browser, server: Server) -> None:
     door = server.streams.get("door")
     query = "stream=door&hold=3&size=40&color=ffff00&background=rgb(0,0,80)&position=top-left&lines=1"
     page = await page_without_errors(browser, f"{server.url}/overlay?{query}", viewport={"width": 640, "height": 360})
@@ -89,7 +89,7 @@ async def test_the_overlay_is_transparent_and_holds_a_caption_that_is_true(brows
     assert page.errors == []
 
 
-async def test_the_overlay_speaks_finals_and_shortens_when_it_is_behind(browser: Browser, server: Server) -> None:
+async def test_overlay_speaks_finals_and_shortens_if_behind(browser: Browser, server: Server) -> None:
     door = server.streams.get("door")
     page = await (await browser.new_context()).new_page()
     await page.add_init_script(SPEECH)

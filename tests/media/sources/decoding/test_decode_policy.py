@@ -110,7 +110,7 @@ def test_viewer_gets_every_frame_at_once() -> None:
     assert camera.decoded[-1] == pytest.approx(6.5 + 2 / RATE)
 
 
-def test_viewer_in_the_middle_of_a_group_sees_all_it_refers_to() -> None:
+def test_viewer_within_gop_gets_all_reference_frames() -> None:
     camera = Camera(FrameDemand(every=2.0))
     for number in range(12 * RATE):
         if number == 10 * RATE + 20:
@@ -154,7 +154,7 @@ def test_clock_that_jumps_is_decoded_until_known_again() -> None:
     assert camera.policy.choose(False, 0.0) is Action.DECODE
 
 
-def test_all_is_decoded_when_keyframes_are_not_pictures_of_their_own() -> None:
+def test_non_intra_keyframes_make_all_frames_decoded() -> None:
     camera = Camera(FrameDemand(every=1.0))
     camera.policy.distrust()
     camera.play(6.0, 1.0)

@@ -34,8 +34,8 @@ def test_any_choice_decodes_here(tmp_path: Path, caplog: pytest.LogCaptureFixtur
             frames.extend(frame.size for frame in source.frames())
         source.close()
         assert frames == [(160, 96)] * 10
-    said = [record for record in caplog.records if "hwaccel" in record.message]
-    assert len(said) == (name != "none")
+    warnings = [record for record in caplog.records if "hwaccel" in record.message]
+    assert len(warnings) == (name != "none")
 
 
 def test_device_that_does_not_work_is_a_warning(

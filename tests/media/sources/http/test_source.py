@@ -265,7 +265,7 @@ def test_film_over_http_is_still_read_by_libav(tmp_path: Path) -> None:
         source.close()
 
 
-def test_jpegs_that_nobody_wants_are_not_decoded() -> None:
+def test_unwanted_jpegs_are_not_decoded() -> None:
     with serving(STREAMS[next(iter(STREAMS))]) as base:
         source = open_source(f"{base}/video", options=OPTIONS)
         source.demand = FrameDemand(every=3600.0, wait=3600.0)

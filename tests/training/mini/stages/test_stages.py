@@ -81,15 +81,15 @@ def test_resume_is_exact(kind: str, data, tmp_path: Path) -> None:
 
 
 def test_word_dropout_changes_caption_loss(data, tmp_path: Path) -> None:
-    heard, misread = (
+    intact, misread = (
         make(data, "text", tmp_path, scenes=0, dropout=0.0, noise=0.0, word_dropout=share) for share in (0.0, 1.0)
     )
     rows = torch.arange(4).numpy()
     grid = misread._stored().random_real_views(rows)
-    misread.model.load_state_dict(heard.model.state_dict())
+    misread.model.load_state_dict(intact.model.state_dict())
     captions = [[caption] for caption in (several[0] for several in data.train.tokens[:4])]
     with torch.no_grad():
-        plain = heard._caption_loss(grid, captions)
+        plain = intact._caption_loss(grid, captions)
         assert torch.equal(plain, misread._caption_loss(grid, captions, word_dropout=0.0))
         first, second = (misread._caption_loss(grid, captions, word_dropout=1.0) for _ in range(2))
     assert len({plain.item(), first.item(), second.item()}) == 3
