@@ -129,12 +129,18 @@ def _install_vision(vision: VisionTransformer, precision: str) -> None:
     ]
     if can_fuse(layer_weights):
         config = vision.config
-        fused = FusedLayers(layer_weights, heads=config.heads, activation=config.activation, precision=precision)
+        fused = FusedLayers(
+            layer_weights,
+            heads=config.heads,
+            activation=config.activation,
+            precision=precision,
+            byte_activations=True,
+        )
         vision.layers = nn.ModuleList([PackedLayers(fused, None if config.output == "states" else 1)])
     convolution: Any = vision.patches
     patches = _as_linear(convolution.weight.flatten(1), convolution.bias)
     if is_supported(patches):
-        vision.patches = PackedLinear(patches, precision)
+        vision.patches = PackedLinear(patches, precision, byte_activations=True)
 
 
 def _install_grid_mapping(mapping: GridMapping, precision: str) -> None:

@@ -7,7 +7,8 @@
    int8: one weight scale per output channel. Each row of activations is quantized with a scale of its own to integers
    of at most `limit`, the largest value for which a sum of `in` products fits 32 bits. That leaves 12 bits or more, and
    every sum is exact: all processors compute the same sums. Multiplying 16-bit pairs (vpmaddwd, or vpdpwssd with VNNI)
-   cannot saturate; multiplying 8-bit pairs without VNNI can.
+   cannot saturate; multiplying 8-bit pairs without VNNI can. Layers whose limit is MAX_BYTE have weights for which it
+   does not: see byte_tiles.h.
 
    Weights are stored in the order in which they are read: panels of PANEL output channels, within a panel
    LAYOUT_STEP inputs at a time. This gives one sequential read of memory, reads each weight once for up to TILE rows,
@@ -23,7 +24,8 @@
 
 #define ROW_PAD (64 / (int)sizeof(Value)) /* padding between rows, so that they do not map to the same cache sets */
 #define PREFETCH_BYTES 4096               /* distance of the weight prefetch */
-#define BLOCK_ROWS 96                     /* rows that pass all panels together */
+#define BLOCK_ROWS 102                    /* at most so many rows pass all panels together */
+#define MAX_BYTE 127                      /* up to this limit, activations fit signed bytes */
 #define SMALL_BATCH_ROWS 4                /* up to this many rows, every thread packs all rows for itself */
 #define RELU 3                            /* value of `kind` in `activate` */
 #define LOCAL static __attribute__((unused)) /* each source file uses only some of these functions */
@@ -32,8 +34,14 @@ typedef struct {
     const Weight *qweight; /* (panels, in / LAYOUT_STEP, PANEL, LAYOUT_STEP) */
     const float *scales;   /* (panels, PANEL); not read with FLOATS */
     const float *bias;     /* (panels, PANEL) */
+    const int32_t *offsets; /* (panels, PANEL); 128 * the sum of the channel's weights where limit <= MAX_BYTE */
     int32_t in, out, limit, unused;
 } Linear;
+
+#if !defined(FLOATS) && defined(__AVX2__) && !defined(__AVX512BW__) && !defined(__AVXVNNI__)
+#define BYTE_TILES
+#include "byte_tiles.h"
+#endif
 
 static inline int32_t bits(const float *x) {
     int32_t pattern;
@@ -117,6 +125,8 @@ LOCAL float pack_row(const float *x, int count, int limit, Value *out) {
         }
         memcpy(out + i, bytes, sizeof bytes);
     }
+#elif defined(BYTE_TILES)
+    if (limit <= MAX_BYTE) to_bytes(out, count);
 #endif
     return top / limit;
 }
@@ -253,8 +263,8 @@ LOCAL void block_tiles(const Weight *weights, const Value *x, int64_t stride, in
 }
 
 /* As `panel_matmul`, for more rows than one tile. A block of weights is read from the L1 cache by every tile; meanwhile
-   each tile prefetches its share of the next block, as prefetches all at once would stall it, and the next tile's rows. Sums go on from block to
-   block: a row gives the same bits as in `tile`. */
+   each tile prefetches its share of the next block, as prefetches all at once would stall it, and the next tile's rows.
+   Sums go on from block to block: a row gives the same bits as in `tile`. */
 LOCAL void blocked_panel_matmul(const Linear *linear, const Value *x, int rows, int panel, const Weight *next,
                                 int residual, float *out) {
     const int in = linear->in, width = linear->out, start = panel * PANEL;
@@ -306,11 +316,23 @@ LOCAL void panel_matmul(const Linear *linear, const Value *x, const float *x_sca
 #endif
     int in = linear->in, width = linear->out, first = panel * PANEL;
     int columns = width - first < PANEL ? width - first : PANEL;
-    int size = (rows + TILE - 1) / TILE; /* number of tiles, then rows of each: all tiles about equal */
+#if defined(BYTE_TILES)
+    const int most = linear->limit <= MAX_BYTE ? BYTE_TILE : TILE;
+#else
+    const int most = TILE;
+#endif
+    int size = (rows + most - 1) / most; /* number of tiles, then rows of each: all tiles about equal */
     size = (rows + size - 1) / size;
     float sums[TILE * PANEL];
     for (int r = 0; r < rows; r += size) {
         int count = rows - r < size ? rows - r : size;
+#if defined(BYTE_TILES)
+        if (linear->limit <= MAX_BYTE)
+            byte_tiles(linear->qweight + (int64_t)first * in, next, (const uint8_t *)(x + (int64_t)r * (in + ROW_PAD)),
+                       (in + ROW_PAD) * (int64_t)sizeof *x, in, count, x_scales + r, linear->scales + first,
+                       linear->bias + first, linear->offsets + first, sums);
+        else
+#endif
         tiles(linear->qweight + (int64_t)first * in, next, x + (int64_t)r * (in + ROW_PAD), in, count, x_scales + r,
               linear->scales + first, linear->bias + first, sums);
         for (int i = 0; i < count; i++)
@@ -325,13 +347,14 @@ LOCAL void panel_matmul(const Linear *linear, const Value *x, const float *x_sca
 LOCAL void matmul(const Linear *linear, const Linear *next_linear, const Value *x, const float *x_scales, int rows,
                   int residual, int activation, int32_t *next_unit, float *out) {
     int panels = (linear->out + PANEL - 1) / PANEL, me = omp_get_thread_num(), threads = omp_get_num_threads();
-    int units = panels * ((rows + BLOCK_ROWS - 1) / BLOCK_ROWS);
+    int blocks = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS, size = (rows + blocks - 1) / blocks; /* all about equal */
+    int units = panels * blocks;
     for (int unit = me, after; unit < units; unit = after) {
         after = threads + __atomic_fetch_add(next_unit, 1, __ATOMIC_RELAXED);
         const Weight *next = after < units ? linear->qweight + (int64_t)(after % panels) * PANEL * linear->in
                            : next_linear   ? next_linear->qweight + (int64_t)me * PANEL * next_linear->in
                                            : linear->qweight;
-        int base = unit / panels * BLOCK_ROWS, here = rows - base < BLOCK_ROWS ? rows - base : BLOCK_ROWS;
+        int base = unit / panels * size, here = rows - base < size ? rows - base : size;
         int p = unit % panels, first = p * PANEL;
         int last = first + PANEL < linear->out ? first + PANEL : linear->out;
         float *to = out + (int64_t)base * linear->out;

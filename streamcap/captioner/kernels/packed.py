@@ -30,6 +30,12 @@ ROW_PAD = 32
 """Padding between two rows, in values: the larger of the two sizes of ROW_PAD in matmul.h."""
 _MAX_ACTIVATION = 127 * 256 + 127
 """The largest quantized activation that is 256 × one signed byte + another."""
+MAX_BYTE = 127
+"""The largest activation of a layer with byte activations; MAX_BYTE in matmul.h."""
+_BYTE_OFFSET = 128
+"""BYTE_OFFSET in byte_tiles.h."""
+_MAX_QUAD_SUM = 126
+"""Of four weights whose products are summed in 16 bits: (126 + 4 / 2 for rounding) × 255 < 2¹⁵."""
 _ACTIVATIONS = {"gelu": 1, "quick_gelu": 2, "relu": 3}
 """Codes in matmul.h; every other activation is the tanh form of GELU, 0."""
 
@@ -40,15 +46,21 @@ class PackedLinear(nn.Module):
     Stored in the order in which the kernels read: panels of 32 outputs; within a panel, for each pair of inputs
     (float32: for each input), all outputs side by side. qweight: (panels, in / 2, 32, 2) int8 or (panels, in, 32, 1)
     float32; scales and bias: (panels × 32) float32. The last panel is padded with zeros.
+
+    byte_activations: int8 activations of at most 127 instead of 12 bits or more, for which AVX2 needs half as many
+    instructions; weights are then scaled so that sums of four products fit 16 bits. offsets: (panels × 32) int32, what
+    activations of 128 would add to each sum.
     """
 
-    def __init__(self, linear: nn.Linear, precision: str) -> None:
+    def __init__(self, linear: nn.Linear, precision: str, *, byte_activations: bool = False) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.precision = precision
+        self.precision, self.byte_activations = precision, byte_activations and precision == "int8"
         weight = linear.weight.detach().float()
         if precision == "int8":
             scales = (weight.abs().amax(1) / 127).clamp_min(_MIN_SCALE)
+            if byte_activations:
+                scales = torch.maximum(scales, _largest_quad_sum(weight) / _MAX_QUAD_SUM)
             qweight = (weight / scales[:, None]).round_().to(torch.int8)
         else:
             scales, qweight = empty_floats(len(weight)).fill_(1), weight
@@ -57,9 +69,12 @@ class PackedLinear(nn.Module):
         self.register_buffer("qweight", _to_panels(F.pad(qweight, (0, 0, 0, missing))))
         self.register_buffer("scales", F.pad(scales, (0, missing)))
         self.register_buffer("bias", F.pad(bias, (0, missing)))
+        offsets = qweight.sum(1, dtype=torch.int32).mul_(_BYTE_OFFSET) if self.byte_activations else None
+        self.register_buffer("offsets", None if offsets is None else F.pad(offsets, (0, missing)))
         self.qweight: Tensor
         self.scales: Tensor
         self.bias: Tensor
+        self.offsets: Tensor | None
 
     def weight(self) -> Tensor:
         """The dequantized weight: float32 (out, in)."""
@@ -70,6 +85,12 @@ class PackedLinear(nn.Module):
         """(…, in) → (…, out) in float32; NaN throughout where x is not finite."""
         rows = x.reshape(-1, self.in_features)
         return matmul(self, rows).view(*x.shape[:-1], self.out_features)
+
+
+def _largest_quad_sum(weight: Tensor) -> Tensor:
+    """The largest sum of one sign of four weights that byte_tiles.h adds in 16 bits: (out, in) → (out)."""
+    quads = weight.view(len(weight), -1, 2, 2, 2)  # of eight inputs 0, 1, 4, 5 and 2, 3, 6, 7
+    return torch.maximum(quads.clamp_min(0).sum((2, 4)), quads.clamp_max(0).sum((2, 4)).neg()).flatten(1).amax(1)
 
 
 def _to_panels(qweight: Tensor) -> Tensor:
@@ -103,7 +124,7 @@ def is_supported(linear: nn.Linear) -> bool:
 
 
 class _Linear(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("qweight", "scales", "bias")] + [
+    _fields_ = [(name, ctypes.c_void_p) for name in ("qweight", "scales", "bias", "offsets")] + [
         (name, ctypes.c_int32) for name in ("inputs", "outputs", "limit", "unused")
     ]
 
@@ -173,8 +194,9 @@ def _num_row_copies(rows: int, threads: int) -> int:
 
 def linear_struct(linear: PackedLinear) -> _Linear:
     """The C side's view of the layer; valid while the layer's tensors stay at their addresses."""
-    limit = min(_MAX_ACTIVATION, (2**31 - 1) // (127 * linear.in_features))
+    limit = min(MAX_BYTE if linear.byte_activations else _MAX_ACTIVATION, (2**31 - 1) // (127 * linear.in_features))
     pointers = [tensor.data_ptr() for tensor in (linear.qweight, linear.scales, linear.bias)]
+    pointers.append(0 if linear.offsets is None else linear.offsets.data_ptr())
     return _Linear(*pointers, linear.in_features, linear.out_features, limit, 0)
 
 
@@ -265,13 +287,17 @@ class FusedLayers:
         heads: int,
         activation: str,
         precision: str,
+        byte_activations: bool = False,
         after: PackedLinear | None = None,
         library: ctypes.CDLL | None = None,
     ) -> None:
         self.precision, self.heads = precision, heads
         self.width, self.inner = layers[0].proj.out_features, layers[0].fc1.out_features
         self.library = library or library_for(precision)
-        self.linears = [[PackedLinear(linear, precision) for linear in layer.linears] for layer in layers]
+        self.linears = [
+            [PackedLinear(linear, precision, byte_activations=byte_activations) for linear in layer.linears]
+            for layer in layers
+        ]
         self._norms = [
             [tensor.detach().float().contiguous() for norm in (layer.norm_1, layer.norm_2)
              for tensor in (norm.weight, norm.bias)] for layer in layers

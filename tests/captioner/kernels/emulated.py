@@ -81,7 +81,7 @@ class EmulatedLibrary:
     def _add_linear(self, regions: _Regions, linear: Any) -> None:
         outputs = -(-linear.outputs // packed._PANEL) * packed._PANEL
         regions.add(linear.qweight, self._weight_bytes * linear.inputs * outputs)
-        for tensor in (linear.scales, linear.bias):
+        for tensor in (linear.scales, linear.bias, linear.offsets):
             regions.add(tensor, 4 * outputs)
 
     def _scratch_bytes(self, rows: int, threads: int, width: int) -> int:

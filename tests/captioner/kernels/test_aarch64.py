@@ -45,18 +45,22 @@ def emulated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return EmulatedLibrary([emulator, "-cpu", PROCESSORS[level.name], str(program)], precision), precision
 
 
+@pytest.mark.parametrize("byte_activations", [False, True])
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 64, 57), (4, 192, 32), (13, 64, 96)])
 @torch.inference_mode()
-def test_linear_layer_equals_that_of_x86(emulated: tuple[Any, str], rows: int, inputs: int, outputs: int) -> None:
+def test_linear_layer_equals_that_of_x86(
+    emulated: tuple[Any, str], rows: int, inputs: int, outputs: int, byte_activations: bool
+) -> None:
     library, precision = emulated
     torch.manual_seed(rows)
     linear = nn.Linear(inputs, outputs)
-    packed = PackedLinear(linear, precision)
+    packed = PackedLinear(linear, precision, byte_activations=byte_activations)
     x = torch.randn(rows, inputs)
-    x[0, 3] = 40.0
+    if not byte_activations:
+        x[0, 3] = 40.0
     actual = matmul(packed, x, library=library)
     torch.testing.assert_close(actual, matmul(packed, x), rtol=1e-6, atol=1e-5)
-    tolerance = 2e-3 if precision == "int8" else 1e-5
+    tolerance = 1e-5 if precision == "fp32" else 2e-2 if byte_activations else 2e-3
     torch.testing.assert_close(actual, F.linear(x, packed.weight(), linear.bias), rtol=tolerance, atol=tolerance)
 
 
