@@ -36,7 +36,7 @@ def memory_need(name: str, model: str, device: str, precision: str) -> MemoryNee
     else:
         try:
             path = registry.find_checkpoint(model) if _is_local(model) else None
-        except InputError:  # loading tells what is wrong
+        except InputError:  # loading reports what is wrong
             path = None
     if path is None:
         return None
@@ -52,7 +52,7 @@ def memory_need(name: str, model: str, device: str, precision: str) -> MemoryNee
 
 
 def check_memory(needs: Sequence[MemoryNeed]) -> str:
-    """One line that tells what `needs` add up to. Raises InputError if a device cannot hold them."""
+    """One line with the sum of `needs`. Raises InputError if a device cannot hold them."""
     lines = []
     for device in dict.fromkeys(need.device for need in needs):
         there = [need for need in needs if need.device == device]

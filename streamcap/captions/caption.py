@@ -95,8 +95,3 @@ def utc_text(seconds: float) -> str:
 def _utc_second(second: int) -> str:
     """To the second: captions of the same time are many."""
     return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
-
-
-def utc_seconds(text: str) -> float:
-    """The inverse of `utc_text`. Raises ValueError."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

@@ -90,7 +90,7 @@ def evaluate(
             out / "captions.json",
             [{"name": item.name, "caption": item.caption, "references": item.references} for item in evaluation.judged],
         )
-        draw_contact_sheet(evaluation.judged, _pictures(folder), out / "sheet.png")
+        draw_contact_sheet(evaluation.judged, _image_finder(folder), out / "sheet.png")
     typer.echo(json.dumps(report) if as_json else table(report))
 
 
@@ -186,7 +186,7 @@ def _on_labels(
     return report
 
 
-def _pictures(media: MediaFolder | None) -> Callable[[str], Image | None]:
+def _image_finder(media: MediaFolder | None) -> Callable[[str], Image | None]:
     """Function that finds the image of an item by name; for a clip, its middle frame."""
     from PIL import Image as Images
 

@@ -100,7 +100,7 @@ class ClusterMetrics:
         gateway = self._gateway
         yield _gauge("log_lag", "Stored messages that this gateway has not read yet.", gateway.lag)
         yield _counter("log_restarts", "How often the reader of the logs started again.", gateway.restarts)
-        yield _counter("messages_skipped", "Messages that are none of streamcap's.", gateway.skipped)
+        yield _counter("messages_skipped", "Messages that streamcap did not write.", gateway.skipped)
         yield _counter(
             "interims_dropped", "Interims of former owners, or that came too early.", gateway.interims_dropped
         )
@@ -112,7 +112,7 @@ class ClusterMetrics:
         yield _counter("recorded_finals", "Final captions written to files.", recorder.finals)
         yield _counter("recorder_read_again", "How often the disk was too slow for the log.", recorder.read_again)
         yield _counter(
-            "recorder_messages_skipped", "Messages of the logs that are none of streamcap's.", recorder.skipped
+            "recorder_messages_skipped", "Messages of the logs that streamcap did not write.", recorder.skipped
         )
         yield _gauge(
             "recorder_lag_seconds", "How long the oldest message has waited for the disk.", recorder.lag_seconds
@@ -138,7 +138,7 @@ class ClusterMetrics:
             return
         yield _gauge("engine_credit", "Samples of other nodes that this engine takes now.", engine.free)
         yield _counter("engine_samples_refused", "Samples refused: more than the engine holds.", engine.refused)
-        yield _counter("engine_messages_skipped", "Requests that are none of streamcap's.", engine.skipped)
+        yield _counter("engine_messages_skipped", "Requests that streamcap did not write.", engine.skipped)
         yield _gauge(
             "engine_reference_bytes", "Images of last finals, for the change gate of other nodes' streams.",
             engine.references.bytes,

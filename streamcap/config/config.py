@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from streamcap.config.problems import ConfigError, Problem, suggestion
 from streamcap.config.schema import NOT_YET, Flag, file_schema
-from streamcap.config.yaml_tree import Path_, Tree, parse_tree, read_tree
+from streamcap.config.yaml_tree import Path_, Tree, read_tree
 from streamcap.engine.model_settings import REMOTE_PREFIX, ModelSettings, find_key
 from streamcap.errors import InputError
 from streamcap.media.sources.http.address import HostScope
@@ -73,11 +73,6 @@ class Config:
 def load_config(path: Path, flags: Sequence[Flag], environ: Mapping[str, str] = os.environ) -> Config:
     """Read and check `path`. Raises ConfigError with all problems found."""
     return _checked(read_tree(path, environ), flags)
-
-
-def parse_config(data: bytes, file: str, flags: Sequence[Flag], environ: Mapping[str, str] = os.environ) -> Config:
-    """As `load_config`, of the content of a file."""
-    return _checked(parse_tree(data, file, environ), flags)
 
 
 def _checked(tree: Tree, flags: Sequence[Flag]) -> Config:

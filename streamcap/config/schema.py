@@ -17,7 +17,7 @@ _FORBID = ConfigDict(extra="forbid", protected_namespaces=())
 _MODEL_HELP = {
     "model": "A name (see `streamcap models`), file, directory or hub OWNER/NAME; or openai:MODEL with url.",
     "url": "Base URL of the server of an openai: model, such as http://127.0.0.1:11434/v1.",
-    "prompt": "What the model is asked; a stream may have its own.",
+    "prompt": "The prompt; a stream may have its own.",
     "fallback": "Name of the local model that captions while the server fails.",
     "in_flight": "Maximum requests at a time.",
     "frames": "Images in one request.",

@@ -34,7 +34,7 @@ class ServedModel:
     images: Callable[[list[Frame]], tuple[SampledImage, ...]] = no_images
     """Frames, oldest first → the images for a remote model. Raises as `convert`."""
     notice: Callable[[], str] = no_notice
-    """What is wrong with it at present, if another model captions in its place; empty if nothing."""
+    """Why another model captions instead of this one at present; empty if none does."""
 
 
 class ServedModels:

@@ -81,4 +81,4 @@ class Sample:
     images: tuple[SampledImage, ...] = ()
     """For a remote model, oldest first."""
     notice: str = ""
-    """What is wrong with the stream's model, if another model captions in its place; empty if nothing."""
+    """Why another model captions instead of the stream's own; empty if none does."""

@@ -1,4 +1,4 @@
-"""Masks: the parts of a stream's picture that nobody may see, as polygons."""
+"""Masks: the parts of a stream's image that nobody may see, as polygons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from streamcap.errors import InputError
 
 Point = tuple[float, float]
-"""x, y, each 0 to 1 of the picture as it is shown, after rotation: (0, 0) is its upper left corner."""
+"""x, y, each 0 to 1 of the image as it is shown, after rotation: (0, 0) is its upper left corner."""
 Polygon = tuple[Point, ...]
 """At least three points. It closes itself; where it crosses itself, everything it goes round is masked."""
 Mask = tuple[Polygon, ...]

@@ -34,7 +34,7 @@ MIN_PAUSE_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class RemoteResult:
-    """As `captioner.Result`, of which a server tells the text only."""
+    """As `captioner.Result`; a server gives only the text."""
 
     text: str
     logprob: None = None

@@ -52,7 +52,7 @@ def _ring_bounds(deps: StreamDeps, settings: StreamSettings) -> dict[str, Any]:
 
 
 def _shown_settings(settings: StreamSettings) -> dict[str, Any]:
-    """As fields of a StreamSnapshot, which tells the interval and the model itself."""
+    """The settings as fields of a StreamSnapshot, except those that it has from elsewhere (interval, model)."""
     shown = settings.as_json()
     return {name: shown.get(name) for name in ("prompt", "mask", "decode", "min_confidence", "labels")}
 
@@ -178,7 +178,7 @@ class Stream:
                 await self.unlock()
 
     def change(self, settings: StreamSettings) -> None:
-        """Use other settings. The camera stays connected; frames, numbers and viewers go on.
+        """Use other settings. The camera and the viewers stay connected; frames and numbers continue.
 
         A changed mask acts on the next frame; earlier ones are forgotten.
         """

@@ -169,7 +169,7 @@ class StreamSet:
             del self._counters[next(iter(self._counters))]
 
     def change(self, name: str, settings: StreamSettings) -> Stream:
-        """Let a running stream use other settings; its camera stays connected, and frames, numbers and viewers go on.
+        """Change the settings of a running stream. Camera and viewers stay connected; frames and numbers continue.
 
         Raises UnknownStreamError, InputError.
         """
@@ -214,7 +214,7 @@ class StreamSet:
         settings: StreamSettings | None = None,
         scope: HostScope = HostScope.ANY,
     ) -> Stream:
-        """Restart a stream, with another URL or other settings if given; its numbers go on.
+        """Restart a stream, with another URL or other settings if given; its numbers continue.
 
         scope: of another URL; the old one keeps its own. Raises as `add`, UnknownStreamError.
         """

@@ -67,7 +67,7 @@ def load_state(path: Path, *keys: str) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - torch.load raises many types for damaged files
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{path}: cannot be read ({reason}); delete it to start anew") from None
+        raise InputError(f"{path}: cannot be read ({reason}); delete it to start again") from None
     if not isinstance(state, dict) or not set(keys) <= set(state):
         raise InputError(f"{path}: is not a state of this kind of training; name another folder")
     return state

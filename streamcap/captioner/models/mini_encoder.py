@@ -16,9 +16,6 @@ from torch import Tensor, nn
 
 from streamcap.errors import InputError
 
-STRIDE = 32
-"""Pixels of the image along one side of a grid cell."""
-
 
 class ConvNorm(nn.Module):
     """Convolution and batch norm. folded: the norm's factors are already in the convolution (see `fold`).

@@ -79,9 +79,9 @@ class EngineService:
     ) -> None:
         self.refused = 0
         self.skipped = 0
-        """Messages that are none of streamcap's."""
+        """Messages that streamcap did not write."""
         self.rows_per_second = 0.0
-        """Samples of all nodes that the engine has captioned a second, of late."""
+        """Samples per second that the engine has captioned lately, for all nodes."""
         self.draining = False
         self.references = ReferenceCache()
         self._connection = connection

@@ -218,7 +218,7 @@ class EngineReport:
     free: int = 0
     """Samples that the engine takes now."""
     rows_per_second: float = 0.0
-    """Samples that it has captioned a second, of late."""
+    """Samples per second that it has captioned lately."""
     draining: bool = False
     """It answers the requests that it has, and takes no more."""
 

@@ -43,11 +43,11 @@ class Gateway:
         hub: Hub,
         *,
         add: Callable[[str, int], bool],
-        apply: Callable[[str, LogEntry, list[Event], float], None],
+        apply: Callable[[str, LogEntry, list[Event]], None],
         replay_seconds: float = REPLAY_SECONDS,
     ) -> None:
         self.skipped = 0
-        """Messages that are none of streamcap's."""
+        """Messages that streamcap did not write."""
         self.interims_dropped = 0
         self.ready = asyncio.Event()
         self._connection = connection
@@ -90,7 +90,7 @@ class Gateway:
             await end_tasks((reading,))
         for message in newest.values():
             if message.stored_at < start:
-                self._take(message)  # older than what is read now: the numbers go on there
+                self._take(message)  # older than what is read now: the numbers continue there
         self._reader = log_reader = StreamReader(self._connection, LOG_STREAM, "sc.cap.*", self._take, since=start)
         live = await self._connection.client.subscribe("sc.live.*", cb=self._take_interim)
         try:
@@ -127,7 +127,7 @@ class Gateway:
         for event in events:
             self._hub.relay(event)
         self._logged[name] = max(self._logged.get(name, 0), events[-1].seq if events else entry.begin - 1)
-        self._apply(name, entry, events, message.stored_at)
+        self._apply(name, entry, events)
         early = self._early.get(name)
         while early and early[0][0] <= self._logged[name]:
             self._show(name, early.popleft()[1])

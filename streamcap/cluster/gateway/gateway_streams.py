@@ -73,8 +73,6 @@ class GatewayStream(Stream):
         self.owner = ""
         """Node that wrote the newest message of the log."""
         self.term = 0
-        self.logged_at = 0.0
-        """When that message was stored."""
         self.feed = EventLog(config.name, keep=deps.options.replay_events)
         self.final_count = 0
         self.extend_count = 0
@@ -99,9 +97,9 @@ class GatewayStream(Stream):
         self.config, self.settings, self.url = config, config.settings, redact(config.url)
         self._secret_url = config.url
 
-    def apply(self, entry: LogEntry, events: list[Event], stored_at: float) -> None:
+    def apply(self, entry: LogEntry, events: list[Event]) -> None:
         """Follow one message of the log."""
-        self.owner, self.term, self.logged_at = entry.node, entry.term, stored_at
+        self.owner, self.term = entry.node, entry.term
         for event in events:
             self._captions.apply(event.payload)
             match event.payload:
@@ -151,7 +149,7 @@ class GatewayStreams(StreamSet):
     Parameters:
         node: this node's id.
         local: finds a stream that this node runs.
-        model: the default model, for what `GET /streams` tells.
+        model: name of the default model, for `GET /streams`.
         runs_streams: whether this node has the role ingest, so that it can take WHIP publishers.
     """
 
@@ -196,10 +194,10 @@ class GatewayStreams(StreamSet):
             stream.feed.refill([], next_seq)
         return True
 
-    def apply(self, name: str, entry: LogEntry, events: list[Event], stored_at: float) -> None:
+    def apply(self, name: str, entry: LogEntry, events: list[Event]) -> None:
         stream = self._find(name)
         if stream is not None:
-            stream.apply(entry, events, stored_at)
+            stream.apply(entry, events)
 
     # -- as StreamSet
 

@@ -53,6 +53,6 @@ def read_entry(
 
 
 def previous_sequence(headers: Mapping[str, str]) -> int:
-    """JetStream's sequence of the message before this one in the same log; 0: there was none, or nothing tells."""
+    """JetStream's sequence of the message before this one in the same log; 0: there was none, or it is not known."""
     text = headers.get(_EXPECTED, "")
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 19 else 0

@@ -25,7 +25,8 @@ _WRONG_LAST_SEQUENCE = 10071
 
 class FencedSubject:
     """Stores the writes of `ownership`. A write is sent again, with the same id, until JetStream stores or refuses it.
-    A repeat of one that is stored is refused, since it names the message before: the id of the newest message tells.
+    A repeat of a stored write is refused, because it names the message before; the id of the newest message then shows
+    that it is stored.
 
     Parameters:
         stream: of JetStream, to which `subject` belongs.

@@ -63,7 +63,7 @@ class Recorder(AssignedStreams):
 
     @property
     def skipped(self) -> int:
-        """Messages of the logs that are none of streamcap's."""
+        """Messages of the logs that streamcap did not write."""
         return self._done_skipped + sum(recording.skipped for recording in self.recordings.values())
 
     @property

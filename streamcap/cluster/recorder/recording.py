@@ -68,7 +68,7 @@ class Recording:
         self.finals = 0
         """Written since the start."""
         self.skipped = 0
-        """Messages that are none of streamcap's."""
+        """Messages that streamcap did not write."""
         self.read_again = 0
         """How often messages did not fit the memory, and were read again from the log."""
         self.waits_since: float | None = time.monotonic()
@@ -167,7 +167,7 @@ class Recording:
             log.warning("stream %s: another node records it; this node stops", self.stream)
             self._on_lost(self.stream)
         except (NatsError, OSError, TimeoutError) as error:
-            log.warning("stream %s: the files were not finished: %s; the next recorder goes on", self.stream, error)
+            log.warning("stream %s: the files were not finished: %s; the next recorder continues", self.stream, error)
 
     async def _step(self) -> None:
         await self.position.confirm()
@@ -284,10 +284,10 @@ class Recording:
     # -- parts
 
     async def _first_sequence(self) -> int:
-        """Where to begin: after what is recorded, unless the log was made anew since."""
+        """Where to begin: after what is recorded, unless the log was deleted and created again since."""
         if self.position.next <= await last_sequence(self._connection) + 1:
             return self.position.next
-        log.warning("stream %s: its log is a new one; all of it is recorded", self.stream)
+        log.warning("stream %s: its log was created again; all of it is recorded", self.stream)
         return 1
 
     def _follow(self, messages: Sequence[Message]) -> bool:
@@ -329,7 +329,7 @@ async def last_sequence(connection: Connection) -> int:
 
 
 def _key(event: Event) -> tuple[int, str, float]:
-    """What tells finals apart, also those of a log that was made anew."""
+    """Identifies a final, also over a log that was deleted and created again."""
     match event.payload:
         case Caption(id=id_, captured_at=captured_at):
             return event.seq, id_, round(captured_at, 3)

@@ -58,7 +58,7 @@ def clean_answer(text: str, max_characters: int = MAX_CHARACTERS) -> str:
 
 
 def clean_partial(text: str, max_characters: int = MAX_CHARACTERS) -> str:
-    """What of an unfinished answer may be shown: empty inside reasoning, and while it may be a mere phrase."""
+    """The part of an unfinished answer to show: empty inside reasoning, and while it may be an opening phrase."""
     shown = _without_reasoning(text)
     for tag in _TAGS:  # an opening tag that has not arrived completely
         for length in range(len(tag) - 1, 0, -1):

@@ -46,7 +46,7 @@ class RemoteError(StreamcapError):
 def of_status(
     status: int, headers: Mapping[str, str], content: bytes, *, key: str | None, now: datetime | None = None
 ) -> RemoteError:
-    """The failure that an HTTP response with another status than 200 tells."""
+    """The failure for an HTTP response with another status than 200."""
     detail = error_message(content, headers.get("content-type", ""))
     advice = _ADVICE.get(status, "the server failed" if status >= 500 else "unexpected answer")
     if 300 <= status < 400:

@@ -45,7 +45,7 @@ class RemoteModel:
 
     A stream has at most one request in flight. While it is, the stream's newest sample waits. An unchanged image needs
     no request. After a failure the server is left alone for a pause (see `Circuit`); meanwhile the fallback captions,
-    or nobody, and a `Failed` outcome tells the reason. The answers of requests that only try whether the server is well
+    or nobody, and a `Failed` outcome has the reason. The answers of requests that only try whether the server is well
     again are not published, since the fallback has captioned those samples.
 
     Parameters:
@@ -94,7 +94,7 @@ class RemoteModel:
         self._closed = False
 
     def notice(self) -> str:
-        """What is wrong with the server at present, for a status; empty if nothing. From any thread."""
+        """Why requests fail at present, for a status; empty if they do not. From any thread."""
         reason = self._circuit.reason
         return self._notice(reason) if reason else ""
 

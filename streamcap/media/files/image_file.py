@@ -92,11 +92,6 @@ def list_folder(folder: Path) -> FolderContents:
     return FolderContents(sorted(images), sorted(others), unread, sorted(hidden))
 
 
-def find_images(folder: Path) -> list[Path]:
-    """The images of `list_folder`. Raises InputError if there is none."""
-    return list_folder(folder).images
-
-
 def check_image(path: Path) -> None:
     """Read the header of an image file. Raises InputError if it is not an image or too large."""
     with _open(path):

@@ -19,7 +19,7 @@ _ALGORITHM = re.compile(rb'algorithm="?(?P<name>[\w-]+)', re.IGNORECASE)
 
 
 def connection_fault(url: str, guard: HostGuard, *, timeout: float) -> str | None:
-    """Why no TCP connection is possible, in words; None if one is, or if the scheme uses none.
+    """Why no TCP connection is possible, as a message; None if it is, or if the scheme uses none.
 
     Resolves the name and connects once; connecting takes at most `timeout` seconds.
     """
@@ -45,7 +45,7 @@ def connection_fault(url: str, guard: HostGuard, *, timeout: float) -> str | Non
 
 
 def wrong_protocol(url: str, guard: HostGuard, *, timeout: float) -> str | None:
-    """What answers at the port of an RTSP or HTTP `url` in its place, in words; None if its own protocol or nothing.
+    """Which other protocol answers at the port of an RTSP or HTTP `url`, as a message; None if its own or nothing does.
 
     Connects up to twice, for at most `timeout` seconds each.
     """

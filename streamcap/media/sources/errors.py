@@ -1,4 +1,4 @@
-"""Errors of libav in words: one redacted line that says what, where and what to do."""
+"""Error messages for errors of libav: one redacted line that says what, where and what to do."""
 
 from __future__ import annotations
 

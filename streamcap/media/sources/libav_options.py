@@ -46,7 +46,7 @@ FORMATS = {
     "rtp": "rtp",
     "webcam": "v4l2",
 }
-# libav resolves the host of these itself, once: it gets the address that was checked in its place.
+# libav would resolve the host of these itself: it gets the address that was checked instead.
 PINNED = ("rtmp", "rtmps", "srt")
 TRANSPORTS = {
     "rtsp": "RTP over TCP",

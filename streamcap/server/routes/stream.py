@@ -97,8 +97,8 @@ def routes(
 
     @router.patch("/{name}", dependencies=[Depends(auth.publisher)])
     async def change_stream(name: str, change: StreamChange) -> StreamSnapshot:
-        """Change a running stream; the camera stays connected, and numbers and viewers go on. null: the default of
-        the service. `url`, or `{}`, restarts the stream; its numbers go on. `{}` retries a failed camera.
+        """Change a running stream. The camera and the viewers stay connected, and numbers continue. null: the default
+        of the service. `url`, or `{}`, restarts the stream; its numbers continue. `{}` retries a failed camera.
         """
         if change.url is not None:
             await policy.check(change.url)

@@ -226,7 +226,7 @@ class CaptionFiles:
                 self._rotation.recovered()
         except FileNotFoundError:
             self._began = None
-        except OSError as error:  # the captions go on in the same file
+        except OSError as error:  # captions continue in the same file
             self._rotation.report(error)
 
     def _is_ours(self, path: Path) -> bool:

@@ -30,8 +30,8 @@ class DecodePolicy:
 
     With `auto`, the times between the last keyframes are observed. Where they are no longer than `demand.every`, the
     keyframe nearest to each wanted time is decoded alone. Where they are longer, each group of pictures is decoded from
-    its keyframe to the last wanted frame in it, as it arrives. What is not decoded is held, so that decoding can go on
-    at once, with complete pictures, when a viewer comes or a keyframe does not.
+    its keyframe to the last wanted frame in it, as it arrives. Other packets are held: when a viewer comes or a
+    keyframe does not, decoding continues at once with complete frames.
     """
 
     def __init__(self, demand: FrameDemand) -> None:
@@ -82,7 +82,7 @@ class DecodePolicy:
         demand = self._demand
         self.spacing, self.alone = 0.0, False
         if demand.decode == "keyframes" or self.catch_up:
-            # Frames that an overload costs are missed; those that nobody wants are not.
+            # Frames skipped by an overload count as missed; unwanted ones do not.
             self.spacing = max(self._gaps, default=0.0) if demand.decode == "keyframes" else 0.0
             self.alone = keyframe
             return Action.DECODE if keyframe else Action.DROP

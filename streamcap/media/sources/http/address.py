@@ -55,7 +55,7 @@ class HostGuard:
 
 
 def address_fault(address: str, *, allow_private: bool) -> str | None:
-    """Why the IP `address` is forbidden, in words; None if it is allowed.
+    """Why the IP `address` is forbidden, as a message; None if it is allowed.
 
     Link-local addresses (cloud metadata) are always forbidden; loopback and private ones unless `allow_private`.
     Raises ValueError if it is not an IP address.

@@ -113,8 +113,8 @@ def _index_comes_last(first: bytes) -> bool:
 class NestedFiles:
     """Opens the URLs that libav finds in a playlist, each through `client`, which checks where it leads.
 
-    A segment that cannot be fetched is empty, so that libav goes on to the next; `fault` says why. A forbidden URL ends
-    the source: `open` raises ForbiddenUrlError.
+    A segment that cannot be fetched is empty, so that libav continues with the next; `fault` has the reason. A
+    forbidden URL ends the source: `open` raises ForbiddenUrlError.
 
     Parameters:
         first: the video itself; it is what the first `open` returns.

@@ -37,17 +37,19 @@ log = logging.getLogger(__name__)
 
 _READ_BYTES = 65_536
 _HEAD_BYTES = 512
-MAX_PICTURE_BYTES = 32_000_000
-_OTHER_PICTURES = ("image/png", "image/webp", "image/avif", "image/bmp", "image/x-ms-bmp", "image/heic", "image/heif")
-_IMAGE_TYPES = ("multipart/", "image/jpeg", "image/jpg", "image/pjpeg")
+MAX_IMAGE_BYTES = 32_000_000
+_OTHER_IMAGE_TYPES = (
+    "image/png", "image/webp", "image/avif", "image/bmp", "image/x-ms-bmp", "image/heic", "image/heif",
+)  # fmt: skip
+_JPEG_TYPES = ("multipart/", "image/jpeg", "image/jpg", "image/pjpeg")
 
 
 class HttpSource(Source):
     """One connection to an HTTP URL.
 
     A stream of JPEGs is read as it arrives, with or without multipart headers. A URL that returns a single JPEG or
-    another picture is polled every `options.poll_interval` seconds. Of an HLS master playlist, one rendition is read.
-    JPEGs have no timestamps and are timed by arrival. Of a stream of JPEGs, those that nobody wants are not decoded.
+    another image is polled every `options.poll_interval` seconds. Of an HLS master playlist, one rendition is read.
+    JPEGs have no timestamps and are timed by arrival. Of a stream of JPEGs, unwanted ones are not decoded.
     """
 
     def __init__(
@@ -70,8 +72,8 @@ class HttpSource(Source):
         self._splitter = JpegSplitter()
         self._waiting: list[bytes] = []
         self._polled = False
-        self._is_picture = False
-        """Whether the URL is polled for a picture other than a JPEG."""
+        self._is_other_image = False
+        """Whether the URL is polled for an image other than a JPEG."""
         self._waits = self.waits = WaitClock()
         self._clock = MediaClock()
         self._decoder = av.VideoCodecContext.create("mjpeg", "r")
@@ -88,9 +90,9 @@ class HttpSource(Source):
             response = self._response = self._client.get()
             first = response.read1(_READ_BYTES)
             content_type = (response.headers.get("Content-Type") or "").lower()
-            if content_type.startswith(_OTHER_PICTURES):
-                return self._open_picture(response, first)
-            if not (content_type.startswith(_IMAGE_TYPES) or first.startswith(START) or _looks_like_parts(first)):
+            if content_type.startswith(_OTHER_IMAGE_TYPES):
+                return self._open_other_image(response, first)
+            if not (content_type.startswith(_JPEG_TYPES) or first.startswith(START) or _looks_like_parts(first)):
                 return self._open_libav(response, first)
             self._waiting = self._splitter.feed(first)
             while not self._waiting and self._monotonic() - started < self._options.open_timeout:
@@ -165,15 +167,15 @@ class HttpSource(Source):
             "skipped": self._skipped,
         }
 
-    def _open_picture(self, response: http.client.HTTPResponse, first: bytes) -> SourceInfo:
-        """A URL of a PNG or another picture, which is polled."""
+    def _open_other_image(self, response: http.client.HTTPResponse, first: bytes) -> SourceInfo:
+        """A URL of a PNG or another image that is no JPEG, which is polled."""
         with response:
-            self._waiting = [first + read_all(response, MAX_PICTURE_BYTES)]
-        self._polled = self._is_picture = True
+            self._waiting = [first + read_all(response, MAX_IMAGE_BYTES)]
+        self._polled = self._is_other_image = True
         video_frames = self._decode(self._waiting[0])
         if not video_frames:
             kind = response.headers.get("Content-Type") or ""
-            raise SourceRefused(f"{self.url}: its picture ({redact(kind)[:40]}) cannot be decoded", retry=True)
+            raise SourceRefused(f"{self.url}: its image ({redact(kind)[:40]}) cannot be decoded", retry=True)
         width, height = video_frames[0].width, video_frames[0].height
         return SourceInfo(width=width, height=height, frames_per_second=0.0, codec="image", live=True, transport="HTTP")
 
@@ -187,7 +189,7 @@ class HttpSource(Source):
         if video is not None and video.index_is_out_of_reach:
             video.close()
             raise SourceRefused(
-                f"{self.url}: an MP4 with its index (moov box) at its end, of which the server tells no length; "
+                f"{self.url}: an MP4 with its index (moov box) at its end, and the server does not send its length; "
                 "write the index first (-movflags +faststart)",
                 retry=True,
             )
@@ -263,8 +265,8 @@ class HttpSource(Source):
         try:
             response = self._response = self._client.get()
             self._waits.end(self._monotonic())
-            if self._is_picture:
-                return [read_all(response, MAX_PICTURE_BYTES)]
+            if self._is_other_image:
+                return [read_all(response, MAX_IMAGE_BYTES)]
             deadline = self._monotonic() + self._options.read_timeout
             while self._monotonic() < deadline:
                 images = self._more()
@@ -282,7 +284,7 @@ class HttpSource(Source):
             if size is not None:
                 self._check_size(size)
             with cpu_slot:
-                return [self._picture(data)] if self._is_picture else self._decoder.decode(av.Packet(data))
+                return [self._decode_image(data)] if self._is_other_image else self._decoder.decode(av.Packet(data))
         except SourceRefused as refused:
             raise SourceLost(str(refused)) from None
         except (av.FFmpegError, InputError) as error:
@@ -290,7 +292,7 @@ class HttpSource(Source):
             log.debug("%s: a JPEG could not be decoded: %s", self.url, error)
             return []
 
-    def _picture(self, data: bytes) -> VideoFrame:
+    def _decode_image(self, data: bytes) -> VideoFrame:
         image = decode_image(data)
         self._check_size(image.size)
         return VideoFrame.from_ndarray(np.asarray(image), format="rgb24")

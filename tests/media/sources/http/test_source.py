@@ -86,7 +86,7 @@ def test_damaged_picture_is_named() -> None:
         request.end_headers()
         request.wfile.write(b"\x89PNG\r\n\x1a\n")
 
-    with serving(answer) as base, pytest.raises(SourceRefused, match=r"its picture \(image/png\) cannot be decoded"):
+    with serving(answer) as base, pytest.raises(SourceRefused, match=r"its image \(image/png\) cannot be decoded"):
         open_source(f"{base}/snapshot", options=OPTIONS).open()
 
 
