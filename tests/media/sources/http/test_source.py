@@ -123,7 +123,7 @@ def test_mp4_without_a_length(tmp_path: Path, index_first: bool, readable: bool)
         if readable:
             assert source.open().codec == "h264"
         else:
-            with pytest.raises(SourceRefused, match=r"index \(moov box\) at its end, of which"):
+            with pytest.raises(SourceRefused, match=r"index \(moov box\) at its end, and the server"):
                 source.open()
         source.close()
 
