@@ -78,7 +78,7 @@ for package in packages:
         # Together what must not load the same: starting Python takes most of the time.
         ("streamcap.captions", (*HEAVY, *WEB, "av", "numpy", "PIL")),
         ("streamcap.media streamcap.streams streamcap.config streamcap.engine", (*HEAVY, *WEB)),
-        ("streamcap.cluster streamcap.server", HEAVY),
+        pytest.param("streamcap.cluster streamcap.server", HEAVY, marks=pytest.mark.slow),
         pytest.param("streamcap.captioner", ("av", *WEB), marks=pytest.mark.slow),
         pytest.param("streamcap.training", WEB, marks=pytest.mark.slow),
         ("streamcap.cli", (*HEAVY, *WEB, "av", "numpy")),
@@ -104,6 +104,7 @@ def test_importing_the_commands_is_light() -> None:
     assert done.stdout.strip() == ""
 
 
+@pytest.mark.slow
 def test_starting_the_service_imports_no_connections() -> None:
     """Those of WebRTC and remote models are imported when the first one is needed."""
     heavy = "('torch', 'aiortc', 'httpx')"

@@ -124,6 +124,7 @@ async def talk(streams: list[FakeStream], cutter: Cutter, cuts: int) -> list[str
     return sent
 
 
+@pytest.mark.slow
 async def test_finals_equal_file_through_disconnects(server: Server) -> None:
     streams = [server.streams.get("door"), await server.streams.add("yard", "rtsp://yard")]
     cutter = Cutter(server.port)
@@ -190,6 +191,7 @@ async def test_refusal_is_raised_and_not_retried(start: Start) -> None:
             await take(events, 1)
 
 
+@pytest.mark.slow
 async def test_slow_reader_gets_a_gap(server: Server) -> None:
     door = server.streams.get("door")
     async with Feed(server.url, streams=["door"]) as feed:

@@ -9,6 +9,15 @@ from testbed.nats import NatsCluster
 from tests.conftest import require_package, require_program
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts a NATS server is `e2e`."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and "nats_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.e2e)
+
+
 @pytest.fixture
 def nats_server(tmp_path: Path) -> Iterator[NatsCluster]:
     """One server."""

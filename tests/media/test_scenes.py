@@ -73,8 +73,8 @@ def test_any_size_and_time_can_be_drawn(size: tuple[int, int]) -> None:
 )
 @pytest.mark.parametrize("color", ["red", "purple"])
 def test_named_color_is_visible(kind: str, action: str, place: str, color: str) -> None:
-    def share(count: int, color: str) -> float:
-        shown = draw(Scene(kind, color, count, action, place, look=35), 1.0, 320, 180).astype(np.int16)
+    def share(count: int, drawn: str) -> float:
+        shown = draw(Scene(kind, drawn, count, action, place, look=35), 1.0, 320, 180).astype(np.int16)
         return float((np.abs(shown - np.array(PAINT[color])).max(axis=2) < 48).mean())
 
     other = "yellow"

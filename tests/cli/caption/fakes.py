@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
 from streamcap.captioner import Result, SearchOptions
 from streamcap.image_spec import ImageSpec
 from tests.media.numbered_frames import read_number
+
+if TYPE_CHECKING:
+    import torch
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -35,6 +37,8 @@ class Reader:
         self.batches: list[int] = []
 
     def encode(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
+        import torch  # not while tests are collected: `make check-fast` loads no torch
+
         self.batches.append(len(pixels))
         assert pixels.shape[-3:] == (20, 60, 3)
         flat = pixels.reshape(-1, 20, 60, 3)

@@ -28,6 +28,7 @@ async def test_unreachable_server_is_named_without_password() -> None:
     assert "secret" not in reason
 
 
+@pytest.mark.e2e
 async def test_wrong_password_is_reported(tmp_path: Path) -> None:
     require_program("nats-server")
     with NatsCluster(tmp_path, extra="authorization { user: a, password: b }") as cluster:
@@ -37,6 +38,7 @@ async def test_wrong_password_is_reported(tmp_path: Path) -> None:
         await connection.close()
 
 
+@pytest.mark.e2e
 async def test_tls_and_certificates_of_both_sides(tmp_path: Path) -> None:
     require_program("nats-server")
     (server_dir := tmp_path / "server").mkdir()
@@ -56,6 +58,7 @@ async def test_tls_and_certificates_of_both_sides(tmp_path: Path) -> None:
             assert "TLS" in reason and "--nats-ca, --nats-cert" in reason and "\n" not in reason
 
 
+@pytest.mark.e2e
 async def test_credentials_file(tmp_path: Path) -> None:
     require_program("nats-server")
     (other_dir := tmp_path / "other").mkdir()
@@ -71,6 +74,7 @@ async def test_credentials_file(tmp_path: Path) -> None:
         ClusterOptions(servers, creds=empty)
 
 
+@pytest.mark.e2e
 async def test_server_without_jetstream_is_reported(tmp_path: Path) -> None:
     require_program("nats-server")
     with NatsCluster(tmp_path, jetstream=False) as cluster:

@@ -53,6 +53,7 @@ async def deaf_viewer(server: Server, request: str) -> socket.socket:
     return client
 
 
+@pytest.mark.slow
 async def test_stuck_viewer_is_closed_without_affecting_others(patient: Server) -> None:
     broadcaster, door = patient.app.state.broadcaster, patient.streams.get("door")
     for _ in range(3):

@@ -29,6 +29,7 @@ assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
 """
 
 
+@pytest.mark.slow
 def test_open_file_limit_is_raised() -> None:
     done = subprocess.run([sys.executable, "-c", RAISE_LIMIT], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
