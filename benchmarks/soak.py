@@ -56,6 +56,10 @@ FAULTS = ("half-open", "link", "trickle", "codec", "clock")
 SAMPLE_SECONDS = 5.0
 SETTLE_SECONDS = 45.0
 """Longer than the pause between two reconnections, so that all cameras are back."""
+MEASURED = ("rss_mib", "anonymous_mib", "threads", "files")
+# What the service remembers of captions has a bound, by default of half an hour and an hour. Here it is full within
+# the first minutes, so that what still grows later is a leak.
+MEMORY = ("--replay-events", "100", "--subtitle-window", "60")
 _CAMERA = Path(__file__).parents[1] / "testbed/changing_camera.py"
 _PORT = 8554
 # The library of the program `faketime`: only the library reads the time from a file again and again.
@@ -94,8 +98,9 @@ class NamespaceCamera:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._kill()
-        # The veth pair goes with its namespace.
-        subprocess.run(("ip", "netns", "del", self._space), check=False, capture_output=True)
+        # Not left to the namespace, which lives as long as one of its sockets.
+        for command in (("link", "del", self._link), ("netns", "del", self._space)):
+            subprocess.run(("ip", *command), check=False, capture_output=True)
         self._clock.close()
 
     def strike(self, fault: str) -> None:
@@ -165,6 +170,8 @@ class NamespaceCamera:
 class Sample:
     seconds: float
     rss_mib: float
+    anonymous_mib: float
+    """Without pages of files, which the system drops and reads again as it likes."""
     threads: int
     files: int
 
@@ -265,21 +272,27 @@ class Soak:
 def sample(pid: int, began: float) -> Sample:
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     files = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
-    rss = int(status["VmRSS"].split()[0]) / 1024
-    return Sample(round(time.monotonic() - began, 1), round(rss, 2), int(status["Threads"]), files)
+    rss, anonymous = (round(int(status[key].split()[0]) / 1024, 2) for key in ("VmRSS", "RssAnon"))
+    return Sample(round(time.monotonic() - began, 1), rss, anonymous, int(status["Threads"]), files)
 
 
 def mean(samples: list[Sample], since: float, until: float) -> dict[str, float]:
     chosen = [asdict(one) for one in samples if since <= one.seconds <= until] or [asdict(samples[-1])]
-    return {key: round(float(np.mean([one[key] for one in chosen])), 2) for key in ("rss_mib", "threads", "files")}
+    return {key: round(float(np.mean([one[key] for one in chosen])), 2) for key in MEASURED}
 
 
-def slope(samples: list[Sample], since: float) -> float:
-    """MiB an hour."""
+def slope(samples: list[Sample], since: float, key: str = "rss_mib") -> dict[str, float]:
+    """MiB an hour, and the standard error of that: of the means of ten parts, since neighboring samples are alike."""
     chosen = [one for one in samples if one.seconds >= since]
     if len(chosen) < 3:
-        return float("nan")
-    return float(np.polyfit([one.seconds / 3600 for one in chosen], [one.rss_mib for one in chosen], 1)[0])
+        return {"mib_an_hour": float("nan"), "standard_error": float("nan")}
+    hours, mib = np.array([(one.seconds / 3600, getattr(one, key)) for one in chosen]).T
+    line = np.polyfit(hours, mib, 1)
+    parts = np.array_split(np.arange(len(hours)), min(10, len(hours)))
+    at = np.array([hours[part].mean() for part in parts])
+    off = np.array([(mib - np.polyval(line, hours))[part].mean() for part in parts])
+    error = np.sqrt((off**2).sum() / max(1, len(off) - 2) / ((at - at.mean()) ** 2).sum())
+    return {"mib_an_hour": round(float(line[0]), 2), "standard_error": round(float(error), 2)}
 
 
 def draw(samples: list[Sample], path: Path) -> None:
@@ -317,7 +330,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         cameras = [stack.enter_context(NamespaceCamera(number)) for number in range(1, CAMERAS + 1)]
         out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         sources = [f"{camera.name}={camera.url}" for camera in cameras]
-        arguments = [*sources, "--every", f"{options.every:g}", "--allow-local", "--quiet"]
+        arguments = [*sources, "--every", f"{options.every:g}", "--allow-local", "--quiet", *MEMORY]
         service = stack.enter_context(Service(*arguments, out=out))
         began = time.monotonic()
 
@@ -353,7 +366,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "every": options.every,
         "start": mean(samples, quiet - SETTLE_SECONDS / 2, quiet),
         "end": mean(samples, total - SETTLE_SECONDS / 2, total),
-        "rss_slope_last_half_mib_an_hour": round(slope(samples, total / 2), 2),
+        "slope_of_last_half": {key: slope(samples, total / 2, key) for key in ("rss_mib", "anonymous_mib")},
         "load": soak.counts,
         "load_that_ended": soak.failures,
         "reconnections": {one["name"]: one["reconnections"] for one in streams},

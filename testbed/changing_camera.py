@@ -19,7 +19,10 @@ ENCODERS = {
         "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 bitrate=300 "
         "! rtph264pay name=pay0 pt=96 config-interval=1"
     ),
-    "jpeg": "video/x-raw,width=240,height=160,framerate=5/1 ! jpegenc quality=50 ! rtpjpegpay name=pay0 pt=26",
+    # Without the format, it is one that RTP cannot carry as JPEG, and no video comes.
+    "jpeg": (
+        "video/x-raw,format=I420,width=240,height=160,framerate=5/1 ! jpegenc quality=50 ! rtpjpegpay name=pay0 pt=26"
+    ),
 }
 
 

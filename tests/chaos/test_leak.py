@@ -1,12 +1,15 @@
-"""After a storm of bad cameras, viewers, WebRTC offers and changes, the service has the threads and files of before."""
+"""After a storm of bad cameras, viewers, WebRTC offers and changes, the service has the threads and files of before,
+and each viewer, request, stream and connection to a camera leaves nothing in memory."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import socket
+import sys
 import threading
 import time
 import urllib.error
@@ -21,8 +24,10 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 from testbed.answers import answering
+from testbed.ports import free_port
+from tests.chaos.memory_probe import Memory, ask_memory
 from tests.chaos.storm import FakeService
-from tests.end_to_end.service import Service, wait_until
+from tests.end_to_end.service import Service, fetch, wait_until
 from tests.media.sources.test_http import MotionJpeg, serving
 
 pytestmark = pytest.mark.e2e
@@ -174,3 +179,69 @@ def describe(service: Service, calm: tuple[int, int]) -> str:
     files = [str(one.readlink()) for one in Path(f"/proc/{service.pid}/fd").iterdir() if one.is_symlink()]
     names = [(one / "comm").read_text().strip() for one in Path(f"/proc/{service.pid}/task").iterdir()]
     return f"before (threads, files): {calm}; now {threads_and_files(service.pid)}\n{sorted(names)}\n{sorted(files)}"
+
+
+class ProbedService(FakeService):
+    command = (sys.executable, "-m", "tests.chaos.memory_probe", "serve")
+
+
+EVENTS = 10
+ROUNDS = 2
+MAX_BLOCKS = 60
+"""Of Python's allocator, for each event. What a viewer holds is some hundred."""
+MAX_BYTES = 20_000
+"""Of malloc, for each event. What a connection to a camera holds is more than 100 kB."""
+
+
+def watch(service: Service) -> None:
+    with connect(service.base.replace("http", "ws", 1) + "/captions", close_timeout=1) as viewer:
+        viewer.recv(timeout=20)
+
+
+def listen(service: Service) -> None:
+    with urllib.request.urlopen(f"{service.base}/captions/door", timeout=20) as feed:
+        feed.read1(200)
+
+
+def ask(service: Service) -> None:
+    for path in ("/streams", "/metrics", "/captions.srt", "/missing"):
+        service.get(path)
+
+
+def add_and_remove(service: Service, url: str) -> None:
+    def change(method: str, path: str, body: object = None) -> None:
+        status, text = fetch(service.base + path, method, body)
+        assert status in (200, 201, 204), text
+
+    change("POST", "/streams", {"name": "added", "url": url, "every": 0.1})
+    wait_until(lambda: json.loads(service.get("/streams")[1])[-1]["captions"] > 0, service.describe)
+    change("PATCH", "/streams/added", {"every": 0.2})
+    change("DELETE", "/streams/added")
+
+
+def test_what_came_and_went_leaves_nothing_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    port = free_port()
+    monkeypatch.setenv("STREAMCAP_PROBE_PORT", str(port))
+    # What is remembered of captions on purpose is full after the first round.
+    short = ("--replay-events", "10", "--subtitle-window", "1")
+    seen: list[Memory] = []
+    # Not of scenes, which cache what they draw.
+    with serving(MotionJpeg(1_000_000)) as endless, serving(MotionJpeg(4)) as short_lived:
+        options = ("--every", "0.5", "--allow-net", "--allow-local", *short)
+        with ProbedService(f"door={endless}/mjpeg", *options, out=tmp_path / "out") as service:
+            for _ in range(ROUNDS + 1):
+                for _ in range(EVENTS):
+                    watch(service)
+                    listen(service)
+                    ask(service)
+                    add_and_remove(service, f"{short_lived}/mjpeg")
+                seen.append(ask_memory(port))
+    # Caches fill once; only a leak grows in every round.
+    rounds = list(itertools.pairwise(seen))
+    grown = {
+        name: min(after.objects.get(name, 0) - before.objects.get(name, 0) for before, after in rounds)
+        for name in seen[-1].objects
+    }
+    assert {name: count for name, count in grown.items() if count >= EVENTS // 2} == {}
+    assert min(after.blocks - before.blocks for before, after in rounds) < MAX_BLOCKS * EVENTS
+    assert min(after.malloc_bytes - before.malloc_bytes for before, after in rounds) < MAX_BYTES * EVENTS
