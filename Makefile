@@ -22,9 +22,10 @@ fuzz: $(VENV)/installed-dev
 chaos: $(VENV)/installed-dev
 	$(BIN)/python -m tests.chaos.storm --kills 300
 
-# 200 strikes on nodes and NATS servers of a cluster: kill -9, SIGSTOP; `make test` runs a few.
+# 200 strikes on nodes and NATS servers of a cluster: kill -9, SIGSTOP; `make test` runs a few. About half an hour;
+# after an interruption the same command goes on. Remove the file to begin anew.
 cluster-chaos: $(VENV)/installed-dev
-	$(BIN)/python -m tests.cluster.storm --kills 200
+	$(BIN)/python -m tests.cluster.storm --kills 200 --json benchmarks/results/cluster_chaos.json
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

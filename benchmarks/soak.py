@@ -76,12 +76,21 @@ class NamespaceCamera:
     def __init__(self, number: int) -> None:
         self.name = f"cam{number}"
         self.url = f"rtsp://10.231.{number}.2:{_PORT}/live"
-        self._space, self._link, self._network = f"soak{os.getpid()}-{number}", f"soak{number}", f"10.231.{number}"
+        # At most 15 characters, for a link.
+        self._space = self._link = f"soak{os.getpid()}-{number}"
+        self._network = f"10.231.{number}"
         self._codec = "h264"
         self._clock = tempfile.NamedTemporaryFile(mode="w", suffix=".clock")  # noqa: SIM115 - closed in __exit__
         self._server: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.push(self)  # a half-made network goes too
+            self._make()
+            stack.pop_all()
+        return self
+
+    def _make(self) -> None:
         self._set_clock("+0")
         run("ip", "netns", "add", self._space)
         run("ip", "link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", self._space)
@@ -94,7 +103,6 @@ class NamespaceCamera:
         ):
             run("ip", "-n", self._space, *command)
         self._start()
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._kill()

@@ -91,6 +91,11 @@ class NodeProcess:
     def is_running(self) -> bool:
         return self.process is not None and self.process.is_alive()
 
+    @property
+    def exit_status(self) -> int | None:
+        """Negative: the number of the signal that ended it."""
+        return None if self.process is None else self.process.exitcode
+
     def wait_until_ready(self) -> None:
         wait_until(lambda: self.get("/readyz")[0] == 200 or not self.is_running, self.describe)
         assert self.is_running, self.describe()

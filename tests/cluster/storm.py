@@ -1,8 +1,9 @@
 """Kills and pauses nodes and NATS servers at random moments, and judges logs and clients.
 
-python -m tests.cluster.storm --kills 200    prints a table; its exit status is 1 where a promise was broken.
+python -m tests.cluster.storm --kills 200 --json FILE    exit status 1: a promise was broken, or a process ended
 
-Every 25 strikes logs, clients and files are judged as they are, so that a run that is cut off counts up to there.
+Every 25 strikes logs, clients and files are judged as they are, and FILE is written. After an interruption the same
+command goes on with the strikes that are left; after --shard strikes it goes on with a new cluster.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import random
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -47,6 +48,8 @@ class Client:
         self.stream = stream
         self.messages: list[dict[str, Any]] = []
         self.last = 0
+        self.error: Exception | None = None
+        """What ended the reading."""
         self._nodes = nodes
         self._rng = rng
         self._stopping = False
@@ -60,10 +63,13 @@ class Client:
         self._thread.join(20)
 
     def _run(self) -> None:
-        while not self._stopping:
-            with contextlib.suppress(OSError, WebSocketException):
-                self._read(self._rng.choice(self._nodes).port)
-            time.sleep(0.1)
+        try:
+            while not self._stopping:
+                with contextlib.suppress(OSError, WebSocketException):
+                    self._read(self._rng.choice(self._nodes).port)
+                time.sleep(0.1)
+        except Exception as error:  # noqa: BLE001 - reported by the storm: a client that ended must not look late
+            self.error = error
 
     def _read(self, port: int) -> None:
         since = f"&since={self.last}" if self.last else ""
@@ -105,11 +111,8 @@ class Outcome:
             "finals_received": verdict.received,
             "finals_recorded": verdict.recorded,
             "gaps": verdict.gaps,
-            "recoveries": len(self.recoveries),
-            "recovery_p50_s": round(percentile(self.recoveries, 0.5), 2),
-            "recovery_p95_s": round(percentile(self.recoveries, 0.95), 2),
-            "recovery_max_s": round(max(self.recoveries, default=0.0), 2),
-            "nats_pause_max_s": round(max(self.nats_pauses, default=0.0), 2),
+            "recoveries_s": sorted(round(seconds, 2) for seconds in self.recoveries),
+            "nats_pauses_s": sorted(round(seconds, 2) for seconds in self.nats_pauses),
             "violations": verdict.violations[:20],
         }
 
@@ -132,7 +135,9 @@ class Storm:
         kind = self._rng.choices(KINDS, WEIGHTS)[0]
         awake = [process for process in self._processes if process.name not in self._paused]
         for process in awake:
-            assert process.is_running, f"it has ended by itself: {process.describe()}"
+            assert process.is_running, f"it has ended by itself, {process.exit_status}: {process.describe()}"
+        down = sum(not server.is_running for server in self._cluster.servers)
+        assert down <= (self._restart is not None and self._restart.is_alive()), "a nats-server has ended by itself"
         if kind == "nats" and (self._restart is None or not self._restart.is_alive()):
             server = self._rng.choice(self._cluster.servers)
             self._mark("nats", server.url)
@@ -154,7 +159,7 @@ class Storm:
 
     def end(self) -> None:
         """Everybody runs again."""
-        for timer in (*self._paused.values(), *filter(None, (self._restart,))):
+        for timer in (*self._paused.copy().values(), *filter(None, (self._restart,))):
             timer.join()
 
     def _mark(self, kind: str, what: str) -> None:
@@ -177,11 +182,10 @@ def run_storm(
     servers: int = 3,
     seed: int = 0,
     calm: float = 8.0,
-    until: float = float("inf"),
     judge_every: int = 25,
     report: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Outcome:
-    """`kills` strikes, `calm` seconds apart at most, then a judgement. until: monotonic seconds at which to stop.
+    """`kills` strikes, `calm` seconds apart at most, then a judgement.
 
     report: takes a judgement in the middle of the run, after each `judge_every` strikes; one with a violation ends it.
     """
@@ -208,9 +212,8 @@ def run_storm(
         storm = Storm(cluster, [*gateways, *writers], rng)
         for number in range(1, kills + 1):
             time.sleep(rng.uniform(0.3, 1.0) * calm)
-            if time.monotonic() >= until:
-                break
             storm.strike()
+            assert not (ended := [client.error for client in clients if client.error is not None]), ended
             if number % judge_every == 0 and number < kills:
                 outcome = _judge_now(cluster.urls, storm, names, clients, out if writers else None)
                 report(outcome)
@@ -303,40 +306,29 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def main() -> None:
+    from tests.cluster.shards import run_shards  # it needs this module
+
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--shard", type=int, default=50, help="most strikes at one cluster")
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--recorders", type=int, default=2)
     parser.add_argument("--streams", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--calm", type=float, default=8.0, help="most seconds between two strikes")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop striking after so long")
     parser.add_argument("--judge-every", type=int, default=25, help="strikes between two judgements")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, default=Path("cluster_chaos.json"))
     options = parser.parse_args()
-
-    def show(outcome: Outcome) -> None:
-        text = json.dumps(outcome.as_json(), indent=2) + "\n"
-        if options.json is not None:
-            options.json.write_text(text)
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
-    with tempfile.TemporaryDirectory() as directory:
-        outcome = run_storm(
-            options.kills,
-            Path(directory),
-            nodes=options.nodes,
-            recorders=options.recorders,
-            streams=options.streams,
-            seed=options.seed,
-            calm=options.calm,
-            until=time.monotonic() + 60 * options.minutes,
-            judge_every=options.judge_every,
-            report=show,
-        )
-    show(outcome)
-    sys.exit(bool(outcome.verdict.violations))
+    run = functools.partial(
+        run_storm,
+        nodes=options.nodes,
+        recorders=options.recorders,
+        streams=options.streams,
+        calm=options.calm,
+        judge_every=options.judge_every,
+    )
+    is_kept = run_shards(run, options.kills, options.json, strikes=options.shard, seed=options.seed)
+    sys.exit(not is_kept)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class Service:
             self._readers.append(reader)
         try:
             wait_until(lambda: self._listening.is_set() or process.poll() is not None, self.describe, 240)
-            wait_until(lambda: self.get("/readyz")[0] == 200 or process.poll() is not None, self.describe)
+            wait_until(lambda: process.poll() is not None or self.get("/readyz")[0] == 200, self.describe)
             assert process.poll() is None, self.describe()
         except BaseException:  # also when interrupted: leave no process behind
             self.kill()
