@@ -67,7 +67,7 @@ async def measure(path: Path) -> dict[str, float]:
     await asyncio.sleep(2)
     seconds = []
     changed = streams.get("cam0")
-    frames = {name: streams.get(name).reader_statistics.frames for name in streams.names()}
+    frames = {name: streams.get(name).source_statistics.frames for name in streams.names()}
     began = time.monotonic()
     for number in range(SAVES):
         every = 30.0 + number
@@ -78,7 +78,7 @@ async def measure(path: Path) -> dict[str, float]:
         seconds.append(time.monotonic() - saved)
         await asyncio.sleep(0.5)
     expected = (time.monotonic() - began) * RATE
-    got = [streams.get(name).reader_statistics.frames - before for name, before in frames.items()]
+    got = [streams.get(name).source_statistics.frames - before for name, before in frames.items()]
     watching.cancel()
     await asyncio.wait((watching,))
     await streams.close()

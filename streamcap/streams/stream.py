@@ -35,7 +35,7 @@ STALL_CHECK_S = 0.25
 # A connection that gave frames for this long resets the backoff.
 STABLE_AFTER_S = 10.0
 # How long a removed stream waits for its source thread. After that the daemon thread ends at its read timeout.
-READER_STOP_TIMEOUT_S = 1.0
+SOURCE_STOP_TIMEOUT_S = 1.0
 # How long a stream whose source has ended waits for the caption of the last sample.
 DRAIN_TIMEOUT_S = 30.0
 
@@ -77,7 +77,7 @@ class Stream:
         self.scope = scope
         """The hosts that the source may connect to."""
         self.info: SourceInfo | None = None
-        self.reader_statistics = SourceStatistics()
+        self.source_statistics = SourceStatistics()
         self.reconnections = 0
         self.skips_ahead = 0
         """Connections that were given up because too much video waited in them."""
@@ -238,8 +238,8 @@ class Stream:
             frames_per_second=info.frames_per_second,
             codec=info.codec,
             epoch=max(0, self._timeline.epoch),
-            frames=self.reader_statistics.frames,
-            sampled=self.reader_statistics.sampled,
+            frames=self.source_statistics.frames,
+            sampled=self.source_statistics.sampled,
             captions=publisher.captions,
             extended=publisher.extended,
             reconnections=self.reconnections,
@@ -247,8 +247,8 @@ class Stream:
             source=dict(self._source_thread.source.statistics()) if self._source_thread is not None else {},
             last_caption=None if last is None else last.as_json(),
             decode_skipped=publisher.skipped,
-            samples_missed=self.reader_statistics.samples_missed,
-            frame_conversion_errors=self.reader_statistics.frame_conversion_errors,
+            samples_missed=self.source_statistics.samples_missed,
+            frame_conversion_errors=self.source_statistics.frame_conversion_errors,
             captions_held_back=publisher.held_back,
             files_dropped=publisher.dropped_finals,
             model=model.name,
@@ -300,7 +300,7 @@ class Stream:
         connection_no = 0
         publisher.set_state(StreamState.CONNECTING)
         while True:
-            began, frames = time.monotonic(), self.reader_statistics.frames
+            began, frames = time.monotonic(), self.source_statistics.frames
             end = self._cause(await self._read(connection_no))
             connection_no += 1
             if isinstance(end, _SkippedAheadError):
@@ -317,7 +317,7 @@ class Stream:
                 # Somebody may mend it at the camera. The status stays until the camera answers differently.
                 await asyncio.sleep(refusals.next())
                 continue
-            if self.reader_statistics.frames > frames and time.monotonic() - began >= STABLE_AFTER_S:
+            if self.source_statistics.frames > frames and time.monotonic() - began >= STABLE_AFTER_S:
                 backoff.reset()
                 refusals = Backoff(options.min_refused_delay, options.max_refused_delay)
             self.reconnections += 1
@@ -354,7 +354,7 @@ class Stream:
             schedule=Schedule(self.effective_every),
             settings=self.settings,
             timeline=self._timeline,
-            statistics=self.reader_statistics,
+            statistics=self.source_statistics,
         )
         source_thread.start()
         end = listener.end
@@ -368,7 +368,7 @@ class Stream:
         finally:
             if not end.done():
                 source_thread.stop()
-                await asyncio.wait((end,), timeout=READER_STOP_TIMEOUT_S)
+                await asyncio.wait((end,), timeout=SOURCE_STOP_TIMEOUT_S)
 
     def opened(self, info: SourceInfo) -> None:
         """The source is open."""

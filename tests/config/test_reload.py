@@ -98,11 +98,11 @@ async def test_changed_stream_of_16_leaves_15_untouched(watched: Watched) -> Non
     with contextlib.suppress(asyncio.CancelledError):
         await watched.feeding
     await watched.until(
-        lambda: all(stream.reader_statistics.frames == watched.given[name] for name, stream in streams.items())
+        lambda: all(stream.source_statistics.frames == watched.given[name] for name, stream in streams.items())
     )
     assert {name: watched.streams.get(name) for name in NAMES} == streams
     assert len(watched.service.sources) == len(NAMES)
-    await watched.until(lambda: all(s.publisher.captions == s.reader_statistics.sampled for s in streams.values()))
+    await watched.until(lambda: all(s.publisher.captions == s.source_statistics.sampled for s in streams.values()))
     await watched.service.until(
         lambda: len(watched.service.of("caption")) >= sum(s.publisher.captions for s in streams.values())
     )

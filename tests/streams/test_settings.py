@@ -66,7 +66,7 @@ async def test_running_stream_takes_other_settings(tmp_path: Path) -> None:
     times = itertools.count()
     for _ in range(100):
         service.sources[0].put(frame(next(times) / 25, gray=1))
-    await service.until(lambda: door.reader_statistics.frames == 100 and len(service.of("caption")) == 1)
+    await service.until(lambda: door.source_statistics.frames == 100 and len(service.of("caption")) == 1)
     service.streams.change("door", StreamSettings(every=1, min_confidence=0.5))
     service.sources[0].put(frame(next(times) / 25, gray=2))
     await service.until(lambda: len(service.of("caption")) == 2)

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
@@ -58,11 +59,13 @@ def targets(canary: Canary) -> list[str]:
     return [*file_targets(canary.file), *network_targets(canary.address), *network_targets(LINK_LOCAL)]
 
 
-def test_canary_notices(canary: Canary) -> None:
+def test_canary_notices_file_and_request(canary: Canary) -> None:
     canary.file.read_bytes()
+    assert canary.touched() == ["the file was opened"]
     socket.create_connection(canary.address.split(":")).close()  # type: ignore[arg-type]
-    while len(canary.touched()) < 1:
-        pass
+    while not (seen := canary.touched()):
+        time.sleep(0.005)
+    assert seen == ["the server was asked: b''"]
 
 
 @pytest.mark.parametrize("trick", FORMATS)
