@@ -78,7 +78,7 @@ class NodeOptions:
     name: str = ""
     """For people; empty: the host's name. A node's id is this and a random part."""
     capacity: int | None = None
-    """Most streams that it runs; None: STREAMS_PER_CPU for each CPU."""
+    """Maximum number of streams; None: STREAMS_PER_CPU for each CPU."""
     url: str = ""
     """Where clients reach its gateway; empty: the address that it listens on."""
     recorder: RecorderOptions | None = None

@@ -73,7 +73,7 @@ class StreamOptions:
     decode: Decode = "auto"
     """Which frames are decoded, of streams that set it not themselves."""
     hwaccel: Hwaccel = "auto"
-    """Hardware that decodes, where there is one."""
+    """Hardware decoder to use, if there is one."""
     min_retry_delay: float = 1.0
     max_retry_delay: float = 30.0
     """Pauses between reconnections grow from `min_retry_delay` to `max_retry_delay`, with jitter."""

@@ -12,6 +12,7 @@ from streamcap.cli.service.process import load_model
 from streamcap.engine.model_settings import ModelSettings
 
 
+@pytest.mark.slow
 def test_serve_names_its_model(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     model = SimpleNamespace(info={"family": "streamcap"}, require_text=lambda: None)
     monkeypatch.setattr(captioner_room, "load_captioner", lambda name, **options: model, raising=False)

@@ -132,7 +132,9 @@ def node(
     ] = "",
     capacity: Annotated[
         int | None,
-        typer.Option(min=1, help="Most streams that run here.", show_default="25 a CPU", rich_help_panel=_CLUSTER),
+        typer.Option(
+            min=1, help="Maximum number of streams on this node.", show_default="25 a CPU", rich_help_panel=_CLUSTER
+        ),
     ] = None,
     nats_creds: NatsCreds = None,
     nats_ca: NatsCa = None,
@@ -140,10 +142,10 @@ def node(
     nats_key: NatsKey = None,
     nats_replicas: Annotated[
         int,
-        typer.Option(help="Copies of each log, when the first node makes them: 1, 3 or 5.", rich_help_panel=_CLUSTER),
+        typer.Option(help="Replicas of each log: 1, 3 or 5. The first node decides.", rich_help_panel=_CLUSTER),
     ] = 3,
     keep_hours: Annotated[
-        float, typer.Option(help="How long logs are kept, when the first node makes them.", rich_help_panel=_CLUSTER)
+        float, typer.Option(help="Hours that logs are kept. The first node decides.", rich_help_panel=_CLUSTER)
     ] = 24.0,
     config: ConfigFile = None,
     every: Every = 1.0,

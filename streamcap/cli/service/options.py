@@ -23,7 +23,7 @@ STREAMS, MODEL, FEED, FILES, SERVER, SECURITY, OUTPUT = (
 
 Every = Annotated[float, typer.Option(help="Seconds between captions of a stream.", rich_help_panel=STREAMS)]
 ReadTimeout = Annotated[
-    float, typer.Option(help="Reconnect after so many seconds without data.", rich_help_panel=STREAMS)
+    float, typer.Option(help="Seconds without data until a source is reconnected.", rich_help_panel=STREAMS)
 ]
 DecodeOption = Annotated[
     Decode,
@@ -85,17 +85,19 @@ KeepDays = Annotated[
 ]
 KeepFiles = Annotated[
     int | None,
-    typer.Option(help="Keep so many older parts of each NAME.jsonl.", show_default="keep all", rich_help_panel=FILES),
+    typer.Option(
+        help="Number of older parts of each NAME.jsonl to keep.", show_default="keep all", rich_help_panel=FILES
+    ),
 ]
 SubtitleWindow = Annotated[
     float, typer.Option(help="Seconds of captions in the rolling subtitle files.", rich_help_panel=FILES)
 ]
 StallAfter = Annotated[
     float,
-    typer.Option(help="Report a stream as stalled after so many seconds without a frame.", rich_help_panel=STREAMS),
+    typer.Option(help="Seconds without a frame until a stream is stalled.", rich_help_panel=STREAMS),
 ]
 HwaccelOption = Annotated[
-    Hwaccel, typer.Option(help="Hardware that decodes, where there is one.", rich_help_panel=STREAMS)
+    Hwaccel, typer.Option(help="Hardware decoder to use, if there is one.", rich_help_panel=STREAMS)
 ]
 ClipSeconds = Annotated[
     float, typer.Option(help="Seconds of video in one input of a clip model.", rich_help_panel=STREAMS)
@@ -125,9 +127,7 @@ Fallback = Annotated[
 ]
 Prompt = Annotated[
     str | None,
-    typer.Option(
-        help="What to ask a model that takes a prompt.", show_default="the model's own", rich_help_panel=MODEL
-    ),
+    typer.Option(help="Prompt, for models that take one.", show_default="the model's own", rich_help_panel=MODEL),
 ]
 RefreshInterval = Annotated[
     float, typer.Option(help="Seconds until an unchanged image is captioned again.", rich_help_panel=FEED)
@@ -141,11 +141,14 @@ InterimRate = Annotated[
 MinConfidence = Annotated[
     float,
     typer.Option(
-        help="Hold back captions of which the model is less sure than this (0 to 1); 0: none.",
+        help="Do not publish captions of a lower confidence, 0 to 1; 0: publish all.",
         rich_help_panel=FEED,
     ),
 ]
-MaxAge = Annotated[float, typer.Option(help="Do not push captions older than so many seconds.", rich_help_panel=FEED)]
+MaxAge = Annotated[
+    float,
+    typer.Option(help="Seconds after which a caption is too old to be sent to live viewers.", rich_help_panel=FEED),
+]
 IceServers = Annotated[
     list[str] | None,
     typer.Option(

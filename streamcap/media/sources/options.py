@@ -17,7 +17,7 @@ class SourceOptions:
     read_timeout: float = 5.0
     """A source without data for this long is lost."""
     hwaccel: Hwaccel = "none"
-    """Hardware that decodes, where there is one."""
+    """Hardware decoder to use, if there is one."""
     realtime: bool = True
     """Play finite sources in real time, else as fast as possible."""
     poll_interval: float = 1.0
