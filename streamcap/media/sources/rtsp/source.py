@@ -1,4 +1,4 @@
-"""`RtspSource`: cameras over RTSP, directly or through a relay."""
+"""`RtspSource`: cameras over RTSP, directly or through a gate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from streamcap.media.sources.libav import LibavSource
 from streamcap.media.sources.libav_options import FORMATS, LIBAV_OPTIONS, RTSP_UDP, TRANSPORTS
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.rtsp.access_units import AccessUnit, AccessUnits
-from streamcap.media.sources.rtsp.relay import RtspRelay
+from streamcap.media.sources.rtsp.gate import RtspGate
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class RtspSource(LibavSource):
     """Over TCP, or over UDP where the camera refuses TCP.
 
     libav connects itself to what the owner of the service named on a private network. Everything else goes through an
-    `RtspRelay`, and so does a camera that offers only SHA-256 logins.
+    `RtspGate`, and so does a camera that offers only SHA-256 logins.
     """
 
     def __init__(
@@ -49,17 +49,17 @@ class RtspSource(LibavSource):
         wall: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(url, options, monotonic=monotonic, wall=wall)
-        self._relay: RtspRelay | None = None
+        self._gate: RtspGate | None = None
         self._unparsed = False
 
     def close(self) -> None:
         super().close()
-        self._close_relay()
+        self._close_gate()
 
-    def _close_relay(self) -> None:
-        relay, self._relay = self._relay, None
-        if relay is not None:
-            relay.close()
+    def _close_gate(self) -> None:
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.close()
 
     def _open_container(self) -> InputContainer:
         if not self._is_trusted():
@@ -97,7 +97,7 @@ class RtspSource(LibavSource):
                 return container
             self._unparsed = False
             container.close()
-            self._close_relay()
+            self._close_gate()
             return self._open_with({}, gated=gated)
         except av.FFmpegError as error:
             if error.errno != errno.EPROTONOSUPPORT or self._scheme != "rtsp":
@@ -114,15 +114,15 @@ class RtspSource(LibavSource):
         options = {**LIBAV_OPTIONS[scheme], **transport, **self._limits}
         if not gated:
             return av.open(self._secret_url, "r", format=FORMATS[scheme], options=options, timeout=timeouts)
-        relay = RtspRelay(self._secret_url, self._guard, timeout=self._options.read_timeout)
+        gate = RtspGate(self._secret_url, self._guard, timeout=self._options.read_timeout)
         try:
-            container = av.open(relay.url, "r", format=FORMATS[scheme], options=options, timeout=timeouts)
+            container = av.open(gate.url, "r", format=FORMATS[scheme], options=options, timeout=timeouts)
         except av.FFmpegError:
-            relay.close()
-            if relay.fault is not None:
-                raise relay.fault from None
+            gate.close()
+            if gate.fault is not None:
+                raise gate.fault from None
             raise
-        self._relay = relay
+        self._gate = gate
         return container
 
     def _demux(self, container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:

@@ -1,7 +1,7 @@
-"""`RtspRelay`: a loopback relay between libav and an RTSP server, for what libav cannot do or must not decide.
+"""`RtspGate`: a loopback relay between libav and an RTSP server, for what libav cannot do or must not decide.
 
 libav connects to whatever a redirect names, resolves the name again after we have checked it, and knows no SHA-256
-logins. Through the relay it connects to the loopback; the relay connects to checked addresses, follows redirects, and
+logins. Through the gate it connects to the loopback; the gate connects to checked addresses, follows redirects, and
 answers logins.
 """
 
@@ -33,7 +33,7 @@ _MAX_UNANSWERED = 32
 _SOURCE = re.compile(r";(?:source|destination)=[^;,]*", re.IGNORECASE)
 
 
-class RtspRelay:
+class RtspGate:
     """One RTSP session. `url` is what libav opens; a random path keeps other local programs out.
 
     Parameters:
@@ -46,7 +46,7 @@ class RtspRelay:
     def __init__(self, url: str, guard: HostGuard, *, timeout: float) -> None:
         parts = urlsplit(url)
         self.fault: SourceRefused | None = None
-        """Why the relay ended the session; None if it did not."""
+        """Why the gate ended the session; None if it did not."""
         self._where = redact(url)
         self._guard = guard
         self._timeout = timeout
@@ -66,7 +66,7 @@ class RtspRelay:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(timeout)
         self.url = f"rtsp://127.0.0.1:{self._listener.getsockname()[1]}/{secrets.token_hex(16)}"
-        self._thread = threading.Thread(target=self._run, name="rtsp-relay", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="rtsp-gate", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ class RtspRelay:
         self._server.sendall(sent.encode())
 
     def _answered(self, part: bytes) -> bytes | None:
-        """What libav gets of what the camera sent; None if the relay handles it."""
+        """What libav gets of what the camera sent; None if the gate handles it."""
         if part.startswith(b"$"):
             return part
         message = Message.parse(part)
