@@ -117,7 +117,7 @@ class AccessUnits:
         return is_slice and bool(part[self._header] & 0x80)
 
     def _note_part(self, part: bytes) -> None:
-        if not part.startswith(_START):  # a NAL unit continues
+        if not part.startswith(_START):  # a NAL unit goes on
             self._full = max(self._full, self._first)
             if self._in_slice and len(part) < self._first:
                 self._end_slice()
