@@ -306,10 +306,11 @@ class CaptionPublisher:
     def _release(self, event: Outgoing) -> None:
         payload = event.payload
         self.published.apply(payload)
+        # Without a viewer too: what is in the file must not be numbered again.
+        self._shown = self._shown.after(payload)
         # A disk that hung may have delayed events until the stream was removed: another stream may have the name now.
         if self._hub.feeds.get(self.name) is not self._feed:
             return
-        self._shown = self._shown.after(payload)
         if event.is_interim and isinstance(payload, Caption):
             self._open_end = payload.end
         elif isinstance(payload, Caption | Extend):
@@ -404,10 +405,11 @@ class CaptionPublisher:
 
     def _skip(self, count: int, drops: int) -> None:
         """Make the next `count` numbers a gap, which includes `drops` finals that the outbox dropped."""
-        if count and self._hub.feeds.get(self.name) is self._feed:
+        if count:
             self._reported_drops += drops
-            self._hub.skip(self.name, count)
             self._shown = replace(self._shown, seq=self._shown.seq + count)
+            if self._hub.feeds.get(self.name) is self._feed:
+                self._hub.skip(self.name, count)
 
     async def _wait_for_disk(self, writer: CaptionStore, call: Coroutine[None, None, None]) -> bool:
         """Wait for `call`. Returns whether the disk hung, so that a gap covers the events being written.

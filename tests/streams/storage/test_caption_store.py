@@ -173,3 +173,23 @@ async def test_taken_stream_publishes_nothing_more() -> None:
         assert [e["type"] for e in service.seen()] == []
     assert log.released is None
     assert service.publisher.dropped_finals == 0
+
+
+async def test_number_of_a_removed_stream_is_not_used_twice() -> None:
+    log = Log()
+    async with Publishing(log) as service:
+        service.publisher.on_outcome(final(0.0, "a door"))
+        await until(lambda: service.publisher.published.last is not None)
+        log.open_gate.clear()
+        service.publisher.on_outcome(final(1.0, "a dog"))
+        await until(lambda: service.publisher.waiting_finals)
+        service.publisher.on_outcome(final(2.0, "a tree"))
+        # Its last write takes longer than the service waits: viewers have the stream no longer.
+        service.hub.remove("door")
+        log.open_gate.set()
+        await until(lambda: not service.publisher.waiting_finals)
+        service.publisher.on_outcome(final(3.0, "a house"))
+    seqs = [event["seq"] for write in log.writes for event in write]
+    assert seqs == [1, 2, 3, 4]
+    assert log.released is not None
+    assert log.released.seq == 5
