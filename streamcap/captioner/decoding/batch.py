@@ -217,8 +217,9 @@ class ContinuousBatch(Generic[Key]):
                 for row, guess, each in zip(rows, plan.guesses, choices, strict=True)
             ]
             kept = [number * (1 + plan.width) + step for number, each in enumerate(gained) for step in range(len(each))]
-            index = torch.tensor(kept, device=logits.device)
-            logits, chosen = logits[index], chosen[index]
+            if len(kept) < len(logits):  # a copy of the logits
+                index = torch.tensor(kept, device=logits.device)
+                logits, chosen = logits[index], chosen[index]
         else:
             gained = choices
         if self._verifier is not None:
