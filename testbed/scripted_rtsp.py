@@ -8,6 +8,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from queue import SimpleQueue
 
 import av
 import numpy as np
@@ -22,6 +23,7 @@ def description(media: str) -> str:
     return f"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\na=control:*\r\n{media}"
 
 
+AUDIO = "m=audio 0 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\na=control:t9\r\n"
 H264 = "m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1\r\na=control:t0\r\n"
 UNKNOWN = "m=video 0 RTP/AVP 96\r\na=rtpmap:96 X-MYSTERY/90000\r\na=control:t0\r\n"
 METADATA = "m=application 0 RTP/AVP 107\r\na=rtpmap:107 vnd.onvif.metadata/90000\r\na=control:t0\r\n"
@@ -42,8 +44,17 @@ def h264_frames(count: int = 25) -> list[Units]:
 
 
 @contextmanager
-def camera(sdp: str, frames: Callable[[], Iterator[Units]] = lambda: iter(())) -> Iterator[int]:
-    """Its port on the loopback. Each viewer gets `frames()`, one every PAUSE seconds."""
+def camera(
+    sdp: str,
+    frames: Callable[[], Iterator[Units]] = lambda: iter(()),
+    *,
+    session: str = "1",
+    requests: SimpleQueue[str] | None = None,
+) -> Iterator[int]:
+    """Its port on the loopback. Each viewer gets `frames()`, one every PAUSE seconds, on the channel set up for `t0`.
+
+    session: the header of that name. requests: gets what the viewers send.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
     ended = threading.Event()
 
@@ -51,7 +62,9 @@ def camera(sdp: str, frames: Callable[[], Iterator[Units]] = lambda: iter(())) -
         with suppress(OSError):
             while True:
                 connection, _ = listener.accept()
-                threading.Thread(target=_answer, args=(connection, sdp, frames, ended), daemon=True).start()
+                threading.Thread(
+                    target=_answer, args=(connection, sdp, frames, ended, session, requests), daemon=True
+                ).start()
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -65,32 +78,47 @@ def camera(sdp: str, frames: Callable[[], Iterator[Units]] = lambda: iter(())) -
         thread.join()
 
 
-def _answer(connection: socket.socket, sdp: str, frames: Callable[[], Iterator[Units]], ended: threading.Event) -> None:
+def _answer(
+    connection: socket.socket,
+    sdp: str,
+    frames: Callable[[], Iterator[Units]],
+    ended: threading.Event,
+    session: str,
+    requests: SimpleQueue[str] | None,
+) -> None:
+    channel = 0
     with connection, suppress(OSError):
         while request := connection.recv(4096).decode(errors="replace"):
+            if requests is not None:
+                requests.put(request)
             sequence = re.search(r"CSeq: *(\d+)", request, re.IGNORECASE)
-            head = f"RTSP/1.0 200 OK\r\nCSeq: {sequence[1] if sequence else 0}\r\nSession: 1\r\n"
+            head = f"RTSP/1.0 200 OK\r\nCSeq: {sequence[1] if sequence else 0}\r\nSession: {session}\r\n"
             method = request.partition(" ")[0]
             if method == "OPTIONS":
                 head += "Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN\r\n"
             if method == "SETUP":
-                head += "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n"
+                asked = re.search(r"interleaved=(\d+)", request)
+                given = int(asked[1]) if asked else 0
+                channel = given if "/t0" in request.partition("\r\n")[0] else channel
+                head += f"Transport: RTP/AVP/TCP;unicast;interleaved={given}-{given + 1}\r\n"
             body = sdp if method == "DESCRIBE" else ""
             if body:
                 head += f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n"
             connection.sendall(f"{head}\r\n{body}".encode())
             if method == "PLAY":
-                threading.Thread(target=_play, args=(connection, frames, ended), daemon=True).start()
+                threading.Thread(target=_play, args=(connection, frames, ended, channel), daemon=True).start()
 
 
-def _play(connection: socket.socket, frames: Callable[[], Iterator[Units]], ended: threading.Event) -> None:
+def _play(
+    connection: socket.socket, frames: Callable[[], Iterator[Units]], ended: threading.Event, channel: int
+) -> None:
     sequence = 0
     with suppress(OSError):
         for number, units in enumerate(frames()):
             for unit in units:
                 marker = 0x80 if unit is units[-1] else 0
                 head = struct.pack("!BBHII", 0x80, marker | 96, sequence & 0xFFFF, round(number * PAUSE * 90_000), 7)
-                connection.sendall(struct.pack("!cBH", b"$", 0, len(head) + len(unit)) + head + unit)
+                connection.sendall(struct.pack("!cBH", b"$", channel, len(head) + len(unit)) + head + unit)
                 sequence += 1
             if ended.wait(PAUSE):
                 return

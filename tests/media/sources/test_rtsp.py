@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import socket
 import threading
@@ -18,6 +19,7 @@ from streamcap.media.scenes import draw
 from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRefused, open_source
 from testbed.answers import answering
 from testbed.camera import Clip, RtspServer, require_rtsp_server
+from testbed.rtp_pictures import nal_units
 from tests.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.e2e
@@ -117,6 +119,23 @@ def off_by_report(server: RtspServer) -> float:
         worst = max(worst, difference if off < 0.2 and difference < other else math.inf)
     source.close()
     return worst
+
+
+def test_packets_are_the_pictures_that_the_camera_encoded(server: RtspServer) -> None:
+    source = opened(server.url("yard"))
+    packets: list[bytes] = []
+    source.on_packet = lambda packet, _arrived: packets.append(bytes(packet))
+    frames = source.frames()
+    while len(packets) < 2 * CLIP.count:
+        next(frames)
+    source.close()
+    video, index = CLIP.encoded()
+    data, sizes = video.read_bytes(), json.loads(index.read_text())["sizes"]
+    ends = np.cumsum(sizes)
+    units = [list(nal_units(data[end - size : end])) for end, size in zip(ends, sizes, strict=True)]
+    got = [list(nal_units(packet)) for packet in packets]
+    first = units.index(got[0])
+    assert got == [units[(first + number) % CLIP.count] for number in range(len(got))]
 
 
 def test_several_cameras_are_read_concurrently(server: RtspServer) -> None:

@@ -1,1 +1,1 @@
-"""RTSP that libav must not connect to itself: checked addresses, redirects, SHA-256 logins."""
+"""RTSP: sessions opened by libav through a gate, and the RTP packets of H.264 and H.265."""

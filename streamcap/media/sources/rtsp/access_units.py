@@ -1,8 +1,7 @@
-"""`AccessUnits`: joins the parts of a camera's pictures, and knows the last part of a picture when it comes. Pure.
+"""`AccessUnits`: joins the payloads of RTP packets to pictures of H.264 (RFC 6184) and H.265 (RFC 7798). Pure.
 
-RTP marks the last packet of a picture, but libav does not tell: its parser knows that a picture is complete when the
-next one begins, 33 ms later at 30 pictures a second, 100 ms at 10. Without its parser libav gives the payload of each
-packet as it arrives.
+libav's parser returns a picture when the next one begins: 33 ms late at 30 pictures a second. RTP marks the last packet
+of a picture, which libav does not tell.
 """
 
 from __future__ import annotations
@@ -10,30 +9,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _START = b"\0\0\0\1"
-"""libav puts it before each NAL unit, and data within a NAL unit never looks like it."""
 _MAX_BYTES = 32 << 20
 """Of one picture. More of it is left out, so that a camera that never ends a picture does not fill the memory."""
-_MIN_PROOFS = 30
-_MIN_PROOFS_OF_KIND = 2
+_MIN_PROOFS = 3
 _RECOVERY_POINT = 6
+# Payload structures.
+_H264_AGGREGATION, _H264_FRAGMENT = 24, 28
+_HEVC_AGGREGATION, _HEVC_FRAGMENT = 48, 49
 
 
 @dataclass(frozen=True, slots=True)
 class AccessUnit:
-    """All of one picture."""
+    """All of one picture, with start codes."""
 
     data: bytes
-    timestamp: int | None
+    timestamp: int
     keyframe: bool
 
 
 class AccessUnits:
-    """Joins parts with the same timestamp. A first slice begins a picture too: some cameras' timestamps stand still.
+    """Joins what has the same timestamp. A first slice begins a picture too: some cameras' timestamps stand still.
 
-    The end of a picture is expected where it was in earlier pictures: after as many slices, the last of which ends
-    with a packet that is not filled. This is observed for some pictures before it is relied upon, for keyframes and
-    others separately. If more of a picture follows after its expected end, the rest of that picture and pictures up to
-    the next keyframe are left out, and from then on a picture ends when the next one begins.
+    A picture ends with the packet that has the marker bit, once some pictures have shown that the camera sets it so.
+    If more of a picture follows after that, the rest of that picture and pictures up to the next keyframe are left out,
+    and from then on a picture ends when the next one begins, as it does where no packet is marked.
 
     Parameters:
         codec: "h264" or "hevc".
@@ -41,116 +40,137 @@ class AccessUnits:
 
     def __init__(self, codec: str) -> None:
         self._hevc = codec == "hevc"
-        self._header = len(_START) + (2 if self._hevc else 1)
+        self._header = 2 if self._hevc else 1
+        """Bytes of a NAL unit's header."""
         self._data = bytearray()
-        self._timestamp: int | None = None
+        self._timestamp = 0
         self._keyframe = False
-        self._full = 0
-        """Bytes in a packet that holds a part of a NAL unit, but not its last."""
-        self._first = 0
-        """Bytes of the first such packet of this NAL unit."""
-        self._in_slice = False
-        self._slices = 0
-        """Slices of this picture that have ended."""
-        self._expected = {True: 0, False: 0}
-        self._at_end = False
-        """Whether the picture should be complete."""
-        self._given = False
-        """Whether this picture has been returned."""
-        self._proofs = {True: 0, False: 0}
+        self._has_slice = False
+        self._in_fragments = False
+        """Whether the last payload was a part of a NAL unit, but not its end."""
+        self._marked = False
+        """Whether this picture should be complete."""
+        self._ended_at: int | None = None
+        """The timestamp of the last picture, if it ended with a marked packet."""
+        self._proofs = 0
         self._trusted = True
         self._broken = False
         """Whether pictures refer to one that was incomplete."""
+        self._is_rest = False
+        """Whether this is what followed after the end of a picture."""
 
-    def feed(self, part: bytes, timestamp: int | None) -> list[AccessUnit]:
-        """The pictures that `part`, the next one, completes or ends."""
-        units = []
-        if timestamp != self._timestamp or ((self._slices or self._in_slice) and self._is_first_slice(part)):
+    def feed(self, payload: bytes, timestamp: int, *, marker: bool, lost: bool = False) -> list[AccessUnit]:
+        """The pictures that `payload`, the next one, completes or ends. lost: whether packets before it are missing."""
+        units: list[AccessUnit] = []
+        if timestamp != self._timestamp:
             units = self.flush()
-            self._timestamp = timestamp
-        elif self._at_end:
-            self._note_wrong_end()
-        if not self._given and len(self._data) < _MAX_BYTES:
-            self._data += part
-        self._note_part(part)
-        self._at_end = not self._in_slice and self._slices > 0 and self._slices == self._expected[self._keyframe]
-        if self._at_end and self._is_proven and not self._given:
-            units += self._give()
+            self._timestamp, self._ended_at = timestamp, None
+        if lost:
+            self._in_fragments = False
+        elif self._in_fragments and not marker and self._is_middle(payload):
+            # Most packets, and so the shortest way.
+            if len(self._data) < _MAX_BYTES:
+                self._data += payload[self._header + 1 :]
+            return units
+        for unit, begins in self._nal_units(payload):
+            if begins:
+                units += self._begin(unit)
+            else:
+                self._go_on()
+            if len(self._data) < _MAX_BYTES:
+                self._data += unit
+        if marker and self._has_slice and not self._in_fragments:
+            self._marked = True
+            if self._trusted and self._proofs >= _MIN_PROOFS:
+                units += self._give()
+                self._ended_at = timestamp
         return units
 
     def flush(self) -> list[AccessUnit]:
-        """The picture whose end has not been seen, if there is one: the next begins, or the stream has ended."""
-        units = [] if self._given or not self._data else self._give()
-        if self._at_end:
-            self._proofs[self._keyframe] += 1
-        if self._slices:
-            self._expected[self._keyframe] = self._slices
-        self._keyframe = self._in_slice = self._at_end = self._given = False
-        self._slices = 0
-        return units
+        """The picture that has not been returned, if there is one: the next begins, or the stream has ended.
 
-    @property
-    def _is_proven(self) -> bool:
-        proofs = self._proofs
-        return self._trusted and sum(proofs.values()) >= _MIN_PROOFS and proofs[self._keyframe] >= _MIN_PROOFS_OF_KIND
+        What comes before the first slice of a picture stays with it, whatever its timestamp.
+        """
+        self._proofs += self._marked
+        return self._give() if self._has_slice else []
 
     def _give(self) -> list[AccessUnit]:
-        self._given = True
-        data = bytes(self._data)
+        unit = AccessUnit(bytes(self._data), self._timestamp, self._keyframe)
         self._data.clear()
-        if self._broken and not self._keyframe:
+        rest = self._is_rest
+        self._keyframe = self._has_slice = self._marked = self._is_rest = False
+        if rest or (self._broken and not unit.keyframe):
             return []
         self._broken = False
-        return [AccessUnit(data, self._timestamp, self._keyframe)]
+        return [unit]
 
-    def _note_wrong_end(self) -> None:
-        self._proofs = {True: 0, False: 0}
-        if self._given:
-            self._trusted, self._broken = False, True
-
-    def _is_first_slice(self, part: bytes) -> bool:
-        """By the first bit: first_mb_in_slice 0 (H.264, 7.3.3), first_slice_segment_in_pic_flag (H.265, 7.3.6.1)."""
-        if len(part) <= self._header or not part.startswith(_START):
-            return False
-        kind = part[len(_START)] >> 1 & 0x3F if self._hevc else part[len(_START)] & 0x1F
-        is_slice = kind < 32 if self._hevc else kind in (1, 5)
-        return is_slice and bool(part[self._header] & 0x80)
-
-    def _note_part(self, part: bytes) -> None:
-        if not part.startswith(_START):  # a NAL unit goes on
-            self._full = max(self._full, self._first)
-            if self._in_slice and len(part) < self._first:
-                self._end_slice()
-            return
-        if self._in_slice:
-            self._end_slice()
-        at, last = 0, part.rfind(_START)
-        while at <= last:  # a packet may hold several NAL units
-            following = part.find(_START, at + len(_START))
-            self._note_nal_unit(part[at : following if following > 0 else None])
-            if at < last:
-                self._end_slice()
-            at = following if following > 0 else len(part)
-        self._first = len(part) - last - self._header
-        if self._first != self._full:
-            self._end_slice()
-
-    def _note_nal_unit(self, unit: bytes) -> None:
-        if len(unit) <= len(_START):
-            return
-        header = unit[len(_START)]
-        if self._hevc:
-            kind = header >> 1 & 0x3F
-            self._in_slice = kind < 32
-            self._keyframe |= 16 <= kind <= 23
+    def _begin(self, unit: bytes) -> list[AccessUnit]:
+        """Note the next NAL unit or its first part. Returns the picture before it, if that has ended."""
+        head = unit[len(_START)]
+        kind = head >> 1 & 0x3F if self._hevc else head & 0x1F
+        is_slice = kind < 32 if self._hevc else 1 <= kind <= 5
+        if not is_slice:
+            if not self._hevc and kind == 6 and _RECOVERY_POINT in _sei_types(unit[len(_START) + 1 :]):
+                self._keyframe = True
+            return []
+        units = []
+        # first_mb_in_slice 0 (H.264, 7.3.3), first_slice_segment_in_pic_flag (H.265, 7.3.6.1)
+        at = len(_START) + self._header
+        if len(unit) > at and unit[at] & 0x80:
+            units = self.flush()
         else:
-            kind = header & 0x1F
-            self._in_slice = 1 <= kind <= 5
-            self._keyframe |= kind == 5 or (kind == 6 and _RECOVERY_POINT in _sei_types(unit[len(_START) + 1 :]))
+            self._go_on()
+        self._has_slice = True
+        self._keyframe |= 16 <= kind <= 23 if self._hevc else kind == 5
+        return units
 
-    def _end_slice(self) -> None:
-        self._slices += self._in_slice
-        self._in_slice = False
+    def _go_on(self) -> None:
+        """More of a picture came. If it had been marked as complete, marks are not relied upon again."""
+        if self._marked:
+            self._marked, self._trusted = False, False
+        elif not self._has_slice and self._ended_at == self._timestamp:
+            self._trusted, self._broken, self._is_rest = False, True, True
+
+    def _nal_units(self, payload: bytes) -> list[tuple[bytes, bool]]:
+        """The NAL units of `payload`, with start codes, or a part of one; each with whether it begins there."""
+        header = self._header
+        if len(payload) <= header:
+            return []
+        kind = payload[0] >> 1 & 0x3F if self._hevc else payload[0] & 0x1F
+        if kind == (_HEVC_FRAGMENT if self._hevc else _H264_FRAGMENT):
+            return self._fragment(payload)
+        self._in_fragments = False
+        if kind == (_HEVC_AGGREGATION if self._hevc else _H264_AGGREGATION):
+            units, at = [], header
+            while at + 2 < len(payload):
+                end = at + 2 + int.from_bytes(payload[at : at + 2])
+                if end > at + 2:
+                    units.append((_START + payload[at + 2 : end], True))
+                at = end
+            return units
+        return [(_START + payload, True)]
+
+    def _is_middle(self, payload: bytes) -> bool:
+        """Whether it is a part of a NAL unit, neither its beginning nor its end, of a picture that has not ended."""
+        if len(payload) <= self._header or not self._has_slice or self._marked:
+            return False
+        kind = payload[0] >> 1 & 0x3F == _HEVC_FRAGMENT if self._hevc else payload[0] & 0x1F == _H264_FRAGMENT
+        return kind and not payload[self._header] & 0xC0
+
+    def _fragment(self, payload: bytes) -> list[tuple[bytes, bool]]:
+        header = self._header
+        about = payload[header]
+        began, self._in_fragments = self._in_fragments, not about & 0x40
+        if not about & 0x80:
+            if not began:  # its beginning was lost
+                self._in_fragments = False
+                return []
+            return [(payload[header + 1 :], False)]
+        if self._hevc:
+            head = bytes((payload[0] & 0x81 | (about & 0x3F) << 1, payload[1]))
+        else:
+            head = bytes((payload[0] & 0xE0 | about & 0x1F,))
+        return [(_START + head + payload[header + 1 :], True)]
 
 
 def _sei_types(data: bytes) -> list[int]:

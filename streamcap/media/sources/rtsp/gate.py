@@ -2,7 +2,8 @@
 
 libav connects to whatever a redirect names, resolves the name again after we have checked it, and knows no SHA-256
 logins. Through the gate it connects to the loopback; the gate connects to checked addresses, follows redirects, and
-answers logins.
+answers logins. Once libav has opened the session, the media may be read from the gate: many packets at once, where
+libav makes eight system calls for each.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import select
 import socket
 import ssl
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from streamcap.media.sources.base import SourceRefused
-from streamcap.media.sources.diagnosis import connection_fault
+from streamcap.media.sources.diagnosis import connection_fault, wrong_protocol
 from streamcap.media.sources.http.address import ForbiddenHostError, HostGuard
 from streamcap.media.sources.http.client import MAX_REDIRECTS, ForbiddenUrlError, connect, secured
 from streamcap.media.sources.http.login import HttpLogin
@@ -27,10 +30,19 @@ from streamcap.redact import redact
 
 _READ_BYTES = 65_536
 _POLL_MS = 200
+_DIAGNOSIS_SECONDS = 2.0
 _REDIRECTS = (301, 302, 303, 305, 307, 308)
 # Requests without a response. Policy when full: the oldest is forgotten; servers answer in order.
 _MAX_UNANSWERED = 32
 _SOURCE = re.compile(r";(?:source|destination)=[^;,]*", re.IGNORECASE)
+_CHANNEL = re.compile(r"interleaved=(\d{1,3})", re.IGNORECASE)
+_TIMEOUT = re.compile(r"timeout=(\d{1,6})", re.IGNORECASE)
+# RFC 2326, 12.37: of a session whose server names none.
+_SESSION_SECONDS = 60
+# Media that came while libav opened the session. If there is more, it cannot be read from the gate.
+_MAX_MEDIA_BYTES = 64 << 20
+# Requests of a server while it plays that are answered; any other gets 501.
+_KNOWN = ("OPTIONS", "GET_PARAMETER")
 
 
 class RtspGate:
@@ -38,18 +50,33 @@ class RtspGate:
 
     Parameters:
         url: the camera's, with its password.
-        timeout: maximum seconds for connecting and for each write.
+        timeout: maximum seconds for each write.
+        connect_timeout: maximum seconds for connecting; `timeout` unless given.
 
     Raises SourceRefused if the camera cannot be reached; ForbiddenUrlError if its address may not be connected to.
     """
 
-    def __init__(self, url: str, guard: HostGuard, *, timeout: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        guard: HostGuard,
+        *,
+        timeout: float,
+        connect_timeout: float | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         parts = urlsplit(url)
         self.fault: SourceRefused | None = None
         """Why the gate ended the session; None if it did not."""
+        self.description = ""
+        """The session description (SDP) of the server."""
+        self.channels: list[int] = []
+        """The interleaved channel of each stream that was set up, in order: that of its RTP."""
         self._where = redact(url)
         self._guard = guard
         self._timeout = timeout
+        self._connect_timeout = timeout if connect_timeout is None else connect_timeout
+        self._monotonic = monotonic
         named = parts.username is not None
         self._login = HttpLogin(unquote(parts.username or ""), unquote(parts.password or "")) if named else None
         self._origin = (parts.scheme.lower(), parts.hostname, parts.port)
@@ -60,6 +87,17 @@ class RtspGate:
         self._is_admitted = False
         """Whether the client has shown that it knows the random path."""
         self._closing = threading.Event()
+        self._media: list[bytes] | None = []
+        """What came while libav opened the session, whole interleaved frames; None: not kept."""
+        self._media_bytes = 0
+        self._diverted = False
+        self._played = ""
+        """The URL of the session."""
+        self._session = ""
+        self._may_ask_parameters = False
+        self._keep_alive_seconds = _SESSION_SECONDS / 2
+        self._keep_alive_at = 0.0
+        self._requests = 0
         self._server = self._connect(url)
         self._peer = self._server.getpeername()[0]
         self._from_server = RtspSplitter()
@@ -73,10 +111,74 @@ class RtspGate:
         """End the session. Idempotent, bounded in time."""
         self._closing.set()
         self._thread.join(self._timeout)
+        if self._diverted:
+            self._diverted = False
+            with contextlib.suppress(OSError):
+                self._ask("TEARDOWN")
+            self._server.close()
+
+    def keep_relaying(self) -> None:
+        """The media is not read from the gate, but relayed until the end."""
+        self._media = None
+
+    def divert(self) -> bool:
+        """Relay no longer, so that `read` gives the media from its beginning on. Returns whether that is possible."""
+        if self._media is None or not self._played:
+            return False
+        self._diverted = True
+        self._thread.join(self._timeout)
+        self._keep_alive_at = self._monotonic() + self._keep_alive_seconds
+        return not self._thread.is_alive()
+
+    def read(self, timeout: float) -> list[bytes] | None:
+        """The interleaved frames that came next, whole ones; None: the server closed the connection.
+
+        Call it after `divert`. Raises TimeoutError after `timeout` seconds without data; OSError, MessageError,
+        SourceRefused.
+        """
+        media, self._media = self._media, None
+        if media:
+            return media
+        if self._monotonic() >= self._keep_alive_at:
+            self._keep_alive_at = self._monotonic() + self._keep_alive_seconds
+            self._ask("GET_PARAMETER" if self._may_ask_parameters else "OPTIONS")
+        if timeout <= 0:
+            raise TimeoutError
+        self._server.settimeout(timeout)
+        data = self._server.recv(_READ_BYTES)
+        if not data:
+            return None
+        parts = self._from_server.feed(data)
+        for part in parts:
+            if not part.startswith(b"$"):
+                self._note_message(Message.parse(part))
+        return [part for part in parts if part.startswith(b"$")]
+
+    def _note_message(self, message: Message) -> None:
+        """Handle what the server says between the frames of a session that plays."""
+        if message.status is None:
+            status = "200 OK" if message.first.partition(" ")[0] in _KNOWN else "501 Not Implemented"
+            headers = [(name, value) for name, value in message.headers if name.lower() in ("cseq", "session")]
+            self._server.sendall(Message(f"RTSP/1.0 {status}", headers).encode())
+        elif self._unanswered:
+            request = self._unanswered.popleft()
+            # Any other refusal has no consequence as long as frames come.
+            if message.status == 401:
+                self._logs_in(message, request)
+
+    def _ask(self, method: str) -> None:
+        """Send a request of the gate's own. Raises OSError."""
+        self._requests += 1
+        headers = [("CSeq", str(self._requests)), ("Session", self._session)]
+        request = Message(f"{method} {self._played} RTSP/1.0", headers)
+        self._unanswered.append(request)
+        self._tried_login = False
+        self._send_request(request)
 
     def _run(self) -> None:
         with contextlib.ExitStack() as stack:
-            stack.callback(lambda: self._server.close())
+            # What is diverted belongs to the thread that reads it.
+            stack.callback(lambda: None if self._diverted else self._server.close())
             stack.enter_context(self._listener)
             with contextlib.suppress(OSError, MessageError):
                 client, _ = self._listener.accept()
@@ -93,7 +195,7 @@ class RtspGate:
         poll.register(client, select.POLLIN)
         watched = self._server
         poll.register(watched, select.POLLIN)
-        while not self._closing.is_set():
+        while not (self._closing.is_set() or self._diverted):
             ready = {descriptor for descriptor, _ in poll.poll(_POLL_MS)}
             if client.fileno() in ready:
                 data = client.recv(_READ_BYTES)
@@ -106,6 +208,7 @@ class RtspGate:
                 if not data:
                     return
                 for part in self._from_server.feed(data):
+                    self._keep(part)
                     if (answer := self._answered(part)) is not None:
                         client.sendall(answer)
             if self._server is not watched:
@@ -113,6 +216,15 @@ class RtspGate:
                 watched.close()
                 watched = self._server
                 poll.register(watched, select.POLLIN)
+
+    def _keep(self, part: bytes) -> None:
+        if self._media is None or not part.startswith(b"$"):
+            return
+        self._media_bytes += len(part)
+        if self._media_bytes > _MAX_MEDIA_BYTES:
+            self._media = None
+        else:
+            self._media.append(part)
 
     def _send_on(self, part: bytes) -> None:
         """Send what libav wrote to the camera."""
@@ -150,8 +262,9 @@ class RtspGate:
             return part
         request = self._unanswered.popleft()
         location = next(iter(message.all("Location")), None)
-        if message.status == 401 and self._login is not None:
-            self._log_in(message, request)
+        if message.status == 200:
+            self._note(request, message)
+        if message.status == 401 and self._logs_in(message, request):
             return None
         if message.status in _REDIRECTS and location:
             self._redirect(location, request)
@@ -163,16 +276,32 @@ class RtspGate:
             return message.encode()
         return part
 
-    def _log_in(self, response: Message, request: Message) -> None:
-        assert self._login is not None  # noqa: S101 - the caller checked it
-        challenges = response.all("WWW-Authenticate")
-        if self._tried_login:
-            raise SourceRefused(f"{self._where}: 401: it does not accept this user name and password", retry=False)
-        if not self._login.answer(challenges):
-            offered = redact(", ".join(challenges))[:80] or "no way to log in"
-            raise SourceRefused(f"{self._where}: 401: it offers {offered}; Basic and Digest are known", retry=False)
+    def _note(self, request: Message, response: Message) -> None:
+        """What the gate needs to go on with the session by itself."""
+        method, _, rest = request.first.partition(" ")
+        self._requests = max(self._requests, *(int(one) for one in request.all("CSeq") if one.isdecimal()), 0)
+        if method == "OPTIONS":
+            self._may_ask_parameters = any("GET_PARAMETER" in one.upper() for one in response.all("Public"))
+        elif method == "DESCRIBE":
+            self.description = response.body.decode("utf-8", "replace")
+        elif method == "SETUP":
+            transports = *response.all("Transport"), *request.all("Transport")
+            channel = next(filter(None, map(_CHANNEL.search, transports)), None)
+            self.channels.append(int(channel[1]) if channel else -1)
+            for session in response.all("Session"):
+                self._session = session.partition(";")[0].strip()
+                if seconds := _TIMEOUT.search(session):
+                    self._keep_alive_seconds = max(1, int(seconds[1])) / 2
+        elif method == "PLAY":
+            self._played = rest.rpartition(" ")[0]
+
+    def _logs_in(self, response: Message, request: Message) -> bool:
+        """Repeat a refused request with the login; False if there is none to try."""
+        if self._login is None or self._tried_login or not self._login.answer(response.all("WWW-Authenticate")):
+            return False
         self._tried_login = True
         self._repeat(request)
+        return True
 
     def _redirect(self, location: str, request: Message) -> None:
         self._redirects += 1
@@ -205,13 +334,15 @@ class RtspGate:
         host, secure = parts.hostname or "", parts.scheme.lower() == "rtsps"
         port = parts.port or (322 if secure else 554)
         try:
-            raw = connect(self._guard.resolve(host, port), port, self._timeout)
+            raw = connect(self._guard.resolve(host, port), port, self._connect_timeout)
             return secured(raw, host) if secure else raw
         except ForbiddenHostError as fault:
             leads = "it leads to " if redirected else ""
             raise ForbiddenUrlError(f"{self._where}: {leads}{host[:80]}: {fault}") from None
         except OSError as error:
-            fault_in_words = connection_fault(url, self._guard, timeout=min(2.0, self._timeout))
+            timeout = min(_DIAGNOSIS_SECONDS, self._connect_timeout)
+            fault_in_words = connection_fault(url, self._guard, timeout=timeout)
+            fault_in_words = fault_in_words or wrong_protocol(url, self._guard, timeout=timeout)
             reason = fault_in_words or redact(error.strerror or error)
             raise SourceRefused(f"{self._where}: {reason}", retry=True) from None
 

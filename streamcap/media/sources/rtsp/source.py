@@ -1,4 +1,4 @@
-"""`RtspSource`: cameras over RTSP, directly or through a gate."""
+"""`RtspSource`: cameras over RTSP, opened by libav through a gate, from which H.264 and H.265 are read."""
 
 from __future__ import annotations
 
@@ -6,38 +6,35 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any
-from urllib.parse import urlsplit
 
 import av
 from av import Packet
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from streamcap.media.sources.diagnosis import rtsp_challenges
-from streamcap.media.sources.http.address import HostScope
+from streamcap.media.files.video_stream import best_video
 from streamcap.media.sources.libav import LibavSource
 from streamcap.media.sources.libav_options import FORMATS, LIBAV_OPTIONS, RTSP_UDP, TRANSPORTS
 from streamcap.media.sources.options import SourceOptions
-from streamcap.media.sources.rtsp.access_units import AccessUnit, AccessUnits
+from streamcap.media.sources.rtsp.access_units import AccessUnit
 from streamcap.media.sources.rtsp.gate import RtspGate
+from streamcap.media.sources.rtsp.messages import MessageError
+from streamcap.media.sources.rtsp.rtp import CLOCK_RATE, RtpVideo, payload_types
 
 log = logging.getLogger(__name__)
 
-_DIAGNOSIS_SECONDS = 2.0
-_LIBAV_LOGINS = {"Basic", "Digest MD5"}
-_SHA256 = "Digest SHA-256"
-# libav's parser would hold each picture back until the next one begins (see `AccessUnits`).
-# Without it, libav knows the size only once it has seen the beginning of a picture.
+# Without its parser, libav knows the size only once it has seen the beginning of a picture.
 _UNPARSED = {"fflags": "noparse+nofillin", "probesize": "4096"}
-_JOINED = ("h264", "hevc")
+_READ_HERE = ("h264", "hevc")
 
 
 class RtspSource(LibavSource):
     """Over TCP, or over UDP where the camera refuses TCP.
 
-    libav connects itself to what the owner of the service named on a private network. Everything else goes through an
-    `RtspGate`, and so does a camera that offers only SHA-256 logins.
+    libav opens the session through an `RtspGate`. H.264 and H.265 over TCP are then read from the gate; the rest is
+    relayed to libav.
     """
 
     def __init__(
@@ -50,7 +47,8 @@ class RtspSource(LibavSource):
     ) -> None:
         super().__init__(url, options, monotonic=monotonic, wall=wall)
         self._gate: RtspGate | None = None
-        self._unparsed = False
+        self._video: RtpVideo | None = None
+        """Of a session that is read from the gate."""
 
     def close(self) -> None:
         super().close()
@@ -62,61 +60,36 @@ class RtspSource(LibavSource):
             gate.close()
 
     def _open_container(self) -> InputContainer:
-        if not self._is_trusted():
-            return self._open_transport(gated=True)
+        self._video = None
         try:
-            return self._open_transport(gated=False)
-        except av.error.HTTPUnauthorizedError:
-            if not self._needs_sha256():
-                raise
-        log.info("%s: it offers only SHA-256 logins; reading through a relay on the loopback", self.url)
-        return self._open_transport(gated=True)
-
-    def _is_trusted(self) -> bool:
-        if self._options.scope is not HostScope.ANY:
-            return False
-        try:
-            self._guard.resolve(urlsplit(self._secret_url).hostname or "", 0)
-        except OSError:
-            return True  # libav fails on it too, and says how
-        return self._guard.own_is_private
-
-    def _needs_sha256(self) -> bool:
-        if urlsplit(self._secret_url).username is None:
-            return False
-        offered = set(rtsp_challenges(self._secret_url, self._guard, timeout=_DIAGNOSIS_SECONDS))
-        return _SHA256 in offered and not offered & _LIBAV_LOGINS
-
-    def _open_transport(self, *, gated: bool) -> InputContainer:
-        self._unparsed = True
-        try:
-            container = self._open_with(_UNPARSED, gated=gated)
-            contexts = [stream.codec_context for stream in container.streams.video]
-            # No context: a codec that libav does not know, which is refused later.
-            if all(context is None or context.name in _JOINED for context in contexts):
+            container = self._open_with(_UNPARSED)
+            if self._is_read_here(container):
                 return container
-            self._unparsed = False
             container.close()
             self._close_gate()
-            return self._open_with({}, gated=gated)
+            return self._open_with({})
         except av.FFmpegError as error:
             if error.errno != errno.EPROTONOSUPPORT or self._scheme != "rtsp":
                 raise
-        self._unparsed = False
         # The error of libav for 461: the camera does not serve RTSP over TCP.
         log.warning("%s: it serves no RTSP over TCP (461); reading over UDP, where packets may be lost", self.url)
         self._transport = TRANSPORTS["rtp"]
-        return self._open_with(RTSP_UDP, gated=gated)
+        return self._open_with(RTSP_UDP)
 
-    def _open_with(self, transport: dict[str, str], *, gated: bool) -> InputContainer:
+    def _open_with(self, transport: dict[str, str]) -> InputContainer:
         timeouts = self._options.open_timeout, self._options.read_timeout
-        scheme = "rtsp" if gated else self._scheme
-        options = {**LIBAV_OPTIONS[scheme], **transport, **self._limits}
-        if not gated:
-            return av.open(self._secret_url, "r", format=FORMATS[scheme], options=options, timeout=timeouts)
-        gate = RtspGate(self._secret_url, self._guard, timeout=self._options.read_timeout)
+        options = {**LIBAV_OPTIONS["rtsp"], **transport, **self._limits}
+        gate = RtspGate(
+            self._secret_url,
+            self._guard,
+            timeout=self._options.read_timeout,
+            connect_timeout=self._options.open_timeout,
+            monotonic=self._monotonic,
+        )
+        if transport is not _UNPARSED:
+            gate.keep_relaying()
         try:
-            container = av.open(gate.url, "r", format=FORMATS[scheme], options=options, timeout=timeouts)
+            container = av.open(gate.url, "r", format=FORMATS["rtsp"], options=options, timeout=timeouts)
         except av.FFmpegError:
             gate.close()
             if gate.fault is not None:
@@ -125,31 +98,52 @@ class RtspSource(LibavSource):
         self._gate = gate
         return container
 
+    def _is_read_here(self, container: InputContainer) -> bool:
+        """Whether the video of the session, which libav has opened, is read from the gate from now on."""
+        stream, gate = best_video(container), self._gate
+        context = getattr(stream, "codec_context", None)
+        if gate is None or stream is None or context is None:
+            return True  # no video, or of a codec that libav does not know: refused later
+        kinds = payload_types(gate.description)
+        if context.name not in _READ_HERE or not kinds or not stream.id < len(gate.channels) or not gate.divert():
+            return False
+        self._video = RtpVideo(context.name, gate.channels[stream.id], kinds)
+        return True
+
     def _demux(self, container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-        if not self._unparsed:
+        video, gate = self._video, self._gate
+        if video is None or gate is None:
             yield from container.demux(stream)
             return
-        units, timestamp = AccessUnits(stream.codec_context.name), None
+        base = stream.time_base or Fraction(1, CLOCK_RATE)
         try:
-            for part in container.demux(stream):
-                if not part.size:  # the end
-                    yield from (_packet(unit, stream) for unit in units.flush())
-                    yield part
-                    return
-                if part.pts != timestamp:
-                    timestamp = part.pts
-                    self._note_capture_time(part)
-                for unit in units.feed(bytes(part), timestamp):
-                    yield _packet(unit, stream)
-        except (av.FFmpegError, OSError):
-            yield from (_packet(unit, stream) for unit in units.flush())
+            for unit in self._pictures(gate, video):
+                zero = video.wall_time_of_zero()
+                if zero is not None:
+                    self._wall_minus_pts = zero
+                yield _packet(unit, stream, base)
+        except (OSError, MessageError):
+            yield from (_packet(unit, stream, base) for unit in video.flush())
             raise
+        yield from (_packet(unit, stream, base) for unit in video.flush())
+        end: Packet[Any] = Packet(0)
+        end.stream = stream
+        yield end
+
+    def _pictures(self, gate: RtspGate, video: RtpVideo) -> Iterator[AccessUnit]:
+        """Until the camera ends the session. Raises as `RtspGate.read`; TimeoutError if no picture comes."""
+        since = self._monotonic()
+        while not video.ended:
+            runs = gate.read(since + self._options.read_timeout - self._monotonic())
+            if runs is None:
+                return
+            for run in runs:
+                for unit in video.feed(run):
+                    yield unit
+                    since = self._monotonic()
 
 
-def _packet(unit: AccessUnit, stream: VideoStream) -> Packet[VideoStream]:
+def _packet(unit: AccessUnit, stream: VideoStream, time_base: Fraction) -> Packet[VideoStream]:
     packet: Packet[Any] = Packet(unit.data)
-    packet.stream, packet.pts = stream, unit.timestamp
-    if stream.time_base is not None:
-        packet.time_base = stream.time_base
-    packet.is_keyframe = unit.keyframe
+    packet.stream, packet.pts, packet.time_base, packet.is_keyframe = stream, unit.timestamp, time_base, unit.keyframe
     return packet
