@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import av
 import numpy as np
@@ -44,7 +45,7 @@ def pictures(codec: str, count: int = 15, *, packet_size: int = 300) -> Pictures
     sent, out = _Sent(), Pictures()
     noise = np.random.default_rng(1)
     with av.open(sent, "w", format="rtp", options={"packetsize": str(packet_size)}) as container:
-        stream = container.add_stream(
+        stream: Any = container.add_stream(
             encoder, rate=RATE, options={"preset": "ultrafast", "tune": "zerolatency", **options}
         )
         stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
