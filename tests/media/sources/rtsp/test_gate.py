@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,6 +175,11 @@ def test_password_does_not_follow_a_redirect(public: None) -> None:
 def test_camera_without_tcp_is_read_over_udp(public: None) -> None:
     require_rtsp_server()
     with RtspServer(Clip(scenes=4, seconds=1.0, width=320, height=180, rate=15), udp=True) as camera:
+        # GStreamer answers 503 for a moment after the attempt over TCP.
+        for _ in range(20):
+            with contextlib.suppress(SourceRefused):
+                assert read(camera.url(), PUBLIC) == 5
+                return
         assert read(camera.url(), PUBLIC) == 5
 
 
