@@ -105,5 +105,8 @@ def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     if logits.device.type != "cpu" or len(logits) <= _ROWS_AT_ONCE:
         return logits.log_softmax(-1).gather(1, tokens.unsqueeze(1)).squeeze(1)
     return torch.cat(
-        [token_logprobs(*part) for part in zip(logits.split(_ROWS_AT_ONCE), tokens.split(_ROWS_AT_ONCE), strict=True)]
+        [
+            token_logprobs(*part)
+            for part in zip(torch.split(logits, _ROWS_AT_ONCE), torch.split(tokens, _ROWS_AT_ONCE), strict=True)
+        ]
     )
