@@ -17,7 +17,7 @@ from streamcap.streams.storage.file_rotation import RotationOptions
 
 # Chosen by the reliability curve of `mini` (docs/mini/README.md): the captions above it, 72 % of those of images of
 # other kinds than it was trained on, name nothing false in 94 % of cases; of those below it half do.
-DEFAULT_MIN_CONFIDENCE = 0.75
+DEFAULT_MIN_CONFIDENCE = 0.7
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Device names on Windows, whatever the extension.

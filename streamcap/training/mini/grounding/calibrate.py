@@ -41,7 +41,7 @@ TRUE_WORDS: Final = 0.85
 MAIN_NAMED: Final = 0.5
 """Goals: object words that are true, and images whose main object is named. A threshold is worth how much of both it
 reaches; beyond a goal nothing is won."""
-SHORT_TRUE: Final = 0.8
+SHORT_TRUE: Final = 0.85
 """Of the short sentences that may take a caption's place."""
 REPLACE_BELOW: Final = 0.3
 """The confidence under which a caption that names the surest object gives way as well: most of these are wrong."""

@@ -147,6 +147,11 @@ STAGES = (
         NAMING,
         wide=True,
     ),
+    Stage(
+        "critic_naming_again",
+        replace(NAMING, schedule=200, seed=6),
+        wide=True,
+    ),
     # A third time, with more captions by people, then the words again: both rewards were still rising.
     Stage(
         "ground_third",
@@ -154,8 +159,12 @@ STAGES = (
         after=("ground_again", "critic_naming"),
         wide=True,
     ),
-    Stage("critic_third", replace(NAMING, steps=400, seed=6), wide=True),
-    Stage("mean", replace(WORDS, steps=0), after=("ground_third", "critic_third")),
+    Stage("critic_third", replace(NAMING, steps=300, seed=6), wide=True),
+    Stage(
+        "mean",
+        replace(WORDS, steps=0),
+        after=("ground_again", "critic_naming_again", "ground_third", "critic_third"),
+    ),
 )
 
 
