@@ -1,4 +1,4 @@
-"""`RtspSource`: cameras over RTSP, opened by libav through a gate, from which H.264 and H.265 are read."""
+"""`RtspSource`: cameras over RTSP, opened by libav through a relay, from which H.264 and H.265 are read."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from streamcap.media.sources.libav import LibavSource
 from streamcap.media.sources.libav_options import FORMATS, LIBAV_OPTIONS, RTSP_UDP, TRANSPORTS
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.rtsp.access_units import AccessUnit
-from streamcap.media.sources.rtsp.gate import RtspGate
 from streamcap.media.sources.rtsp.messages import MessageError
+from streamcap.media.sources.rtsp.relay import RtspRelay
 from streamcap.media.sources.rtsp.rtp import CLOCK_RATE, RtpVideo, payload_types
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ _READ_HERE = ("h264", "hevc")
 class RtspSource(LibavSource):
     """Over TCP, or over UDP where the camera refuses TCP.
 
-    libav opens the session through an `RtspGate`. H.264 and H.265 over TCP are then read from the gate; the rest is
+    libav opens the session through an `RtspRelay`. H.264 and H.265 over TCP are then read from the relay; the rest is
     relayed to libav.
     """
 
@@ -46,18 +46,18 @@ class RtspSource(LibavSource):
         wall: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(url, options, monotonic=monotonic, wall=wall)
-        self._gate: RtspGate | None = None
+        self._relay: RtspRelay | None = None
         self._video: RtpVideo | None = None
-        """Of a session that is read from the gate."""
+        """Of a session that is read from the relay."""
 
     def close(self) -> None:
         super().close()
-        self._close_gate()
+        self._close_relay()
 
-    def _close_gate(self) -> None:
-        gate, self._gate = self._gate, None
-        if gate is not None:
-            gate.close()
+    def _close_relay(self) -> None:
+        relay, self._relay = self._relay, None
+        if relay is not None:
+            relay.close()
 
     def _open_container(self) -> InputContainer:
         self._video = None
@@ -66,7 +66,7 @@ class RtspSource(LibavSource):
             if self._is_read_here(container):
                 return container
             container.close()
-            self._close_gate()
+            self._close_relay()
             return self._open_with({})
         except av.FFmpegError as error:
             if error.errno != errno.EPROTONOSUPPORT or self._scheme != "rtsp":
@@ -79,7 +79,7 @@ class RtspSource(LibavSource):
     def _open_with(self, transport: dict[str, str]) -> InputContainer:
         timeouts = self._options.open_timeout, self._options.read_timeout
         options = {**LIBAV_OPTIONS["rtsp"], **transport, **self._limits}
-        gate = RtspGate(
+        relay = RtspRelay(
             self._secret_url,
             self._guard,
             timeout=self._options.read_timeout,
@@ -87,37 +87,37 @@ class RtspSource(LibavSource):
             monotonic=self._monotonic,
         )
         if transport is not _UNPARSED:
-            gate.keep_relaying()
+            relay.keep_relaying()
         try:
-            container = av.open(gate.url, "r", format=FORMATS["rtsp"], options=options, timeout=timeouts)
+            container = av.open(relay.url, "r", format=FORMATS["rtsp"], options=options, timeout=timeouts)
         except av.FFmpegError:
-            gate.close()
-            if gate.fault is not None:
-                raise gate.fault from None
+            relay.close()
+            if relay.fault is not None:
+                raise relay.fault from None
             raise
-        self._gate = gate
+        self._relay = relay
         return container
 
     def _is_read_here(self, container: InputContainer) -> bool:
-        """Whether the video of the session, which libav has opened, is read from the gate from now on."""
-        stream, gate = best_video(container), self._gate
+        """Whether the video of the session, which libav has opened, is read from the relay from now on."""
+        stream, relay = best_video(container), self._relay
         context = getattr(stream, "codec_context", None)
-        if gate is None or stream is None or context is None:
+        if relay is None or stream is None or context is None:
             return True  # no video, or of a codec that libav does not know: refused later
-        kinds = payload_types(gate.description)
-        if context.name not in _READ_HERE or not kinds or not stream.id < len(gate.channels) or not gate.divert():
+        kinds = payload_types(relay.description)
+        if context.name not in _READ_HERE or not kinds or not stream.id < len(relay.channels) or not relay.divert():
             return False
-        self._video = RtpVideo(context.name, gate.channels[stream.id], kinds)
+        self._video = RtpVideo(context.name, relay.channels[stream.id], kinds)
         return True
 
     def _demux(self, container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-        video, gate = self._video, self._gate
-        if video is None or gate is None:
+        video, relay = self._video, self._relay
+        if video is None or relay is None:
             yield from container.demux(stream)
             return
         base = stream.time_base or Fraction(1, CLOCK_RATE)
         try:
-            for unit in self._pictures(gate, video):
+            for unit in self._pictures(relay, video):
                 zero = video.wall_time_of_zero()
                 if zero is not None:
                     self._wall_minus_pts = zero
@@ -130,11 +130,11 @@ class RtspSource(LibavSource):
         end.stream = stream
         yield end
 
-    def _pictures(self, gate: RtspGate, video: RtpVideo) -> Iterator[AccessUnit]:
-        """Until the camera ends the session. Raises as `RtspGate.read`; TimeoutError if no picture comes."""
+    def _pictures(self, relay: RtspRelay, video: RtpVideo) -> Iterator[AccessUnit]:
+        """Until the camera ends the session. Raises as `RtspRelay.read`; TimeoutError if no picture comes."""
         since = self._monotonic()
         while not video.ended:
-            runs = gate.read(since + self._options.read_timeout - self._monotonic())
+            runs = relay.read(since + self._options.read_timeout - self._monotonic())
             if runs is None:
                 return
             for run in runs:

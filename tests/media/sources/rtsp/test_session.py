@@ -1,4 +1,4 @@
-"""A session that libav has opened and that is read from the gate: kept alive, answered, ended."""
+"""A session that libav has opened and that is read from the relay: kept alive, answered, ended."""
 
 from __future__ import annotations
 

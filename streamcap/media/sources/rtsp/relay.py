@@ -1,8 +1,8 @@
-"""`RtspGate`: a loopback relay between libav and an RTSP server, for what libav cannot do or must not decide.
+"""`RtspRelay`: passes messages between libav and an RTSP server, for what libav cannot do or must not decide.
 
 libav connects to whatever a redirect names, resolves the name again after we have checked it, and knows no SHA-256
-logins. Through the gate it connects to the loopback; the gate connects to checked addresses, follows redirects, and
-answers logins. Once libav has opened the session, the media may be read from the gate: many packets at once, where
+logins. Through the relay it connects to the loopback; the relay connects to checked addresses, follows redirects, and
+answers logins. Once libav has opened the session, the media may be read from the relay: many packets at once, where
 libav makes eight system calls for each.
 """
 
@@ -39,13 +39,13 @@ _CHANNEL = re.compile(r"interleaved=(\d{1,3})", re.IGNORECASE)
 _TIMEOUT = re.compile(r"timeout=(\d{1,6})", re.IGNORECASE)
 # RFC 2326, 12.37: of a session whose server names none.
 _SESSION_SECONDS = 60
-# Media that came while libav opened the session. If there is more, it cannot be read from the gate.
+# Media that came while libav opened the session. If there is more, it cannot be read from the relay.
 _MAX_MEDIA_BYTES = 64 << 20
 # Requests of a server while it plays that are answered; any other gets 501.
 _KNOWN = ("OPTIONS", "GET_PARAMETER")
 
 
-class RtspGate:
+class RtspRelay:
     """One RTSP session. `url` is what libav opens; a random path keeps other local programs out.
 
     Parameters:
@@ -67,7 +67,7 @@ class RtspGate:
     ) -> None:
         parts = urlsplit(url)
         self.fault: SourceRefused | None = None
-        """Why the gate ended the session; None if it did not."""
+        """Why the relay ended the session; None if it did not."""
         self.description = ""
         """The session description (SDP) of the server."""
         self.channels: list[int] = []
@@ -104,7 +104,7 @@ class RtspGate:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(timeout)
         self.url = f"rtsp://127.0.0.1:{self._listener.getsockname()[1]}/{secrets.token_hex(16)}"
-        self._thread = threading.Thread(target=self._run, name="rtsp-gate", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="rtsp-relay", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class RtspGate:
             self._server.close()
 
     def keep_relaying(self) -> None:
-        """The media is not read from the gate, but relayed until the end."""
+        """The media is not read from the relay, but relayed until the end."""
         self._media = None
 
     def divert(self) -> bool:
@@ -167,7 +167,7 @@ class RtspGate:
                 self._logs_in(message, request)
 
     def _ask(self, method: str) -> None:
-        """Send a request of the gate's own. Raises OSError."""
+        """Send a request of the relay's own. Raises OSError."""
         self._requests += 1
         headers = [("CSeq", str(self._requests)), ("Session", self._session)]
         request = Message(f"{method} {self._played} RTSP/1.0", headers)
@@ -254,7 +254,7 @@ class RtspGate:
         self._server.sendall(sent.encode())
 
     def _answered(self, part: bytes) -> bytes | None:
-        """What libav gets of what the camera sent; None if the gate handles it."""
+        """What libav gets of what the camera sent; None if the relay handles it."""
         if part.startswith(b"$"):
             return part
         message = Message.parse(part)
@@ -277,7 +277,7 @@ class RtspGate:
         return part
 
     def _note(self, request: Message, response: Message) -> None:
-        """What the gate needs to go on with the session by itself."""
+        """What the relay needs to go on with the session by itself."""
         method, _, rest = request.first.partition(" ")
         self._requests = max(self._requests, *(int(one) for one in request.all("CSeq") if one.isdecimal()), 0)
         if method == "OPTIONS":

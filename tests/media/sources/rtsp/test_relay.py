@@ -1,4 +1,4 @@
-"""RTSP through the gate: redirects and addresses are checked, SHA-256 logins are answered."""
+"""RTSP through the relay: redirects and addresses are checked, SHA-256 logins are answered."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from streamcap.media.sources import SourceOptions, SourceRefused, open_source
 from streamcap.media.sources.http import address
 from streamcap.media.sources.http.address import HostGuard, HostScope
 from streamcap.media.sources.libav_options import pinned
-from streamcap.media.sources.rtsp.gate import RtspGate
 from streamcap.media.sources.rtsp.messages import Message, MessageError, RtspSplitter
+from streamcap.media.sources.rtsp.relay import RtspRelay
 from testbed.camera import Clip, RtspServer, require_rtsp_server
 from testbed.canary import Canary
 from testbed.rtsp_front import Front, fronting, redirect, sha256_only
@@ -133,7 +133,7 @@ def test_permitted_redirect_is_followed(public: None, server: RtspServer) -> Non
 
 
 @pytest.mark.e2e
-def test_frames_through_the_gate_have_sender_report_times(public: None, server: RtspServer) -> None:
+def test_frames_through_the_relay_have_sender_report_times(public: None, server: RtspServer) -> None:
     source = open_source(server.url(), options=PUBLIC)
     source.open()
     frames = source.frames()
@@ -183,28 +183,28 @@ def test_camera_without_tcp_is_read_over_udp(public: None) -> None:
         assert read(camera.url(), PUBLIC) == 5
 
 
-def test_gate_tells_libav_the_checked_address_for_datagrams(public: None) -> None:
+def test_relay_names_the_checked_address_for_datagrams(public: None) -> None:
     answer = b"RTSP/1.0 200 OK\r\n{cseq}\r\nTransport: RTP/AVP;unicast;source=169.254.169.254;server_port=9-10\r\n\r\n"
     with fronting(lambda request: answer) as port:
-        gate = RtspGate(f"rtsp://127.0.0.1:{port}/x", HostGuard("rtsp://x/", HostScope.PUBLIC), timeout=5)
-        host, _, number = gate.url.removeprefix("rtsp://").partition("/")[0].partition(":")
+        relay = RtspRelay(f"rtsp://127.0.0.1:{port}/x", HostGuard("rtsp://x/", HostScope.PUBLIC), timeout=5)
+        host, _, number = relay.url.removeprefix("rtsp://").partition("/")[0].partition(":")
         with socket.create_connection((host, int(number)), 5) as client:
-            client.sendall(f"SETUP {gate.url} RTSP/1.0\r\nCSeq: 1\r\n\r\n".encode())
+            client.sendall(f"SETUP {relay.url} RTSP/1.0\r\nCSeq: 1\r\n\r\n".encode())
             transport = Message.parse(client.recv(1000)).all("Transport")
-        gate.close()
+        relay.close()
     assert transport == ["RTP/AVP;unicast;server_port=9-10;source=127.0.0.1"]
 
 
-def test_gate_refuses_other_local_programs(public: None) -> None:
+def test_relay_refuses_other_local_programs(public: None) -> None:
     asked: list[bytes] = []
     with fronting(lambda request: asked.append(request) or b"RTSP/1.0 200 OK\r\n{cseq}\r\n\r\n") as port:  # type: ignore[func-returns-value]
-        gate = RtspGate(f"rtsp://127.0.0.1:{port}/x", HostGuard("rtsp://x/", HostScope.ANY), timeout=5)
-        local = gate.url.rpartition("/")[0]
+        relay = RtspRelay(f"rtsp://127.0.0.1:{port}/x", HostGuard("rtsp://x/", HostScope.ANY), timeout=5)
+        local = relay.url.rpartition("/")[0]
         host, _, number = local.removeprefix("rtsp://").partition(":")
         with socket.create_connection((host, int(number)), 5) as program:
             program.sendall(f"OPTIONS {local}/x RTSP/1.0\r\nCSeq: 1\r\n\r\n".encode())
             assert program.recv(100) == b""
-        gate.close()
+        relay.close()
     assert not asked
 
 
