@@ -18,6 +18,7 @@ from streamcap.media.frame import Sample, SampledImage
 from streamcap.media.sources.base import SourceInfo
 from streamcap.media.timing.wait_clock import WaitClock
 from streamcap.streams.counters import Counters
+from streamcap.streams.options import DEFAULT_MIN_CONFIDENCE
 from streamcap.streams.overload import OverloadDetector
 from streamcap.streams.storage.caption_files import CaptionFiles
 from streamcap.streams.storage.file_rotation import RotationOptions
@@ -72,9 +73,9 @@ async def test_doubtful_caption_is_held_back(service: FakeService) -> None:
     times = Times(now, now, now)
     service.streams.dispatch(
         [
-            Captioned(samples[0], "a man waits", -0.1, times, confidence=0.75),
+            Captioned(samples[0], "a man waits", -0.1, times, confidence=DEFAULT_MIN_CONFIDENCE),
             Interim(samples[1], "a dog", times),  # nobody knows yet whether it is true
-            Captioned(samples[1], "a dog flies", -0.1, times, confidence=0.74),
+            Captioned(samples[1], "a dog flies", -0.1, times, confidence=DEFAULT_MIN_CONFIDENCE - 0.01),
             Unchanged(samples[2], decoded=False),  # unchanged since the dog
             Captioned(samples[3], "a man sits", -0.1, times, confidence=0.9),
             Unchanged(samples[4], decoded=False),
@@ -82,7 +83,7 @@ async def test_doubtful_caption_is_held_back(service: FakeService) -> None:
     )
     await service.until(lambda: len(service.of("extend")) == 1)
     captions = [(caption["text"], caption["confidence"]) for caption in service.of("caption")[1:]]
-    assert captions == [("a man waits", 0.75), ("a man sits", 0.9)]
+    assert captions == [("a man waits", DEFAULT_MIN_CONFIDENCE), ("a man sits", 0.9)]
     # The caption before the dog ended when the dog came.
     assert [(cue.start_ms, cue.end_ms) for cue in service.streams.get("door").track.cues[1:]] == [
         (1000, 2000),
