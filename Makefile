@@ -41,7 +41,7 @@ format: $(VENV)/installed-dev
 
 check: lint types test
 
-# About a minute on two cores: no service, no browser, no long run, and nothing that loads torch. For the models:
+# A minute and a half on two cores: no service, no browser, no long run, and nothing that loads torch. For the models:
 # `.venv/bin/python -m pytest tests/captioner -m "not slow"`.
 check-fast: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CHECK_WORKERS) --dist loadfile --hypothesis-profile fast \
