@@ -37,8 +37,9 @@ KINDS = ("node", "nats", "pause")
 # Of ten strikes.
 WEIGHTS = (6, 2, 2)
 PAUSE_SECONDS = 30.0
-ELECTION_SECONDS = 60.0
 """Far longer than the time after which JetStream gives a stream to another node."""
+ELECTION_SECONDS = 60.0
+"""How long a judgement waits for logs that cannot be read."""
 
 
 class Client:

@@ -230,7 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--views-kept", type=int, default=4, help="views stored for each real image")
     steps.add_options(parser)
-    return steps.run_command(parser, arguments, _run)
+    return steps.run_recipe(parser, arguments, _run)
 
 
 def _run(given: Any, stopped: Callable[[], bool]) -> None:

@@ -166,23 +166,37 @@ def chosen_stages(names: str | None, known: list[str]) -> frozenset[str]:
 
 
 def run_command(
-    parser: argparse.ArgumentParser, arguments: list[str] | None, body: Callable[[Any, Callable[[], bool]], None]
+    parser: argparse.ArgumentParser, arguments: list[str] | None, body: Callable[[argparse.Namespace], None]
 ) -> int:
-    """Parse `arguments` and run `body` with them and a function that returns True after SIGTERM or SIGINT.
+    """Parse `arguments` and run `body` with them.
 
     Returns the exit status: 2 for wrong use, 1 for other errors, each with one line on stderr.
     """
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_flush_denormal(True)
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    signals: list[int] = []
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda number, _frame: signals.append(number))
     try:
-        body(given, lambda: bool(signals))
+        body(given)
     except StreamcapError as error:
         log.error("%s", error)
         return 2 if isinstance(error, InputError) else 1
     return 0
+
+
+def run_recipe(
+    parser: argparse.ArgumentParser,
+    arguments: list[str] | None,
+    body: Callable[[argparse.Namespace, Callable[[], bool]], None],
+) -> int:
+    """As `run_command`, with the options of `add_options`. body: also takes a function that returns True after SIGTERM
+    or SIGINT."""
+
+    def prepared(given: argparse.Namespace) -> None:
+        torch.set_flush_denormal(True)
+        if given.threads:
+            torch.set_num_threads(given.threads)
+        signals: list[int] = []
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, lambda number, _frame: signals.append(number))
+        body(given, lambda: bool(signals))
+
+    return run_command(parser, arguments, prepared)

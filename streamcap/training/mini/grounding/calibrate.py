@@ -27,12 +27,13 @@ from streamcap.captioner import load_captioner
 from streamcap.captioner.grounding.grounding import Confidence, Grounding, ShortSentences
 from streamcap.captioner.grounding.object_words import find_mentions
 from streamcap.captioner.result import Result
-from streamcap.errors import InputError, StreamcapError
+from streamcap.errors import InputError
 from streamcap.training.data.clips import UnreadableError, read_picture
 from streamcap.training.data.corpus import MediaFolder, read_flickr
 from streamcap.training.evaluation.held_out import is_held_out
 from streamcap.training.evaluation.object_truth import ImageTruth, is_correct, judge_captions, read_truths
 from streamcap.training.mini.grounding.confidence import fit_confidence, judge_confidence, suggest_min_confidence
+from streamcap.training.mini.steps import run_command
 
 log = logging.getLogger(__name__)
 
@@ -219,14 +220,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("model", type=Path, help="a model of grounding.recipe")
     parser.add_argument("pool", type=Path, help="the pool's folder")
     parser.add_argument("--deny-below", type=float, help="take this threshold instead of choosing one")
-    given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
+
+    def run(given: argparse.Namespace) -> None:
         log.info("%s", json.dumps(calibrate(given.model, given.pool, given.deny_below)))
-    except StreamcapError as error:
-        log.error("%s", error)
-        return 2 if isinstance(error, InputError) else 1
-    return 0
+
+    return run_command(parser, arguments, run)
 
 
 if __name__ == "__main__":

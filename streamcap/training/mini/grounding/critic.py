@@ -49,9 +49,9 @@ class Reward:
 
     def __init__(self, images: ImageSet, tokenizer: Tokenizer, settings: CriticSettings) -> None:
         self._images, self._tokenizer, self._settings = images, tokenizer, settings
-        told = [row for row, several in enumerate(images.tokens) if several]
-        self._place = {row: place for place, row in enumerate(told)}
-        self._judge = CiderD([[[*self._words(one), END] for one in images.tokens[row]] for row in told])
+        captioned = [row for row, several in enumerate(images.tokens) if several]
+        self._place = {row: place for place, row in enumerate(captioned)}
+        self._judge = CiderD([[[*self._words(one), END] for one in images.tokens[row]] for row in captioned])
 
     def score(self, row: int, caption: Sample) -> float:
         """Of a caption of image `row`, which has captions; one that was cut off has no end."""
@@ -90,8 +90,8 @@ class CriticTrainer(StoredTrainer):
 
     def _caption_parts(self, rows: Rows, prefix: Tensor, measured: dict[str, float]) -> dict[str, Tensor]:
         options = self.options
-        told = [place for place, row in enumerate(rows) if self._images.tokens[row]]
-        rows, prefix = rows[told], prefix[told]
+        captioned = [place for place, row in enumerate(rows) if self._images.tokens[row]]
+        rows, prefix = rows[captioned], prefix[captioned]
         drawn = sample(
             fast_copy(self.model.gpt).to(self.device), prefix.detach(), options.samples, self._stop, options.longest
         )

@@ -118,7 +118,7 @@ NAMING = replace(
     main_bonus=0.6,
     seed=4,
 )
-"""Less afraid of a false word: at decoding the tags hold those back."""
+"""False words cost less and the main object gives more: at decoding the tags hold false words back."""
 STAGES = (
     # Everything at once, at a rate that keeps what the start's encoder knows.
     Stage("ground", GROUND),
@@ -141,18 +141,10 @@ STAGES = (
         after=("ground", "words", "critic", "critic_again"),
         wide=True,
     ),
-    # And once more what the words are judged by.
-    Stage(
-        "critic_naming",
-        NAMING,
-        wide=True,
-    ),
-    Stage(
-        "critic_naming_again",
-        replace(NAMING, schedule=200, seed=6),
-        wide=True,
-    ),
-    # A third time, with more captions by people, then the words again: both rewards were still rising.
+    Stage("critic_naming", NAMING, wide=True),
+    # Ends long before its learning rate is low, as it did when it was run.
+    Stage("critic_naming_again", replace(NAMING, schedule=200, seed=6), wide=True),
+    # Everything at once a third time, with four captions of an image, then the words by reward again.
     Stage(
         "ground_third",
         replace(GROUND, steps=800, text_batch=8, captions=4, pseudo_weight=0.3, seed=5),
@@ -305,7 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--flickr-labels", type=Path, help="teachers.jsonl of Flickr8k's images")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     steps.add_options(parser)
-    return steps.run_command(parser, arguments, _run)
+    return steps.run_recipe(parser, arguments, _run)
 
 
 def _run(given: Any, stopped: Callable[[], bool]) -> None:

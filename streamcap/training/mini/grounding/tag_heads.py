@@ -29,11 +29,12 @@ from streamcap.captioner import load_captioner, registry
 from streamcap.captioner.checkpoints.native import save_native
 from streamcap.captioner.models.mini_encoder import LOGIT_SCALE, TagHeads, build_mapping
 from streamcap.captioner.preprocess import fit_images
-from streamcap.errors import InputError, StreamcapError
+from streamcap.errors import InputError
 from streamcap.training.data.arrays import read_array, write_array
 from streamcap.training.mini.grounding.data.pool import PoolData, prepare_pool
 from streamcap.training.mini.grounding.data.tags import CLASSES, SCENES, TAGS
 from streamcap.training.mini.grounding.recipe import HIDDEN
+from streamcap.training.mini.steps import run_command
 
 log = logging.getLogger(__name__)
 
@@ -142,17 +143,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--start", default="mini", help="the checkpoint that gets heads")
     parser.add_argument("--flickr-labels", type=Path, help="teachers.jsonl of Flickr8k's images")
-    given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
+
+    def run(given: argparse.Namespace) -> None:
         start = registry.find_checkpoint(given.start)
         tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
         data = prepare_pool(given.flickr, given.pool, None, given.flickr_labels, given.run, tokenizer)
         train(start, data, given.run)
-    except StreamcapError as error:
-        log.error("%s", error)
-        return 2 if isinstance(error, InputError) else 1
-    return 0
+
+    return run_command(parser, arguments, run)
 
 
 if __name__ == "__main__":

@@ -189,9 +189,9 @@ class GroundedTrainer(StageTrainer):
         """What captions of the images say of their prefixes (B, P, E)."""
         options, parts = self.options, {}
         captions = [some(self._images.tokens[row], self._caption_count(row)) for row in rows]
-        told = np.array([bool(one) for one in captions])
-        human = self._images.captioned[rows] & told
-        for name, mask, weight in (("captions", human, 1.0), ("pseudo", told & ~human, options.pseudo_weight)):
+        has_caption = np.array([bool(one) for one in captions])
+        human = self._images.captioned[rows] & has_caption
+        for name, mask, weight in (("captions", human, 1.0), ("pseudo", has_caption & ~human, options.pseudo_weight)):
             if mask.any():
                 picked = np.flatnonzero(mask)
                 loss = self._prefix_loss(

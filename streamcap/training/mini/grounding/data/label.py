@@ -25,6 +25,7 @@ from streamcap.image_spec import ImageSpec
 from streamcap.training.data.clips import UnreadableError, read_picture
 from streamcap.training.data.corpus import MediaFolder, read_flickr
 from streamcap.training.evaluation.object_truth import read_json_lines
+from streamcap.training.mini.steps import run_command
 
 log = logging.getLogger(__name__)
 
@@ -104,14 +105,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("flickr", type=Path, help="Flickr8k's folder")
     parser.add_argument("teachers", type=Path, help="folder of teachers.py")
     parser.add_argument("out", type=Path, help="the file of labels")
-    given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
+
+    def run(given: argparse.Namespace) -> None:
         log.info("%d images labeled", label(given.flickr, open_teachers(given.teachers), given.out))
-    except StreamcapError as error:
-        log.error("%s", error)
-        return 2 if isinstance(error, InputError) else 1
-    return 0
+
+    return run_command(parser, arguments, run)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ def interior(rng: np.random.Generator, side: int) -> View:
             seen.append(one)
         else:
             partly = partly or share > 0.03
+    # A table on one leg and dark frames on a wall may count as these, or not.
     unknown = {"dining table", "tv", *(["person"] if partly else [])}
     objects = Counter({"person": len(seen)} if seen else {})
     return finish(rng, canvas, side, objects=objects, unknown=unknown, scenes=("room",), captions=_captions(rng, seen))
