@@ -18,6 +18,7 @@ from streamcap.media.sources.http.address import HostGuard, HostScope
 from testbed.canary import Canary
 from tests.media.fakes import write_video
 from tests.media.sources import tricks
+from tests.media.sources.public_network import make_loopback_public
 from tests.media.sources.test_http import serving
 
 INTERNAL = "127.0.0.2"
@@ -65,17 +66,7 @@ def canary(tmp_path: Path) -> Iterator[Canary]:
 
 @pytest.fixture(autouse=True)
 def _network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """127.0.0.1, where the tests' servers are, stands for a public address."""
-    check, look_up = address.address_fault, socket.getaddrinfo
-
-    def fault(one: str, *, allow_private: bool) -> str | None:
-        return None if one == "127.0.0.1" else check(one, allow_private=allow_private)
-
-    def getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
-        return look_up(NAMES.get(host, host), *args, **options)
-
-    monkeypatch.setattr(address, "address_fault", fault)
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    make_loopback_public(monkeypatch, NAMES)
 
 
 @contextmanager

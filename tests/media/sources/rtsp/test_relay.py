@@ -6,12 +6,10 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from streamcap.media.sources import SourceOptions, SourceRefused, open_source
-from streamcap.media.sources.http import address
 from streamcap.media.sources.http.address import HostGuard, HostScope
 from streamcap.media.sources.libav_options import pinned
 from streamcap.media.sources.rtsp.messages import Message, MessageError, RtspSplitter
@@ -20,6 +18,7 @@ from testbed.camera import Clip, RtspServer, require_rtsp_server
 from testbed.canary import Canary
 from testbed.rtsp_front import Front, fronting, redirect, sha256_only
 from tests.media.fakes import write_video
+from tests.media.sources.public_network import make_loopback_public
 
 INTERNAL = "127.0.0.2"
 NAMES = {"internal.example": INTERNAL, "metadata.example": "169.254.169.254"}
@@ -48,17 +47,7 @@ def canary(tmp_path: Path) -> Iterator[Canary]:
 
 @pytest.fixture
 def public(monkeypatch: pytest.MonkeyPatch) -> None:
-    """127.0.0.1, where the tests' servers are, stands for a public address."""
-    check, look_up = address.address_fault, socket.getaddrinfo
-
-    def fault(one: str, *, allow_private: bool) -> str | None:
-        return None if one == "127.0.0.1" else check(one, allow_private=allow_private)
-
-    def getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
-        return look_up(NAMES.get(host, host), *args, **options)
-
-    monkeypatch.setattr(address, "address_fault", fault)
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    make_loopback_public(monkeypatch, NAMES)
 
 
 @pytest.fixture(scope="module")
