@@ -2,7 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-CHECK_WORKERS ?= 2
+# More than cores, since many tests wait.
+CHECK_WORKERS ?= 3
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .PHONY: demo test fuzz chaos cluster-chaos lint types format check check-fast coverage clean
@@ -41,10 +42,12 @@ format: $(VENV)/installed-dev
 
 check: lint types test
 
-# A minute and a half on two cores: no service, no browser, no long run, and nothing that loads torch. For the models:
-# `.venv/bin/python -m pytest tests/captioner -m "not slow"`.
+# No service, no browser, no long run, and nothing that loads torch. For the models:
+# `.venv/bin/python -m pytest tests/captioner -m "not slow"`. Bytecode is kept: without it each process spends eight
+# seconds on pytest's rewriting of asserts.
 check-fast: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CHECK_WORKERS) --dist loadfile --hypothesis-profile fast \
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -q -n $(CHECK_WORKERS) --dist loadfile --hypothesis-profile fast \
 		-m "not e2e and not browser and not slow" --ignore tests/captioner --ignore tests/training --ignore tests/bench \
 		$(PYTEST_ARGS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import queue
 import time
@@ -149,10 +150,12 @@ class FakeService:
             self._loop.call_soon_threadsafe(self.streams.dispatch, [outcome])
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until `condition` holds; it is checked after each message."""
+        """Wait until `condition` holds; it is checked after each message, and as not all it may ask is told by one,
+        every 10 ms."""
         async with asyncio.timeout(TIMEOUT_FACTOR):
             while not condition():
-                await self._changed.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), 0.01)
                 self._changed.clear()
                 self.messages += [json.loads(text) for text in self._subscription.take()]
 

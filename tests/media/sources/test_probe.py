@@ -131,6 +131,8 @@ def test_mjpeg_camera_and_file_are_described(tmp_path: Path) -> None:
     assert (film.codec, film.audio, film.frames_per_second) == ("h264", "aac", 10)
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 def test_camera_without_keyframes() -> None:
     frames = scripted_rtsp.h264_frames()[1:]
     with scripted_rtsp.camera(scripted_rtsp.description(scripted_rtsp.H264), lambda: itertools.cycle(frames)) as port:
@@ -145,6 +147,8 @@ def test_scripted_camera_with_keyframes_is_usable() -> None:
     assert report.clock == "arrival"
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("medium", "cause"),
     [
@@ -167,6 +171,7 @@ def test_closed_port_silent_server_and_unknown_name() -> None:
     assert "the name no-such-camera.invalid is not known" in refused("rtsp://no-such-camera.invalid/live")
 
 
+@pytest.mark.slow
 def test_firewall_that_drops_packets() -> None:
     with ExitStack() as stack:
         full = stack.enter_context(closing(socket.create_server(("127.0.0.1", 0), backlog=0)))

@@ -24,6 +24,7 @@ def opened(port: int, login: str = "") -> Source:
     return source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("media", [H264, AUDIO + H264, METADATA + AUDIO + H264], ids=["alone", "audio", "metadata"])
 def test_video_is_read_from_its_own_channel(media: str) -> None:
     with scripted_rtsp.camera(scripted_rtsp.description(media), lambda: itertools.cycle(FRAMES)) as port:
