@@ -9,7 +9,7 @@ from typing import Any
 
 from streamcap.captions.event import StreamState
 from streamcap.captions.track import CaptionTrack
-from streamcap.engine.outcome import Interim, Outcome
+from streamcap.engine.outcome import Captioned, Interim, Outcome
 from streamcap.errors import StreamcapError
 from streamcap.media.demand import FrameDemand
 from streamcap.media.frame import Frame, Sample
@@ -290,6 +290,8 @@ class Stream:
             answered = submitted is None or _is_same(submitted, sample) or bool(submitted.images)
             self._pending_since = None if submitted is None or answered else submitted.arrived
             self._answered_event.set()
+        if isinstance(outcome, Captioned) and not sample.images:
+            self._deps.phases.note(outcome.times.decoded - outcome.times.taken)
         self.publisher.on_outcome(outcome)
 
     async def _supervise(self) -> None:

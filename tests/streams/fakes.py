@@ -20,6 +20,7 @@ from streamcap.engine.outcome import Captioned, Outcome, Times
 from streamcap.engine.served_model import ServedModel, ServedModels
 from streamcap.engine.statistics import EngineStatistics
 from streamcap.errors import StreamcapError
+from streamcap.media.demand import FrameChoice
 from streamcap.media.frame import Frame, Pixels, Sample
 from streamcap.media.sources.base import Source, SourceInfo
 from streamcap.media.sources.http.address import HostScope
@@ -56,7 +57,7 @@ class MadeSource(Source):
         self.opens = opens
         self.closed = 0
         self.skipped: float | None = None
-        self.choice = 0.0
+        self.choice = FrameChoice()
         self._items: queue.Queue[Frame | Exception | None] = queue.Queue()
 
     def put(self, item: Frame | Exception | None) -> None:
@@ -82,7 +83,7 @@ class MadeSource(Source):
     def skipped_at(self) -> float | None:
         return self.skipped
 
-    def frame_choice(self) -> float:
+    def frame_choice(self) -> FrameChoice:
         return self.choice
 
     def statistics(self) -> dict[str, int]:

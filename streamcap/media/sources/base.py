@@ -10,7 +10,7 @@ from typing import Any
 from av import Packet
 
 from streamcap.errors import InputError, StreamcapError
-from streamcap.media.demand import FrameDemand
+from streamcap.media.demand import FrameChoice, FrameDemand
 from streamcap.media.frame import Frame
 from streamcap.media.timing.wait_clock import WaitClock
 
@@ -89,13 +89,12 @@ class Source(ABC):
         was. From any thread."""
         return None
 
-    def frame_choice(self) -> float:
-        """Seconds between the frames that the source could decode as cheaply as the newest one: keyframes. 0: it
-        decodes all, or cannot say."""
-        return 0.0
+    def frame_choice(self) -> FrameChoice:
+        """The frames that the source could give instead of the newest one."""
+        return FrameChoice()
 
     @abstractmethod
     def statistics(self) -> dict[str, int]:
         """Counters of this connection, from any thread: decoded `frames`, `decode_errors`, `repaired_pts`, `epochs`
         after the first, `dropped` frames (each source names its drop policy). `skipped`: frames that were not decoded
-        when they arrived, because nobody wanted them."""
+        when they arrived, because nobody wanted them. Frames decoded only because others refer to them do not count."""

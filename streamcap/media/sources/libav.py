@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 
 from streamcap.errors import InputError
 from streamcap.media.containers import file_format
-from streamcap.media.demand import FrameDemand
+from streamcap.media.demand import FrameChoice, FrameDemand
 from streamcap.media.files.heif import is_still_container
 from streamcap.media.files.video_stream import best_video, describe_choice
 from streamcap.media.frame import CaptureClock, Frame
@@ -196,8 +196,8 @@ class LibavSource(Source):
     def skipped_at(self) -> float | None:
         return self._skipped_at
 
-    def frame_choice(self) -> float:
-        return self._policy.spacing if self._policy.alone else 0.0
+    def frame_choice(self) -> FrameChoice:
+        return self._policy.frame_choice()
 
     def statistics(self) -> dict[str, int]:
         return {

@@ -38,7 +38,7 @@ class Schedule:
         return self._due - frame.time
 
     def come_earlier(self, seconds: float) -> None:
-        """Move the next scheduled time, and with it all later ones, by `seconds` once."""
+        """Move the next scheduled time, and with it all later ones, by `seconds` once; below 0: later."""
         self._due -= seconds
 
     def change(self, every: float) -> None:

@@ -206,10 +206,13 @@ class SourceThread:
         if not self._schedule.due(frame):
             return
         self._statistics.samples_missed = self._samples_missed_before + self._schedule.missed
-        choice = self.source.frame_choice()
-        self._schedule.come_earlier(self._phases.earlier(self._stream, frame.arrived, self._schedule.every, choice))
         settings = self.settings
         model = self._models.get(settings.model)
+        choice = self.source.frame_choice()
+        earlier, after = self._phases.place(self._stream, frame.arrived, self._schedule.every, choice)
+        self._schedule.come_earlier(earlier)
+        if self.source.demand is not None:
+            self.source.demand.after = after
         try:
             # Not `frame` itself: what the ring gives is masked.
             frames = self._ring.window(self._clip_seconds, model.clip_length or 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from enum import Enum
 
-from streamcap.media.demand import FrameDemand
+from streamcap.media.demand import FrameChoice, FrameDemand
 
 MAX_GAP_SECONDS = 60.0
 """A longer time between keyframes is a jump of the camera's clock."""
@@ -20,6 +20,8 @@ _EARLY = 0.1
 class Action(Enum):
     DECODE = "decode"
     """After the packets that were held, which it may refer to."""
+    PREPARE = "prepare"
+    """Decode it because the wanted frame refers to it; its own frame is not wanted."""
     HOLD = "hold"
     """Keep it until the next keyframe: it may be decoded later."""
     DROP = "drop"
@@ -29,7 +31,8 @@ class DecodePolicy:
     """Decodes as little as `demand` allows. All times are those of packets, in seconds.
 
     With `auto`, the times between the last keyframes are observed. Where they are no longer than `demand.every`, the
-    keyframe nearest to each wanted time is decoded alone. Where they are longer, each group of pictures is decoded from
+    keyframe nearest to each wanted time is decoded alone, or with the frames up to `demand.after` seconds after it, of
+    which the last one is wanted. Where they are longer, each group of pictures is decoded from
     its keyframe to the last wanted frame in it, as it arrives. Other packets are held: when a viewer comes or a
     keyframe does not, decoding continues at once with complete frames.
     """
@@ -53,6 +56,21 @@ class DecodePolicy:
         """Whether the decoder got everything since the last keyframe."""
         self._dropped = False
         self._trusted = True
+        self._time: float | None = None
+        self._frame = 0.0
+        """Seconds between frames."""
+        self._target: float | None = None
+        """When the wanted frame is due that follows the keyframe decoded last; None: there is none."""
+        self._decoded_few = False
+        """Whether the packet that was last to be decoded was wanted alone or as the last one after its keyframe."""
+        self._gives_at_once = True
+
+    def frame_choice(self) -> FrameChoice:
+        """The frames that could have been chosen instead of the last one."""
+        if not self._decoded_few:
+            return FrameChoice()
+        may_follow = self._gives_at_once and self._demand.decode == "auto"
+        return FrameChoice(self.spacing, self._frame if may_follow else 0.0)
 
     def choose(self, keyframe: bool, time: float | None) -> Action:
         """What to do with the next packet. time: its presentation timestamp; None: unknown."""
@@ -61,8 +79,12 @@ class DecodePolicy:
             self._note_keyframe(time)
         elif self._dropped or (self.after_gap and self._is_leading(time)):
             return Action.DROP
+        if time is not None:
+            # Some cameras repeat a timestamp now and then.
+            self._frame = self._frame if self._time is None or time <= self._time else time - self._time
+            self._time = time
         action = self._choose(keyframe, time)
-        self._complete = action is Action.DECODE
+        self._complete = action in (Action.DECODE, Action.PREPARE)
         self._dropped = action is Action.DROP
         return action
 
@@ -74,17 +96,22 @@ class DecodePolicy:
         """What is marked as keyframes cannot be decoded alone: decode everything from now on."""
         self._trusted = False
 
+    def delays(self) -> None:
+        """The decoder gives no frame at once, as it may have to reorder them: decode keyframes alone from now on."""
+        self._gives_at_once = False
+
     def caught_up(self) -> None:
         """The held packets were decoded after all."""
         self._complete = True
 
     def _choose(self, keyframe: bool, time: float | None) -> Action:
         demand = self._demand
-        self.spacing, self.alone = 0.0, False
+        target, self._target = self._target, None
+        self.spacing, self.alone, self._decoded_few = 0.0, False, False
         if demand.decode == "keyframes" or self.catch_up:
             # Frames skipped by an overload count as missed; unwanted ones do not.
             self.spacing = max(self._gaps, default=0.0) if demand.decode == "keyframes" else 0.0
-            self.alone = keyframe
+            self.alone = self._decoded_few = keyframe
             return Action.DECODE if keyframe else Action.DROP
         gap = None if time is None else self._gap(time)
         known = gap is not None and self._newest is not None and self._key_time is not None
@@ -95,12 +122,27 @@ class DecodePolicy:
         due = self._newest + min(self._wait, demand.every)
         if gap <= demand.every * _TOLERANCE:
             self.spacing = gap
-            self.alone = keyframe and time >= due - gap / 2
-            return Action.DECODE if self.alone else Action.HOLD
+            return self._choose_near(keyframe, time, due, target)
         early = _EARLY * demand.every
         self.spacing = 2 * early if keyframe else 0.0
         overdue = time > self._key_time + max(self._gaps) + early
         return Action.DECODE if overdue or due < self._key_time + gap - early else Action.HOLD
+
+    def _choose_near(self, keyframe: bool, time: float, due: float, target: float | None) -> Action:
+        """Where keyframes are frequent: the frame nearest to `due` among those that lie as far after a keyframe."""
+        if target is not None and (keyframe or time >= target - self._frame / 2):
+            self.alone, self._decoded_few = keyframe, True
+            return Action.DECODE
+        after = self._demand.after if self._gives_at_once else 0.0
+        if target is None:
+            if not keyframe or time + after < due - self.spacing / 2:
+                return Action.HOLD
+            if not after:
+                self.alone = self._decoded_few = True
+                return Action.DECODE
+            target = time + after
+        self._target = target
+        return Action.PREPARE
 
     def _note_keyframe(self, time: float | None) -> None:
         if time is None:

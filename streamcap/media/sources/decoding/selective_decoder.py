@@ -47,6 +47,12 @@ class SelectiveDecoder:
         if packet.is_keyframe:
             self._forget()
         action = self._policy.choose(packet.is_keyframe, _seconds(packet))
+        if action is Action.PREPARE:
+            frames = self._decoded(packet)
+            if not frames:
+                self._policy.delays()
+            self._check_keyframe(packet, frames)
+            return []
         if action is not Action.DECODE:
             self.skipped += 1
             if action is Action.HOLD:
@@ -60,12 +66,16 @@ class SelectiveDecoder:
         if packet.is_keyframe:
             if not out and self._policy.alone:
                 out = self._drained(packet)
+                self._policy.delays()
                 self._fruitless = 0 if out else self._fruitless + 1
                 if self._fruitless == MAX_FRUITLESS:
                     self._policy.distrust()
-            if any(frame.pts == packet.pts and not _is_intra(frame) for frame in out):
-                self._policy.distrust()
+            self._check_keyframe(packet, out)
         return out or earlier
+
+    def _check_keyframe(self, packet: Packet[VideoStream], frames: Sequence[VideoFrame]) -> None:
+        if packet.is_keyframe and any(frame.pts == packet.pts and not _is_intra(frame) for frame in frames):
+            self._policy.distrust()
 
     def _hold(self, packet: Packet[VideoStream]) -> None:
         self._held.append(packet)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from streamcap.media.demand import FrameDemand
+from streamcap.media.demand import FrameChoice, FrameDemand
 from streamcap.media.sources.decoding.decode_policy import Action, DecodePolicy
 from streamcap.media.timing.schedule import Schedule
 from tests.media.fakes import made_frame
@@ -28,6 +28,7 @@ class Camera:
     def __post_init__(self) -> None:
         self.policy = DecodePolicy(self.demand)
         self.schedule = Schedule(self.demand.every)
+        self.choice = FrameChoice()
         self._held: list[float] = []
         self._number = 0
 
@@ -40,6 +41,8 @@ class Camera:
             action = self.policy.choose(keyframe, time)
             if action is Action.HOLD:
                 self._held.append(time)
+            elif action is Action.PREPARE:
+                self.decoded.append(time)
             elif action is Action.DECODE:
                 self.decoded += [*self._held, time]
                 self._held = []
@@ -47,6 +50,7 @@ class Camera:
                 object.__setattr__(frame, "spacing", self.policy.spacing)
                 if self.schedule.due(frame):
                     self.captioned.append(time)
+                    self.choice = self.policy.frame_choice()
                 self.demand.wait = self.schedule.wait(frame)
                 self.policy.took(time)
 
@@ -159,3 +163,43 @@ def test_non_intra_keyframes_make_all_frames_decoded() -> None:
     camera.policy.distrust()
     camera.play(6.0, 1.0)
     assert len(camera.decoded) == 6 * RATE
+
+
+@pytest.mark.parametrize("gop", [0.5, 1.0])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_frame_after_a_keyframe_costs_those_up_to_it(gop: float, frames: int) -> None:
+    camera = Camera(FrameDemand(every=1.0, after=frames / RATE))
+    camera.play(24.0, gop)
+    late = [time for time in camera.captioned if time >= 8.0]
+    assert len(late) == 16
+    assert {round(time % gop * RATE) for time in late} == {frames}
+    assert within(camera.decoded, 8.0) == 16 * (1 + frames)
+    assert camera.schedule.missed == 0
+    assert camera.choice == FrameChoice(pytest.approx(gop), pytest.approx(1 / RATE))
+
+
+def test_viewer_after_such_a_frame_gets_all_references() -> None:
+    camera = Camera(FrameDemand(every=1.0, after=2 / RATE))
+    camera.play(6.0 + 5 / RATE, 1.0)
+    camera.demand.viewers = 1
+    camera.play(1 / RATE, 10.0)
+    # The last frame stands for a keyframe here: what follows is decoded one by one.
+    assert camera.decoded[-4:] == pytest.approx([6.0, 6.0 + 1 / RATE, 6.0 + 2 / RATE, 6.0 + 5 / RATE])
+
+
+def test_keyframe_that_comes_too_early_is_captioned() -> None:
+    camera = Camera(FrameDemand(every=1.0, after=10 / RATE))
+    camera.play(8.0, 1.0)
+    camera.play(8.0, 0.2)
+    late = [time for time in camera.captioned if time >= 10.0]
+    assert len(late) >= 5
+    assert camera.schedule.missed == 0
+
+
+@pytest.mark.parametrize("decode", ["auto", "keyframes"])
+def test_decoder_that_delays_gets_keyframes_alone(decode: str) -> None:
+    camera = Camera(FrameDemand(decode=decode, every=1.0, after=2 / RATE))  # type: ignore[arg-type]
+    camera.policy.delays()
+    camera.play(12.0, 1.0)
+    assert within(camera.decoded, 4.0) == within(camera.captioned, 4.0) == 8
+    assert camera.choice == FrameChoice(1.0)

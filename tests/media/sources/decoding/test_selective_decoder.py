@@ -69,6 +69,7 @@ def decoded(kind: str, demand: FrameDemand, change: random.Random | None = None)
             if change is not None and change.random() < 0.05:
                 demand.viewers = change.randrange(2)
                 demand.every = change.choice((0.5, 1.0, 1.3, 3.0))
+                demand.after = change.choice((0.0, 0.1, 0.2, 0.4))
             for frame in decoder.decode(packet):
                 frames.append(frame)
                 time = float(frame.pts * frame.time_base)
@@ -97,6 +98,23 @@ def test_keyframe_comes_out_when_it_went_in(kind: str) -> None:
     late = [frame for frame in frames if float(frame.pts * frame.time_base) > 8]
     assert 10 <= len(late) <= 13 and all(frame.key_frame for frame in late)
     assert skipped > 100
+
+
+def test_frame_after_a_keyframe_equals_that_of_full_decoding() -> None:
+    frames, skipped = decoded("plain", FrameDemand(every=1.0, after=0.2))
+    right = whole("plain")
+    late = [frame for frame in frames if float(frame.pts * frame.time_base) > 8]
+    assert 10 <= len(late) <= 13
+    assert all(frame.pts % (90_000) == late[0].pts % 90_000 and not frame.key_frame for frame in late)
+    assert all(frame.to_ndarray().tobytes() == right[frame.pts] for frame in frames)
+    assert skipped > 80
+
+
+@pytest.mark.parametrize("kind", ["reordered", "open"])
+def test_reordered_pictures_are_keyframes_whatever_is_wanted(kind: str) -> None:
+    frames, _ = decoded(kind, FrameDemand(every=1.0, after=0.2))
+    late = [frame for frame in frames if float(frame.pts * frame.time_base) > 8]
+    assert 10 <= len(late) <= 13 and all(frame.key_frame for frame in late)
 
 
 def test_full_memory_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
