@@ -56,7 +56,7 @@ async def measure(path: Path) -> dict[str, float]:
     deps = StreamDeps(
         options=options,
         hub=streams.hub,
-        open_source=lambda url, settings, scope: open_source(url),
+        open_source=lambda url, scope: open_source(url),
         models=ServedModels([nothing], "nothing"),
         submit=lambda sample: None,
     )

@@ -31,11 +31,10 @@ from streamcap.server.http import server as http_server
 from streamcap.server.options import ServerOptions
 from streamcap.service_changes import ServiceChanges, Wanted
 from streamcap.streams.options import StreamOptions
-from streamcap.streams.settings import StreamSettings
 from streamcap.streams.storage.caption_store import CaptionStore
 from streamcap.streams.storage.file_retention import FileRetention
 from streamcap.streams.stream_deps import StreamDeps
-from streamcap.streams.stream_set import StreamSet
+from streamcap.streams.stream_set import StreamSet, log_failure
 
 if TYPE_CHECKING:
     from streamcap.captioner import Captioner
@@ -95,9 +94,9 @@ async def serve_streams(
     stopping = asyncio.create_task(stop.wait(), name="stop")
     model_thread, stop_thread = DaemonPool("model"), DaemonPool("stop")
     loading = asyncio.create_task(model_thread.run(load_models, models, load), name="model")
-    watching = asyncio.create_task(streams.watch_load(), name="load")
-    trimming = asyncio.create_task(trim_heap_periodically(), name="heap")
-    showing = None if options.show is None else asyncio.create_task(options.show(streams.hub), name="show")
+    watching = _background(streams.watch_load(), "load")
+    trimming = _background(trim_heap_periodically(), "heap")
+    showing = None if options.show is None else _background(options.show(streams.hub), "show")
     service: ModelService | None = None
     # Tasks that begin once all streams are there.
     later: list[asyncio.Task[None]] = []
@@ -115,10 +114,10 @@ async def serve_streams(
                 streams.ready = True
                 if options.reloader is not None:
                     changes = None if options.wanted is None else ServiceChanges(options.wanted, streams, service)
-                    later.append(asyncio.create_task(options.reloader.watch(streams, changes), name="reload"))
+                    later.append(_background(options.reloader.watch(streams, changes), "reload"))
                 if (out := options.stream_options.out) is not None:
                     retention = FileRetention(out, options.stream_options.rotation)
-                    later.append(asyncio.create_task(retention.watch(streams.names), name="retention"))
+                    later.append(_background(retention.watch(streams.names), "retention"))
                 log.info("listening on %s", _address(options.server, listener))
                 await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
             else:
@@ -149,6 +148,13 @@ async def serve_streams(
             f"{streams.dropped_finals} final captions are lost: the disk of --out refused them, or did not answer"
         )
     return ended
+
+
+def _background(coroutine: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+    """A task that the service can do without: it is logged if it fails."""
+    task = asyncio.create_task(coroutine, name=name)
+    task.add_done_callback(log_failure)
+    return task
 
 
 async def _add(streams: StreamSet, options: ServeOptions) -> None:
@@ -201,15 +207,16 @@ def _stop(stop: asyncio.Event, on_signal: Callable[[], None]) -> None:
     on_signal()
 
 
-def source_opener(stream_options: StreamOptions) -> Callable[[str, StreamSettings, HostScope], Source]:
-    def source_of(url: str, settings: StreamSettings, scope: HostScope) -> Source:
-        every = stream_options.every if settings.every is None else settings.every
+def source_opener(stream_options: StreamOptions) -> Callable[[str, HostScope], Source]:
+    """What `StreamDeps.open_source` needs."""
+
+    def source_of(url: str, scope: HostScope) -> Source:
         options = SourceOptions(
             open_timeout=stream_options.open_timeout,
             read_timeout=stream_options.read_timeout,
             hwaccel=stream_options.hwaccel,
-            # Once for each caption, and often enough not to be stalled.
-            poll_interval=min(every, stream_options.stall_after / 2),
+            # Often enough not to be stalled.
+            poll_interval=stream_options.stall_after / 2,
             scope=scope,
         )
         return open_source(url, options=options)

@@ -50,10 +50,12 @@ def camera(
     *,
     session: str = "1",
     requests: SimpleQueue[str] | None = None,
+    end: bytes | None = None,
 ) -> Iterator[int]:
     """Its port on the loopback. Each viewer gets `frames()`, one every PAUSE seconds, on the channel set up for `t0`.
 
-    session: the header of that name. requests: gets what the viewers send.
+    session: the header of that name. requests: gets what the viewers send. end: sent after
+    the frames, before the camera closes the connection; None: it falls silent instead.
     """
     listener = socket.create_server(("127.0.0.1", 0))
     ended = threading.Event()
@@ -63,7 +65,7 @@ def camera(
             while True:
                 connection, _ = listener.accept()
                 threading.Thread(
-                    target=_answer, args=(connection, sdp, frames, ended, session, requests), daemon=True
+                    target=_answer, args=(connection, sdp, frames, ended, session, requests, end), daemon=True
                 ).start()
 
     thread = threading.Thread(target=serve)
@@ -85,6 +87,7 @@ def _answer(
     ended: threading.Event,
     session: str,
     requests: SimpleQueue[str] | None,
+    end: bytes | None,
 ) -> None:
     channel = 0
     with connection, suppress(OSError):
@@ -106,11 +109,15 @@ def _answer(
                 head += f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n"
             connection.sendall(f"{head}\r\n{body}".encode())
             if method == "PLAY":
-                threading.Thread(target=_play, args=(connection, frames, ended, channel), daemon=True).start()
+                threading.Thread(target=_play, args=(connection, frames, ended, channel, end), daemon=True).start()
 
 
 def _play(
-    connection: socket.socket, frames: Callable[[], Iterator[Units]], ended: threading.Event, channel: int
+    connection: socket.socket,
+    frames: Callable[[], Iterator[Units]],
+    ended: threading.Event,
+    channel: int,
+    end: bytes | None,
 ) -> None:
     sequence = 0
     with suppress(OSError):
@@ -122,3 +129,6 @@ def _play(
                 sequence += 1
             if ended.wait(PAUSE):
                 return
+        if end is not None:
+            connection.sendall(end)
+            connection.shutdown(socket.SHUT_RDWR)

@@ -16,7 +16,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from streamcap.app import ServeOptions, serve_streams
+from streamcap.app import ServeOptions, _background, serve_streams
 from streamcap.engine.change_gate import ChangeGateOptions
 from streamcap.engine.engine import EngineOptions
 from streamcap.engine.model_settings import ModelSettings
@@ -89,6 +89,16 @@ async def test_failed_model_load_stops_service_with_reason() -> None:
 
     with listen(OPTIONS.server) as listener, pytest.raises(InputError, match="no such model"):
         await asyncio.wait_for(serve_streams(OPTIONS, load, listener), TIMEOUT_FACTOR)
+
+
+async def test_failed_background_task_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail() -> None:
+        raise OSError("no space left")
+
+    await asyncio.wait((_background(fail(), "retention"),))
+    assert [(record.getMessage(), str(record.exc_info[1])) for record in caplog.records if record.exc_info] == [
+        ("retention failed", "no space left")
+    ]
 
 
 if __name__ == "__main__":

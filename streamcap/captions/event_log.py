@@ -55,13 +55,7 @@ class EventLog:
     def number(self, payload: Payload) -> Event:
         """Give `payload` the next number and store it for replay."""
         event = encode(self._next, payload)
-        self._next += 1
-        self._update_current(event)
-        stored = StoredEvent(event.seq, event.text)
-        if event.is_interim:
-            self._interims.append(stored)
-        else:
-            self._store(stored)
+        self._take(event)
         return event
 
     def insert(self, event: Event) -> bool:
@@ -70,13 +64,7 @@ class EventLog:
         """
         if event.seq < self._next:
             return False
-        self._next = event.seq + 1
-        self._update_current(event)
-        stored = StoredEvent(event.seq, event.text)
-        if event.is_interim:
-            self._interims.append(stored)
-        else:
-            self._store(stored)
+        self._take(event)
         return True
 
     def set_status(self, status: Status) -> None:
@@ -132,6 +120,16 @@ class EventLog:
                 events.append(event)
             seq = event.seq
         return events
+
+    def _take(self, event: Event) -> None:
+        """Store the newest event."""
+        self._next = event.seq + 1
+        self._update_current(event)
+        stored = StoredEvent(event.seq, event.text)
+        if event.is_interim:
+            self._interims.append(stored)
+        else:
+            self._store(stored)
 
     def _update_current(self, event: Event) -> None:
         match event.payload:

@@ -48,7 +48,7 @@ def schema() -> None:
 
 def json_schema() -> dict[str, object]:
     """The schema, as `streamcap/config/schema.json` has it."""
-    from streamcap.cli.service.serve_options import file_flags
+    from streamcap.cli.service.file_flags import file_flags
     from streamcap.config.schema import file_schema
 
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **file_schema(file_flags()).model_json_schema()}

@@ -67,7 +67,7 @@ class StateFile:
                 )
                 del self._saved[name]
             elif saved.stream is None:
-                del found[name]
+                found.pop(name, None)
             else:
                 try:
                     check_url(saved.stream.url)

@@ -65,7 +65,7 @@ class Sample:
     epoch: int
     """Epoch of the stream: counts connections and epochs of the source."""
     start: float
-    """Seconds on the stream's output timeline, which never goes back (see `media.timeline`)."""
+    """Seconds on the stream's output timeline, which never goes back (see `media.timing.timeline`)."""
     captured_at: float
     captured_at_source: CaptureClock
     arrived: float

@@ -344,7 +344,7 @@ class Stream:
     async def _read(self, connection_no: int) -> StreamcapError | None:
         """One connection to the source. Returns why it ended."""
         listener = LoopListener(self)
-        source = self._deps.open_source(self._secret_url, self.settings, self.scope)
+        source = self._deps.open_source(self._secret_url, self.scope)
         source.demand = self._demand
         source_thread = self._source_thread = SourceThread(
             self.name,

@@ -13,7 +13,6 @@ from streamcap.media.sources.base import Source
 from streamcap.media.sources.http.address import HostScope
 from streamcap.media.timing.phases import SamplingPhases
 from streamcap.streams.options import StreamOptions
-from streamcap.streams.settings import StreamSettings
 from streamcap.streams.storage.caption_file_writer import CaptionFileWriter
 from streamcap.streams.storage.caption_store import CaptionStore
 
@@ -23,8 +22,8 @@ class StreamDeps:
     options: StreamOptions
     """Replaced as a whole when the service uses others."""
     hub: Hub
-    open_source: Callable[[str, StreamSettings, HostScope], Source]
-    """The source of a URL, for a stream with these settings and the hosts it may connect to; not opened yet."""
+    open_source: Callable[[str, HostScope], Source]
+    """The source of a URL and of the hosts that it may connect to; not opened yet."""
     models: ServedModels
     submit: Callable[[Sample], None]
     """Submit a sample to the engine. From any thread."""

@@ -111,9 +111,8 @@ class StreamSet:
     ) -> Stream:
         """Start captioning `url`; without a `name`, one is made from the URL.
 
-        scope: the hosts that the source may connect to.
-        keep_failed: a stream whose files cannot be used stays in the set, as `failed`. Raises InputError,
-        NotReadyError.
+        scope: the hosts that the source may connect to. keep_failed: a stream whose files cannot be used stays in the
+        set, as `failed`. Raises InputError, NotReadyError.
         """
         if self._deps is None:
             raise NotReadyError("the model is loading; retry in a moment")
@@ -147,7 +146,7 @@ class StreamSet:
             raise StreamRemovedError(f"stream {name} was removed before it started; retry")
         stream.register()
         task = asyncio.create_task(stream.run(), name=f"stream-{name}")
-        task.add_done_callback(_log_failure)
+        task.add_done_callback(log_failure)
         self._tasks[name] = task
         return stream
 
@@ -216,7 +215,8 @@ class StreamSet:
     ) -> Stream:
         """Restart a stream, with another URL or other settings if given; its numbers continue.
 
-        scope: of another URL; the old one keeps its own. Raises as `add`, UnknownStreamError.
+        If its files cannot be used now, it stays in the set, as `failed`. scope: of another URL; the old one keeps its
+        own. Raises as `add`, UnknownStreamError.
         """
         old = self.get(name)
         scope = old.scope if url is None else scope
@@ -224,7 +224,7 @@ class StreamSet:
         settings = old.settings if settings is None else settings
         self._check_model(settings)
         await self.remove(name)
-        return await self.add(name, url, settings, scope=scope)
+        return await self.add(name, url, settings, scope=scope, keep_failed=True)
 
     async def close(self) -> None:
         """Stop all streams within CLOSE_SECONDS. Idempotent."""
@@ -309,6 +309,7 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
             log.warning("%s did not end within %g s", task.get_name(), CLOSE_SECONDS)
 
 
-def _log_failure(task: asyncio.Task[None]) -> None:
+def log_failure(task: asyncio.Task[None]) -> None:
+    """A callback of a task that nobody awaits while the service runs."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("%s failed", task.get_name(), exc_info=error)

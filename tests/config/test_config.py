@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from streamcap.cli.config import json_schema
-from streamcap.cli.service.serve_options import load_checked, serve_flags
+from streamcap.cli.service.file_flags import file_flags
+from streamcap.cli.service.serve_options import load_checked
 from streamcap.config.config import Config, load_config
 from streamcap.config.problems import ConfigError
 from streamcap.engine.model_settings import ModelSettings
@@ -162,7 +163,7 @@ def test_variable_of_a_key_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_every_option_of_serve_is_a_key_of_server() -> None:
     properties = json_schema()["$defs"]["Server"]["properties"]  # type: ignore[index]
-    assert list(properties) == [flag.name for flag in serve_flags()]
+    assert list(properties) == [flag.name for flag in file_flags() if flag.section == "server"]
     assert {"port", "token", "every", "out", "model", "quiet", "ice_server"} <= set(properties)
     assert all(entry["description"] for entry in properties.values())
 

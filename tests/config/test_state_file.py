@@ -107,3 +107,9 @@ async def test_unwritable_state_is_refused(tmp_path: Path) -> None:
         await state.save(service.streams, "gate")
     assert json.loads(state._text())["streams"]["gate"]["url"] == "rtsp://gate/1"
     await service.streams.close()
+
+
+async def test_removal_of_unknown_stream_is_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    path.write_text('{"version": 1, "streams": {"gate": {"base": ""}}}')
+    assert StateFile(path, lambda: {"door": DOOR}).streams() == {"door": DOOR}

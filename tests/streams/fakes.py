@@ -25,7 +25,6 @@ from streamcap.media.frame import Frame, Pixels, Sample
 from streamcap.media.sources.base import Source, SourceInfo
 from streamcap.media.sources.http.address import HostScope
 from streamcap.streams.options import StreamOptions
-from streamcap.streams.settings import StreamSettings
 from streamcap.streams.stream_deps import StreamDeps
 from streamcap.streams.stream_set import StreamSet
 from tests.timeouts import TIMEOUT_FACTOR
@@ -127,7 +126,7 @@ class FakeService:
         self.messages: list[dict[str, Any]] = []
         self._subscription = self.hub.subscribe(SubscribeOptions(), self._changed.set)
 
-    def _open(self, url: str, _settings: StreamSettings, _scope: HostScope) -> MadeSource:
+    def _open(self, url: str, _scope: HostScope) -> MadeSource:
         source = MadeSource(url, self.refusals.pop(0) if self.refusals else None)
         self.sources.append(source)
         return source

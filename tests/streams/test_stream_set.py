@@ -185,3 +185,14 @@ async def test_close_is_idempotent(service: FakeService) -> None:
     await live(service)
     await service.streams.close()
     await service.streams.close()
+
+
+async def test_replace_keeps_stream_without_its_files(service: FakeService, tmp_path: Path) -> None:
+    await live(service)
+    jsonl = tmp_path / "out" / "door.jsonl"
+    jsonl.unlink()
+    jsonl.mkdir()
+    assert (await service.streams.replace("door")).view().state == "failed"
+    assert "not a regular file" in service.streams.get("door").view().reason
+    jsonl.rmdir()
+    assert (await service.streams.replace("door")).view().state == "connecting"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamcap.cli.extra import require_extra
+from streamcap.cli.service.file_flags import defaults, file_flags, section_of_file
 from streamcap.cli.service.log_format import configure_logging
 from streamcap.cli.service.options import (
     AllowLocal,
@@ -57,7 +57,7 @@ from streamcap.cli.service.options import (
 )
 from streamcap.cli.service.process import exit_now, load_model, run_service, start_timer
 from streamcap.cli.service.serve import DEFAULT_THRESHOLD, parse_sources
-from streamcap.cli.service.serve_options import ConfigFile, build_options, file_flags, given_options, models_of
+from streamcap.cli.service.serve_options import ConfigFile, build_options, given_options, models_of
 from streamcap.errors import InputError
 from streamcap.streams.options import DEFAULT_MIN_CONFIDENCE
 
@@ -93,6 +93,7 @@ NatsCert = Annotated[
 NatsKey = Annotated[Path | None, typer.Option(help="Key (PEM) of that certificate.", rich_help_panel=_CLUSTER)]
 
 
+@section_of_file("cluster")
 def node(
     context: typer.Context,
     sources: Annotated[
@@ -219,14 +220,13 @@ def _reloader(file: Config, arguments: Mapping[str, Any], given: Mapping[str, An
     from streamcap.config.reload import SECTIONS, Reloader
 
     path = Path(file.tree.file)
-    defaults = {name: parameter.default for name, parameter in inspect.signature(node).parameters.items()}
     # The directory of the files cannot change while the node runs.
     fixed = {"sources": arguments["sources"], "out": arguments["out"]}
 
     def load() -> Config:
         config = load_config(path, file_flags())
         try:
-            _node_options({**defaults, **config.server, **config.cluster, **given, **fixed}, config, given)
+            _node_options({**defaults("cluster"), **config.server, **config.cluster, **given, **fixed}, config, given)
         except InputError as error:
             raise config.error(error, given) from None
         return config

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from streamcap.cli.service.file_flags import section_of_file
 from streamcap.cli.service.log_format import configure_logging
 from streamcap.cli.service.options import (
     OUTPUT,
@@ -82,6 +83,7 @@ SHUTDOWN_TIMEOUT_S = 4.4
 """From the first signal to the end of the process, even if something hangs."""
 
 
+@section_of_file("server")
 def serve(
     context: typer.Context,
     sources: Annotated[

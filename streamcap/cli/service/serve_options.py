@@ -1,24 +1,21 @@
-"""The options of `streamcap serve`: made of its arguments, and as keys of the configuration file."""
+"""The options of `streamcap serve`, made of its arguments and of the configuration file."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-import os
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from streamcap.byte_size import parse_bytes
+from streamcap.cli.service.file_flags import defaults, environment, file_flags
 from streamcap.cli.service.options import STREAMS
 from streamcap.errors import InputError
 
 if TYPE_CHECKING:
     from streamcap.config.config import Config, StreamConfig
     from streamcap.config.reload import Reloader
-    from streamcap.config.schema import Flag
     from streamcap.config.state_file import StateFile
     from streamcap.engine.engine import EngineOptions
     from streamcap.engine.model_settings import ModelSettings
@@ -26,8 +23,6 @@ if TYPE_CHECKING:
     from streamcap.server.options import ServerOptions
     from streamcap.service_changes import Wanted
     from streamcap.streams.options import StreamOptions
-
-ONLY_ON_COMMAND_LINE = frozenset({"context", "sources", "config", "mask"})
 
 
 class Options(NamedTuple):
@@ -142,9 +137,9 @@ def load_checked(path: Path, given: Mapping[str, Any] | None = None) -> Config:
     from streamcap.config.config import load_config
 
     config = load_config(path, file_flags())
-    given = _environment() if given is None else given
+    given = environment() if given is None else given
     # Checked at the start only, because it creates the directory.
-    values = {**_defaults(), **config.server, **given, "out": None}
+    values = {**defaults("server"), **config.server, **given, "out": None}
     try:
         build_options(values)
     except InputError as error:
@@ -165,7 +160,7 @@ def wanted_of(file: Config, given: Mapping[str, Any]) -> Wanted:
     from streamcap.service_changes import Wanted
 
     # The directory of the files cannot change while the service runs.
-    values = {**_defaults(), **file.server, **given, "out": None}
+    values = {**defaults("server"), **file.server, **given, "out": None}
     return Wanted(build_options(values).streams, models_of(values, file, given))
 
 
@@ -185,40 +180,10 @@ def state_of(out: Path | None, reloader: Reloader | None) -> StateFile:
         raise InputError(f"--persist: {error}") from None
 
 
-@functools.cache
-def serve_flags() -> tuple[Flag, ...]:
-    """Every option that the file may set, in the order of the help."""
-    from streamcap.cli.service.serve import serve
-    from streamcap.config.schema import Flag
-
-    flags = []
-    for name, (annotation, option) in _parameters(serve).items():
-        flags.append(Flag(name, annotation, option.help or "", option.min, option.max))
-    return tuple(flags)
-
-
 def given_options(context: typer.Context) -> set[str]:
     """Names of the options that the command line or an environment variable sets: they win over the file."""
     sources = ((name, context.get_parameter_source(name)) for name in context.params)
     return {name for name, source in sources if source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")}
-
-
-@functools.cache
-def file_flags() -> tuple[Flag, ...]:
-    """Every option of `serve` and `node` that the file may set."""
-    from streamcap.cli.service.node import node
-    from streamcap.config.schema import Flag
-
-    flags = serve_flags()
-    known = {flag.name for flag in flags}
-    return (
-        *flags,
-        *(
-            Flag(name, annotation, option.help or "", option.min, option.max, "cluster")
-            for name, (annotation, option) in _parameters(node).items()
-            if name not in known
-        ),
-    )
 
 
 def use_file(context: typer.Context, path: Path | None) -> Path | None:
@@ -241,29 +206,3 @@ ConfigFile = Annotated[
         rich_help_panel=STREAMS,
     ),
 ]
-
-
-def _parameters(command: Callable[..., None]) -> dict[str, tuple[Any, Any]]:
-    """Type and Typer option of each parameter of `command` that the file may set."""
-    hints = get_type_hints(command, include_extras=True)
-    names = [name for name in inspect.signature(command).parameters if name not in ONLY_ON_COMMAND_LINE]
-    return {name: (_without_none(get_args(hints[name])[0]), get_args(hints[name])[1]) for name in names}
-
-
-def _defaults() -> dict[str, Any]:
-    from streamcap.cli.service.serve import serve
-
-    return {name: parameter.default for name, parameter in inspect.signature(serve).parameters.items()}
-
-
-def _environment() -> dict[str, str]:
-    """Options that an environment variable sets."""
-    from streamcap.cli.service.serve import serve
-
-    variables = {name: option.envvar for name, (_, option) in _parameters(serve).items()}
-    return {name: os.environ[str(one)] for name, one in variables.items() if one and os.environ.get(str(one))}
-
-
-def _without_none(annotation: Any) -> Any:
-    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
-    return kinds[0] if type(None) in get_args(annotation) and len(kinds) == 1 else annotation

@@ -176,7 +176,7 @@ class GatewayStreams(StreamSet):
         self._gateway_deps = StreamDeps(
             options=replace(options, out=None),
             hub=hub,
-            open_source=lambda url, settings, scope: (_ for _ in ()).throw(AssertionError("never opened")),
+            open_source=lambda url, scope: (_ for _ in ()).throw(AssertionError("never opened")),
             models=_AnyModel([_named(model)], model),
             submit=lambda sample: None,
         )

@@ -6,6 +6,7 @@ import contextlib
 import re
 import socket
 import ssl
+import time
 from urllib.parse import SplitResult, urlsplit
 
 from streamcap.media.sources.http.address import ForbiddenHostError, HostGuard
@@ -108,7 +109,10 @@ def _speaks_tls(address: str, port: int, timeout: float) -> bool:
 
 
 def rtsp_challenges(url: str, guard: HostGuard, *, timeout: float) -> list[str]:
-    """Authentication schemes that an `rtsp://` server offers, such as "Basic" or "Digest SHA-256"; [] if none."""
+    """Authentication schemes that an `rtsp://` server offers, such as "Basic" or "Digest SHA-256"; [] if none.
+
+    Connecting and reading take at most `timeout` seconds each.
+    """
     parts = urlsplit(url)
     if parts.scheme.lower() != "rtsp" or not parts.hostname:
         return []
@@ -118,7 +122,10 @@ def rtsp_challenges(url: str, guard: HostGuard, *, timeout: float) -> list[str]:
         address = guard.resolve(parts.hostname, port)[0]
         with socket.create_connection((address, port), timeout) as connection:
             connection.sendall(_describe(parts))
+            deadline = time.monotonic() + timeout
             while b"\r\n\r\n" not in reply and len(reply) < _MAX_REPLY_BYTES:
+                # Of what is left: a server may send a byte now and then.
+                connection.settimeout(max(0.001, deadline - time.monotonic()))
                 more = connection.recv(4096)
                 if not more:
                     break

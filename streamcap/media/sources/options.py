@@ -21,7 +21,7 @@ class SourceOptions:
     realtime: bool = True
     """Play finite sources in real time, else as fast as possible."""
     poll_interval: float = 1.0
-    """Seconds between two requests to a URL that returns a single JPEG."""
+    """Most seconds between two requests to a URL that returns a single image."""
     scope: HostScope = HostScope.ANY
     """The hosts that the URL may name and lead to."""
     max_pixels: int = 50_000_000

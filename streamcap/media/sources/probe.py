@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -16,10 +17,13 @@ from streamcap.media.frame import Frame
 from streamcap.media.orientation import SQUARE, display_size
 from streamcap.media.sources import open_source
 from streamcap.media.sources.base import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
+from streamcap.media.sources.errors import describe_error
 from streamcap.media.sources.http.address import HostScope
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.url import PUSHED, check_url, scheme_of
 from streamcap.redact import redact
+
+log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 10.0
 """Limit of one probe."""
@@ -156,6 +160,9 @@ class _Prober:
             reason = str(refused)
         except (SourceLost, SourceEnded) as end:
             reason = "" if seen.frames else str(end)
+        except Exception as error:  # else nobody would learn of it: the report would only come late
+            log.exception("probing %s failed", redact(self._url))
+            reason = f"an error of streamcap: {describe_error(error)}"
         finally:
             source.close()
         reason = reason or ("" if seen.frames else _no_frame(seen, self._watch_seconds))

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from streamcap.media.sources.diagnosis import rtsp_challenges
+from streamcap.media.sources.http.address import HostGuard, HostScope
 from streamcap.media.sources.probe import ProbeReport, probe
 from testbed import scripted_rtsp
 from testbed.answers import answering
@@ -214,3 +216,32 @@ def test_publisher_and_hung_source_are_reported(monkeypatch: pytest.MonkeyPatch)
     released.set()
     assert report == ProbeReport(report.url, usable=False, reason=report.reason, seconds=0.2)
     assert "nothing came of it within 0.2 s" in report.reason
+
+
+def test_slow_challenge_is_given_up() -> None:
+    """A server that sends a byte now and then holds the prober no longer than one that is silent."""
+    pause, sent = threading.Event(), 0
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            nonlocal sent
+            connection, _ = listener.accept()
+            with suppress(OSError), connection:
+                for sent in range(300):  # noqa: B007 - read below
+                    connection.sendall(b"R")
+                    pause.wait(0.03)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"rtsp://127.0.0.1:{listener.getsockname()[1]}/live"
+        assert rtsp_challenges(url, HostGuard(url, HostScope.ANY), timeout=0.3) == []
+        thread.join()
+    assert sent < 299
+
+
+def test_error_of_our_own_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_source: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("streamcap.media.sources.rtsp.source.RtspSource.open", fail)
+    assert probe("rtsp://127.0.0.1:9/live", seconds=TIMEOUT_FACTOR).reason == "an error of streamcap: a bug"

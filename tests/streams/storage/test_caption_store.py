@@ -82,7 +82,7 @@ class Publishing:
         deps = StreamDeps(
             options=StreamOptions(),
             hub=self.hub,
-            open_source=lambda url, settings, scope: MadeSource(url),
+            open_source=lambda url, scope: MadeSource(url),
             models=ServedModels([ServedModel("mini", "mini", None, lambda frames: np.zeros(0, np.uint8))], "mini"),
             submit=lambda sample: None,
             store=lambda name: log,

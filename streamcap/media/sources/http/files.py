@@ -194,11 +194,21 @@ class NestedFiles:
 
     def _redirected(self, file: _Part, url: str) -> File:
         """A redirected playlist with absolute URLs: libav would resolve relative ones against the URL it asked for."""
-        start = read_all(file, len(PLAYLIST_START))
-        if not start.startswith(PLAYLIST_START):
-            file.unread(start)
-            return file
-        text = start + read_all(file, MAX_PLAYLIST_BYTES)
+        deadline = self._monotonic() + self.max_silence
+
+        def check() -> None:
+            if self._monotonic() > deadline:
+                raise TimeoutError(f"its playlist was not complete within {self.max_silence:g} s")
+
+        try:
+            start = read_all(file.read, len(PLAYLIST_START), check)
+            if not start.startswith(PLAYLIST_START):
+                file.unread(start)
+                return file
+            text = start + read_all(file.read, MAX_PLAYLIST_BYTES, check)
+        except TimeoutError as error:
+            self._note(url, error)
+            text = b""
         file.close()
         return io.BytesIO(with_absolute_urls(text.decode(errors="replace"), url).encode())
 
@@ -300,9 +310,10 @@ def read_some(response: http.client.HTTPResponse, size: int) -> bytes:
     return data
 
 
-def read_all(file: File, max_bytes: int) -> bytes:
-    """All of `file`, or its first `max_bytes`."""
+def read_all(read: Callable[[int], bytes], max_bytes: int, check: Callable[[], None]) -> bytes:
+    """What `read` gives until its end, or the first `max_bytes`. `check` is called after each piece; it may raise."""
     data = bytearray()
-    while len(data) < max_bytes and (more := file.read(min(_SKIP_BYTES, max_bytes - len(data)))):
+    while len(data) < max_bytes and (more := read(min(_SKIP_BYTES, max_bytes - len(data)))):
         data += more
+        check()
     return bytes(data)

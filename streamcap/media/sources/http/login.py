@@ -57,7 +57,9 @@ class HttpLogin:
 
     def _digest_header(self, fields: dict[str, str], method: str, target: str) -> str:
         def digest(text: str) -> str:
-            return hashlib.new(_HASHES[_algorithm(fields)], text.encode(), usedforsecurity=False).hexdigest()
+            # RTSP headers keep bytes that are not UTF-8 as surrogates.
+            data = text.encode(errors="surrogateescape")
+            return hashlib.new(_HASHES[_algorithm(fields)], data, usedforsecurity=False).hexdigest()
 
         self._count += 1
         realm, nonce, own, count = fields.get("realm", ""), fields["nonce"], self._make_nonce(), f"{self._count:08x}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import io
 import logging
@@ -23,7 +24,7 @@ from streamcap.media.sources.base import Source, SourceInfo, SourceLost, SourceR
 from streamcap.media.sources.decoding.decode_policy import Action, DecodePolicy
 from streamcap.media.sources.diagnosis import connection_fault, wrong_protocol
 from streamcap.media.sources.http.client import HttpClient
-from streamcap.media.sources.http.files import MAX_PLAYLIST_BYTES, NestedFiles, VideoFile, read_all
+from streamcap.media.sources.http.files import MAX_PLAYLIST_BYTES, NestedFiles, VideoFile, read_all, read_some
 from streamcap.media.sources.http.hls import PLAYLIST_START, choose_rendition, with_absolute_urls
 from streamcap.media.sources.http.jpeg import START, JpegSplitter, jpeg_size
 from streamcap.media.sources.http.video import HttpVideoSource
@@ -48,8 +49,9 @@ class HttpSource(Source):
     """One connection to an HTTP URL.
 
     A stream of JPEGs is read as it arrives, with or without multipart headers. A URL that returns a single JPEG or
-    another image is polled every `options.poll_interval` seconds. Of an HLS master playlist, one rendition is read.
-    JPEGs have no timestamps and are timed by arrival. Of a stream of JPEGs, unwanted ones are not decoded.
+    another image is polled as often as frames are wanted, at least every `options.poll_interval` seconds. Of an HLS
+    master playlist, one rendition is read. JPEGs have no timestamps and are timed by arrival. Of a stream of JPEGs,
+    unwanted ones are not decoded.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class HttpSource(Source):
             while not self._waiting and self._monotonic() - started < self._options.open_timeout:
                 self._waiting = self._more()
         except SourceLost as lost:
+            self.close()
             raise SourceRefused(str(lost), retry=True) from None
         except SourceRefused:
             self.close()
@@ -170,7 +173,7 @@ class HttpSource(Source):
     def _open_other_image(self, response: http.client.HTTPResponse, first: bytes) -> SourceInfo:
         """A URL of a PNG or another image that is no JPEG, which is polled."""
         with response:
-            self._waiting = [first + read_all(response, MAX_IMAGE_BYTES)]
+            self._waiting = [first + self._read_all(response, MAX_IMAGE_BYTES)]
         self._polled = self._is_other_image = True
         video_frames = self._decode(self._waiting[0])
         if not video_frames:
@@ -215,15 +218,26 @@ class HttpSource(Source):
         """The URL and the text of the playlist to read: of a master playlist, of the rendition it chooses."""
         url = self._secret_url
         with response:
-            text = (first + read_all(response, MAX_PLAYLIST_BYTES)).decode(errors="replace")
+            text = (first + self._read_all(response, MAX_PLAYLIST_BYTES)).decode(errors="replace")
         rendition = choose_rendition(text, response.url)
         if rendition is not None:
             log.info("%s: of its renditions %s is read", self.url, redact(rendition))
             url = rendition
             with self._client.get(url) as response:
-                text = read_all(response, MAX_PLAYLIST_BYTES).decode(errors="replace")
+                text = self._read_all(response, MAX_PLAYLIST_BYTES).decode(errors="replace")
         # libav does not take a byte order mark.
         return url, with_absolute_urls(text.removeprefix("\ufeff"), response.url).encode()
+
+    def _read_all(self, response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+        """All of `response`, or its first `max_bytes`. Raises SourceLost if that takes longer than `open_timeout`, or
+        after `stop`; OSError, HTTPException."""
+        deadline = self._monotonic() + self._options.open_timeout
+
+        def check() -> None:
+            if self._stopping.is_set() or self._monotonic() > deadline:
+                raise SourceLost(f"{self.url}: what it sends is not complete within {self._options.open_timeout:g} s")
+
+        return read_all(functools.partial(read_some, response), max_bytes, check)
 
     def _next(self) -> list[bytes]:
         """The next JPEGs; empty if none is due yet."""
@@ -258,7 +272,8 @@ class HttpSource(Source):
 
     def _poll(self) -> list[bytes]:
         self._waits.begin(self._monotonic())
-        if self._stopping.wait(self._options.poll_interval):
+        wanted = self.demand.every if self.demand is not None else 0.0
+        if self._stopping.wait(min(self._options.poll_interval, wanted or self._options.poll_interval)):
             return []
         self.close()
         self._splitter = JpegSplitter()
@@ -266,7 +281,7 @@ class HttpSource(Source):
             response = self._response = self._client.get()
             self._waits.end(self._monotonic())
             if self._is_other_image:
-                return [read_all(response, MAX_IMAGE_BYTES)]
+                return [self._read_all(response, MAX_IMAGE_BYTES)]
             deadline = self._monotonic() + self._options.read_timeout
             while self._monotonic() < deadline:
                 images = self._more()

@@ -91,6 +91,8 @@ class RtspRelay:
         """What came while libav opened the session, whole interleaved frames; None: not kept."""
         self._media_bytes = 0
         self._diverted = False
+        self._not_rtsp: MessageError | None = None
+        """Why relaying ended."""
         self._played = ""
         """The URL of the session."""
         self._session = ""
@@ -139,6 +141,10 @@ class RtspRelay:
         media, self._media = self._media, None
         if media:
             return media
+        if self._not_rtsp is not None:
+            raise self._not_rtsp
+        if self._server.fileno() < 0:  # the session ended before it was diverted
+            return None
         if self._monotonic() >= self._keep_alive_at:
             self._keep_alive_at = self._monotonic() + self._keep_alive_seconds
             self._ask("GET_PARAMETER" if self._may_ask_parameters else "OPTIONS")
@@ -180,7 +186,7 @@ class RtspRelay:
             # What is diverted belongs to the thread that reads it.
             stack.callback(lambda: None if self._diverted else self._server.close())
             stack.enter_context(self._listener)
-            with contextlib.suppress(OSError, MessageError):
+            with contextlib.suppress(OSError):
                 client, _ = self._listener.accept()
                 stack.enter_context(client)
                 client.settimeout(self._timeout)
@@ -188,6 +194,8 @@ class RtspRelay:
                     self._relay(client)
                 except SourceRefused as refused:
                     self.fault = refused
+                except MessageError as error:
+                    self._not_rtsp = error
 
     def _relay(self, client: socket.socket) -> None:
         from_client = RtspSplitter()

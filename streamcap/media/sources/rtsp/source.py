@@ -15,6 +15,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from streamcap.media.files.video_stream import best_video
+from streamcap.media.sources.base import SourceLost
 from streamcap.media.sources.libav import LibavSource
 from streamcap.media.sources.libav_options import FORMATS, LIBAV_OPTIONS, RTSP_UDP, TRANSPORTS
 from streamcap.media.sources.options import SourceOptions
@@ -122,8 +123,10 @@ class RtspSource(LibavSource):
                 if zero is not None:
                     self._wall_minus_pts = zero
                 yield _packet(unit, stream, base)
-        except (OSError, MessageError):
+        except (OSError, MessageError) as error:
             yield from (_packet(unit, stream, base) for unit in video.flush())
+            if isinstance(error, MessageError):
+                raise SourceLost(f"{self.url}: what it sends is not RTSP: {error}") from None
             raise
         yield from (_packet(unit, stream, base) for unit in video.flush())
         end: Packet[Any] = Packet(0)

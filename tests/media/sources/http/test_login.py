@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from streamcap.media.sources.http.login import HttpLogin
@@ -9,6 +11,10 @@ from streamcap.media.sources.http.login import HttpLogin
 NONCE = "7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v"
 OWN = "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ"
 FIELDS = f'realm="http-auth@example.org", qop="auth, auth-int", nonce="{NONCE}", opaque="FQhe/qaU925kfnzjCev0ciny7QMk"'
+
+
+def digest(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def login() -> HttpLogin:
@@ -48,3 +54,13 @@ def test_answer_knows_basic_and_refuses_others() -> None:
     assert http_login.answer(['Basic realm="camera"'])
     assert http_login.header("GET", "/") == "Basic TXVmYXNhOkNpcmNsZSBvZiBMaWZl"
     assert not login().answer(['Negotiate, Digest realm="x", nonce="y", algorithm=SHA-512-256'])
+
+
+def test_realm_that_is_not_utf8() -> None:
+    """RTSP: the bytes of a header are kept as surrogates."""
+    login = HttpLogin("user", "password", make_nonce=lambda: "0")
+    assert login.answer(['Digest realm="caf\udce9", nonce="1"'])
+    header = login.header("DESCRIBE", "rtsp://camera/")
+    assert header is not None and 'realm="caf\udce9"' in header
+    first, second = digest(b"user:caf\xe9:password"), digest(b"DESCRIBE:rtsp://camera/")
+    assert digest(f"{first}:1:{second}".encode()) in header

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from streamcap.media.sources.http.jpeg import JpegSplitter
 from testbed.odd_cameras import COUNT, SIZE, SNAPSHOTS, STREAMS, Login, Snapshot, jpeg
 from tests.media.fakes import write_video
 from tests.media.sources.test_http import folder, hls, serving
+from tests.timeouts import TIMEOUT_FACTOR
 
 OPTIONS = SourceOptions(open_timeout=20, read_timeout=10, poll_interval=0.05)
 
@@ -88,6 +90,35 @@ def test_damaged_picture_is_named() -> None:
 
     with serving(answer) as base, pytest.raises(SourceRefused, match=r"its image \(image/png\) cannot be decoded"):
         open_source(f"{base}/snapshot", options=OPTIONS).open()
+
+
+@pytest.mark.parametrize("kind", ["image/png", "application/vnd.apple.mpegurl"])
+def test_slow_answer_is_given_up(kind: str) -> None:
+    pause = threading.Event()
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Type", kind)
+        request.end_headers()
+        request.wfile.write(b"#EXTM3U")
+        for _ in range(300):
+            request.wfile.write(b"\n")
+            pause.wait(0.03)
+
+    options = SourceOptions(open_timeout=0.3, read_timeout=TIMEOUT_FACTOR)
+    with serving(answer) as base, pytest.raises(SourceRefused, match=r"is not complete within 0\.3 s"):
+        open_source(f"{base}/live", options=options).open()
+
+
+def test_polling_follows_the_wanted_interval() -> None:
+    with serving(Snapshot()) as base:
+        source = open_source(f"{base}/snapshot.jpg", options=SourceOptions(poll_interval=20))
+        source.demand = FrameDemand(every=0.05)
+        source.open()
+        frames = source.frames()
+        first, second, third = (next(frames) for _ in range(3))
+        source.close()
+    assert third.arrived - second.arrived < 20 and second.arrived - first.arrived < 20
 
 
 @pytest.mark.parametrize(("index_first", "readable"), [(True, True), (False, False)])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
+from collections.abc import Iterator
 from queue import SimpleQueue
 
 import pytest
 
-from streamcap.media.sources import Source, SourceOptions, open_source
+from streamcap.media.sources import Source, SourceLost, SourceOptions, open_source
+from streamcap.media.sources.rtsp.messages import MAX_HEAD_BYTES
 from testbed import scripted_rtsp
 from testbed.scripted_rtsp import AUDIO, H264, METADATA
 from tests.timeouts import TIMEOUT_FACTOR
@@ -52,3 +55,26 @@ def test_session_is_kept_alive_and_ended() -> None:
     assert all("Session: a7\r\n" in request for request in after)
     numbers = [int(found[1]) for one in opening + after if (found := re.search(r"CSeq: (\d+)", one))]
     assert numbers == sorted(set(numbers)) and len(numbers) == len(opening + after)
+
+
+@pytest.mark.parametrize("while_opening", [True, False])
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [(b"x" * MAX_HEAD_BYTES, "what it sends is not RTSP"), (b"", "the other side closed the stream")],
+    ids=["garbage", "end"],
+)
+def test_end_of_session_is_named(end: bytes, reason: str, while_opening: bool) -> None:
+    is_open = threading.Event()
+
+    def frames() -> Iterator[scripted_rtsp.Units]:
+        yield from FRAMES
+        if not while_opening:
+            yield from itertools.takewhile(lambda _: not is_open.is_set(), itertools.cycle(FRAMES))
+
+    with scripted_rtsp.camera(scripted_rtsp.description(H264), frames, end=end) as port:
+        source = opened(port)
+        is_open.set()
+        with pytest.raises(SourceLost, match=reason):
+            for _ in source.frames():
+                pass
+        source.close()
