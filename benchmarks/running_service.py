@@ -22,18 +22,33 @@ class ServiceAddress:
     pid: int
     log: list[str] = field(default_factory=list)
     """The lines that it has written to standard error."""
+    process: asyncio.subprocess.Process | None = None
+    """Of a traced service."""
 
     @property
     def feed(self) -> str:
         return self.base.replace("http", "ws", 1) + "/captions"
 
+    async def trace(self) -> dict[str, Any]:
+        """What a traced service has measured since the last call; see `traced_service`."""
+        assert self.process is not None and self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(b"\n")
+        answer: dict[str, Any] = json.loads(await self.process.stdout.readline())
+        return answer
+
 
 @asynccontextmanager
-async def serving(arguments: Sequence[str]) -> AsyncIterator[ServiceAddress]:
+async def serving(arguments: Sequence[str], *, traced: bool = False) -> AsyncIterator[ServiceAddress]:
     """The service, listening; ended when left."""
-    command = [sys.executable, "-m", "streamcap", "serve", "--port", "0", "--quiet", *arguments]
+    module = "benchmarks.traced_service" if traced else "streamcap"
+    pipe = subprocess.PIPE if traced else None
     process = await asyncio.create_subprocess_exec(
-        *command, stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        *(sys.executable, "-m", module, "serve", "--port", "0", "--quiet", *arguments),
+        stdin=pipe,
+        stdout=pipe,
+        stderr=subprocess.PIPE,
+        limit=1 << 26,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     assert process.stderr is not None
     drain: asyncio.Task[None] | None = None
@@ -48,7 +63,7 @@ async def serving(arguments: Sequence[str]) -> AsyncIterator[ServiceAddress]:
         if not base:
             raise SystemExit(f"the service did not start:\n{''.join(output)}")
         drain = asyncio.create_task(_drain(process.stderr, output))
-        yield ServiceAddress(base, process.pid, output)
+        yield ServiceAddress(base, process.pid, output, process)
     finally:
         if process.returncode is None:
             process.terminate()
