@@ -16,7 +16,7 @@ import asyncio
 import json
 import re
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -108,7 +108,7 @@ async def _watch(address: ServiceAddress, server: RtspServer, arguments: argpars
     true = sum(m["text"] == server.sentence_at(datetime.fromisoformat(m["captured_at"]).timestamp()) for _, m in timed)
     inside["publish"] = inside["total"] - sum(inside[part] for part in ("ingest", "queue", "encode", "decode"))
     cpu = cpu_after.user + cpu_after.system - cpu_before.user - cpu_before.system
-    by_name: Counter[str] = Counter()
+    by_name: defaultdict[str, float] = defaultdict(float)
     for number, spent in threads_after.items():
         # Threads of OpenMP and libav are not Python's.
         name = re.sub(r"-cam.*|-\d+$", "", trace["threads"].get(str(number), "others"))
@@ -137,7 +137,9 @@ async def _watch(address: ServiceAddress, server: RtspServer, arguments: argpars
             for name in after
         },
         "cpu_cores": round(cpu / seconds, 3),
-        "cpu_cores_by_thread": {name: round(spent / seconds, 4) for name, spent in by_name.most_common()},
+        "cpu_cores_by_thread": {
+            name: round(spent / seconds, 4) for name, spent in sorted(by_name.items(), key=lambda one: -one[1])
+        },
         "kept_of_a_stream": KEPT,
         "memory_mb": {"start": round(memory[0][1], 2), "end": round(memory[-1][1], 2)},
         "memory_growth_mb_per_hour": round(_slope_per_hour(memory), 2),

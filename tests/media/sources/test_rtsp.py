@@ -17,6 +17,8 @@ from streamcap.media.demand import FrameDemand
 from streamcap.media.frame import Frame
 from streamcap.media.scenes import draw
 from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRefused, open_source
+from streamcap.media.sources.rtsp import source as rtsp_source
+from streamcap.media.sources.rtsp.relay import RtspRelay
 from testbed.answers import answering
 from testbed.camera import Clip, RtspServer, require_rtsp_server
 from testbed.rtp_pictures import nal_units
@@ -323,6 +325,30 @@ def test_camera_is_decoded_by_keyframes_alone_until_watched() -> None:
         assert watched[0].time - times[-1] < 1.0
         source.close()
     assert source.statistics()["decode_errors"] == 0
+
+
+def test_unwanted_pictures_are_read_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_rtsp_server()
+    monkeypatch.setattr(rtsp_source, "NAP_SECONDS", 0.4)
+    reads: list[float] = []
+    read = RtspRelay.read
+    monkeypatch.setattr(RtspRelay, "read", lambda relay, timeout: reads.append(timeout) or read(relay, timeout))
+    with RtspServer(CLIP) as server:
+        source = open_source(server.url(), options=OPTIONS)
+        source.demand = FrameDemand(every=1.0, wait=1.0)
+        source.open()
+        frames = source.frames()
+        next(frames)
+        while source.statistics()["skipped"] < 2 * CLIP.rate:
+            next(frames)
+            source.demand.wait = 1.0
+        before, skipped = len(reads), source.statistics()["skipped"]
+        late = [next(frames) for _ in range(5)]
+        source.close()
+    assert len(reads) - before < 0.6 * (source.statistics()["skipped"] - skipped)
+    # A picture is read no later for it.
+    delays = [frame.arrived + time.time() - time.monotonic() - frame.captured_at for frame in late]
+    assert min(delays) < 1 / CLIP.rate
 
 
 def test_a_frame_is_there_before_the_next_begins(server: RtspServer) -> None:

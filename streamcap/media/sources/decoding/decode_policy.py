@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from enum import Enum
 
@@ -71,6 +72,20 @@ class DecodePolicy:
             return FrameChoice()
         may_follow = self._gives_at_once and self._demand.decode == "auto"
         return FrameChoice(self.spacing, self._frame if may_follow else 0.0)
+
+    def idle(self) -> float:
+        """Seconds of media time from the newest packet during which no wanted one is expected; 0: unknown."""
+        demand, time, gap = self._demand, self._time, max(self._gaps, default=0.0)
+        watched = demand.decode != "auto" or demand.viewers or self.catch_up or not demand.every > 0
+        if watched or not self._trusted or self._target is not None or len(self._gaps) < _MIN_GAPS:
+            return 0.0
+        if self._newest is None or self._key_time is None or time is None or gap > demand.every * _TOLERANCE:
+            return 0.0
+        after = demand.after if self._gives_at_once else 0.0
+        first = self._newest + min(self._wait, demand.every) - after - gap / 2
+        # The next keyframes are expected as regularly as the last ones came.
+        intervals = max(1, math.ceil((first - self._key_time) / gap))
+        return max(0.0, self._key_time + intervals * min(self._gaps) - time)
 
     def choose(self, keyframe: bool, time: float | None) -> Action:
         """What to do with the next packet. time: its presentation timestamp; None: unknown."""

@@ -72,6 +72,8 @@ class RtspRelay:
         """The session description (SDP) of the server."""
         self.channels: list[int] = []
         """The interleaved channel of each stream that was set up, in order: that of its RTP."""
+        self.is_drained = False
+        """Whether the last `read` has probably read all that had come."""
         self._where = redact(url)
         self._guard = guard
         self._timeout = timeout
@@ -154,6 +156,7 @@ class RtspRelay:
         data = self._server.recv(_READ_BYTES)
         if not data:
             return None
+        self.is_drained = len(data) < _READ_BYTES and not _has_decrypted(self._server)
         parts = self._from_server.feed(data)
         for part in parts:
             if not part.startswith(b"$"):

@@ -24,6 +24,8 @@ class Camera:
     decoded: list[float] = field(default_factory=list)
     """Also those that were held before."""
     captioned: list[float] = field(default_factory=list)
+    idle: list[tuple[float, float]] = field(default_factory=list)
+    """After each packet: its time, and for how long no wanted one is expected."""
 
     def __post_init__(self) -> None:
         self.policy = DecodePolicy(self.demand)
@@ -53,6 +55,7 @@ class Camera:
                     self.choice = self.policy.frame_choice()
                 self.demand.wait = self.schedule.wait(frame)
                 self.policy.took(time)
+            self.idle.append((time, self.policy.idle()))
 
     def share(self, since: float) -> float:
         """Of the frames since then, how many were decoded."""
@@ -203,3 +206,32 @@ def test_decoder_that_delays_gets_keyframes_alone(decode: str) -> None:
     camera.play(12.0, 1.0)
     assert within(camera.decoded, 4.0) == within(camera.captioned, 4.0) == 8
     assert camera.choice == FrameChoice(1.0)
+
+
+@pytest.mark.parametrize("gop", [0.5, 1.0])
+@pytest.mark.parametrize("frames", [0, 2])
+def test_idle_time_ends_where_decoding_begins(gop: float, frames: int) -> None:
+    camera = Camera(FrameDemand(every=1.0, after=frames / RATE))
+    camera.play(24.0, gop)
+    began = [time for time in camera.decoded if round(time * RATE) % round(gop * RATE) == 0]
+    late = [(time, idle) for time, idle in camera.idle if 8.0 <= time < 22.0]
+    for time, idle in late:
+        if idle:
+            assert time + idle == pytest.approx(min(key for key in began if key > time + 1e-6))
+    # Only the packets up to the wanted one are followed by no idle time, and the last before the keyframe.
+    assert sum(idle == 0 for _, idle in late) <= 14 * (1 + frames)
+
+
+@pytest.mark.parametrize(("every", "gop"), [(1.0, 4.0), (0.2, 1.0)])
+def test_rare_keyframes_leave_no_idle_time(every: float, gop: float) -> None:
+    camera = Camera(FrameDemand(every=every))
+    camera.play(16.0, gop)
+    assert not any(idle for _, idle in camera.idle)
+
+
+def test_no_idle_time_while_somebody_watches() -> None:
+    camera = Camera(FrameDemand(every=1.0))
+    camera.play(6.5, 1.0)
+    assert camera.policy.idle() > 0
+    camera.demand.viewers = 1
+    assert camera.policy.idle() == 0
