@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from av import VideoFrame
 
-from streamcap.captions.hub import Hub, SubscribeOptions
+from streamcap.captions.hub import Hub
+from streamcap.captions.subscription import SubscribeOptions
 from streamcap.engine.change_gate import ChangeGateOptions
 from streamcap.engine.engine import EngineOptions
 from streamcap.engine.model_settings import ModelSettings

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from streamcap.captions.event import Extend, Status, StreamState
 from streamcap.captions.event_log import REPLAY_INTERIMS, EventLog
-from streamcap.captions.hub import DROPS_TO_CLOSE, Hub, SubscribeOptions, Subscription
+from streamcap.captions.hub import Hub
+from streamcap.captions.subscription import DROPS_TO_CLOSE, SubscribeOptions, Subscription
 from streamcap.errors import InputError
 from tests.captions.fakes import caption
 from tests.examples import examples

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from av import VideoFrame
 
-from streamcap.captions.hub import Hub, SubscribeOptions
+from streamcap.captions.hub import Hub
+from streamcap.captions.subscription import SubscribeOptions
 from streamcap.engine.outcome import Captioned, Outcome, Times
 from streamcap.engine.served_model import ServedModel, ServedModels
 from streamcap.engine.statistics import EngineStatistics

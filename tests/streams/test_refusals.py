@@ -46,7 +46,7 @@ async def test_invalid_local_source_is_not_tried_again() -> None:
 async def test_full_disk_is_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("streamcap.streams.publishing.caption_publisher.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("streamcap.streams.publishing.feed_writer.RETRY_SECONDS", 0.05)
     service = FakeService(tmp_path / "out", every=1.0)
     await live(service)
     attempts: list[int] = []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from streamcap.captions.hub import SubscribeOptions
+from streamcap.captions.subscription import SubscribeOptions
 from streamcap.engine.outcome import Captioned, Failed, Interim, Times, Unchanged, Unconfirmed
 from streamcap.media.frame import Sample, SampledImage
 from streamcap.media.sources.base import SourceInfo
@@ -337,7 +337,7 @@ async def test_time_goes_on_when_added_anew(tmp_path: Path, filed: bool) -> None
 
 
 async def test_nothing_is_shown_beyond_the_reservation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamcap.streams.publishing.caption_publisher.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("streamcap.streams.publishing.feed_writer.RETRY_SECONDS", 0.05)
     service = FakeService(tmp_path, every=1.0)
     seen = await first_sample(service)
     write = CaptionFiles.write_counters

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from streamcap.captions.event import Event
-from streamcap.captions.hub import SubscribeOptions
+from streamcap.captions.subscription import SubscribeOptions
 from streamcap.errors import InputError
-from streamcap.streams.publishing.caption_publisher import rewrite_pause
+from streamcap.streams.publishing.feed_writer import rewrite_pause
 from streamcap.streams.storage.caption_files import CaptionFiles
 from tests.streams.fakes import URL, FakeService, frame, live, wait_sources
 from tests.timeouts import TIMEOUT_FACTOR
@@ -145,7 +145,7 @@ async def test_late_caption_is_written_but_not_delivered(tmp_path: Path) -> None
 async def test_failing_disk_is_reported_and_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("streamcap.streams.publishing.caption_publisher.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("streamcap.streams.publishing.feed_writer.RETRY_SECONDS", 0.05)
     out = tmp_path / "out"
     service = FakeService(out, every=1.0)
     await live(service)
@@ -190,10 +190,10 @@ async def test_fifo_as_caption_file_refuses_add(service: FakeService, tmp_path: 
 async def test_full_disk_holds_finals_then_drops_them(
     service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recovers: bool
 ) -> None:
-    monkeypatch.setattr("streamcap.streams.publishing.caption_publisher.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("streamcap.streams.publishing.feed_writer.RETRY_SECONDS", 0.05)
     await live(service)
     door, append = service.streams.get("door"), CaptionFiles.append
-    monkeypatch.setattr(door.publisher._outbox, "_max_events", 3)
+    monkeypatch.setattr(door.publisher._feed._outbox, "_max_events", 3)
 
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")

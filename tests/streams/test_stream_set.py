@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from streamcap.captions.hub import SubscribeOptions, UnknownStreamError
+from streamcap.captions.hub import UnknownStreamError
+from streamcap.captions.subscription import SubscribeOptions
 from streamcap.engine.outcome import Interim, Times
 from streamcap.errors import InputError
 from streamcap.media.sources.http.address import HostScope

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.text import Text
 
 from streamcap.captions.formats.vtt import timestamp
-from streamcap.captions.hub import CloseReason, Hub, SubscribeOptions, Subscription
+from streamcap.captions.hub import Hub
+from streamcap.captions.subscription import CloseReason, SubscribeOptions, Subscription
 
 _COLORS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 

@@ -25,7 +25,7 @@ from streamcap.cluster.log.stored_event import read_event
 from streamcap.cluster.recorder.options import RecorderOptions
 from streamcap.cluster.recorder.position import Position
 from streamcap.streams.counters import Counters
-from streamcap.streams.publishing.caption_publisher import rewrite_pause
+from streamcap.streams.publishing.feed_writer import rewrite_pause
 from streamcap.streams.storage.caption_file_writer import CaptionFileWriter
 from streamcap.streams.storage.caption_files import FilesLockedError
 

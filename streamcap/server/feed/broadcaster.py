@@ -12,7 +12,8 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocket
 
-from streamcap.captions.hub import CloseReason, Hub, SubscribeOptions, Subscription
+from streamcap.captions.hub import Hub
+from streamcap.captions.subscription import CloseReason, SubscribeOptions, Subscription
 from streamcap.server.feed.query import FeedRequest
 from streamcap.server.feed.websocket import EXTENSION, WebsocketProtocol, text_frame
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from starlette.datastructures import QueryParams
 
-from streamcap.captions.hub import SubscribeOptions
+from streamcap.captions.subscription import SubscribeOptions
 from streamcap.errors import InputError
 
 _TRUE = frozenset({"1", "true", "yes", "on"})

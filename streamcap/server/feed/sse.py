@@ -8,7 +8,7 @@ import contextlib
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from streamcap.captions.hub import CloseReason, Message, Subscription
+from streamcap.captions.subscription import CloseReason, Message, Subscription
 from streamcap.server.feed.broadcaster import MESSAGES_PER_TURN, FeedBroadcaster
 from streamcap.server.feed.query import FeedRequest
 from streamcap.server.feed.websocket import CLOSE_GRACE

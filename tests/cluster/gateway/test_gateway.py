@@ -10,7 +10,8 @@ import pytest
 
 from streamcap.captions.event import Payload, Status, StreamState, encode
 from streamcap.captions.event_log import EventLog
-from streamcap.captions.hub import Hub, SubscribeOptions
+from streamcap.captions.hub import Hub
+from streamcap.captions.subscription import SubscribeOptions
 from streamcap.cluster.gateway.gateway import MAX_WAITING_INTERIMS, Gateway
 from streamcap.cluster.log.entry import body_of, headers_of
 from streamcap.cluster.log.ownership import Write

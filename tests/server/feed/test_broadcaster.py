@@ -14,7 +14,8 @@ import pytest_asyncio
 import uvicorn
 
 from streamcap.captions.event_log import EventLog
-from streamcap.captions.hub import Hub, SubscribeOptions
+from streamcap.captions.hub import Hub
+from streamcap.captions.subscription import SubscribeOptions
 from streamcap.server.feed.broadcaster import MESSAGES_PER_TURN, FeedBroadcaster, _Connection
 from streamcap.server.http import server as http_server
 from tests.captions.fakes import caption

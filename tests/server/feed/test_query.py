@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
-from streamcap.captions.hub import SubscribeOptions
+from streamcap.captions.subscription import SubscribeOptions
 from streamcap.errors import InputError
 from streamcap.server.app import create_app
 from streamcap.server.feed.broadcaster import error_message

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from streamcap.captions.hub import SubscribeOptions
+from streamcap.captions.subscription import SubscribeOptions
 from streamcap.server.feed.query import FeedRequest
 from streamcap.server.feed.sse import EventStream
 from tests.server.conftest import Server, Start, until

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
-from streamcap.captions.hub import CloseReason
+from streamcap.captions.subscription import CloseReason
 from tests.server.browser import becomes_true, chromium, page_without_errors
 from tests.server.conftest import Server, until
 

@@ -6,13 +6,15 @@ import asyncio
 import json
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from streamcap.captions.cue import Cue
 from streamcap.captions.event import Event, StreamState
-from streamcap.captions.hub import Hub, SubscribeOptions
+from streamcap.captions.hub import Hub
+from streamcap.captions.subscription import SubscribeOptions
 from streamcap.engine.outcome import Captioned, Interim, Times, Unchanged
 from streamcap.engine.served_model import ServedModel, ServedModels
 from streamcap.media.frame import Sample
@@ -137,6 +139,20 @@ async def test_stored_events_are_published_after_the_write() -> None:
         await until(lambda: service.publisher.published.last is not None)
         assert [(e["type"], e["seq"]) for e in service.seen()] == [("status", 1), ("caption", 2)]
         assert [e["seq"] for e in written] == [1, 2]
+
+
+async def test_final_that_waited_is_not_current_after_a_change() -> None:
+    log = Log()
+    async with Publishing(log) as service:
+        log.open_gate.clear()
+        service.publisher.set_state(StreamState.LIVE)
+        service.publisher.on_outcome(final(0.0, "a door"))
+        service.publisher.on_outcome(replace(final(1.0, "a dog"), confidence=0.1))
+        log.open_gate.set()
+        await until(lambda: service.publisher.published.last is not None)
+        assert service.hub.feeds["door"].current == ()
+        service.publisher.on_outcome(final(2.0, "a cat"))
+        await until(lambda: service.hub.feeds["door"].current)
 
 
 async def test_interims_pass_at_once_while_nothing_waits() -> None:
