@@ -7,6 +7,7 @@ from pathlib import Path
 from streamcap.captioner import registry
 from streamcap.captioner.captioner import Captioner
 from streamcap.captioner.checkpoints import open_checkpoint
+from streamcap.captioner.checkpoints.native import FAMILY
 from streamcap.captioner.hub.model import find_hub_kind
 from streamcap.captioner.kernels.precision import find_device, find_precision
 from streamcap.errors import InputError
@@ -44,6 +45,7 @@ def load_captioner(
     if prompt is not None:
         raise InputError(f"{name}: takes no prompt")
     target = find_device(device)
-    resolved = find_precision(precision, target)
+    find_precision(precision, target)  # a wrong name is refused before a large file is read
     checkpoint = open_checkpoint(path)
+    resolved = find_precision(precision, target, own=checkpoint.family == FAMILY)
     return Captioner(checkpoint, device=target, precision=resolved, vision=vision, tokenizer=tokenizer)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from streamcap.captioner import load_captioner
 from streamcap.captioner.kernels import int8_torch, precision
 from streamcap.captioner.kernels.int8_torch import Int8Linear
 from streamcap.captioner.kernels.packed import PackedLinear
@@ -27,6 +28,15 @@ def test_auto_on_cpu_is_int8_only_with_vnni(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("STREAMCAP_KERNELS", "off")
     with pytest.raises(InputError, match="int8 needs the compiled kernels, or a torch with FBGEMM"):
         find_precision("int8", CPU)
+
+
+@needs_compiler
+def test_auto_for_own_checkpoints_is_int8_on_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8_torch, "int8_saturates", lambda: True)
+    assert find_precision("auto", CPU, own=True) == "int8"
+    assert load_captioner("mini", device="cpu").info["precision"] == "int8"
+    monkeypatch.setenv("STREAMCAP_KERNELS", "off")
+    assert find_precision("auto", CPU, own=True) == "fp32"
 
 
 @needs_compiler
