@@ -8,11 +8,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from nats.aio.msg import Msg
-
 from streamcap.captions.event import Event
 from streamcap.captions.hub import Hub
 from streamcap.cluster.jetstream.connection import Connection
+from streamcap.cluster.jetstream.direct_client import DirectCallback
 from streamcap.cluster.jetstream.subjects import LOG_STREAM, name_of
 from streamcap.cluster.log.entry import read_entry
 from streamcap.cluster.log.ownership import LogEntry
@@ -92,7 +91,7 @@ class Gateway:
             if message.stored_at < start:
                 self._take(message)  # older than what is read now: the numbers continue there
         self._reader = log_reader = StreamReader(self._connection, LOG_STREAM, "sc.cap.*", self._take, since=start)
-        live = await self._connection.client.subscribe("sc.live.*", cb=self._take_interim)
+        live = await self._connection.client.subscribe("sc.live.*", cb=DirectCallback(self._take_interim))
         try:
             await run_all(log_reader.run(), self._announce(log_reader.caught_up))
         finally:
@@ -132,9 +131,9 @@ class Gateway:
         while early and early[0][0] <= self._logged[name]:
             self._show(name, early.popleft()[1])
 
-    async def _take_interim(self, message: Msg) -> None:
-        name = name_of(message.subject)
-        after, _, text = message.data.decode(errors="replace").partition("\n")
+    def _take_interim(self, subject: str, reply: str, header: bytes, body: bytes) -> None:
+        name = name_of(subject)
+        after, _, text = body.decode(errors="replace").partition("\n")
         if not after.isascii() or not after.isdecimal() or len(after) > 16:
             self.skipped += 1
             return

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import nats
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
@@ -20,6 +19,7 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
 from streamcap.cluster.jetstream.ack_inbox import AckInbox
+from streamcap.cluster.jetstream.direct_client import DirectClient
 from streamcap.cluster.jetstream.subjects import (
     INGEST_QUEUE,
     LOG_STREAM,
@@ -105,7 +105,7 @@ def _has_credentials(path: Path) -> bool:
 class Connection:
     """A connected client. `close` it."""
 
-    client: Client
+    client: DirectClient
     jetstream: JetStreamContext
     options: ClusterOptions
     replicas: int
@@ -137,7 +137,8 @@ async def connect(options: ClusterOptions, name: str, *, prepare: bool = True) -
     """
     tls = _tls(options)
     await _probe(options, tls)
-    client = await nats.connect(
+    client = DirectClient()
+    await client.connect(
         list(options.servers),
         name=name,
         tls=tls,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from streamcap.cluster.jetstream.direct_client import make_header
 from streamcap.cluster.log.ownership import LogEntry, Write
 from streamcap.streams.counters import Counters, check_counters
 
@@ -16,14 +17,16 @@ MAX_EVENTS = 4096
 """Events of one message; any further ones are ignored."""
 
 
-def headers_of(write: Write) -> dict[str, str]:
-    """The headers of `write`: what fences it, and what the next owner must know."""
+def header_of(write: Write) -> bytes:
+    """The header block of `write`: what fences it, and what the next owner must know."""
     kept = write.reserved
     counters = f"{kept.seq} {kept.caption} {kept.epoch} {kept.time!r}"
-    return {
-        _EXPECTED: str(write.expected_last),
-        HEADER: f"{write.term} {write.begin} {write.message_id} {counters} {write.node}",
-    }
+    return make_header(
+        {
+            _EXPECTED: str(write.expected_last),
+            HEADER: f"{write.term} {write.begin} {write.message_id} {counters} {write.node}",
+        }
+    )
 
 
 def body_of(write: Write) -> bytes:

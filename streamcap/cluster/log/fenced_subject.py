@@ -11,7 +11,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import APIError, NotFoundError
 
 from streamcap.cluster.jetstream.connection import Connection
-from streamcap.cluster.log.entry import body_of, headers_of, read_entry
+from streamcap.cluster.log.entry import body_of, header_of, read_entry
 from streamcap.cluster.log.ownership import LogEntry, Ownership, OwnerState, Write, is_undecided
 from streamcap.cluster.log.write_statistics import WriteStatistics
 from streamcap.streams.counters import Counters
@@ -58,12 +58,12 @@ class FencedSubject:
     async def store(self, write: Write) -> bool:
         """Send `write` until JetStream has stored it, or refuses it. Returns whether it is stored."""
         name = self._ownership.stream
-        headers, body = headers_of(write), body_of(write)
+        header, body = header_of(write), body_of(write)
         began, warned = time.monotonic(), False
         self.waits_since = began
         while True:
             try:
-                sequence = await self._connection.acks.publish(self._subject, body, headers)
+                sequence = await self._connection.acks.publish(self._subject, body, header)
             except APIError as error:
                 reason: object = error.description
                 if error.err_code == _WRONG_LAST_SEQUENCE and not is_undecided(write, last := await self._read_last()):

@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NotJSMessageError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from streamcap.cluster.jetstream.connection import Connection
+from streamcap.cluster.jetstream.direct_client import HEADER_LINE, DirectCallback, DirectClient, read_header
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +25,7 @@ SILENCE_SECONDS = 3.0
 RETRY_SECONDS = 0.25
 # JetStream removes a consumer that nobody reads.
 INACTIVE_SECONDS = 30.0
+_CONTROL = HEADER_LINE + b" 100"
 
 
 class Message(NamedTuple):
@@ -63,47 +63,63 @@ class Place(NamedTuple):
 class _Delivery:
     """What one consumer delivers, until a message is lost or nothing comes any more."""
 
-    def __init__(self, reader: StreamReader, client: Client) -> None:
+    def __init__(self, reader: StreamReader, client: DirectClient) -> None:
         self._reader = reader
         self._client = client
         self._next = 1
         self._last_message_at = time.monotonic()
-        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._wake = asyncio.Event()
+        self._answer = ""
+        """Subject of the newest flow-control request; an older one counts no longer."""
+        self._is_lost = False
+        self._error: Exception | None = None
 
     async def until_failure(self) -> None:
-        """Raises what the receiver of the messages raised."""
+        """Answer the flow control. Raises what the receiver of the messages raised."""
         while time.monotonic() - self._last_message_at < SILENCE_SECONDS:
-            done, _ = await asyncio.wait((self._failed,), timeout=HEARTBEAT_SECONDS)
-            if done:
-                self._failed.result()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    await self._wake.wait()
+            self._wake.clear()
+            if self._error is not None:
+                raise self._error
+            if self._is_lost:
                 return
+            answer, self._answer = self._answer, ""
+            if answer:
+                await self._client.publish(answer)
 
-    async def take(self, message: Msg) -> None:
+    def take(self, subject: str, reply: str, header: bytes, body: bytes) -> None:
         """A message, a heartbeat, or a flow-control request, which is answered after the messages before it."""
-        if self._failed.done():
+        if self._is_lost:
             return
         self._last_message_at = time.monotonic()
         try:
-            if message.headers and message.headers.get("Status") == "100":
-                await self._control(message, message.headers)
+            if header.startswith(_CONTROL):
+                self._control(reply, read_header(header))
                 return
-            place = Place.of(message.reply)
+            place = Place.of(reply)
             if place.delivered != self._next:
-                self._failed.set_result(None)  # a message was lost on its way
+                self._fail()
                 return
             self._next += 1
-            self._reader.take(message, place)
+            self._reader.take(subject, place, header, body)
         except Exception as error:  # noqa: BLE001 - the client would only log it, and the message would be lost
-            self._failed.set_exception(error)
+            self._error = error
+            self._fail()
 
-    async def _control(self, message: Msg, headers: Mapping[str, str]) -> None:
-        if message.reply:
-            await self._client.publish(message.reply)
-        elif "Nats-Consumer-Stalled" in headers:
-            await self._client.publish(headers["Nats-Consumer-Stalled"])
-        last = headers.get("Nats-Last-Consumer")
+    def _control(self, reply: str, fields: Mapping[str, str]) -> None:
+        if answer := reply or fields.get("Nats-Consumer-Stalled"):
+            self._answer = answer
+            self._wake.set()
+        last = fields.get("Nats-Last-Consumer")
         if last is not None and int(last) != self._next - 1:
-            self._failed.set_result(None)
+            self._fail()
+
+    def _fail(self) -> None:
+        """A message was lost on its way, or its receiver failed."""
+        self._is_lost = True
+        self._wake.set()
 
 
 class StreamReader:
@@ -155,8 +171,7 @@ class StreamReader:
         """Read by one consumer until it fails. A consumer lives on one server, in memory: it is cheap."""
         client, inbox = self._connection.client, self._connection.client.new_inbox()
         delivery = _Delivery(self, client)
-        # A callback: `next_msg` would make a task and a timer for each message.
-        subscription = await client.subscribe(inbox, cb=delivery.take)
+        subscription = await client.subscribe(inbox, cb=DirectCallback(delivery.take))
         name = ""
         try:
             info = await self._connection.jetstream.add_consumer(
@@ -176,13 +191,11 @@ class StreamReader:
         with contextlib.suppress(NatsError, OSError, TimeoutError):  # JetStream removes it after INACTIVE_SECONDS
             await self._connection.jetstream.delete_consumer(self._stream, name)
 
-    def take(self, message: Msg, place: Place) -> None:
+    def take(self, subject: str, place: Place, header: bytes, body: bytes) -> None:
         """The next message of a consumer."""
         if place.sequence > self._last:
             self._last = place.sequence
-            self._deliver(
-                Message(message.subject, place.sequence, place.stored_at, message.headers or {}, message.data)
-            )
+            self._deliver(Message(subject, place.sequence, place.stored_at, read_header(header), body))
         self.pending = place.pending
         if self.pending == 0:
             self.caught_up.set()

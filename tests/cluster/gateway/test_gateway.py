@@ -13,20 +13,13 @@ from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub
 from streamcap.captions.subscription import SubscribeOptions
 from streamcap.cluster.gateway.gateway import MAX_WAITING_INTERIMS, Gateway
-from streamcap.cluster.log.entry import body_of, headers_of
+from streamcap.cluster.jetstream.direct_client import read_header
+from streamcap.cluster.log.entry import body_of, header_of
 from streamcap.cluster.log.ownership import Write
 from streamcap.cluster.log.reader import Message
 from streamcap.errors import InputError
 from streamcap.streams.counters import Counters
 from tests.captions.fakes import caption
-
-
-class Interim:
-    """A message of core NATS."""
-
-    def __init__(self, after: int, seq: int, number: int) -> None:
-        self.subject = "sc.live.door"
-        self.data = f"{after}\n{encode(seq, caption(number=number, is_final=False)).text}".encode()
 
 
 class Shown:
@@ -50,66 +43,67 @@ class Shown:
         self._sequence += 1
         events = tuple(encode(seq, payload).text for seq, payload in enumerate(payloads, begin))
         write = Write(f"id{self._sequence}", 0, "node", term, begin, Counters(begin + 1000), events)
-        message = Message("sc.cap.door", self._sequence, time.time(), headers_of(write), body_of(write))
+        message = Message("sc.cap.door", self._sequence, time.time(), read_header(header_of(write)), body_of(write))
         self.gateway._take(message)
         self.gateway._take(message)  # a reader that starts again may deliver twice
 
-    async def interim(self, after: int, seq: int, number: int = 1) -> None:
-        await self.gateway._take_interim(Interim(after, seq, number))  # type: ignore[arg-type]
+    def interim(self, after: int, seq: int, number: int = 1) -> None:
+        text = encode(seq, caption(number=number, is_final=False)).text
+        self.gateway._take_interim("sc.live.door", "", b"", f"{after}\n{text}".encode())
 
     def seen(self) -> list[Any]:
         messages = [json.loads(text) for text in self._viewer.take()]
         return [(m["from"], m["to"]) if m["type"] == "gap" else m["seq"] for m in messages if m["type"] != "hello"]
 
 
-async def test_numbers_are_those_of_the_log() -> None:
+def test_numbers_are_those_of_the_log() -> None:
     shown = Shown()
     shown.log(7, Status("door", StreamState.LIVE), caption(number=1))
-    await shown.interim(after=8, seq=9, number=2)
+    shown.interim(after=8, seq=9, number=2)
     shown.log(10, caption(number=2))
     assert shown.seen() == [7, 8, 9, 10]
 
 
-async def test_interim_waits_for_the_event_before_it() -> None:
+def test_interim_waits_for_the_event_before_it() -> None:
     shown = Shown()
     shown.log(1, caption(number=1))
-    await shown.interim(after=2, seq=3, number=3)
+    shown.interim(after=2, seq=3, number=3)
     assert shown.seen() == [1]
     shown.log(2, caption(number=2))
     assert shown.seen() == [2, 3]
 
 
-async def test_lost_interim_becomes_a_gap() -> None:
+def test_lost_interim_becomes_a_gap() -> None:
     shown = Shown()
     shown.log(1, caption(number=1))
     shown.log(3, caption(number=2))
     assert shown.seen() == [1, (2, 2), 3]
 
 
-async def test_interim_of_a_former_owner_is_dropped() -> None:
+def test_interim_of_a_former_owner_is_dropped() -> None:
     shown = Shown()
     shown.log(1, caption(number=1))
     shown.log(1001, term=2)
-    await shown.interim(after=1, seq=2, number=2)
+    shown.interim(after=1, seq=2, number=2)
     shown.log(1001, caption(number=1001), term=2)
     assert shown.seen() == [1, (2, 1000), 1001]
     assert shown.gateway.interims_dropped == 1
 
 
-async def test_early_interims_are_bounded() -> None:
+def test_early_interims_are_bounded() -> None:
     shown = Shown()
     shown.log(1, caption(number=1))
     for seq in range(3, 3 + 2 * MAX_WAITING_INTERIMS):
-        await shown.interim(after=2, seq=seq)
+        shown.interim(after=2, seq=seq)
     assert shown.gateway.interims_dropped == MAX_WAITING_INTERIMS
 
 
-async def test_nothing_is_kept_of_removed_and_unknown_streams() -> None:
+def test_nothing_is_kept_of_removed_and_unknown_streams() -> None:
     shown = Shown()
-    await shown.interim(after=2, seq=3)
+    shown.interim(after=2, seq=3)
     assert shown.gateway.interims_dropped == 1, "the hub does not know the stream"
     shown.log(1, caption(number=1))
-    await shown.interim(after=2, seq=3)
+    shown.interim(after=2, seq=3)
     gateway = shown.gateway
     shown.hub.remove("door")
     gateway.forget("door")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from streamcap.cluster.log.ownership import LogEntry, NotOwnerError
 from streamcap.cluster.log.reader import Message, StreamReader
 from streamcap.cluster.log.stored_event import read_event
 from streamcap.cluster.log.writer import AHEAD_NUMBERS, LogWriter
+from streamcap.cluster.tasks import end_tasks
 from streamcap.streams.counters import Counters
 from testbed.nats import NatsCluster
 from tests.captions.fakes import caption
@@ -44,8 +45,7 @@ class Reading:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.wait((self._task,))
+        await end_tasks((self._task,))
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -128,8 +128,8 @@ async def test_write_whose_answer_is_lost_is_stored_once(
     await log.open(60, Counters())
     answers = iter([False, True])
 
-    async def lose_the_first(subject: str, body: bytes, headers: Mapping[str, str]) -> int:
-        sequence = await publish(subject, body, headers)
+    async def lose_the_first(subject: str, body: bytes, header: bytes) -> int:
+        sequence = await publish(subject, body, header)
         if next(answers, True):
             return sequence
         raise TimeoutError
