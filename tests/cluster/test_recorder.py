@@ -18,6 +18,7 @@ from streamcap.cluster.log.writer import LogWriter
 from streamcap.cluster.recorder import recording as recording_module
 from streamcap.cluster.recorder.options import RecorderOptions
 from streamcap.cluster.recorder.recording import MAX_WAITING, Recording, last_sequence
+from streamcap.cluster.tasks import end_tasks
 from streamcap.errors import InputError
 from streamcap.streams.counters import Counters
 from streamcap.streams.storage.file_rotation import DAY_SECONDS, RotationOptions
@@ -81,8 +82,7 @@ class Following:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.wait((self._task,))
+        await end_tasks((self._task,))
 
     def _put(self, message: Message) -> None:
         if self.recording is not None:

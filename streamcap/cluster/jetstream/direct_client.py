@@ -35,7 +35,7 @@ class DirectCallback:
 class DirectClient(Client):
     """Everything that nats-py's client is, and what is said above."""
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         # The parser calls this for each message.
         subscription = self._subs.get(sid)
         callback = None if subscription is None else subscription._cb
