@@ -16,7 +16,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "streamcap"
 # its package from its own row.
 LAYERS = (
     ("errors", "extras", "redact"),
-    ("image_spec", "atomic", "byte_size", "daemon_pool"),
+    ("image_spec", "atomic", "byte_size", "daemon_pool", "local_path"),
     ("captions", "media", "heap"),
     ("captions.formats", "media.files", "media.scenes"),
     ("media.sources",),

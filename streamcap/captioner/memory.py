@@ -8,6 +8,7 @@ from pathlib import Path
 
 from streamcap.captioner import registry
 from streamcap.errors import InputError
+from streamcap.local_path import find_local
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _FACTORS = {"fp32": 1.0, "bf16": 0.5, "fp16": 0.5, "int8": 0.3}
@@ -102,10 +103,7 @@ def _cgroup_available(directory: Path) -> int | None:
 
 
 def _is_local(model: str) -> bool:
-    try:
-        return model == "mini" or Path(model).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):  # too long or with NUL; `~name` without such a user
-        return False
+    return model == "mini" or find_local(model) is not None
 
 
 def _weight_bytes(path: Path) -> int:

@@ -8,9 +8,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamcap.atomic import make_directory
 from streamcap.captioner.reachability import is_reachable
 from streamcap.errors import InputError
 from streamcap.extras import install_command
+from streamcap.local_path import find_local
 
 log = logging.getLogger(__name__)
 
@@ -141,12 +143,11 @@ def find_checkpoint(name: str) -> Path:
         raise InputError(f"{name}: a model of a server; use it with --model-url")
     if not name:
         raise InputError("the model's name is empty; `streamcap models` lists the names")
-    path = Path(os.path.expanduser(name))  # noqa: PTH111 - keeps `~nobody`, for which pathlib raises
     known = MODELS.get(name)
     if known is None:
-        if path.exists():
+        if (path := find_local(name)) is not None:
             return path
-        if _HUB_NAME.match(name) and path.suffix not in {".pt", ".pth", ".bin", ".safetensors", ".json"}:
+        if _HUB_NAME.match(name) and Path(name).suffix not in {".pt", ".pth", ".bin", ".safetensors", ".json"}:
             return download(name, None)
         raise InputError(f"{name}: no such file, directory or model; `streamcap models` lists the names")
     if known.drive is not None:
@@ -195,7 +196,7 @@ def _from_drive(entry: ModelEntry) -> Path:
         raise InputError(f"{entry.name}: {install_command('drive')} to download it, or {by_hand}") from None
     if not is_reachable("https://drive.google.com"):
         raise InputError(f"{entry.name}: Google Drive is unreachable; {by_hand}")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(file.parent)
     partial = file.with_suffix(".part")
     try:
         output = gdown.download(id=entry.drive, output=str(partial), resume=True)
@@ -210,24 +211,28 @@ def _from_drive(entry: ModelEntry) -> Path:
 
 def find_vision(name: str) -> Path:
     """The directory of a CLIP in transformers' layout: a path, or a name on the hub. Raises InputError."""
-    return _directory(name, "vision tower")
+    return find_directory(name, "vision tower")
 
 
 def find_tokenizer(name: str) -> Path:
     """A tokenizer's directory or file: a path, or a name on the hub. Raises InputError."""
-    path = Path(name).expanduser()
-    if path.exists():
+    path = find_local(name)
+    if path is not None:
         return path
     if _HUB_NAME.match(name) or name == "gpt2":
         return download(name, None, patterns=("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"))
     raise InputError(f"{name}: no such tokenizer directory or hub name")
 
 
-def _directory(name: str, description: str) -> Path:
-    path = Path(name).expanduser()
-    if path.is_dir():
+def find_directory(name: str, description: str) -> Path:
+    """A directory in transformers' layout: a path, or a name on the hub. description: what it holds, for errors.
+
+    Raises InputError.
+    """
+    path = find_local(name)
+    if path is not None and path.is_dir():
         return path
-    if path.exists():
+    if path is not None:
         raise InputError(f"{name}: the {description} is a directory (config.json and weights), not a file")
     if _HUB_NAME.match(name):
         return download(name, None)

@@ -28,9 +28,7 @@ def start_from(options: TrainOptions, captions: Iterable[str]) -> tuple[GPT2LMHe
         tokenizer = make_tokenizer((normalize(caption) for caption in captions), options.vocabulary)
         config = fresh_config(options, tokenizer.get_vocab_size())
         return build_gpt2(config, options.dropout), tokenizer
-    directory = Path(options.gpt2).expanduser()
-    if not directory.is_dir():
-        directory = registry.find_vision(options.gpt2)
+    directory = registry.find_directory(options.gpt2, "GPT-2")
     try:
         gpt = GPT2LMHeadModel.from_pretrained(
             directory,

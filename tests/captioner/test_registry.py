@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
+import types
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -15,7 +17,15 @@ from typer.testing import CliRunner
 from streamcap import load_captioner
 from streamcap.captioner.checkpoints.convert import convert_checkpoint
 from streamcap.captioner.reachability import is_reachable
-from streamcap.captioner.registry import MODELS, cached, download, mini_directory
+from streamcap.captioner.registry import (
+    MODELS,
+    cached,
+    download,
+    find_directory,
+    find_tokenizer,
+    find_vision,
+    mini_directory,
+)
 from streamcap.cli.models import app
 from streamcap.errors import InputError
 
@@ -40,11 +50,36 @@ def test_offline_download_fails_in_one_line(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("no-such-model", "streamcap models"), ("", "is empty"), ("a/b.pt", "no such")]
+    ("name", "message"),
+    [
+        ("no-such-model", "streamcap models"),
+        ("", "is empty"),
+        ("a/b.pt", "no such"),
+        ("a" * 300, "File name too long"),
+        ("~nobody-of-this-name/a.pt", "no such"),
+    ],
 )
 def test_unknown_model_name(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_captioner(name, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["", "~nobody-of-this-name/clip", "a" * 300, "no-such-directory"])
+def test_unknown_part_is_named(name: str) -> None:
+    for find, what in ((find_vision, "vision tower"), (find_tokenizer, "tokenizer")):
+        with pytest.raises(InputError, match=rf"no such {what}|File name too long"):
+            find(name)
+    with pytest.raises(InputError, match=r"no such GPT-2 directory|File name too long"):
+        find_directory(name, "GPT-2")
+
+
+def test_unwritable_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setitem(sys.modules, "gdown", types.ModuleType("gdown"))
+    monkeypatch.setattr("streamcap.captioner.registry.is_reachable", lambda url: True)
+    with pytest.raises(InputError, match="this directory cannot be made"):
+        load_captioner("videocaptioner-s", device="cpu")
 
 
 def test_downloaded_file_is_found_in_cache(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from streamcap.captioner.checkpoints.settings import CheckpointSettings, setting
 from streamcap.captioner.checkpoints.shards import find_index
 from streamcap.captioner.checkpoints.tensors import Weights, read_weights
 from streamcap.errors import InputError
+from streamcap.local_path import find_local
 
 __all__ = ["Checkpoint", "EmbeddingShape", "VisionTowerRef", "open_checkpoint"]
 
@@ -62,8 +64,10 @@ def _open_file(path: Path) -> Checkpoint:
     settings = settings_beside(path)
     checkpoint = _open_weights(path, read_weights(path), settings)
     if settings.tokenizer is not None:
-        directory = Path(settings.where).parent / Path(settings.tokenizer).expanduser()
-        if directory.exists():
+        # Relative to the json; `~` is expanded.
+        beside = str(Path(settings.where).parent / os.path.expanduser(settings.tokenizer))  # noqa: PTH111
+        directory = find_local(beside)
+        if directory is not None:
             checkpoint.tokenizer = directory
         else:
             checkpoint.own_tokenizer = settings.tokenizer

@@ -22,6 +22,7 @@ from streamcap.captioner.models.prompt import MappedPrefixPrompter
 from streamcap.captioner.models.uninitialized import uninitialized
 from streamcap.captioner.models.vision import Output
 from streamcap.errors import InputError
+from streamcap.local_path import find_local
 
 STOP_TOKEN = 13
 """`.` in GPT-2's vocabulary."""
@@ -63,8 +64,8 @@ def vision_from_settings(encoder: EncoderRef | None) -> VisionTowerRef | None:
     """The tower named in the json beside the checkpoint; None if it names none."""
     if encoder is None:
         return None
-    config = Path(encoder.name).expanduser() / "config.json"
-    ours = encoder.name == "mini" or (config.is_file() and native.matches(read_json(config)))
+    config = find_local(f"{encoder.name}/config.json")
+    ours = encoder.name == "mini" or (config is not None and native.matches(read_json(config)))
     if ours or encoder.feature_kind not in ("projected", "pooled"):
         reason = (
             f"it was trained on features of {encoder.name} ({encoder.feature_kind}), for which there is no vision "

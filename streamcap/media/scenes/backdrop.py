@@ -70,15 +70,15 @@ def backdrop(place: str, look: int, width: int, height: int) -> Backdrop:
     light = 0.92 + 0.14 * (look // 3 % 5) / 4
     rows = np.concatenate([_blend(*sky, horizon), _blend(far, near, height - horizon)]) * light
     pixels = np.repeat(np.clip(rows, 0, 255).astype(np.uint8)[:, None], width, axis=1)
-    video_frame = Image.fromarray(pixels)
-    canvas = _Wrapped(video_frame, rng)
+    image = Image.fromarray(pixels)
+    canvas = _Wrapped(image, rng)
     if place == "room":
         _room(canvas, horizon)
     else:
         _sky(canvas, horizon, place)
         _GROUNDS[place](canvas, horizon)
     grain = rng.integers(-5, 6, (height - horizon, width, 1), dtype=np.int16)
-    done = np.array(video_frame)
+    done = np.array(image)
     done[horizon:] = np.clip(done[horizon:].astype(np.int16) + grain, 0, 255)
     return Backdrop(done, horizon)
 
@@ -91,10 +91,10 @@ def _blend(top: Color, bottom: Color, rows: int) -> npt.NDArray[np.float64]:
 class _Wrapped:
     """A canvas that wraps around horizontally."""
 
-    def __init__(self, video_frame: Image.Image, rng: np.random.Generator) -> None:
-        self.width, self.height = video_frame.size
+    def __init__(self, image: Image.Image, rng: np.random.Generator) -> None:
+        self.width, self.height = image.size
         self.rng = rng
-        self._draw = ImageDraw.Draw(video_frame, "RGBA")
+        self._draw = ImageDraw.Draw(image, "RGBA")
 
     def _copies(self, xs: list[float]) -> list[int]:
         return [0, *([self.width] if min(xs) < 0 else []), *([-self.width] if max(xs) > self.width else [])]

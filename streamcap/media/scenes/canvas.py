@@ -79,8 +79,8 @@ class Canvas:
         height = math.ceil((top - min(ys)) * px_per_unit) + 2 * _MARGIN_PX
         n = _OVERSAMPLING
         scale = px_per_unit * n
-        video_frame = Image.new("RGBA", (width * n, height * n), (*self.outline, 0))
-        canvas = ImageDraw.Draw(video_frame)
+        image = Image.new("RGBA", (width * n, height * n), (*self.outline, 0))
+        canvas = ImageDraw.Draw(image)
         placed = [
             (
                 [((x - left) * scale + _MARGIN_PX * n, (top - y) * scale + _MARGIN_PX * n) for x, y in points],
@@ -95,16 +95,16 @@ class Canvas:
                 canvas.line([*points, points[0], points[1]], fill=self.outline, width=thickness)
         for points, color, _ in placed:
             canvas.polygon(points, fill=color)
-        small = _lit(video_frame.reduce(n))
+        small = _lit(image.reduce(n))
         origin = (-left * px_per_unit + _MARGIN_PX, top * px_per_unit + _MARGIN_PX)
         if mirrored:
             return small.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (width - origin[0], origin[1])
         return small, origin
 
 
-def _lit(video_frame: Image.Image) -> Image.Image:
+def _lit(image: Image.Image) -> Image.Image:
     """Light from above: brighter at the top, darker underneath."""
-    pixels = np.array(video_frame)
+    pixels = np.array(image)
     light = np.linspace(282, 205, pixels.shape[0]).astype(np.uint32)[:, None, None]
     pixels[:, :, :3] = np.minimum((pixels[:, :, :3] * light) >> 8, 255)
     return Image.fromarray(pixels)

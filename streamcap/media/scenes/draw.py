@@ -75,10 +75,10 @@ def draw(scene: Scene, time: float, width: int, height: int) -> npt.NDArray[np.u
     travelled = speed * time * unit * facing
     place = _backdrop(scene.place, scene.look, width, height)
     drift = 0.012 * time * unit if scene.place != "room" else 0.0
-    video_frame = Image.fromarray(place.at(round(drift + travelled * 0.15), round(travelled)))
+    image = Image.fromarray(place.at(round(drift + travelled * 0.15), round(travelled)))
     for index in _back_to_front(scene):
-        _place(video_frame, scene, index, time, unit, rate, facing)
-    return np.array(video_frame)
+        _place(image, scene, index, time, unit, rate, facing)
+    return np.array(image)
 
 
 def _back_to_front(scene: Scene) -> list[int]:
@@ -90,10 +90,8 @@ def _depth(scene: Scene, index: int) -> float:
     return (scene.look // (11 + 6 * index) % 13) / 12
 
 
-def _place(
-    video_frame: Image.Image, scene: Scene, index: int, time: float, unit: float, rate: float, facing: int
-) -> None:
-    width, height = video_frame.size
+def _place(image: Image.Image, scene: Scene, index: int, time: float, unit: float, rate: float, facing: int) -> None:
+    width, height = image.size
     natural, reach = _SIZES[scene.kind]
     depth = _depth(scene, index)
     slot = width / max(scene.count, 1.5)
@@ -113,20 +111,20 @@ def _place(
     if scene.kind == "bird":
         ground = y
         y = height * (0.3 + 0.16 * depth) + 0.03 * height * math.sin(time * 1.3 + index)
-        _shadow(video_frame, x, ground, 0.2 * scale, 0.35)
+        _shadow(image, x, ground, 0.2 * scale, 0.35)
     elif scene.place == "water":
-        _shadow(video_frame, x, y + 0.03 * scale, 0.42 * reach * scale, 0.6)
+        _shadow(image, x, y + 0.03 * scale, 0.42 * reach * scale, 0.6)
     else:
         airborne = scene.action in ("jump", "bounce")
-        _shadow(video_frame, x, y, (0.26 if airborne else 0.42) * reach * scale, 0.6 if airborne else 1.0)
+        _shadow(image, x, y, (0.26 if airborne else 0.42) * reach * scale, 0.6 if airborne else 1.0)
     step = int(phase * _PHASES)
     sprite, origin = _sprite(scene.kind, scene.color, scene.action, step, scene.look % 16, round(scale, 1), facing < 0)
-    video_frame.paste(sprite, (round(x - origin[0]), round(y - origin[1])), sprite)
+    image.paste(sprite, (round(x - origin[0]), round(y - origin[1])), sprite)
 
 
-def _shadow(video_frame: Image.Image, x: float, y: float, half: float, strength: float) -> None:
+def _shadow(image: Image.Image, x: float, y: float, half: float, strength: float) -> None:
     mask = _shadow_mask(max(2, round(half)), max(1, round(half * 0.16)), round(110 * strength))
-    video_frame.paste((16, 20, 34), (round(x - mask.width / 2), round(y - mask.height / 2)), mask)
+    image.paste((16, 20, 34), (round(x - mask.width / 2), round(y - mask.height / 2)), mask)
 
 
 @lru_cache(maxsize=64)

@@ -17,6 +17,7 @@ from streamcap.captioner.checkpoints.towers import clip_directory
 from streamcap.captioner.models.vision import Vision, fingerprint
 from streamcap.errors import InputError
 from streamcap.image_spec import ImageSpec
+from streamcap.local_path import find_local
 
 FeatureKind = Literal["auto", "projected", "pooled", "grid"]
 """The features stored per image. `projected`: CLIP's image embedding (ClipCap, NYU). `pooled`: CLIP's pooler output
@@ -79,7 +80,7 @@ def open_encoder(name: str, feature_kind: FeatureKind = "auto", device: torch.de
 
 def encoder_directory(name: str) -> Path:
     """The directory of encoder `name`: the bundled one for `mini`, else `name` as a path, which may not exist."""
-    return registry.mini_directory() if name == "mini" else Path(name).expanduser()
+    return registry.mini_directory() if name == "mini" else find_local(name) or Path(name)
 
 
 def _is_native(directory: Path) -> bool:
