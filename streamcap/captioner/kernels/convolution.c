@@ -1,6 +1,8 @@
 /* Small convolutions in float32: im2col, then a matmul. Alone, or those of an encoder in one call. */
 #include "matmul.h"
 
+#define MAX_ROW_PAD 48 /* floats that a packed patch may need beyond its inputs; ROW_PAD in packed.py */
+
 typedef struct {
     int32_t batch, height, width, channels; /* input: (batch, height, width, channels) */
     int32_t down, across;                   /* output: (batch, down, across, linear->out) */
@@ -30,8 +32,19 @@ static void gather(const Grid *grid, const float *x, int pixel, int in, float *t
     }
 }
 
+/* Patch `i` of the `rows` from pixel `first` on, packed for their matmul. */
+static void pack_patch(const Grid *grid, const float *x, int first, int i, int rows, int in, float *patches) {
+    if (rows <= TILE) {
+        gather(grid, x, first + i, in, patches + (int64_t)i * (in + ROW_PAD));
+        return;
+    }
+    float patch[in];
+    gather(grid, x, first + i, in, patch);
+    pack_in_blocks(patch, in, i, rows, patches);
+}
+
 /* Convolution in blocks of `block` output pixels, added to `out` if `residual`, then ReLU if `relu`.
-   scratch: threads * block * (linear->in + ROW_PAD) floats. */
+   scratch: threads * block * (linear->in + MAX_ROW_PAD) floats. */
 void streamcap_convolve(const Linear *linear, const Grid *grid, const float *x, int residual, int relu, float *scratch,
                         int block, int threads, float *out) {
     int in = linear->in, pixels = grid->batch * grid->down * grid->across;
@@ -44,20 +57,20 @@ void streamcap_convolve(const Linear *linear, const Grid *grid, const float *x, 
 #pragma omp parallel num_threads(threads)
     {
         int me = omp_get_thread_num(), team = omp_get_num_threads(); /* OpenMP may start fewer than requested */
-        float *patches = scratch + (shared ? 0 : (int64_t)me * block * (in + ROW_PAD));
+        float *patches = scratch + (shared ? 0 : (int64_t)me * block * (in + MAX_ROW_PAD));
         for (int b = shared ? 0 : me; b < blocks; b += shared ? 1 : team) {
             int first = b * block, rows = pixels - first < block ? pixels - first : block;
             float *to = out + (int64_t)first * linear->out;
             if (shared) {
 #pragma omp for schedule(static)
-                for (int i = 0; i < rows; i++) gather(grid, x, first + i, in, patches + (int64_t)i * (in + ROW_PAD));
+                for (int i = 0; i < rows; i++) pack_patch(grid, x, first, i, rows, in, patches);
                 matmul(linear, linear, patches, ones, rows, residual, relu ? RELU : -1, next_panel + b, to);
                 continue;
             }
-            for (int i = 0; i < rows; i++) gather(grid, x, first + i, in, patches + (int64_t)i * (in + ROW_PAD));
+            for (int i = 0; i < rows; i++) pack_patch(grid, x, first, i, rows, in, patches);
             for (int p = 0; p < panels; p++) {
                 const float *next = linear->qweight + (p + 1 < panels ? (int64_t)(p + 1) * PANEL * in : 0);
-                panel_matmul(linear, patches, ones, rows, p, next, residual, to);
+                panel_matmul(linear, patches, ones, rows, 0, rows, p, next, residual, to);
             }
             if (relu) activate(to, rows * linear->out, RELU);
         }

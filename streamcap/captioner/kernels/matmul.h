@@ -24,7 +24,13 @@
 
 #define ROW_PAD (64 / (int)sizeof(Value)) /* padding between rows, so that they do not map to the same cache sets */
 #define PREFETCH_BYTES 4096               /* distance of the weight prefetch */
-#define BLOCK_ROWS 102                    /* at most so many rows pass all panels together */
+#if defined(FLOATS)
+#define BLOCK_ROWS 204                    /* at most so many rows pass all panels together */
+#else
+#define BLOCK_ROWS 102
+#endif
+#define BLOCK_INPUTS 64                   /* float32: inputs of a panel that stay in the L1 cache while all rows pass */
+#define UNROLL 4                          /* float32: inputs that one pass through the innermost loop takes */
 #define MAX_BYTE 127                      /* up to this limit, activations fit signed bytes */
 #define SMALL_BATCH_ROWS 4                /* up to this many rows, every thread packs all rows for itself */
 #define RELU 3                            /* value of `kind` in `activate` */
@@ -99,6 +105,18 @@ LOCAL float pack_row(const float *x, int count, int limit, Value *out) {
     (void)limit;
     memcpy(out, x, count * sizeof *x);
     return 1.0f;
+}
+
+/* Copy row `row` of `total` to its place in `packed`: (blocks, total, BLOCK_INPUTS). What the tiles read while a block
+   of weights is in the L1 cache lies side by side, in few pages. */
+LOCAL void pack_in_blocks(const float *x, int count, int row, int total, Value *packed) {
+    for (int k = 0; k < count; k += BLOCK_INPUTS) {
+        Value *to = packed + (int64_t)k * total + (int64_t)row * BLOCK_INPUTS;
+        if (count - k >= BLOCK_INPUTS)
+            memcpy(to, x + k, BLOCK_INPUTS * sizeof *x);
+        else
+            memcpy(to, x + k, (count - k) * sizeof *x);
+    }
 }
 
 #else
@@ -217,27 +235,29 @@ static inline void put_row(const float *from, int columns, int residual, float *
 }
 
 #if defined(FLOATS)
-#define BLOCK_INPUTS 64  /* inputs of a panel that stay in the L1 cache while all rows pass */
-#define WHOLE_INPUTS 384 /* a panel of no more inputs is not divided */
-
-/* Adds `count` inputs of `rows` rows, both as in `tile`, to `sums` (rows, VECTORS), which begin at 0 where `first`. */
-static inline __attribute__((always_inline)) void block_tile(const Weight *weights, const Value *x, int64_t stride,
-                                                             int count, const int rows, const int vectors, int first,
+/* Adds `count` inputs, a multiple of UNROLL, of `rows` rows that are BLOCK_INPUTS apart to `sums` (rows, VECTORS), which
+   begin at 0 where `first`. */
+static inline __attribute__((always_inline)) void block_tile(const Weight *weights, const Value *x, int count,
+                                                             const int rows, const int vectors, int first,
                                                              Vector *sums) {
     Vector sum[TILE][VECTORS];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) sum[r][v] = first ? zero() : sums[r * VECTORS + v];
-    for (int k = 0; k < count; k++) {
-        Vector weight[VECTORS];
+    for (int k = 0; k < count; k += UNROLL) {
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) weight[v] = load_weights(weights + (int64_t)k * PANEL + v * GROUP);
+        for (int u = k; u < k + UNROLL; u++) {
+            Vector weight[VECTORS];
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++)
+                weight[v] = in_register(load_weights(weights + (int64_t)u * PANEL + v * GROUP));
 #pragma GCC unroll 16
-        for (int r = 0; r < rows; r++) {
-            Vector value = broadcast(x + r * stride + k);
+            for (int r = 0; r < rows; r++) {
+                Vector value = broadcast(x + r * BLOCK_INPUTS + u);
 #pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) sum[r][v] = multiply_add(sum[r][v], value, weight[v]);
+                for (int v = 0; v < vectors; v++) sum[r][v] = multiply_add(sum[r][v], value, weight[v]);
+            }
         }
     }
 #pragma GCC unroll 16
@@ -249,11 +269,10 @@ static inline __attribute__((always_inline)) void block_tile(const Weight *weigh
 #define BLOCK_CASE(n) \
     case n: \
         for (int v = 0; v < VECTORS; v += ACROSS(n)) \
-            block_tile(weights + v * GROUP, x, stride, count, n, ACROSS(n), first, sums + v); \
+            block_tile(weights + v * GROUP, x, count, n, ACROSS(n), first, sums + v); \
         break;
 
-LOCAL void block_tiles(const Weight *weights, const Value *x, int64_t stride, int count, int rows, int first,
-                       Vector *sums) {
+LOCAL void block_tiles(const Weight *weights, const Value *x, int count, int rows, int first, Vector *sums) {
     switch (rows) {
         BLOCK_CASE(1) BLOCK_CASE(2) BLOCK_CASE(3) BLOCK_CASE(4) BLOCK_CASE(5) BLOCK_CASE(6)
 #if TILE > 6
@@ -262,58 +281,52 @@ LOCAL void block_tiles(const Weight *weights, const Value *x, int64_t stride, in
     }
 }
 
-/* As `panel_matmul`, for more rows than one tile. A block of weights is read from the L1 cache by every tile; meanwhile
-   each tile prefetches its share of the next block, as prefetches all at once would stall it, and the next tile's rows.
-   Sums go on from block to block: a row gives the same bits as in `tile`. */
-LOCAL void blocked_panel_matmul(const Linear *linear, const Value *x, int rows, int panel, const Weight *next,
-                                int residual, float *out) {
+/* One panel of `linear` for the `rows` rows from `base` on, at most BLOCK_ROWS, of all `total` rows packed in blocks. A
+   block of weights is read from the L1 cache by every tile; meanwhile each tile prefetches its share of the next block,
+   as prefetches all at once would stall it. Sums go on from block to block: a row gives the same bits as in `tile`. */
+LOCAL void blocked_panel_matmul(const Linear *linear, const Value *x, int total, int base, int rows, int panel,
+                                const Weight *next, int residual, float *out) {
     const int in = linear->in, width = linear->out, start = panel * PANEL;
     const int columns = width - start < PANEL ? width - start : PANEL;
-    const int step = in <= WHOLE_INPUTS ? in : BLOCK_INPUTS;
-    const int64_t stride = in + ROW_PAD;
+    const int64_t lines = (int64_t)BLOCK_INPUTS * PANEL * sizeof(Weight) / 64;
     const Weight *panel_weights = linear->qweight + (int64_t)start * in;
     Vector sums[BLOCK_ROWS * VECTORS];
-    for (int base = 0; base < rows; base += BLOCK_ROWS) {
-        int here = rows - base < BLOCK_ROWS ? rows - base : BLOCK_ROWS;
-        int size = (here + TILE - 1) / TILE; /* number of tiles, then rows of each: all tiles about equal */
-        size = (here + size - 1) / size;
-        for (int k = 0; k < in; k += step) {
-            const Weight *weights = panel_weights + (int64_t)k * PANEL;
-            const int count = in - k < step ? in - k : step;
-            const char *ahead = (const char *)(k + step < in ? weights + step * PANEL
-                                               : base + BLOCK_ROWS < rows ? panel_weights
-                                                                          : next);
-            const int64_t lines = (int64_t)step * PANEL * sizeof(Weight) / 64;
-            for (int r = 0; r < here; r += size) {
-                int tile_rows = here - r < size ? here - r : size;
-                for (int64_t line = lines * r / here; line < lines * (r + tile_rows) / here; line++)
-                    _mm_prefetch(ahead + 64 * line, _MM_HINT_T1);
-                for (int i = r + tile_rows; i < here && i < r + 2 * tile_rows; i++)
-                    for (int j = 0; j < count; j += 16)
-                        _mm_prefetch((const char *)(x + (base + i) * stride + k + j), _MM_HINT_T0);
-                block_tiles(weights, x + (base + r) * stride + k, stride, count, tile_rows, k == 0,
-                            sums + r * VECTORS);
-            }
+    int size = (rows + TILE - 1) / TILE; /* number of tiles, then rows of each: all tiles about equal */
+    size = (rows + size - 1) / size;
+    for (int k = 0; k < in; k += BLOCK_INPUTS) {
+        const Weight *weights = panel_weights + (int64_t)k * PANEL;
+        const Value *block = x + (int64_t)k * total + (int64_t)base * BLOCK_INPUTS;
+        const int count = in - k < BLOCK_INPUTS ? in - k : BLOCK_INPUTS;
+        const char *ahead = (const char *)(k + BLOCK_INPUTS < in ? weights + BLOCK_INPUTS * PANEL : next);
+        for (int r = 0; r < rows; r += size) {
+            int tile_rows = rows - r < size ? rows - r : size;
+            for (int64_t line = lines * r / rows; line < lines * (r + tile_rows) / rows; line++)
+                _mm_prefetch(ahead + 64 * line, _MM_HINT_T1);
+            block_tiles(weights, block + r * BLOCK_INPUTS, count, tile_rows, k == 0, sums + r * VECTORS);
         }
-        for (int r = 0; r < here; r++) {
-            float row[PANEL];
-            for (int v = 0; v < VECTORS; v++)
-                store_scaled(sums[r * VECTORS + v], 1.0f, NULL, linear->bias + start + v * GROUP, row + v * GROUP);
-            put_row(row, columns, residual, out + (int64_t)(base + r) * width + start);
-        }
+    }
+    for (int r = 0; r < rows; r++) {
+        float row[PANEL];
+        for (int v = 0; v < VECTORS; v++)
+            store_scaled(sums[r * VECTORS + v], 1.0f, NULL, linear->bias + start + v * GROUP, row + v * GROUP);
+        put_row(row, columns, residual, out + (int64_t)(base + r) * width + start);
     }
 }
 #endif
 
-/* One panel of `linear` for `rows` rows. out: (rows, linear->out), overwritten, or added to if `residual`. */
-LOCAL void panel_matmul(const Linear *linear, const Value *x, const float *x_scales, int rows, int panel,
-                        const Weight *next, int residual, float *out) {
+/* One panel of `linear` for the `rows` rows from `base` on of all `total` packed rows. out: (total, linear->out), all
+   rows; overwritten, or added to if `residual`. */
+LOCAL void panel_matmul(const Linear *linear, const Value *x, const float *x_scales, int total, int base, int rows,
+                        int panel, const Weight *next, int residual, float *out) {
 #if defined(FLOATS)
-    if (rows > TILE) {
-        blocked_panel_matmul(linear, x, rows, panel, next, residual, out);
+    if (total > TILE) {
+        for (int r = 0; r < rows; r += BLOCK_ROWS)
+            blocked_panel_matmul(linear, x, total, base + r, rows - r < BLOCK_ROWS ? rows - r : BLOCK_ROWS, panel,
+                                 next, residual, out);
         return;
     }
 #endif
+    (void)total;
     int in = linear->in, width = linear->out, first = panel * PANEL;
     int columns = width - first < PANEL ? width - first : PANEL;
 #if defined(BYTE_TILES)
@@ -324,8 +337,8 @@ LOCAL void panel_matmul(const Linear *linear, const Value *x, const float *x_sca
     int size = (rows + most - 1) / most; /* number of tiles, then rows of each: all tiles about equal */
     size = (rows + size - 1) / size;
     float sums[TILE * PANEL];
-    for (int r = 0; r < rows; r += size) {
-        int count = rows - r < size ? rows - r : size;
+    for (int r = base; r < base + rows; r += size) {
+        int count = base + rows - r < size ? base + rows - r : size;
 #if defined(BYTE_TILES)
         if (linear->limit <= MAX_BYTE)
             byte_tiles(linear->qweight + (int64_t)first * in, next, (const uint8_t *)(x + (int64_t)r * (in + ROW_PAD)),
@@ -357,21 +370,31 @@ LOCAL void matmul(const Linear *linear, const Linear *next_linear, const Value *
         int base = unit / panels * size, here = rows - base < size ? rows - base : size;
         int p = unit % panels, first = p * PANEL;
         int last = first + PANEL < linear->out ? first + PANEL : linear->out;
-        float *to = out + (int64_t)base * linear->out;
-        panel_matmul(linear, x + (int64_t)base * (linear->in + ROW_PAD), x_scales + base, here, p, next, residual, to);
+        panel_matmul(linear, x, x_scales, rows, base, here, p, next, residual, out);
         if (activation >= 0)
-            for (int r = 0; r < here; r++)
-                activate(to + (int64_t)r * linear->out + first, last - first, activation);
+            for (int r = base; r < base + here; r++)
+                activate(out + (int64_t)r * linear->out + first, last - first, activation);
     }
 #pragma omp barrier
 }
 
-LOCAL float normalize_and_pack_row(const float *x, int width, const float *norm, const float *shift, float epsilon,
-                                   int limit, Value *packed) {
-    if (norm == NULL) return pack_row(x, width, limit, packed);
-    float row[width];
-    layer_norm(x, norm, shift, epsilon, width, row);
-    return pack_row(row, width, limit, packed);
+/* Row `row` of `total`, `x` being the first one; returns its scale. */
+LOCAL float normalize_and_pack_row(const float *x, int row, int total, int width, const float *norm,
+                                   const float *shift, float epsilon, int limit, Value *packed) {
+    float normalized[width];
+    const float *from = x + (int64_t)row * width;
+    if (norm) {
+        layer_norm(from, norm, shift, epsilon, width, normalized);
+        from = normalized;
+    }
+#if defined(FLOATS)
+    if (total > TILE) {
+        pack_in_blocks(from, width, row, total, packed);
+        return 1.0f;
+    }
+#endif
+    (void)total;
+    return pack_row(from, width, limit, packed + (int64_t)row * (width + ROW_PAD));
 }
 
 /* The input of a matmul: `count` rows of x, layer-normed if `norm` is not NULL, then packed. With few rows every thread
@@ -380,12 +403,10 @@ LOCAL void normalize_and_pack(const float *x, int count, int width, const float 
                               float epsilon, int limit, Value *packed, float *scales) {
     if (count <= SMALL_BATCH_ROWS) {
         for (int m = 0; m < count; m++)
-            scales[m] = normalize_and_pack_row(x + (int64_t)m * width, width, norm, shift, epsilon, limit,
-                                               packed + (int64_t)m * (width + ROW_PAD));
+            scales[m] = normalize_and_pack_row(x, m, count, width, norm, shift, epsilon, limit, packed);
         return;
     }
 #pragma omp for schedule(static)
     for (int m = 0; m < count; m++)
-        scales[m] = normalize_and_pack_row(x + (int64_t)m * width, width, norm, shift, epsilon, limit,
-                                           packed + (int64_t)m * (width + ROW_PAD));
+        scales[m] = normalize_and_pack_row(x, m, count, width, norm, shift, epsilon, limit, packed);
 }

@@ -26,8 +26,9 @@ _ATTN_LANES = 64
 """Floats that encoder attention sums side by side; ATTN_LANES in layers.c."""
 _SMALL_BATCH_ROWS = 4
 """Up to this many rows, every thread packs all rows for itself; SMALL_BATCH_ROWS in matmul.h."""
-ROW_PAD = 32
-"""Padding between two rows, in values: the larger of the two sizes of ROW_PAD in matmul.h."""
+ROW_PAD = 48
+"""Values that a packed row may need beyond its inputs: ROW_PAD in matmul.h or what is missing to BLOCK_INPUTS, at most
+MAX_ROW_PAD in convolution.c."""
 _MAX_ACTIVATION = 127 * 256 + 127
 """The largest quantized activation that is 256 × one signed byte + another."""
 MAX_BYTE = 127

@@ -1,6 +1,7 @@
 /* One vector of output channels for each instruction set: AVX-512, AVX2, SSE4.1, and NEON with and without dot product.
 
    GROUP: output channels in a vector. TILE: rows in one tile. SUMS: accumulator vectors that fit in registers.
+   in_register: float32; makes the compiler load a value once instead of at every use.
    STEP: inputs that `multiply_add` takes at once for each output channel. LAYOUT_STEP: inputs of an output channel that
    are side by side in memory. */
 #pragma once
@@ -31,6 +32,7 @@ typedef float Weight, Value; /* types of a weight and of a packed activation */
 #define SUMS 24
 typedef __m512 Vector;
 static inline Vector load_weights(const Weight *p) { return _mm512_loadu_ps(p); }
+static inline Vector in_register(Vector x) { __asm__("" : "+v"(x)); return x; }
 static inline Vector broadcast(const Value *p) { return _mm512_set1_ps(*p); }
 static inline Vector zero(void) { return _mm512_setzero_ps(); }
 static inline Vector multiply_add(Vector sum, Vector a, Vector b) { return _mm512_fmadd_ps(a, b, sum); }
@@ -45,6 +47,7 @@ static inline void store_scaled(Vector sum, float by, const float *scales, const
 #define SUMS 12
 typedef __m256 Vector;
 static inline Vector load_weights(const Weight *p) { return _mm256_loadu_ps(p); }
+static inline Vector in_register(Vector x) { __asm__("" : "+x"(x)); return x; }
 static inline Vector broadcast(const Value *p) { return _mm256_set1_ps(*p); }
 static inline Vector zero(void) { return _mm256_setzero_ps(); }
 static inline Vector multiply_add(Vector sum, Vector a, Vector b) { return _mm256_fmadd_ps(a, b, sum); }
@@ -65,6 +68,7 @@ static inline void store_scaled(Vector sum, float by, const float *scales, const
 typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
 typedef struct { Four low, high; } Vector;
 static inline Vector load_weights(const Weight *p) { return (Vector){((const Four *)p)[0], ((const Four *)p)[1]}; }
+static inline Vector in_register(Vector x) { return x; }
 static inline Vector broadcast(const Value *p) { return (Vector){{*p, *p, *p, *p}, {*p, *p, *p, *p}}; }
 static inline Vector zero(void) { return (Vector){{0}, {0}}; }
 static inline Vector multiply_add(Vector sum, Vector a, Vector b) {
