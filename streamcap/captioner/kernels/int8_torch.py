@@ -35,6 +35,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", torch.zeros(1) if bias is None else bias.detach().clone(), persistent=False)
         self.bias: Tensor
         self.narrow_range = int8_saturates()
+        self.min_scale = _MIN_SCALE  # TorchScript reads no globals
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) float32 → (…, out) float32."""
@@ -44,7 +45,7 @@ class Int8Linear(nn.Module):
         if x.size(-2) == 1:
             alone: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, self.narrow_range)
             return alone
-        scale = x.abs().amax(-1, keepdim=True).clamp_min_(_MIN_SCALE)
+        scale = x.abs().amax(-1, keepdim=True).clamp_min_(self.min_scale)
         scaled: Tensor = torch.ops.quantized.linear_dynamic(x / scale, self.packed, self.narrow_range)
         # linear_dynamic has already added the bias, which must not be scaled.
         return scaled.sub_(self.bias).mul_(scale).add_(self.bias)
