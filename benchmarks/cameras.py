@@ -39,7 +39,7 @@ GOAL_CORES = 0.20
 GOAL_GROWTH_MB_PER_HOUR = 1.0
 # Events and cues of each stream in memory.
 KEPT = 100
-# The first captions wait for keyframes, first sender reports and lazy initialisation.
+# The first captions wait for keyframes, first sender reports and lazy initialization.
 WARM_UP_SECONDS = 20.0
 
 

@@ -120,7 +120,7 @@ def drawn(scene: Scene, begin: float, count: int) -> list[av.VideoFrame]:
 
 
 def changes(count: int) -> list[list[av.VideoFrame]]:
-    """Scenes of which one thing changes halfway: colour, number, action, or the subject; place and look stay."""
+    """Scenes of which one thing changes halfway: color, number, action, or the subject; place and look stay."""
     rng = np.random.default_rng(SEED)
     known = {(s.kind, s.color, s.count, s.action, s.place) for s in every_scene()}
     made = []

@@ -73,7 +73,7 @@ class Built:
 
     path: Path
     reference: Callable[[Tensor, int], list[int]]
-    """One normalised image (3, H, W), a number of tokens → greedy tokens."""
+    """One normalized image (3, H, W), a number of tokens → greedy tokens."""
     parameters: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -224,7 +224,7 @@ def build_encoder_decoder(sizes: Sizes, directory: Path) -> Built:
 
 
 def images(count: int, side: int) -> Pixels:
-    """Images that differ: waves of another frequency and colour each."""
+    """Images that differ: waves of another frequency and color each."""
     y, x = np.mgrid[0:side, 0:side]
     waves = [
         [127 + 127 * np.sin(x * (n + 1) / (19 + 9 * c) + y * (c + 1) / (11 + 3 * n)) for c in range(3)]
@@ -242,12 +242,12 @@ def measure(name: str, built: Built, frames: int, tokens: int) -> Row:
     load_s = time.perf_counter() - began
     raw = images(frames, side)
     mean, std = torch.tensor(built.mean), torch.tensor(built.std)
-    normalised = ((torch.from_numpy(raw) / 255 - mean) / std).permute(0, 3, 1, 2)
+    normalized = ((torch.from_numpy(raw) / 255 - mean) / std).permute(0, 3, 1, 2)
     batched = [result.tokens for result in captioner.caption(list(raw), max_tokens=tokens)]
     captioner.caption([raw[0]], max_tokens=2)
-    built.reference(normalised[0], 2)
+    built.reference(normalized[0], 2)
     alone, expected, ours_s, theirs_s = [], [], [], []
-    for image, pixels in zip(raw, normalised, strict=True):
+    for image, pixels in zip(raw, normalized, strict=True):
         began = time.perf_counter()
         alone.append(captioner.caption([image], max_tokens=tokens)[0].tokens)
         ours_s.append(time.perf_counter() - began)

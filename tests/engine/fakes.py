@@ -51,7 +51,7 @@ class ColorModel:
         self.prompts = prompts
         self.decoded.append(len(embeddings))
         assert len(streams) == len(embeddings)
-        texts = ["colour " + " ".join(str(int(value)) for value in row) for row in embeddings]
+        texts = ["color " + " ".join(str(int(value)) for value in row) for row in embeddings]
         if on_text is not None:
             for row in range(len(texts)):
                 on_text(row, [ord(letter) for letter in texts[row][:6]])

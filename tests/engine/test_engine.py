@@ -50,10 +50,10 @@ def test_waiting_streams_share_one_batch(running: Running) -> None:
     outcomes = running.outcomes.wait(4)
     assert running.model.batches == [1, 3]
     assert {o.sample.stream: o.text for o in outcomes if isinstance(o, Captioned)} == {
-        "first": "colour 250 0 0",
-        "a": "colour 250 0 0",
-        "b": "colour 0 250 0",
-        "c": "colour 0 0 250",
+        "first": "color 250 0 0",
+        "a": "color 250 0 0",
+        "b": "color 0 250 0",
+        "c": "color 0 0 250",
     }
 
 
@@ -164,7 +164,7 @@ def test_interim_precedes_final_of_changed_caption() -> None:
     running.engine.submit(sample("door", RED, 0.0))
     first = running.outcomes.wait(2)
     assert [type(o) for o in first] == [Interim, Captioned]
-    assert isinstance(first[0], Interim) and first[0].text == "colour"
+    assert isinstance(first[0], Interim) and first[0].text == "color"
     assert running.engine.stop(5)
 
 
@@ -192,7 +192,7 @@ def test_unconfirmed_caption_waits_for_next_sample() -> None:
     assert kinds == [Interim, Captioned, Unconfirmed, Unchanged, Unconfirmed, Captioned]
     last = running.outcomes.all[-1]
     assert isinstance(last, Captioned)
-    assert last.text == "colour 20 0 0"
+    assert last.text == "color 20 0 0"
     assert last.first is not None and last.first.start == 3.0
     assert running.engine.statistics.unconfirmed == 2
     assert running.engine.stop(5)

@@ -58,7 +58,7 @@ def picture(path: Path, red: int) -> Path:
     return path
 
 
-async def name_the_colour(received: Received, writer: asyncio.StreamWriter) -> None:
+async def name_the_color(received: Received, writer: asyncio.StreamWriter) -> None:
     (image,) = received.images
     red = image.getpixel((1, 1))[0]  # type: ignore[index]
     await answering(f"The image shows red {round(red / 50) * 50} of {image.width}x{image.height}.")(received, writer)
@@ -68,12 +68,12 @@ def test_images_are_captioned_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [picture(tmp_path / f"{red}.png", red) for red in (50, 100, 150, 200, 250)]
-    with running(name_the_colour) as server:
-        assert run(monkeypatch, server, *files, "--json", "--prompt", "Which colour?", "--max-tokens", 9) == 0
+    with running(name_the_color) as server:
+        assert run(monkeypatch, server, *files, "--json", "--prompt", "Which color?", "--max-tokens", 9) == 0
     entries = json.loads(capsys.readouterr().out)
     assert [entry["text"] for entry in entries] == [f"Red {red} of 512x256." for red in (50, 100, 150, 200, 250)]
     assert {entry["logprob"] for entry in entries} == {None}
-    assert (server.requests[0].prompt, server.requests[0].body["max_tokens"]) == ("Which colour?", 9)
+    assert (server.requests[0].prompt, server.requests[0].body["max_tokens"]) == ("Which color?", 9)
 
 
 def test_video_is_captioned_at_its_frames(

@@ -33,7 +33,7 @@ CAPTIONS = (("a red car on a road", "the car is red"), ("two dogs run", "dogs in
 
 
 class Colors:
-    """A teacher that knows the mean colour of every cell, at four sizes of cells."""
+    """A teacher that knows the mean color of every cell, at four sizes of cells."""
 
     def features(self, images: np.ndarray) -> TeacherOutput:
         planes = torch.from_numpy(images).permute(0, 3, 1, 2) / 255

@@ -62,16 +62,16 @@ def both(
 def test_greedy_tokens_equal_generate(both: tuple[VisionEncoderDecoderModel, Captioner, Path]) -> None:
     model, captioner, _ = both
     pixels = np.random.default_rng(1).integers(0, 255, (6, 32, 32, 3), np.uint8)
-    normalised = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    normalized = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
     expected = []
-    for row in normalised:
+    for row in normalized:
         out = model.generate(row[None], max_new_tokens=19, do_sample=False, num_beams=1)[0].tolist()
         expected.append(out[1:])
     results = captioner.caption(list(pixels), max_tokens=19)
     assert [result.tokens for result in results] == expected
     assert [captioner.caption([image], max_tokens=19)[0].tokens for image in pixels] == expected
     with torch.inference_mode():
-        states = model.encoder(normalised).last_hidden_state
+        states = model.encoder(normalized).last_hidden_state
     assert [result.tokens for result in captioner.caption_embeddings(states, max_tokens=19)] == expected
     assert len(captioner.caption(list(pixels), beam_size=3)) == 6
 

@@ -46,7 +46,7 @@ async def test_stream_list_add_get_and_delete(server: Server) -> None:
         ({"url": ""}, 400, "url"),
         ({}, 400, "url"),
         ({"url": "rtsp://x", "every": "soon"}, 400, "every"),
-        ({"url": "rtsp://x", "colour": "red"}, 400, "colour"),
+        ({"url": "rtsp://x", "color": "red"}, 400, "color"),
         ([], 400, "must be a JSON object"),
     ],
 )

@@ -101,7 +101,7 @@ def test_no_marker_costs_one_picture_of_delay() -> None:
     assert [unit.data for unit in out + units.flush()] == [joined(picture(number)) for number in range(30)]
 
 
-def test_a_picture_that_goes_on_costs_those_up_to_a_keyframe() -> None:
+def test_picture_that_goes_on_costs_up_to_a_keyframe() -> None:
     units = proven()
     longer = payloads(*picture(PROVEN, slices=3))
     short = len(payloads(*picture(PROVEN)))
@@ -124,7 +124,7 @@ def test_pictures_with_one_timestamp_are_told_apart() -> None:
     assert len(out) == PROVEN
 
 
-def test_parameter_sets_of_another_time_stay_with_the_keyframe() -> None:
+def test_earlier_parameter_sets_stay_with_the_keyframe() -> None:
     units = AccessUnits("h264")
     fed(units, [nal(7, 20)], 0)
     fed(units, [nal(8, 5)], 1)
