@@ -155,6 +155,7 @@ class Engine:
         with self._changed:
             self._queue.forget(stream)
             self._forgotten.append(stream)
+            self._changed.notify()
 
     def stop(self, timeout: float) -> bool:
         """Stop after the current batch. Returns whether the thread ended within `timeout` seconds. Idempotent."""
@@ -168,11 +169,13 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping or len(self._queue) > 0)
+                self._changed.wait_for(lambda: self._stopping or len(self._queue) > 0 or self._forgotten)
                 if self._stopping:
                     return
                 while self._forgotten:
                     self.gate.forget(self._forgotten.popleft())
+                if not len(self._queue):
+                    continue
                 lane = self._lanes[self._share.choose(self._queue.encoders())]
                 waiting = self._queue.waiting(lane.name)
                 batch = self._queue.take(lane.batch_size.choose(waiting), lane.name)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -40,6 +41,19 @@ def hold(running: Running) -> None:
     running.model.gate.clear()
     running.engine.submit(sample("first", RED))
     assert running.model.entered.wait(TIMEOUT_FACTOR)
+
+
+def test_idle_engine_forgets_a_stream() -> None:
+    running, first = Running(threshold=0.02, interim_interval=0), sample("a", RED)
+    running.engine.submit(first)
+    running.outcomes.wait(1)
+    assert running.engine.gate.last_text(first)
+    running.engine.forget("a")
+    deadline = time.monotonic() + TIMEOUT_FACTOR
+    while running.engine.gate.last_text(first) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert not running.engine.gate.last_text(first)
+    assert running.engine.stop(5)
 
 
 def test_waiting_streams_share_one_batch(running: Running) -> None:
