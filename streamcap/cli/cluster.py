@@ -32,7 +32,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print nodes, streams, their owners, and how old their newest events are."""
-    require_extra("cluster", "nats")
+    require_extra("cluster", "nats", "msgspec")
     import asyncio  # not above: it would be a sixth of the time of `streamcap --help`
 
     from streamcap.cluster.jetstream.connection import ClusterOptions

@@ -193,7 +193,7 @@ def node(
 ) -> None:
     """Run one of many machines: cameras, captions and viewers are shared over NATS JetStream."""
     arguments = dict(locals())
-    require_extra("cluster", "nats")
+    require_extra("cluster", "nats", "msgspec")
     from streamcap.node import run_node
     from streamcap.server.http.server import allow_connections, listen
 

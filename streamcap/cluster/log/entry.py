@@ -13,6 +13,7 @@ HEADER = "Streamcap"
 each JSON document costs time on every gateway."""
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _FIELDS = 8
+_NO_COUNTERS = Counters()
 MAX_EVENTS = 4096
 """Events of one message; any further ones are ignored."""
 
@@ -50,7 +51,7 @@ def read_entry(
         node=node,
         term=int(term),
         begin=int(begin),
-        reserved=Counters() if is_viewer else check_counters(int(seq), int(caption), int(epoch), float(time)),
+        reserved=_NO_COUNTERS if is_viewer else check_counters(int(seq), int(caption), int(epoch), float(time)),
         events=tuple(body.decode().split("\n")[:MAX_EVENTS]) if body else (),
     )
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from streamcap.captions.event import Event
 from streamcap.streams.counters import Counters
@@ -30,8 +30,7 @@ class OwnerState(StrEnum):
     """Handed over in order. Final."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
+class LogEntry(NamedTuple):
     """One message of a stream's log."""
 
     sequence: int
@@ -48,8 +47,7 @@ class LogEntry:
     """JSON texts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """A message to store. The same write may be sent again: no more than one of them can be stored."""
 
     message_id: str

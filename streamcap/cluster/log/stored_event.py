@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from datetime import datetime
+from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from msgspec import DecodeError, Meta, Struct
+from msgspec.json import Decoder
 
 from streamcap.captions.caption import Caption, CaptureClock, Latency
-from streamcap.captions.event import Event, Extend, Payload, Status, StreamState
+from streamcap.captions.event import Event, Extend, Status, StreamState
 from streamcap.captions.formats.checks import MAX_EPOCH, MAX_SECONDS, MAX_SEQ
 from streamcap.captions.text import MAX_TEXT_CHARACTERS
 
-_Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
+_Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
+_Id = Annotated[str, Meta(max_length=80)]
 
 
-class _Message(BaseModel):
+class _Message(Struct, kw_only=True, gc=False):
     # Fields that a later version adds are ignored.
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
     stream: str
-    seq: Annotated[int, Field(ge=1, le=MAX_SEQ)]
+    seq: Annotated[int, Meta(ge=1, le=MAX_SEQ)]
 
 
-class _Caption(_Message):
-    type: Literal["caption"]
-    epoch: Annotated[int, Field(ge=0, le=MAX_EPOCH)]
-    id: Annotated[str, Field(max_length=80)]
-    revision: Annotated[int, Field(ge=0, le=MAX_SEQ)]
+class _Caption(_Message, tag_field="type", tag="caption", kw_only=True, gc=False):
+    epoch: Annotated[int, Meta(ge=0, le=MAX_EPOCH)]
+    id: _Id
+    revision: Annotated[int, Meta(ge=0, le=MAX_SEQ)]
     is_final: bool
     start: _Seconds
     end: _Seconds
-    text: Annotated[str, Field(max_length=MAX_TEXT_CHARACTERS)]
+    text: Annotated[str, Meta(max_length=MAX_TEXT_CHARACTERS)]
     logprob: float | None = None
-    confidence: Annotated[float, Field(ge=0, le=1)] | None = None
-    model: Annotated[str, Field(max_length=4096)] = ""
-    captured_at: AwareDatetime
+    confidence: Annotated[float, Meta(ge=0, le=1)] | None = None
+    model: Annotated[str, Meta(max_length=4096)] = ""
+    captured_at: Annotated[datetime, Meta(tz=True)]
     captured_at_source: CaptureClock
     latency_ms: Latency
 
@@ -51,18 +51,16 @@ class _Caption(_Message):
         )  # fmt: skip
 
 
-class _Status(_Message):
-    type: Literal["status"]
+class _Status(_Message, tag_field="type", tag="status", kw_only=True, gc=False):
     state: StreamState
-    reason: Annotated[str, Field(max_length=2000)]
+    reason: Annotated[str, Meta(max_length=2000)]
 
     def payload(self) -> Status:
         return Status(self.stream, self.state, self.reason)
 
 
-class _Extend(_Message):
-    type: Literal["extend"]
-    id: Annotated[str, Field(max_length=80)]
+class _Extend(_Message, tag_field="type", tag="extend", kw_only=True, gc=False):
+    id: _Id
     end: _Seconds
 
     def payload(self) -> Extend:
@@ -70,19 +68,15 @@ class _Extend(_Message):
 
 
 # A gateway reads every event of the cluster: one pass over the text, in native code.
-_MESSAGES: TypeAdapter[_Caption | _Status | _Extend] = TypeAdapter(
-    Annotated[_Caption | _Status | _Extend, Field(discriminator="type")]
-)
+_MESSAGES = Decoder(_Caption | _Status | _Extend)
 
 
 def read_event(stream: str, text: str) -> Event:
     """The event with JSON `text`. Raises ValueError, with one line for the log, for what is no event of `stream`."""
     try:
-        message = _MESSAGES.validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}") from None
+        message = _MESSAGES.decode(text)
+    except (DecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
     if message.stream != stream:
         raise ValueError(f"an event that is not of stream {stream}")
-    payload: Payload = message.payload()
-    return Event(message.seq, payload, text)
+    return Event(message.seq, message.payload(), text)

@@ -165,14 +165,6 @@ async def test_reader_goes_on_after_the_server_restarts(connection: Connection, 
     assert [event["seq"] for event in reading.events] == [1, 2]
 
 
-def test_events_of_a_log_keep_text_and_meaning() -> None:
-    for payload in (caption(), caption(is_final=False), Status("door", StreamState.STALLED, "no frame for 2.0 s")):
-        event = encode(7, payload)
-        read = read_event("door", event.text)
-        assert (read.text, read.seq, read.is_interim) == (event.text, 7, event.is_interim)
-        assert type(read.payload) is type(payload)
-
-
 @pytest.mark.parametrize(
     "text", ["[]", '{"type":"caption","stream":"door"}', '{"type":"status","stream":"yard","seq":1}', "{"]
 )
