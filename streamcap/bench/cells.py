@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from statistics import median
 from typing import Any
 
 OTHERS = ("onnxruntime", "OpenVINO")
 
 
 def cells(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """rows: `contender` (runtime and precision), `frames`, `median_ms`. A cell without a peer has no `ratio`."""
-    medians = {(*row["contender"].rsplit(" ", 1), row["frames"]): row["median_ms"] for row in rows}
+    """rows: `contender` (runtime and precision), `frames`, `rounds_ms`. A cell without a peer has no `ratio`.
+
+    ratio: the median over the rounds of ours ÷ the peer's time in the same round, for the peer where it is highest.
+    """
+    rounds = {(*row["contender"].rsplit(" ", 1), row["frames"]): row["rounds_ms"] for row in rows}
     found = []
-    for (runtime, precision, frames), ours in medians.items():
+    for (runtime, precision, frames), ours in rounds.items():
         if runtime != "streamcap":
             continue
-        peers = {name: medians[key] for name in OTHERS if (key := (name, precision, frames)) in medians}
-        cell: dict[str, Any] = {"precision": precision, "frames": frames, "ours_ms": ours}
+        peers = {name: rounds[key] for name in OTHERS if (key := (name, precision, frames)) in rounds}
+        cell: dict[str, Any] = {"precision": precision, "frames": frames, "ours_ms": median(ours)}
         if peers:
-            best = min(peers, key=lambda name: peers[name])
-            ratio = round(ours / peers[best], 3)
-            cell |= {"best_other": best, "other_ms": peers[best], "ratio": ratio, "met": ratio < 1}
+            ratios = {name: median(a / b for a, b in zip(ours, theirs, strict=True)) for name, theirs in peers.items()}
+            best = max(ratios, key=lambda name: ratios[name])
+            ratio = round(ratios[best], 3)
+            cell |= {"best_other": best, "other_ms": median(peers[best]), "ratio": ratio, "met": ratio < 1}
         found.append(cell)
     return sorted(found, key=lambda cell: (cell["precision"], cell["frames"]))
 

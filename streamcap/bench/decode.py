@@ -55,6 +55,7 @@ class Row:
             "frames": self.frames,
             "median_ms": round(1000 * self.timing.median, 3),
             "best_ms": round(1000 * self.timing.best, 3),
+            "rounds_ms": self.timing.rounds_ms,
             "warm_up_ms": round(1000 * self.timing.warm_up, 1),
             "captions_per_second": round(self.frames / self.timing.median, 2),
             "to_transformers": round(self.to_transformers, 3),

@@ -96,6 +96,7 @@ def measure_encode(
                             "frames": count,
                             "median_ms": round(1000 * timing.median, 3),
                             "best_ms": round(1000 * timing.best, 3),
+                            "rounds_ms": timing.rounds_ms,
                             "to_transformers": round(ratio(timing, timings[f"transformers {base}"]), 3),
                             "cosine": round(float(_cosine(contenders[name](), expected)), 5),
                         }

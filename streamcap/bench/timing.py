@@ -26,6 +26,11 @@ class Timing:
     def best(self) -> float:
         return min(self.seconds)
 
+    @property
+    def rounds_ms(self) -> list[float]:
+        """Milliseconds of each round, for JSON."""
+        return [round(1000 * seconds, 2) for seconds in self.seconds]
+
 
 def synchronize(device: torch.device) -> None:
     """Wait until `device` has finished its work."""

@@ -7,8 +7,8 @@ from streamcap.bench.cells import cells, cells_table
 
 def test_cells_compare_with_the_better_peer() -> None:
     rows = [
-        {"contender": name, "frames": frames, "median_ms": median}
-        for name, frames, median in (
+        {"contender": name, "frames": frames, "rounds_ms": [taken]}
+        for name, frames, taken in (
             ("transformers fp32", 1, 500.0),
             ("streamcap fp32", 4, 597.0),
             ("streamcap fp32", 1, 392.0),
@@ -26,3 +26,12 @@ def test_cells_compare_with_the_better_peer() -> None:
     text = cells_table(found)
     assert "0.97 × OpenVINO (405.0 ms): met" in text and "1.19 × OpenVINO (500.0 ms): MISSED" in text
     assert text.endswith("not measured")
+
+
+def test_ratio_is_the_median_over_the_rounds() -> None:
+    rows = [
+        {"contender": "streamcap fp32", "frames": 4, "rounds_ms": [100.0, 300.0, 90.0]},
+        {"contender": "onnxruntime fp32", "frames": 4, "rounds_ms": [110.0, 310.0, 80.0]},
+    ]
+    (cell,) = cells(rows)
+    assert cell["ratio"] == 0.968 and (cell["ours_ms"], cell["other_ms"]) == (100.0, 110.0)

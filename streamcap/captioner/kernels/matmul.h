@@ -24,11 +24,7 @@
 
 #define ROW_PAD (64 / (int)sizeof(Value)) /* padding between rows, so that they do not map to the same cache sets */
 #define PREFETCH_BYTES 4096               /* distance of the weight prefetch */
-#if defined(FLOATS)
 #define BLOCK_ROWS 204                    /* at most so many rows pass all panels together */
-#else
-#define BLOCK_ROWS 102
-#endif
 #define BLOCK_INPUTS 64                   /* float32: inputs of a panel that stay in the L1 cache while all rows pass */
 #define UNROLL 4                          /* float32: inputs that one pass through the innermost loop takes */
 #define MAX_BYTE 127                      /* up to this limit, activations fit signed bytes */
@@ -355,7 +351,7 @@ LOCAL void panel_matmul(const Linear *linear, const Value *x, const float *x_sca
 
 /* All panels of `linear`, then the activation function if `activation` >= 0. Each thread claims panels one by one and
    prefetches its next panel while it computes; after the last one, its first panel of `next_linear`. Many rows pass in
-   blocks, each through all panels, as the rows of a block stay in the L2 cache. Ends with a barrier. next_unit: a
+   blocks, each through all panels, as the rows of a block stay in the caches. Ends with a barrier. next_unit: a
    counter that starts at 0, one for each call. */
 LOCAL void matmul(const Linear *linear, const Linear *next_linear, const Value *x, const float *x_scales, int rows,
                   int residual, int activation, int32_t *next_unit, float *out) {
