@@ -3,7 +3,7 @@
     sudo python -m benchmarks.soak [--minutes 40] [--every 1] [--json benchmarks/results/soak.json]
 
 Needs root, `ip` and `tc` (iproute2), and GStreamer's RTSP server; without one of them it says which, and exits with 2.
-Writes the curve as JSON, and as a PNG of the same name.
+Writes the curve as JSON, and as a PNG of the same name. Ctrl-C or SIGTERM ends the run early, with its result.
 
 Each camera is a GStreamer RTSP server in a network namespace of its own, connected by a veth pair. In turn, each one
 gets one of these faults for 10 to 30 seconds, then works again for as long:
@@ -17,8 +17,9 @@ gets one of these faults for 10 to 30 seconds, then works again for as long:
 Meanwhile viewers of the websocket and of SSE connect, read for a few seconds and leave, and a publisher adds, changes
 and removes streams of the built-in scenes.
 
-Reported: resident memory, threads and open files every 5 s, at the start (the mean of the first minute after 30 s) and
-at the end (after all faults, viewers and added streams are gone), and the slope of the memory over the last half.
+Reported: resident memory, threads and open files every 5 s (about 1,000 times in a long run), at the start (the mean of
+the first minute after 30 s) and at the end (after all faults, viewers and added streams are gone), and the slope of the
+memory over the last half.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,6 +56,10 @@ from tests.end_to_end.service import Service, wait_until
 CAMERAS = 4
 FAULTS = ("half-open", "link", "trickle", "codec", "clock")
 SAMPLE_SECONDS = 5.0
+MAX_SAMPLES = 1000
+"""About; a longer run is sampled less often."""
+KEEP_SAMPLES = 120
+"""The curve so far is written after as many: a run of hours that is killed has shown what it has."""
 SETTLE_SECONDS = 45.0
 """Longer than the pause between two reconnections, so that all cameras are back."""
 MEASURED = ("rss_mib", "anonymous_mib", "threads", "files")
@@ -332,7 +338,8 @@ def missing() -> str | None:
     return "GStreamer's RTSP server (gir1.2-gst-rtsp-server-1.0) is not installed" if found.returncode else None
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace, ended: threading.Event) -> dict[str, Any]:
+    """ended: set by Ctrl-C or SIGTERM; the run then ends as if its minutes were over."""
     samples: list[Sample] = []
     with contextlib.ExitStack() as stack:
         cameras = [stack.enter_context(NamespaceCamera(number)) for number in range(1, CAMERAS + 1)]
@@ -341,28 +348,32 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         arguments = [*sources, "--every", f"{options.every:g}", "--allow-local", "--quiet", *MEMORY]
         service = stack.enter_context(Service(*arguments, out=out))
         began = time.monotonic()
+        pause = max(SAMPLE_SECONDS, 60 * options.minutes / MAX_SAMPLES)
 
-        def watch(seconds: float) -> None:
+        def watch(seconds: float, stop: threading.Event) -> None:
             end = time.monotonic() + seconds
-            while time.monotonic() < end:
+            while (left := end - time.monotonic()) > 0 and not stop.is_set():
                 samples.append(sample(service.pid, began))
-                time.sleep(min(SAMPLE_SECONDS, max(0.0, end - time.monotonic())))
+                if len(samples) % KEEP_SAMPLES == 0:
+                    options.json.write_text(json.dumps(curve(samples), indent=1) + "\n")
+                stop.wait(min(pause, left))
 
         def all_live() -> bool:
             streams = json.loads(service.get("/streams")[1] or "[]")
             return len(streams) == CAMERAS and all(one["state"] == "live" for one in streams)
 
+        never = threading.Event()
         wait_until(all_live, service.describe, 120)
-        watch(SETTLE_SECONDS)
+        watch(SETTLE_SECONDS, never)
         quiet = time.monotonic() - began
         soak = Soak(service, cameras, options.seed)
         soak.start()
         try:
-            watch(60 * options.minutes - 2 * SETTLE_SECONDS)
+            watch(60 * options.minutes - 2 * SETTLE_SECONDS, ended)
         finally:
             soak.stop()
         wait_until(all_live, service.describe, 120)
-        watch(SETTLE_SECONDS)
+        watch(SETTLE_SECONDS, never)
         total = time.monotonic() - began
         streams = json.loads(service.get("/streams")[1])
         status, seconds = service.terminate()
@@ -370,17 +381,24 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "machine": describe_machine(torch.device("cpu")),
         "cameras": CAMERAS,
-        "minutes": round(total / 60, 1),
         "every": options.every,
         "start": mean(samples, quiet - SETTLE_SECONDS / 2, quiet),
         "end": mean(samples, total - SETTLE_SECONDS / 2, total),
-        "slope_of_last_half": {key: slope(samples, total / 2, key) for key in ("rss_mib", "anonymous_mib")},
         "load": soak.counts,
         "load_that_ended": soak.failures,
         "reconnections": {one["name"]: one["reconnections"] for one in streams},
         "captions": {one["name"]: one["captions"] for one in streams},
         "exit_status": status,
         "seconds_to_end": round(seconds, 2),
+        **curve(samples),
+    }
+
+
+def curve(samples: list[Sample]) -> dict[str, Any]:
+    total = samples[-1].seconds
+    return {
+        "minutes": round(total / 60, 1),
+        "slope_of_last_half": {key: slope(samples, total / 2, key) for key in ("rss_mib", "anonymous_mib")},
         "samples": [asdict(one) for one in samples],
     }
 
@@ -397,7 +415,10 @@ def main() -> None:
     if lacking is not None:
         console.print(f"soak: {lacking}")
         sys.exit(2)
-    result = measure(options)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    result = measure(options, ended)
     options.json.write_text(json.dumps(result, indent=1) + "\n")
     console.print({key: value for key, value in result.items() if key != "samples"})
 
