@@ -58,6 +58,7 @@ class Service:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            process_group=0,  # Ctrl-C is for the test or benchmark, which ends the service
         )
         for stream, lines in ((process.stderr, self.errors), (process.stdout, self.printed)):
             reader = threading.Thread(target=self._read, args=(stream, lines), daemon=True)
