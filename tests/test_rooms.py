@@ -98,7 +98,7 @@ def test_importing_streamcap_is_light() -> None:
 
 
 def test_importing_the_commands_is_light() -> None:
-    heavy = "('asyncio', 'torch', 'av', 'numpy', 'fastapi')"
+    heavy = "('asyncio', 'torch', 'av', 'numpy', 'fastapi', 'pydantic_core')"
     code = f"import sys, streamcap.cli; print(*(m for m in {heavy} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

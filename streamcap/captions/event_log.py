@@ -8,12 +8,7 @@ from collections.abc import Iterable
 
 from streamcap.captions.caption import Caption
 from streamcap.captions.event import Event, Extend, LostRange, Payload, Status, StoredEvent, StreamState, encode
-
-REPLAY_EVENTS = 2048
-"""About half an hour at one caption a second, 1 MB a stream. The JSONL has all finals."""
-
-REPLAY_INTERIMS = 512
-"""About the last minute: a client that reconnects at once misses nothing."""
+from streamcap.captions.replay import REPLAY_EVENTS, REPLAY_INTERIMS
 
 
 class EventLog:

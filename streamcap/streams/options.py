@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from streamcap.atomic import open_regular
-from streamcap.captions.event_log import REPLAY_EVENTS
+from streamcap.captions.replay import REPLAY_EVENTS
 from streamcap.errors import InputError
 from streamcap.media.demand import Decode, Hwaccel
 from streamcap.streams.settings import check_every

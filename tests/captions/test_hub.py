@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamcap.captions.event import Extend, Status, StreamState
-from streamcap.captions.event_log import REPLAY_INTERIMS, EventLog
+from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub
+from streamcap.captions.replay import REPLAY_INTERIMS
 from streamcap.captions.subscription import DROPS_TO_CLOSE, SubscribeOptions, Subscription
 from streamcap.errors import InputError
 from tests.captions.fakes import caption
