@@ -34,7 +34,7 @@ from streamcap.engine.outcome import Captioned, Interim, Outcome
 from streamcap.engine.remote.remote_model import to_jpeg
 from streamcap.engine.remote.request import JpegImage, body, endpoint, headers
 from streamcap.media.frame import Pixels, Sample, SampledImage
-from streamcap.models import ModelService, complete, load_models
+from streamcap.service.models import ModelService, complete, load_models
 from testbed.chat_server import ChatServer, Received, delta, end_answer, start_answer, write_chunk
 
 RESULTS = Path(__file__).parent / "results"

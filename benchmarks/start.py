@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 # Modules whose import is measured alone, in a process of its own: what the start cannot be faster than.
-IMPORTS = ("typer", "numpy", "av", "fastapi", "aiortc", "torch", "streamcap.app")
+IMPORTS = ("typer", "numpy", "av", "fastapi", "aiortc", "torch", "streamcap.service.app")
 TIMEOUT_S = 120.0
 
 

@@ -15,7 +15,7 @@ import yaml
 import streamcap
 from streamcap.cli.service.node import node
 from streamcap.cli.service.serve import serve
-from streamcap.node import ROLES
+from streamcap.service.node import ROLES
 from tests.conftest import require_program
 
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "streamcap"
 LAYERS = (
     ("errors", "extras", "redact"),
     ("image_spec", "atomic", "byte_size", "daemon_pool", "local_path"),
-    ("captions", "media", "heap"),
+    ("captions", "media", "service.heap"),
     ("captions.formats", "media.files", "media.scenes"),
     ("media.sources",),
     ("captioner.options", "captioner.result", "captioner.preprocess", "captioner.reachability", "captioner.registry"),
@@ -45,10 +45,10 @@ LAYERS = (
     ("training.evaluation",),
     ("training",),
     ("training.mini",),
-    ("models",),
-    ("service_changes",),
-    ("bench", "app"),
-    ("node",),
+    ("service.models",),
+    ("service.changes",),
+    ("bench", "service.app"),
+    ("service.node", "service"),
     ("cli",),
     ("__main__",),
 )
@@ -108,7 +108,7 @@ def test_importing_the_commands_is_light() -> None:
 def test_starting_the_service_imports_no_connections() -> None:
     """Those of WebRTC and remote models are imported when the first one is needed."""
     heavy = "('torch', 'aiortc', 'httpx')"
-    code = f"import sys, streamcap.app; print(*(m for m in {heavy} if m in sys.modules))"
+    code = f"import sys, streamcap.service.app; print(*(m for m in {heavy} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 

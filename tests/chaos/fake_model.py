@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from streamcap import models
 from streamcap.captioner.decoding.drafts import DraftStatistics
 from streamcap.cli import main
 from streamcap.engine.model_settings import ModelSettings
 from streamcap.image_spec import ImageSpec
-from streamcap.models import LoadedModel
+from streamcap.service import models
+from streamcap.service.models import LoadedModel
 
 DECODE_SECONDS = 0.03
 ROW_SECONDS = float(os.environ.get("STREAMCAP_FAKE_ROW_SECONDS", "0"))

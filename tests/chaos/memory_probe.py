@@ -15,8 +15,8 @@ import sys
 import threading
 from dataclasses import dataclass
 
-from streamcap import models
 from streamcap.cli import main
+from streamcap.service import models
 from tests.chaos.fake_model import load
 
 

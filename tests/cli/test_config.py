@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from streamcap import app
 from streamcap.cli import main
 from streamcap.config.config import StreamConfig
+from streamcap.service import app
 from streamcap.streams.settings import StreamSettings
 
 pytestmark = pytest.mark.slow

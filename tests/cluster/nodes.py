@@ -21,7 +21,9 @@ from tests.timeouts import TIMEOUT_FACTOR
 SCENE = "scenes:?size=64x64&rate=10&seconds=0.7"
 # A process that has imported everything once, and forks a node in milliseconds: an import takes seconds of CPU.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["streamcap.cli", "streamcap.node", "tests.chaos.fake_model", "tests.cluster.nodes"])
+_FORKS.set_forkserver_preload(
+    ["streamcap.cli", "streamcap.service.node", "tests.chaos.fake_model", "tests.cluster.nodes"]
+)
 
 
 def run_command(arguments: Sequence[str], log: str, network: str | None) -> None:
@@ -36,8 +38,8 @@ def run_command(arguments: Sequence[str], log: str, network: str | None) -> None
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
-    from streamcap import models
     from streamcap.cli import main
+    from streamcap.service import models
     from tests.chaos.fake_model import load
 
     models.load_model = load  # type: ignore[assignment]

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from streamcap.cli import app
 from streamcap.errors import InputError
-from streamcap.node import NodeOptions
+from streamcap.service.node import NodeOptions
 
 pytestmark = pytest.mark.usefixtures("logging_as_it_was")
 
@@ -41,7 +41,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def options_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> NodeOptions:
     """What the command would run with."""
     seen: list[NodeOptions] = []
-    monkeypatch.setattr("streamcap.node.run_node", lambda options, *_, **__: options)
+    monkeypatch.setattr("streamcap.service.node.run_node", lambda options, *_, **__: options)
     monkeypatch.setattr("streamcap.cli.service.node.run_service", seen.append)
     done = CliRunner().invoke(app, ["node", *arguments], catch_exceptions=False)
     assert seen, done.output

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 
     from streamcap.config.config import Config
     from streamcap.config.reload import Reloader
-    from streamcap.node import NodeOptions
+    from streamcap.service.node import NodeOptions
 
 _CLUSTER = "Cluster"
 SHUTDOWN_TIMEOUT_S = 25.0
@@ -194,8 +194,8 @@ def node(
     """Run one of many machines: cameras, captions and viewers are shared over NATS JetStream."""
     arguments = dict(locals())
     require_extra("cluster", "nats", "msgspec")
-    from streamcap.node import run_node
     from streamcap.server.http.server import allow_connections, listen
+    from streamcap.service.node import run_node
 
     configure_logging(log_level, log_format)
     file: Config | None = context.obj
@@ -237,10 +237,10 @@ def _reloader(file: Config, arguments: Mapping[str, Any], given: Mapping[str, An
 
 def _node_options(values: Mapping[str, Any], file: Config | None, given: Container[str]) -> NodeOptions:
     """The options that `values`, the arguments of `node` by name, and `file` describe. Raises InputError."""
-    from streamcap.app import ServeOptions
     from streamcap.cluster.jetstream.connection import ClusterOptions
     from streamcap.cluster.recorder.options import RecorderOptions
-    from streamcap.node import NodeOptions
+    from streamcap.service.app import ServeOptions
+    from streamcap.service.node import NodeOptions
 
     sources = parse_sources(values["sources"] or [])
     for name, url in sources:

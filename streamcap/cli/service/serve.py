@@ -161,9 +161,9 @@ def serve(
 ) -> None:
     """Caption live streams: websocket, web page and rolling subtitle files."""
     arguments = dict(locals())
-    from streamcap.app import ServeOptions, serve_streams
     from streamcap.cli.service.console import print_captions
     from streamcap.server.http.server import allow_connections, listen
+    from streamcap.service.app import ServeOptions, serve_streams
 
     configure_logging(log_level, log_format)
     file: Config | None = context.obj

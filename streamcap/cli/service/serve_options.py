@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from streamcap.engine.model_settings import ModelSettings
     from streamcap.media.mask import Polygon
     from streamcap.server.options import ServerOptions
-    from streamcap.service_changes import Wanted
+    from streamcap.service.changes import Wanted
     from streamcap.streams.options import StreamOptions
 
 
@@ -157,7 +157,7 @@ def reloader_of(file: Config, given: Mapping[str, Any], named: frozenset[str]) -
 
 def wanted_of(file: Config, given: Mapping[str, Any]) -> Wanted:
     """What `file` says, apart from streams, where the arguments `given` do not win over it. Raises InputError."""
-    from streamcap.service_changes import Wanted
+    from streamcap.service.changes import Wanted
 
     # The directory of the files cannot change while the service runs.
     values = {**defaults("server"), **file.server, **given, "out": None}

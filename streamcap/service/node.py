@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import streamcap
-from streamcap.app import ENGINE_STOP_SECONDS, ServeOptions, on_hangup, source_opener, start_models
 from streamcap.captions.hub import Hub
 from streamcap.cluster.assignment.nodes import CpuMeter, NodeDirectory, NodeInfo
 from streamcap.cluster.assignment.registry import StreamRegistry
@@ -37,12 +36,13 @@ from streamcap.cluster.tasks import end_tasks
 from streamcap.daemon_pool import DaemonPool
 from streamcap.engine.model_settings import ModelSettings
 from streamcap.errors import InputError, StreamcapError
-from streamcap.heap import trim_heap_periodically
-from streamcap.models import ModelService, complete, load_models
 from streamcap.server.app import create_app
 from streamcap.server.errors import answer
 from streamcap.server.http import server as http_server
 from streamcap.server.http.path_prefix import route_path
+from streamcap.service.app import ENGINE_STOP_SECONDS, ServeOptions, on_hangup, source_opener, start_models
+from streamcap.service.heap import trim_heap_periodically
+from streamcap.service.models import ModelService, complete, load_models
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.storage.file_retention import FileRetention
 from streamcap.streams.stream import Stream

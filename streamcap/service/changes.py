@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from streamcap.config.config import Config
 from streamcap.engine.model_settings import ModelSettings
-from streamcap.models import ModelService, complete
+from streamcap.service.models import ModelService, complete
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.stream_set import StreamSet
 

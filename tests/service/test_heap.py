@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from streamcap import heap
-from streamcap.heap import trim_heap, trim_heap_periodically
+from streamcap.service import heap
+from streamcap.service.heap import trim_heap, trim_heap_periodically
 from tests.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc_trim is glibc's")

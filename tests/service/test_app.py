@@ -16,13 +16,13 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from streamcap.app import ServeOptions, _background, serve_streams
 from streamcap.engine.change_gate import ChangeGateOptions
 from streamcap.engine.engine import EngineOptions
 from streamcap.engine.model_settings import ModelSettings
 from streamcap.errors import InputError
 from streamcap.server.http.server import listen
 from streamcap.server.options import ServerOptions
+from streamcap.service.app import ServeOptions, _background, serve_streams
 from streamcap.streams.options import StreamOptions
 from tests.timeouts import TIMEOUT_FACTOR
 
@@ -43,8 +43,8 @@ OPTIONS = ServeOptions(
 def test_loading_service_is_alive_not_ready_and_stoppable() -> None:
     # In a process of its own: the signal is for the service, not for what other tests have left running.
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-m", "tests.test_app"],
-        cwd=Path(__file__).parents[1],
+        [sys.executable, "-X", "faulthandler", "-m", "tests.service.test_app"],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_FACTOR,

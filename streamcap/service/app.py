@@ -21,15 +21,15 @@ from streamcap.daemon_pool import DaemonPool
 from streamcap.engine.engine import EngineOptions
 from streamcap.engine.model_settings import ModelSettings
 from streamcap.errors import LostCaptionsError
-from streamcap.heap import trim_heap_periodically
 from streamcap.media.sources import SourceOptions, open_source
 from streamcap.media.sources.base import Source
 from streamcap.media.sources.http.address import HostScope
-from streamcap.models import LoadedModel, ModelService, complete, load_models
 from streamcap.server.app import create_app
 from streamcap.server.http import server as http_server
 from streamcap.server.options import ServerOptions
-from streamcap.service_changes import ServiceChanges, Wanted
+from streamcap.service.changes import ServiceChanges, Wanted
+from streamcap.service.heap import trim_heap_periodically
+from streamcap.service.models import LoadedModel, ModelService, complete, load_models
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.storage.caption_store import CaptionStore
 from streamcap.streams.storage.file_retention import FileRetention

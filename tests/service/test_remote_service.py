@@ -18,7 +18,7 @@ from streamcap.captions.subscription import SubscribeOptions
 from streamcap.engine.change_gate import ChangeGateOptions
 from streamcap.engine.engine import EngineOptions
 from streamcap.engine.model_settings import ModelSettings
-from streamcap.models import LoadedModel, ModelService, complete
+from streamcap.service.models import LoadedModel, ModelService, complete
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.stream_deps import StreamDeps

@@ -11,9 +11,9 @@ import pytest
 from streamcap.cli.service.serve_options import load_checked, wanted_of
 from streamcap.config.config import Config
 from streamcap.config.reload import Reloader
-from streamcap.service_changes import LIVE_OPTIONS, ServiceChanges
+from streamcap.service.changes import LIVE_OPTIONS, ServiceChanges
 from testbed.chat_server import ChatServer, answering, chat_server
-from tests.test_remote_service import Service
+from tests.service.test_remote_service import Service
 from tests.timeouts import TIMEOUT_FACTOR
 
 FILE = """
@@ -117,6 +117,6 @@ async def test_defaults_change_and_the_rest_is_named(tmp_path: Path) -> None:
 
 
 def test_live_options_are_documented() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
     (row,) = (line for line in page.splitlines() if line.startswith("| `every`,"))
     assert [name for name in LIVE_OPTIONS if f"`{name}`" not in row] == []

@@ -11,7 +11,7 @@ from streamcap.engine.change_gate import ChangeGateOptions
 from streamcap.engine.engine import Engine, EngineOptions
 from streamcap.engine.model_settings import ModelSettings
 from streamcap.errors import InputError
-from streamcap.models import complete, gate_model, load_models, serve_local
+from streamcap.service.models import complete, gate_model, load_models, serve_local
 
 pytestmark = pytest.mark.slow
 

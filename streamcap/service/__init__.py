@@ -1,0 +1,1 @@
+"""One running service, or one node of many: the packages below, put together."""
