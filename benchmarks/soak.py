@@ -57,9 +57,9 @@ CAMERAS = 4
 FAULTS = ("half-open", "link", "trickle", "codec", "clock")
 SAMPLE_SECONDS = 5.0
 MAX_SAMPLES = 1000
-"""About; a longer run is sampled less often."""
+"""About so many at most: a longer run is sampled less often."""
 KEEP_SAMPLES = 120
-"""The curve so far is written after as many: a run of hours that is killed has shown what it has."""
+"""The curve so far is written whenever so many more are there, so that a killed run of hours leaves it."""
 SETTLE_SECONDS = 45.0
 """Longer than the pause between two reconnections, so that all cameras are back."""
 MEASURED = ("rss_mib", "anonymous_mib", "threads", "files")

@@ -47,5 +47,5 @@ def load_captioner(
     target = find_device(device)
     find_precision(precision, target)  # a wrong name is refused before a large file is read
     checkpoint = open_checkpoint(path)
-    resolved = find_precision(precision, target, own=checkpoint.family == FAMILY)
+    resolved = find_precision(precision, target, native=checkpoint.family == FAMILY)
     return Captioner(checkpoint, device=target, precision=resolved, vision=vision, tokenizer=tokenizer)

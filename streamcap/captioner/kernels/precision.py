@@ -37,18 +37,18 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def find_precision(name: str, device: torch.device, *, own: bool = False) -> str:
+def find_precision(name: str, device: torch.device, *, native: bool = False) -> str:
     """The precision called `name`; `auto`: fp16 on a GPU, int8 on CPUs with VNNI, else fp32.
 
-    own: of a checkpoint of streamcap's own family. Its captions are as true in int8 on the kernels, and there is no
-    other code that they have to equal: `auto` is int8 on every CPU that has kernels.
+    native: of a checkpoint of streamcap's own family (`checkpoints.native`). Its captions are as true in int8 on the
+    kernels, and there is no other code that they have to equal: `auto` is int8 on every CPU that has kernels.
 
     Raises InputError for an unknown name, and for a precision that the device does not support.
     """
     if name == "auto":
         if device.type == "cuda":
             return "fp16"
-        if own and loading.has_kernels("int8"):
+        if native and loading.has_kernels("int8"):
             return "int8"
         return "int8" if int8_torch.engine() is not None and not int8_torch.int8_saturates() else "fp32"
     known = PRECISIONS[device.type]

@@ -31,12 +31,12 @@ def test_auto_on_cpu_is_int8_only_with_vnni(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @needs_compiler
-def test_auto_for_own_checkpoints_is_int8_on_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_for_native_checkpoints_is_int8(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8_torch, "int8_saturates", lambda: True)
-    assert find_precision("auto", CPU, own=True) == "int8"
+    assert find_precision("auto", CPU, native=True) == "int8"
     assert load_captioner("mini", device="cpu").info["precision"] == "int8"
     monkeypatch.setenv("STREAMCAP_KERNELS", "off")
-    assert find_precision("auto", CPU, own=True) == "fp32"
+    assert find_precision("auto", CPU, native=True) == "fp32"
 
 
 @needs_compiler

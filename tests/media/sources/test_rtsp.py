@@ -329,7 +329,7 @@ def test_camera_is_decoded_by_keyframes_alone_until_watched() -> None:
 
 def test_unwanted_pictures_are_read_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     require_rtsp_server()
-    monkeypatch.setattr(rtsp_source, "NAP_SECONDS", 0.4)
+    monkeypatch.setattr(rtsp_source, "IDLE_READ_SECONDS", 0.4)
     reads: list[float] = []
     read = RtspRelay.read
     monkeypatch.setattr(RtspRelay, "read", lambda relay, timeout: reads.append(timeout) or read(relay, timeout))

@@ -31,9 +31,9 @@ _UNPARSED = {"fflags": "noparse+nofillin", "probesize": "4096"}
 _READ_HERE = ("h264", "hevc")
 # While no wanted picture is expected, what comes is read this often, and not packet by packet: each time a thread wakes
 # up costs as much as reading dozens of packets. The kernel's buffer holds what comes meanwhile.
-NAP_SECONDS = 0.1
-# Before the wanted picture is expected, all is read as it comes.
-_AWAKE_SECONDS = 0.06
+IDLE_READ_SECONDS = 0.1
+# So long before the wanted picture is expected, packets are read as they come again.
+_LEAD_SECONDS = 0.06
 
 
 class RtspSource(LibavSource):
@@ -149,14 +149,14 @@ class RtspSource(LibavSource):
                 for unit in video.feed(run):
                     yield unit
                     since = self._monotonic()
-            if relay.is_drained and self._stopping.wait(self._nap(since)):
+            if relay.is_drained and self._stopping.wait(self._read_pause(since)):
                 return
 
-    def _nap(self, read: float) -> float:
+    def _read_pause(self, read: float) -> float:
         """Seconds during which nothing has to be read. read: when the newest picture was."""
-        idle = read + self._policy.idle() - _AWAKE_SECONDS - self._monotonic()
+        idle = read + self._policy.idle() - _LEAD_SECONDS - self._monotonic()
         # A picture that was half read may be the wanted one if it comes earlier than expected.
-        return min(idle, NAP_SECONDS) if idle > _AWAKE_SECONDS else 0.0
+        return min(idle, IDLE_READ_SECONDS) if idle > _LEAD_SECONDS else 0.0
 
 
 def _packet(unit: AccessUnit, stream: VideoStream, time_base: Fraction) -> Packet[VideoStream]:
