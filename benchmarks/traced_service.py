@@ -76,7 +76,7 @@ def install(trace: StageTrace) -> None:
     from streamcap.engine.live import LiveModel
     from streamcap.engine.outcome import Captioned
     from streamcap.media.convert import Converter
-    from streamcap.media.sources.libav import LibavSource
+    from streamcap.media.sources.libav.source import LibavSource
     from streamcap.streams.source.source_thread import SourceThread
     from streamcap.streams.stream import Stream
 

@@ -15,7 +15,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "streamcap"
 # Lowest first. A module belongs to the longest name here that begins its own. It may import from lower rows, and within
 # its package from its own row.
 LAYERS = (
-    ("errors", "extras", "redact"),
+    ("capture_clock", "errors", "extras", "redact"),
     ("image_spec", "atomic", "byte_size", "daemon_pool", "local_path"),
     ("captions", "media", "service.heap"),
     ("captions.formats", "media.files", "media.scenes"),

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Literal
 
-CaptureClock = Literal["rtcp", "arrival"]
+from streamcap.capture_clock import CaptureClock
 
 
 @dataclass(frozen=True, slots=True)

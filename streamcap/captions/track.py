@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
-from streamcap.captions.caption import Caption, CaptureClock, Latency
+from streamcap.captions.caption import Caption, Latency
 from streamcap.captions.cue import Cue, merge_cues, to_ms
 from streamcap.captions.event import Extend, Payload
 from streamcap.captions.text import clean_text
+from streamcap.capture_clock import CaptureClock
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from streamcap.config.schema import NOT_YET, Flag, file_schema
 from streamcap.config.yaml_tree import Path_, Tree, read_tree
 from streamcap.engine.model_settings import REMOTE_PREFIX, ModelSettings, find_key
 from streamcap.errors import InputError
-from streamcap.media.sources.http.address import HostScope
+from streamcap.media.sources.address import HostScope
 from streamcap.media.sources.url import check_url
 from streamcap.streams.options import check_name
 from streamcap.streams.settings import StreamSettings

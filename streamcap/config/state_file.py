@@ -14,7 +14,7 @@ from streamcap.atomic import atomic_write, read_json
 from streamcap.config.config import StreamConfig
 from streamcap.daemon_pool import DaemonPool
 from streamcap.errors import InputError, StreamcapError
-from streamcap.media.sources.http.address import HostScope
+from streamcap.media.sources.address import HostScope
 from streamcap.media.sources.url import check_url
 from streamcap.streams.options import check_name
 from streamcap.streams.settings import StreamSettings

@@ -31,8 +31,8 @@ def no_switch(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(no_switch)]
 Coordinate = Annotated[Number, Field(ge=0, le=1, allow_inf_nan=False)]
-Point = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
-Polygon = Annotated[list[Point], Field(min_length=MIN_POINTS, max_length=MAX_POINTS)]
+JsonPoint = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
+JsonPolygon = Annotated[list[JsonPoint], Field(min_length=MIN_POINTS, max_length=MAX_POINTS)]
 
 
 def _as_polygons(mask: Any) -> Any:
@@ -43,10 +43,10 @@ def _as_polygons(mask: Any) -> Any:
         return mask
 
 
-Mask = Annotated[
-    list[Polygon],
+JsonMask = Annotated[
+    list[JsonPolygon],
     Field(min_length=1, max_length=MAX_POLYGONS),
-    BeforeValidator(_as_polygons, json_schema_input_type=list[Polygon] | Polygon),
+    BeforeValidator(_as_polygons, json_schema_input_type=list[JsonPolygon] | JsonPolygon),
 ]
 LabelValue = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARACTERS)]
 
@@ -68,7 +68,7 @@ class StreamFields(BaseModel):
         Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, description="For models that take a prompt."),
     ] = None
     mask: Annotated[
-        Mask | None,
+        JsonMask | None,
         Field(
             description="Polygons that neither the model nor a viewer sees; points are [x, y], each 0 to 1 of the "
             "image, from the upper left corner.",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from av import VideoFrame
 
+from streamcap.capture_clock import CaptureClock
+
 Pixels = npt.NDArray[np.uint8]
-CaptureClock = Literal["rtcp", "arrival"]
 
 
 @dataclass(frozen=True, slots=True)

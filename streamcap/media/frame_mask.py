@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import cast
@@ -14,7 +15,7 @@ from av.video.format import VideoFormat
 
 from streamcap.errors import StreamcapError
 from streamcap.media.frame import Frame
-from streamcap.media.mask import Mask, Polygon, rasterize
+from streamcap.media.mask import Mask, Polygon
 from streamcap.media.orientation import Orientation, orientation_of
 
 # Each pixel has its own color, so that conversion to rgb24 mixes no masked pixel into others.
@@ -222,3 +223,31 @@ def _middle(form: VideoFormat, bits: int) -> bytes:
     # P010 and its kin keep the bits at the upper end of two bytes.
     high_bits = form.name[:2] in ("p0", "p2", "p4")
     return (1 << (15 if high_bits else bits - 1)).to_bytes(2, "little")
+
+
+def rasterize(polygon: Polygon, width: int, height: int) -> npt.NDArray[np.bool_]:
+    """(height, width): the pixels of which the polygon covers any part."""
+    # Differences along each row: of the winding number at the pixels' centers, and of the number of edges in a pixel.
+    winding = np.zeros((height, width + 1), np.int32)
+    edges = np.zeros((height, width + 1), np.int32)
+    points = [(x * width, y * height) for x, y in polygon]
+    for start, end in zip(points, (*points[1:], points[0]), strict=True):
+        (x0, y0), (x1, y1) = upper, _ = sorted((start, end), key=lambda point: point[1])
+        dx, dy = x1 - x0, y1 - y0
+        # The rows whose center line the edge crosses: at or below its upper end, above its lower one.
+        rows = np.arange(math.ceil(y0 - 0.5), math.ceil(y1 - 0.5))
+        # Divided before it is multiplied: dx / dy overflows where dy is subnormal. Without rows dy may be 0.
+        crossings = x0 + (rows + 0.5 - y0) / (dy or 1.0) * dx
+        winding[rows, np.clip(np.ceil(crossings - 0.5), 0, width).astype(np.intp)] += 1 if upper is start else -1
+        # The pixels that it passes through.
+        rows = np.arange(min(height - 1, int(y0)), min(height - 1, int(y1)) + 1)
+        entry = x0 + (np.maximum(rows, y0) - y0) / dy * dx if dy > 0 else np.full(rows.size, x0)
+        leave = x0 + (np.minimum(rows + 1, y1) - y0) / dy * dx if dy > 0 else np.full(rows.size, x1)
+        first, last = (
+            np.clip(side, 0, width - 1).astype(np.intp) for side in (np.minimum(entry, leave), np.maximum(entry, leave))
+        )
+        edges[rows, first] += 1
+        edges[rows, last + 1] -= 1
+    # A pixel that no edge passes through is inside wholly or not at all.
+    masked: npt.NDArray[np.bool_] = ((winding.cumsum(axis=1) != 0) | (edges.cumsum(axis=1) > 0))[:, :width]
+    return masked

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from streamcap.daemon_pool import DaemonPool
 from streamcap.errors import InputError
-from streamcap.media.sources.http.address import HostScope, addresses_fault, resolve
+from streamcap.media.sources.address import HostScope, addresses_fault, resolve
 from streamcap.media.sources.url import LOCAL, NETWORK, PUSHED, check_url, scheme_of
 from streamcap.redact import redact
 from streamcap.server.options import ServerOptions

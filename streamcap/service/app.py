@@ -22,8 +22,8 @@ from streamcap.engine.engine import EngineOptions
 from streamcap.engine.model_settings import ModelSettings
 from streamcap.errors import LostCaptionsError
 from streamcap.media.sources import SourceOptions, open_source
+from streamcap.media.sources.address import HostScope
 from streamcap.media.sources.base import Source
-from streamcap.media.sources.http.address import HostScope
 from streamcap.server.app import create_app
 from streamcap.server.http import server as http_server
 from streamcap.server.options import ServerOptions

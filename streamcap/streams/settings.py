@@ -11,10 +11,7 @@ from typing import Any, get_args
 
 from streamcap.errors import InputError
 from streamcap.media.demand import Decode as Decode
-
-Point = tuple[float, float]
-"""x, y, each 0 to 1 of the image: (0, 0) is the upper left corner."""
-Polygon = tuple[Point, ...]
+from streamcap.media.mask import Mask, Polygon
 
 MIN_EVERY, MAX_EVERY = 0.02, 3600.0
 MAX_MODEL_CHARACTERS = 256
@@ -34,7 +31,7 @@ class StreamSettings:
     """Name of one of the service's models."""
     prompt: str | None = None
     """For models that take one."""
-    mask: tuple[Polygon, ...] | None = None
+    mask: Mask | None = None
     """Polygons that nobody may see: neither the model nor a viewer."""
     decode: Decode | None = None
     """Which frames of a camera to decode."""
@@ -84,7 +81,7 @@ def _check_text(field: str, text: str, max_characters: int, *, lines: bool = Fal
         raise InputError(f"{field} {text[:40]!r}: contains a control character")
 
 
-def _checked_mask(mask: tuple[Polygon, ...]) -> tuple[Polygon, ...]:
+def _checked_mask(mask: Mask) -> Mask:
     """`mask` as tuples of floats; any sequences will do, so that JSON can be given as it is."""
     if not 1 <= len(mask) <= MAX_POLYGONS:
         raise InputError(f"mask: use 1 to {MAX_POLYGONS} polygons")

@@ -14,8 +14,8 @@ from streamcap.errors import StreamcapError
 from streamcap.media.demand import FrameDemand
 from streamcap.media.frame import Frame, Sample
 from streamcap.media.ring import FrameRing
+from streamcap.media.sources.address import HostScope
 from streamcap.media.sources.base import SourceEnded, SourceInfo, SourceRefused
-from streamcap.media.sources.http.address import HostScope
 from streamcap.media.sources.push import PushSource
 from streamcap.media.sources.url import NETWORK, scheme_of
 from streamcap.media.timing.schedule import Schedule

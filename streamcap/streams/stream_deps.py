@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from streamcap.captions.hub import Hub
 from streamcap.engine.served_model import ServedModels
 from streamcap.media.frame import Sample
+from streamcap.media.sources.address import HostScope
 from streamcap.media.sources.base import Source
-from streamcap.media.sources.http.address import HostScope
 from streamcap.media.timing.phases import SamplingPhases
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.storage.caption_file_writer import CaptionFileWriter

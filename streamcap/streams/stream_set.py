@@ -15,7 +15,7 @@ from streamcap.engine.outcome import Outcome
 from streamcap.engine.statistics import EngineStatistics
 from streamcap.errors import InputError, StreamcapError
 from streamcap.media.sources import check_url
-from streamcap.media.sources.http.address import HostScope
+from streamcap.media.sources.address import HostScope
 from streamcap.streams.counters import Counters
 from streamcap.streams.options import StreamOptions, check_name
 from streamcap.streams.overload import OverloadDetector

@@ -12,7 +12,7 @@ import pytest
 from streamcap.config.config import StreamConfig
 from streamcap.config.state_file import StateFile
 from streamcap.errors import InputError, StreamcapError
-from streamcap.media.sources.http.address import HostScope
+from streamcap.media.sources.address import HostScope
 from streamcap.streams.settings import StreamSettings
 from tests.streams.fakes import FakeService
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from streamcap.image_spec import ImageSpec
 from streamcap.media.convert import Converter
-from streamcap.media.frame_mask import FrameMask, UnmaskableError
-from streamcap.media.mask import Mask, Polygon, rasterize
+from streamcap.media.frame_mask import FrameMask, UnmaskableError, rasterize
+from streamcap.media.mask import Mask, Polygon
 from streamcap.media.orientation import orientation_of, show
 from streamcap.media.ring import FrameRing
 from tests.examples import examples

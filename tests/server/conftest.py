@@ -24,7 +24,7 @@ from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub, UnknownStreamError
 from streamcap.captions.track import CaptionTrack, SampleTime
 from streamcap.engine.statistics import EngineStatistics
-from streamcap.media.sources.http.address import HostScope
+from streamcap.media.sources.address import HostScope
 from streamcap.media.sources.push import PushSource
 from streamcap.server import source_policy
 from streamcap.server.app import create_app

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from streamcap.image_spec import ImageSpec
 from streamcap.media.convert import Converter
-from streamcap.media.mask import Mask, rasterize
+from streamcap.media.frame_mask import rasterize
+from streamcap.media.mask import Mask
 from streamcap.media.ring import FrameRing
 from streamcap.server.snapshots import _encode
 from streamcap.server.webrtc.preview import Encoder

@@ -8,8 +8,8 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from streamcap.errors import InputError
-from streamcap.media.sources.http import address
-from streamcap.media.sources.http.address import HostScope
+from streamcap.media.sources import address
+from streamcap.media.sources.address import HostScope
 from streamcap.server import source_policy
 from streamcap.server.options import ServerOptions
 from streamcap.server.source_policy import SourcePolicy

@@ -23,8 +23,8 @@ from streamcap.engine.statistics import EngineStatistics
 from streamcap.errors import StreamcapError
 from streamcap.media.demand import FrameChoice
 from streamcap.media.frame import Frame, Pixels, Sample
+from streamcap.media.sources.address import HostScope
 from streamcap.media.sources.base import Source, SourceInfo
-from streamcap.media.sources.http.address import HostScope
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.stream_deps import StreamDeps
 from streamcap.streams.stream_set import StreamSet

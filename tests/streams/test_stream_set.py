@@ -17,7 +17,7 @@ from streamcap.captions.hub import UnknownStreamError
 from streamcap.captions.subscription import SubscribeOptions
 from streamcap.engine.outcome import Interim, Times
 from streamcap.errors import InputError
-from streamcap.media.sources.http.address import HostScope
+from streamcap.media.sources.address import HostScope
 from streamcap.streams import stream_set
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.storage.caption_files import CaptionFiles, FilesLockedError, SavedHistory

@@ -19,7 +19,7 @@ from streamcap.cluster.jetstream.subjects import INGEST_QUEUE, STREAMS_BUCKET, W
 from streamcap.cluster.log.reader import Message, StreamReader
 from streamcap.errors import InputError
 from streamcap.media.sources import check_url
-from streamcap.media.sources.http.address import HostScope
+from streamcap.media.sources.address import HostScope
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.stream_set import DuplicateStreamError
 

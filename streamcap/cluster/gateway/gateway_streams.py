@@ -20,7 +20,7 @@ from streamcap.engine.statistics import EngineStatistics
 from streamcap.errors import InputError
 from streamcap.media.frame import Frame
 from streamcap.media.sources import check_url
-from streamcap.media.sources.http.address import HostScope
+from streamcap.media.sources.address import HostScope
 from streamcap.media.sources.push import PushSource
 from streamcap.redact import redact
 from streamcap.streams.options import StreamOptions, check_name

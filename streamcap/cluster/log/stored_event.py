@@ -8,10 +8,11 @@ from typing import Annotated
 from msgspec import DecodeError, Meta, Struct
 from msgspec.json import Decoder
 
-from streamcap.captions.caption import Caption, CaptureClock, Latency
+from streamcap.captions.caption import Caption, Latency
 from streamcap.captions.event import Event, Extend, Status, StreamState
 from streamcap.captions.formats.checks import MAX_EPOCH, MAX_SECONDS, MAX_SEQ
 from streamcap.captions.text import MAX_TEXT_CHARACTERS
+from streamcap.capture_clock import CaptureClock
 
 _Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
 _Id = Annotated[str, Meta(max_length=80)]

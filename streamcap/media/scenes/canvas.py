@@ -9,7 +9,8 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image, ImageDraw
 
-Point = tuple[float, float]
+FigurePoint = tuple[float, float]
+"""x, y in figure units, y up."""
 Color = tuple[int, int, int]
 
 _OVERSAMPLING = 3
@@ -40,14 +41,14 @@ class Canvas:
     """Collects shapes; `sprite` renders them over their common dark outline."""
 
     outline: Color = (24, 24, 30)
-    _polygons: list[tuple[list[Point], Color, bool]] = field(default_factory=list)
+    _polygons: list[tuple[list[FigurePoint], Color, bool]] = field(default_factory=list)
 
-    def polygon(self, points: list[Point], color: Color, *, outlined: bool = True) -> None:
+    def polygon(self, points: list[FigurePoint], color: Color, *, outlined: bool = True) -> None:
         """A filled polygon. `outlined=False` inside another shape."""
         self._polygons.append((points, color, outlined))
 
     def ellipse(
-        self, center: Point, rx: float, ry: float, color: Color, *, angle: float = 0.0, outlined: bool = True
+        self, center: FigurePoint, rx: float, ry: float, color: Color, *, angle: float = 0.0, outlined: bool = True
     ) -> None:
         """A filled ellipse, turned by `angle` radians counter-clockwise."""
         cos, sin = math.cos(angle), math.sin(angle)
@@ -58,7 +59,7 @@ class Canvas:
             points.append((center[0] + x * cos - y * sin, center[1] + x * sin + y * cos))
         self.polygon(points, color, outlined=outlined)
 
-    def limb(self, points: list[Point], width: float, color: Color, *, outlined: bool = True) -> None:
+    def limb(self, points: list[FigurePoint], width: float, color: Color, *, outlined: bool = True) -> None:
         """A thick line with round joints."""
         half = width / 2
         for (x0, y0), (x1, y1) in pairwise(points):
@@ -70,7 +71,7 @@ class Canvas:
             ]
             self.polygon(capsule, color, outlined=outlined)
 
-    def sprite(self, px_per_unit: float, *, mirrored: bool = False) -> tuple[Image.Image, Point]:
+    def sprite(self, px_per_unit: float, *, mirrored: bool = False) -> tuple[Image.Image, FigurePoint]:
         """The RGBA image, and the pixel of the figure's origin in it."""
         xs = [x for points, _, _ in self._polygons for x, _ in points]
         ys = [y for points, _, _ in self._polygons for _, y in points]

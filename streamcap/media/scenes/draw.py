@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from streamcap.media.scenes import figures, objects
 from streamcap.media.scenes.backdrop import Backdrop, backdrop, horizon_of
-from streamcap.media.scenes.canvas import Canvas, Point
+from streamcap.media.scenes.canvas import Canvas, FigurePoint
 from streamcap.media.scenes.scene import Scene
 
 _PHASES = 24
@@ -142,5 +142,5 @@ def _backdrop(place: str, look: int, width: int, height: int) -> Backdrop:
 @lru_cache(maxsize=128)
 def _sprite(
     kind: str, color: str, action: str, step: int, look: int, scale: float, mirrored: bool
-) -> tuple[Image.Image, Point]:
+) -> tuple[Image.Image, FigurePoint]:
     return _FIGURES[kind](color, action, step / _PHASES, look).sprite(scale, mirrored=mirrored)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from streamcap.media.scenes.canvas import PAINT, Canvas, Color, Point, shade
+from streamcap.media.scenes.canvas import PAINT, Canvas, Color, FigurePoint, shade
 
 SKINS: tuple[Color, ...] = ((246, 206, 172), (214, 160, 116), (150, 98, 62), (96, 62, 42))
 HAIRS: tuple[Color, ...] = ((44, 30, 22), (96, 60, 30), (206, 166, 88), (120, 116, 112))
@@ -16,7 +16,7 @@ _TROUSERS: Color = (104, 98, 92)
 _DUST: Color = (206, 196, 176)
 
 
-def _bend(start: Point, upper: float, lower: float, a: float, b: float) -> list[Point]:
+def _bend(start: FigurePoint, upper: float, lower: float, a: float, b: float) -> list[FigurePoint]:
     """A two-part limb that starts at `start`. Angles are from straight down; forward (right) is positive."""
     joint = (start[0] + upper * math.sin(a), start[1] - upper * math.cos(a))
     return [start, joint, (joint[0] + lower * math.sin(b), joint[1] - lower * math.cos(b))]

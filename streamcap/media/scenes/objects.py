@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from streamcap.media.scenes.canvas import PAINT, Canvas, Color, Point, shade
+from streamcap.media.scenes.canvas import PAINT, Canvas, Color, FigurePoint, shade
 from streamcap.media.scenes.figures import HAIRS, SKINS
 
 _GLASS: Color = (176, 212, 232)
 _TYRE: Color = (32, 32, 36)
 
 
-def _wheel(canvas: Canvas, center: Point, radius: float, phase: float) -> None:
+def _wheel(canvas: Canvas, center: FigurePoint, radius: float, phase: float) -> None:
     canvas.ellipse(center, radius, radius, _TYRE)
     canvas.ellipse(center, radius * 0.6, radius * 0.6, (200, 200, 206), outlined=False)
     for spoke in range(3):

@@ -46,6 +46,6 @@ def open_source(url: str, *, options: SourceOptions | None = None) -> Source:
         from streamcap.media.sources.animation import AnimationSource
 
         return AnimationSource(url, options)
-    from streamcap.media.sources.libav import LibavSource
+    from streamcap.media.sources.libav.source import LibavSource
 
     return LibavSource(url, options)

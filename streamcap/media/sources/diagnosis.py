@@ -9,7 +9,7 @@ import ssl
 import time
 from urllib.parse import SplitResult, urlsplit
 
-from streamcap.media.sources.http.address import ForbiddenHostError, HostGuard
+from streamcap.media.sources.address import ForbiddenHostError, HostGuard
 
 _PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}
 _PLAIN = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http"}

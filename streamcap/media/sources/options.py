@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from streamcap.errors import InputError
 from streamcap.media.demand import Hwaccel
-from streamcap.media.sources.http.address import HostScope
+from streamcap.media.sources.address import HostScope
 
 
 @dataclass(frozen=True, slots=True)

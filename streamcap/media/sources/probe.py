@@ -16,9 +16,9 @@ import av
 from streamcap.media.frame import Frame
 from streamcap.media.orientation import SQUARE, display_size
 from streamcap.media.sources import open_source
+from streamcap.media.sources.address import HostScope
 from streamcap.media.sources.base import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
-from streamcap.media.sources.errors import describe_error
-from streamcap.media.sources.http.address import HostScope
+from streamcap.media.sources.libav.errors import describe_error
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.url import PUSHED, check_url, scheme_of
 from streamcap.redact import redact

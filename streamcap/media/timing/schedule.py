@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from streamcap.media.frame import Frame
+from streamcap.media.timing.delay import DelayTracker
 
 BACKLOG_SECONDS = 0.5
-# A camera's clock may run slower by this share before its frames count as late.
-_DRIFT = 0.002
 
 
 class Schedule:
@@ -27,8 +26,7 @@ class Schedule:
         self._epoch: int | None = None
         self._time = 0.0
         self._due = 0.0
-        self._delay = 0.0
-        self._arrived = 0.0
+        self._delay = DelayTracker()
         self._late_since: float | None = None
         self._next_every = every
         self._taken = 0.0
@@ -63,7 +61,7 @@ class Schedule:
             if frame.arrived - self._late_since < self.every:
                 return False
             # All frames are late now: accept the new delay.
-            self._delay = frame.arrived - frame.time
+            self._delay.restart(frame)
         self._late_since = None
         behind = frame.time - self._due
         self.missed += max(0, int(behind / max(self.every, frame.spacing)))
@@ -74,11 +72,9 @@ class Schedule:
     def _restart(self, frame: Frame) -> None:
         self.every = self._next_every
         self._epoch, self._time, self._taken, self._due = frame.epoch, frame.time, frame.time, frame.time + self.every
-        self._delay, self._arrived, self._late_since = frame.arrived - frame.time, frame.arrived, None
+        self._delay.restart(frame)
+        self._late_since = None
 
     def _is_late(self, frame: Frame) -> bool:
         """Whether its delay exceeds the lowest delay by more than jitter."""
-        delay = frame.arrived - frame.time
-        self._delay = min(delay, self._delay + _DRIFT * max(0.0, frame.arrived - self._arrived))
-        self._arrived = frame.arrived
-        return delay - self._delay > max(BACKLOG_SECONDS, self.every / 2)
+        return self._delay.excess(frame) > max(BACKLOG_SECONDS, self.every / 2)

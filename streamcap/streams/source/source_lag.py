@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import deque
 
 from streamcap.media.frame import Frame
+from streamcap.media.timing.delay import DelayTracker
 
-# A camera's clock may run slower by this share before its frames count as late.
-_DRIFT = 0.002
 # A thread that waited for data for less than this share of the time has more work than it can do.
 _MIN_WAITING_SHARE = 0.3
 # Time over which that share is taken.
@@ -21,19 +20,15 @@ class SourceLag:
         self.seconds = 0.0
         """By how much the newest frame was read later than the frames of the lowest delay."""
         self._epoch: int | None = None
-        self._delay = 0.0
-        self._arrived = 0.0
+        self._delay = DelayTracker()
         self._waits: deque[tuple[float, float]] = deque()
 
     def note(self, frame: Frame) -> None:
         """The next frame was read."""
-        delay = frame.arrived - frame.time
         if frame.epoch != self._epoch:
-            self._epoch, self._delay = frame.epoch, delay
-        else:
-            self._delay = min(delay, self._delay + _DRIFT * max(0.0, frame.arrived - self._arrived))
-        self._arrived = frame.arrived
-        self.seconds = delay - self._delay
+            self._epoch = frame.epoch
+            self._delay.restart(frame)
+        self.seconds = self._delay.excess(frame)
 
     def note_waits(self, now: float, waited: float) -> None:
         """The thread has waited `waited` seconds for data since its start. Call it a few times a second."""

@@ -17,7 +17,7 @@ from streamcap.media.files import video_file
 from streamcap.media.files.image_file import upright
 from streamcap.media.files.video_file import ChosenFrame, VideoFile
 from streamcap.media.sources.base import SourceEnded, SourceRefused
-from streamcap.media.sources.libav import LibavSource
+from streamcap.media.sources.libav.source import LibavSource
 from streamcap.media.sources.options import SourceOptions
 from tests.media.numbered_frames import ffmpeg, ffprobe_times, numbered, read_number, write_numbered
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamcap.media.files.video_file import VideoFile
-from streamcap.media.sources.libav import LibavSource
+from streamcap.media.sources.libav.source import LibavSource
 from streamcap.media.sources.options import SourceOptions
 from tests.media.numbered_frames import write_numbered
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streamcap.media.sources.http import address
+from streamcap.media.sources import address
 
 
 def make_loopback_public(monkeypatch: pytest.MonkeyPatch, names: Mapping[str, str]) -> None:

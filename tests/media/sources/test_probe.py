@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from streamcap.media.sources.address import HostGuard, HostScope
 from streamcap.media.sources.diagnosis import rtsp_challenges
-from streamcap.media.sources.http.address import HostGuard, HostScope
 from streamcap.media.sources.probe import ProbeReport, probe
 from testbed import scripted_rtsp
 from testbed.answers import answering

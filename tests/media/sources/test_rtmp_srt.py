@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRefused, open_source
-from streamcap.media.sources.libav import LibavSource
+from streamcap.media.sources.libav.source import LibavSource
 from streamcap.media.sources.srt import MAX_STDERR_BYTES, SrtPipe
 from testbed.ports import free_port
 from tests.conftest import require_program

@@ -18,8 +18,8 @@ import pytest
 from streamcap.errors import InputError, StreamcapError
 from streamcap.media.files.video_file import VideoFile
 from streamcap.media.sources import SourceOptions, open_source
-from streamcap.media.sources.libav_options import FORMATS as LIBAV_FORMATS
-from streamcap.media.sources.libav_options import LIBAV_OPTIONS
+from streamcap.media.sources.libav.options import FORMATS as LIBAV_FORMATS
+from streamcap.media.sources.libav.options import LIBAV_OPTIONS
 from streamcap.media.sources.url import NETWORK
 from testbed.answers import answering
 from testbed.canary import Canary

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamcap.errors import InputError
 from streamcap.media.sources import SourceOptions, check_url, open_source
-from streamcap.media.sources.libav import LibavSource
+from streamcap.media.sources.libav.source import LibavSource
 from streamcap.media.sources.push import PushSource
 from streamcap.media.sources.scenes import ScenesSource
 from streamcap.media.sources.url import LOCAL, NETWORK

@@ -10,8 +10,8 @@ from http.cookiejar import CookieJar
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 from urllib.request import Request
 
+from streamcap.media.sources.address import ForbiddenHostError, HostGuard, HostScope
 from streamcap.media.sources.base import SourceRefused
-from streamcap.media.sources.http.address import ForbiddenHostError, HostGuard, HostScope
 from streamcap.media.sources.http.login import HttpLogin
 from streamcap.redact import redact
 

@@ -28,7 +28,7 @@ from streamcap.media.sources.http.files import MAX_PLAYLIST_BYTES, NestedFiles, 
 from streamcap.media.sources.http.hls import PLAYLIST_START, choose_rendition, with_absolute_urls
 from streamcap.media.sources.http.jpeg import START, JpegSplitter, jpeg_size
 from streamcap.media.sources.http.video import HttpVideoSource
-from streamcap.media.sources.libav import FINE
+from streamcap.media.sources.libav.source import FINE
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.timing.clock import MediaClock
 from streamcap.media.timing.wait_clock import WaitClock

@@ -13,8 +13,8 @@ from streamcap.media.frame import Frame
 from streamcap.media.sources.base import SourceInfo, SourceLost, SourceRefused
 from streamcap.media.sources.http.client import ForbiddenUrlError
 from streamcap.media.sources.http.files import NestedFiles
-from streamcap.media.sources.libav import LibavSource
-from streamcap.media.sources.libav_options import HTTP_OPTIONS
+from streamcap.media.sources.libav.options import HTTP_OPTIONS
+from streamcap.media.sources.libav.source import LibavSource
 from streamcap.media.sources.options import SourceOptions
 
 # Of its own, libav would open further connections for HLS, without `io_open`.

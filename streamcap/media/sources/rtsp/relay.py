@@ -20,9 +20,9 @@ from collections import deque
 from collections.abc import Callable
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from streamcap.media.sources.address import ForbiddenHostError, HostGuard
 from streamcap.media.sources.base import SourceRefused
 from streamcap.media.sources.diagnosis import connection_fault, wrong_protocol
-from streamcap.media.sources.http.address import ForbiddenHostError, HostGuard
 from streamcap.media.sources.http.client import MAX_REDIRECTS, ForbiddenUrlError, connect, secured
 from streamcap.media.sources.http.login import HttpLogin
 from streamcap.media.sources.rtsp.messages import Message, MessageError, RtspSplitter

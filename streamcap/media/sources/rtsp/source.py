@@ -16,8 +16,8 @@ from av.video.stream import VideoStream
 
 from streamcap.media.files.video_stream import best_video
 from streamcap.media.sources.base import SourceLost
-from streamcap.media.sources.libav import LibavSource
-from streamcap.media.sources.libav_options import FORMATS, LIBAV_OPTIONS, RTSP_UDP, TRANSPORTS
+from streamcap.media.sources.libav.options import FORMATS, LIBAV_OPTIONS, RTSP_UDP, TRANSPORTS
+from streamcap.media.sources.libav.source import LibavSource
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.rtsp.access_units import AccessUnit
 from streamcap.media.sources.rtsp.messages import MessageError
@@ -126,7 +126,7 @@ class RtspSource(LibavSource):
             for unit in self._pictures(relay, video):
                 zero = video.wall_time_of_zero()
                 if zero is not None:
-                    self._wall_minus_pts = zero
+                    self._capture_time.wall_minus_pts = zero
                 yield _packet(unit, stream, base)
         except (OSError, MessageError) as error:
             yield from (_packet(unit, stream, base) for unit in video.flush())

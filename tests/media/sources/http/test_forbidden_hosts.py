@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from streamcap.errors import StreamcapError
-from streamcap.media.sources import SourceOptions, SourceRefused, open_source
-from streamcap.media.sources.http import address
-from streamcap.media.sources.http.address import HostGuard, HostScope
+from streamcap.media.sources import SourceOptions, SourceRefused, address, open_source
+from streamcap.media.sources.address import HostGuard, HostScope
 from testbed.canary import Canary
 from tests.media.fakes import write_video
 from tests.media.sources import tricks

@@ -12,9 +12,8 @@ import pytest
 
 from streamcap.media.demand import FrameDemand
 from streamcap.media.frame import Frame
-from streamcap.media.sources import SourceLost, SourceOptions, SourceRefused, open_source
-from streamcap.media.sources.http import address
-from streamcap.media.sources.http.address import addresses_fault
+from streamcap.media.sources import SourceLost, SourceOptions, SourceRefused, address, open_source
+from streamcap.media.sources.address import addresses_fault
 from streamcap.media.sources.http.hls import choose_rendition, with_absolute_urls
 from streamcap.media.sources.http.jpeg import JpegSplitter
 from testbed.odd_cameras import COUNT, SIZE, SNAPSHOTS, STREAMS, Login, Snapshot, jpeg

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from streamcap.media.sources import SourceOptions, SourceRefused, open_source
-from streamcap.media.sources.http.address import HostGuard, HostScope
-from streamcap.media.sources.libav_options import pinned
+from streamcap.media.sources.address import HostGuard, HostScope
+from streamcap.media.sources.libav.options import pinned
 from streamcap.media.sources.rtsp.messages import Message, MessageError, RtspSplitter
 from streamcap.media.sources.rtsp.relay import RtspRelay
 from testbed.camera import Clip, RtspServer, require_rtsp_server

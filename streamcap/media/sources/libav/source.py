@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,16 +22,17 @@ from streamcap.media.containers import file_format
 from streamcap.media.demand import FrameChoice, FrameDemand
 from streamcap.media.files.heif import is_still_container
 from streamcap.media.files.video_stream import best_video, describe_choice
-from streamcap.media.frame import CaptureClock, Frame
+from streamcap.media.frame import Frame
 from streamcap.media.orientation import sample_aspect
+from streamcap.media.sources.address import HostGuard, HostScope
 from streamcap.media.sources.base import Source, SourceEnded, SourceInfo, SourceLost, SourceRefused
 from streamcap.media.sources.decoding.decode_policy import DecodePolicy
 from streamcap.media.sources.decoding.hardware import open_hwaccel
 from streamcap.media.sources.decoding.selective_decoder import SelectiveDecoder
-from streamcap.media.sources.errors import HUNG_UP, describe_error, open_error
-from streamcap.media.sources.http.address import HostGuard, HostScope
 from streamcap.media.sources.http.jpeg import jpeg_size
-from streamcap.media.sources.libav_options import FORMATS, LIBAV_OPTIONS, PINNED, TRANSPORTS, pinned
+from streamcap.media.sources.libav.capture_time import CaptureTime
+from streamcap.media.sources.libav.errors import HUNG_UP, describe_error, open_error
+from streamcap.media.sources.libav.options import FORMATS, LIBAV_OPTIONS, PINNED, TRANSPORTS, pinned
 from streamcap.media.sources.options import SourceOptions
 from streamcap.media.sources.pacer import Pacer
 from streamcap.media.sources.srt import SourceTimeoutError, SrtPipe
@@ -45,10 +45,6 @@ log = logging.getLogger(__name__)
 
 NO_FRAME_SECONDS = 15.0
 """Data without a frame for this long (or three read timeouts) means that the source is lost."""
-MAX_CAPTURE_AHEAD_SECONDS = 0.25
-"""Ignore a capture time from a sender report that is later than arrival by more than this."""
-MAX_CAPTURE_BEHIND_SECONDS = 10.0
-"""Ignore one that is earlier than arrival by more than this, which no network explains."""
 FINE = Fraction(1, 90_000)
 """Time base for sources without one."""
 
@@ -100,7 +96,7 @@ class LibavSource(Source):
         self._skipped_at: float | None = None
         self._damaged = False
         """Whether a packet could not be decoded since the last frame."""
-        self._wall_minus_pts: float | None = None
+        self._capture_time = CaptureTime()
         self._packet_arrived = 0.0
         self._waits = self.waits = WaitClock()
         self._silent = False
@@ -154,7 +150,7 @@ class LibavSource(Source):
                 return
             arrived = self._packet_arrived
             wall = self._wall() - (self._monotonic() - arrived)
-            self._note_capture_time(packet)
+            self._capture_time.note(packet)
             self._policy.catch_up = self.catch_up
             skipped = self._decoder.skipped
             for video_frame in self._decode(packet):
@@ -361,21 +357,6 @@ class LibavSource(Source):
             self._check_size(jpeg_size(bytes(packet)) or (0, 0), SourceLost)
         log.debug("%s: a packet could not be decoded: %s", self.url, describe_error(error))
 
-    def _note_capture_time(self, packet: Packet[VideoStream]) -> None:
-        """Relate timestamps to the camera's wall clock, if an RTCP sender report did."""
-        if packet.pts is None or packet.time_base is None or not packet.has_sidedata("prft"):
-            return
-        # AVProducerReferenceTime (libavcodec/defs.h): int64 wallclock in µs since 1970, int flags.
-        microseconds = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))[0]
-        self._wall_minus_pts = microseconds / 1e6 - float(packet.pts * packet.time_base)
-
-    def _captured(self, video_frame: VideoFrame, wall: float) -> tuple[float, CaptureClock]:
-        if self._wall_minus_pts is not None and video_frame.pts is not None and video_frame.time_base is not None:
-            at = float(video_frame.pts * video_frame.time_base) + self._wall_minus_pts
-            if -MAX_CAPTURE_AHEAD_SECONDS <= wall - at <= MAX_CAPTURE_BEHIND_SECONDS:
-                return min(at, wall), "rtcp"
-        return wall, "arrival"
-
     def _timed(self, video_frame: VideoFrame, stream: VideoStream, arrived: float, wall: float) -> Frame | None:
         """The frame with its times, once it is due; None after `stop`."""
         self._counts.frames += 1
@@ -389,7 +370,7 @@ class LibavSource(Source):
             self._waits.end(self._monotonic())
             # Played as if captured now.
             arrived, wall = self._monotonic(), self._wall()
-        captured_at, captured_at_source = self._captured(video_frame, wall)
+        captured_at, captured_at_source = self._capture_time.of(video_frame, wall)
         return Frame(
             video_frame=video_frame,
             pts=stamp.pts,

@@ -7,9 +7,9 @@ import errno
 import av
 
 from streamcap.media.containers import ACCEPTED, why_unreadable
+from streamcap.media.sources.address import HostGuard
 from streamcap.media.sources.base import SourceRefused
 from streamcap.media.sources.diagnosis import connection_fault, rtsp_challenges, wrong_protocol
-from streamcap.media.sources.http.address import HostGuard
 from streamcap.media.sources.url import file_path, scheme_of
 from streamcap.redact import redact
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from streamcap.media.containers import FILE_FORMATS, FILE_OPTIONS
+from streamcap.media.sources.address import ForbiddenHostError, HostGuard
 from streamcap.media.sources.base import SourceRefused
-from streamcap.media.sources.http.address import ForbiddenHostError, HostGuard
 from streamcap.redact import redact
 
 # Opens at the live edge in about 0.1 s: the SDP has everything that probing would find.

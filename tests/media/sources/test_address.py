@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamcap.media.sources.http.address import address_fault, addresses_fault, resolve
+from streamcap.media.sources.address import address_fault, addresses_fault, resolve
 
 NEVER = ["169.254.169.254", "fe80::1", "fe80::1%eth0", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "0.0.0.0", "::"]
 NEVER += ["224.0.0.1", "ff02::1", "255.255.255.255", "2002:a9fe:a9fe::1"]

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from av import VideoFrame
 
-from streamcap.media.sources.libav import MAX_CAPTURE_AHEAD_SECONDS, MAX_CAPTURE_BEHIND_SECONDS, LibavSource
-from streamcap.media.sources.options import SourceOptions
+from streamcap.media.sources.libav.capture_time import MAX_AHEAD_SECONDS, MAX_BEHIND_SECONDS, CaptureTime
 
 ARRIVED = 1_763_682_361.0
 TIME_BASE = Fraction(1, 90_000)
@@ -35,12 +34,12 @@ class ReportedPacket:
 
 def capture(behind: float, frame_pts: int = PTS) -> tuple[float, str]:
     """Capture time relative to arrival, and its source, of a frame that was captured `behind` seconds before."""
-    source = LibavSource("rtsp://camera/1", SourceOptions())
+    times = CaptureTime()
     packet: Any = ReportedPacket(ARRIVED - behind)
-    source._note_capture_time(packet)
+    times.note(packet)
     video_frame = VideoFrame(16, 16, "yuv420p")
     video_frame.pts, video_frame.time_base = frame_pts, TIME_BASE
-    captured_at, clock = source._captured(video_frame, ARRIVED)
+    captured_at, clock = times.of(video_frame, ARRIVED)
     return round(captured_at - ARRIVED, 3), clock
 
 
@@ -50,7 +49,7 @@ def test_sender_report_gives_capture_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ahead", "clock"), [(0.2, "rtcp"), (MAX_CAPTURE_AHEAD_SECONDS + 0.01, "arrival"), (3600.0, "arrival")]
+    ("ahead", "clock"), [(0.2, "rtcp"), (MAX_AHEAD_SECONDS + 0.01, "arrival"), (3600.0, "arrival")]
 )
 def test_report_later_than_arrival(ahead: float, clock: str) -> None:
     """Jitter is tolerated, and no frame was captured after it arrived."""
@@ -61,7 +60,7 @@ def test_report_later_than_arrival(ahead: float, clock: str) -> None:
     ("behind", "expected"),
     [
         (9.9, (-9.9, "rtcp")),
-        (MAX_CAPTURE_BEHIND_SECONDS + 0.01, (0.0, "arrival")),
+        (MAX_BEHIND_SECONDS + 0.01, (0.0, "arrival")),
         (1e9, (0.0, "arrival")),  # a camera whose clock was never set
     ],
 )

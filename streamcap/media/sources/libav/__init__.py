@@ -1,0 +1,1 @@
+"""Sources that libav reads: its options and errors for each scheme."""
