@@ -77,8 +77,8 @@ def install(trace: StageTrace) -> None:
     from streamcap.engine.outcome import Captioned
     from streamcap.media.convert import Converter
     from streamcap.media.sources.libav.source import LibavSource
+    from streamcap.streams.publishing.caption_publisher import CaptionPublisher
     from streamcap.streams.source.source_thread import SourceThread
-    from streamcap.streams.stream import Stream
 
     def note_frame(frame: Any) -> None:
         now = time.monotonic()
@@ -97,7 +97,7 @@ def install(trace: StageTrace) -> None:
     trace.around(LiveModel, "features", "features")
     trace.around(Captioner, "_prompts", "prompts")
     trace.around(LiveModel, "decode", "prompts and decode")
-    trace.before(Stream, "on_outcome", note_outcome)
+    trace.before(CaptionPublisher, "on_outcome", note_outcome)
 
 
 def answer(trace: StageTrace) -> None:

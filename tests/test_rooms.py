@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -178,3 +179,13 @@ def test_no_module_imports_itself_through_others() -> None:
 
 def test_every_layer_is_a_module() -> None:
     assert {name for names in LAYERS for name in names} <= set(_modules())
+
+
+def test_a_frame_crosses_few_modules_and_none_twice() -> None:
+    """From the source to the websocket, as docs/architecture.md counts them."""
+    text = (SOURCE.parent / "docs" / "architecture.md").read_text()
+    section = text.partition("## The way of one frame\n")[2].partition("\n## ")[0]
+    walk = re.findall(r"^\| \d+ \| `([\w/]+\.py)` \|", section, re.MULTILINE)
+    assert all((SOURCE / module).is_file() for module in walk), walk
+    assert (walk[0], walk[-1]) == ("media/sources/libav/source.py", "server/feed/websocket.py")
+    assert len(walk) == len(set(walk)) <= 18

@@ -9,10 +9,9 @@ from typing import Any
 
 from streamcap.captions.event import StreamState
 from streamcap.captions.track import CaptionTrack
-from streamcap.engine.outcome import Captioned, Interim, Outcome
 from streamcap.errors import StreamcapError
 from streamcap.media.demand import FrameDemand
-from streamcap.media.frame import Frame, Sample
+from streamcap.media.frame import Frame
 from streamcap.media.ring import FrameRing
 from streamcap.media.sources.address import HostScope
 from streamcap.media.sources.base import SourceEnded, SourceInfo, SourceRefused
@@ -88,19 +87,10 @@ class Stream:
         """State and reason that are published when the stream is stopped."""
         self._secret_url = url
         self._deps = deps
-        self._created = time.monotonic()
         self._timeline = Timeline()
         self._ring = FrameRing(**_ring_bounds(deps, settings), mask=settings.mask)
         self._demand = FrameDemand()
         self._source_thread: SourceThread | None = None
-        self._closed = False
-        self._submitted: Sample | None = None
-        self._answered: Sample | None = None
-        self._answered_event = asyncio.Event()
-        self._answer_delay = 0.0
-        """Seconds from the arrival of the newest captioned sample to its outcome."""
-        self._pending_since: float | None = None
-        """Arrival of the oldest sample since then."""
         self._stretch = 1.0
         self._tell_demand()
 
@@ -169,8 +159,6 @@ class Stream:
             raise
         finally:
             self.publisher.close_cue(self._timeline.last)
-            # Later outcomes would be neither in the files nor within the closed cue.
-            self._closed = True
             try:
                 self.publisher.close()
                 await wait_through_cancel(publishing)
@@ -208,9 +196,7 @@ class Stream:
         thread = self._source_thread
         if self.state is not StreamState.LIVE or thread is None:
             return None
-        lag = self._answer_delay
-        if (since := self._pending_since) is not None:
-            lag = max(lag, now - since)
+        lag = self.publisher.pending.delay(now)
         if thread.lag.is_ours() and self.info is not None and self.info.live:
             lag += thread.lag.seconds
             if (alive_at := thread.alive_at()) is not None:
@@ -222,7 +208,7 @@ class Stream:
         info = self.info or SourceInfo(0, 0, 0.0, "", live=True)
         publisher, last, model = self.publisher, self.track.last, self._deps.models.get(self.settings.model)
         now = time.monotonic()
-        load = self.load(now)
+        load, caption_age = self.load(now), publisher.pending.age(now)
         return StreamSnapshot(
             name=self.name,
             url=self.url,
@@ -230,7 +216,7 @@ class Stream:
             effective_every=self.effective_every,
             lag=0.0 if load is None else round(load.lag, 3),
             late=load is not None and load.late,
-            caption_age=None if self._answered is None else round(now - self._answered.arrived, 3),
+            caption_age=None if caption_age is None else round(caption_age, 3),
             state=self.state.value,
             reason=publisher.reason,
             width=info.width,
@@ -278,22 +264,6 @@ class Stream:
         source = self._source_thread.source if self._source_thread is not None else None
         return source if isinstance(source, PushSource) else None
 
-    def on_outcome(self, outcome: Outcome) -> None:
-        """Handle the engine's outcome of one sample."""
-        sample = outcome.sample
-        if self._closed or sample.submitted < self._created:
-            return  # too late, or of an earlier stream of this name
-        if not isinstance(outcome, Interim):
-            self._answered = sample
-            self._answer_delay = 0.0 if sample.images else time.monotonic() - sample.arrived
-            submitted = self._submitted
-            answered = submitted is None or _is_same(submitted, sample) or bool(submitted.images)
-            self._pending_since = None if submitted is None or answered else submitted.arrived
-            self._answered_event.set()
-        if isinstance(outcome, Captioned) and not sample.images:
-            self._deps.phases.note(outcome.times.decoded - outcome.times.taken)
-        self.publisher.on_outcome(outcome)
-
     async def _supervise(self) -> None:
         """Read from one connection after another. Decides whether to reconnect, and when."""
         options, publisher = self._deps.options, self.publisher
@@ -309,7 +279,9 @@ class Stream:
                 self.skips_ahead += 1
                 continue
             if isinstance(end, SourceEnded):
-                await self._drain()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                        await publisher.pending.drain()
                 publisher.set_state(StreamState.ENDED, str(end))
                 return
             if isinstance(end, SourceRefused) and not end.retry:
@@ -357,6 +329,7 @@ class Stream:
             settings=self.settings,
             timeline=self._timeline,
             statistics=self.source_statistics,
+            pending=self.publisher.pending,
         )
         source_thread.start()
         end = listener.end
@@ -380,21 +353,6 @@ class Stream:
         """The first frame of a connection has come."""
         self.publisher.set_state(StreamState.LIVE)
 
-    def submit(self, sample: Sample) -> None:
-        """Called on the source's thread."""
-        self._submitted = sample
-        if self._pending_since is None and not sample.images:  # a slow server is no load of this machine
-            self._pending_since = sample.arrived
-        self._deps.submit(sample)
-
-    async def _drain(self) -> None:
-        """Wait until the newest sample has been captioned."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_TIMEOUT_S):
-                while self._submitted is not None and not _is_same(self._submitted, self._answered):
-                    self._answered_event.clear()
-                    await self._answered_event.wait()
-
     def _watch(self, source_thread: SourceThread) -> None:
         """Set `live` or `stalled` by the age of the newest frame that came, decoded or not. A camera whose frames wait
         here is not stalled."""
@@ -413,8 +371,3 @@ class Stream:
 
 class _SkippedAheadError(StreamcapError):
     """The connection was given up: a new one begins with the newest frame."""
-
-
-def _is_same(submitted: Sample, answered: Sample | None) -> bool:
-    """Whether `answered` is `submitted`, or the copy of it that another model has captioned."""
-    return answered is not None and answered.submitted == submitted.submitted

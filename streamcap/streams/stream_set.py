@@ -241,7 +241,7 @@ class StreamSet:
             if stream is None:
                 continue
             try:
-                stream.on_outcome(outcome)
+                stream.publisher.on_outcome(outcome)
             except Exception:  # the other streams' outcomes are in the same list
                 log.exception("stream %s: an outcome was lost", stream.name, extra={"stream": stream.name})
 

@@ -12,6 +12,7 @@ from streamcap.engine.outcome import Captioned, Failed, Interim, Outcome, Unchan
 from streamcap.media.frame import Sample
 from streamcap.redact import redact
 from streamcap.streams.counters import Counters
+from streamcap.streams.pending_samples import PendingSamples
 from streamcap.streams.publishing.feed_writer import FeedWriter
 from streamcap.streams.publishing.sample_times import latency_of, sample_time
 from streamcap.streams.publishing.stream_status import StreamStatus
@@ -32,6 +33,8 @@ class CaptionPublisher:
         self._feed = FeedWriter(name, self._every, deps, first, self._set_disk)
         self.track = CaptionTrack(name, every=self._every, window=self._feed.window)
         self._status = StreamStatus(name)
+        self.pending = PendingSamples()
+        """The samples that wait for their outcome."""
         self.captions = 0
         self.extended = 0
         self.skipped = 0
@@ -127,9 +130,14 @@ class CaptionPublisher:
     def on_outcome(self, outcome: Outcome) -> None:
         """Handle the engine's outcome of one sample."""
         sample = outcome.sample
+        if not self.pending.accepts(sample):
+            return
         if not isinstance(outcome, Interim):
+            self.pending.answer(sample)
             reason = f"captioning failed: {outcome.reason}" if isinstance(outcome, Failed) else sample.notice
             self._set_model(redact(reason))
+        if isinstance(outcome, Captioned) and not sample.images:
+            self._deps.phases.note(outcome.times.decoded - outcome.times.taken)
         match outcome:
             case Interim() if not (self._interims_allowed or sample.images):
                 pass  # its confidence is not known yet; remote models give none
@@ -166,7 +174,9 @@ class CaptionPublisher:
         self._publish_status(state)
 
     def close_cue(self, now: float) -> None:
-        """The stream ends at output time `now`: end the current caption there."""
+        """The stream ends at output time `now`: end the current caption there, and take no more outcomes."""
+        # They would be neither in the files nor within the closed cue.
+        self.pending.close()
         extend = self.track.close(now)
         if extend is not None:
             self._feed.publish(extend)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from streamcap.errors import StreamcapError
-from streamcap.media.frame import Frame, Sample
+from streamcap.media.frame import Frame
 from streamcap.media.sources.base import SourceInfo
 
 
@@ -21,12 +21,9 @@ class Connected(Protocol):
     def live(self) -> None:
         """Its first frame has come."""
 
-    def submit(self, sample: Sample) -> None:
-        """Take a sample. Called on the source's thread; never blocks."""
-
 
 class LoopListener:
-    """A SourceListener that forwards its callbacks from the source's thread to the event loop, all but samples."""
+    """A SourceListener that forwards its callbacks from the source's thread to the event loop."""
 
     def __init__(self, stream: Connected) -> None:
         self._loop = asyncio.get_running_loop()
@@ -38,9 +35,6 @@ class LoopListener:
 
     def first_frame(self, _frame: Frame) -> None:
         self._soon(self._stream.live)
-
-    def sampled(self, sample: Sample) -> None:
-        self._stream.submit(sample)
 
     def ended(self, error: StreamcapError | None) -> None:
         self._soon(self._set_end, error)

@@ -23,6 +23,7 @@ from streamcap.media.sources.base import Source, SourceInfo, SourceLost
 from streamcap.media.timing.schedule import Schedule
 from streamcap.media.timing.timeline import Timeline
 from streamcap.redact import redact
+from streamcap.streams.pending_samples import PendingSamples
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.source.source_lag import SourceLag
 from streamcap.streams.stream_deps import StreamDeps
@@ -46,9 +47,6 @@ class SourceListener(Protocol):
 
     def opened(self, info: SourceInfo) -> None: ...
     def first_frame(self, frame: Frame) -> None: ...
-    def sampled(self, sample: Sample) -> None:
-        """A sample for the engine. Must not block."""
-
     def ended(self, error: StreamcapError | None) -> None:
         """The connection ended because of `error`; None after `stop`."""
 
@@ -84,6 +82,7 @@ class SourceThread:
         settings: StreamSettings,
         timeline: Timeline,
         statistics: SourceStatistics,
+        pending: PendingSamples,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.source = source
@@ -101,6 +100,8 @@ class SourceThread:
         self._timeline = timeline
         self._models = deps.models
         self._phases = deps.phases
+        self._submit = deps.submit
+        self._pending = pending
         self._clip_seconds = deps.options.clip_seconds
         self._listener = listener
         self._statistics = statistics
@@ -224,23 +225,23 @@ class SourceThread:
             self._lose(error)
             return
         self._statistics.sampled += 1
-        self._listener.sampled(
-            Sample(
-                stream=self._stream,
-                pixels=pixels,
-                epoch=self._timeline.epoch,
-                start=start,
-                captured_at=frame.captured_at,
-                captured_at_source=frame.captured_at_source,
-                arrived=frame.arrived,
-                submitted=self._monotonic(),
-                model=model.name,
-                encoder=model.encoder,
-                prompt=settings.prompt,
-                images=images,
-                notice=model.notice(),
-            )
+        sample = Sample(
+            stream=self._stream,
+            pixels=pixels,
+            epoch=self._timeline.epoch,
+            start=start,
+            captured_at=frame.captured_at,
+            captured_at_source=frame.captured_at_source,
+            arrived=frame.arrived,
+            submitted=self._monotonic(),
+            model=model.name,
+            encoder=model.encoder,
+            prompt=settings.prompt,
+            images=images,
+            notice=model.notice(),
         )
+        self._pending.submit(sample)
+        self._submit(sample)
 
     def _lose(self, error: Exception) -> None:
         """One frame is lost, the stream continues."""
