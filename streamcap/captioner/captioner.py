@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from streamcap.captioner.caption_text import CaptionText
 from streamcap.captioner.checkpoints import Checkpoint
 from streamcap.captioner.continuous_decoder import ContinuousDecoder
 from streamcap.captioner.decoding.batch import ContinuousBatch, StopCriteria
@@ -24,11 +24,10 @@ from streamcap.captioner.decoding.cuda_graphs import GraphedEncoder
 from streamcap.captioner.decoding.draft_budget import DraftBudget
 from streamcap.captioner.decoding.drafts import Acceptances, Drafts, DraftSource, DraftStatistics, draft_sources
 from streamcap.captioner.decoding.sampling import make_sampler
-from streamcap.captioner.decoding.tokenizer import TextDecoder
 from streamcap.captioner.decoding.verifier import Verifier
 from streamcap.captioner.grounding.grounding import Grounding
 from streamcap.captioner.kernels.precision import convert
-from streamcap.captioner.missing_parts import find_stop_tokens, find_tokenizer, find_tower
+from streamcap.captioner.missing_parts import resolve_tower
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.prompt import Prompt, Prompter
 from streamcap.captioner.models.vision import Vision
@@ -40,8 +39,6 @@ from streamcap.image_spec import ImageSpec
 
 if TYPE_CHECKING:
     from streamcap.captioner.preprocess import ImageInput
-
-log = logging.getLogger(__name__)
 
 OnText = Callable[[int, list[int]], None]
 
@@ -72,7 +69,6 @@ class Captioner:
         self._device = device
         self._precision = precision
         self._vision_name = vision
-        self._tokenizer_name = tokenizer
         self._parameters = sum(p.numel() for p in (*checkpoint.gpt2.parameters(), *checkpoint.prompter.parameters()))
         self._gpt2: GPT2 = convert(checkpoint.gpt2, precision, device)
         self._prompter: Prompter = convert(checkpoint.prompter, precision, device)
@@ -93,9 +89,7 @@ class Captioner:
         self._verifier: Verifier | None = None
         if self._can_draft():
             self._verifier = Verifier(DraftBudget(), self.draft_statistics, self._gpt2.config.vocab_size)
-        self._text: TextDecoder | None = None
-        self._text_missing: str | None = None
-        self._stops: frozenset[int] | None = None
+        self._text = CaptionText(checkpoint, tokenizer, self._prompter)
         self._grounding = checkpoint.grounding
 
     def _can_draft(self) -> bool:
@@ -359,29 +353,16 @@ class Captioner:
 
     def text(self, tokens: list[int]) -> str:
         """The text of `tokens`; empty if no tokenizer is available."""
-        if self._text is None and self._text_missing is None:
-            try:
-                self.require_text()
-            except InputError as error:
-                if self._tokenizer_name is not None:
-                    raise
-                self._text_missing = str(error)
-                log.warning("captions have tokens but no text: %s", error)
-        return "" if self._text is None else self._text.text(tokens, self._stop_tokens())
+        return self._text.text(tokens)
 
     def require_text(self) -> None:
         """Load the tokenizer. Raises InputError if none is available: captions would have tokens but no text."""
-        self._load_tokenizer()
-
-    def _load_tokenizer(self) -> TextDecoder:
-        if self._text is None:
-            self._text = find_tokenizer(self._checkpoint, self._tokenizer_name)
-        return self._text
+        self._text.load()
 
     # Internals ----------------------------------------------------------------------------------------------------
 
     def _prompts(self, embeddings: Tensor) -> list[Prompt]:
-        self._stop_tokens()  # this may also change the prompter's first token
+        self._text.stop_tokens()  # this may also change the prompter's first token
         return self._prompter.prompts(embeddings.to(self._device, self._gpt2.dtype), self._gpt2)
 
     def _stop_criteria(self, search: SearchOptions, prefix: int) -> StopCriteria:
@@ -391,16 +372,11 @@ class Captioner:
             raise InputError(f"a prefix of {prefix} positions is longer than GPT-2's {positions}")
         if search.max_tokens is not None and search.max_tokens > available:
             raise InputError(f"max_tokens {search.max_tokens} is more than GPT-2 has positions for ({available})")
-        return StopCriteria(min(search.max_tokens or self.max_tokens, available), self._stop_tokens())
-
-    def _stop_tokens(self) -> frozenset[int]:
-        if self._stops is None:
-            self._stops = find_stop_tokens(self._checkpoint, self._tokenizer_name, self._load_tokenizer, self._prompter)
-        return self._stops
+        return StopCriteria(min(search.max_tokens or self.max_tokens, available), self._text.stop_tokens())
 
     def _tower(self) -> Vision:
         if self._vision is None:
-            tower = find_tower(self._checkpoint, self._vision_name)
+            tower = resolve_tower(self._checkpoint, self._vision_name)
             self._parameters += sum(p.numel() for p in tower.parameters())
             self._vision = convert(tower, self._precision, self._device)
         return self._vision

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,10 @@ from streamcap.captioner import registry
 from streamcap.errors import InputError
 from streamcap.local_path import find_local
 
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_MODEL = re.compile(r"(?:pytorch_)?model(?:-\d{5}-of-\d{5})?\.\w+")
+"""Names of the model's weights in a directory that may hold an optimizer's state too."""
+_SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}(?P<suffix>\.\w+)")
 _FACTORS = {"fp32": 1.0, "bf16": 0.5, "fp16": 0.5, "int8": 0.3}
 """Size in memory over that of fp32 weights. int8: packed weights, and layers that stay fp32."""
 _WORK = 0.1
@@ -107,12 +111,22 @@ def _is_local(model: str) -> bool:
 
 
 def _weight_bytes(path: Path) -> int:
+    """The size of the files that loading `path` reads: a file, a shard or index with all its shards, or a directory."""
     if path.is_file():
-        return path.stat().st_size
-    files = [file for file in path.rglob("*") if file.suffix in _WEIGHTS and file.is_file()]
+        whole = _whole_name(path) or path.name.removesuffix(".index.json")
+        shards = [file for file in path.parent.iterdir() if _whole_name(file) == whole]
+        return sum(file.stat().st_size for file in shards or [path])
+    files = [file for file in path.iterdir() if file.suffix in _WEIGHTS and file.is_file()]
+    files = [file for file in files if _MODEL.fullmatch(file.name)] or files
     # A directory may hold the same weights in two formats: one of them is loaded.
     by_suffix = {suffix: sum(file.stat().st_size for file in files if file.suffix == suffix) for suffix in _WEIGHTS}
     return by_suffix[".safetensors"] or max(by_suffix.values())
+
+
+def _whole_name(file: Path) -> str | None:
+    """`model.safetensors` of a shard `model-00001-of-00003.safetensors`; None for other files."""
+    shard = _SHARD.fullmatch(file.name)
+    return None if shard is None else shard["stem"] + shard["suffix"]
 
 
 def _gigabytes(count: int) -> str:

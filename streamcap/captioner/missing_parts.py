@@ -17,7 +17,7 @@ from streamcap.errors import InputError
 log = logging.getLogger(__name__)
 
 
-def find_tower(checkpoint: Checkpoint, name: str | Path | None) -> Vision:
+def resolve_tower(checkpoint: Checkpoint, name: str | Path | None) -> Vision:
     """The vision tower called `name`; None: the one that the checkpoint was trained with.
 
     Raises InputError if it is not available, or does not fit the checkpoint.
@@ -40,7 +40,7 @@ def find_tower(checkpoint: Checkpoint, name: str | Path | None) -> Vision:
     return tower
 
 
-def find_tokenizer(checkpoint: Checkpoint, name: str | Path | None) -> TextDecoder:
+def resolve_tokenizer(checkpoint: Checkpoint, name: str | Path | None) -> TextDecoder:
     """The tokenizer called `name`; None: the checkpoint's own, or GPT-2's. Raises InputError if none fits."""
     size = checkpoint.gpt2.config.vocab_size
     explicit = name or checkpoint.own_tokenizer
@@ -57,7 +57,7 @@ def find_tokenizer(checkpoint: Checkpoint, name: str | Path | None) -> TextDecod
     return tokenizer
 
 
-def find_stop_tokens(
+def resolve_stop_tokens(
     checkpoint: Checkpoint, name: str | Path | None, load: Callable[[], TextDecoder], prompter: Prompter
 ) -> frozenset[int]:
     """The tokens that end a caption: those of the checkpoint, or those of its tokenizer if that is not OpenAI's.

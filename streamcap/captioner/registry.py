@@ -20,6 +20,7 @@ GPT2_VOCABULARY = 50257
 _HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$", re.ASCII)
 _WEIGHTS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 _PICKLES = ("*.bin", "*.pt", "*.pth")
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +131,6 @@ def offline() -> bool:
     return any(os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in _OFFLINE)
 
 
-_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-
-
 def find_checkpoint(name: str) -> Path:
     """The file or directory of the model called `name`, downloaded if needed. Raises InputError."""
     if name == "mini":
@@ -200,7 +198,7 @@ def _from_drive(entry: ModelEntry) -> Path:
     partial = file.with_suffix(".part")
     try:
         output = gdown.download(id=entry.drive, output=str(partial), resume=True)
-    except Exception as error:
+    except Exception as error:  # gdown raises many types, for changed pages too
         log.debug("gdown failed", exc_info=True)
         raise InputError(f"{entry.name}: the download failed ({type(error).__name__}); {by_hand}") from None
     if output is None or not partial.is_file():

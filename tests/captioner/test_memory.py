@@ -23,6 +23,30 @@ def test_need_follows_file_size_and_precision(tmp_path: Path, precision: str, le
     assert need.loading == need.resident + 3 * MB
 
 
+def test_optimizer_beside_the_model_is_not_counted(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(bytes(3 * MB))
+    (tmp_path / "optimizer.pt").write_bytes(bytes(6 * MB))
+    (tmp_path / "checkpoint-500").mkdir()
+    (tmp_path / "checkpoint-500" / "model.safetensors").write_bytes(bytes(9 * MB))
+    need = memory_need("trained", str(tmp_path), "cpu", "fp32")
+    assert need is not None and need.loading - need.resident == 3 * MB
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "model-00001-of-00002.safetensors"])
+def test_all_shards_count_for_one_of_them(tmp_path: Path, name: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    for number in (1, 2):
+        (tmp_path / f"model-0000{number}-of-00002.safetensors").write_bytes(bytes(3 * MB))
+    need = memory_need("sharded", str(tmp_path / name), "cpu", "fp32")
+    assert need is not None and need.loading - need.resident == 6 * MB
+
+
+def test_lightning_checkpoint_counts(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").write_bytes(bytes(3 * MB))
+    need = memory_need("lightning", str(tmp_path), "cpu", "fp32")
+    assert need is not None and need.loading - need.resident == 3 * MB
+
+
 def test_model_that_is_not_here_needs_an_unknown_amount() -> None:
     assert memory_need("x", "owner/name-that-is-not-cached", "cpu", "fp32") is None
 

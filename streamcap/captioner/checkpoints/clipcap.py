@@ -20,7 +20,7 @@ from streamcap.captioner.checkpoints.tensors import Weights, layer_count, load_i
 from streamcap.captioner.models.mapping import LinearMapping, MLPMapping, TransformerMapping
 from streamcap.captioner.models.prompt import MappedPrefixPrompter
 from streamcap.captioner.models.uninitialized import uninitialized
-from streamcap.captioner.models.vision import Output
+from streamcap.captioner.models.vit import Output
 from streamcap.errors import InputError
 from streamcap.local_path import find_local
 

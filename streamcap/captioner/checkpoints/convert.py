@@ -66,10 +66,20 @@ def _write(checkpoint: Checkpoint, directory: Path) -> None:
         weights = read_weights(path)
         text = json.dumps(_configuration(checkpoint), indent=2, ensure_ascii=False)
         (directory / "config.json").write_text(text + "\n", encoding="utf-8")
-        for name in ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"):
-            if checkpoint.tokenizer is not None and (checkpoint.tokenizer / name).is_file():
-                shutil.copyfile(checkpoint.tokenizer / name, directory / name)
+        _copy_tokenizer(checkpoint.tokenizer, directory)
     save_file(_own_memory(weights), directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def _copy_tokenizer(tokenizer: Path | None, directory: Path) -> None:
+    """tokenizer: a tokenizer.json of any name, or the directory of one."""
+    if tokenizer is None:
+        return
+    if tokenizer.is_file():
+        shutil.copyfile(tokenizer, directory / "tokenizer.json")
+        return
+    for name in ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"):
+        if (tokenizer / name).is_file():
+            shutil.copyfile(tokenizer / name, directory / name)
 
 
 def _own_memory(weights: Weights) -> Weights:

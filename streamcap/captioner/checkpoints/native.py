@@ -24,6 +24,7 @@ from streamcap.captioner.checkpoints.tensors import load_into, read_weights, str
 from streamcap.captioner.checkpoints.towers import weights_file
 from streamcap.captioner.decoding.tokenizer import load_tokenizer
 from streamcap.captioner.grounding.grounding import GroundedPrefix, Grounding, read_grounding
+from streamcap.captioner.models.mini_encoder import TaggedMapping, build_mapping, build_vision
 from streamcap.captioner.models.prompt import MappedPrefixPrompter
 from streamcap.captioner.models.uninitialized import uninitialized
 from streamcap.captioner.models.vision import Vision
@@ -41,8 +42,6 @@ def matches(config: Mapping[str, Any]) -> bool:
 
 def load(directory: Path, config: Mapping[str, Any]) -> Checkpoint:
     """Raises InputError that names the file and the key, shape or setting at fault."""
-    from streamcap.captioner.models.mini_encoder import build_mapping, build_vision
-
     where = str(directory / "config.json")
     parts: dict[str, Mapping[str, Any]] = {}
     for name in ("vision", "mapping", "gpt2", "image"):
@@ -116,8 +115,6 @@ def save_native(
 def _prompter(
     mapping: nn.Module, config: Mapping[str, Any], directory: Path, where: str
 ) -> tuple[MappedPrefixPrompter, Grounding | None]:
-    from streamcap.captioner.models.mini_encoder import TaggedMapping
-
     if not isinstance(mapping, TaggedMapping):
         return MappedPrefixPrompter(mapping), None
     prompter = GroundedPrefix(mapping)

@@ -193,11 +193,9 @@ def _without_wrappers(weights: Weights, path: Path) -> Weights:
     # A LightningModule or another trainer's module holds the captioner as an attribute.
     while prefix := next((name for name in _ATTRIBUTES if bare and all(key.startswith(name) for key in bare)), None):
         bare = {key.removeprefix(prefix): value for key, value in bare.items()}
-    if len(bare) == len(weights):
-        bare = _one_captioner(bare, path)
-    else:
+    if len(bare) < len(weights):
         raise InputError(f"{path}: two keys differ only in the prefixes of compiled or wrapped modules")
-    return bare
+    return _one_captioner(bare, path)
 
 
 def _one_captioner(weights: Weights, path: Path) -> Weights:
@@ -205,9 +203,7 @@ def _one_captioner(weights: Weights, path: Path) -> Weights:
     prefixes = {key[: match.start()] for key in weights if (match := _CAPTIONER.search(key))}
     if not prefixes or prefixes == {""}:
         return weights
-    kept = [prefix for prefix in prefixes if not any(part in prefix for part in ("ema", "average", "swa"))] or [
-        *prefixes
-    ]
+    kept = [prefix for prefix in prefixes if not any(part in prefix for part in _AVERAGES)] or [*prefixes]
     if len(kept) > 1:
         names = ", ".join(sorted(prefix or "top level" for prefix in kept))
         raise InputError(f"{path}: holds {len(kept)} captioners ({names}); save one of them alone")

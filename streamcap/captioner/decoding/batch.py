@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from streamcap.captioner.decoding.drafts import DraftSource
-from streamcap.captioner.decoding.sampling import Sampler, hold_back, stack_held, token_logprobs
+from streamcap.captioner.decoding.sampling import Sampler, stack_suppressed, suppress_tokens, token_logprobs
 from streamcap.captioner.decoding.verifier import NO_PLAN, Plan, Verifier, accepted
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.kv_cache import KVCache
@@ -42,8 +42,8 @@ class Request(Generic[Key]):
     draft: DraftSource | None = None
     passes: int = 0
     """GPT-2 passes so far, including the prefill."""
-    held: Tensor | None = None
-    """(V,) bool: tokens that are held back, see `grounding`."""
+    suppressed: Tensor | None = None
+    """(V,) uint8, see `suppress_tokens`."""
 
     @property
     def logprob(self) -> float:
@@ -65,7 +65,7 @@ class WaitingQueue(Generic[Key]):
     def add(self, key: Key, prompt: Prompt, rng: random.Random | None = None, draft: DraftSource | None = None) -> None:
         available = self._positions - prompt.length + 1
         limit = max(1, min(self._stop_criteria.max_tokens, available))
-        self._entries.append((Request(key, limit, rng, draft=draft, held=prompt.held), prompt))
+        self._entries.append((Request(key, limit, rng, draft=draft, suppressed=prompt.suppressed), prompt))
 
     def drop(self, key: Key) -> bool:
         """Drop a caption; False if there is none with this key."""
@@ -208,7 +208,7 @@ class ContinuousBatch(Generic[Key]):
         rows, stop = self._rows[first:], self._stop_criteria.stop_tokens
         logits = self._gpt2.logits(hidden.flatten(0, 1))
         positions = [row for row in rows for _ in range(1 + plan.width)]
-        allowed = hold_back(logits, stack_held([row.held for row in positions], logits))
+        allowed = suppress_tokens(logits, stack_suppressed([row.suppressed for row in positions], logits))
         chosen = self._sampler.sample(allowed, [row.rng for row in positions])
         choices = chosen.view(len(rows), -1).tolist()
         if plan.width:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from streamcap.captioner.decoding.batch import StopCriteria
-from streamcap.captioner.decoding.sampling import hold_back, stack_held
+from streamcap.captioner.decoding.sampling import stack_suppressed, suppress_tokens
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.kv_cache import KVCache
 from streamcap.captioner.models.prompt import Prompt, PromptBatch, prefill_prompts
@@ -75,8 +75,8 @@ def beam_search(gpt2: GPT2, prompts: Sequence[Prompt], stop_criteria: StopCriter
     max_tokens = max(1, min(stop_criteria.max_tokens, gpt2.config.n_positions - longest + 1))
     beams = min(beam_size, gpt2.config.vocab_size)
     cache, logits = _prefill(gpt2, prompts, beams, longest + max_tokens)
-    held = stack_held([prompt.held for prompt in prompts], logits)
-    scores, first = hold_back(logits.log_softmax(-1), held).topk(beams, -1)
+    suppressed = stack_suppressed([prompt.suppressed for prompt in prompts], logits)
+    scores, first = suppress_tokens(logits.log_softmax(-1), suppressed).topk(beams, -1)
     stop = torch.tensor(sorted(stop_criteria.stop_tokens), device=gpt2.device, dtype=torch.int64)
     state = _Beams(first.unsqueeze(-1), scores, torch.ones_like(scores), torch.isin(first, stop))
     cache.repeat(beams)
@@ -89,7 +89,9 @@ def beam_search(gpt2: GPT2, prompts: Sequence[Prompt], stop_criteria: StopCriter
             break
         hidden = gpt2.step(state.tokens[..., -1].reshape(-1), cache)
         logprobs = gpt2.logits(hidden).log_softmax(-1).view(len(unfinished), beams, -1)
-        logprobs = hold_back(logprobs, None if held is None else held[unfinished].unsqueeze(1).expand_as(logprobs))
+        logprobs = suppress_tokens(
+            logprobs, None if suppressed is None else suppressed[unfinished].unsqueeze(1).expand_as(logprobs)
+        )
         source = state.grow(logprobs, stop)
         base = torch.arange(len(unfinished), device=gpt2.device).unsqueeze(-1) * beams
         cache.reorder((base + source).reshape(-1), generated_from)

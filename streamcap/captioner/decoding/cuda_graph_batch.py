@@ -168,9 +168,9 @@ class CudaGraphBatch(Generic[Key]):
             rows, positions = max(rows, old.rows), max(positions, old.positions)
             tokens = max(tokens, old.max_tokens)
         cross = 0 if prompt.cross is None else prompt.cross.shape[0]
-        grounded = prompt.held is not None
+        suppresses = prompt.suppressed is not None
         new = StaticDecodeState(
-            self._gpt2, rows, positions, tokens, self.stop_criteria.stop_tokens, cross, grounded=grounded
+            self._gpt2, rows, positions, tokens, self.stop_criteria.stop_tokens, cross, suppresses=suppresses
         )
         if old is not None:
             copy_state(new, old)

@@ -13,7 +13,7 @@ from streamcap.captioner.options import SearchOptions
 
 DENIED: Final = 1
 CONTINUES: Final = 2
-"""What `held` says of a token: it may not be chosen; it can only continue a word. 0: neither."""
+"""What `suppressed` says of a token: it may not be chosen; it can only continue a word. 0: neither."""
 
 _ROWS_AT_ONCE: Final = 8
 """On a CPU the log-probabilities of so many rows stay in the cache."""
@@ -83,17 +83,20 @@ def greedy_tokens(logits: Tensor) -> Tensor:
     return logits.argmax(-1)
 
 
-def hold_back(logits: Tensor, held: Tensor | None) -> Tensor:
-    """Logits (..., V) in which the tokens that `held` (..., V) marks cannot be chosen: DENIED ones never, and CONTINUES
-    ones not where the best token is a denied one. It begins a word, so no piece of a word fits in its place."""
-    if held is None:
+def suppress_tokens(logits: Tensor, suppressed: Tensor | None) -> Tensor:
+    """Logits (..., V) without the tokens that `suppressed` (..., V) marks.
+
+    DENIED tokens are never chosen. CONTINUES tokens are not chosen where the best token is a denied one: that token
+    begins a word, so no piece of a word fits in its place.
+    """
+    if suppressed is None:
         return logits
-    best_is_denied = held.gather(-1, logits.argmax(-1, keepdim=True)) == DENIED
-    return logits.masked_fill((held == DENIED) | (best_is_denied & (held == CONTINUES)), float("-inf"))
+    best_is_denied = suppressed.gather(-1, logits.argmax(-1, keepdim=True)) == DENIED
+    return logits.masked_fill((suppressed == DENIED) | (best_is_denied & (suppressed == CONTINUES)), float("-inf"))
 
 
-def stack_held(rows: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
-    """`held` (V,) of each row as (rows, V), for logits `like` (..., V); None where no row has any."""
+def stack_suppressed(rows: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
+    """`suppressed` (V,) of each row as (rows, V), for logits `like` (..., V); None where no row has any."""
     if all(row is None for row in rows):
         return None
     nothing = torch.zeros(like.shape[-1], dtype=torch.uint8, device=like.device)

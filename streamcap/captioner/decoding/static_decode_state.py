@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from streamcap.captioner.decoding.cuda_graphs import GraphedCallable, bucket
-from streamcap.captioner.decoding.sampling import greedy_tokens, hold_back, token_logprobs
+from streamcap.captioner.decoding.sampling import greedy_tokens, suppress_tokens, token_logprobs
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.kv_cache import CacheSlice, KVCache
 from streamcap.captioner.models.prompt import Prompt, PromptBatch, prefill_prompts
@@ -36,9 +36,9 @@ class StaticDecodeState:
         stop: frozenset[int],
         cross: int,
         *,
-        grounded: bool = False,
+        suppresses: bool = False,
     ) -> None:
-        """cross: encoder states of a row, 0 without cross-attention. grounded: prompts hold tokens back."""
+        """cross: encoder states of a row, 0 without cross-attention. suppresses: prompts suppress tokens."""
         device = gpt2.device
         self.gpt2 = gpt2
         self.positions = positions
@@ -57,8 +57,8 @@ class StaticDecodeState:
         self.tokens = torch.zeros(rows, tokens + MAX_GUESSES, dtype=torch.int64, device=device)
         self.guess = torch.zeros(rows, MAX_GUESSES, dtype=torch.int64, device=device)
         self.num_guessed = torch.zeros(rows, dtype=torch.int64, device=device)  # (R,) valid tokens of `guess`
-        held = torch.zeros(rows, gpt2.config.vocab_size, dtype=torch.uint8, device=device) if grounded else None
-        self.held = held  # (R, V), see `Prompt`
+        suppressed = torch.zeros(rows, gpt2.config.vocab_size, dtype=torch.uint8, device=device) if suppresses else None
+        self.suppressed = suppressed  # (R, V), see `Prompt`
         self._graphs: dict[tuple[int, int], GraphedCallable] = {}
         """By rows and positions a row: steps, and passes that verify guesses."""
         self.prefills: dict[tuple[int, int], tuple[GraphedCallable, KVCache]] = {}
@@ -154,12 +154,12 @@ class StaticDecodeState:
         fused = self.gpt2.fused_step
         if fused is not None and rows * steps <= fused.max_queries:
             chosen, scores, logits = fused(fed, self.length[:rows], self.cache)
-            if self.held is None:
+            if self.suppressed is None:
                 return chosen, scores
         else:
             logits = self.logits(fed)
-        held = None if self.held is None else self.held[:rows].unsqueeze(1).expand(-1, steps, -1)
-        chosen = greedy_tokens(hold_back(logits, held))
+        suppressed = None if self.suppressed is None else self.suppressed[:rows].unsqueeze(1).expand(-1, steps, -1)
+        chosen = greedy_tokens(suppress_tokens(logits, suppressed))
         scores = token_logprobs(logits.flatten(0, 1), chosen.flatten()).double()
         return chosen, scores.view(rows, steps)
 
@@ -185,8 +185,8 @@ class StaticDecodeState:
     def admit(self, slots: list[int], prompts: list[Prompt], limits: list[int]) -> None:
         """Prefill prompts into `slots`, which gives each its first token. limits: maximum tokens of each caption."""
         batch = PromptBatch.of(prompts)
-        if self.held is not None and batch.held is not None:
-            self.held[torch.tensor(slots, device=batch.held.device)] = batch.held
+        if self.suppressed is not None and batch.suppressed is not None:
+            self.suppressed[torch.tensor(slots, device=batch.suppressed.device)] = batch.suppressed
         chosen, score, buffers = self._prefill(batch)
         device = self.token.device
         where, limit = torch.tensor([slots, limits]).to(device, non_blocking=True)
@@ -213,7 +213,7 @@ class StaticDecodeState:
         count, width = prompts.prefix.shape[:2]
         size = bucket(count, self.rows)
         inputs = [_padded(prompts.prefix, size), _padded(prompts.lengths, size, 1)]
-        optional = (prompts.later_prefix, prompts.cross, prompts.held)
+        optional = (prompts.later_prefix, prompts.cross, prompts.suppressed)
         inputs += [_padded(more, size) for more in optional if more is not None]
         graph = self.prefills.get((size, width))
         if graph is None:
@@ -242,19 +242,19 @@ class _PrefillBuffers:
 
     def __init__(self, gpt2: GPT2, rows: int, like: PromptBatch) -> None:
         self._gpt2 = gpt2
-        self._has = tuple(part is not None for part in (like.later_prefix, like.cross, like.held))
+        self._has = tuple(part is not None for part in (like.later_prefix, like.cross, like.suppressed))
         self.cache = gpt2.new_cache(rows=rows, positions=like.width, cross_positions=like.cross_positions)
         self._cache_slice = CacheSlice(slice(0, rows), 0, like.width, causal=True)
 
     def prefill(self, prefix: Tensor, lengths: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
-        """more: `later_prefix`, `cross` and `held`, if the prompts have them."""
+        """more: `later_prefix`, `cross` and `suppressed`, if the prompts have them."""
         rest = iter(more)
-        later_prefix, cross, held = (next(rest) if has else None for has in self._has)
+        later_prefix, cross, suppressed = (next(rest) if has else None for has in self._has)
         hidden = prefill_prompts(
             self._gpt2, PromptBatch(prefix, lengths, later_prefix, cross), self.cache.context(self._cache_slice)
         )
         logits = self._gpt2.logits(hidden[:, 0])
-        chosen = greedy_tokens(hold_back(logits, held))
+        chosen = greedy_tokens(suppress_tokens(logits, suppressed))
         return chosen, token_logprobs(logits, chosen)
 
 
@@ -272,8 +272,8 @@ def copy_state(new: StaticDecodeState, old: StaticDecodeState) -> None:
     rows, positions = old.rows, old.positions
     for name in ("token", "length", "limit", "active", "sum_logprobs", "num_generated"):
         getattr(new, name)[:rows] = getattr(old, name)
-    if new.held is not None and old.held is not None:
-        new.held[:rows] = old.held
+    if new.suppressed is not None and old.suppressed is not None:
+        new.suppressed[:rows] = old.suppressed
     new.tokens[:rows, : old.max_tokens] = old.tokens[:, : old.max_tokens]
     new.cache.keys[:, :rows, :, :positions] = old.cache.keys
     new.cache.values[:, :rows, :, :positions] = old.cache.values

@@ -121,14 +121,14 @@ class Grounding:
         for row, token in enumerate(sorted(table)):
             self._classes[row, [self._numbers[name] for name in table[token]]] = True
 
-    def held(self, tags: Tensor, vocabulary: int) -> Tensor:
+    def suppressed(self, tags: Tensor, vocabulary: int) -> Tensor:
         """(B, V) uint8: DENIED for tokens that `tags` (B, K), probabilities, deny; CONTINUES for pieces of words."""
         allowed = (tags[:, : len(self.objects)] >= self.deny_below).to(self._classes.device)
         denied = ~(allowed.unsqueeze(1) & self._classes).any(2)
-        held = torch.zeros(len(tags), vocabulary, dtype=torch.uint8)
-        held[:, self._continuations] = CONTINUES
-        held[:, self._tokens] = denied.to(torch.uint8) * DENIED
-        return held.to(tags.device)
+        suppressed = torch.zeros(len(tags), vocabulary, dtype=torch.uint8)
+        suppressed[:, self._continuations] = CONTINUES
+        suppressed[:, self._tokens] = denied.to(torch.uint8) * DENIED
+        return suppressed.to(tags.device)
 
     def judge(self, text: str, logprob: float, tags: Tensor) -> tuple[str, float | None]:
         """What is said of an image with these tags (K,) instead of the caption `text`, mostly the caption itself, and
@@ -192,8 +192,11 @@ class GroundedPrefix(MappedPrefixPrompter):
         tags = logits.float().sigmoid()
         if self.grounding is None:
             return [Prompt(prefix, tags=row) for prefix, row in zip(prefixes, tags, strict=True)]
-        held = self.grounding.held(tags, gpt2.config.vocab_size)
-        return [Prompt(prefix, tags=row, held=each) for prefix, row, each in zip(prefixes, tags, held, strict=True)]
+        suppressed = self.grounding.suppressed(tags, gpt2.config.vocab_size)
+        return [
+            Prompt(prefix, tags=row, suppressed=each)
+            for prefix, row, each in zip(prefixes, tags, suppressed, strict=True)
+        ]
 
 
 def read_grounding(config: Mapping[str, Any], where: str, tokens: TextDecoder) -> Grounding | None:

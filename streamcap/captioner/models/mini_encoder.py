@@ -113,14 +113,14 @@ class StagedEncoder(nn.Module):
         if self.packed is not None:
             grid = self.packed(pixels)
         else:
-            grid = self.before(pixels)
+            grid = self.stem_output(pixels)
             for stage in self.stages:
                 grid = stage(grid)
         rows: Tensor = grid.flatten(2).transpose(1, 2)
         return rows
 
     def steps(self) -> list[ConvStep]:
-        """What `forward` computes, one convolution after another."""
+        """The convolutions of `forward`, in the order in which they run."""
         steps = [ConvStep(self.stem, -1, relu=True)]
         stages: list[Any] = list(self.stages)
         for stage in stages:
@@ -135,7 +135,7 @@ class StagedEncoder(nn.Module):
             steps.append(ConvStep(stage.project_out, len(steps) - 1))
         return steps
 
-    def before(self, pixels: Tensor) -> Tensor:
+    def stem_output(self, pixels: Tensor) -> Tensor:
         """The input of the first stage: (B, S, H / 2, W / 2)."""
         y: Tensor = self.stem(pixels.contiguous(memory_format=torch.channels_last), relu=True)
         return y
@@ -167,7 +167,7 @@ class GridMapping(nn.Module):
 
 
 LOGIT_SCALE = 4.0
-"""Of tag heads: they learn by Muon, whose steps are all of one size, and logits are large numbers."""
+"""Factor of the tag heads' logits, which are large numbers: they learn by Muon, whose steps are all of one size."""
 
 
 class TagHeads(nn.Module):
@@ -194,9 +194,9 @@ class TagHeads(nn.Module):
 
 
 class TaggedMapping(GridMapping):
-    """A grid mapping whose prefix also says which tags the grid has, each by its probability.
+    """A grid mapping that adds the probabilities of the grid's tags to the prefix.
 
-    GPT-2 can so learn from text alone which words belong to a tag: `text_prefix` has the tags and no grid.
+    So GPT-2 can learn from text without images which words belong to a tag: `text_prefix` is made of tags alone.
     """
 
     def __init__(self, tags: int, hidden: int, **grid: Any) -> None:
@@ -213,13 +213,13 @@ class TaggedMapping(GridMapping):
 
     def mapped(self, grid: Tensor, logits: Tensor) -> Tensor:
         """The prefix (B, P, E) of a grid (B, N, C) whose tags' logits (B, K) are known."""
-        return super().forward(grid) + self._told(logits.detach().sigmoid())
+        return super().forward(grid) + self._tag_prefix(logits.detach().sigmoid())
 
     def text_prefix(self, tags: Tensor) -> Tensor:
         """The prefix (B, P, E) of a text's tags (B, K), from 0 to 1."""
-        return self.blind + self._told(tags)
+        return self.blind + self._tag_prefix(tags)
 
-    def _told(self, tags: Tensor) -> Tensor:
+    def _tag_prefix(self, tags: Tensor) -> Tensor:
         prefix: Tensor = self.tags(tags).unflatten(1, self.prefix.shape)
         return prefix
 

@@ -24,8 +24,8 @@ class Prompt:
     """(N, C) encoder states for cross-attention."""
     tags: Tensor | None = None
     """(K,) probabilities of the image's tags, of checkpoints that have them."""
-    held: Tensor | None = None
-    """(V,) uint8: tokens that the tags hold back, see `hold_back`."""
+    suppressed: Tensor | None = None
+    """(V,) uint8: tokens that the tags deny, see `suppress_tokens`."""
 
     @property
     def length(self) -> int:
@@ -44,7 +44,7 @@ class PromptBatch:
     """(R, P, E), see `Prompt`."""
     cross: Tensor | None = None
     """(R, N, C), see `Prompt`."""
-    held: Tensor | None = None
+    suppressed: Tensor | None = None
     """(R, V), see `Prompt`."""
 
     @classmethod
@@ -54,13 +54,13 @@ class PromptBatch:
         lengths = torch.tensor([prompt.length for prompt in prompts]).to(prefix.device, non_blocking=True)
         later_prefix = [prompt.later_prefix for prompt in prompts if prompt.later_prefix is not None]
         cross = [prompt.cross for prompt in prompts if prompt.cross is not None]
-        held = [prompt.held for prompt in prompts if prompt.held is not None]
+        suppressed = [prompt.suppressed for prompt in prompts if prompt.suppressed is not None]
         return cls(
             prefix,
             lengths,
             _stack(later_prefix) if later_prefix else None,
             torch.stack(cross) if cross else None,
-            torch.stack(held) if held else None,
+            torch.stack(suppressed) if suppressed else None,
         )
 
     @property
@@ -102,7 +102,7 @@ class Prompter(nn.Module):
 
     def prompts(self, embeddings: Tensor, gpt2: GPT2) -> list[Prompt]:
         """embeddings: (B, …), the vision encoder's output, on the decoder's device."""
-        raise TypeError(f"{type(self).__name__} does not define prompts()")
+        raise NotImplementedError
 
 
 class MappedPrefixPrompter(Prompter):

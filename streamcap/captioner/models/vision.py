@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +11,6 @@ from torch import Tensor, nn
 
 from streamcap.errors import InputError
 from streamcap.image_spec import ImageSpec
-
-Output = Literal["projected", "pooled", "states"]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

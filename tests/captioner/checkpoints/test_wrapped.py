@@ -251,14 +251,18 @@ def test_tokenizer_without_full_stop_says_what_to_do(tmp_path: Path) -> None:
         captioner.caption_embeddings(torch.tensor(_longest(content)["image_embedding"])[None])
 
 
-def test_converted_checkpoint_keeps_its_stop_token(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["tokenizer.json", "words.json"])
+def test_converted_checkpoint_keeps_its_stop_token(tmp_path: Path, file: str) -> None:
     weights, content = _golden("clipcap_mlp")
     case = _longest(content)
-    (tmp_path / "model").mkdir()
-    torch.save(weights, tmp_path / "model" / "model.pt")
+    model = tmp_path / "model"
+    model.mkdir()
+    torch.save(weights, model / "model.pt")
     period = case["greedy"].index(case["greedy"][2])
-    _words(case["greedy"][2]).save(str(tmp_path / "model" / "tokenizer.json"))
-    convert_checkpoint(tmp_path / "model", tmp_path / "converted")
+    _words(case["greedy"][2]).save(str(model / file))
+    if file != "tokenizer.json":
+        (model / "model.json").write_text(json.dumps({"tokenizer": file}))
+    convert_checkpoint(model / "model.pt" if file != "tokenizer.json" else model, tmp_path / "converted")
     captioner = load_captioner(tmp_path / "converted", device="cpu")
     assert (
         captioner.caption_embeddings(torch.tensor(case["image_embedding"])[None])[0].tokens
@@ -277,7 +281,7 @@ def test_videocaptioner_uses_bos_and_eos_of_tokenizer(tmp_path: Path) -> None:
     expected = case.get("greedy", case.get("tokens"))
     # The same beginning as in OpenAI's layout here, another end.
     assert result.tokens[: len(expected) - 1] == expected[:-1][: len(result.tokens)]
-    assert captioner._stop_tokens() == {end}
+    assert captioner._text.stop_tokens() == {end}
 
 
 def test_periods_of_byte_level_tokenizer() -> None:

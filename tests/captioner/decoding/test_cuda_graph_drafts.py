@@ -140,7 +140,7 @@ def test_caption_up_to_the_last_position_keeps_its_tokens(decoder: GPT2) -> None
     assert len(found.tokens) <= 5
 
 
-@pytest.mark.parametrize("kind", ["read twice", "cross-attention", "held back"])
+@pytest.mark.parametrize("kind", ["read twice", "cross-attention", "suppressed tokens"])
 def test_other_prompts_keep_their_tokens(kind: str) -> None:
     torch.manual_seed(5)
     config = GPT2Config(
@@ -150,15 +150,15 @@ def test_other_prompts_keep_their_tokens(kind: str) -> None:
     decoder = GPT2(config).eval().requires_grad_(False)
     for weight in decoder.parameters():
         weight.mul_(2)
-    held = torch.zeros(VOCABULARY, dtype=torch.uint8)
-    held[::2] = DENIED
-    held[1::4] = CONTINUES
+    suppressed = torch.zeros(VOCABULARY, dtype=torch.uint8)
+    suppressed[::2] = DENIED
+    suppressed[1::4] = CONTINUES
     prompts = [
         Prompt(
             torch.randn(length, 32),
             later_prefix=torch.randn(length, 32) if kind == "read twice" else None,
             cross=torch.randn(5, 24) if kind == "cross-attention" else None,
-            held=held if kind == "held back" else None,
+            suppressed=suppressed if kind == "suppressed tokens" else None,
         )
         for length in (3, 6, 4)
     ]

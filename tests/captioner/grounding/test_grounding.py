@@ -90,8 +90,8 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> Captioner:
 
 def forbidden(captioner: Captioner) -> set[int]:
     (prompt, *_) = captioner._prompts(captioner.encode(np.stack(images(1))))
-    assert prompt.held is not None
-    return set((prompt.held == DENIED).nonzero().flatten().tolist())
+    assert prompt.suppressed is not None
+    return set((prompt.suppressed == DENIED).nonzero().flatten().tolist())
 
 
 def test_denied_tokens_are_the_object_words(blind: Captioner, seeing: Captioner) -> None:
@@ -101,7 +101,7 @@ def test_denied_tokens_are_the_object_words(blind: Captioner, seeing: Captioner)
 
 
 @pytest.mark.parametrize(
-    ("tags", "held"),
+    ("tags", "suppressed"),
     [
         ([0.9, 0.1, 0.9, 0.9, 0.1, 0], {"cat", "kitten"}),
         # A dog may be hot; a bike is denied only where neither kind is seen.
@@ -109,17 +109,17 @@ def test_denied_tokens_are_the_object_words(blind: Captioner, seeing: Captioner)
         ([0.1, 0.1, 0.1, 0.1, 0.1, 1], {"dog", "dogs", "cat", "kitten", "bike", "bicycle", "motorcycle", "animal"}),
     ],
 )
-def test_word_is_denied_where_all_its_classes_are(tags: list[float], held: set[str]) -> None:
+def test_word_is_denied_where_all_its_classes_are(tags: list[float], suppressed: set[str]) -> None:
     grounding = Grounding(OBJECTS, 0.5, None, TextDecoder(tokenizer()))
-    (mask,) = grounding.held(torch.tensor([tags]), 120)
-    assert {WORDS[number] for number in (mask == DENIED).nonzero().flatten().tolist()} == held
+    (mask,) = grounding.suppressed(torch.tensor([tags]), 120)
+    assert {WORDS[number] for number in (mask == DENIED).nonzero().flatten().tolist()} == suppressed
 
 
 @pytest.mark.parametrize("beam", [1, 3])
 def test_denied_words_are_not_generated(blind: Captioner, beam: int) -> None:
-    held = forbidden(blind)
+    suppressed = forbidden(blind)
     results = blind.caption(images(), beam_size=beam)
-    assert not any(held & set(result.tokens) for result in results)
+    assert not any(suppressed & set(result.tokens) for result in results)
     assert all(np.isfinite(result.logprob) for result in results)
 
 
@@ -244,21 +244,21 @@ def test_results_have_the_short_sentence(tmp_path: Path) -> None:
     assert result.tokens, "what was decoded"
 
 
-@pytest.mark.parametrize(("word", "held"), [("kittens", True), ("penguin", False), ("humans", False)])
-def test_words_of_several_tokens_are_denied_at_the_first(word: str, held: bool) -> None:
+@pytest.mark.parametrize(("word", "suppressed"), [("kittens", True), ("penguin", False), ("humans", False)])
+def test_words_of_several_tokens_are_denied_at_the_first(word: str, suppressed: bool) -> None:
     decoder = load_tokenizer(registry.find_checkpoint("mini"))
     first, *rest = decoder.encode(word)
     assert rest, "it is one token in this vocabulary"
     grounding = Grounding(["person", "cat", "bird"], 0.5, None, decoder)
-    (mask,) = grounding.held(torch.zeros(1, 3), decoder.size)
-    assert bool(mask[first] == DENIED) is held
-    (mask,) = grounding.held(torch.tensor([[0.0, 0.9, 0.0]]), decoder.size)
+    (mask,) = grounding.suppressed(torch.zeros(1, 3), decoder.size)
+    assert bool(mask[first] == DENIED) is suppressed
+    (mask,) = grounding.suppressed(torch.tensor([[0.0, 0.9, 0.0]]), decoder.size)
     assert not (word == "kittens" and mask[first] == DENIED)
 
 
 def test_pieces_of_words_are_known() -> None:
     decoder = load_tokenizer(registry.find_checkpoint("mini"))
-    (mask,) = Grounding(["person"], 0.5, None, decoder).held(torch.ones(1, 1), decoder.size)
+    (mask,) = Grounding(["person"], 0.5, None, decoder).suppressed(torch.ones(1, 1), decoder.size)
     pieces = [token for token in decoder.encode("two kittens in a t-shirt, a man's hat") if mask[token] == CONTINUES]
     assert [decoder.text([token]) for token in pieces] == ["ens", "sh", "irt", "s"]
 

@@ -172,7 +172,7 @@ class JointTrainer(StageTrainer):
         """The output (B, C, h, w) of each stage. For a share of the images, the next stage gets the teacher's map."""
         encoder = self._encoder
         assert isinstance(encoder, StagedEncoder)  # noqa: S101  checked by the constructor
-        share, grid, outputs = self._forced_share(), encoder.before(planes), []
+        share, grid, outputs = self._forced_share(), encoder.stem_output(planes), []
         for stage, target in zip(encoder.stages, maps, strict=True):
             output = stage(grid)
             outputs.append(output)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from streamcap.captioner.decoding.sampling import CONTINUES, DENIED, hold_back, stack_held
+from streamcap.captioner.decoding.sampling import CONTINUES, DENIED, stack_suppressed, suppress_tokens
 
 # The pieces "s" and "es", and the words "scissors" and "shoes".
-HELD = torch.tensor([CONTINUES, CONTINUES, DENIED, 0], dtype=torch.uint8)
+SUPPRESSED = torch.tensor([CONTINUES, CONTINUES, DENIED, 0], dtype=torch.uint8)
 
 
 @pytest.mark.parametrize(
@@ -20,10 +20,10 @@ HELD = torch.tensor([CONTINUES, CONTINUES, DENIED, 0], dtype=torch.uint8)
     ],
 )
 def test_next_best_of_a_denied_word_is_a_word(logits: list[float], chosen: int) -> None:
-    assert hold_back(torch.tensor([logits]), HELD[None]).argmax() == chosen
+    assert suppress_tokens(torch.tensor([logits]), SUPPRESSED[None]).argmax() == chosen
 
 
 def test_rows_without_tags_hold_nothing_back() -> None:
     logits = torch.tensor([[0.0, 0.0, 9.0, 1.0]] * 2)
-    assert stack_held([None, None], logits) is None
-    assert hold_back(logits, stack_held([None, HELD], logits)).argmax(-1).tolist() == [2, 3]
+    assert stack_suppressed([None, None], logits) is None
+    assert suppress_tokens(logits, stack_suppressed([None, SUPPRESSED], logits)).argmax(-1).tolist() == [2, 3]
