@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.nats import NatsCluster
-from tests.cluster.judge import Stored, Verdict, judge_log, read_logs
+from tests.cluster.judge import Stored, Verdict, judge_log, owners, read_logs
 from tests.cluster.nodes import SCENE, NodeProcess
 from tests.cluster.storm import percentile
 from tests.end_to_end.service import wait_until
@@ -53,15 +53,11 @@ def namespace(name: str, outside: str, inside: str) -> Iterator[str]:
         subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
-def newest_owners(stored: list[Stored]) -> dict[str, str]:
-    return {entry.stream: entry.node.rpartition("-")[0] for entry in stored}
-
-
 def recoveries(stored: list[Stored], cuts: list[float]) -> list[float]:
     """Seconds from each cut to the next final of each stream that the cut node ran."""
     found = []
     for at in cuts:
-        before = newest_owners([entry for entry in stored if entry.at <= at])
+        before = owners([entry for entry in stored if entry.at <= at])
         for stream in (stream for stream, node in before.items() if node == "cut"):
             finals = (
                 entry.at
@@ -92,7 +88,7 @@ def run(times: int, seconds: float, directory: Path) -> dict[str, Any]:
             assert status == 201, text
         cuts: list[float] = []
         for _ in range(times):
-            wait_until(lambda: "cut" in newest_owners(asyncio.run(read_logs(cluster.urls))).values(), cut.describe)
+            wait_until(lambda: "cut" in owners(asyncio.run(read_logs(cluster.urls))).values(), cut.describe)
             time.sleep(5)
             cuts.append(time.time())
             ip("link", "set", link, "down")

@@ -60,7 +60,7 @@ def _lines(found: ClusterStatus) -> list[str]:
     lines = [f"{'NODE':32} {'SITE':12} {'ROLES':24} {'STREAMS':>9} {'CPU':>5} {'CREDIT':>6} {'ROWS/S':>7}  URL"]
     for node in found.nodes:
         streams = f"{node.streams}/{node.capacity}" if "ingest" in node.roles else "-"
-        roles = ",".join(node.roles) + (" (draining)" if node.draining else "")
+        roles = ",".join(node.roles) + (" (draining)" if node.draining else " (starting)" if node.starting else "")
         is_engine = "engine" in node.roles
         credit, rows = (str(node.credits), f"{node.rows_per_second:.1f}") if is_engine else ("-", "-")
         lines.append(

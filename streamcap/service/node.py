@@ -311,6 +311,10 @@ class Node:
             streams=len(self.ingest.owned),
             recorded=0 if self.recorder is None else len(self.recorder.owned),
             cpu=round(self._cpu, 3),
+            starting=any(
+                part is not None and not part.is_taking
+                for part in (self.ingest if "ingest" in roles else None, self.recorder)
+            ),
             draining=any(part is not None and part.draining for part in (self.ingest, self.recorder, self._engine)),
             model=next(iter(self.options.serve.models)) if "engine" in roles else "",
             credits=0 if self._engine is None else self._engine.free,

@@ -62,6 +62,11 @@ async def read_logs(urls: list[str]) -> list[Stored]:
         await client.close()
 
 
+def owners(stored: Iterable[Stored]) -> dict[str, str]:
+    """The name of the node that wrote last, by stream."""
+    return {entry.stream: entry.node.rpartition("-")[0] for entry in stored}
+
+
 def finals_of(stored: Iterable[Stored], stream: str) -> list[dict[str, Any]]:
     events = [event for entry in stored if entry.stream == stream for event in entry.events]
     return [event for event in events if event["type"] == "caption" and event["is_final"]]

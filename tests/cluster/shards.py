@@ -71,8 +71,13 @@ def _write(path: Path, shards: list[dict[str, Any]]) -> None:
     for key in ("takeovers", "finals_stored", "finals_received", "finals_recorded", "gaps"):
         total[key] = sum(shard[key] for shard in shards)
     total["broken_off"] = sum(bool(shard["error"]) for shard in shards)
-    for name, key in (("recovery", "recoveries_s"), ("nats_pause", "nats_pauses_s")):
+    for name, key in (
+        ("recovery_alone", "recoveries_alone_s"),
+        ("recovery_others", "recoveries_others_s"),
+        ("nats_pause", "nats_pauses_s"),
+    ):
         values = [value for shard in shards for value in shard[key]]
+        total[f"{name}_count"] = len(values)
         total |= {f"{name}_p{share}_s": percentile(values, share / 100) for share in (50, 95, 100)}
     temporary = path.with_suffix(".part")
     temporary.write_text(json.dumps({"total": total, "shards": shards}, indent=1) + "\n")

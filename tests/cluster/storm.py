@@ -29,13 +29,24 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 from testbed.nats import NatsCluster
-from tests.cluster.judge import Stored, Verdict, judge_client, judge_files, judge_log, read_logs, recorded_finals
+from tests.cluster.judge import (
+    Stored,
+    Verdict,
+    judge_client,
+    judge_files,
+    judge_log,
+    owners,
+    read_logs,
+    recorded_finals,
+)
 from tests.cluster.nodes import SCENE, NodeProcess
 from tests.end_to_end.service import wait_until
 
 KINDS = ("node", "nats", "pause")
 # Of ten strikes.
 WEIGHTS = (6, 2, 2)
+ALONE_SECONDS = 10.0
+"""A node that is killed so long before and after any other strike at nodes and NATS servers is killed alone."""
 PAUSE_SECONDS = 30.0
 """Far longer than the time after which JetStream gives a stream to another node."""
 ELECTION_SECONDS = 60.0
@@ -91,8 +102,10 @@ class Client:
 @dataclass
 class Outcome:
     verdict: Verdict = field(default_factory=Verdict)
-    recoveries: list[float] = field(default_factory=list)
+    recoveries_alone: list[float] = field(default_factory=list)
     """Seconds from the kill of an owner to the next stored final of each of its streams."""
+    recoveries_others: list[float] = field(default_factory=list)
+    """The same, where another node or a NATS server was struck within ALONE_SECONDS, or was paused."""
     nats_pauses: list[float] = field(default_factory=list)
     """The longest time without any stored message after the kill of a NATS server."""
     strikes: dict[str, int] = field(default_factory=dict)
@@ -112,8 +125,14 @@ class Outcome:
             "finals_received": verdict.received,
             "finals_recorded": verdict.recorded,
             "gaps": verdict.gaps,
-            "recoveries_s": sorted(round(seconds, 2) for seconds in self.recoveries),
-            "nats_pauses_s": sorted(round(seconds, 2) for seconds in self.nats_pauses),
+            **{
+                name: sorted(round(seconds, 2) for seconds in values)
+                for name, values in (
+                    ("recoveries_alone_s", self.recoveries_alone),
+                    ("recoveries_others_s", self.recoveries_others),
+                    ("nats_pauses_s", self.nats_pauses),
+                )
+            },
             "violations": verdict.violations[:20],
         }
 
@@ -134,11 +153,8 @@ class Storm:
 
     def strike(self) -> None:
         kind = self._rng.choices(KINDS, WEIGHTS)[0]
+        self._check()
         awake = [process for process in self._processes if process.name not in self._paused]
-        for process in awake:
-            assert process.is_running, f"it has ended by itself, {process.exit_status}: {process.describe()}"
-        down = sum(not server.is_running for server in self._cluster.servers)
-        assert down <= (self._restart is not None and self._restart.is_alive()), "a nats-server has ended by itself"
         if kind == "nats" and (self._restart is None or not self._restart.is_alive()):
             server = self._rng.choice(self._cluster.servers)
             self._mark("nats", server.url)
@@ -153,10 +169,21 @@ class Storm:
             self._paused[process.name] = timer
             timer.start()
         elif awake:
-            process = self._rng.choice(awake)
-            self._mark("node", process.name)
-            process.kill()
-            process.start()
+            self.kill(self._rng.choice(awake))
+
+    def kill(self, process: NodeProcess) -> None:
+        """kill -9; it starts again at once."""
+        self._check()
+        self._mark("node", process.name)
+        process.kill()
+        process.start()
+
+    def _check(self) -> None:
+        for process in self._processes:
+            if process.name not in self._paused:
+                assert process.is_running, f"it has ended by itself, {process.exit_status}: {process.describe()}"
+        down = sum(not server.is_running for server in self._cluster.servers)
+        assert down <= (self._restart is not None and self._restart.is_alive()), "a nats-server has ended by itself"
 
     def end(self) -> None:
         """Everybody runs again."""
@@ -183,11 +210,13 @@ def run_storm(
     servers: int = 3,
     seed: int = 0,
     calm: float = 8.0,
+    alone: int = 0,
     judge_every: int = 25,
     report: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Outcome:
     """`kills` strikes, `calm` seconds apart at most, then a judgement.
 
+    alone: the first strikes are so many kills of owners, each alone: nothing else is struck around it.
     report: takes a judgement in the middle of the run, after each `judge_every` strikes; one with a violation ends it.
     """
     rng = random.Random(seed)
@@ -212,8 +241,13 @@ def run_storm(
             client.start()
         storm = Storm(cluster, [*gateways, *writers], rng)
         for number in range(1, kills + 1):
-            time.sleep(rng.uniform(0.3, 1.0) * calm)
-            storm.strike()
+            if number <= alone:
+                time.sleep(rng.uniform(1.05, 1.25) * ALONE_SECONDS)
+                owner = rng.choice(sorted(owners(_read_logs(cluster.urls)).values()))
+                storm.kill(next(node for node in gateways if node.name == owner))
+            else:
+                time.sleep(ALONE_SECONDS if number == alone + 1 > 1 else rng.uniform(0.3, 1.0) * calm)
+                storm.strike()
             assert not (ended := [client.error for client in clients if client.error is not None]), ended
             if number % judge_every == 0 and number < kills:
                 outcome = _judge_now(cluster.urls, storm, names, clients, out if writers else None)
@@ -239,21 +273,24 @@ def run_storm(
         return outcome
 
 
-def _judge_now(urls: list[str], storm: Storm, names: list[str], clients: list[Client], out: Path | None) -> Outcome:
-    """A judgement while everything runs, once the logs can be read: JetStream may elect a leader now."""
+def _read_logs(urls: list[str]) -> list[Stored]:
+    """The logs, once they can be read: JetStream may elect a leader now."""
     end = time.monotonic() + ELECTION_SECONDS
     while True:
-        # First what came out of the logs, then the logs: whatever was received must be there.
-        received = [(client.stream, list(client.messages)) for client in clients]
-        recorded = None if out is None else {name: recorded_finals(out, name) for name in names}
         try:
-            stored = asyncio.run(read_logs(urls))
+            return asyncio.run(read_logs(urls))
         except (NatsError, OSError, TimeoutError):
             if time.monotonic() >= end:
                 raise
             time.sleep(0.5)
-        else:
-            return _judge(storm, names, received, recorded, stored)
+
+
+def _judge_now(urls: list[str], storm: Storm, names: list[str], clients: list[Client], out: Path | None) -> Outcome:
+    """A judgement while everything runs."""
+    # First what came out of the logs, then the logs: whatever was received must be there.
+    received = [(client.stream, list(client.messages)) for client in clients]
+    recorded = None if out is None else {name: recorded_finals(out, name) for name in names}
+    return _judge(storm, names, received, recorded, _read_logs(urls))
 
 
 def _judge(
@@ -271,7 +308,7 @@ def _judge(
         outcome.takeovers += max((entry.term for entry in stored if entry.stream == name), default=1) - 1
     for stream, messages in received:
         judge_client(messages, stored, stream, outcome.verdict)
-    _measure(storm.marks, stored, outcome)
+    measure(storm.marks, stored, outcome)
     return outcome
 
 
@@ -281,7 +318,8 @@ def recorded_seq(out: Path, stream: str) -> int:
     return int(finals[-1]["seq"]) if finals else 0
 
 
-def _measure(marks: list[tuple[str, str, float]], stored: list[Stored], outcome: Outcome) -> None:
+def measure(marks: list[tuple[str, str, float]], stored: list[Stored], outcome: Outcome) -> None:
+    """How long streams stood still after each strike of `marks`: kind, name, wall clock."""
     for kind, what, at in marks:
         if kind == "nats":
             times = [at, *(entry.at for entry in stored if at <= entry.at <= at + 15)]
@@ -289,9 +327,10 @@ def _measure(marks: list[tuple[str, str, float]], stored: list[Stored], outcome:
             continue
         if kind == "pause":
             continue
+        found = outcome.recoveries_alone if _is_alone(what, at, marks) else outcome.recoveries_others
         for stream in {entry.stream for entry in stored}:
             before = [entry for entry in stored if entry.stream == stream and entry.at <= at]
-            if not before or before[-1].node.rpartition("-")[0] != what:
+            if owners(before).get(stream) != what:
                 continue
             finals = (
                 entry.at
@@ -299,7 +338,17 @@ def _measure(marks: list[tuple[str, str, float]], stored: list[Stored], outcome:
                 if entry.stream == stream and entry.at > at and any(e.get("is_final") for e in entry.events)
             )
             # In the middle of a run there may be none yet.
-            outcome.recoveries += [after - at for after in itertools.islice(finals, 1)]
+            found += [after - at for after in itertools.islice(finals, 1)]
+
+
+def _is_alone(node: str, at: float, marks: list[tuple[str, str, float]]) -> bool:
+    """Whether nothing else that a takeover needs was struck within ALONE_SECONDS, or was paused. Recorders do not
+    count."""
+    others = [mark for mark in marks if mark[1:] != (node, at) and not mark[1].startswith("recorder")]
+    return not any(
+        -ALONE_SECONDS < at - when < ALONE_SECONDS + (PAUSE_SECONDS if kind == "pause" else 0.0)
+        for kind, _, when in others
+    )
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -317,6 +366,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--calm", type=float, default=8.0, help="most seconds between two strikes")
+    parser.add_argument("--alone", type=int, default=10, help="of a shard: kills of owners with nothing else around")
     parser.add_argument("--judge-every", type=int, default=25, help="strikes between two judgements")
     parser.add_argument("--json", type=Path, default=Path("cluster_chaos.json"))
     options = parser.parse_args()
@@ -326,6 +376,7 @@ def main() -> None:
         recorders=options.recorders,
         streams=options.streams,
         calm=options.calm,
+        alone=options.alone,
         judge_every=options.judge_every,
     )
     is_kept = run_shards(run, options.kills, options.json, strikes=options.shard, seed=options.seed)

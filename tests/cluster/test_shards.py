@@ -24,7 +24,7 @@ class FakeStorm:
         assert directory.is_dir()
         self.asked.append((kills, seed))
         report(Outcome(strikes={"node node": kills // 2}))
-        outcome = Outcome(strikes={"node node": kills}, recoveries=[1.0 * kills], is_complete=True)
+        outcome = Outcome(strikes={"node node": kills}, recoveries_alone=[1.0 * kills], is_complete=True)
         self._ending(outcome)
         return outcome
 
@@ -40,7 +40,7 @@ def test_clusters_follow_until_all_strikes_are_judged(tmp_path: Path) -> None:
     assert kept
     assert storm.asked == [(50, 7), (50, 8), (20, 9)]
     assert found["total"]["strikes"] == 120
-    assert found["total"]["recovery_p100_s"] == 50.0
+    assert found["total"]["recovery_alone_p100_s"] == 50.0
 
 
 def test_interrupted_run_goes_on_with_the_strikes_left(tmp_path: Path) -> None:

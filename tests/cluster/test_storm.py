@@ -81,6 +81,28 @@ def test_judge_compares_files_with_the_log(tmp_path: Path, seqs: tuple[int, ...]
     assert any(reason in violation for violation in verdict.violations) if reason else not verdict.violations
 
 
+@pytest.mark.parametrize(
+    ("other", "alone"),
+    [
+        (("node", "node1", 105.0), False),
+        (("nats", "nats://n1", 92.0), False),
+        (("pause", "node1", 65.0), False),
+        (("node", "node1", 111.0), True),
+        (("node", "recorder0", 100.5), True),
+        (("pause", "node1", 59.0), True),
+    ],
+)
+def test_recovery_counts_apart_if_others_were_struck(other: tuple[str, str, float], alone: bool) -> None:
+    pytest.importorskip("nats")
+    from tests.cluster.storm import Outcome, measure
+
+    stored = [Stored("cam", 1, "node0-a", 99.0, [final(1, 0.0)]), Stored("cam", 2, "node1-b", 104.0, [final(2, 5.0)])]
+    outcome = Outcome()
+    measure([("node", "node0", 100.0), other], stored, outcome)
+    assert outcome.recoveries_alone == ([4.0] if alone else [])
+    assert outcome.recoveries_others[:1] == ([] if alone else [4.0])
+
+
 @pytest.mark.e2e
 @pytest.mark.slow
 @pytest.mark.timeout(600)

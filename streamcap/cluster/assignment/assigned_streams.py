@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
@@ -16,12 +16,12 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
-from nats.js.errors import APIError
+from nats.js.errors import APIError, ServiceUnavailableError
 
 from streamcap.cluster.assignment.balance import Balance, NodeLoad
 from streamcap.cluster.assignment.nodes import NodeDirectory, NodeInfo
 from streamcap.cluster.assignment.registry import StreamConfig, StreamRegistry
-from streamcap.cluster.jetstream.connection import Connection
+from streamcap.cluster.jetstream.connection import ELECTION_SECONDS, Connection
 from streamcap.cluster.jetstream.subjects import WorkQueue, name_of
 from streamcap.cluster.log.ownership import ACK_WAIT_SECONDS, PROGRESS_SECONDS
 from streamcap.cluster.tasks import run_all
@@ -75,6 +75,8 @@ class AssignedStreams(ABC):
         """Streams that another node took while this one had them."""
         self.waiting = 0
         """Streams of this site that no node has taken, as last seen."""
+        self.is_taking = False
+        """Whether this node has started: it takes streams if it has room."""
         self.draining = False
         self.site = connection.options.site
         self._connection = connection
@@ -93,6 +95,9 @@ class AssignedStreams(ABC):
         """Until cancelled."""
         await self._registry.ready.wait()
         await self._nodes.ready.wait()
+        self.is_taking = True
+        # Until now the others took its share, since nobody else would have run it.
+        await self._nodes.report()
         await run_all(self._take_streams(), self._report_progress(), self._reconcile())
 
     async def drain(self, timeout: float) -> None:
@@ -176,15 +181,25 @@ class AssignedStreams(ABC):
         durable, jetstream = self._queue.consumer(self.site), self._connection.jetstream
         await _add_consumer(jetstream, self._queue.stream, durable, self._queue.subjects_of(self.site))
         subscription = await jetstream.pull_subscribe_bind(durable, self._queue.stream)
+        refused = 0
         try:
             while True:
                 if self.draining or not self._may_take():
                     self._maybe_give_back()
                     await asyncio.sleep(DECIDE_SECONDS)
                     continue
-                with contextlib.suppress(TimeoutError):  # nothing waits
+                try:
                     for message in await subscription.fetch(1, timeout=FETCH_SECONDS):
                         self._begin(message)
+                    refused = 0
+                except TimeoutError:  # nothing waits
+                    refused = 0
+                except ServiceUnavailableError:
+                    # Most often an election, which ends sooner than a request to make the consumer anew.
+                    refused += 1
+                    if refused * DECIDE_SECONDS >= ELECTION_SECONDS:
+                        raise
+                    await asyncio.sleep(DECIDE_SECONDS)
         finally:
             with contextlib.suppress(NatsError):
                 await subscription.unsubscribe()
@@ -205,19 +220,27 @@ class AssignedStreams(ABC):
 
     def _may_take(self) -> bool:
         waiting = 0.0 if self._waiting_since is None else time.monotonic() - self._waiting_since
-        return self._balance.may_take(self._loads(), self._total(), cpu=self._cpu(), waiting_s=waiting)
+        loads = self._loads(self._nodes.reporting)
+        return self._balance.may_take(loads, self._total(), cpu=self._cpu(), waiting_s=waiting)
 
     def _maybe_give_back(self) -> None:
-        if self.draining or self.is_stuck() or not self._balance.should_give_back(self._loads(), self._total()):
+        if (
+            self.draining
+            or self.is_stuck()
+            or not self._balance.should_give_back(self._loads(self._nodes.nodes), self._total())
+        ):
             return
         newest = next((name for name in reversed(self.owned) if self.owned[name].message is not None), None)
         if newest is not None:
             log.info("stream %s: given back, since this node has more than its share", newest)
             self.spawn(self._give_back(newest), f"give-back-{newest}")
 
-    def _loads(self) -> list[NodeLoad]:
-        loads = (self.load_of(info) for info in self._nodes.nodes if info.site == self.site)
-        return [replace(load, streams=len(self.owned)) if load.id == self.node else load for load in loads]
+    def _loads(self, nodes: Iterable[NodeInfo]) -> list[NodeLoad]:
+        loads = (self.load_of(info) for info in nodes if info.site == self.site)
+        return [
+            replace(load, streams=len(self.owned), is_closed=self.draining) if load.id == self.node else load
+            for load in loads
+        ]
 
     def _total(self) -> int:
         return sum(config.site == self.site for config in self._registry.streams.values())

@@ -23,12 +23,13 @@ class NodeLoad:
     """Streams that it can run."""
     streams: int
     """Streams that it runs."""
-    draining: bool = False
+    is_closed: bool = False
+    """It takes no streams: it is starting, or hands its streams over."""
 
 
 def fair_share(node: str, nodes: Iterable[NodeLoad], streams: int) -> int:
     """How many of `streams` node `node` should run: in proportion to capacity, rounded up, and never above its own."""
-    ready = {load.id: load.capacity for load in nodes if not load.draining and load.capacity > 0}
+    ready = {load.id: load.capacity for load in nodes if not load.is_closed and load.capacity > 0}
     if node not in ready:
         return 0
     return min(ready[node], math.ceil(streams * ready[node] / sum(ready.values())))
@@ -55,7 +56,7 @@ class Balance:
         """
         loads = list(loads)
         own = next((load for load in loads if load.id == self.node), None)
-        if own is None or own.draining or own.streams >= own.capacity or (cpu >= BUSY and own.streams > 0):
+        if own is None or own.is_closed or own.streams >= own.capacity or (cpu >= BUSY and own.streams > 0):
             return False
         return own.streams < fair_share(self.node, loads, streams) or waiting_s >= SETTLE_SECONDS
 

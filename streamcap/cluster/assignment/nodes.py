@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 REPORT_SECONDS = 2.0
 DEAD_SECONDS = 6.0
 """Without a report for this long, a node counts as dead."""
+SILENT_SECONDS = 3.0
+"""A node that is so long behind the newest report of all takes no more streams, as far as the others can know."""
 _KEY_PREFIX = f"$KV.{NODES_BUCKET}."
 
 
@@ -44,6 +46,8 @@ class NodeInfo:
     cpu: float = 0.0
     """Used share of the machine's CPUs by this process, 0 to 1."""
     draining: bool = False
+    starting: bool = False
+    """It takes no streams yet."""
     model: str = ""
     credits: int = 0
     """Samples that its engine takes now."""
@@ -53,7 +57,12 @@ class NodeInfo:
 
     @property
     def load(self) -> NodeLoad:
-        return NodeLoad(self.id, self.capacity if "ingest" in self.roles else 0, self.streams, self.draining)
+        return NodeLoad(self.id, self.capacity if "ingest" in self.roles else 0, self.streams, self.is_closed)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it takes no streams now."""
+        return self.draining or self.starting
 
     def as_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -100,8 +109,18 @@ class NodeDirectory:
     @property
     def nodes(self) -> list[NodeInfo]:
         """The nodes that are alive, by id; this one among them, also while its reports get lost."""
-        now = time.time()
-        alive = {node: info for node, (at, info) in self._seen.items() if now - at < DEAD_SECONDS}
+        return self._since(time.time() - DEAD_SECONDS)
+
+    @property
+    def reporting(self) -> list[NodeInfo]:
+        """The nodes that may take a stream now: one that was just killed is no longer among them when JetStream offers
+        its streams. While nobody's reports arrive, those that reported last."""
+        newest = max((at for at, _ in self._seen.values()), default=0.0)
+        return self._since(max(newest - SILENT_SECONDS, time.time() - DEAD_SECONDS))
+
+    def _since(self, start: float) -> list[NodeInfo]:
+        """By id: the nodes that have reported after `start`, and this one."""
+        alive = {node: info for node, (at, info) in self._seen.items() if at > start}
         if self._describe is not None:
             own = self._describe()
             alive[own.id] = own

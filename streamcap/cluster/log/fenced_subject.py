@@ -10,6 +10,7 @@ from collections.abc import Callable
 from nats.errors import Error as NatsError
 from nats.js.errors import APIError, NotFoundError
 
+from streamcap.cluster.jetstream.ack_inbox import ANSWER_SECONDS
 from streamcap.cluster.jetstream.connection import Connection
 from streamcap.cluster.log.entry import body_of, header_of, read_entry
 from streamcap.cluster.log.ownership import LogEntry, Ownership, OwnerState, Write, is_undecided
@@ -88,7 +89,9 @@ class FencedSubject:
         """The newest message of the subject, from the leader of its replicas."""
         while True:
             try:
-                message = await self._connection.jetstream.get_last_msg(self._stream, self._subject)
+                # A request to a leader that has just died gets no answer.
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    message = await self._connection.jetstream.get_last_msg(self._stream, self._subject)
             except NotFoundError:
                 return None
             except (NatsError, OSError, TimeoutError):

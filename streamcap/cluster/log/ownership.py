@@ -14,9 +14,9 @@ from typing import NamedTuple
 from streamcap.captions.event import Event
 from streamcap.streams.counters import Counters
 
-PROGRESS_SECONDS = 2.0
+PROGRESS_SECONDS = 1.5
 """Seconds between two progress reports of an owner."""
-ACK_WAIT_SECONDS = 5.0
+ACK_WAIT_SECONDS = 4.0
 """Without a report for this long, JetStream gives the stream to another node."""
 
 

@@ -118,7 +118,7 @@ class Recorder(AssignedStreams):
         """The files do not depend on it."""
 
     def load_of(self, info: NodeInfo) -> NodeLoad:
-        return NodeLoad(info.id, MAX_STREAMS if "recorder" in info.roles else 0, info.recorded, info.draining)
+        return NodeLoad(info.id, MAX_STREAMS if "recorder" in info.roles else 0, info.recorded, info.is_closed)
 
     def is_assigned(self, config: StreamConfig) -> bool:
         return True

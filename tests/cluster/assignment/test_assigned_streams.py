@@ -5,17 +5,21 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from streamcap.captions.hub import Hub
 from streamcap.cluster.assignment.assigned_streams import Assigned
-from streamcap.cluster.assignment.nodes import NodeDirectory
-from streamcap.cluster.assignment.registry import StreamRegistry
+from streamcap.cluster.assignment.nodes import NodeDirectory, NodeInfo
+from streamcap.cluster.assignment.registry import StreamConfig, StreamRegistry
 from streamcap.cluster.ingest import Ingest
 from streamcap.cluster.jetstream.connection import Connection
 from streamcap.cluster.log.live_feed import LiveFeed
 from streamcap.cluster.recorder.options import RecorderOptions
 from streamcap.cluster.recorder.recorder import Recorder
 from streamcap.streams.options import StreamOptions
+from streamcap.streams.settings import StreamSettings
 from streamcap.streams.stream_set import StreamSet
+from tests.cluster.assignment.test_nodes import hear
 from tests.cluster.log.test_log import until
 
 
@@ -42,3 +46,29 @@ async def test_nothing_is_kept_of_streams_that_left(connection: Connection) -> N
     await ingest._start("removed")  # the registry does not know it
     await ingest._abandon("lost", ingest.owned["lost"])
     assert not ingest.owned and not ingest.writers and not live._writers and not ingest._busy
+
+
+@pytest.mark.parametrize("other", ["killed", "starting"])
+async def test_share_of_a_node_that_cannot_take_is_taken(connection: Connection, other: str) -> None:
+    registry = StreamRegistry(connection)
+    for name in ("own", "waiting"):
+        registry.streams[name] = StreamConfig(name, "test:", StreamSettings(), "default")
+    own = NodeInfo("a", "host", "default", ("ingest",), capacity=4)
+    nodes = NodeDirectory(connection, lambda: own)
+    ingest = Ingest(
+        connection,
+        "a",
+        StreamSet(StreamOptions(), Hub(time.monotonic, time.time)),
+        registry,
+        nodes,
+        LiveFeed(connection, Hub(time.monotonic, time.time)),
+    )
+    ingest.owned["own"] = Assigned(None, None)
+    hear(nodes, "a", 0.1)
+    hear(nodes, "b", 0.2)
+    assert not ingest._may_take(), "the other stream is for b"
+    if other == "killed":
+        hear(nodes, "b", 3.5)
+    else:
+        hear(nodes, "b", 0.2, starting=True)
+    assert ingest._may_take()

@@ -94,5 +94,5 @@ def test_untaken_streams_may_exceed_the_share() -> None:
 def test_busy_or_draining_node_takes_nothing() -> None:
     balance = Balance("a", lambda: 0.0)
     assert not balance.may_take([NodeLoad("a", 100, 1)], 10, cpu=0.95)
-    assert not balance.may_take([NodeLoad("a", 100, 1, draining=True)], 10)
+    assert not balance.may_take([NodeLoad("a", 100, 1, is_closed=True)], 10)
     assert not balance.should_give_back([NodeLoad("a", 100, 9)], 9)
