@@ -9,7 +9,8 @@ import random
 from collections.abc import AsyncIterator
 
 import pytest
-from streamcap_client import Caption, Event, Extend, Feed, Gap, Hello, RefusedError, Status
+from streamcap_client import Caption, Event, Extend, Feed, Gap, Hello, Other, RefusedError, Status
+from websockets.asyncio.server import ServerConnection, serve
 
 from streamcap.captions.event import StreamState
 from tests.server.conftest import FakeStream, Server, Start, until
@@ -152,6 +153,25 @@ async def test_finals_equal_file_through_disconnects(server: Server) -> None:
         mine = [caption for caption in received if caption.stream == stream.name]
         assert [(caption.seq, caption.text) for caption in mine] == [(line["seq"], line["text"]) for line in lines]
     assert feed.reconnections >= 30
+
+
+async def test_unknown_events_are_delivered_once() -> None:
+    """A service of a later version has events that this client does not know. Every connection ends after one."""
+    alert = json.dumps({"type": "alert", "stream": "door", "seq": 7, "state": "on"})
+    addresses: list[str] = []
+
+    async def answer(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        addresses.append(connection.request.path)
+        await connection.send(alert if len(addresses) < 3 else json.dumps({"type": "other"}))
+
+    async with (
+        serve(answer, "127.0.0.1", 0) as server,
+        Feed(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", first_pause=0.01) as feed,
+    ):
+        events = await take(aiter(feed), 2)
+    assert [event.type for event in events if isinstance(event, Other)] == ["alert", "other"]
+    assert addresses[:2] == ["/captions", "/captions?since=door:7"]
 
 
 async def test_expired_events_are_a_gap(server: Server) -> None:

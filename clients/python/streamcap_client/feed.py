@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from streamcap_client.events import Caption, Event, Extend, ProtocolError, Status, parse
+from streamcap_client.events import Caption, Event, Extend, Other, ProtocolError, Status, parse
 
 log = logging.getLogger(__name__)
 
@@ -154,11 +154,18 @@ class Feed:
 
     def _is_new(self, event: Event) -> bool:
         """Record the event's `seq`. False for an event already delivered."""
-        if not isinstance(event, (Caption, Extend, Status)):
-            return True
-        if event.seq <= self.seen.get(event.stream, 0):
+        match event:
+            case Caption() | Extend() | Status():
+                stream, seq = event.stream, event.seq
+            case Other(
+                message={"stream": str(stream), "seq": int(seq)}
+            ):  # of a later version: numbered like all others
+                pass
+            case _:
+                return True
+        if seq <= self.seen.get(stream, 0):
             return False
-        self.seen[event.stream] = event.seq
+        self.seen[stream] = seq
         return True
 
     def _handle_refusal(self, error: InvalidStatus) -> None:
