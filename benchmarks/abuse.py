@@ -21,12 +21,10 @@ import argparse
 import asyncio
 import gc
 import itertools
-import json
 import logging
 import multiprocessing
 import resource
 import socket
-import statistics
 import struct
 import time
 from collections import Counter
@@ -42,6 +40,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.fanout import LATENCY, Viewer, handshake, rss_mib, silent_viewer
+from benchmarks.results import RESULTS, percentiles, write_result
 from streamcap.bench.machine import describe_machine
 from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub
@@ -52,7 +51,7 @@ from streamcap.server.options import ServerOptions
 
 CAPTIONS_PER_SECOND = 2.0
 LARGE = 10_000_000
-NOBODY = handshake().replace(b"stream=door", b"stream=nobody")
+UNKNOWN_STREAM = handshake().replace(b"stream=door", b"stream=nobody")
 OPEN_FILES = 20_000
 
 
@@ -61,7 +60,7 @@ def open_files() -> int:
 
 
 async def run_service(orders: Connection) -> None:
-    """Publish until `stop` arrives; answer every `census`."""
+    """Publish until `stop` arrives; answer every `count` with what the service holds."""
     hub = Hub(monotonic=time.monotonic, wall=time.time)
     hub.add(EventLog("door"))
     track = CaptionTrack("door", every=1.0)
@@ -72,15 +71,15 @@ async def run_service(orders: Connection) -> None:
     serving = asyncio.create_task(serve(app, options, stop, listener))
     orders.send(listener.getsockname()[1])
 
-    async def talk() -> None:
+    async def publish() -> None:
         for number in itertools.count():
             text = f"at {time.monotonic():.6f} a man in a red shirt walks across the road with his dog"
             hub.publish(track.final(SampleTime(0, float(number), time.time(), "arrival"), text, -0.4, LATENCY))
             await asyncio.sleep(1 / CAPTIONS_PER_SECOND)
 
-    talking = asyncio.create_task(talk())
+    publishing = asyncio.create_task(publish())
     loop = asyncio.get_running_loop()
-    while await loop.run_in_executor(None, orders.recv) == "census":
+    while await loop.run_in_executor(None, orders.recv) == "count":
         gc.collect()
         orders.send(
             {
@@ -91,7 +90,7 @@ async def run_service(orders: Connection) -> None:
                 "closed_slow": app.state.broadcaster.statistics.closed_slow,
             }
         )
-    talking.cancel()
+    publishing.cancel()
     stop.set()
     await serving
 
@@ -102,8 +101,8 @@ def start_service(orders: Connection) -> None:
     uvloop.run(run_service(orders))
 
 
-class Storm:
-    """Everything that misbehaves; counts what it was answered."""
+class AbusiveClients:
+    """Clients of every abusive kind; counts the service's answers."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -118,7 +117,7 @@ class Storm:
             if due >= until:
                 return
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            self._spawn(self._visit(number % 10))
+            self._spawn(self._connect(number % 10))
 
     async def repeat(self, act: Callable[[], Awaitable[None]], until: float) -> None:
         """`act` one after the other."""
@@ -127,24 +126,24 @@ class Storm:
 
     async def large(self) -> None:
         """A text message of 10 MB, in one frame."""
-        await self._say("large", struct.pack(">BBQ4x", 0x81, 0x80 | 127, LARGE) + b"x" * LARGE)
+        await self._send_frame("large", struct.pack(">BBQ4x", 0x81, 0x80 | 127, LARGE) + b"x" * LARGE)
 
     async def binary(self) -> None:
         """A binary frame of one byte."""
-        await self._say("binary", b"\x82\x81\x00\x00\x00\x00\x01")
+        await self._send_frame("binary", b"\x82\x81\x00\x00\x00\x00\x01")
 
-    async def calm(self) -> None:
-        """Until the last visit is over."""
+    async def wait_closed(self) -> None:
+        """Until the last connection is closed."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _spawn(self, visit: Any) -> None:
-        task = asyncio.create_task(visit)
+    def _spawn(self, connection: Any) -> None:
+        task = asyncio.create_task(connection)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _visit(self, kind: int) -> None:
-        request = NOBODY if kind == 8 else b"\x16\x03\x01 this is no HTTP\r\n\r\n" if kind == 9 else handshake()
+    async def _connect(self, kind: int) -> None:
+        request = UNKNOWN_STREAM if kind == 8 else b"\x16\x03\x01 this is no HTTP\r\n\r\n" if kind == 9 else handshake()
         try:
             probe, writer = await asyncio.open_connection("127.0.0.1", self.port)
             try:
@@ -158,19 +157,19 @@ class Storm:
         except (OSError, asyncio.IncompleteReadError) as error:
             self.answers[f"connects: {type(error).__name__}"] += 1
 
-    async def _say(self, what: str, frame: bytes) -> None:
-        """Say it after the handshake, and count the close code that answers it."""
+    async def _send_frame(self, kind: str, frame: bytes) -> None:
+        """Send a frame after the handshake, and count the close code of the answer."""
         try:
             probe, writer = await asyncio.open_connection("127.0.0.1", self.port)
             try:
                 writer.write(handshake())
                 await probe.readuntil(b"\r\n\r\n")
                 writer.write(frame)
-                self.answers[f"{what}: closed with {await _close_code(probe)}"] += 1
+                self.answers[f"{kind}: closed with {await _close_code(probe)}"] += 1
             finally:
                 writer.transport.abort()
         except (OSError, asyncio.IncompleteReadError) as error:
-            self.answers[f"{what}: {type(error).__name__}"] += 1
+            self.answers[f"{kind}: {type(error).__name__}"] += 1
 
 
 async def _close_code(probe: asyncio.StreamReader) -> int:
@@ -186,8 +185,8 @@ async def _close_code(probe: asyncio.StreamReader) -> int:
 async def measure(port: int, orders: Connection, arguments: argparse.Namespace) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
 
-    async def census() -> dict[str, Any]:
-        orders.send("census")
+    async def count_held() -> dict[str, Any]:
+        orders.send("count")
         found: dict[str, Any] = await loop.run_in_executor(None, orders.recv)
         return found
 
@@ -196,22 +195,22 @@ async def measure(port: int, orders: Connection, arguments: argparse.Namespace) 
         (await loop.create_connection(lambda: Viewer(latencies, lambda: None), "127.0.0.1", port))[0]
         for _ in range(arguments.viewers)
     ]
-    # A small storm first: what is made once and kept (pools, caches) is no leak.
-    await _storm(Storm(port), arguments, 2.0)
-    before = await _settled(census, arguments.viewers)
+    # A little abuse first: what is made once and kept (pools, caches) is no leak.
+    await _abuse(AbusiveClients(port), arguments, 2.0)
+    before = await _settled(count_held, arguments.viewers)
     latencies.clear()
     await asyncio.sleep(arguments.seconds)
     alone = _latency(latencies)
     latencies.clear()
-    storm = Storm(port)
+    clients = AbusiveClients(port)
     silent = [silent_viewer(port) for _ in range(arguments.silent)]
-    await _storm(storm, arguments, arguments.seconds)
+    await _abuse(clients, arguments, arguments.seconds)
     beside = _latency(latencies)
-    during = await census()
+    during = await count_held()
     for one in silent:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         one.close()
-    after = await _settled(census, arguments.viewers)
+    after = await _settled(count_held, arguments.viewers)
     orders.send("stop")
     for transport in good:
         transport.abort()
@@ -223,25 +222,27 @@ async def measure(port: int, orders: Connection, arguments: argparse.Namespace) 
         "silent_viewers": arguments.silent,
         "latency_ms_alone": alone,
         "latency_ms_beside": beside,
-        "answers": dict(sorted(storm.answers.items())),
+        "answers": dict(sorted(clients.answers.items())),
         "service": {"before": before, "during": during, "after": after},
     }
 
 
-async def _storm(storm: Storm, arguments: argparse.Namespace, seconds: float) -> None:
+async def _abuse(clients: AbusiveClients, arguments: argparse.Namespace, seconds: float) -> None:
     until = time.monotonic() + seconds
     await asyncio.gather(
-        storm.connects(arguments.connects, until), storm.repeat(storm.large, until), storm.repeat(storm.binary, until)
+        clients.connects(arguments.connects, until),
+        clients.repeat(clients.large, until),
+        clients.repeat(clients.binary, until),
     )
-    await storm.calm()
+    await clients.wait_closed()
 
 
-async def _settled(census: Callable[[], Awaitable[dict[str, Any]]], viewers: int) -> dict[str, Any]:
+async def _settled(count_held: Callable[[], Awaitable[dict[str, Any]]], viewers: int) -> dict[str, Any]:
     """What the service holds once only the good viewers are left and nothing is being closed any more."""
-    found = await census()
+    found = await count_held()
     for _ in range(30):
         await asyncio.sleep(1.0)
-        last, found = found, await census()
+        last, found = found, await count_held()
         same = all(last[key] == found[key] for key in ("open_files", "tasks"))
         if found["viewers"] == viewers and same:
             break
@@ -249,15 +250,13 @@ async def _settled(census: Callable[[], Awaitable[dict[str, Any]]], viewers: int
 
 
 def _latency(latencies: list[float]) -> dict[str, float]:
-    cuts = statistics.quantiles(latencies, n=100)
-    return {
-        name: round(1000 * value, 2) for name, value in (("p50", cuts[49]), ("p99", cuts[98]), ("max", max(latencies)))
-    }
+    """Milliseconds."""
+    return percentiles((1000 * seconds for seconds in latencies), (50, 99))
 
 
 def _raise_limit() -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, most), most))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, hard), hard))
 
 
 def main() -> None:
@@ -266,7 +265,7 @@ def main() -> None:
     parser.add_argument("--viewers", type=int, default=20, help="that behave")
     parser.add_argument("--connects", type=float, default=1000.0, help="a second")
     parser.add_argument("--silent", type=int, default=50, help="viewers that never read")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/abuse.json"))
+    parser.add_argument("--json", type=Path, default=RESULTS / "abuse.json")
     arguments = parser.parse_args()
     _raise_limit()
     context = multiprocessing.get_context("spawn")
@@ -276,14 +275,13 @@ def main() -> None:
     result = uvloop.run(measure(here.recv(), here, arguments)) | {"machine": describe_machine(torch.device("cpu"))}
     process.join(20)
     show(result)
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(arguments.json, result)
 
 
 def show(result: dict[str, Any]) -> None:
     console = Console()
     table = Table(title=f"{result['good_viewers']} good viewers, {result['connects_per_second']:g} connects a second")
-    for column in ("latency, ms", "alone", "beside the storm"):
+    for column in ("latency, ms", "alone", "beside abusive ones"):
         table.add_column(column, justify="right")
     for name in ("p50", "p99", "max"):
         table.add_row(name, *(f"{result[f'latency_ms_{phase}'][name]:.1f}" for phase in ("alone", "beside")))

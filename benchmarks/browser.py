@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect
 
+from benchmarks.results import RESULTS, write_result
 from benchmarks.running_service import serving
 from streamcap.bench.machine import describe_machine
 from testbed.film import Film
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="films, each with a seed of its own, from 1")
     parser.add_argument("--captions", type=int, default=36, help="to judge, of each film; the page holds 60")
     parser.add_argument("--model", default="mini")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/browser.json"))
+    parser.add_argument("--json", type=Path, default=RESULTS / "browser.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = [asyncio.run(measure(seed, arguments, Path(folder))) for seed in range(1, arguments.seeds + 1)]
@@ -51,8 +52,7 @@ def main() -> None:
         "machine": describe_machine(torch.device("cpu")),
     }
     show(result)
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(arguments.json, result)
 
 
 async def measure(seed: int, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import re
 import time
 from collections import defaultdict
@@ -29,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect
 
-from benchmarks.running_service import ServiceAddress, serving, streams
+from benchmarks.results import RESULTS, percentiles, write_result
+from benchmarks.running_service import ServiceAddress, read_feed, serving, streams
 from streamcap.bench.machine import describe_machine
 from testbed.camera import Clip, RtspServer
 
@@ -41,6 +41,7 @@ GOAL_GROWTH_MB_PER_HOUR = 1.0
 KEPT = 100
 # The first captions wait for keyframes, first sender reports and lazy initialization.
 WARM_UP_SECONDS = 20.0
+RANKS = (50, 90, 95, 99)
 
 
 def main() -> None:
@@ -52,15 +53,14 @@ def main() -> None:
     parser.add_argument("--model", default="mini")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, help="of the model; as `streamcap serve` chooses unless given")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/cameras.json"))
+    parser.add_argument("--json", type=Path, default=RESULTS / "cameras.json")
     arguments = parser.parse_args()
     paths = tuple(f"cam{number}" for number in range(arguments.cameras))
     with RtspServer(Clip(seed=1, scenes=8, seconds=4.0, rate=arguments.rate), paths=paths) as server:
         result = asyncio.run(measure(server, paths, arguments))
     result["machine"] = describe_machine(torch.device("cpu"))
     show(result)
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(arguments.json, result)
 
 
 async def measure(server: RtspServer, paths: Sequence[str], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -84,7 +84,7 @@ async def _watch(address: ServiceAddress, server: RtspServer, arguments: argpars
     base, service = address.base, psutil.Process(address.pid)
     received: list[tuple[float, dict[str, Any]]] = []
     async with connect(base.replace("http", "ws", 1) + "/captions?interim=0") as socket:
-        reading = asyncio.create_task(_read(socket, received))
+        reading = asyncio.create_task(read_feed(socket, received))
         await asyncio.sleep(WARM_UP_SECONDS)
         warm_up = len(received)
         before = await asyncio.to_thread(streams, base)
@@ -124,9 +124,9 @@ async def _watch(address: ServiceAddress, server: RtspServer, arguments: argpars
         "captions": len(captions),
         "captions_expected": round(seconds / arguments.every * arguments.cameras),
         "true_sentences": round(true / len(timed), 4),
-        "latency_ms": _percentiles(latency),
-        "latency_parts_ms": {part: _percentiles(values) for part, values in inside.items()},
-        "stages_ms": {stage: _percentiles(np.array(values)) for stage, values in trace["wall_ms"].items()},
+        "latency_ms": percentiles(latency, RANKS),
+        "latency_parts_ms": {part: percentiles(values, RANKS) for part, values in inside.items()},
+        "stages_ms": {stage: percentiles(values, RANKS) for stage, values in trace["wall_ms"].items()},
         "stages_cpu": {
             stage: {"ms": round(float(np.median(values)), 2), "cores": round(sum(values) / 1000 / seconds, 4)}
             for stage, values in trace["cpu_ms"].items()
@@ -147,11 +147,6 @@ async def _watch(address: ServiceAddress, server: RtspServer, arguments: argpars
     }
 
 
-async def _read(socket: Any, received: list[tuple[float, dict[str, Any]]]) -> None:
-    async for text in socket:
-        received.append((time.time(), json.loads(text)))
-
-
 def _cpu_by_thread(process: psutil.Process) -> dict[int, float]:
     """CPU seconds of each thread."""
     return {thread.id: thread.user_time + thread.system_time for thread in process.threads()}
@@ -167,12 +162,6 @@ def _slope_per_hour(memory: list[tuple[float, float]]) -> float:
     half = memory[len(memory) // 2 :]
     at, megabytes = np.array(half).T
     return float(np.polyfit(at, megabytes, 1)[0] * 3600) if len(half) > 2 else float("nan")
-
-
-def _percentiles(values: Any) -> dict[str, float]:
-    return {f"p{q}": round(float(np.percentile(values, q)), 2) for q in (50, 90, 95, 99)} | {
-        "max": round(float(values.max()), 2)
-    }
 
 
 def show(result: dict[str, Any]) -> None:

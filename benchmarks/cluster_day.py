@@ -19,7 +19,8 @@ from typing import Any
 
 import simpy
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.results import RESULTS, write_result
+
 DAY = 86_400.0
 OUTBOX_EVENTS = 1200
 """As `streamcap.streams.storage.event_outbox.MAX_EVENTS`."""
@@ -224,7 +225,7 @@ def main() -> None:
         "assumptions": {name: getattr(given, name) for name in Assumptions.__dataclass_fields__},
         "days": [simulate(given, seed) for seed in range(options.days)],
     }
-    options.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(options.json, result)
     print(json.dumps(result, indent=2))
 
 

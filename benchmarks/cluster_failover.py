@@ -22,12 +22,11 @@ from typing import Any
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
+from benchmarks.results import RESULTS, percentiles, write_result
 from testbed.nats import NatsCluster
 from tests.cluster.judge import Verdict, judge_client, judge_log, read_logs
 from tests.cluster.nodes import SCENE, NodeProcess
-from tests.cluster.storm import percentile
 
-RESULTS = Path(__file__).parent / "results"
 STREAMS = 4
 CALM_SECONDS = 10.0
 
@@ -118,7 +117,7 @@ def run(viewers: int, kills: int, directory: Path) -> dict[str, Any]:
         "finals_stored": verdict.finals,
         "finals_received": verdict.received,
         "violations": verdict.violations[:20],
-        "away_s": {f"p{share}": round(percentile(away, share / 100), 2) for share in (50, 95, 100)},
+        "away_s": percentiles(away, (50, 95)),
         "load_average": os.getloadavg()[0],
     }
 
@@ -131,7 +130,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         result = run(options.viewers, options.kills, Path(directory))
-    options.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(options.json, result)
     print(json.dumps(result, indent=2))
 
 

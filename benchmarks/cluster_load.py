@@ -27,6 +27,7 @@ import psutil
 import uvloop
 import websockets
 
+from benchmarks.results import RESULTS, percentiles, write_result
 from streamcap.captions.caption import Caption, Latency
 from streamcap.captions.event import encode
 from streamcap.cluster.assignment.registry import StreamConfig
@@ -38,7 +39,6 @@ from streamcap.streams.settings import StreamSettings
 from testbed.nats import NatsCluster
 from tests.cluster.nodes import NodeProcess
 
-RESULTS = Path(__file__).parent / "results"
 LATENCY = Latency(ingest=3.1, queue=0.4, encode=2.2, decode=4.0, total=9.7)
 AT_ONCE = 128
 """Claims in flight."""
@@ -126,10 +126,6 @@ async def write(owners: list[Owner], rate: float, seconds: float) -> tuple[int, 
     return begun, number - begun, time.monotonic() - begin
 
 
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else 0.0
-
-
 async def run(
     options: argparse.Namespace, cluster: NatsCluster, gateway: NodeProcess, pids: list[int]
 ) -> dict[str, Any]:
@@ -181,9 +177,7 @@ async def run(
         "seconds": round(seconds, 1),
         "viewers": len(watched),
         "finals_received": seen.finals,
-        "latency_ms": {
-            f"p{share:g}": round(1000 * percentile(seen.latencies, share / 100), 1) for share in (50, 95, 99, 100)
-        },
+        "latency_ms": percentiles((1000 * seconds for seconds in seen.latencies), digits=1),
         "cpu_us_per_final": {
             **{name: round(1e6 * value / stored, 1) for name, value in used.items()},
             "all": round(1e6 * sum(used.values()) / stored, 1),
@@ -211,7 +205,7 @@ def main() -> None:
         stack.callback(gateway.kill)
         pids = [server.pid for server in cluster.servers]
         result = uvloop.run(run(options, cluster, gateway, pids))  # as nodes do
-    options.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(options.json, result)
     print(json.dumps(result, indent=2))
 
 

@@ -21,13 +21,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import RESULTS, percentiles, write_result
 from testbed.nats import NatsCluster
 from tests.cluster.judge import Stored, Verdict, judge_log, owners, read_logs
 from tests.cluster.nodes import SCENE, NodeProcess
-from tests.cluster.storm import percentile
 from tests.end_to_end.service import wait_until
 
-RESULTS = Path(__file__).parent / "results"
 STREAMS = 4
 
 
@@ -105,7 +104,7 @@ def run(times: int, seconds: float, directory: Path) -> dict[str, Any]:
         "seconds": seconds,
         "streams_moved": len(found),
         "finals": verdict.finals,
-        "recovery_s": {"p50": round(percentile(found, 0.5), 2), "max": round(max(found, default=0.0), 2)},
+        "recovery_s": percentiles(found, (50,)),
         "violations": verdict.violations,
         "load_average": os.getloadavg()[0],
     }
@@ -119,7 +118,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         result = run(options.times, options.seconds, Path(directory))
-    options.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(options.json, result)
     print(json.dumps(result, indent=2))
 
 

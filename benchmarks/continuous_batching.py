@@ -8,15 +8,12 @@ Both with the same arrivals, so at the same throughput; p95 from a frame's arriv
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 
+from benchmarks.results import RESULTS, write_result
 from streamcap.bench.continuous_batching import measure_continuous_batching, table
 from streamcap.bench.decode import ours, random_gpt2
 from streamcap.bench.machine import describe_machine
 from streamcap.captioner.kernels.precision import find_device
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
@@ -36,9 +33,8 @@ def main() -> None:
         print(f"{arguments.streams} streams, load {load:g} of {result['whole_batches_captions_per_second']} captions/s")
         print(table(result))
         results.append({**result, "precision": precision})
-    RESULTS.mkdir(exist_ok=True)
     content = {"loads": results, "machine": describe_machine(device)}
-    (RESULTS / f"continuous_batching-{device.type}.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_result(RESULTS / f"continuous_batching-{device.type}.json", content)
 
 
 if __name__ == "__main__":

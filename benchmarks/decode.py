@@ -10,18 +10,15 @@ their fp32 tokens must equal transformers'. Goals: fp32 ≤ 0.80 × transformers
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from pathlib import Path
 
 import torch
 
+from benchmarks.results import RESULTS, write_result
 from streamcap.bench.cells import cells, cells_table
 from streamcap.bench.decode import measure_decode, table
 from streamcap.bench.machine import describe_machine, usual_precisions
 from streamcap.captioner.kernels.precision import find_device
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
@@ -56,10 +53,9 @@ def main() -> None:
     if one and four:
         result["int8_4_frames_to_1"] = round(four["median_ms"] / one["median_ms"], 3)
         print(f"int8, 4 frames: {result['int8_4_frames_to_1']:.2f} × 1 frame (limit 1.3)")
-    RESULTS.mkdir(exist_ok=True)
     name = f"decode-{device.type}{'' if not arguments.threads else f'-{arguments.threads}-threads'}.json"
-    (RESULTS / name).write_text(json.dumps({**result, "machine": describe_machine(device)}, indent=2) + "\n")
-    different = result["peers"]["other_tokens_in_fp32"]
+    write_result(RESULTS / name, {**result, "machine": describe_machine(device)})
+    different = result["baselines"]["other_tokens_in_fp32"]
     assert not different, f"not the tokens of transformers: {'; '.join(different)}"
 
 

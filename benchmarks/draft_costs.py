@@ -10,17 +10,16 @@ draft at one frame and ≤ 0.35 × at four; absurd ≤ 1.10 × at first and ≤ 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.results import RESULTS, write_result
 from streamcap.bench.decode import NEVER, PREFIX, TOKENS, decode, ours, random_gpt2
 from streamcap.bench.machine import describe_machine, usual_precisions
 from streamcap.bench.timing import interleaved, ratio
@@ -32,7 +31,6 @@ from streamcap.captioner.decoding.verifier import Verifier
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.prompt import Prompt
 
-RESULTS = Path(__file__).parent / "results"
 LATER = 10
 """Captions with an absurd draft before those of "absurd, later"."""
 PLAIN = "without a draft"
@@ -69,8 +67,7 @@ def main() -> None:
         "rows": rows,
         "machine": describe_machine(device),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "draft_costs-cpu.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_result(RESULTS / "draft_costs-cpu.json", content)
 
 
 class Drafted:

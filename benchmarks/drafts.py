@@ -9,7 +9,6 @@ without a draft, with the stream's history as draft, and with a draft of random 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import time
@@ -22,13 +21,13 @@ import numpy as np
 import torch
 
 from benchmarks.gate_threshold import sampled
+from benchmarks.results import RESULTS, write_result
 from streamcap import load_captioner
 from streamcap.bench.machine import describe_machine
 from streamcap.captioner import Captioner, Result
 from streamcap.captioner.decoding.drafts import DraftHistory
 from streamcap.media.convert import Converter
 
-RESULTS = Path(__file__).parent / "results"
 RANDOM_DRAFT_TOKENS = 20
 WARM_UP_CAPTIONS = 10
 """Captions of a clip after which the draft budget has seen that random drafts fail."""
@@ -56,8 +55,7 @@ def main() -> None:
         "rows": rows,
         "machine": describe_machine(torch.device("cpu")),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "drafts-cpu.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_result(RESULTS / "drafts-cpu.json", content)
 
 
 def measure(captioner: Captioner, clip: Path, every: float, captions: int, rounds: int) -> dict[str, Any]:

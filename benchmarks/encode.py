@@ -8,18 +8,15 @@ Needs torch, transformers and numpy; onnxruntime (with onnx and onnxscript) and 
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from pathlib import Path
 
 import torch
 
+from benchmarks.results import RESULTS, write_result
 from streamcap.bench.cells import cells, cells_table
 from streamcap.bench.encode import measure_encode, table
 from streamcap.bench.machine import describe_machine, usual_precisions
 from streamcap.captioner.kernels.precision import find_device
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
@@ -48,10 +45,9 @@ def main() -> None:
     print(table(result))
     result["cells"] = cells(result["rows"])
     print(cells_table(result["cells"]))
-    RESULTS.mkdir(exist_ok=True)
     content = {**result, "machine": describe_machine(device)}
     name = f"encode-{device.type}{'' if not arguments.threads else f'-{arguments.threads}-threads'}.json"
-    (RESULTS / name).write_text(json.dumps(content, indent=2) + "\n")
+    write_result(RESULTS / name, content)
 
 
 if __name__ == "__main__":

@@ -8,19 +8,16 @@ Needs torch, transformers and numpy; with PyAV, preprocessing is that of the ser
 from __future__ import annotations
 
 import argparse
-import json
 import os
-from pathlib import Path
 
 import torch
 
+from benchmarks.results import RESULTS, write_result
 from streamcap.bench.end_to_end import measure_end_to_end, table
 from streamcap.bench.machine import describe_machine, usual_precisions
 from streamcap.bench.preprocess import measure_preprocess
 from streamcap.bench.preprocess import table as preprocess_table
 from streamcap.captioner.kernels.precision import find_device
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
@@ -42,9 +39,8 @@ def main() -> None:
     if device.type == "cpu":
         content["preprocess"] = measure_preprocess(rounds=3 * arguments.rounds)["rows"]
         print(preprocess_table({"rows": content["preprocess"]}))
-    RESULTS.mkdir(exist_ok=True)
     name = f"whole-{device.type}{'-one-core' if arguments.one_core else ''}.json"
-    (RESULTS / name).write_text(json.dumps(content, indent=2) + "\n")
+    write_result(RESULTS / name, content)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ import uvloop
 from websockets.asyncio.server import ServerConnection, broadcast
 from websockets.asyncio.server import serve as serve_bare
 
+from benchmarks.results import RESULTS, write_result
 from streamcap.captions.caption import Latency
 from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub
@@ -43,7 +44,6 @@ from streamcap.server.http.server import listen, serve
 from streamcap.server.options import ServerOptions
 
 GOAL = 1.5
-RESULTS = Path(__file__).parent / "results"
 LATENCY = Latency(ingest=3.1, queue=0.4, encode=2.2, decode=4.0, total=9.7)
 
 
@@ -293,7 +293,6 @@ def main() -> None:
     bare = statistics.median(one.cpu_us_per_delivery for one in rounds if one.server == "bare broadcast")
     ours = statistics.median(one.cpu_us_per_delivery for one in rounds if one.server == "streamcap")
     print(f"ratio {ours / bare:.2f} (goal ≤ {GOAL}): {'met' if ours <= GOAL * bare else 'missed'}")
-    RESULTS.mkdir(exist_ok=True)
     result = {
         "question": "CPU per delivered caption against a bare websockets broadcast",
         "load": asdict(load),
@@ -304,7 +303,7 @@ def main() -> None:
         "versions": {"python": platform.python_version(), "websockets": version("websockets")},
     }
     name = f"fanout-{load.viewers}.json"
-    (RESULTS / name).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_result(RESULTS / name, result)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ loading the model. Goal: at most 1/10 of the original time.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -29,6 +28,7 @@ from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection, G
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.parity import BASE, SMALL, STOP, Built, Sizes, build_clipcap
+from benchmarks.results import RESULTS, write_result
 from streamcap import load_captioner
 from streamcap.atomic import atomic_write
 from streamcap.bench.machine import describe_machine
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--old-frames", type=int, default=4, help="frames by the old way; at least 2")
     parser.add_argument("--tokens", type=int, default=20)
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the benchmark itself")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/file_captions.json"))
+    parser.add_argument("--json", type=Path, default=RESULTS / "file_captions.json")
     arguments = parser.parse_args()
     quiet: Any = transformers_logging
     quiet.set_verbosity_error()
@@ -62,8 +62,7 @@ def main() -> None:
     result["machine"] = describe_machine(torch.device("cpu"))
     show(result)
     if not arguments.small:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(arguments.json, result)
 
 
 def measure(arguments: argparse.Namespace, built: Built, sizes: Sizes, directory: Path) -> dict[str, Any]:

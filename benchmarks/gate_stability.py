@@ -14,7 +14,6 @@ The engine's change gate runs over images that `mini` (or `--model`) has caption
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.gate_threshold import sampled
+from benchmarks.results import RESULTS, write_result
 from streamcap import load_captioner
 from streamcap.bench.machine import describe_machine
 from streamcap.captioner import Captioner
@@ -53,8 +53,8 @@ POLICIES = {"at once": ChangeGateOptions(DEFAULT_THRESHOLD, REFRESH, confirm_tim
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Images `STEP` apart as the model sees them."""
+class CaptionedImages:
+    """Images `STEP` seconds apart, with the model's features (N, D) and texts."""
 
     features: Features
     texts: list[str]
@@ -62,14 +62,14 @@ class Seen:
 
 @dataclass(frozen=True)
 class Run:
-    """What a gate made of one row of images."""
+    """A gate's run over one row of images."""
 
     captions: list[tuple[float, str]]
     """When each came, and its text."""
     samples: int
     decoded: int
-    waited: int
-    """Captions that a second sample bore out."""
+    confirmed: int
+    """Captions that a second sample confirmed."""
 
 
 def main() -> None:
@@ -78,17 +78,19 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=24, help="scenes that stay")
     parser.add_argument("--changes", type=int, default=100, help="scenes of which one thing changes")
     parser.add_argument("--video", type=Path, action="append", default=[], help="a real clip")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/gate_stability.json"))
+    parser.add_argument("--json", type=Path, default=RESULTS / "gate_stability.json")
     arguments = parser.parse_args()
     captioner = load_captioner(arguments.model)
-    held = [see(captioner, drawn(scene, 0.0, round(HOLD_SECONDS / STEP) + 1)) for scene in scenes(arguments.scenes)]
-    changed = [see(captioner, change) for change in changes(arguments.changes)]
-    clips = {path.name: see(captioner, sampled(path, STEP)) for path in arguments.video}
+    held = [
+        caption_all(captioner, drawn(scene, 0.0, round(HOLD_SECONDS / STEP) + 1)) for scene in scenes(arguments.scenes)
+    ]
+    changed = [caption_all(captioner, change) for change in changes(arguments.changes)]
+    clips = {path.name: caption_all(captioner, sampled(path, STEP)) for path in arguments.video}
     rows = [
         {"every_s": every, "policy": name}
         | _held(held, every, options)
         | _changed(changed, every, options)
-        | {"clips": {clip: _clip(lead(last_sample_at, every, options)) for clip, last_sample_at in clips.items()}}
+        | {"clips": {clip: _clip(run_gate(row, every, options)) for clip, row in clips.items()}}
         for every in PERIODS
         for name, options in POLICIES.items()
     ]
@@ -98,13 +100,12 @@ def main() -> None:
         "threshold": DEFAULT_THRESHOLD,
         "refresh_s": REFRESH,
         "held": {"scenes": len(held), "seconds": HOLD_SECONDS},
-        "nearest_change": round(min(_distance(last_sample_at) for last_sample_at in changed), 4),
+        "nearest_change": round(min(_distance(row) for row in changed), 4),
         "rows": rows,
         "machine": describe_machine(torch.device("cpu")),
     }
     show(rows, list(clips))
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(arguments.json, result)
 
 
 def scenes(count: int) -> list[Scene]:
@@ -142,22 +143,22 @@ def changes(count: int) -> list[list[av.VideoFrame]]:
     return made
 
 
-def see(captioner: Captioner, images: Sequence[av.VideoFrame]) -> Seen:
+def caption_all(captioner: Captioner, images: Sequence[av.VideoFrame]) -> CaptionedImages:
     convert = Converter(captioner.image_spec)
     features, texts = [], []
     for start in range(0, len(images), 32):
         embeddings = captioner.encode(np.stack([convert.convert(one) for one in images[start : start + 32]]))
         features.append(captioner.features(embeddings))
         texts += [result.text for result in captioner.decode(embeddings)]
-    return Seen(np.concatenate(features), texts)
+    return CaptionedImages(np.concatenate(features), texts)
 
 
-def lead(last_sample_at: Seen, every: float, options: ChangeGateOptions) -> Run:
-    """The engine's gate over `last_sample_at`, sampled every `every` seconds."""
-    gate, captions, decoded, waited = ChangeGate(options), [], 0, 0
-    numbers = range(0, len(last_sample_at.texts), round(every / STEP))
+def run_gate(row: CaptionedImages, every: float, options: ChangeGateOptions) -> Run:
+    """The engine's gate over `row`, sampled every `every` seconds."""
+    gate, captions, decoded, confirmed = ChangeGate(options), [], 0, 0
+    numbers = range(0, len(row.texts), round(every / STEP))
     for number in numbers:
-        at, features, text = number * STEP, last_sample_at.features[number], last_sample_at.texts[number]
+        at, features, text = number * STEP, row.features[number], row.texts[number]
         sample = Sample("scene", np.empty(0, np.uint8), 0, at, at, "arrival", at, at)
         distance = gate.distance(sample, features)
         if gate.is_unchanged(distance):
@@ -168,12 +169,12 @@ def lead(last_sample_at: Seen, every: float, options: ChangeGateOptions) -> Run:
         if judgement.verdict is Verdict.CHANGED:
             gate.commit(sample, features, text, first=judgement.first)
             captions.append((at, text))
-            waited += judgement.first is not None
-    return Run(captions, len(numbers), decoded, waited)
+            confirmed += judgement.first is not None
+    return Run(captions, len(numbers), decoded, confirmed)
 
 
-def _held(held: list[Seen], every: float, options: ChangeGateOptions) -> dict[str, Any]:
-    runs = [lead(last_sample_at, every, options) for last_sample_at in held]
+def _held(held: list[CaptionedImages], every: float, options: ChangeGateOptions) -> dict[str, Any]:
+    runs = [run_gate(row, every, options) for row in held]
     return {
         "held_captions": sum(len(run.captions) for run in runs),
         "held_expected": len(runs) * (int(HOLD_SECONDS // REFRESH) + 1),
@@ -181,17 +182,17 @@ def _held(held: list[Seen], every: float, options: ChangeGateOptions) -> dict[st
     }
 
 
-def _changed(changed: list[Seen], every: float, options: ChangeGateOptions) -> dict[str, Any]:
+def _changed(changed: list[CaptionedImages], every: float, options: ChangeGateOptions) -> dict[str, Any]:
     """Of the changes that the model tells by itself: one sentence before, another after."""
     recognized, hidden, delays = 0, 0, []
     step = round(every / STEP)
-    for last_sample_at in changed:
-        before = {content(text) for text in last_sample_at.texts[:BEFORE:step]}
-        after = {content(text) for text in last_sample_at.texts[BEFORE::step]}
+    for row in changed:
+        before = {content(text) for text in row.texts[:BEFORE:step]}
+        after = {content(text) for text in row.texts[BEFORE::step]}
         if len(before) != 1 or len(after) != 1 or before == after:
             continue
         recognized += 1
-        came = [at for at, _ in lead(last_sample_at, every, options).captions if at >= BEFORE * STEP]
+        came = [at for at, _ in run_gate(row, every, options).captions if at >= BEFORE * STEP]
         hidden += not came
         delays += [came[0] - BEFORE * STEP] if came else []
     return {
@@ -203,12 +204,12 @@ def _changed(changed: list[Seen], every: float, options: ChangeGateOptions) -> d
 
 
 def _clip(run: Run) -> dict[str, Any]:
-    return {"captions": len(run.captions), "waited": run.waited, "decoded": round(run.decoded / run.samples, 4)}
+    return {"captions": len(run.captions), "confirmed": run.confirmed, "decoded": round(run.decoded / run.samples, 4)}
 
 
-def _distance(last_sample_at: Seen) -> float:
+def _distance(row: CaptionedImages) -> float:
     """From the first image after the change to the nearest before it."""
-    return 1.0 - float((last_sample_at.features[:BEFORE] @ last_sample_at.features[BEFORE]).max())
+    return 1.0 - float((row.features[:BEFORE] @ row.features[BEFORE]).max())
 
 
 def show(rows: list[dict[str, Any]], clips: list[str]) -> None:

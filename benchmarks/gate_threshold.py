@@ -10,7 +10,6 @@ which have no ground truth, the table shows how many samples each threshold deco
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.results import RESULTS, write_result
 from streamcap import load_captioner
 from streamcap.bench.machine import describe_machine
 from streamcap.captioner import Captioner
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--model", default="mini")
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--video", type=Path, action="append", default=[], help="a real clip, sampled once a second")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/gate_threshold.json"))
+    parser.add_argument("--json", type=Path, default=RESULTS / "gate_threshold.json")
     arguments = parser.parse_args()
     captioner = load_captioner(arguments.model)
     moved, arrived = drawn_distances(captioner, arguments.scenes)
@@ -59,8 +59,7 @@ def main() -> None:
         "machine": describe_machine(torch.device("cpu")),
     }
     show(rows, list(clips))
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(arguments.json, result)
 
 
 def drawn_distances(captioner: Captioner, scenes: int) -> tuple[Any, Any]:

@@ -375,12 +375,12 @@ def _decode(clip: bytes, hwaccel: Callable[[], HWAccel] | None) -> dict[str, Any
     }
 
 
-def staggered(device: torch.device, sizes: Sizes) -> dict[str, Any]:
+def continuous(device: torch.device, sizes: Sizes) -> dict[str, Any]:
     gpt2 = decode.ours(decode.random_gpt2(), PRECISION, device)
     loads = []
     for load in sizes.loads:
         result = continuous_batching.measure_continuous_batching(
-            gpt2, streams=sizes.joining_streams, load=load, seconds=sizes.joining_seconds, max_rows=16
+            gpt2, streams=sizes.batching_streams, load=load, seconds=sizes.batching_seconds, max_rows=16
         )
         print(f"load {load:g}\n{continuous_batching.table(result)}")
         loads.append(result)
@@ -396,7 +396,7 @@ PARTS: dict[str, Callable[[torch.device, Sizes], dict[str, Any]]] = {
     "arithmetic": arithmetic,
     "decode": decoding,
     "engine": engine,
-    "joining": staggered,
+    "continuous": continuous,
     "video": video,
     "encode": encoding,
 }

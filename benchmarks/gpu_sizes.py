@@ -13,7 +13,7 @@ LIMITS = {
     "arithmetic": 40.0,
     "decode": 120.0,
     "engine": 60.0,
-    "joining": 70.0,
+    "continuous": 70.0,
     "video": 60.0,
     "encode": 60.0,
 }
@@ -30,8 +30,8 @@ class Sizes:
     """int64 numbers in the bandwidth buffer. The matrices of `arithmetic` have a side of half its square root."""
     streams: int = 1000
     stream_seconds: float = 10.0
-    joining_streams: int = 16
-    joining_seconds: float = 8.0
+    batching_streams: int = 16
+    batching_seconds: float = 8.0
     loads: tuple[float, ...] = (0.3, 0.5, 0.7)
     video_frames: int = 300
     video_size: tuple[int, int] = (1280, 720)
@@ -41,7 +41,7 @@ class Sizes:
 
 
 QUICK = Sizes(
-    frames=(1, 2), rounds=1, large=2**10, streams=8, stream_seconds=0.5, joining_streams=2, joining_seconds=0.05,
+    frames=(1, 2), rounds=1, large=2**10, streams=8, stream_seconds=0.5, batching_streams=2, batching_seconds=0.05,
     loads=(0.5,), video_frames=20, video_size=(320, 240), small_models=True,
     time_factor=10.0,
 )  # fmt: skip

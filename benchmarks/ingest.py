@@ -23,6 +23,7 @@ import av
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.results import RESULTS, write_result
 from streamcap.captioner.registry import mini_directory
 from streamcap.image_spec import ImageSpec
 from streamcap.media.convert import Converter
@@ -44,7 +45,7 @@ DRAWN = Clip(seed=1, scenes=4, seconds=2.0, rate=RATE)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/ingest.json"))
+    parser.add_argument("--json", type=Path, default=RESULTS / "ingest.json")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     images = [DRAWN._frame(number, round(DRAWN.seconds * RATE)) for number in range(DRAWN.count)]
@@ -61,8 +62,7 @@ def main() -> None:
     from streamcap.bench.machine import describe_machine
 
     result = {"goal": round(GOAL, 3), "rows": rows, "machine": describe_machine(torch.device("cpu"))}
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(arguments.json, result)
 
 
 def encode(path: Path, images: list[av.VideoFrame], gop: float) -> None:

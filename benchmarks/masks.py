@@ -6,20 +6,18 @@ python -m benchmarks.masks
 from __future__ import annotations
 
 import io
-import json
 import statistics
 import time
-from pathlib import Path
 
 import av
 import numpy as np
 import torch
 
+from benchmarks.results import RESULTS, write_result
 from streamcap.bench.machine import describe_machine
 from streamcap.media.frame_mask import FrameMask
 from streamcap.media.mask import Polygon
 
-RESULTS = Path(__file__).parent / "results"
 WIDTH, HEIGHT, FRAMES = 1280, 720, 120
 MASKS: dict[str, Polygon] = {
     "triangle, 6 % of the picture": ((0, 0), (0.3, 0), (0.3, 0.4)),
@@ -62,17 +60,16 @@ def measure(polygon: Polygon) -> dict[str, dict[str, float]]:
                 masking.append(1e3 * (time.thread_time() - copied))
     both = [copy + fill for copy, fill in zip(copying, masking, strict=True)]
     parts = {"copy": copying, "gray": masking, "both": both}
-    return {name: {"median": statistics.median(part), "least": min(part)} for name, part in parts.items()}
+    return {name: {"median": statistics.median(part), "min": min(part)} for name, part in parts.items()}
 
 
 def main() -> None:
     result = {name: measure(polygon) for name, polygon in MASKS.items()}
     for name, parts in result.items():
-        shown = ", ".join(f"{part} {times['median']:.3f} (least {times['least']:.3f})" for part, times in parts.items())
+        shown = ", ".join(f"{part} {times['median']:.3f} (min {times['min']:.3f})" for part, times in parts.items())
         print(f"{name:<30} {shown}")
-    RESULTS.mkdir(exist_ok=True)
     content = {"milliseconds": result, "machine": describe_machine(torch.device("cpu"))}
-    (RESULTS / "masks.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_result(RESULTS / "masks.json", content)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import psutil
 import torch
 from websockets.asyncio.client import connect
 
-from benchmarks.running_service import ServiceAddress, serving
+from benchmarks.results import RESULTS, percentiles, write_result
+from benchmarks.running_service import ServiceAddress, read_feed, serving
 from streamcap.bench.machine import describe_machine
 from testbed.camera import Clip
 from testbed.many_cameras import ManyCameras
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--settle", type=float, default=60.0)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--rate", type=int, default=30, help="frames a second of each camera")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/overload.json"))
+    parser.add_argument("--json", type=Path, default=RESULTS / "overload.json")
     parser.add_argument("options", nargs="*", help="further options of streamcap serve, after --")
     arguments = parser.parse_args()
     paths = tuple(f"cam{number}" for number in range(arguments.cameras))
@@ -49,8 +49,7 @@ def main() -> None:
         result = asyncio.run(measure([f"{path}={server.url(path)}" for path in paths], arguments))
     result["machine"] = describe_machine(torch.device("cpu"))
     print(json.dumps(result, indent=1))
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(arguments.json, result)
 
 
 async def measure(sources: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -62,7 +61,7 @@ async def _watch(service: ServiceAddress, arguments: argparse.Namespace) -> dict
     received: list[tuple[float, dict[str, Any]]] = []
     process = psutil.Process(service.pid)
     async with connect(service.feed + "?interim=0") as socket, httpx.AsyncClient(timeout=30) as client:
-        reading = asyncio.create_task(_read(socket, received))
+        reading = asyncio.create_task(read_feed(socket, received))
         await asyncio.sleep(arguments.settle)
         settled, began, cpu = len(received), time.monotonic(), sum(process.cpu_times()[:2])
         others = psutil.cpu_times()
@@ -92,14 +91,14 @@ async def _watch(service: ServiceAddress, arguments: argparse.Namespace) -> dict
         "options": arguments.options,
         "seconds": round(seconds, 1),
         "cpu_cores": {"service": round(cpu / seconds, 2), "idle": round(idle / seconds, 2)},
-        "caption_delay_s": _percentiles(timed),
+        "caption_delay_s": percentiles(timed),
         "latency_parts_ms": {
-            part: _percentiles([m["latency_ms"][part] for _, m in finals])
+            part: percentiles([m["latency_ms"][part] for _, m in finals])
             for part in ("ingest", "queue", "encode", "decode", "total")
         },
-        "caption_age_s": _percentiles(ages),
+        "caption_age_s": percentiles(ages),
         "captions_per_stream_and_minute": round(60 * len(finals) / seconds / arguments.cameras, 2),
-        "metrics_ms": _percentiles(scrapes),
+        "metrics_ms": percentiles(scrapes),
         "goals": {"metrics_ms": GOAL_METRICS_MS, "caption_age_s": GOAL_AGE_S},
         "interval_stretch": max(stretches),
         "effective_every_s": streams[0]["effective_every"],
@@ -109,23 +108,12 @@ async def _watch(service: ServiceAddress, arguments: argparse.Namespace) -> dict
         "frames": {key: sum(s["source"][key] for s in streams) for key in ("frames", "skipped")},
         "skips_ahead": sum(s["skips_ahead"] for s in streams),
         "states_at_end": dict(Counter(stream["state"] for stream in streams)),
-        "reasons_told": dict(reasons),
+        "reasons": dict(reasons),
     }
-
-
-async def _read(socket: Any, received: list[tuple[float, dict[str, Any]]]) -> None:
-    async for text in socket:
-        received.append((time.time(), json.loads(text)))
 
 
 def _values(metrics: str, name: str) -> list[float]:
     return [float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", metrics, re.MULTILINE)]
-
-
-def _percentiles(values: list[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    return {f"p{q}": round(float(np.percentile(values, q)), 2) for q in (50, 95)} | {"max": round(max(values), 2)}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import tempfile
 import time
@@ -35,11 +34,11 @@ from transformers import (
     ViTConfig,
 )
 
+from benchmarks.results import RESULTS, write_result
 from streamcap import load_captioner
 from streamcap.bench.machine import describe_machine
 from streamcap.captioner.models.vision import CLIP_MEAN, CLIP_STD
 
-RESULTS = Path(__file__).parent / "results"
 Pixels = npt.NDArray[np.uint8]
 SPREAD = 0.06
 """Standard deviation of the random weights: with GPT-2's own 0.02 most captions repeat one token."""
@@ -307,8 +306,7 @@ def main() -> None:
         "rows": [asdict(row) for row in rows],
         "machine": describe_machine(torch.device("cpu")),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "parity.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_result(RESULTS / "parity.json", result)
 
 
 if __name__ == "__main__":

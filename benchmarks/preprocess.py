@@ -5,23 +5,18 @@ python -m benchmarks.preprocess
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import torch
 
+from benchmarks.results import RESULTS, write_result
 from streamcap.bench.machine import describe_machine
 from streamcap.bench.preprocess import measure_preprocess, table
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
     result = measure_preprocess(rounds=100)
     print(table(result))
-    RESULTS.mkdir(exist_ok=True)
     content = {**result, "machine": describe_machine(torch.device("cpu"))}
-    (RESULTS / "preprocess-cpu.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_result(RESULTS / "preprocess-cpu.json", content)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Caption quality in int8 compared with fp32: the embedded captioner on the same images.
 
-    python -m benchmarks.quality IMAGES.tar --list dev.txt --references results.csv
+    python -m benchmarks.quality IMAGES.tar --split-file dev.txt --references results.csv
 
-IMAGES.tar contains the images, `--list` names those to caption, and `--references` is Flickr30k's pipe-separated
+IMAGES.tar contains the images, `--split-file` names those to caption, and `--references` is Flickr30k's pipe-separated
 results.csv. Goal: BLEU-4 and CIDEr drop by less than 1 %. Needs the `train` extra for the scores.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import tarfile
 from pathlib import Path
 
@@ -18,32 +17,25 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.results import RESULTS, write_result
 from streamcap.bench.machine import describe_machine
 from streamcap.captioner import Result, load_captioner
 from streamcap.captioner.kernels.int8_torch import int8_saturates
+from streamcap.training.data.caption_files import read_captions
 from streamcap.training.evaluation.scores import score
 
-RESULTS = Path(__file__).parent / "results"
 BATCH = 16
-
-
-def references(path: Path) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for line in path.read_text().splitlines()[1:]:
-        name, _number, comment = (part.strip() for part in line.split("|", 2))
-        found.setdefault(name, []).append(comment)
-    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("images", type=Path)
-    parser.add_argument("--list", type=Path, required=True)
+    parser.add_argument("--split-file", type=Path, required=True)
     parser.add_argument("--references", type=Path, required=True)
     parser.add_argument("--model", default="mini")
     arguments = parser.parse_args()
-    truth = references(arguments.references)
-    names = [name for name in arguments.list.read_text().split() if name in truth]
+    truth = read_captions(arguments.references).captions
+    names = [name for name in arguments.split_file.read_text().split() if name in truth]
     images = []
     with tarfile.open(arguments.images) as archive:
         members = {Path(member.name).name: member for member in archive.getmembers()}
@@ -65,7 +57,6 @@ def main() -> None:
     change = {key: scores["int8"][key] / value - 1 for key, value in scores["fp32"].items() if value}
     print(f"{len(names)} images, {same:.1%} of the captions the same")
     print("change:", ", ".join(f"{key} {value:+.2%}" for key, value in change.items()))
-    RESULTS.mkdir(exist_ok=True)
     result = {
         "question": "quality of int8 against fp32 on Flickr8k, greedy",
         "images": len(names),
@@ -75,7 +66,7 @@ def main() -> None:
         "activations_in_7_bits": int8_saturates(),
         "machine": describe_machine(torch.device("cpu")),
     }
-    (RESULTS / "quality-int8.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_result(RESULTS / "quality-int8.json", result)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any
 from streamcap_client import Caption
 from streamcap_client import Feed as ClientFeed
 
+from benchmarks.results import RESULTS, write_result
 from streamcap.captions.caption import Latency
 from streamcap.captions.event import Status, StreamState
 from streamcap.captions.event_log import EventLog
@@ -35,7 +36,6 @@ from streamcap.server.app import create_app
 from streamcap.server.http.server import listen, serve
 from streamcap.server.options import ServerOptions
 
-RESULTS = Path(__file__).parent / "results"
 NAMES = ("door", "yard")
 LATENCY = Latency(ingest=3.1, queue=0.4, encode=2.2, decode=4.0, total=9.7)
 QUIET_SECONDS = 5.0
@@ -169,8 +169,7 @@ def main() -> None:
         result = asyncio.run(measure(arguments.cuts, arguments.seed, Path(folder)))
     for name, value in result.items():
         print(f"{name:<18}{value}")
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "reconnects.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_result(RESULTS / "reconnects.json", result)
     sys.exit(0 if result["in_order"] and not result["missing"] and not result["doubled"] else 1)
 
 

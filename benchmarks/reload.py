@@ -6,7 +6,6 @@ Sixteen `scenes:` streams of 10 frames a second; each save changes one of them. 
 from __future__ import annotations
 
 import asyncio
-import json
 import statistics
 import tempfile
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.results import RESULTS, write_result
 from streamcap.bench.machine import describe_machine
 from streamcap.captions.hub import Hub
 from streamcap.cli.service.serve_options import load_checked
@@ -26,7 +26,6 @@ from streamcap.streams.options import StreamOptions
 from streamcap.streams.stream_deps import StreamDeps
 from streamcap.streams.stream_set import StreamSet
 
-RESULTS = Path(__file__).parent / "results"
 STREAMS, SAVES, RATE = 16, 10, 10
 
 
@@ -96,9 +95,8 @@ def main() -> None:
         save(path, 60)
         result = {key: round(value, 2) for key, value in asyncio.run(measure(path)).items()}
     print("\n".join(f"{key:<40} {value:g}" for key, value in result.items()))
-    RESULTS.mkdir(exist_ok=True)
     content = {**result, "machine": describe_machine(torch.device("cpu"))}
-    (RESULTS / "reload.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_result(RESULTS / "reload.json", content)
 
 
 if __name__ == "__main__":

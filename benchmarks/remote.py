@@ -18,13 +18,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import torch
 
+from benchmarks.results import RESULTS, write_result
 from streamcap import load_captioner
 from streamcap.bench.machine import describe_machine
 from streamcap.engine.change_gate import DEFAULT_THRESHOLD, ChangeGateOptions
@@ -37,7 +37,6 @@ from streamcap.media.frame import Pixels, Sample, SampledImage
 from streamcap.service.models import ModelService, complete, load_models
 from testbed.chat_server import ChatServer, Received, delta, end_answer, start_answer, write_chunk
 
-RESULTS = Path(__file__).parent / "results"
 LOCAL_STREAMS, REMOTE_STREAMS, DYING_STREAMS = 12, 4, 8
 REQUESTS, STILL_SAMPLES = 100, 300
 SLOW_ANSWER_SECONDS = 10.0
@@ -300,8 +299,7 @@ def main() -> None:
         results[part] = {key: round(float(value), 2) for key, value in asyncio.run(parts[part]()).items()}
         print(part, *(f"  {key:<52} {value:g}" for key, value in results[part].items()), sep="\n", flush=True)
     results["machine"] = describe_machine(torch.device("cpu"))
-    RESULTS.mkdir(exist_ok=True)
-    file.write_text(json.dumps(results, indent=2) + "\n")
+    write_result(file, results)
 
 
 if __name__ == "__main__":

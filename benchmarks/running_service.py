@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -76,6 +77,12 @@ def streams(base: str) -> dict[str, dict[str, Any]]:
     """`GET /streams`, by name."""
     with urllib.request.urlopen(f"{base}/streams") as answer:
         return {stream["name"]: stream for stream in json.load(answer)}
+
+
+async def read_feed(socket: Any, received: list[tuple[float, dict[str, Any]]]) -> None:
+    """Append each message of a websocket, with the wall time at which it came, until cancelled."""
+    async for text in socket:
+        received.append((time.time(), json.loads(text)))
 
 
 async def _drain(stream: asyncio.StreamReader, output: list[str]) -> None:

@@ -3,13 +3,12 @@
     python -m benchmarks.start [--rounds 5] [--json benchmarks/results/start.json]
 
 Wall clock and CPU time (user and system) of each process; the best of the rounds, because other programs only add
-The disk is warm: the first round is not counted. Goals: first caption ≤ 3 s, help ≤ 0.3 s.
+time. The disk is warm: the first round is not counted. Goals: first caption ≤ 3 s, help ≤ 0.3 s.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -21,6 +20,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.results import RESULTS, write_result
+
 # Modules whose import is measured alone, in a process of its own: what the start cannot be faster than.
 IMPORTS = ("typer", "numpy", "av", "fastapi", "aiortc", "torch", "streamcap.service.app")
 TIMEOUT_S = 120.0
@@ -29,7 +30,7 @@ TIMEOUT_S = 120.0
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/start.json"))
+    parser.add_argument("--json", type=Path, default=RESULTS / "start.json")
     arguments = parser.parse_args()
     parts: dict[str, Callable[[], None]] = {
         "serve, to the first caption": first_caption,
@@ -54,8 +55,7 @@ def main() -> None:
     from streamcap.bench.machine import describe_machine
 
     result = {"rounds": arguments.rounds, "seconds": best, "machine": describe_machine(torch.device("cpu"))}
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(arguments.json, result)
 
 
 def first_caption() -> None:

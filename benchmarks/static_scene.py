@@ -18,12 +18,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect
 
+from benchmarks.results import RESULTS, percentiles, write_result
 from benchmarks.running_service import serving, streams
 from streamcap.bench.machine import describe_machine
 from streamcap.media.scenes import SceneScript
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--refresh-interval", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=1.0)
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/static_scene.json"))
+    parser.add_argument("--json", type=Path, default=RESULTS / "static_scene.json")
     arguments = parser.parse_args()
     with ExitStack() as stack:
         cameras = {
@@ -55,8 +55,7 @@ def main() -> None:
         }
         result = asyncio.run(measure(cameras, arguments)) | {"machine": describe_machine(torch.device("cpu"))}
     show(result)
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(arguments.json, result)
 
 
 async def measure(cameras: dict[str, str], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -115,7 +114,6 @@ def _changing(finals: list[dict[str, Any]], view: dict[str, Any]) -> dict[str, A
             delay = final["start"] - number * SCENE_SECONDS + final["latency_ms"]["total"] / 1000
             first_true[number] = delay
     captioned = {int(final["start"] // SCENE_SECONDS) for final in finals}
-    delays = np.array([first_true[number] for number in sorted(first_true)])
     return {
         "changes": last,
         "captioned": len(captioned & set(range(last))),
@@ -125,7 +123,7 @@ def _changing(finals: list[dict[str, Any]], view: dict[str, Any]) -> dict[str, A
         "captions": len(finals),
         "extended": view["extended"],
         "decode_skipped": view["decode_skipped"],
-        "delay_s": {f"p{q}": round(float(np.percentile(delays, q)), 3) for q in (50, 95, 99)},
+        "delay_s": percentiles(first_true.values(), digits=3),
     }
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from benchmarks.results import write_result
 from streamcap.media.scenes import draw, random_scene
 
 KINDS = ("car", "boat", "duck", "bird")
@@ -78,7 +79,7 @@ def main() -> None:
         seconds[name] = round(time.perf_counter() - began, 1)
     found = json.loads((scores / "scores.json").read_text())
     result = {"clips": given.clips, "mapping": given.mapping, "seconds": seconds, "test": found}
-    (folder / "training_flow.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_result(folder / "training_flow.json", result)
     print(f"unseen clips exact: {found['exact']:.3f}   CIDEr {found['cider']:.2f}   seconds {seconds}")
 
 

@@ -56,7 +56,7 @@ class Baselines:
 def missing(baseline: str) -> str | None:
     """Why `baseline` cannot be measured; None if it can."""
     absent = [name for name in NEEDED[baseline] if importlib.util.find_spec(name) is None]
-    return f"{', '.join(absent)} not installed; {install_command('peers')}" if absent else None
+    return f"{', '.join(absent)} not installed; {install_command('baselines')}" if absent else None
 
 
 @contextmanager

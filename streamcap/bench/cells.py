@@ -6,26 +6,28 @@ from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
 
-OTHERS = ("onnxruntime", "OpenVINO")
+from streamcap.bench.baselines import ONNXRUNTIME, OPENVINO
+
+OTHERS = (ONNXRUNTIME, OPENVINO)
 
 
 def cells(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """rows: `contender` (runtime and precision), `frames`, `rounds_ms`. A cell without a peer has no `ratio`.
+    """rows: `contender` (runtime and precision), `frames`, `rounds_ms`. A cell without another runtime has no `ratio`.
 
-    ratio: the median over the rounds of ours ÷ the peer's time in the same round, for the peer where it is highest.
+    ratio: the median over the rounds of ours ÷ the other's time in the same round, for the other where it is highest.
     """
     rounds = {(*row["contender"].rsplit(" ", 1), row["frames"]): row["rounds_ms"] for row in rows}
     found = []
     for (runtime, precision, frames), ours in rounds.items():
         if runtime != "streamcap":
             continue
-        peers = {name: rounds[key] for name in OTHERS if (key := (name, precision, frames)) in rounds}
+        others = {name: rounds[key] for name in OTHERS if (key := (name, precision, frames)) in rounds}
         cell: dict[str, Any] = {"precision": precision, "frames": frames, "ours_ms": median(ours)}
-        if peers:
-            ratios = {name: median(a / b for a, b in zip(ours, theirs, strict=True)) for name, theirs in peers.items()}
+        if others:
+            ratios = {name: median(a / b for a, b in zip(ours, theirs, strict=True)) for name, theirs in others.items()}
             best = max(ratios, key=lambda name: ratios[name])
             ratio = round(ratios[best], 3)
-            cell |= {"best_other": best, "other_ms": median(peers[best]), "ratio": ratio, "met": ratio < 1}
+            cell |= {"best_other": best, "other_ms": median(others[best]), "ratio": ratio, "met": ratio < 1}
         found.append(cell)
     return sorted(found, key=lambda cell: (cell["precision"], cell["frames"]))
 

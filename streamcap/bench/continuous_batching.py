@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from streamcap.bench.decode import PREFIX, TOKENS
+from streamcap.bench.decode import NEVER, PREFIX, TOKENS
 from streamcap.captioner.decoding.batch import ContinuousBatch, StopCriteria
 from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
 from streamcap.captioner.decoding.sampling import GreedySampler
@@ -37,21 +36,17 @@ def measure_continuous_batching(
         for round_number in range(max(1, int(seconds / every)))
         for number in range(streams)
     )
-    ways: dict[str, Callable[[Batch, list[tuple[float, int]], Tensor], list[float]]] = {
-        "whole batches": _whole,
-        "joining": _joining,
-    }
     rows = []
-    for name, way in ways.items():
+    for name, join in (("whole batches", False), ("continuous batching", True)):
         batch = _batch(gpt2, max_rows)
         _warm_up(batch, prefixes, max_rows)
         began = time.perf_counter()
-        latencies = way(batch, arrivals, prefixes)
+        latencies = _run(batch, arrivals, prefixes, join=join)
         taken = time.perf_counter() - began
         cuts = statistics.quantiles(latencies, n=20)
         rows.append(
             {
-                "way": name,
+                "policy": name,
                 "captions": len(latencies),
                 "captions_per_second": round(len(latencies) / taken, 2),
                 "p50_ms": round(1000 * statistics.median(latencies), 1),
@@ -69,7 +64,7 @@ def measure_continuous_batching(
 
 
 def _batch(gpt2: GPT2, max_rows: int) -> Batch:
-    stop_criteria = StopCriteria(TOKENS, frozenset({-1}))
+    stop_criteria = StopCriteria(TOKENS, frozenset({NEVER}))
     if gpt2.device.type == "cuda":
         return CudaGraphBatch(gpt2, stop_criteria, max_rows=max_rows)
     return ContinuousBatch(gpt2, GreedySampler(), stop_criteria, max_rows=max_rows)
@@ -100,15 +95,8 @@ def _throughput(gpt2: GPT2, prefixes: Tensor, max_rows: int) -> float:
     return len(prefixes) / min(taken[1:])
 
 
-def _whole(batch: Batch, arrivals: list[tuple[float, int]], prefixes: Tensor) -> list[float]:
-    return _run(batch, arrivals, prefixes, join=False)
-
-
-def _joining(batch: Batch, arrivals: list[tuple[float, int]], prefixes: Tensor) -> list[float]:
-    return _run(batch, arrivals, prefixes, join=True)
-
-
 def _run(batch: Batch, arrivals: list[tuple[float, int]], prefixes: Tensor, *, join: bool) -> list[float]:
+    """The latency of each caption, seconds. join: frames join a batch that runs; else they wait for its end."""
     latencies: list[float] = []
     arrived: dict[int, float] = {}
     began = time.perf_counter()
@@ -133,9 +121,9 @@ def _run(batch: Batch, arrivals: list[tuple[float, int]], prefixes: Tensor, *, j
 
 def table(result: dict[str, Any]) -> str:
     """The rows as text, one line each."""
-    lines = [f"{'way':<16}{'captions':>9}{'captions/s':>12}{'p50 ms':>9}{'p95 ms':>9}{'max ms':>9}"]
+    lines = [f"{'policy':<20}{'captions':>9}{'captions/s':>12}{'p50 ms':>9}{'p95 ms':>9}{'max ms':>9}"]
     lines += [
-        f"{row['way']:<16}{row['captions']:>9}{row['captions_per_second']:>12.1f}{row['p50_ms']:>9.0f}"
+        f"{row['policy']:<20}{row['captions']:>9}{row['captions_per_second']:>12.1f}{row['p50_ms']:>9.0f}"
         f"{row['p95_ms']:>9.0f}{row['max_ms']:>9.0f}"
         for row in result["rows"]
     ]

@@ -22,14 +22,13 @@ from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
 from streamcap.captioner.decoding.sampling import GreedySampler
 from streamcap.captioner.kernels.int8_torch import Int8Linear, quantize
 from streamcap.captioner.kernels.packed import PackedLinear
-from streamcap.captioner.kernels.precision import convert
+from streamcap.captioner.kernels.precision import DTYPES, convert
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.prompt import Prompt
 
 PREFIX = 10
 TOKENS = 20
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
-_FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Decode = Callable[[Tensor], list[list[int]]]
 """Prefixes (B, P, width) → each caption's tokens."""
 NEVER = -1
@@ -193,8 +192,8 @@ def measure_decode(
 ) -> dict[str, Any]:
     """All contenders, interleaved: rows, floors and parts, as JSON.
 
-    onnxruntime and OpenVINO are measured on a CPU, if installed; `peers.left_out` has the reason otherwise, and
-    `peers.other_tokens_in_fp32` lists those whose tokens differ from transformers'.
+    onnxruntime and OpenVINO are measured on a CPU, if installed; `baselines.left_out` has the reason otherwise, and
+    `baselines.other_tokens_in_fp32` lists those whose tokens differ from transformers'.
 
     leave_out: prefixes of contender names; `transformers fp32` (on a GPU `fp16`) is always measured.
     """
@@ -206,8 +205,8 @@ def measure_decode(
     others: dict[str, Decode] = {}
     if any(isinstance(module, PackedLinear) for gpt2 in decoders.values() for module in gpt2.modules()):
         others["streamcap, no kernels int8"] = partial(decode, without_kernels(model))
-    theirs = copy.deepcopy(model).to(device, _FLOATS[base])
-    readers = {name: BandwidthProbe(weight_bytes(gpt2, name), device) for name, gpt2 in decoders.items()}
+    theirs = copy.deepcopy(model).to(device, DTYPES[base])
+    probes = {name: BandwidthProbe(weight_bytes(gpt2, name), device) for name, gpt2 in decoders.items()}
     rows: list[Row] = []
     detail: dict[str, Any] = {}
     torch.manual_seed(1)
@@ -222,7 +221,7 @@ def measure_decode(
                 for name, call in contenders.items()
                 if name == f"transformers {base}" or not name.startswith(omitted)
             }
-            for name, probe in readers.items():
+            for name, probe in probes.items():
                 contenders[f"floor {name}"] = _reading(probe)
             timings = interleaved(contenders, device, rounds=rounds, clock=clock)
             rows += _rows(count, timings, tokens, base)
@@ -231,7 +230,7 @@ def measure_decode(
     return {
         "question": f"decoding {TOKENS} tokens from a prefix of {PREFIX} with GPT-2 124M, greedy",
         "rows": [row.to_json() for row in rows],
-        "peers": {
+        "baselines": {
             "threads": torch.get_num_threads(),
             "left_out": found.left_out,
             "other_tokens_in_fp32": [
@@ -240,9 +239,9 @@ def measure_decode(
                 if row.name in found.sessions and row.name.endswith("fp32") and not row.same_tokens
             ],
         },
-        "bytes_per_token": {name: probe.size for name, probe in readers.items()},
+        "bytes_per_token": {name: probe.size for name, probe in probes.items()},
         "bandwidth_gb_s": {
-            name: round(TOKENS * probe.size / best[f"floor {name}"] / 1e9, 2) for name, probe in readers.items()
+            name: round(TOKENS * probe.size / best[f"floor {name}"] / 1e9, 2) for name, probe in probes.items()
         },
         "launch_us": round(1e6 * launch_seconds(device), 2),
         "parts_ms": detail,
@@ -326,5 +325,5 @@ def table(result: dict[str, Any]) -> str:
         for name, milliseconds in by_precision.items():
             spent = ", ".join(f"{part} {taken:.2f}" for part, taken in milliseconds.items())
             lines.append(f"parts in ms, {name}, {frames} frame(s): {spent}")
-    lines += [f"{name} is left out: {reason}" for name, reason in result["peers"]["left_out"].items()]
+    lines += [f"{name} is left out: {reason}" for name, reason in result["baselines"]["left_out"].items()]
     return "\n".join(lines)

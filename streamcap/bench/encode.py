@@ -17,11 +17,9 @@ from streamcap.bench.onnx_graph import Tower
 from streamcap.bench.timing import interleaved, ratio
 from streamcap.captioner.checkpoints.towers import clip_tower
 from streamcap.captioner.decoding.cuda_graphs import GraphedCallable
-from streamcap.captioner.kernels.precision import convert
+from streamcap.captioner.kernels.precision import DTYPES, convert
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.vision import Vision
-
-_FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def random_clip(seed: int = 0) -> Any:
@@ -70,8 +68,8 @@ def measure_encode(
 ) -> dict[str, Any]:
     """Rows for every batch size, as JSON; `cosine` is the lowest cosine with transformers' embedding.
 
-    onnxruntime and OpenVINO are measured on a CPU, if installed; `peers.left_out` has the reason otherwise. leave_out:
-    prefixes of their contenders' names.
+    onnxruntime and OpenVINO are measured on a CPU, if installed; `baselines.left_out` has the reason otherwise.
+    leave_out: prefixes of their contenders' names.
     """
     base = "fp32" if device.type == "cpu" else "fp16"
     precisions = list(precisions)
@@ -79,7 +77,7 @@ def measure_encode(
     towers = {precision: tower(model, precision, device) for precision in precisions}
     rows: list[dict[str, Any]] = []
     with baselines(lambda: Tower(model), device, precisions, leave_out) as found:
-        theirs = model.to(device, _FLOATS[base])
+        theirs = model.to(device, DTYPES[base])
         for count in frames:
             torch.manual_seed(count)
             pixels = torch.randint(0, 256, (count, 224, 224, 3), dtype=torch.uint8, device=device)
@@ -104,7 +102,7 @@ def measure_encode(
     return {
         "question": "encoding 224 × 224 images with CLIP ViT-B/32",
         "rows": rows,
-        "peers": {"threads": torch.get_num_threads(), "left_out": found.left_out},
+        "baselines": {"threads": torch.get_num_threads(), "left_out": found.left_out},
     }
 
 
@@ -145,5 +143,5 @@ def table(result: dict[str, Any]) -> str:
         f"{row['to_transformers']:>11.2f}{row['cosine']:>10.5f}"
         for row in result["rows"]
     ]
-    lines += [f"{name} is left out: {reason}" for name, reason in result["peers"]["left_out"].items()]
+    lines += [f"{name} is left out: {reason}" for name, reason in result["baselines"]["left_out"].items()]
     return "\n".join(lines)

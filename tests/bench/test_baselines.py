@@ -97,8 +97,8 @@ def test_failed_converter_omits_only_its_rows(monkeypatch: pytest.MonkeyPatch) -
         CPU, frames=[1], precisions=["fp32"], rounds=1, leave_out=["loop", "transformers, static", "OpenVINO int8"]
     )
     assert requested == [["fp32"]]
-    assert result["peers"]["left_out"] == {"onnxruntime": "RuntimeError: no such operator"}
-    assert result["peers"]["other_tokens_in_fp32"] == []
+    assert result["baselines"]["left_out"] == {"onnxruntime": "RuntimeError: no such operator"}
+    assert result["baselines"]["other_tokens_in_fp32"] == []
     rows = {row["contender"]: row for row in result["rows"]}
     assert rows["OpenVINO fp32"]["same_tokens"] is True and rows["OpenVINO fp32"]["to_floor"] > 0
     assert "onnxruntime is left out: RuntimeError: no such operator" in decode.table(result)
@@ -110,7 +110,7 @@ def test_fp32_token_mismatch_is_reported(monkeypatch: pytest.MonkeyPatch) -> Non
     model = tiny_models.gpt2(1)
     monkeypatch.setattr(decode, "random_gpt2", lambda: model)
     result = decode.measure_decode(CPU, frames=[2], precisions=["fp32"], rounds=1, leave_out=["loop"])
-    assert result["peers"]["other_tokens_in_fp32"] == ["onnxruntime fp32, 2 frames"]
+    assert result["baselines"]["other_tokens_in_fp32"] == ["onnxruntime fp32, 2 frames"]
 
 
 def test_gpu_has_no_baselines() -> None:

@@ -70,7 +70,7 @@ def test_continuous_batching_completes_all_captions() -> None:
     result = continuous_batching.measure_continuous_batching(decoder, streams=3, load=0.8, seconds=0.1)
     end_to_end, joined = result["rows"]
     assert end_to_end["captions"] == joined["captions"] > 0
-    assert "joining" in continuous_batching.table(result)
+    assert "continuous batching" in continuous_batching.table(result)
 
 
 def test_preprocess_measures_installed_contenders() -> None:

@@ -12,7 +12,7 @@ import torch
 
 from streamcap.atomic import read_json
 from streamcap.captioner.hub.processor import first_line, load_processor
-from streamcap.captioner.kernels.precision import find_device
+from streamcap.captioner.kernels.precision import DTYPES, find_device
 from streamcap.errors import InputError
 from streamcap.image_spec import ImageSpec
 
@@ -30,7 +30,6 @@ _ADDS_IMAGE_TOKEN = frozenset({"blip-2", "instructblip", "paligemma", "florence2
 _OURS = "vision-encoder-decoder"
 _ANY_SIZE = ImageSpec(640, 360, "pad")
 """For models that take images of any size: the aspect ratio of cameras, few enough image tokens for live video."""
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +130,7 @@ def find_hub_precision(name: str, device: torch.device) -> str:
         if device.type == "cpu":
             return "fp32"
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if name not in _DTYPES or (name == "fp16" and device.type == "cpu"):
+    if name not in DTYPES or (name == "fp16" and device.type == "cpu"):
         allowed = "fp32 or bf16" if device.type == "cpu" else "fp32, bf16 or fp16"
         raise InputError(f"precision {name}: a model of the hub runs in {allowed} on {device.type}")
     return name
@@ -150,7 +149,7 @@ def load(directory: Path, kind: str, *, device: str, precision: str) -> tuple[Hu
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
     processor = load_processor(directory)
-    model = _load_model(directory, _DTYPES[resolved])
+    model = _load_model(directory, DTYPES[resolved])
     try:
         model = model.to(target).eval()
     except torch.OutOfMemoryError:

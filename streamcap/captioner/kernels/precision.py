@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 Module = TypeVar("Module", bound=nn.Module)
 
 PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "bf16", "fp16")}
-_FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def find_device(name: str) -> torch.device:
@@ -98,7 +98,7 @@ def convert(module: Module, precision: str, device: torch.device) -> Module:
             install.install_kernels(module, precision)
         if precision == "int8" and not _keeps_float32(module):
             int8_torch.quantize(module)  # the layers that the kernels do not support
-        converted = module.to(device, _FLOATS.get(precision))
+        converted = module.to(device, DTYPES.get(precision))
     except torch.OutOfMemoryError:
         raise InputError(
             f"out of memory on {device}: the model does not fit; use another device or precision"
