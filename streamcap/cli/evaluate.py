@@ -121,7 +121,7 @@ def _caption_items(
     captioner: Captioner, media: MediaFolder, items: Sequence[Item], beam: int
 ) -> tuple[list[Item], list[Result]]:
     """The items whose images can be read, and a caption of each. Raises InputError where none can be."""
-    from streamcap.training.data.clips import UnreadableError, read_picture
+    from streamcap.training.data.clips import UnreadableError, read_image
 
     results: list[Result] = []
     kept: list[Item] = []
@@ -129,7 +129,7 @@ def _caption_items(
         pixels = []
         for item in items[start : start + BATCH]:
             try:
-                pixels.append(read_picture(media.read(item.name), captioner.image_spec))
+                pixels.append(read_image(media.read(item.name), captioner.image_spec))
             except (UnreadableError, OSError) as error:
                 typer.echo(f"left out: {item.name}: broken ({error})", err=True)
                 continue

@@ -19,14 +19,19 @@ from streamcap.errors import InputError, StreamcapError
 from streamcap.training.data.encoders import encoder_directory
 from streamcap.training.data.feature_cache import FeatureCache
 from streamcap.training.gpt2 import stored_config
-from streamcap.training.mappings import Built, stored
+from streamcap.training.mappings import BuiltMapping, stored_tensors
 from streamcap.training.model import CaptionModel
 
 _PREFIXES = {"clipcap": ("clip_project.", "gpt."), "videocaptioner": ("mp.", "td.model.")}
 
 
 def save_checkpoint(
-    directory: Path, model: CaptionModel, built: Built, cache: FeatureCache, tokenizer: Tokenizer, max_tokens: int
+    directory: Path,
+    model: CaptionModel,
+    built: BuiltMapping,
+    cache: FeatureCache,
+    tokenizer: Tokenizer,
+    max_tokens: int,
 ) -> None:
     """Write model.safetensors, config.json and tokenizer.json in the layout of the mapping.
 
@@ -40,7 +45,7 @@ def save_checkpoint(
         _save_native(directory, model, built, cache, tokenizer, max_tokens)
         return
     mapping, decoder = _PREFIXES[built.layout]
-    tensors: dict[str, Tensor] = {f"{mapping}{name}": tensor for name, tensor in stored(built).items()}
+    tensors: dict[str, Tensor] = {f"{mapping}{name}": tensor for name, tensor in stored_tensors(built).items()}
     tensors |= {f"{decoder}{name}": t for name, t in model.gpt.state_dict().items() if name != "lm_head.weight"}
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
     atomic_write(directory / "model.safetensors", content, sync=True, error=StreamcapError)
@@ -72,7 +77,12 @@ def bundled_vision(cache: FeatureCache) -> Vision:
 
 
 def _save_native(
-    directory: Path, model: CaptionModel, built: Built, cache: FeatureCache, tokenizer: Tokenizer, max_tokens: int
+    directory: Path,
+    model: CaptionModel,
+    built: BuiltMapping,
+    cache: FeatureCache,
+    tokenizer: Tokenizer,
+    max_tokens: int,
 ) -> None:
     vision = bundled_vision(cache)
     encoder = json.loads((encoder_directory(cache.encoder.name) / "config.json").read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ Layout = Literal["clipcap", "videocaptioner", "streamcap"]
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BuiltMapping:
     """A mapping and its checkpoint layout."""
 
     module: nn.Module
@@ -27,7 +27,7 @@ class Built:
     """Fields of the JSON file beside the checkpoint; for `streamcap`, the configuration of the mapping."""
 
 
-def build(options: TrainOptions, shape: tuple[int, ...], embed: int) -> Built:
+def build_mapping(options: TrainOptions, shape: tuple[int, ...], embed: int) -> BuiltMapping:
     """Build the mapping from features of `shape` (without the batch axis) to a GPT-2 of width `embed`.
 
     Raises InputError if `shape` or `embed` does not fit the mapping.
@@ -47,27 +47,27 @@ def build(options: TrainOptions, shape: tuple[int, ...], embed: int) -> Built:
     if name == "pooled":
         if width != embed:
             raise InputError(f"mapping pooled needs features as wide as GPT-2 ({embed}); this cache has {width}")
-        return Built(
+        return BuiltMapping(
             PooledMapping(embed, 4 * embed, options.mapper_layers, prefix * embed),
             "videocaptioner",
             {"n_heads": options.mapper_heads},
         )
     if name == "mlp":
         # ClipCap uses one linear layer for prefixes over 10 positions; its loader reads two layers too.
-        return Built(MLPMapping(width, embed * prefix // 2, embed * prefix, embed), "clipcap", {})
+        return BuiltMapping(MLPMapping(width, embed * prefix // 2, embed * prefix, embed), "clipcap", {})
     if name == "video-mlp":
-        return Built(FrameMLPMapping(width, embed * prefix // 2, embed), "clipcap", {"clip_length": shape[0]})
-    outputs = embed if clips else options.clip_length * embed
+        return BuiltMapping(FrameMLPMapping(width, embed * prefix // 2, embed), "clipcap", {"clip_length": shape[0]})
+    outputs = embed if clips else options.embedding_positions * embed
     cross = name == "video-cross"
     module = TransformerMapping(
         width, outputs, embed, prefix, options.mapper_heads, 2 * embed, options.mapper_layers, cross=cross
     )
     nn.init.normal_(module.prefix_const)
     config: dict[str, Any] = {"mapper_heads": options.mapper_heads, "cross": cross}
-    return Built(module, "clipcap", config | ({"clip_length": shape[0]} if clips else {}))
+    return BuiltMapping(module, "clipcap", config | ({"clip_length": shape[0]} if clips else {}))
 
 
-def _grid(options: TrainOptions, shape: tuple[int, ...], embed: int) -> Built:
+def _grid(options: TrainOptions, shape: tuple[int, ...], embed: int) -> BuiltMapping:
     config = {
         "architecture": "grid",
         "cells": shape[0],
@@ -78,10 +78,10 @@ def _grid(options: TrainOptions, shape: tuple[int, ...], embed: int) -> Built:
         "heads": options.mapper_heads,
         "dropout": options.dropout,
     }
-    return Built(build_grid(config), "streamcap", config)
+    return BuiltMapping(build_grid(config), "streamcap", config)
 
 
-def stored(built: Built) -> dict[str, Tensor]:
+def stored_tensors(built: BuiltMapping) -> dict[str, Tensor]:
     """The mapping's tensors by their names in its checkpoint layout, without the layout's prefix."""
     state = built.module.state_dict()
     if built.layout != "videocaptioner":

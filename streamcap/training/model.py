@@ -80,15 +80,15 @@ def _split_last(caption: Sequence[int], stop: int, max_tokens: int | None) -> tu
     return (caption[:-1], caption[-1]) if max_tokens is not None and len(caption) >= max_tokens else (caption, stop)
 
 
-def packed_logits(gpt: GPT2LMHeadModel, prefix: Tensor, packed: Packed, *, twofold: bool = False) -> Tensor:
+def packed_logits(gpt: GPT2LMHeadModel, prefix: Tensor, packed: Packed, *, two_pass: bool = False) -> Tensor:
     """Logits (M, vocabulary) that predict `packed.targets`, given prefixes (B, P, E).
 
-    twofold: as VideoCaptionerWithClip runs GPT-2 (see `captioner.models.prompt.TwoPassPrefixPrompter`): the first token
-    of a caption is predicted from a prefix with one explicit position embedding; later tokens from a prefix with two
-    and tokens with one.
+    two_pass: as VideoCaptionerWithClip runs GPT-2 (see `captioner.models.prompt.TwoPassPrefixPrompter`). The first
+    token of a caption is predicted from a prefix with one explicit position embedding; later tokens from a prefix with
+    two and tokens with one.
     """
-    hidden = _hidden(gpt, prefix, packed, twofold)
-    if twofold:
+    hidden = _hidden(gpt, prefix, packed, two_pass)
+    if two_pass:
         length, last = packed.positions.shape[1], prefix.shape[1] - 1
         first = gpt.transformer(inputs_embeds=prefix + gpt.transformer.wpe.weight[: last + 1]).last_hidden_state[:, -1]
         opening = packed.sources % length == last
@@ -97,10 +97,10 @@ def packed_logits(gpt: GPT2LMHeadModel, prefix: Tensor, packed: Packed, *, twofo
     return logits
 
 
-def _hidden(gpt: GPT2LMHeadModel, prefix: Tensor, packed: Packed, twofold: bool) -> Tensor:
+def _hidden(gpt: GPT2LMHeadModel, prefix: Tensor, packed: Packed, two_pass: bool) -> Tensor:
     """The last hidden states (M, E) at `packed.sources`."""
     embedded = gpt.transformer.wte(packed.tokens).to(prefix.dtype)
-    if twofold:
+    if two_pass:
         positions = gpt.transformer.wpe(packed.positions).to(prefix.dtype)
         length = prefix.shape[1]
         prefix, embedded = prefix + 2 * positions[:, :length], embedded + positions[:, length:]
@@ -118,24 +118,24 @@ class CaptionModel(nn.Module):
     """vision → mapping → GPT-2; `vision` is None if the inputs are embeddings."""
 
     def __init__(
-        self, vision: nn.Module | None, mapping: nn.Module, gpt: GPT2LMHeadModel, *, twofold: bool = False
+        self, vision: nn.Module | None, mapping: nn.Module, gpt: GPT2LMHeadModel, *, two_pass: bool = False
     ) -> None:
         super().__init__()
         self.vision = vision
         self.mapping = mapping
         self.gpt = gpt
-        self.twofold = twofold
+        self.two_pass = two_pass
 
     def prefix(self, x: Tensor) -> Tensor:
-        """`x`: pixels (B, 3, H, W), or the mapping's input embeddings. Returns (B, P, E); a twofold model has the
+        """`x`: pixels (B, 3, H, W), or the mapping's input embeddings. Returns (B, P, E); a two-pass model has the
         embedding of the start token first, so it returns (B, 1 + P, E)."""
         y: Tensor = self.mapping(x if self.vision is None else self.vision(x))
-        if self.twofold:
+        if self.two_pass:
             start = self.gpt.transformer.wte.weight[self.gpt.config.bos_token_id].expand(len(y), 1, -1)
             y = torch.cat((start.to(y.dtype), y), 1)
         return y
 
     def forward(self, x: Tensor, packed: Packed, label_smoothing: float = 0.0) -> Tensor:
         """Mean cross-entropy per target token, nats, with label smoothing."""
-        logits = packed_logits(self.gpt, self.prefix(x), packed, twofold=self.twofold)
+        logits = packed_logits(self.gpt, self.prefix(x), packed, two_pass=self.two_pass)
         return F.cross_entropy(logits.float(), packed.targets, label_smoothing=label_smoothing)

@@ -41,11 +41,11 @@ def warm_cosine(step: int, steps: int, warmup: int, floor: float = 0.0) -> float
 
 
 @torch.no_grad()
-def average(mean: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """Update `mean`, the exponential moving average of the weights of `model`, after step `step` (from 1)."""
+def update_ema(ema: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+    """Update `ema`, the exponential moving average of the weights of `model`, after step `step` (from 1)."""
     # A shorter average at first, so that the random initial weights fade quickly.
     decay = min(decay, (1 + step) / (10 + step))
-    for averaged, current in zip(mean.state_dict().values(), model.state_dict().values(), strict=True):
+    for averaged, current in zip(ema.state_dict().values(), model.state_dict().values(), strict=True):
         if averaged.is_floating_point():
             averaged.lerp_(current, 1 - decay)
         else:

@@ -27,8 +27,8 @@ class TrainOptions:
     """Positions of the prefix."""
     mapper_layers: int = 8
     mapper_heads: int = 8
-    clip_length: int = 10
-    """Mapping `transformer`: positions that one embedding expands to."""
+    embedding_positions: int = 10
+    """Mapping `transformer`: positions that one embedding expands to (ClipCap's `prefix_length_clip`)."""
     epochs: int = 10
     batch: int = 32
     """Images per batch."""
@@ -57,8 +57,8 @@ class TrainOptions:
         if self.mapping not in get_args(MappingName):
             raise InputError(f"mapping {self.mapping!r}: must be one of {', '.join(get_args(MappingName))}")
         for name in (
-            "prefix", "mapper_layers", "mapper_heads", "clip_length", "epochs", "batch", "captions", "grad_accum",
-            "width", "layers", "max_tokens",
+            "prefix", "mapper_layers", "mapper_heads", "embedding_positions", "epochs", "batch", "captions",
+            "grad_accum", "width", "layers", "max_tokens",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: must be at least 1")

@@ -24,7 +24,7 @@ from streamcap.training.evaluation.evaluation import caption_cache
 from streamcap.training.evaluation.scores import Scores, score
 from streamcap.training.export import copy_checkpoint
 from streamcap.training.gpt2 import start_from, stored_config
-from streamcap.training.mappings import build
+from streamcap.training.mappings import build_mapping
 from streamcap.training.model import CaptionModel, pack
 from streamcap.training.optim import decay_groups, load_state, save_state, warm_cosine
 from streamcap.training.options import TrainOptions
@@ -63,10 +63,10 @@ class Trainer:
         torch.manual_seed(options.seed)
         gpt, self.tokenizer = start_from(options, (c for example in self._train for c in example.captions))
         shape = cache.features("train", self._train[:1]).shape[1:]
-        self.built = build(options, shape, gpt.config.n_embd)
+        self.built = build_mapping(options, shape, gpt.config.n_embd)
         if self.built.layout == "streamcap":
             bundled_vision(cache)  # fail now, not after the first epoch
-        self.model = CaptionModel(None, self.built.module, gpt, twofold=self.built.layout == "videocaptioner")
+        self.model = CaptionModel(None, self.built.module, gpt, two_pass=self.built.layout == "videocaptioner")
         self.model.to(device)
         if not options.train_gpt2:
             gpt.requires_grad_(False)
@@ -161,7 +161,7 @@ class Trainer:
     def _prefix_positions(self) -> int:
         if self.options.mapping == "video-mlp":
             return int(self.cache.frames or 1)
-        return self.options.prefix + self.model.twofold
+        return self.options.prefix + self.model.two_pass
 
     def _mixed_precision(self) -> contextlib.AbstractContextManager[Any]:
         if self.device.type != "cuda":
@@ -249,6 +249,8 @@ class Trainer:
             "generator": self._generator.get_state(),
             "random": torch.get_rng_state(),
         }
+        if self.device.type == "cuda":  # dropout draws from the device's own generator
+            state["cuda_random"] = torch.cuda.get_rng_state(self.device)
         save_state(self.folder / "last.pt", state)
 
     def _restore(self) -> None:
@@ -259,6 +261,8 @@ class Trainer:
         self.step, self.epoch, self.best = state["step"], state["epoch"], state["best"]
         self._generator.set_state(state["generator"])
         torch.set_rng_state(state["random"])
+        if "cuda_random" in state:
+            torch.cuda.set_rng_state(state["cuda_random"], self.device)
 
 
 def learning_rate(step: int, steps: int, options: TrainOptions) -> float:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from streamcap.captioner.checkpoints.settings import EncoderRef
 from streamcap.training.data.corpus import Item
-from streamcap.training.data.encoders import EncoderId
 from streamcap.training.data.feature_cache import CacheWriter, FeatureCache
 
 SENTENCES = ("a red car drives on a road", "two dogs run in the snow", "a man jumps", "three white boats sail")
-ENCODER = EncoderId("made-up", "projected", "0" * 64)
+ENCODER = EncoderRef("made-up", "projected", "0" * 64)
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -36,7 +36,7 @@ def make_cache(
     *,
     frames: int | None = None,
     scale: float = 1.0,
-    encoder: EncoderId = ENCODER,
+    encoder: EncoderRef = ENCODER,
     when: str = "today",
 ) -> FeatureCache:
     """64 train and 8 dev items; the features encode the sentence, and a second caption appends `when` to it."""

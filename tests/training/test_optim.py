@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from streamcap.training.data.arrays import read_array, write_array
-from streamcap.training.optim import average, decay_groups, save_state, warm_cosine
+from streamcap.training.optim import decay_groups, save_state, update_ema, warm_cosine
 from tests.file_limit import run_with_file_limit
 
 
@@ -98,9 +98,9 @@ def test_ema_starts_short_and_copies_counters() -> None:
     with torch.no_grad():
         model.weight.fill_(12)
     model.num_batches_tracked.fill_(7)
-    average(mean, model, 1, 0.9)
+    update_ema(mean, model, 1, 0.9)
     assert mean.weight.item() == pytest.approx(1 * 2 / 11 + 12 * 9 / 11)
     assert mean.num_batches_tracked.item() == 7
     before = mean.weight.item()
-    average(mean, model, 10_000, 0.9)
+    update_ema(mean, model, 10_000, 0.9)
     assert mean.weight.item() == pytest.approx(0.9 * before + 0.1 * 12)

@@ -13,9 +13,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from streamcap.captioner import load_captioner
 from streamcap.captioner.checkpoints.convert import convert_checkpoint
+from streamcap.captioner.checkpoints.settings import EncoderRef
 from streamcap.errors import InputError, StreamcapError
 from streamcap.training.curves import Curves, read_curves
-from streamcap.training.data.encoders import EncoderId, open_encoder
+from streamcap.training.data.encoders import open_encoder
 from streamcap.training.options import PRESETS, TrainOptions
 from streamcap.training.trainer import Trainer, caption_features, learning_rate
 from tests.file_limit import run_with_file_limit
@@ -30,7 +31,7 @@ TINY = TrainOptions(
     prefix=2,
     mapper_layers=1,
     mapper_heads=2,
-    clip_length=2,
+    embedding_positions=2,
     epochs=2,
     batch=16,
     captions=2,
@@ -137,7 +138,7 @@ def test_resume_with_other_cache_is_refused(cache_of, tmp_path: Path) -> None:
 
 
 def test_cache_of_other_encoder_version_is_refused(tmp_path: Path) -> None:
-    cache = make_cache(tmp_path / "cache", (16, 256), encoder=EncoderId("mini", "grid", "0" * 64))
+    cache = make_cache(tmp_path / "cache", (16, 256), encoder=EncoderRef("mini", "grid", "0" * 64))
     with pytest.raises(InputError, match="the encoder mini has changed since this cache was made"):
         Trainer(TINY.changed(mapping="grid"), cache, tmp_path / "run", CPU)
     assert not (tmp_path / "run").exists()
@@ -149,7 +150,7 @@ def test_checkpoint_needs_the_encoder_of_its_cache(
 ) -> None:
     options = TINY.changed(mapping=mapping, epochs=1)
     Trainer(options, cache_of(shape, frames), tmp_path / "run", CPU).run()
-    of_mini = make_cache(tmp_path / "cache", shape, frames=frames, encoder=EncoderId("mini", "pooled", "0" * 64))
+    of_mini = make_cache(tmp_path / "cache", shape, frames=frames, encoder=EncoderRef("mini", "pooled", "0" * 64))
     Trainer(options, of_mini, tmp_path / "mini", CPU).run()
     convert_checkpoint(tmp_path / "run" / "best" / "model.safetensors", tmp_path / "converted")
     image = np.zeros((8, 8, 3), np.uint8)

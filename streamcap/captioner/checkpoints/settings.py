@@ -18,14 +18,14 @@ _EPOCH = re.compile(r"-(?:\d+|latest)$")
 
 @dataclass(frozen=True, slots=True)
 class EncoderRef:
-    """The vision encoder on whose features streamcap trained a mapping."""
+    """The vision encoder that made the features on which streamcap trains a mapping."""
 
     name: str
     """`mini`, a directory, or a CLIP's name on the hub."""
     feature_kind: str
     """`projected`, `pooled` or `grid`."""
     fingerprint: str
-    """SHA-256 over its weights."""
+    """SHA-256 of its weights (`models.vision.fingerprint`): encoders of one name may differ."""
 
     @classmethod
     def from_json(cls, content: object) -> EncoderRef | None:

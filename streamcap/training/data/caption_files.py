@@ -166,7 +166,7 @@ def _parse_row(text: str, separator: str, *, strict: bool) -> list[str] | None:
         return None
 
 
-def read_json(path: Path) -> Any:
+def read_json_values(path: Path) -> Any:
     """Read any JSON value, or JSON lines as a list. Raises InputError if the file cannot be read."""
     text = read_text(path)
     try:

@@ -23,7 +23,7 @@ class UnreadableError(Exception):
     """An image or clip cannot be decoded; the message gives the reason."""
 
 
-def read_picture(content: bytes, spec: ImageSpec) -> Pixels:
+def read_image(content: bytes, spec: ImageSpec) -> Pixels:
     """Decode an encoded image as `streamcap caption` does: uint8 (H, W, 3) of the spec's size.
 
     Raises UnreadableError.

@@ -23,9 +23,9 @@ from streamcap.training.data.caption_files import (
     parse_coco,
     parse_karpathy,
     read_captions,
+    read_json_values,
     read_lines,
 )
-from streamcap.training.data.caption_files import read_json as read_any_json
 from streamcap.training.data.text import normalize
 
 Why = Literal[
@@ -139,7 +139,7 @@ def read_coco(files: Mapping[str, Path], media: MediaFolder) -> Corpus:
     """Read COCO captions: one JSON file per split, in COCO's format or ClipCap's list. Raises InputError."""
     corpus = Corpus({})
     for split, path in files.items():
-        content = read_any_json(path)
+        content = read_json_values(path)
         if is_karpathy(content):
             raise InputError(f"{path}: has its own splits; give it alone, without {split}=")
         try:
@@ -153,7 +153,7 @@ def read_coco(files: Mapping[str, Path], media: MediaFolder) -> Corpus:
 
 def read_karpathy(path: Path, media: MediaFolder) -> Corpus:
     """Read Karpathy's `dataset_coco.json`, `_flickr8k` or `_flickr30k` with its splits. Raises InputError."""
-    content = read_any_json(path)
+    content = read_json_values(path)
     if not is_karpathy(content):
         raise InputError(f"{path}: not Karpathy's JSON (images with sentences); give COCO's own as SPLIT={path}")
     corpus = Corpus({})

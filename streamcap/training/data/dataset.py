@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from streamcap.training.data.clips import Pixels, UnreadableError, read_clip, read_picture
+from streamcap.training.data.clips import Pixels, UnreadableError, read_clip, read_image
 from streamcap.training.data.corpus import Corpus, Item, MediaFolder, Problem
 from streamcap.training.data.encoders import FeatureEncoder
 from streamcap.training.data.feature_cache import CacheWriter
@@ -73,7 +73,7 @@ def build_cache(
 
 def _pixels(item: Item, media: MediaFolder, encoder: FeatureEncoder, frames: int | None) -> Pixels:
     if frames is None:
-        return read_picture(media.read(item.name), encoder.image_spec)
+        return read_image(media.read(item.name), encoder.image_spec)
     path = media.clip(item.name)
     if path is None:
         raise UnreadableError("the clip no longer exists")

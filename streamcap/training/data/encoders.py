@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from streamcap.atomic import read_json
 from streamcap.captioner import registry
-from streamcap.captioner.checkpoints import open_checkpoint
+from streamcap.captioner.checkpoints import native, open_checkpoint
+from streamcap.captioner.checkpoints.settings import EncoderRef
 from streamcap.captioner.checkpoints.towers import clip_directory
 from streamcap.captioner.models.vision import Vision, fingerprint
 from streamcap.errors import InputError
@@ -24,16 +25,6 @@ FeatureKind = Literal["auto", "projected", "pooled", "grid"]
 (VideoCaptionerWithClip), or mean and maximum over a grid, concatenated. `grid`: every cell of a grid."""
 
 
-@dataclass(frozen=True, slots=True)
-class EncoderId:
-    """Identifies an encoder."""
-
-    name: str
-    feature_kind: str
-    fingerprint: str
-    """SHA-256 of the weights; distinguishes encoders of the same name."""
-
-
 class FeatureEncoder:
     """Encodes images into features of a fixed shape."""
 
@@ -41,7 +32,7 @@ class FeatureEncoder:
         self._vision = vision.to(device).eval()
         self._device = device
         self._feature_kind = feature_kind
-        self.id = EncoderId(name, feature_kind, fingerprint(vision))
+        self.id = EncoderRef(name, feature_kind, fingerprint(vision))
 
     @property
     def image_spec(self) -> ImageSpec:
@@ -65,7 +56,7 @@ def open_encoder(name: str, feature_kind: FeatureKind = "auto", device: torch.de
     """
     device = device or torch.device("cpu")
     directory = encoder_directory(name)
-    if (directory / "config.json").is_file() and _is_native(directory):
+    if (directory / "config.json").is_file() and native.matches(read_json(directory / "config.json")):
         if feature_kind == "projected":
             raise InputError(f"{name}: has no projected embedding; use `grid` or `pooled`")
         vision = open_checkpoint(directory).vision
@@ -81,7 +72,3 @@ def open_encoder(name: str, feature_kind: FeatureKind = "auto", device: torch.de
 def encoder_directory(name: str) -> Path:
     """The directory of encoder `name`: the bundled one for `mini`, else `name` as a path, which may not exist."""
     return registry.mini_directory() if name == "mini" else find_local(name) or Path(name)
-
-
-def _is_native(directory: Path) -> bool:
-    return '"streamcap"' in (directory / "config.json").read_text(encoding="utf-8", errors="replace")

@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from streamcap.atomic import atomic_write, make_directory, read_json, write_json
+from streamcap.captioner.checkpoints.settings import EncoderRef
 from streamcap.errors import InputError, StreamcapError
 from streamcap.training.data.corpus import Item, Problem
-from streamcap.training.data.encoders import EncoderId
 
 VERSION = 1
 SHARD_ITEMS = 1000
@@ -49,7 +49,7 @@ class CacheWriter:
     if the folder cannot be created.
     """
 
-    def __init__(self, folder: Path, encoder: EncoderId, frames: int | None, splits: dict[str, list[Item]]) -> None:
+    def __init__(self, folder: Path, encoder: EncoderRef, frames: int | None, splits: dict[str, list[Item]]) -> None:
         self.folder = folder
         self.frames = frames
         self._splits = splits
@@ -155,7 +155,7 @@ class FeatureCache:
         self.manifest = _read_manifest(folder)
         if not self.manifest.get("complete"):
             raise InputError(f"{folder}: incomplete feature cache; run `streamcap dataset` on it again")
-        self.encoder = EncoderId(**self.manifest["encoder"])
+        self.encoder = EncoderRef(**self.manifest["encoder"])
         self.frames: int | None = self.manifest["frames"]
         self._shards: dict[str, list[Any]] = {}
 

@@ -14,7 +14,7 @@ from streamcap.errors import InputError, StreamcapError
 from streamcap.image_spec import ImageSpec
 from streamcap.media.scenes import every_scene
 from streamcap.training.data.arrays import read_array, write_array
-from streamcap.training.data.clips import UnreadableError, read_picture
+from streamcap.training.data.clips import UnreadableError, read_image
 from streamcap.training.data.corpus import Item, MediaFolder, read_flickr
 from streamcap.training.data.text import make_tokenizer, normalize
 from streamcap.training.mini import synthetic
@@ -81,7 +81,7 @@ def _pixels(path: Path, items: list[Item], media: MediaFolder) -> Pixels:
 
 def _read(item: Item, media: MediaFolder) -> Pixels:
     try:
-        return read_picture(media.read(item.name), STORED)
+        return read_image(media.read(item.name), STORED)
     except (UnreadableError, OSError) as error:
         raise InputError(f"{item.name}: broken ({error}); take it out of {media.path} and the split") from None
 

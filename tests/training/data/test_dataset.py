@@ -15,7 +15,7 @@ from streamcap.captioner.models.vision import Vision
 from streamcap.errors import InputError
 from streamcap.image_spec import ImageSpec
 from streamcap.training.data import feature_cache as caches
-from streamcap.training.data.clips import read_picture
+from streamcap.training.data.clips import read_image
 from streamcap.training.data.corpus import MediaFolder, Problem, read_flickr
 from streamcap.training.data.dataset import build_cache
 from streamcap.training.data.encoders import FeatureEncoder
@@ -153,7 +153,7 @@ def test_exif_alpha_and_gray16_are_applied(tmp_path: Path) -> None:
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     Image.fromarray(np.full((8, 8), 0x4000, np.uint16)).save(tmp_path / "grey.png")
     turned, clear, gray = (
-        read_picture((tmp_path / f"{name}.png").read_bytes(), spec) for name in ("turned", "clear", "grey")
+        read_image((tmp_path / f"{name}.png").read_bytes(), spec) for name in ("turned", "clear", "grey")
     )
     assert turned[0, 0, 0] == 255 and turned[3, 0, 0] == 0
     assert (clear == 255).all()

@@ -28,7 +28,7 @@ from streamcap.captioner.grounding.grounding import Confidence, Grounding, Short
 from streamcap.captioner.grounding.object_words import find_mentions
 from streamcap.captioner.result import Result
 from streamcap.errors import InputError
-from streamcap.training.data.clips import UnreadableError, read_picture
+from streamcap.training.data.clips import UnreadableError, read_image
 from streamcap.training.data.corpus import MediaFolder, read_flickr
 from streamcap.training.evaluation.held_out import is_held_out
 from streamcap.training.evaluation.object_truth import ImageTruth, is_correct, judge_captions, read_truths
@@ -86,7 +86,7 @@ class Calibration:
         pixels = []
         for name, truth in held_out_truths(pool, media).items():
             try:
-                pixels.append(read_picture(media.read(name), self.captioner.image_spec))
+                pixels.append(read_image(media.read(name), self.captioner.image_spec))
             except (UnreadableError, OSError) as error:
                 log.warning("%s: broken (%s), left out", name, error)
                 continue

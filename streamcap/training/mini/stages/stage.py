@@ -27,7 +27,7 @@ from streamcap.training.gpt2 import build_gpt2
 from streamcap.training.mini.heads import Heads
 from streamcap.training.model import CaptionModel, pack, packed_logits
 from streamcap.training.muon import Muon
-from streamcap.training.optim import average, decay_groups, decays, load_state, save_state, warm_cosine
+from streamcap.training.optim import decay_groups, decays, load_state, save_state, update_ema, warm_cosine
 
 REWARD = "reward"
 """Key of the mean reward among the losses that `run_step` returns."""
@@ -114,7 +114,7 @@ class StageTrainer(ABC):
         for optimizer in self._optimizers:
             optimizer.step()
         self.step += 1
-        average(self.ema, self.model, self.step, self.options.average)
+        update_ema(self.ema, self.model, self.step, self.options.average)
         return {**{name: part.item() for name, part in parts.items()}, **measured}
 
     def learning_rate(self) -> float:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from streamcap.errors import InputError, StreamcapError
 from streamcap.image_spec import ImageSpec
-from streamcap.training.data.clips import UnreadableError, read_picture
+from streamcap.training.data.clips import UnreadableError, read_image
 from streamcap.training.data.corpus import MediaFolder, read_flickr
 from streamcap.training.evaluation.object_truth import read_json_lines
 from streamcap.training.mini.steps import run_command
@@ -87,7 +87,7 @@ def label(flickr: Path, teachers: Labeler, out: Path) -> int:
                 if item.name in done:
                     continue
                 try:
-                    pixels = read_picture(media.read(item.name), IMAGE)
+                    pixels = read_image(media.read(item.name), IMAGE)
                 except (UnreadableError, OSError) as error:
                     log.warning("%s: broken (%s), left out", item.name, error)
                     continue

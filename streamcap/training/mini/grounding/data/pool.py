@@ -22,7 +22,7 @@ from streamcap.errors import InputError, StreamcapError
 from streamcap.image_spec import ImageSpec
 from streamcap.media.scenes import every_scene
 from streamcap.training.data.arrays import read_array, write_array
-from streamcap.training.data.clips import UnreadableError, read_picture
+from streamcap.training.data.clips import UnreadableError, read_image
 from streamcap.training.data.corpus import MediaFolder, read_flickr
 from streamcap.training.data.text import normalize
 from streamcap.training.evaluation.held_out import is_held_out, source_of
@@ -186,7 +186,7 @@ def _read_images(
         for entry in entries:
             folder = media[FLICKR if entry.source == FLICKR else "pool"]
             try:
-                parts.append(read_picture(folder.read(entry.name), STORED))
+                parts.append(read_image(folder.read(entry.name), STORED))
                 kept.append(entry.name)
             except (UnreadableError, OSError) as error:
                 log.warning("%s: broken (%s), left out", entry.name, error)
