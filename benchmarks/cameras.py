@@ -31,7 +31,7 @@ from websockets.asyncio.client import connect
 from benchmarks.results import RESULTS, percentiles, write_result
 from benchmarks.running_service import ServiceAddress, read_feed, serving, streams
 from streamcap.bench.machine import describe_machine
-from testbed.camera import Clip, RtspServer
+from testbed.rtsp.camera import Clip, RtspServer
 
 GOAL_P50_MS = 55.0
 GOAL_P99_MS = 110.0

@@ -31,7 +31,7 @@ from streamcap.media.demand import FrameDemand
 from streamcap.media.ring import FrameRing
 from streamcap.media.sources import SourceEnded, SourceOptions, open_source
 from streamcap.media.timing.schedule import Schedule
-from testbed.camera import Clip
+from testbed.rtsp.camera import Clip
 
 RATE = 30
 GOPS = (0.5, 1.0, 2.0, 4.0)

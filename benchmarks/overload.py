@@ -28,8 +28,8 @@ from websockets.asyncio.client import connect
 from benchmarks.results import RESULTS, percentiles, write_result
 from benchmarks.running_service import ServiceAddress, read_feed, serving
 from streamcap.bench.machine import describe_machine
-from testbed.camera import Clip
-from testbed.many_cameras import ManyCameras
+from testbed.rtsp.camera import Clip
+from testbed.rtsp.many_cameras import ManyCameras
 
 GOAL_METRICS_MS = 100.0
 GOAL_AGE_S = 10.0

@@ -35,7 +35,7 @@ from streamcap.engine.remote.remote_model import to_jpeg
 from streamcap.engine.remote.request import JpegImage, body, endpoint, headers
 from streamcap.media.frame import Pixels, Sample, SampledImage
 from streamcap.service.models import ModelService, complete, load_models
-from testbed.chat_server import ChatServer, Received, delta, end_answer, start_answer, write_chunk
+from testbed.http.chat_server import ChatServer, Received, delta, end_answer, start_answer, write_chunk
 
 LOCAL_STREAMS, REMOTE_STREAMS, DYING_STREAMS = 12, 4, 8
 REQUESTS, STILL_SAMPLES = 100, 300

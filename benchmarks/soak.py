@@ -50,7 +50,7 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 from streamcap.bench.machine import describe_machine
-from testbed.camera import SYSTEM_PYTHON
+from testbed.rtsp.camera import SYSTEM_PYTHON
 from tests.end_to_end.service import Service, wait_until
 
 CAMERAS = 4
@@ -66,7 +66,7 @@ MEASURED = ("rss_mib", "anonymous_mib", "threads", "files")
 # What the service remembers of captions has a bound, by default of half an hour and an hour. Here it is full within
 # the first minutes, so that what still grows later is a leak.
 MEMORY = ("--replay-events", "100", "--subtitle-window", "60")
-_CAMERA = Path(__file__).parents[1] / "testbed/changing_camera.py"
+_CAMERA = Path(__file__).parents[1] / "testbed/rtsp/changing_camera.py"
 _PORT = 8554
 # The library of the program `faketime`: only the library reads the time from a file again and again.
 _FAKE_CLOCK = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)

@@ -27,7 +27,7 @@ from benchmarks.results import RESULTS, percentiles, write_result
 from benchmarks.running_service import serving, streams
 from streamcap.bench.machine import describe_machine
 from streamcap.media.scenes import SceneScript
-from testbed.camera import Clip, RtspServer
+from testbed.rtsp.camera import Clip, RtspServer
 
 SCENE_SECONDS = 3.0
 SEED = 3

@@ -7,7 +7,7 @@ from pathlib import Path
 from streamcap.captioner import registry
 from streamcap.captioner.captioner import Captioner
 from streamcap.captioner.checkpoints import open_checkpoint
-from streamcap.captioner.checkpoints.native import FAMILY
+from streamcap.captioner.checkpoints.families.native import FAMILY
 from streamcap.captioner.hub.model import find_hub_kind
 from streamcap.captioner.kernels.precision import find_device, find_precision
 from streamcap.errors import InputError

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from streamcap.atomic import atomic_write, write_json
 from streamcap.captioner.checkpoints import open_checkpoint
-from streamcap.captioner.checkpoints.native import save_native
+from streamcap.captioner.checkpoints.families.native import save_native
 from streamcap.captioner.models.vision import Vision, fingerprint
 from streamcap.errors import InputError, StreamcapError
 from streamcap.training.data.encoders import encoder_directory

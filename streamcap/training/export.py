@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from streamcap.atomic import atomic_write
-from streamcap.captioner.checkpoints.native import save_native
+from streamcap.captioner.checkpoints.families.native import save_native
 from streamcap.captioner.models.mini_encoder import fold
 from streamcap.errors import InputError, StreamcapError
 from streamcap.image_spec import ImageSpec

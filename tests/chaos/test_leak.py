@@ -23,8 +23,8 @@ from aiortc import RTCConfiguration, RTCPeerConnection
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-from testbed.answers import answering
 from testbed.ports import free_port
+from testbed.rtsp.proxy import always, intercepting
 from tests.chaos.memory_probe import Memory, ask_memory
 from tests.chaos.storm import FakeService
 from tests.end_to_end.service import Service, fetch, wait_until
@@ -66,7 +66,7 @@ def urls(tmp_path: Path) -> Iterator[list[str]]:
     with contextlib.ExitStack() as stack:
         silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         http = stack.enter_context(serving(bad_camera))
-        rtsp = f"rtsp://127.0.0.1:{stack.enter_context(answering(forbidden))}/x"
+        rtsp = f"rtsp://127.0.0.1:{stack.enter_context(intercepting(always(forbidden)))}/x"
         paths = [f"{http}/{path}" for path in ("mjpeg", "live.m3u8", "page")]
         yield [*paths, rtsp, f"rtsp://127.0.0.1:{silent.getsockname()[1]}/x", "rtsp://127.0.0.1:9/x", "whip:",
                str(tmp_path / "page.mp4"), "scenes:?size=64x64&rate=5"]  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from testbed.camera import Clip, RtspServer
+from testbed.rtsp.camera import Clip, RtspServer
 from tests.conftest import require_gstreamer
 
 

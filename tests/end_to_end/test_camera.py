@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from testbed.camera import RtspServer
+from testbed.rtsp.camera import RtspServer
 from tests.end_to_end.service import Service, Viewer, wait_until
 from tests.ffprobe import subtitle_times
 

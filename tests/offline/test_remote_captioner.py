@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from streamcap.cli import main
-from testbed.chat_server import ChatServer, Handler, Received, answering, chat_server, replying
+from testbed.http.chat_server import ChatServer, Handler, Received, answering, chat_server, replying
 from tests.media.fakes import write_video
 from tests.timeouts import TIMEOUT_FACTOR
 

@@ -12,7 +12,7 @@ from streamcap.cli.service.serve_options import load_checked, wanted_of
 from streamcap.config.config import Config
 from streamcap.config.reload import Reloader
 from streamcap.service.changes import LIVE_OPTIONS, ServiceChanges
-from testbed.chat_server import ChatServer, answering, chat_server
+from testbed.http.chat_server import ChatServer, answering, chat_server
 from tests.service.test_remote_service import Service
 from tests.timeouts import TIMEOUT_FACTOR
 

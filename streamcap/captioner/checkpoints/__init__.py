@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from streamcap.atomic import read_json
-from streamcap.captioner.checkpoints import clipcap, encoder_decoder, native, nyu, videocaptioner
 from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape, VisionTowerRef
+from streamcap.captioner.checkpoints.families import clipcap, encoder_decoder, native, nyu, videocaptioner
 from streamcap.captioner.checkpoints.settings import CheckpointSettings, settings_beside
 from streamcap.captioner.checkpoints.shards import find_index
 from streamcap.captioner.checkpoints.tensors import Weights, read_weights

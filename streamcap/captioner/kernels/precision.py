@@ -40,7 +40,7 @@ def find_device(name: str) -> torch.device:
 def find_precision(name: str, device: torch.device, *, native: bool = False) -> str:
     """The precision called `name`; `auto`: fp16 on a GPU, int8 on CPUs with VNNI, else fp32.
 
-    native: of a checkpoint of streamcap's own family (`checkpoints.native`). Its captions are as true in int8 on the
+    native: of a checkpoint of streamcap's own family (`families.native`). Its captions are as true in int8 on the
     kernels, and there is no other code that they have to equal: `auto` is int8 on every CPU that has kernels.
 
     Raises InputError for an unknown name, and for a precision that the device does not support.

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from streamcap.atomic import read_json
 from streamcap.captioner import registry
-from streamcap.captioner.checkpoints import native, open_checkpoint
+from streamcap.captioner.checkpoints import open_checkpoint
+from streamcap.captioner.checkpoints.families import native
 from streamcap.captioner.checkpoints.settings import EncoderRef
 from streamcap.captioner.checkpoints.towers import clip_directory
 from streamcap.captioner.models.vision import Vision, fingerprint

@@ -14,7 +14,7 @@ from tokenizers.models import WordLevel
 
 from streamcap import load_captioner
 from streamcap.captioner import Captioner, registry
-from streamcap.captioner.checkpoints.native import save_native
+from streamcap.captioner.checkpoints.families.native import save_native
 from streamcap.captioner.decoding.batch import ContinuousBatch, StopCriteria
 from streamcap.captioner.decoding.cuda_graph_batch import CudaGraphBatch
 from streamcap.captioner.decoding.sampling import CONTINUES, DENIED, GreedySampler

@@ -12,7 +12,7 @@ import pytest
 from streamcap.engine.model_settings import ModelSettings
 from streamcap.engine.remote.client import RemoteClient
 from streamcap.engine.remote.failure import RemoteError
-from testbed.chat_server import (
+from testbed.http.chat_server import (
     ChatServer,
     Handler,
     answering,

@@ -17,10 +17,10 @@ import pytest
 from streamcap.media.sources.address import HostGuard, HostScope
 from streamcap.media.sources.diagnosis import rtsp_challenges
 from streamcap.media.sources.probe import ProbeReport, probe
-from testbed import scripted_rtsp
-from testbed.answers import answering
-from testbed.camera import Clip, RtspServer, require_rtsp_server
-from testbed.odd_cameras import STREAMS
+from testbed.http.odd_cameras import STREAMS
+from testbed.rtsp import scripted
+from testbed.rtsp.camera import Clip, RtspServer, require_rtsp_server
+from testbed.rtsp.proxy import always, intercepting
 from tests.conftest import require_program
 from tests.media.fakes import write_video
 from tests.media.sources.test_http import serving
@@ -136,14 +136,14 @@ def test_mjpeg_camera_and_file_are_described(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.slow
 def test_camera_without_keyframes() -> None:
-    frames = scripted_rtsp.h264_frames()[1:]
-    with scripted_rtsp.camera(scripted_rtsp.description(scripted_rtsp.H264), lambda: itertools.cycle(frames)) as port:
+    frames = scripted.h264_frames()[1:]
+    with scripted.camera(scripted.description(scripted.H264), lambda: itertools.cycle(frames)) as port:
         assert "video comes, but no keyframe in" in refused(f"rtsp://127.0.0.1:{port}/live", 6)
 
 
 def test_scripted_camera_with_keyframes_is_usable() -> None:
-    frames = scripted_rtsp.h264_frames()
-    with scripted_rtsp.camera(scripted_rtsp.description(scripted_rtsp.H264), lambda: itertools.cycle(frames)) as port:
+    frames = scripted.h264_frames()
+    with scripted.camera(scripted.description(scripted.H264), lambda: itertools.cycle(frames)) as port:
         report = probe(f"rtsp://127.0.0.1:{port}/live", seconds=6)
     assert report.usable, report.reason
     assert report.clock == "arrival"
@@ -154,12 +154,12 @@ def test_scripted_camera_with_keyframes_is_usable() -> None:
 @pytest.mark.parametrize(
     ("medium", "cause"),
     [
-        (scripted_rtsp.UNKNOWN, "no decoder for its video"),
-        (scripted_rtsp.METADATA, "there is no video in it"),
+        (scripted.UNKNOWN, "no decoder for its video"),
+        (scripted.METADATA, "there is no video in it"),
     ],
 )
 def test_description_without_known_video(medium: str, cause: str) -> None:
-    with scripted_rtsp.camera(scripted_rtsp.description(medium)) as port:
+    with scripted.camera(scripted.description(medium)) as port:
         assert cause in refused(f"rtsp://127.0.0.1:{port}/live", 6)
 
 
@@ -188,7 +188,7 @@ def test_firewall_that_drops_packets() -> None:
 def test_wrong_protocol_is_named(tmp_path: Path) -> None:
     with saying(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n") as port:
         assert f"HTTP answers at port {port}, not RTSP; try http://" in refused(f"rtsp://127.0.0.1:{port}/live")
-    with answering(b"RTSP/1.0 400 Bad Request\r\n\r\n") as port:
+    with intercepting(always(b"RTSP/1.0 400 Bad Request\r\n\r\n")) as port:
         assert f"port {port} speaks RTSP without TLS; try rtsp://" in refused(f"rtsps://127.0.0.1:{port}/live")
     with saying(b"RTSP/1.0 400 Bad Request\r\nCSeq: 0\r\n\r\n") as port:
         assert f"RTSP answers at port {port}, not HTTP; try rtsp://" in refused(f"http://127.0.0.1:{port}/live")

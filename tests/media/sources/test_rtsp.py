@@ -19,9 +19,9 @@ from streamcap.media.scenes import draw
 from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRefused, open_source
 from streamcap.media.sources.rtsp import source as rtsp_source
 from streamcap.media.sources.rtsp.relay import RtspRelay
-from testbed.answers import answering
-from testbed.camera import Clip, RtspServer, require_rtsp_server
-from testbed.rtp_pictures import nal_units
+from testbed.rtsp.camera import Clip, RtspServer, require_rtsp_server
+from testbed.rtsp.proxy import always, intercepting
+from testbed.rtsp.rtp_packets import nal_units
 from tests.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.e2e
@@ -208,7 +208,7 @@ def test_login_that_libav_does_not_know_is_named() -> None:
     challenge = (
         b'RTSP/1.0 401 Unauthorized\r\n{cseq}\r\nWWW-Authenticate: Digest realm="c", nonce="1", algorithm=SHA-512-256'
     )
-    with answering(challenge + b"\r\n\r\n") as port:
+    with intercepting(always(challenge + b"\r\n\r\n")) as port:
         error = refused(f"rtsp://viewer:hunter2@127.0.0.1:{port}/live")
     assert "401: it offers only Digest SHA-512-256 to log in" in str(error)
     assert not error.retry

@@ -21,9 +21,9 @@ from streamcap.media.sources import SourceOptions, open_source
 from streamcap.media.sources.libav.options import FORMATS as LIBAV_FORMATS
 from streamcap.media.sources.libav.options import LIBAV_OPTIONS
 from streamcap.media.sources.url import NETWORK
-from testbed.answers import answering
 from testbed.canary import Canary
 from testbed.ports import free_port
+from testbed.rtsp.proxy import always, intercepting
 from tests.conftest import require_program
 from tests.media.fakes import write_video
 from tests.media.sources.test_http import serving
@@ -195,7 +195,7 @@ def test_every_scheme_names_formats_and_protocols(scheme: str) -> None:
 def test_rtsp_redirect_leads_to_rtsp_alone(canary: Canary, where: str) -> None:
     location = where.format(file=canary.file, address=canary.address)
     answer = f"RTSP/1.0 302 Moved\r\n{{cseq}}\r\nLocation: {location}\r\n\r\n".encode()
-    with answering(answer) as port:
+    with intercepting(always(answer)) as port:
         read(f"rtsp://127.0.0.1:{port}/x")
     assert not canary.touched()
 
@@ -205,6 +205,6 @@ def test_rtsp_description_opens_nothing_else(canary: Canary, target: str) -> Non
     name = f"file:{canary.file}" if target == "file" else f"http://{canary.address}/x.ts"
     body = FORMATS["sdp"](name)
     head = f"RTSP/1.0 200 OK\r\n{{cseq}}\r\nContent-Type: application/sdp\r\nContent-Length: {len(body)}\r\n"
-    with answering(head.encode() + f"Content-Base: {name}\r\n\r\n".encode() + body) as port:
+    with intercepting(always(head.encode() + f"Content-Base: {name}\r\n\r\n".encode() + body)) as port:
         read(f"rtsp://127.0.0.1:{port}/x")
     assert not canary.touched()

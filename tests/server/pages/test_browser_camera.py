@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from testbed.camera import Clip, RtspServer
 from testbed.film import Film
+from testbed.rtsp.camera import Clip, RtspServer
 from tests.conftest import require_gstreamer
 from tests.end_to_end.service import Service, Viewer
 from tests.server.browser import (

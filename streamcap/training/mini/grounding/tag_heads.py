@@ -26,7 +26,7 @@ from torch import Tensor
 
 from streamcap.atomic import read_json
 from streamcap.captioner import load_captioner, registry
-from streamcap.captioner.checkpoints.native import save_native
+from streamcap.captioner.checkpoints.families.native import save_native
 from streamcap.captioner.models.mini_encoder import LOGIT_SCALE, TagHeads, build_mapping
 from streamcap.captioner.preprocess import fit_images
 from streamcap.errors import InputError

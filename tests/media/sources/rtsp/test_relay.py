@@ -14,9 +14,9 @@ from streamcap.media.sources.address import HostGuard, HostScope
 from streamcap.media.sources.libav.options import pinned
 from streamcap.media.sources.rtsp.messages import Message, MessageError, RtspSplitter
 from streamcap.media.sources.rtsp.relay import RtspRelay
-from testbed.camera import Clip, RtspServer, require_rtsp_server
 from testbed.canary import Canary
-from testbed.rtsp_front import Front, fronting, redirect, sha256_only
+from testbed.rtsp.camera import Clip, RtspServer, require_rtsp_server
+from testbed.rtsp.proxy import Intercept, intercepting, redirect, sha256_only
 from tests.media.fakes import write_video
 from tests.media.sources.public_network import make_loopback_public
 
@@ -79,7 +79,7 @@ def read(url: str, options: SourceOptions, count: int = 5) -> int:
 def test_redirect_leads_nowhere_forbidden(public: None, canary: Canary, options: SourceOptions) -> None:
     for target in TARGETS.values():
         url = target.format(port=canary.port, file=canary.file)
-        with fronting(redirect(url)) as port, pytest.raises(SourceRefused, match="it leads to") as refused:
+        with intercepting(redirect(url)) as port, pytest.raises(SourceRefused, match="it leads to") as refused:
             read(f"rtsp://127.0.0.1:{port}/x", options)
         assert not refused.value.retry
         assert not canary.touched(), url
@@ -107,17 +107,17 @@ def test_other_schemes_connect_to_the_checked_address(public: None, canary: Cana
 
 def test_redirects_end() -> None:
     guard = HostGuard("rtsp://127.0.0.1/x", HostScope.PRIVATE)
-    fronts: list[str] = []
-    with fronting(lambda request: redirect(fronts[0])(request)) as port:
-        fronts.append(f"rtsp://127.0.0.1:{port}/x")
+    starts: list[str] = []
+    with intercepting(lambda request: redirect(starts[0])(request)) as port:
+        starts.append(f"rtsp://127.0.0.1:{port}/x")
         with pytest.raises(SourceRefused, match="redirects more than 5 times"):
-            read(fronts[0], SourceOptions(scope=HostScope.PRIVATE))
+            read(starts[0], SourceOptions(scope=HostScope.PRIVATE))
     assert guard.resolve("127.0.0.1", 0) == ["127.0.0.1"]
 
 
 @pytest.mark.e2e
 def test_permitted_redirect_is_followed(public: None, server: RtspServer) -> None:
-    with fronting(redirect(f"rtsp://127.0.0.1:{port_of(server)}/{path_of(server)}")) as port:
+    with intercepting(redirect(f"rtsp://127.0.0.1:{port_of(server)}/{path_of(server)}")) as port:
         assert read(f"rtsp://127.0.0.1:{port}/elsewhere", PUBLIC) == 5
 
 
@@ -135,7 +135,7 @@ def test_frames_through_the_relay_have_sender_report_times(public: None, server:
 @pytest.mark.e2e
 @pytest.mark.parametrize("password", ["hunter2", "hunter3"])
 def test_sha256_login(server: RtspServer, password: str) -> None:
-    with fronting(sha256_only, port_of(server)) as port:
+    with intercepting(sha256_only, port_of(server)) as port:
         url = f"rtsp://viewer:{password}@127.0.0.1:{port}/{path_of(server)}"
         if password == "hunter2":
             assert read(url, OWNER) == 5
@@ -152,10 +152,10 @@ def test_password_does_not_follow_a_redirect(public: None) -> None:
         seen.append(request)
         return b'RTSP/1.0 401 Unauthorized\r\n{cseq}\r\nWWW-Authenticate: Basic realm="x"\r\n\r\n'
 
-    def first(port: int) -> Front:
+    def first(port: int) -> Intercept:
         return redirect(f"rtsp://127.0.0.1:{port}/x")
 
-    with fronting(other) as port, fronting(first(port)) as start, pytest.raises(SourceRefused, match="401"):
+    with intercepting(other) as port, intercepting(first(port)) as start, pytest.raises(SourceRefused, match="401"):
         read(f"rtsp://viewer:hunter2@127.0.0.1:{start}/x", PUBLIC)
     assert seen and not any(b"Authorization" in request for request in seen)
 
@@ -174,7 +174,7 @@ def test_camera_without_tcp_is_read_over_udp(public: None) -> None:
 
 def test_relay_names_the_checked_address_for_datagrams(public: None) -> None:
     answer = b"RTSP/1.0 200 OK\r\n{cseq}\r\nTransport: RTP/AVP;unicast;source=169.254.169.254;server_port=9-10\r\n\r\n"
-    with fronting(lambda request: answer) as port:
+    with intercepting(lambda request: answer) as port:
         relay = RtspRelay(f"rtsp://127.0.0.1:{port}/x", HostGuard("rtsp://x/", HostScope.PUBLIC), timeout=5)
         host, _, number = relay.url.removeprefix("rtsp://").partition("/")[0].partition(":")
         with socket.create_connection((host, int(number)), 5) as client:
@@ -186,7 +186,7 @@ def test_relay_names_the_checked_address_for_datagrams(public: None) -> None:
 
 def test_relay_refuses_other_local_programs(public: None) -> None:
     asked: list[bytes] = []
-    with fronting(lambda request: asked.append(request) or b"RTSP/1.0 200 OK\r\n{cseq}\r\n\r\n") as port:  # type: ignore[func-returns-value]
+    with intercepting(lambda request: asked.append(request) or b"RTSP/1.0 200 OK\r\n{cseq}\r\n\r\n") as port:  # type: ignore[func-returns-value]
         relay = RtspRelay(f"rtsp://127.0.0.1:{port}/x", HostGuard("rtsp://x/", HostScope.ANY), timeout=5)
         local = relay.url.rpartition("/")[0]
         host, _, number = local.removeprefix("rtsp://").partition(":")

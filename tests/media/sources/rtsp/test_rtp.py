@@ -8,7 +8,7 @@ import pytest
 
 from streamcap.media.sources.rtsp.access_units import AccessUnit
 from streamcap.media.sources.rtsp.rtp import RtpVideo, payload_types
-from testbed.rtp_pictures import RATE, Pictures, interleaved, is_control, nal_units, pictures
+from testbed.rtsp.rtp_packets import RATE, Pictures, interleaved, is_control, nal_units, pictures
 
 STEP = 90_000 // RATE
 SINCE_1900 = 2_208_988_800

@@ -12,13 +12,13 @@ import pytest
 
 from streamcap.media.sources import Source, SourceLost, SourceOptions, open_source
 from streamcap.media.sources.rtsp.messages import MAX_HEAD_BYTES
-from testbed import scripted_rtsp
-from testbed.scripted_rtsp import AUDIO, H264, METADATA
+from testbed.rtsp import scripted
+from testbed.rtsp.scripted import AUDIO, H264, METADATA
 from tests.timeouts import TIMEOUT_FACTOR
 
 OPTIONS = SourceOptions(open_timeout=60, read_timeout=30)
-FRAMES = scripted_rtsp.h264_frames()
-MAX_FRAMES = round(10 * TIMEOUT_FACTOR / scripted_rtsp.PAUSE)
+FRAMES = scripted.h264_frames()
+MAX_FRAMES = round(10 * TIMEOUT_FACTOR / scripted.PAUSE)
 
 
 def opened(port: int, login: str = "") -> Source:
@@ -30,7 +30,7 @@ def opened(port: int, login: str = "") -> Source:
 @pytest.mark.slow
 @pytest.mark.parametrize("media", [H264, AUDIO + H264, METADATA + AUDIO + H264], ids=["alone", "audio", "metadata"])
 def test_video_is_read_from_its_own_channel(media: str) -> None:
-    with scripted_rtsp.camera(scripted_rtsp.description(media), lambda: itertools.cycle(FRAMES)) as port:
+    with scripted.camera(scripted.description(media), lambda: itertools.cycle(FRAMES)) as port:
         source = opened(port)
         frames = source.frames()
         # All from the first on: nothing that came while the session was opened is lost.
@@ -42,8 +42,8 @@ def test_video_is_read_from_its_own_channel(media: str) -> None:
 
 def test_session_is_kept_alive_and_ended() -> None:
     requests: SimpleQueue[str] = SimpleQueue()
-    sdp, session = scripted_rtsp.description(H264), "a7;timeout=2"
-    with scripted_rtsp.camera(sdp, lambda: itertools.cycle(FRAMES), session=session, requests=requests) as port:
+    sdp, session = scripted.description(H264), "a7;timeout=2"
+    with scripted.camera(sdp, lambda: itertools.cycle(FRAMES), session=session, requests=requests) as port:
         source = opened(port)
         opening = [requests.get() for _ in range(requests.qsize())]
         for _ in itertools.islice(source.frames(), MAX_FRAMES):
@@ -66,12 +66,12 @@ def test_session_is_kept_alive_and_ended() -> None:
 def test_end_of_session_is_named(end: bytes, reason: str, while_opening: bool) -> None:
     is_open = threading.Event()
 
-    def frames() -> Iterator[scripted_rtsp.Units]:
+    def frames() -> Iterator[scripted.Units]:
         yield from FRAMES
         if not while_opening:
             yield from itertools.takewhile(lambda _: not is_open.is_set(), itertools.cycle(FRAMES))
 
-    with scripted_rtsp.camera(scripted_rtsp.description(H264), frames, end=end) as port:
+    with scripted.camera(scripted.description(H264), frames, end=end) as port:
         source = opened(port)
         is_open.set()
         with pytest.raises(SourceLost, match=reason):

@@ -1,4 +1,4 @@
-"""An RTSP front: what a test wants to happen before a real RTSP server answers, on a port of the loopback."""
+"""`intercepting`: an RTSP proxy on the loopback that answers some requests itself, and passes the others on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 USER, PASSWORD, REALM, NONCE = "viewer", "hunter2", "camera", "0123456789abcdef"
-Front = Callable[[bytes], bytes | None]
+Intercept = Callable[[bytes], bytes | None]
 """Gets a request, with its header alone; returns the answer, in which `{cseq}` becomes the request's CSeq header, or
 None: the real server answers."""
 
@@ -34,13 +34,18 @@ def _response(method: bytes, url: bytes) -> str:
     return digest(user + b":" + NONCE.encode() + b":" + digest(method + b":" + url)).decode()
 
 
-def redirect(location: str, status: int = 302) -> Front:
+def always(answer: bytes) -> Intercept:
+    """Sends `answer` to every request."""
+    return lambda request: answer
+
+
+def redirect(location: str, status: int = 302) -> Intercept:
     return lambda request: f"RTSP/1.0 {status} Moved\r\n{{cseq}}\r\nLocation: {location}\r\n\r\n".encode()
 
 
 @contextmanager
-def fronting(front: Front, port: int | None = None) -> Iterator[int]:
-    """The port of the front. What it does not answer goes to the server at `port`."""
+def intercepting(intercept: Intercept, port: int | None = None) -> Iterator[int]:
+    """The proxy's port. What `intercept` does not answer goes to the server at `port`."""
     listener = socket.create_server(("127.0.0.1", 0))
     threads: list[threading.Thread] = []
 
@@ -48,7 +53,7 @@ def fronting(front: Front, port: int | None = None) -> Iterator[int]:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = listener.accept()
-                threads.append(threading.Thread(target=_serve, args=(connection, front, port)))
+                threads.append(threading.Thread(target=_serve, args=(connection, intercept, port)))
                 threads[-1].start()
 
     accepting = threading.Thread(target=accept)
@@ -64,14 +69,14 @@ def fronting(front: Front, port: int | None = None) -> Iterator[int]:
             thread.join()
 
 
-def _serve(connection: socket.socket, front: Front, port: int | None) -> None:
+def _serve(connection: socket.socket, intercept: Intercept, port: int | None) -> None:
     with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
         stack.enter_context(connection)
         server: socket.socket | None = None
         while head := _head(connection):
-            answer = None if head.startswith(b"$") else front(head)
+            answer = None if head.startswith(b"$") else intercept(head)
             if answer is not None:
-                cseq = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"cseq"))
+                cseq = next((line for line in head.split(b"\r\n") if line.lower().startswith(b"cseq")), b"CSeq: 0")
                 connection.sendall(answer.replace(b"{cseq}", cseq))
                 continue
             if server is None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from torch import Tensor
 
 from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape, VisionTowerRef
-from streamcap.captioner.checkpoints.clipcap import vision_from_settings
 from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
+from streamcap.captioner.checkpoints.families.clipcap import vision_from_settings
 from streamcap.captioner.checkpoints.settings import CheckpointSettings
 from streamcap.captioner.checkpoints.tensors import (
     Weights,

@@ -11,8 +11,13 @@ from pathlib import Path
 from torch import nn
 
 from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape
-from streamcap.captioner.checkpoints.clipcap import STOP_TOKEN, projected_tower, transformer_of, vision_from_settings
 from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
+from streamcap.captioner.checkpoints.families.clipcap import (
+    STOP_TOKEN,
+    projected_tower,
+    transformer_of,
+    vision_from_settings,
+)
 from streamcap.captioner.checkpoints.settings import CheckpointSettings
 from streamcap.captioner.checkpoints.tensors import Weights, load_into, matrix, strip_prefix
 from streamcap.captioner.models.mapping import FrameMLPMapping

@@ -12,9 +12,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from streamcap.atomic import read_json
-from streamcap.captioner.checkpoints import native
 from streamcap.captioner.checkpoints.checkpoint import Checkpoint, EmbeddingShape, VisionTowerRef
 from streamcap.captioner.checkpoints.decoder import check_stop, load_gpt2
+from streamcap.captioner.checkpoints.families import native
 from streamcap.captioner.checkpoints.settings import CheckpointSettings, EncoderRef
 from streamcap.captioner.checkpoints.tensors import Weights, layer_count, load_into, matrix, strip_prefix
 from streamcap.captioner.models.mapping import LinearMapping, MLPMapping, TransformerMapping

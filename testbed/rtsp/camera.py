@@ -33,7 +33,7 @@ import streamcap.media.scenes
 from streamcap.media.scenes import SceneScript, draw
 
 SYSTEM_PYTHON = "/usr/bin/python3"
-_SCRIPT = Path(__file__).with_name("rtsp.py")
+_SCRIPT = Path(__file__).with_name("gstreamer_server.py")
 _KEY_SECONDS = 0.5
 
 

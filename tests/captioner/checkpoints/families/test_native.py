@@ -13,7 +13,7 @@ from tokenizers.models import BPE
 
 from streamcap import load_captioner
 from streamcap.captioner.checkpoints import open_checkpoint
-from streamcap.captioner.checkpoints.native import save_native
+from streamcap.captioner.checkpoints.families.native import save_native
 from streamcap.captioner.models.mini_encoder import build_mapping, build_vision
 from streamcap.errors import InputError
 from tests.captioner.tiny_models import generate, gpt2

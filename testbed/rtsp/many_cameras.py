@@ -22,7 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from testbed.camera import Clip
+from testbed.rtsp.camera import Clip
+from testbed.rtsp.rtp_packets import nal_units
 
 CLOCK_HZ = 90_000
 PACKET_BYTES = 1400
@@ -35,9 +36,8 @@ _SSRC = 0x5CA9
 
 def packets(access_unit: bytes, first: int, timestamp: int) -> tuple[bytes, int]:
     """The interleaved RTP packets of one frame (RFC 6184: single units and FU-A), and how many they are."""
-    units = [unit for unit in re.split(rb"\x00\x00\x00?\x01", access_unit) if unit]
     payloads: list[bytes] = []
-    for unit in units:
+    for unit in nal_units(access_unit):
         if len(unit) <= PACKET_BYTES:
             payloads.append(unit)
             continue
@@ -72,8 +72,7 @@ class _Server:
         self._rate = rate
         # Clients that play; whether they wait for a keyframe.
         self._playing: dict[asyncio.StreamWriter, bool] = {}
-        found = [unit for unit in re.split(rb"\x00\x00\x00?\x01", self._units[0]) if unit]
-        sets = [base64.b64encode(unit).decode() for unit in found if unit[0] & 0x1F in (7, 8)]
+        sets = [base64.b64encode(unit).decode() for unit in nal_units(self._units[0]) if unit[0] & 0x1F in (7, 8)]
         self._sdp = (
             "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n"
             f"a=fmtp:96 packetization-mode=1; sprop-parameter-sets={','.join(sets)}\r\na=framerate:{rate}\r\n"
@@ -156,7 +155,7 @@ class ManyCameras:
 
     def __enter__(self) -> Self:
         self._clip.encoded()
-        command = [sys.executable, "-m", "testbed.many_cameras", *map(str, self._clip.encoded())]
+        command = [sys.executable, "-m", "testbed.rtsp.many_cameras", *map(str, self._clip.encoded())]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self._port = int(self._process.stdout.readline())

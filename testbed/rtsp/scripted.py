@@ -13,6 +13,8 @@ from queue import SimpleQueue
 import av
 import numpy as np
 
+from testbed.rtsp.rtp_packets import nal_units
+
 PAUSE = 0.04
 Units = Sequence[bytes]
 """NAL units of one frame."""
@@ -39,7 +41,7 @@ def h264_frames(count: int = 25) -> list[Units]:
         pixels = np.full((96, 160, 3), 60 + number, np.uint8)
         video_frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         data = b"".join(bytes(packet) for packet in encoder.encode(video_frame))
-        frames.append([unit for unit in re.split(rb"\x00\x00\x00?\x01", data) if unit])
+        frames.append(list(nal_units(data)))
     return frames
 
 

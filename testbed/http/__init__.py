@@ -1,0 +1,1 @@
+"""HTTP cameras, a proxy, and a server of remote models."""
