@@ -13,6 +13,7 @@ from urllib.request import Request
 from streamcap.media.sources.address import ForbiddenHostError, HostGuard, HostScope
 from streamcap.media.sources.base import SourceRefused
 from streamcap.media.sources.http.login import HttpLogin
+from streamcap.media.sources.http.response import TimedResponse
 from streamcap.redact import redact
 
 Origin = tuple[str, str | None, int | None]
@@ -41,7 +42,7 @@ class HttpClient:
     its own origin only. Certificates are not verified: cameras have self-signed ones.
 
     Parameters:
-        timeout: maximum seconds for connecting and for each read.
+        timeout: maximum seconds for connecting, for the head of a response, and for each read.
     """
 
     def __init__(self, url: str, *, timeout: float, scope: HostScope = HostScope.ANY) -> None:
@@ -160,6 +161,7 @@ class HttpClient:
             leads = "" if url == self._url else "it leads to "
             raise ForbiddenUrlError(f"{self.where}: {leads}{host[:80]}: {fault}") from None
         connection = http.client.HTTPConnection(host, port, timeout=self._timeout)
+        connection.response_class = TimedResponse
         raw = connect(addresses, port, self._timeout)
         connection.sock = secured(raw, host) if secure else raw
         return connection
