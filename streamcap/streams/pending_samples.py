@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 
@@ -20,17 +21,25 @@ class PendingSamples:
         self._monotonic = monotonic
         self._created = monotonic()
         self._closed = False
+        self._lock = threading.Lock()
         self._submitted: Sample | None = None
         self._answered: Sample | None = None
         self._changed = asyncio.Event()
         self._delay = 0.0
         self._waiting_since: float | None = None
 
-    def submit(self, sample: Sample) -> None:
-        """`sample` goes to the engine. On the source's thread."""
-        self._submitted = sample
-        if self._waiting_since is None and not sample.images:
-            self._waiting_since = sample.arrived
+    def submit(self, sample: Sample, engine: Callable[[Sample], None]) -> None:
+        """Give `sample` to `engine`, which must not block. On the source's thread.
+
+        That thread may outlive the stream: after `close` nothing is given, because the engine forgets the stream then.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._submitted = sample
+            if self._waiting_since is None and not sample.images:
+                self._waiting_since = sample.arrived
+            engine(sample)
 
     def accepts(self, sample: Sample) -> bool:
         """Whether an outcome of `sample` still counts: not after `close`, nor from an earlier stream of this name."""
@@ -62,7 +71,8 @@ class PendingSamples:
 
     def close(self) -> None:
         """Outcomes no longer count."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
 
 
 def _is_same(submitted: Sample, answered: Sample | None) -> bool:

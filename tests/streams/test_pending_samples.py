@@ -37,29 +37,41 @@ def sample(arrived: float, *, remote: bool = False) -> Sample:
     return Sample("door", PIXELS, 0, arrived, arrived, "arrival", arrived, arrived, images=images)
 
 
+def ignored(_: Sample) -> None:
+    """An engine."""
+
+
+def test_sample_after_the_end_is_not_given(pending: PendingSamples) -> None:
+    given: list[float] = []
+    pending.submit(sample(101.0), lambda one: given.append(one.start))
+    pending.close()
+    pending.submit(sample(102.0), lambda one: given.append(one.start))
+    assert given == [101.0]
+
+
 def test_delay_grows_while_the_oldest_sample_waits(pending: PendingSamples) -> None:
-    pending.submit(sample(101.0))
-    pending.submit(sample(102.0))
+    pending.submit(sample(101.0), ignored)
+    pending.submit(sample(102.0), ignored)
     assert pending.delay(104.0) == 3.0
 
 
 def test_delay_is_that_of_the_newest_outcome(pending: PendingSamples, clock: Clock) -> None:
-    pending.submit(sample(101.0))
+    pending.submit(sample(101.0), ignored)
     clock.now = 101.5
     pending.answer(sample(101.0))
     assert (pending.delay(150.0), pending.age(103.0)) == (0.5, 2.0)
 
 
 def test_newer_sample_waits_after_an_older_ones_outcome(pending: PendingSamples, clock: Clock) -> None:
-    pending.submit(sample(101.0))
-    pending.submit(sample(102.0))
+    pending.submit(sample(101.0), ignored)
+    pending.submit(sample(102.0), ignored)
     clock.now = 102.1
     pending.answer(sample(101.0))
     assert pending.delay(105.0) == 3.0
 
 
 def test_a_remote_models_time_is_no_delay(pending: PendingSamples, clock: Clock) -> None:
-    pending.submit(sample(101.0, remote=True))
+    pending.submit(sample(101.0, remote=True), ignored)
     assert pending.delay(109.0) == 0.0
     clock.now = 109.0
     pending.answer(sample(101.0, remote=True))
@@ -75,8 +87,8 @@ def test_outcomes_of_an_earlier_stream_do_not_count(pending: PendingSamples) -> 
 
 async def test_drain_waits_for_the_newest_sample(pending: PendingSamples) -> None:
     newest = sample(102.0)
-    pending.submit(sample(101.0))
-    pending.submit(newest)
+    pending.submit(sample(101.0), ignored)
+    pending.submit(newest, ignored)
     draining = asyncio.create_task(pending.drain())
     pending.answer(sample(101.0))
     await asyncio.sleep(0)

@@ -240,8 +240,7 @@ class SourceThread:
             images=images,
             notice=model.notice(),
         )
-        self._pending.submit(sample)
-        self._submit(sample)
+        self._pending.submit(sample, self._submit)
 
     def _lose(self, error: Exception) -> None:
         """One frame is lost, the stream continues."""
