@@ -83,7 +83,9 @@ def main() -> None:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "streamcap"
-        _fail(f"{error.format_message().rstrip('.')}; see `{command} --help`", 2)
+        # Choices are checked by pydantic, which names the kind of its error.
+        message = error.format_message().rstrip(".").replace(": Value error, ", ": ")
+        _fail(f"{message}; see `{command} --help`", 2)
     except InputError as error:
         _fail(error, 2)
     except StreamcapError as error:

@@ -66,7 +66,7 @@ def install(app: FastAPI) -> None:
         if first["loc"] == ("body",):
             return answer(400, "the body must be a JSON object, sent with Content-Type: application/json")
         where = ".".join(str(part) for part in first["loc"] if part != "body")
-        return answer(400, f"{where or 'body'}: {first['msg']}")
+        return answer(400, f"{where or 'body'}: {first['msg'].removeprefix('Value error, ')}")
 
     async def http_error(connection: HTTPConnection, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type only

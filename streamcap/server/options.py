@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from streamcap.errors import InputError
 from streamcap.server.http.path_prefix import is_prefix
 from streamcap.server.ice import IceServer
 
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@\\]+")
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 
 
@@ -66,8 +68,10 @@ class ServerOptions:
         for token in self.view_tokens | self.publish_tokens:
             if not token or not token.isascii() or not token.isprintable() or " " in token:
                 raise InputError("--token, --view-token: use printable ASCII characters without spaces, at least one")
+        if self.view_tokens & self.publish_tokens:
+            raise InputError("--view-token: the same as --token, which lets its holders publish; choose another")
         for origin in self.origins:
-            if origin not in ("*", "null") and ("://" not in origin or origin.endswith("/")):
+            if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
                 raise InputError(f"--origin {origin!r}: write it as a browser sends it, such as https://example.org")
         if self.root_path and not is_prefix(self.root_path):
             raise InputError(f"--root-path {self.root_path[:80]!r}: write it as /cams, without a slash at its end")

@@ -89,7 +89,10 @@ class StreamOptions:
     max_streams: int = 256
 
     def __post_init__(self) -> None:
-        check_every(self.every)
+        try:
+            check_every(self.every)
+        except InputError as error:
+            raise InputError(f"--{error}") from None
         for name in _SECONDS:
             if not 0 < (seconds := getattr(self, name)) < math.inf:
                 raise InputError(f"--{name.replace('_', '-')} {seconds:g}: seconds, above 0")

@@ -127,6 +127,8 @@ def test_non_loopback_host_requires_token(host: str) -> None:
         ({"view_tokens": frozenset({""})}, "token"),
         ({"publish_tokens": frozenset({"a b"})}, "token"),
         ({"origins": frozenset({"example.org"})}, "origin"),
+        ({"origins": frozenset({"https://example.org/"})}, "origin"),
+        ({"view_tokens": frozenset({"a", "b"}), "publish_tokens": frozenset({"b"})}, "the same as --token"),
     ],
 )
 def test_invalid_options(options: dict[str, object], says: str) -> None:

@@ -97,7 +97,7 @@ def _check_network(url: str, scheme: str) -> None:
         ) from None
     listens = scheme == "srt" and port is not None
     if not url[len(scheme) + 1 :].startswith("//") or not (host or listens):
-        raise InputError(f"{redact(url)}: no host; write it as {scheme}://HOST/PATH")
+        raise InputError(f"{redact(url)}: no host; write it as {scheme}://HOST/stream")
 
 
 def _check_file(url: str) -> None:
