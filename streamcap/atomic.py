@@ -18,6 +18,7 @@ from streamcap.errors import InputError, StreamcapError
 
 _LINK = "a symbolic link, which is not followed here; move it away"
 _IRREGULAR = "not a regular file; move it away"
+_DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 _MAX_NAME_BYTES = 255
 """Of the usual file systems."""
 
@@ -82,11 +83,16 @@ def atomic_write(
     mode: int = 0o666,
     error: type[StreamcapError] = InputError,
 ) -> None:
-    """Replace `path` with `content`; text is written as UTF-8 with `\\n`. Raises `error` if the write fails."""
+    """Replace `path` with `content`; text is written as UTF-8 with `\\n`.
+
+    Raises `error` if the write fails, or StreamcapError if the disk is full or broken.
+    """
     try:
         with replacing(path, sync=sync, mode=mode) as stream:
             stream.write(content.encode() if isinstance(content, str) else content)
     except OSError as cause:
+        # No wrong use: another path of the same disk would fail too.
+        error = StreamcapError if cause.errno in _DISK_FAULTS else error
         raise error(f"{path}: cannot be written ({cause.strerror or cause}); nothing was overwritten") from None
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from streamcap.atomic import atomic_write
-from streamcap.errors import InputError
+from streamcap.errors import InputError, StreamcapError
 
 
 def test_atomic_write_of_text_and_bytes(tmp_path: Path) -> None:
@@ -24,3 +25,11 @@ def test_failed_atomic_write_keeps_old_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written"):
         atomic_write(tmp_path / "missing" / "a.txt", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_is_no_wrong_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamcap.atomic.open_regular", lambda *_, **__: os.open("/dev/full", os.O_WRONLY))
+    with pytest.raises(StreamcapError, match="No space left on device") as caught:
+        atomic_write(tmp_path / "a.txt", "new")
+    assert not isinstance(caught.value, InputError)

@@ -85,7 +85,8 @@ def main() -> None:
         command = context.command_path if context is not None else "streamcap"
         # Choices are checked by pydantic, which names the kind of its error.
         message = error.format_message().rstrip(".").replace(": Value error, ", ": ")
-        _fail(f"{message}; see `{command} --help`", 2)
+        # Of `streamcap cluster` alone, which has printed its help, the message is empty.
+        _fail(f"{message or 'missing command'}; see `{command} --help`", 2)
     except InputError as error:
         _fail(error, 2)
     except StreamcapError as error:

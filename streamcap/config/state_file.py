@@ -91,7 +91,7 @@ class StateFile:
             self._saved.pop(name, None)
         try:
             await self._pool.run(self._write, self._text())
-        except InputError as error:
+        except StreamcapError as error:
             raise StreamcapError(f"stream {name} is as requested, but a restart will forget it: {error}") from None
 
     def close(self) -> None:

@@ -89,10 +89,11 @@ def test_invalid_arguments_are_one_line(run: Run, arguments: list[str], says: st
     assert says in err
 
 
-def test_missing_command_prints_help(run: Run) -> None:
-    status, out, err = run()
-    assert status == 2 and "serve" in out
-    assert err.startswith("streamcap: missing command") and err.count("\n") == 1
+@pytest.mark.parametrize(("arguments", "helps"), [([], "serve"), (["cluster"], "status")])
+def test_missing_command_prints_help(run: Run, arguments: list[str], helps: str) -> None:
+    status, out, err = run(*arguments)
+    assert status == 2 and helps in out + err
+    assert "streamcap: missing command; see `" in err
 
 
 def test_password_in_invalid_url_is_hidden(run: Run) -> None:

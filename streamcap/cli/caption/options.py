@@ -131,17 +131,20 @@ class CaptionRunOptions:
         ):
             raise InputError("-n, --every and --save-frames are for videos, but all files are images")
         options._check_output(files)
+        for flag, folder in (("--save-frames", options.save_frames), ("--annotate", options.annotate_dir)):
+            if folder is not None:
+                _check_can_make(flag, folder)
         options._check_annotated(files)
         return options
 
     def _check_output(self, files: Files) -> None:
+        if self.to_directory and files.images:
+            raise InputError(f"--output {self.output}: a directory is for videos; give a .txt or .json file")
         subtitles = self.format in ("srt", "vtt")
         if subtitles and files.images:
             raise InputError(f"{next(iter(files.images))}: images have no timestamps; {self.format} is for videos")
         if subtitles and len(files.videos) > 1 and not self.to_directory:
             raise InputError("several videos: give -o DIRECTORY for their subtitles")
-        if self.to_directory and files.images:
-            raise InputError(f"--output {self.output}: a directory is for videos; give a .txt or .json file")
         if self.output is None:
             return
         if self.output in (*files.images, *files.videos):
@@ -172,3 +175,12 @@ class CaptionRunOptions:
         directory = cast(Path, self.annotate_dir)
         keeps_format = relative.suffix.lower() in PILLOW_NAMES
         return directory / (relative if keeps_format else relative.with_name(f"{relative.name}.png"))
+
+
+def _check_can_make(flag: str, folder: Path) -> None:
+    """Raises InputError if the directory `folder` cannot be made: before the work, not after it."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if not there.is_dir():
+        raise InputError(f"{flag} {folder}: {there} is not a directory")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"{flag} {folder}: the directory {there} is not writable")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -78,12 +79,24 @@ class VideoIndex:
         """
         if count < 1:
             raise InputError(f"{count} frames: at least 1")
-        step = Fraction(self.end - self.pts[0], count)
-        return _distinct(self.shown_at(self.pts[0] + number * step) for number in range(count))
+        return self._shown(Fraction(self.end - self.pts[0], count), count)
 
     def every(self, seconds: float) -> list[int]:
         """Ordinals of the frames shown every `seconds`, from the first on, without duplicates."""
-        return _distinct(self.shown_at(stamp) for stamp in self._stamps(seconds))
+        return self._shown(*self._steps(seconds))
+
+    def _shown(self, step: Fraction, count: int) -> list[int]:
+        """The distinct frames shown at `count` stamps, in at most as many steps as there are frames."""
+        shown, number = [0], 1
+        while number < count:
+            ordinal = self.shown_at(self.pts[0] + number * step)
+            if ordinal != shown[-1]:
+                shown.append(ordinal)
+            if ordinal + 1 == len(self.pts):
+                break
+            # The first stamp at which the next frame is shown.
+            number = max(number + 1, math.ceil((self.pts[ordinal + 1] - self.pts[0]) / step))
+        return shown
 
     def windows(self, count: int, length: int) -> list[list[int]]:
         """Cut the file into `count` equal pieces and take `length` evenly spaced frames of each, with first and last.
@@ -93,15 +106,22 @@ class VideoIndex:
         """
         if count < 1:
             raise InputError(f"{count} pieces: at least 1")
-        step = Fraction(self.end - self.pts[0], count)
-        return self._windows([self.pts[0] + number * step for number in range(count)], length)
+        return self._windows(Fraction(self.end - self.pts[0], count), count, length)
 
     def windows_every(self, seconds: float, length: int) -> list[list[int]]:
         """Like `windows`, with pieces of `seconds`; the last piece may be shorter."""
-        return self._windows(list(self._stamps(seconds)), length)
+        return self._windows(*self._steps(seconds), length)
 
-    def _windows(self, begins: list[Fraction], length: int) -> list[list[int]]:
-        cuts = [*(bisect_left(self.pts, begin) for begin in begins), len(self.pts)]
+    def _windows(self, step: Fraction, count: int, length: int) -> list[list[int]]:
+        """`count` pieces, each `step` long."""
+        cuts, number = [0], 1
+        while number < count and cuts[-1] < len(self.pts):
+            cut = bisect_left(self.pts, self.pts[0] + number * step)
+            cuts.append(cut)
+            # The pieces up to the one that begins after this frame have no frame of their own.
+            next_pts = self.pts[cut] if cut < len(self.pts) else self.end
+            number = max(number + 1, math.floor((next_pts - self.pts[0]) / step) + 1)
+        cuts.append(len(self.pts))
         spaces = max(1, length - 1)
         # A piece in which no frame starts shows the frame before it: its caption still holds.
         return [
@@ -110,16 +130,12 @@ class VideoIndex:
             if beyond > first
         ]
 
-    def _stamps(self, seconds: float) -> Iterator[Fraction]:
+    def _steps(self, seconds: float) -> tuple[Fraction, int]:
+        """`seconds` in units of the time base, and how many of them the video has."""
         if not 0 < seconds < float("inf"):
             raise InputError(f"every {seconds:g} seconds: a number above 0")
         step = Fraction(str(seconds)) / self.time_base
-        for number in range(-int((self.pts[0] - self.end) // step)):
-            yield self.pts[0] + number * step
-
-
-def _distinct(ordinals: Iterable[int]) -> list[int]:
-    return list(dict.fromkeys(ordinals))
+        return step, -int((self.pts[0] - self.end) // step)
 
 
 def index_packets(container: InputContainer, stream: VideoStream) -> VideoIndex | None:

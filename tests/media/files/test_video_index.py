@@ -32,6 +32,23 @@ def test_spread_beyond_length_gives_each_frame_once() -> None:
     assert index(0, 100, 200).spread(50) == [0, 1, 2]
 
 
+@pytest.mark.timeout(20)
+def test_more_captions_than_frames_cost_no_time() -> None:
+    film = index(0, 100, 250, 1000)
+    assert film.spread(10**20) == film.every(1e-15) == [0, 1, 2, 3]
+    assert film.windows(10**20, 2) == film.windows_every(1e-15, 2) == [[0, 0], [1, 1], [2, 2], [3, 3]]
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=12), st.integers(1, 200))
+def test_selection_is_that_of_every_stamp(spacings: list[int], count: int) -> None:
+    film = index(*itertools.accumulate(spacings))
+    step = Fraction(film.end - film.pts[0], count)
+    stamps = [film.pts[0] + number * step for number in range(count)]
+    assert film.spread(count) == list(dict.fromkeys(map(film.shown_at, stamps)))
+    pieces = [[n for n, pts in enumerate(film.pts) if stamp <= pts < stamp + step] for stamp in stamps]
+    assert film.windows(count, 2) == [[piece[0], piece[-1]] for piece in pieces if piece]
+
+
 def test_every_skips_repeated_frames() -> None:
     assert index(0, 400, 5000, 5400, end=6000).every(1.0) == [0, 1, 2]
     assert index(*range(0, 3000, 40), end=3000).every(1.0) == [0, 25, 50]
