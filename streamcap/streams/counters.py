@@ -14,6 +14,10 @@ STATE_VERSION = 1
 MAX_STATE_BYTES = 4096
 MAX_NUMBER = 2**53
 MAX_TIME = 1e11
+RESERVED_NUMBERS = 1000
+RESERVED_SECONDS = 10.0
+"""A reservation goes this far beyond the numbers and the time in use, and is renewed when half of it is used. After a
+crash the next owner skips the unused rest."""
 _FIELDS = ("seq", "caption", "epoch", "time")
 
 
@@ -51,6 +55,14 @@ class Counters:
     def ahead(self, numbers: int, seconds: float) -> Counters:
         """These counters, moved forward: a reservation."""
         return Counters(self.seq + numbers, self.caption + numbers, self.epoch, self.time + seconds)
+
+    def reservation(self) -> Counters:
+        """What to reserve where these counters are needed."""
+        return self.ahead(RESERVED_NUMBERS, RESERVED_SECONDS)
+
+    def is_low(self, needed: Counters) -> bool:
+        """Whether this reservation must be renewed."""
+        return not self.covers(needed.ahead(RESERVED_NUMBERS // 2, RESERVED_SECONDS / 2))
 
     def after(self, payload: Payload) -> Counters:
         """The counters after `payload` is published under the next number."""

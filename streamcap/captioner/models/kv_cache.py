@@ -35,8 +35,9 @@ class KVCache:
     When a row is removed, the last row moves into its place: the rows in use are always one block, which attention
     reads as a view. Each row has a length of its own. Positions beyond it contain old values, which masks hide.
 
-    This class chooses the positions; `Attention.forward` of gpt2.py writes keys and values there, or
-    `attention_cached` of kernels/layers.c where the CPU kernels run.
+    This class chooses the positions. Keys and values are written there by `Attention.forward` of gpt2.py; where the CPU
+    kernels run by `attention_cached` of kernels/layers.c, in the fused step of a GPU by `norm_qkv` of
+    kernels/triton_kernels.py. `StaticDecodeState.admit` copies a prefill into its slots.
     """
 
     def __init__(

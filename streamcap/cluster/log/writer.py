@@ -19,9 +19,6 @@ from streamcap.streams.storage.event_outbox import Outgoing
 
 log = logging.getLogger(__name__)
 
-# A reservation goes this far beyond the numbers in use: the next owner skips the unused rest.
-AHEAD_NUMBERS = 1000
-AHEAD_SECONDS = 10.0
 REFRESHES = 4
 """Writes of a silent owner in the time for which JetStream keeps a message: without one in the log, the next owner
 would not know which numbers are used."""
@@ -88,21 +85,20 @@ class LogWriter:
 
     async def open(self, window: float, first: Counters) -> SavedHistory:
         """Claim the stream: from now on an earlier owner is refused. The captions stay with the gateways."""
-        await self._subject.claim(_ahead, first)
+        await self._subject.claim(Counters.reservation, first)
         begin = self.ownership.begin
         self.logged = begin.seq - 1
         return SavedHistory([], [], begin)
 
     def is_low(self, needed: Counters) -> bool:
-        ahead = needed.ahead(AHEAD_NUMBERS // 2, AHEAD_SECONDS / 2)
-        return not self.reserved.covers(ahead) or self.must_confirm
+        return self.reserved.is_low(needed) or self.must_confirm
 
     async def reserve_seq(self, needed: Counters) -> None:
-        await self._write(self.ownership.write([], self.logged + 1, _ahead(needed)))
+        await self._write(self.ownership.write([], self.logged + 1, needed.reservation()))
 
     async def append(self, events: Sequence[Event], needed: Counters) -> None:
         """Raises NotOwnerError once another node has taken the stream."""
-        await self._write(self.ownership.write(events, events[0].seq, _ahead(needed)))
+        await self._write(self.ownership.write(events, events[0].seq, needed.reservation()))
         self.logged = events[-1].seq
 
     async def write_cues(self, cues: Iterable[Cue]) -> None:
@@ -120,7 +116,3 @@ class LogWriter:
             log.warning("stream %s: another node continues it; this node stops", self._stream)
             self._on_lost(self._stream)
             raise NotOwnerError(f"stream {self._stream}: another node continues it")
-
-
-def _ahead(counters: Counters) -> Counters:
-    return counters.ahead(AHEAD_NUMBERS, AHEAD_SECONDS)

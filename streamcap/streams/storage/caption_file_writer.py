@@ -19,10 +19,6 @@ from streamcap.streams.storage.file_rotation import RotationOptions
 OPEN_SECONDS = 10.0
 # How long `close` waits for the lock file. After that it is released when the disk answers.
 UNLOCK_SECONDS = 1.0
-# A reservation goes this far beyond the numbers in use, and is renewed when half of it is used. After a crash the next
-# run skips the unused rest.
-AHEAD_NUMBERS = 1000
-AHEAD_SECONDS = 10.0
 # A disk that has not answered for this long hangs: a status says so, and the events being written become a gap.
 HANG_SECONDS = 3.0
 
@@ -57,11 +53,11 @@ class CaptionFileWriter:
 
     def is_low(self, needed: Counters) -> bool:
         """Whether the reservation must be renewed."""
-        return not self.reserved.covers(needed.ahead(AHEAD_NUMBERS // 2, AHEAD_SECONDS / 2))
+        return self.reserved.is_low(needed)
 
     async def reserve_seq(self, needed: Counters) -> None:
         """Reserve well beyond `needed`: a later run starts there."""
-        ahead = needed.ahead(AHEAD_NUMBERS, AHEAD_SECONDS)
+        ahead = needed.reservation()
         await self._thread.run(self._files.write_counters, ahead)
         self.reserved = ahead
 

@@ -16,7 +16,7 @@ from streamcap.cluster.log.entry import read_entry
 from streamcap.cluster.log.ownership import LogEntry, NotOwnerError
 from streamcap.cluster.log.reader import Message, StreamReader
 from streamcap.cluster.log.stored_event import read_event
-from streamcap.cluster.log.writer import AHEAD_NUMBERS, LogWriter
+from streamcap.cluster.log.writer import LogWriter
 from streamcap.cluster.tasks import end_tasks
 from streamcap.streams.counters import Counters
 from testbed.nats import NatsCluster
@@ -64,7 +64,7 @@ async def test_next_owner_goes_on_and_fences_the_former(connection: Connection) 
     needed = Counters().after(payload)
     await first.append([encode(1, payload)], needed)
     begin = (await second.open(60, Counters())).counters
-    assert begin == needed.ahead(AHEAD_NUMBERS, 10.0)
+    assert begin == needed.reservation()
     with pytest.raises(NotOwnerError):
         await first.append([encode(2, caption(stream="cam.1", number=2))], needed)
     assert lost == ["cam.1"] and first.is_lost
@@ -103,7 +103,7 @@ async def test_silent_owner_keeps_the_end_of_its_log(connection: Connection) -> 
         await asyncio.sleep(0.05)
     await first.append([encode(2, Status("cam.1", StreamState.LIVE))], Counters(3))
     second = writer(connection, "b")
-    assert (await second.open(60, Counters())).counters == Counters(3).ahead(AHEAD_NUMBERS, 10.0)
+    assert (await second.open(60, Counters())).counters == Counters(3).reservation()
 
 
 async def test_writes_wait_while_the_server_is_down(connection: Connection, nats_server: NatsCluster) -> None:

@@ -20,7 +20,6 @@ from streamcap.media.files.video_file import VideoFile
 from streamcap.media.sources import SourceOptions, open_source
 from streamcap.media.sources.libav.options import FORMATS as LIBAV_FORMATS
 from streamcap.media.sources.libav.options import LIBAV_OPTIONS
-from streamcap.media.sources.url import NETWORK
 from testbed.canary import Canary
 from testbed.ports import free_port
 from testbed.rtsp.proxy import always, intercepting
@@ -182,7 +181,7 @@ def test_srt_listener_takes_mpegts_alone(canary: Canary, trick: str, target: str
     assert not canary.touched()
 
 
-@pytest.mark.parametrize("scheme", [*NETWORK, "file", "webcam"])
+@pytest.mark.parametrize("scheme", LIBAV_OPTIONS)
 def test_every_scheme_names_formats_and_protocols(scheme: str) -> None:
     assert "protocol_whitelist" in LIBAV_OPTIONS[scheme]
     assert scheme in LIBAV_FORMATS or "format_whitelist" in LIBAV_OPTIONS[scheme]
