@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import platform
@@ -30,6 +31,7 @@ import websockets
 from benchmarks.results import RESULTS, percentiles, write_result
 from streamcap.captions.caption import Caption, Latency
 from streamcap.captions.event import encode
+from streamcap.cli import GC_THRESHOLDS
 from streamcap.cluster.assignment.registry import StreamConfig
 from streamcap.cluster.jetstream.connection import ClusterOptions, Connection, connect
 from streamcap.cluster.jetstream.subjects import STREAMS_BUCKET
@@ -154,6 +156,7 @@ async def run(
         for name, ready in zip(watched, readies, strict=True)
     ]
     await asyncio.gather(*(ready.wait() for ready in readies))
+    gc.freeze()  # as nodes do
     processes = {"owners and viewers": psutil.Process(), "gateway": psutil.Process(pids[-1])}
     processes |= {f"nats {number}": psutil.Process(pid) for number, pid in enumerate(pids[:-1])}
     cpu = {name: sum(process.cpu_times()[:2]) for name, process in processes.items()}
@@ -199,6 +202,7 @@ def main() -> None:
     parser.add_argument("--viewers", type=int, default=200)
     parser.add_argument("--json", type=Path, default=RESULTS / "cluster_load.json")
     options = parser.parse_args()
+    gc.set_threshold(*GC_THRESHOLDS)
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
         cluster = stack.enter_context(NatsCluster(Path(directory), 3))
         gateway = NodeProcess("gateway", cluster.urls, Path(directory), "--roles", "gateway")

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from streamcap.capture_clock import CaptureClock
 
@@ -35,8 +36,7 @@ class Latency:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Caption:
+class Caption(NamedTuple):
     """One revision of one caption. `id` and `revision` let a client upsert; a final is never revised."""
 
     stream: str

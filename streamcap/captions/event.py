@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -69,8 +70,7 @@ class Event:
         return isinstance(self.payload, Caption) and self.payload.is_final
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(NamedTuple):
     """An event as stored for replay, in a third of the memory."""
 
     seq: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from streamcap.captions.caption import Caption, Latency
 from streamcap.captions.cue import Cue, merge_cues, to_ms
@@ -94,8 +94,7 @@ class CaptionTrack:
         last = self._last if repeat else None
         text, logprob, confidence = ("", None, None) if last is None else (last.text, last.logprob, last.confidence)
         return self._end_id(
-            replace(
-                self._open,
+            self._open._replace(
                 revision=self._revision + 1,
                 is_final=True,
                 text=text,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from streamcap.captions.caption import Caption
 from streamcap.captions.event import Extend, Payload
@@ -21,8 +20,7 @@ crash the next owner skips the unused rest."""
 _FIELDS = ("seq", "caption", "epoch", "time")
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
+class Counters(NamedTuple):
     """Where the next stream of the same name starts, so that no number, id or time is used twice."""
 
     seq: int = 1
@@ -84,7 +82,7 @@ def caption_number(id_: str) -> int:
 
 def format_counters(stream: str, counters: Counters) -> str:
     """The text of the state file of `stream`."""
-    return json.dumps({"version": STATE_VERSION, "stream": stream, **asdict(counters)}) + "\n"
+    return json.dumps({"version": STATE_VERSION, "stream": stream, **counters._asdict()}) + "\n"
 
 
 def parse_counters(data: bytes, stream: str) -> Counters:

@@ -125,7 +125,9 @@ class Gateway:
         self._hub.advance(name, entry.begin)
         for event in events:
             self._hub.relay(event)
-        self._logged[name] = max(self._logged.get(name, 0), events[-1].seq if events else entry.begin - 1)
+        logged = events[-1].seq if events else entry.begin - 1
+        if logged > self._logged.get(name, 0):
+            self._logged[name] = logged
         self._apply(name, entry, events)
         early = self._early.get(name)
         while early and early[0][0] <= self._logged[name]:

@@ -45,15 +45,9 @@ def read_entry(
     if len(fields) != _FIELDS:
         raise ValueError(f"message {sequence} of stream {stream} has no header {HEADER}")
     term, begin, message_id, seq, caption, epoch, time, node = fields
-    return LogEntry(
-        sequence=sequence,
-        message_id=message_id,
-        node=node,
-        term=int(term),
-        begin=int(begin),
-        reserved=_NO_COUNTERS if is_viewer else check_counters(int(seq), int(caption), int(epoch), float(time)),
-        events=tuple(body.decode().split("\n")[:MAX_EVENTS]) if body else (),
-    )
+    reserved = _NO_COUNTERS if is_viewer else check_counters(int(seq), int(caption), int(epoch), float(time))
+    events = tuple(body.decode().split("\n")[:MAX_EVENTS]) if body else ()
+    return LogEntry(sequence, message_id, node, int(term), int(begin), reserved, events)
 
 
 def previous_sequence(headers: Mapping[str, str]) -> int:

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 
 from streamcap.captions.caption import Caption
 from streamcap.captions.cue import merge_cues
@@ -89,7 +88,7 @@ class FeedWriter:
         self.published = CaptionTrack(self.name, every=every, window=self.window, next_number=self.begin.caption)
         for caption in history.shown:
             self.published.restore(caption)
-        self._shown = replace(self.begin, seq=self._feed.last_seq + 1)
+        self._shown = self.begin._replace(seq=self._feed.last_seq + 1)
         return history.shown
 
     def register(self) -> None:
@@ -103,7 +102,7 @@ class FeedWriter:
 
     def counters(self) -> Counters:
         """Numbers and times beyond those that viewers have seen."""
-        return replace(self._shown, time=max(self.begin.time, self._open_end))
+        return self._shown._replace(time=max(self.begin.time, self._open_end))
 
     @property
     def has_status(self) -> bool:
@@ -280,7 +279,7 @@ class FeedWriter:
 
     def _needed(self, drops: int) -> Counters:
         """The counters after a gap of `drops` numbers and all events in flight are published."""
-        needed = replace(self._shown, seq=self._shown.seq + drops)
+        needed = self._shown._replace(seq=self._shown.seq + drops)
         for event in self._in_flight:
             needed = needed.after(event.payload)
         return needed
@@ -289,7 +288,7 @@ class FeedWriter:
         """Make the next `count` numbers a gap, which includes `drops` finals that the outbox dropped."""
         if count:
             self._reported_drops += drops
-            self._shown = replace(self._shown, seq=self._shown.seq + count)
+            self._shown = self._shown._replace(seq=self._shown.seq + count)
             if self._hub.feeds.get(self.name) is self._feed:
                 self._hub.skip(self.name, count)
 
@@ -344,7 +343,7 @@ class FeedWriter:
             lost = self.dropped_finals
             log.error("stream %s: %s; %d finals are lost", self.name, reason, lost, extra={"stream": self.name})
             count = waiting + self._unreported_drops
-            if store.reserved.covers(replace(self._shown, seq=self._shown.seq + count)):
+            if store.reserved.covers(self._shown._replace(seq=self._shown.seq + count)):
                 self._skip(count, self._unreported_drops)
             return
         if not await self._rewrite_cues(store):

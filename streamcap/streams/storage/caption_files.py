@@ -11,7 +11,7 @@ import os
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -299,7 +299,7 @@ def _with_cue_ends(captions: list[Caption], cues: list[tuple[int, int]]) -> list
             end = cues[index][1] / 1000
             if number + 1 < len(captions):
                 end = min(end, captions[number + 1].start)
-            caption = replace(caption, end=end)
+            caption = caption._replace(end=end)
         shown.append(caption)
     return shown
 
