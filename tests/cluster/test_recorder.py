@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,7 +51,7 @@ class Camera:
     def _event(self) -> Event:
         self._number += 1
         payload = caption(number=self._number, start=float(self._number))
-        payload = replace(payload, captured_at=self._captured_at + self._number)
+        payload = payload._replace(captured_at=self._captured_at + self._number)
         event = encode(self._counters.seq, payload)
         self._counters = self._counters.after(event.payload)
         return event

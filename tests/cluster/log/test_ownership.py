@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -180,7 +179,7 @@ class Machine(RuleBasedStateMachine):
         if not owner.ownership.may_show or not owner.ownership.reserved.covers(after):
             return
         seq = owner.shown.seq
-        owner.shown = dataclasses.replace(after, caption=owner.shown.caption)
+        owner.shown = after._replace(caption=owner.shown.caption)
         # A gateway takes only what lies beyond all that it has seen of the log.
         if seq >= max(entry.begin + len(entry.events) for entry in self.log.entries):
             self.visible.append((seq, payload.start))
