@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +24,9 @@ from streamcap.redact import redact
 
 # Imports allocate without freeing: collections after every 700 objects take a fifth of the start.
 GC_THRESHOLDS = (50_000, 20, 50)
+
+
+_OUTPUT_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF})
 
 
 class _Commands(TyperGroup):
@@ -78,8 +84,12 @@ def main() -> None:
     if not sys.warnoptions:
         # Python's warnings are for developers; users get our own messages.
         warnings.simplefilter("ignore")
+    if sys.stdout is None:  # it was closed, as by `>&-`
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the rest of the process
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        status = app(standalone_mode=False) or 0
+        sys.stdout.flush()
+        sys.exit(status)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "streamcap"
@@ -102,6 +112,12 @@ def main() -> None:
         # The reader of our output has closed the pipe, as `| head` does.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        # Files have errors of their own: this is standard output.
+        if error.errno not in _OUTPUT_FAULTS or error.filename is not None:
+            raise
+        sys.stdout = None  # else Python fails to flush it, and says so
+        _fail(f"the output cannot be written: {error.strerror}", 1)
 
 
 def _fail(message: object, status: int) -> None:
