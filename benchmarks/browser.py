@@ -25,8 +25,8 @@ from websockets.asyncio.client import connect
 from benchmarks.results import RESULTS, write_result
 from benchmarks.running_service import serving
 from streamcap.bench.machine import describe_machine
+from testbed.browser import CAPTIONS_SHOWN, chromium, kill_chromium, page_without_errors, publish_camera
 from testbed.film import Film
-from tests.server.browser import CAPTIONS_SHOWN, chromium, kill_chromium, page_without_errors, publish_camera
 
 GOAL_TRUE = 0.9
 GOAL_SECONDS = 5.0

@@ -23,9 +23,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from benchmarks.results import RESULTS, percentiles, write_result
+from testbed.cluster.judge import Verdict, judge_client, judge_log, read_logs
+from testbed.cluster.nodes import SCENE, NodeProcess
 from testbed.nats import NatsCluster
-from tests.cluster.judge import Verdict, judge_client, judge_log, read_logs
-from tests.cluster.nodes import SCENE, NodeProcess
 
 STREAMS = 4
 CALM_SECONDS = 10.0

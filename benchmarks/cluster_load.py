@@ -38,8 +38,8 @@ from streamcap.cluster.jetstream.subjects import STREAMS_BUCKET
 from streamcap.cluster.log.writer import LogWriter
 from streamcap.streams.counters import Counters
 from streamcap.streams.settings import StreamSettings
+from testbed.cluster.nodes import NodeProcess
 from testbed.nats import NatsCluster
-from tests.cluster.nodes import NodeProcess
 
 LATENCY = Latency(ingest=3.1, queue=0.4, encode=2.2, decode=4.0, total=9.7)
 AT_ONCE = 128

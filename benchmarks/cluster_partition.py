@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import RESULTS, percentiles, write_result
+from testbed.cluster.judge import Stored, Verdict, judge_log, owners, read_logs
+from testbed.cluster.nodes import SCENE, NodeProcess
 from testbed.nats import NatsCluster
-from tests.cluster.judge import Stored, Verdict, judge_log, owners, read_logs
-from tests.cluster.nodes import SCENE, NodeProcess
-from tests.end_to_end.service import wait_until
+from testbed.service import wait_until
 
 STREAMS = 4
 

@@ -24,13 +24,12 @@ from typing import Any
 
 from nats.errors import Error as NatsError
 
+from benchmarks.results import RESULTS, write_result
+from testbed.cluster.judge import Stored, Verdict, judge_log, owners, percentile, read_logs
+from testbed.cluster.nodes import SCENE, NodeProcess
 from testbed.nats import NatsCluster
-from tests.cluster.judge import Stored, Verdict, judge_log, owners, read_logs
-from tests.cluster.nodes import SCENE, NodeProcess
-from tests.cluster.storm import percentile
-from tests.end_to_end.service import wait_until
+from testbed.service import wait_until
 
-RESULTS = Path(__file__).parent / "results"
 WAYS = ("alone", "nats", "next")
 NODES, STREAMS = 3, 4
 CALM_SECONDS = 8.0
@@ -167,7 +166,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         result = run(options, Path(directory))
-    options.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(options.json, result)
     print(json.dumps(result, indent=2))
 
 

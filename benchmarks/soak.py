@@ -50,8 +50,8 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 from streamcap.bench.machine import describe_machine
-from testbed.rtsp.camera import SYSTEM_PYTHON
-from tests.end_to_end.service import Service, wait_until
+from testbed.programs import SYSTEM_PYTHON
+from testbed.service import Service, wait_until
 
 CAMERAS = 4
 FAULTS = ("half-open", "link", "trickle", "codec", "clock")

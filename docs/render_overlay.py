@@ -18,8 +18,8 @@ import av
 from PIL import Image
 
 from streamcap.media.scenes import SceneScript, draw
-from tests.end_to_end.service import Service
-from tests.server.browser import chromium
+from testbed.browser import chromium
+from testbed.service import Service
 
 SCRIPT = SceneScript(4, 3.0)
 SCENE_TIME = 7.2

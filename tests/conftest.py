@@ -1,22 +1,18 @@
-"""Shared by all tests: a check of process-wide state, and skips for missing programs and packages."""
+"""Shared by all tests: a check of process-wide state."""
 
 from __future__ import annotations
 
-import functools
 import gc
-import importlib.util
 import locale
 import logging
 import os
 import random
 import re
-import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -113,39 +109,3 @@ def logging_as_it_was() -> Iterator[None]:
     root.setLevel(level)
     for name in list(logging.root.manager.loggerDict):
         logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
-
-
-def require_program(name: str, why: str = "") -> str:
-    """The path of program `name`. Without it the test skips, or fails if STREAMCAP_NO_SKIP is set."""
-    path = shutil.which(name)
-    if path is None:
-        _missing(f"needs the program {name}{f' ({why})' if why else ''}")
-    return path
-
-
-def require_package(*names: str) -> None:
-    """Require the Python packages `names`. Without them the test skips, or fails if STREAMCAP_NO_SKIP is set."""
-    absent = [name for name in names if importlib.util.find_spec(name) is None]
-    if absent:
-        _missing(f"needs the Python package {', '.join(absent)}")
-
-
-@functools.cache
-def _has_gstreamer() -> bool:
-    probe = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
-    try:
-        return subprocess.run(["/usr/bin/python3", "-c", probe], capture_output=True, check=False).returncode == 0
-    except OSError:
-        return False
-
-
-def require_gstreamer() -> None:
-    """Require GStreamer's RTSP server and its bindings for the system's Python; else as `require_program`."""
-    if not _has_gstreamer():
-        _missing("needs GStreamer's RTSP server and its bindings for /usr/bin/python3 (see .ci/run for the packages)")
-
-
-def _missing(message: str) -> NoReturn:
-    if os.environ.get("STREAMCAP_NO_SKIP"):
-        pytest.fail(message)
-    pytest.skip(message)

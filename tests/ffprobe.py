@@ -6,7 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from tests.conftest import require_program
+from testbed.programs import require_program
 
 
 def subtitle_times(path: Path) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ import pytest
 
 import streamcap
 from streamcap.daemon_pool import DaemonPool, PoolFullError
-from tests.timeouts import TIMEOUT_FACTOR
+from testbed.timeouts import TIMEOUT_FACTOR
 
 
 async def test_run_gives_result_and_error() -> None:

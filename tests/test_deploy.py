@@ -16,7 +16,7 @@ import streamcap
 from streamcap.cli.service.node import node
 from streamcap.cli.service.serve import serve
 from streamcap.service.node import ROLES
-from tests.conftest import require_program
+from testbed.programs import require_program
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import require_package
+from testbed.programs import require_package
 
 ROOT = Path(__file__).parents[1]
 

@@ -20,19 +20,17 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import av
 import numpy as np
-import pytest
 
 import streamcap.media.scenes
 from streamcap.media.scenes import SceneScript, draw
+from testbed.programs import SYSTEM_PYTHON
 
-SYSTEM_PYTHON = "/usr/bin/python3"
 _SCRIPT = Path(__file__).with_name("gstreamer_server.py")
 _KEY_SECONDS = 0.5
 
@@ -216,19 +214,3 @@ class RtspServer:
 
     def _signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
-
-
-def require_rtsp_server() -> None:
-    """Skip the test, or fail it where nothing may be missing, unless GStreamer's RTSP server is installed."""
-    check = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
-    if Path(SYSTEM_PYTHON).exists() and not _run_system_python(check):
-        return
-    message = "needs GStreamer's RTSP server for /usr/bin/python3 (gir1.2-gst-rtsp-server-1.0, python3-gi)"
-    if os.environ.get("STREAMCAP_NO_SKIP"):
-        pytest.fail(message)
-    pytest.skip(message)
-
-
-@cache
-def _run_system_python(code: str) -> int:
-    return subprocess.run([SYSTEM_PYTHON, "-c", code], stderr=subprocess.DEVNULL).returncode

@@ -15,8 +15,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from streamcap.bench import baselines, decode
 from streamcap.bench.onnx_graph import Step, Tower, with_int8_weights
+from testbed.programs import require_package
 from tests.captioner import tiny_models
-from tests.conftest import require_package
 
 pytestmark = pytest.mark.slow
 

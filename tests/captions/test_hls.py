@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from streamcap.captions.cue import Cue
 from streamcap.captions.formats import hls
 from streamcap.captions.track import CaptionTrack
+from testbed.programs import require_program
 from tests.captions.fakes import LATENCY, at
-from tests.conftest import require_program
 from tests.examples import examples
 
 CUES = [Cue(1000, 4000, "a man opens a door"), Cue(5000, 13_000, "a dog <runs> & jumps"), Cue(25_000, 26_000, "a cat")]

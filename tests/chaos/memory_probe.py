@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from streamcap.cli import main
 from streamcap.service import models
-from tests.chaos.fake_model import load
+from testbed.fake_model import load
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 from testbed.ports import free_port
+from testbed.service import Service, wait_until
 from tests.chaos.clients import EventSourceClient, ResumingClient, WebsocketClient
 from tests.chaos.judge import Verdict, judge_client, judge_clients, judge_subtitles, read_finals
-from tests.end_to_end.service import Service, wait_until
 
 STREAM = "door"
 SOURCE = f"{STREAM}=scenes:?size=64x64&rate=10&seconds=0.7"
@@ -31,7 +31,7 @@ MAX_ALIVE_SECONDS = 4.0
 class FakeService(Service):
     """With the fast fake model."""
 
-    command = (sys.executable, "-m", "tests.chaos.fake_model", "serve")
+    command = (sys.executable, "-m", "testbed.fake_model", "serve")
 
 
 class FixedPortService(FakeService):

@@ -25,9 +25,9 @@ from websockets.sync.client import connect
 
 from testbed.ports import free_port
 from testbed.rtsp.proxy import always, intercepting
+from testbed.service import Service, fetch, wait_until
 from tests.chaos.memory_probe import Memory, ask_memory
 from tests.chaos.storm import FakeService
-from tests.end_to_end.service import Service, fetch, wait_until
 from tests.media.sources.test_http import MotionJpeg, serving
 
 pytestmark = pytest.mark.e2e

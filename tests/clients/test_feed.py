@@ -13,8 +13,8 @@ from streamcap_client import Caption, Event, Extend, Feed, Gap, Hello, Other, Re
 from websockets.asyncio.server import ServerConnection, serve
 
 from streamcap.captions.event import StreamState
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.server.conftest import FakeStream, Server, Start, until
-from tests.timeouts import TIMEOUT_FACTOR
 
 
 class Cutter:

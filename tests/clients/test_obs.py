@@ -22,9 +22,9 @@ from streamcap_client.obs_session import ObsRefusedError, authentication
 from websockets.asyncio.server import Server as WebSocketServer
 from websockets.asyncio.server import ServerConnection, serve
 
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.clients.conftest import CLIENTS
 from tests.server.conftest import Server, until
-from tests.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.slow
 

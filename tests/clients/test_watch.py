@@ -10,11 +10,11 @@ import pytest
 from streamcap_client import Caption, Gap, Status
 from streamcap_client.watch import Screen
 
+from testbed.browser import chromium
+from testbed.programs import require_program
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.clients.conftest import CLIENTS
-from tests.conftest import require_program
-from tests.server.browser import chromium
 from tests.server.conftest import Server, until
-from tests.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.slow
 

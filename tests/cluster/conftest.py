@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from testbed.nats import NatsCluster
-from tests.conftest import require_package, require_program
+from testbed.programs import require_package, require_program
 
 
 @pytest.hookimpl(tryfirst=True)

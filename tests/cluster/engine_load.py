@@ -80,7 +80,7 @@ def engines(nats: NatsCluster, count: int, row_seconds: float) -> Iterator[list[
     try:
         for number in range(count):
             command = [
-                *(sys.executable, "-m", "tests.chaos.fake_model", "node", "--roles", "engine"),
+                *(sys.executable, "-m", "testbed.fake_model", "node", "--roles", "engine"),
                 *("--name", f"engine{number}", "--port", str(free_port()), "--nats", nats.urls[0]),
             ]
             environment = {**os.environ, "STREAMCAP_FAKE_ROW_SECONDS": str(row_seconds)}

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.cluster.storm import Outcome, percentile
+from testbed.cluster.judge import percentile
+from tests.cluster.storm import Outcome
 
 MAX_BROKEN = 3
 """Clusters that may end before they are judged to their end, in one run."""

@@ -28,8 +28,7 @@ from nats.errors import Error as NatsError
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-from testbed.nats import NatsCluster
-from tests.cluster.judge import (
+from testbed.cluster.judge import (
     Stored,
     Verdict,
     judge_client,
@@ -39,8 +38,9 @@ from tests.cluster.judge import (
     read_logs,
     recorded_finals,
 )
-from tests.cluster.nodes import SCENE, NodeProcess
-from tests.end_to_end.service import wait_until
+from testbed.cluster.nodes import SCENE, NodeProcess
+from testbed.nats import NatsCluster
+from testbed.service import wait_until
 
 KINDS = ("node", "nats", "pause")
 # Of ten strikes.
@@ -349,10 +349,6 @@ def _is_alone(node: str, at: float, marks: list[tuple[str, str, float]]) -> bool
         -ALONE_SECONDS < at - when < ALONE_SECONDS + (PAUSE_SECONDS if kind == "pause" else 0.0)
         for kind, _, when in others
     )
-
-
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else 0.0
 
 
 def main() -> None:

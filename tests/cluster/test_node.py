@@ -16,10 +16,10 @@ from aiortc import RTCPeerConnection, RTCSessionDescription
 from av import VideoFrame
 from websockets.sync.client import connect
 
+from testbed.cluster.nodes import SCENE, NodeProcess
 from testbed.nats import NatsCluster
-from tests.cluster.nodes import SCENE, NodeProcess
-from tests.end_to_end.service import wait_until
-from tests.timeouts import TIMEOUT_FACTOR
+from testbed.service import wait_until
+from testbed.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.e2e
 

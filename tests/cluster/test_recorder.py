@@ -21,12 +21,12 @@ from streamcap.cluster.tasks import end_tasks
 from streamcap.errors import InputError
 from streamcap.streams.counters import Counters
 from streamcap.streams.storage.file_rotation import DAY_SECONDS, RotationOptions
+from testbed.cluster.judge import finals_of, read_logs, recorded_finals
+from testbed.cluster.nodes import SCENE, NodeProcess
 from testbed.nats import NatsCluster
+from testbed.service import wait_until
 from tests.captions.fakes import caption
-from tests.cluster.judge import finals_of, read_logs, recorded_finals
 from tests.cluster.log.test_log import until
-from tests.cluster.nodes import SCENE, NodeProcess
-from tests.end_to_end.service import wait_until
 from tests.ffprobe import subtitle_times
 from tests.streams.storage.test_file_retention import write_part
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.judge import Stored, Verdict, judge_client, judge_files, judge_log, recorded_finals
-from tests.conftest import require_package, require_program
+from testbed.cluster.judge import Stored, Verdict, judge_client, judge_files, judge_log, recorded_finals
+from testbed.programs import require_package, require_program
 
 
 def final(seq: int, start: float, text: str = "a dog") -> dict[str, Any]:

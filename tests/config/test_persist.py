@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from testbed.service import fetch
 from tests.chaos.storm import FakeService
-from tests.end_to_end.service import fetch
 
 pytestmark = pytest.mark.e2e
 

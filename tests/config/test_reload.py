@@ -18,8 +18,8 @@ from streamcap.config.problems import ConfigError
 from streamcap.config.reload import POLL_S, Changes, Reloader
 from streamcap.errors import StreamcapError
 from streamcap.streams.settings import StreamSettings
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.streams.fakes import FakeService, frame
-from tests.timeouts import TIMEOUT_FACTOR
 
 NAMES = [f"cam{number}" for number in range(16)]
 SECRET = "hunter2-Kx9"

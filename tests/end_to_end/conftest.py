@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.programs import require_gstreamer
 from testbed.rtsp.camera import Clip, RtspServer
-from tests.conftest import require_gstreamer
 
 
 @pytest.fixture

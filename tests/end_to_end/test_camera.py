@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from testbed.rtsp.camera import RtspServer
-from tests.end_to_end.service import Service, Viewer, wait_until
+from testbed.service import Service, Viewer, wait_until
 from tests.ffprobe import subtitle_times
 
 pytestmark = pytest.mark.e2e

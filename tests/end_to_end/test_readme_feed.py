@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.end_to_end.service import Service
+from testbed.service import Service
 from tests.test_readme import blocks
 
 pytestmark = pytest.mark.e2e

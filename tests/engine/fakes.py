@@ -11,7 +11,7 @@ import numpy as np
 
 from streamcap.engine.outcome import Outcome
 from streamcap.media.frame import Sample
-from tests.timeouts import TIMEOUT_FACTOR
+from testbed.timeouts import TIMEOUT_FACTOR
 
 
 @dataclass(frozen=True)

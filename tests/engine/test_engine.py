@@ -10,8 +10,8 @@ import pytest
 from streamcap.engine.change_gate import ChangeGateOptions
 from streamcap.engine.engine import Engine, EngineOptions
 from streamcap.engine.outcome import Captioned, Encoded, Failed, Interim, Unchanged, Unconfirmed
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.engine.fakes import ColorModel, MadeResult, Outcomes, sample
-from tests.timeouts import TIMEOUT_FACTOR
 
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
 

@@ -13,7 +13,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from tests.conftest import require_program
+from testbed.programs import require_program
 
 BITS = 10
 

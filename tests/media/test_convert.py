@@ -15,7 +15,7 @@ from PIL import Image
 from streamcap.image_spec import Fit, ImageSpec, Interpolation
 from streamcap.media.convert import Converter
 from streamcap.media.scenes import draw
-from tests.conftest import require_program
+from testbed.programs import require_program
 from tests.media.fakes import SCENE, drawn, made_frame, write_video
 
 _PILLOW = {

@@ -14,8 +14,8 @@ from streamcap.media.cpu_slots import cpu_slot
 from streamcap.media.demand import FrameDemand
 from streamcap.media.sources.decoding.decode_policy import DecodePolicy
 from streamcap.media.sources.decoding.selective_decoder import SelectiveDecoder
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.media.sources.decoding.test_selective_decoder import film
-from tests.timeouts import TIMEOUT_FACTOR
 
 
 def test_decoding_waits_while_all_slots_are_taken() -> None:

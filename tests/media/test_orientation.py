@@ -19,7 +19,7 @@ from streamcap.media.files.video_file import VideoFile
 from streamcap.media.orientation import display_size, sample_aspect
 from streamcap.media.sources.libav.source import LibavSource
 from streamcap.media.sources.options import SourceOptions
-from tests.conftest import require_program
+from testbed.programs import require_program
 from tests.media.fakes import drawn
 
 pytestmark = pytest.mark.slow

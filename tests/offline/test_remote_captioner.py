@@ -15,8 +15,8 @@ from PIL import Image
 
 from streamcap.cli import main
 from testbed.http.chat_server import ChatServer, Handler, Received, answering, chat_server, replying
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.media.fakes import write_video
-from tests.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.slow
 

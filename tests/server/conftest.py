@@ -35,7 +35,7 @@ from streamcap.streams.overload import OverloadDetector, StreamLoad
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.snapshot import StreamSnapshot
 from streamcap.streams.stream_set import DuplicateStreamError
-from tests.timeouts import TIMEOUT_FACTOR
+from testbed.timeouts import TIMEOUT_FACTOR
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from testbed.service import Viewer, wait_until
 from tests.chaos.storm import STREAM, FakeService
-from tests.end_to_end.service import Viewer, wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamcap.engine.statistics import ModelStatistics
-from tests.conftest import require_program
+from testbed.programs import require_program
 from tests.server.conftest import Server
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -15,10 +15,10 @@ import pytest
 from websockets.asyncio.client import connect
 
 from testbed.ports import free_port
-from tests.conftest import require_program
+from testbed.programs import require_program
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.server.conftest import Server, Start, receive
 from tests.server.http.test_path_prefix import certificate
-from tests.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.e2e
 

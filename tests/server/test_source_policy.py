@@ -13,8 +13,8 @@ from streamcap.media.sources.address import HostScope
 from streamcap.server import source_policy
 from streamcap.server.options import ServerOptions
 from streamcap.server.source_policy import SourcePolicy
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.server.conftest import PUBLIC_ADDRESS, Start
-from tests.timeouts import TIMEOUT_FACTOR
 
 LINK_LOCAL = [
     "http://169.254.169.254/latest",

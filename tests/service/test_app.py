@@ -24,7 +24,7 @@ from streamcap.server.http.server import listen
 from streamcap.server.options import ServerOptions
 from streamcap.service.app import ServeOptions, _background, serve_streams
 from streamcap.streams.options import StreamOptions
-from tests.timeouts import TIMEOUT_FACTOR
+from testbed.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ from streamcap.config.config import Config
 from streamcap.config.reload import Reloader
 from streamcap.service.changes import LIVE_OPTIONS, ServiceChanges
 from testbed.http.chat_server import ChatServer, answering, chat_server
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.service.test_remote_service import Service
-from tests.timeouts import TIMEOUT_FACTOR
 
 FILE = """
 server: {{every: 0.25, min_confidence: 0}}

@@ -13,7 +13,7 @@ import pytest
 
 from streamcap.service import heap
 from streamcap.service.heap import trim_heap, trim_heap_periodically
-from tests.timeouts import TIMEOUT_FACTOR
+from testbed.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc_trim is glibc's")
 

@@ -23,10 +23,10 @@ from streamcap.streams.options import StreamOptions
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.stream_deps import StreamDeps
 from streamcap.streams.stream_set import StreamSet
+from testbed.fake_model import FakeCaptioner, FakeModel
 from testbed.http.chat_server import ChatServer, Received, chat_server, stream_text
-from tests.chaos.fake_model import FakeCaptioner, FakeModel
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.streams.fakes import MadeSource, frame
-from tests.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.slow
 

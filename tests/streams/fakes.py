@@ -28,7 +28,7 @@ from streamcap.media.sources.base import Source, SourceInfo
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.stream_deps import StreamDeps
 from streamcap.streams.stream_set import StreamSet
-from tests.timeouts import TIMEOUT_FACTOR
+from testbed.timeouts import TIMEOUT_FACTOR
 
 URL = "rtsp://admin:hunter2@cam/live"
 

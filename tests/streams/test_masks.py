@@ -9,8 +9,8 @@ import pytest
 
 from streamcap.media.orientation import show
 from streamcap.streams.settings import StreamSettings
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.streams.fakes import FakeService, frame
-from tests.timeouts import TIMEOUT_FACTOR
 
 LEFT_HALF = ((0.0, 0.0), (0.45, 0.0), (0.45, 1.0), (0.0, 1.0))
 

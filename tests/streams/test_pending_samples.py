@@ -10,7 +10,7 @@ import pytest
 
 from streamcap.media.frame import Pixels, Sample, SampledImage
 from streamcap.streams.pending_samples import PendingSamples
-from tests.timeouts import TIMEOUT_FACTOR
+from testbed.timeouts import TIMEOUT_FACTOR
 
 PIXELS: Pixels = np.zeros((2, 2, 3), np.uint8)
 

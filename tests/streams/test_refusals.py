@@ -11,8 +11,8 @@ import pytest
 
 from streamcap.media.sources.base import SourceRefused
 from streamcap.streams.storage.caption_files import CaptionFiles
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.streams.fakes import URL, FakeService, frame, live
-from tests.timeouts import TIMEOUT_FACTOR
 
 
 async def test_refused_login_is_tried_again_quietly(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,8 +15,8 @@ from streamcap.media.sources.base import SourceInfo
 from streamcap.media.timing.wait_clock import WaitClock
 from streamcap.streams.source import source_thread
 from streamcap.streams.source.source_thread import NICENESS
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.streams.fakes import FakeService, MadeSource, frame, live, wait_sources
-from tests.timeouts import TIMEOUT_FACTOR
 
 
 class BusySource(MadeSource):

@@ -22,8 +22,8 @@ from streamcap.streams.options import DEFAULT_MIN_CONFIDENCE
 from streamcap.streams.overload import OverloadDetector
 from streamcap.streams.storage.caption_files import CaptionFiles
 from streamcap.streams.storage.file_rotation import RotationOptions
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.streams.fakes import FakeService, MadeSource, frame
-from tests.timeouts import TIMEOUT_FACTOR
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import pytest
 from streamcap.media.sources.base import SourceEnded, SourceLost, SourceRefused
 from streamcap.streams.backoff import Backoff
 from streamcap.streams.settings import StreamSettings
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.streams.fakes import URL, FakeService, frame, live, wait_sources
-from tests.timeouts import TIMEOUT_FACTOR
 
 
 async def test_one_caption_per_second(service: FakeService) -> None:

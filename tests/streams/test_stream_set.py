@@ -22,8 +22,8 @@ from streamcap.streams import stream_set
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.storage.caption_files import CaptionFiles, FilesLockedError, SavedHistory
 from streamcap.streams.stream_set import DuplicateStreamError, StreamRemovedError, TooManyStreamsError
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.streams.fakes import URL, FakeService, frame, live, wait_sources
-from tests.timeouts import TIMEOUT_FACTOR
 
 
 async def test_names_are_checked_and_found(service: FakeService) -> None:

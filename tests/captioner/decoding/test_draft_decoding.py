@@ -15,7 +15,7 @@ from streamcap import Captioner, load_captioner
 from streamcap.captioner.kernels.packed import PackedLinear
 from streamcap.captioner.kernels.precision import convert
 from streamcap.errors import InputError
-from tests.captioner.checkpoints.test_encoder_decoder import make
+from tests.captioner.checkpoints.families.test_encoder_decoder import make
 from tests.captioner.packed_layers import needs_compiler
 from tests.captioner.tiny_models import ours
 

@@ -25,8 +25,8 @@ from streamcap.engine.live import LiveModel
 from streamcap.engine.outcome import Captioned, Interim, Outcome
 from streamcap.errors import InputError
 from streamcap.media.frame import Sample
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.captioner.hub.random_models import FAMILIES, MAX_TOKENS
-from tests.timeouts import TIMEOUT_FACTOR
 
 Images = list[np.ndarray[Any, np.dtype[np.uint8]]]
 

@@ -18,11 +18,11 @@ from streamcap.captioner.kernels.packed import FusedLayers, PackedLayers, Packed
 from streamcap.captioner.kernels.precision import convert
 from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.prompt import Prompt
+from testbed.programs import require_program
 from tests.captioner.kernels.emulated import EmulatedLibrary, compile_emulated
 from tests.captioner.kernels.test_packed import layer_weights, layers
 from tests.captioner.packed_layers import needs_compiler, use_dequantized_weights
 from tests.captioner.tiny_models import generate, gpt2, ours
-from tests.conftest import require_program
 
 pytestmark = [pytest.mark.slow, needs_compiler]
 

@@ -28,7 +28,7 @@ from streamcap.captioner.models.gpt2 import GPT2, GPT2Config
 from streamcap.captioner.models.kv_cache import KVCache
 from streamcap.captioner.models.prompt import Prompt
 from streamcap.errors import InputError
-from tests.conftest import require_package
+from testbed.programs import require_package
 
 VOCABULARY = 37
 

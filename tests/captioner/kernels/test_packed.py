@@ -24,8 +24,8 @@ from streamcap.captioner.kernels.packed import (
 )
 from streamcap.captioner.kernels.packed_convolution import PackedConvolution
 from streamcap.captioner.models.vit import ViTConfig, ViTLayer
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.captioner.packed_layers import needs_compiler, use_dequantized_weights
-from tests.timeouts import TIMEOUT_FACTOR
 
 pytestmark = needs_compiler
 

@@ -15,8 +15,8 @@ from streamcap.captions.event import Status, StreamState
 from streamcap.captions.event_log import EventLog
 from streamcap.captions.hub import Hub
 from streamcap.cli.service.console import print_captions
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.captions.fakes import caption
-from tests.timeouts import TIMEOUT_FACTOR
 
 
 async def print_until(done: Callable[[], bool], captions: int) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from testbed.cluster.nodes import SCENE, NodeProcess
 from testbed.nats import NatsCluster
-from tests.cluster.nodes import SCENE, NodeProcess
+from testbed.service import wait_until
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.cluster.test_node import Viewer, numbers
-from tests.end_to_end.service import wait_until
-from tests.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.e2e
 

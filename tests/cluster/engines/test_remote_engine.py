@@ -26,10 +26,10 @@ from streamcap.engine.served_model import ServedModel
 from streamcap.image_spec import ImageSpec
 from streamcap.media.convert import Converter
 from streamcap.media.frame import Pixels, Sample
+from testbed.fake_model import FakeModel
 from testbed.nats import NatsCluster
-from tests.chaos.fake_model import FakeModel
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.cluster.engines.samples import sample
-from tests.timeouts import TIMEOUT_FACTOR
 
 OPTIONS = EngineOptions(ChangeGateOptions(threshold=0.02), interim_interval=0.001)
 INFO = ModelInfo.of(ServedModel("mini", "model mini", None, Converter(ImageSpec(32, 32))), OPTIONS.gate)

@@ -12,7 +12,7 @@ from testbed.certificates import certificate
 from testbed.nats import NatsCluster
 from testbed.nats_accounts import NatsAccounts
 from testbed.ports import free_port
-from tests.conftest import require_program
+from testbed.programs import require_program
 
 
 async def refused(options: ClusterOptions) -> str:

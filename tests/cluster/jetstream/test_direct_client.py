@@ -13,7 +13,7 @@ from nats.errors import ConnectionClosedError, MaxPayloadError
 
 from streamcap.cluster.jetstream.connection import Connection
 from streamcap.cluster.jetstream.direct_client import DirectCallback, make_header, read_header
-from tests.timeouts import TIMEOUT_FACTOR
+from testbed.timeouts import TIMEOUT_FACTOR
 
 Taken = tuple[str, str, dict[str, str], bytes]
 NATS_PY = Client()

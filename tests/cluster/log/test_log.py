@@ -20,8 +20,8 @@ from streamcap.cluster.log.writer import LogWriter
 from streamcap.cluster.tasks import end_tasks
 from streamcap.streams.counters import Counters
 from testbed.nats import NatsCluster
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.captions.fakes import caption
-from tests.timeouts import TIMEOUT_FACTOR
 
 
 async def until(condition: Callable[[], object]) -> None:

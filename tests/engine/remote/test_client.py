@@ -25,8 +25,8 @@ from testbed.http.chat_server import (
     start_answer,
     write_chunk,
 )
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.engine.remote import recorded
-from tests.timeouts import TIMEOUT_FACTOR
 
 BODY = b'{"model":"m"}'
 HTML = b"<!doctype html><title>Login</title>"

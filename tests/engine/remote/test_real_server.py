@@ -19,9 +19,9 @@ from streamcap.engine.remote.client import RemoteClient
 from streamcap.engine.remote.failure import RemoteError
 from streamcap.engine.remote.remote_model import to_jpeg
 from streamcap.engine.remote.request import JpegImage, body
+from testbed.programs import require_package
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.captioner.hub.random_models import llava
-from tests.conftest import require_package
-from tests.timeouts import TIMEOUT_FACTOR
 
 LONG_TIMEOUTS: dict[str, Any] = {"first_token_timeout": TIMEOUT_FACTOR, "timeout": TIMEOUT_FACTOR}
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

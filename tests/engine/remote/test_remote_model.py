@@ -19,8 +19,8 @@ from streamcap.engine.remote.circuit import Circuit
 from streamcap.engine.remote.failure import RemoteError
 from streamcap.engine.remote.remote_model import RemoteModel
 from streamcap.media.frame import Sample, SampledImage
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.engine.fakes import sample
-from tests.timeouts import TIMEOUT_FACTOR
 
 URL = "http://127.0.0.1:1/v1"
 A, B, C = (np.eye(3, dtype=np.float32)[axis] for axis in range(3))

@@ -19,7 +19,7 @@ from streamcap.errors import InputError
 from streamcap.media.files import image_file
 from streamcap.media.files.heif import is_heif
 from streamcap.media.files.image_file import check_image, decode_image, has_image_name, list_folder, open_image
-from tests.conftest import require_package
+from testbed.programs import require_package
 
 GRAY = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (32, 1))
 

@@ -15,7 +15,7 @@ from streamcap.media.demand import FrameDemand
 from streamcap.media.files.video_file import VideoFile
 from streamcap.media.frame import Frame
 from streamcap.media.sources import Source, SourceEnded, SourceOptions, SourceRefused, open_source
-from tests.conftest import require_program
+from testbed.programs import require_program
 from tests.media.fakes import write_video
 
 pytestmark = pytest.mark.slow

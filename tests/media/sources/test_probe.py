@@ -18,13 +18,13 @@ from streamcap.media.sources.address import HostGuard, HostScope
 from streamcap.media.sources.diagnosis import rtsp_challenges
 from streamcap.media.sources.probe import ProbeReport, probe
 from testbed.http.odd_cameras import STREAMS
+from testbed.programs import require_gstreamer, require_program
 from testbed.rtsp import scripted
-from testbed.rtsp.camera import Clip, RtspServer, require_rtsp_server
+from testbed.rtsp.camera import Clip, RtspServer
 from testbed.rtsp.proxy import always, intercepting
-from tests.conftest import require_program
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.media.fakes import write_video
 from tests.media.sources.test_http import serving
-from tests.timeouts import TIMEOUT_FACTOR
 
 CLIP = Clip(scenes=4, seconds=1.0, width=320, height=180, rate=15)
 SECONDS = 30.0
@@ -33,7 +33,7 @@ SECONDS = 30.0
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RtspServer]:
-    require_rtsp_server()
+    require_gstreamer()
     with RtspServer(CLIP) as running:
         yield running
 
@@ -104,7 +104,7 @@ def test_camera_without_usable_video(server: RtspServer, path: str, cause: str) 
 
 @pytest.mark.e2e
 def test_login_is_named_with_what_is_offered() -> None:
-    require_rtsp_server()
+    require_gstreamer()
     with RtspServer(CLIP, user="viewer", password="hunter2", digest=True) as server:
         assert "401: it asks for a user name and a password (Digest MD5)" in refused(server.url())
         wrong = refused(server.url(login="viewer:hunter3"))
@@ -114,7 +114,7 @@ def test_login_is_named_with_what_is_offered() -> None:
 
 @pytest.mark.e2e
 def test_camera_over_udp_says_its_transport() -> None:
-    require_rtsp_server()
+    require_gstreamer()
     with RtspServer(CLIP, udp=True) as server:
         # GStreamer may answer 503 while it still ends the session that it refused over TCP.
         reports = (probe(server.url(), seconds=SECONDS) for _ in range(5))

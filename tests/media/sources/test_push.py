@@ -8,8 +8,8 @@ import pytest
 
 from streamcap.media.sources import SourceEnded, SourceLost, SourceRefused
 from streamcap.media.sources.push import PushSource
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.media.fakes import drawn
-from tests.timeouts import TIMEOUT_FACTOR
 
 
 def test_queue_is_bounded_and_drops_oldest() -> None:

@@ -18,9 +18,9 @@ from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRef
 from streamcap.media.sources.libav.source import LibavSource
 from streamcap.media.sources.srt import MAX_STDERR_BYTES, SrtPipe
 from testbed.ports import free_port
-from tests.conftest import require_program
+from testbed.programs import require_program
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.media.fakes import write_video
-from tests.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.e2e
 

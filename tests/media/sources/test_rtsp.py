@@ -19,10 +19,11 @@ from streamcap.media.scenes import draw
 from streamcap.media.sources import Source, SourceLost, SourceOptions, SourceRefused, open_source
 from streamcap.media.sources.rtsp import source as rtsp_source
 from streamcap.media.sources.rtsp.relay import RtspRelay
-from testbed.rtsp.camera import Clip, RtspServer, require_rtsp_server
+from testbed.programs import require_gstreamer
+from testbed.rtsp.camera import Clip, RtspServer
 from testbed.rtsp.proxy import always, intercepting
 from testbed.rtsp.rtp_packets import nal_units
-from tests.timeouts import TIMEOUT_FACTOR
+from testbed.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.e2e
 
@@ -34,14 +35,14 @@ REPORTS = 3
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RtspServer]:
-    require_rtsp_server()
+    require_gstreamer()
     with RtspServer(CLIP, paths=("door", "yard")) as running:
         yield running
 
 
 @pytest.fixture
 def own_server() -> Iterator[RtspServer]:
-    require_rtsp_server()
+    require_gstreamer()
     with RtspServer(CLIP) as running:
         yield running
 
@@ -181,7 +182,7 @@ def test_unknown_path_is_refused(server: RtspServer, path: str, message: str, re
 
 @pytest.mark.parametrize("digest", [False, True])
 def test_camera_with_password(digest: bool) -> None:
-    require_rtsp_server()
+    require_gstreamer()
     with RtspServer(CLIP, user="viewer", password="hunter2", digest=digest) as server:
         for login in ("", "viewer:hunter3"):
             error = refused(server.url(login=login))
@@ -195,7 +196,7 @@ def test_camera_with_password(digest: bool) -> None:
 
 
 def test_camera_without_tcp_is_read_over_udp(caplog: pytest.LogCaptureFixture) -> None:
-    require_rtsp_server()
+    require_gstreamer()
     with RtspServer(CLIP, udp=True) as server:
         source = opened_in_the_end(server.url())
         frames = source.frames()
@@ -292,7 +293,7 @@ def test_frozen_camera_times_out(own_server: RtspServer) -> None:
 
 
 def test_damaged_frames_are_counted() -> None:
-    require_rtsp_server()
+    require_gstreamer()
     with RtspServer(CLIP, damage=0.3) as server:
         source = opened(server.url())
         for number, _ in enumerate(source.frames()):
@@ -303,7 +304,7 @@ def test_damaged_frames_are_counted() -> None:
 
 
 def test_camera_is_decoded_by_keyframes_alone_until_watched() -> None:
-    require_rtsp_server()
+    require_gstreamer()
     with RtspServer(CLIP) as server:
         source = open_source(server.url(), options=OPTIONS)
         # Its keyframes come every half a second.
@@ -328,7 +329,7 @@ def test_camera_is_decoded_by_keyframes_alone_until_watched() -> None:
 
 
 def test_unwanted_pictures_are_read_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    require_rtsp_server()
+    require_gstreamer()
     monkeypatch.setattr(rtsp_source, "IDLE_READ_SECONDS", 0.4)
     reads: list[float] = []
     read = RtspRelay.read

@@ -22,8 +22,8 @@ from streamcap.media.sources.libav.options import FORMATS as LIBAV_FORMATS
 from streamcap.media.sources.libav.options import LIBAV_OPTIONS
 from testbed.canary import Canary
 from testbed.ports import free_port
+from testbed.programs import require_program
 from testbed.rtsp.proxy import always, intercepting
-from tests.conftest import require_program
 from tests.media.fakes import write_video
 from tests.media.sources.test_http import serving
 from tests.media.sources.tricks import FORMATS, file_targets, mov_reference, network_targets

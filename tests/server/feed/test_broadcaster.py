@@ -18,9 +18,9 @@ from streamcap.captions.hub import Hub
 from streamcap.captions.subscription import SubscribeOptions
 from streamcap.server.feed.broadcaster import MESSAGES_PER_TURN, FeedBroadcaster, _Connection
 from streamcap.server.http import server as http_server
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.captions.fakes import caption
 from tests.server.conftest import Server, Start, receive, until
-from tests.timeouts import TIMEOUT_FACTOR
 
 HANDSHAKE = (
     "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

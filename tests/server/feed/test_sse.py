@@ -11,8 +11,8 @@ from typing import Any
 from streamcap.captions.subscription import SubscribeOptions
 from streamcap.server.feed.query import FeedRequest
 from streamcap.server.feed.sse import EventStream
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.server.conftest import Server, Start, until
-from tests.timeouts import TIMEOUT_FACTOR
 
 
 @asynccontextmanager

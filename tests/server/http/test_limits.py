@@ -10,8 +10,8 @@ from streamcap.captions.cue import Cue
 from streamcap.captions.formats import srt
 from streamcap.server.http import limits
 from streamcap.server.http.limits import newest_cues
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.server.conftest import Server
-from tests.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.slow
 

@@ -16,9 +16,9 @@ from streamcap.errors import InputError
 from streamcap.server.http.path_prefix import PathPrefix, is_prefix, route_path
 from streamcap.server.options import ServerOptions
 from testbed.certificates import certificate
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.server.conftest import Start, receive
 from tests.server.proxy import prefix_proxy
-from tests.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.slow
 

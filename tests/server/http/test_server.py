@@ -12,8 +12,8 @@ import pytest
 from streamcap.errors import InputError
 from streamcap.server.http import server as http_server
 from streamcap.server.options import ServerOptions
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.server.conftest import Server, receive
-from tests.timeouts import TIMEOUT_FACTOR
 
 RAISE_LIMIT = """
 import resource

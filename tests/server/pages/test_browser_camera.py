@@ -7,11 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.film import Film
-from testbed.rtsp.camera import Clip, RtspServer
-from tests.conftest import require_gstreamer
-from tests.end_to_end.service import Service, Viewer
-from tests.server.browser import (
+from testbed.browser import (
     CAPTIONS_SHOWN,
     becomes_true,
     chromium,
@@ -19,7 +15,11 @@ from tests.server.browser import (
     page_without_errors,
     publish_camera,
 )
-from tests.timeouts import TIMEOUT_FACTOR
+from testbed.film import Film
+from testbed.programs import require_gstreamer
+from testbed.rtsp.camera import Clip, RtspServer
+from testbed.service import Service, Viewer
+from testbed.timeouts import TIMEOUT_FACTOR
 
 pytestmark = [pytest.mark.browser, pytest.mark.e2e]
 

@@ -10,7 +10,7 @@ import pytest_asyncio
 from PIL import Image
 from playwright.async_api import Browser, Page
 
-from tests.server.browser import becomes_true, chromium, page_without_errors
+from testbed.browser import becomes_true, chromium, page_without_errors
 from tests.server.conftest import Server, Start, until
 
 pytestmark = pytest.mark.browser

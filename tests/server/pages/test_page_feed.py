@@ -9,7 +9,7 @@ import pytest_asyncio
 from playwright.async_api import Browser
 
 from streamcap.captions.subscription import CloseReason
-from tests.server.browser import becomes_true, chromium, page_without_errors
+from testbed.browser import becomes_true, chromium, page_without_errors
 from tests.server.conftest import Server, until
 
 pytestmark = pytest.mark.browser

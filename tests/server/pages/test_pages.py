@@ -17,10 +17,10 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page
 
 from streamcap.captions.event import StreamState
+from testbed.browser import becomes_true, chromium, page_without_errors
 from testbed.http.prefix_proxy import PrefixProxy
-from tests.conftest import require_program
+from testbed.programs import require_program
 from tests.media.fakes import write_video
-from tests.server.browser import becomes_true, chromium, page_without_errors
 from tests.server.conftest import LATENCY, Server, Start, until
 
 pytestmark = pytest.mark.browser

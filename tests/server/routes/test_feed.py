@@ -9,8 +9,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from streamcap.captions.event import StreamState
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.server.conftest import Server, Start, receive, until
-from tests.timeouts import TIMEOUT_FACTOR
 
 
 async def test_websocket_sends_hello_status_and_captions(server: Server) -> None:

@@ -7,9 +7,9 @@ import subprocess
 import pytest
 
 from streamcap.captions.event import StreamState
-from tests.conftest import require_program
+from testbed.programs import require_program
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.server.conftest import Server, Start
-from tests.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.slow
 

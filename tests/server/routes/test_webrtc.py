@@ -22,9 +22,9 @@ from streamcap.server.webrtc import whip as publishing
 from streamcap.server.webrtc.rules import is_registered
 from streamcap.server.webrtc.session import WebRtcSession, check_offer
 from streamcap.server.webrtc.whip import ABANDONED_SECONDS
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.examples import examples
 from tests.server.conftest import FakeStreams, Server, Start, until
-from tests.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.slow
 

@@ -25,8 +25,8 @@ from streamcap.streams.settings import StreamSettings
 from streamcap.streams.storage.caption_files import SavedHistory
 from streamcap.streams.storage.event_outbox import Outgoing
 from streamcap.streams.stream_deps import StreamDeps
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.streams.fakes import MadeSource, frame
-from tests.timeouts import TIMEOUT_FACTOR
 
 
 class Log:

@@ -15,8 +15,8 @@ from streamcap.streams.counters import Counters
 from streamcap.streams.storage.caption_files import CaptionFiles
 from streamcap.streams.storage.file_retention import FileRetention
 from streamcap.streams.storage.file_rotation import DAY_SECONDS, RotationOptions
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.captions.fakes import caption
-from tests.timeouts import TIMEOUT_FACTOR
 
 KEEP_3 = RotationOptions(keep_days=3)
 CAPTURED_AT = caption().captured_at

@@ -15,8 +15,8 @@ from streamcap.captions.subscription import SubscribeOptions
 from streamcap.errors import InputError
 from streamcap.streams.publishing.feed_writer import rewrite_pause
 from streamcap.streams.storage.caption_files import CaptionFiles
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.streams.fakes import URL, FakeService, frame, live, wait_sources
-from tests.timeouts import TIMEOUT_FACTOR
 
 
 async def test_files_equal_feed(service: FakeService, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from streamcap.media.sources.address import addresses_fault
 from streamcap.media.sources.http.hls import choose_rendition, with_absolute_urls
 from streamcap.media.sources.http.jpeg import JpegSplitter
 from testbed.http.odd_cameras import COUNT, SIZE, SNAPSHOTS, STREAMS, Login, Snapshot, jpeg
+from testbed.timeouts import TIMEOUT_FACTOR
 from tests.media.fakes import write_video
 from tests.media.sources.test_http import folder, hls, serving
-from tests.timeouts import TIMEOUT_FACTOR
 
 OPTIONS = SourceOptions(open_timeout=20, read_timeout=10, poll_interval=0.05)
 

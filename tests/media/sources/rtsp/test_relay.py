@@ -15,7 +15,8 @@ from streamcap.media.sources.libav.options import pinned
 from streamcap.media.sources.rtsp.messages import Message, MessageError, RtspSplitter
 from streamcap.media.sources.rtsp.relay import RtspRelay
 from testbed.canary import Canary
-from testbed.rtsp.camera import Clip, RtspServer, require_rtsp_server
+from testbed.programs import require_gstreamer
+from testbed.rtsp.camera import Clip, RtspServer
 from testbed.rtsp.proxy import Intercept, intercepting, redirect, sha256_only
 from tests.media.fakes import write_video
 from tests.media.sources.public_network import make_loopback_public
@@ -52,7 +53,7 @@ def public(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RtspServer]:
-    require_rtsp_server()
+    require_gstreamer()
     with RtspServer(Clip(scenes=4, seconds=1.0, width=320, height=180, rate=15)) as running:
         yield running
 
@@ -162,7 +163,7 @@ def test_password_does_not_follow_a_redirect(public: None) -> None:
 
 @pytest.mark.e2e
 def test_camera_without_tcp_is_read_over_udp(public: None) -> None:
-    require_rtsp_server()
+    require_gstreamer()
     with RtspServer(Clip(scenes=4, seconds=1.0, width=320, height=180, rate=15), udp=True) as camera:
         # GStreamer answers 503 for a moment after the attempt over TCP.
         for _ in range(20):

@@ -14,7 +14,7 @@ from streamcap.media.sources import Source, SourceLost, SourceOptions, open_sour
 from streamcap.media.sources.rtsp.messages import MAX_HEAD_BYTES
 from testbed.rtsp import scripted
 from testbed.rtsp.scripted import AUDIO, H264, METADATA
-from tests.timeouts import TIMEOUT_FACTOR
+from testbed.timeouts import TIMEOUT_FACTOR
 
 OPTIONS = SourceOptions(open_timeout=60, read_timeout=30)
 FRAMES = scripted.h264_frames()

@@ -20,7 +20,7 @@ from typing import Any, Self
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.timeouts import TIMEOUT_FACTOR
+from testbed.timeouts import TIMEOUT_FACTOR
 
 
 def fetch(url: str, method: str = "GET", body: object = None) -> tuple[int, str]:

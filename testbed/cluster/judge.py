@@ -152,3 +152,8 @@ def judge_files(finals: list[dict[str, Any]], stored: list[Stored], stream: str,
         verdict.violations.append(f"{stream}: finals {sorted(missing)[:5]} are not in the files")
     if recorded != expected[: len(recorded)]:
         verdict.violations.append(f"{stream}: the files differ from the log")
+
+
+def percentile(values: list[float], share: float) -> float:
+    """By the nearest rank; 0 without values. share: 0 to 1."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else 0.0

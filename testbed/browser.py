@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 from playwright.async_api import Browser, Page, async_playwright
 
-from tests.conftest import require_program
-from tests.timeouts import TIMEOUT_FACTOR
+from testbed.programs import require_program
+from testbed.timeouts import TIMEOUT_FACTOR
 
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

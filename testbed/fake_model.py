@@ -1,4 +1,4 @@
-"""`python -m tests.chaos.fake_model serve …`: the real command with a fast model without torch.
+"""`python -m testbed.fake_model serve …`: the real command with a fast model without torch.
 
 The text is a hash of the image, so that another scene gives another caption. STREAMCAP_FAKE_ROW_SECONDS makes each
 decoded row of a batch so much slower.

@@ -15,14 +15,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from testbed.ports import free_port
-from tests.end_to_end.service import fetch, wait_until
-from tests.timeouts import TIMEOUT_FACTOR
+from testbed.service import fetch, wait_until
+from testbed.timeouts import TIMEOUT_FACTOR
 
 SCENE = "scenes:?size=64x64&rate=10&seconds=0.7"
 # A process that has imported everything once, and forks a node in milliseconds: an import takes seconds of CPU.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
-    ["streamcap.cli", "streamcap.service.node", "tests.chaos.fake_model", "tests.cluster.nodes"]
+    ["streamcap.cli", "streamcap.service.node", "testbed.fake_model", "testbed.cluster.nodes"]
 )
 
 
@@ -40,7 +40,7 @@ def run_command(arguments: Sequence[str], log: str, network: str | None) -> None
     os.close(file)
     from streamcap.cli import main
     from streamcap.service import models
-    from tests.chaos.fake_model import load
+    from testbed.fake_model import load
 
     models.load_model = load  # type: ignore[assignment]
     sys.argv = ["streamcap", *arguments]
