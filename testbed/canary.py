@@ -49,7 +49,7 @@ class Canary:
             if os.read(self._watch, 65_536):
                 events.append("the file was opened")
         requests, self._requests = self._requests, []
-        return [*events, *(f"the server was asked: {request!r}" for request in requests)]
+        return [*events, *(f"the server got a request: {request!r}" for request in requests)]
 
     def _serve(self) -> None:
         while True:

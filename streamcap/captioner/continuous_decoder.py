@@ -72,10 +72,6 @@ class ContinuousDecoder(Generic[Key]):
         finished = [(row, self._unfinished.pop(row.key)) for row in done]
         return [(row.key, self._make_result(row.tokens, row.logprob, row.passes, prompt)) for row, prompt in finished]
 
-    def tokens(self) -> dict[Key, list[int]]:
-        """The tokens so far of every caption in the batch."""
-        return {} if self._batch is None else {row.key: list(row.tokens) for row in self._batch.rows}
-
     def _step(self, max_rows: int) -> list[Request[Key]]:
         batch, self._batch = self._batch, None
         if batch is None:

@@ -92,7 +92,7 @@ class Stream:
         self._demand = FrameDemand()
         self._source_thread: SourceThread | None = None
         self._stretch = 1.0
-        self._tell_demand()
+        self._update_demand()
 
     def elsewhere(self) -> str | None:
         """Where the stream's frames are: URL, or name, of the other machine that runs it; None: here."""
@@ -187,7 +187,7 @@ class Stream:
         self.publisher.change(self.settings, every)
         less = f"overloaded: a caption every {every:.3g} s, not every {self.every:g} s" if every > self.every else ""
         self.publisher.set_load(less)
-        self._tell_demand()
+        self._update_demand()
         if self._source_thread is not None:
             self._source_thread.change(self.settings, every)
 
@@ -254,7 +254,7 @@ class Stream:
         """One who watched the video has left."""
         self._demand.viewers -= 1
 
-    def _tell_demand(self) -> None:
+    def _update_demand(self) -> None:
         options = self._deps.options
         self._demand.decode = self.settings.decode or options.decode
         self._demand.every = min(self.effective_every, self._deps.frame_spacing(self.settings.model))

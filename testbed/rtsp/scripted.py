@@ -102,10 +102,10 @@ def _answer(
             if method == "OPTIONS":
                 head += "Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN\r\n"
             if method == "SETUP":
-                asked = re.search(r"interleaved=(\d+)", request)
-                given = int(asked[1]) if asked else 0
-                channel = given if "/t0" in request.partition("\r\n")[0] else channel
-                head += f"Transport: RTP/AVP/TCP;unicast;interleaved={given}-{given + 1}\r\n"
+                channels = re.search(r"interleaved=(\d+)", request)
+                first = int(channels[1]) if channels else 0
+                channel = first if "/t0" in request.partition("\r\n")[0] else channel
+                head += f"Transport: RTP/AVP/TCP;unicast;interleaved={first}-{first + 1}\r\n"
             body = sdp if method == "DESCRIBE" else ""
             if body:
                 head += f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from streamcap.bench.cells import cells, cells_table
 
 
-def test_cells_compare_with_the_better_peer() -> None:
+def test_cells_compare_with_the_better_runtime() -> None:
     rows = [
         {"contender": name, "frames": frames, "rounds_ms": [taken]}
         for name, frames, taken in (

@@ -258,6 +258,10 @@ class HubDecoder(Generic[Key]):
         """Queue one caption, given one row of `encode`'s output."""
         self._waiting[key] = embedding
 
+    def drop(self, key: Key) -> bool:
+        """Drop a caption that waits; False if there is none with this key."""
+        return self._waiting.pop(key, None) is not None
+
     def step(self) -> list[tuple[Key, Result]]:
         """Decode all captions that wait."""
         waiting, self._waiting = self._waiting, {}

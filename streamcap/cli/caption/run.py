@@ -162,8 +162,8 @@ class CaptionRun:
     def _write_video(self, path: Path, cues: list[Cue], confidences: list[float | None]) -> None:
         from streamcap.captions.formats.json import entries
 
-        spoken = entries(cues, self._options.lang)
-        captions = [{**entry, "confidence": one} for entry, one in zip(spoken, confidences, strict=True)]
+        timed = entries(cues, self._options.lang)
+        captions = [{**entry, "confidence": one} for entry, one in zip(timed, confidences, strict=True)]
         self._entries.append({"path": str(path), "captions": captions})
         if not self._per_video:
             return

@@ -60,11 +60,11 @@ def wrong_protocol(url: str, guard: HostGuard, *, timeout: float) -> str | None:
         address = guard.resolve(parts.hostname, port)[0]
     except (OSError, ForbiddenHostError):
         return None
-    found = _spoken(address, port, _GREETINGS[own], timeout)
+    found = _protocol_of(address, port, _GREETINGS[own], timeout)
     if found == "":
         return None
     if found is None:
-        if not secure and _speaks_tls(address, port, timeout):
+        if not secure and _is_tls(address, port, timeout):
             return f"port {port} expects TLS; try {own}s://"
         return None
     if found == own:
@@ -77,7 +77,7 @@ def wrong_protocol(url: str, guard: HostGuard, *, timeout: float) -> str | None:
     return f"{found.upper()} answers at port {port}, not {own.upper()}; {advice}"
 
 
-def _spoken(address: str, port: int, greeting: bytes, timeout: float) -> str | None:
+def _protocol_of(address: str, port: int, greeting: bytes, timeout: float) -> str | None:
     """The protocol of what a server sends after `greeting`: "rtsp", "http", "ssh", "tls" or "other"; None if it closes
     the connection, "" if it stays silent.
     """
@@ -96,7 +96,7 @@ def _spoken(address: str, port: int, greeting: bytes, timeout: float) -> str | N
     return next((name for start, name in starts.items() if answer.lstrip().startswith(start)), "other")
 
 
-def _speaks_tls(address: str, port: int, timeout: float) -> bool:
+def _is_tls(address: str, port: int, timeout: float) -> bool:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (

@@ -316,3 +316,13 @@ def test_options_that_do_not_apply_are_refused(directories: dict[str, Path]) -> 
         load_captioner(directories["blip"], device="cpu", tokenizer="gpt2")
     with pytest.raises(InputError, match="takes no prompt"):
         load_captioner("mini", device="cpu", prompt="a dog")
+
+
+def test_dropped_caption_is_not_decoded(captioners: dict[str, Captioner]) -> None:
+    captioner = next(iter(captioners.values()))
+    decoder = captioner.decoder(SearchOptions(max_tokens=2))
+    pixels = captioner.encode(np.zeros((1, 32, 32, 3), np.uint8))
+    for key in ("door", "yard"):
+        decoder.add(key, pixels[0])
+    assert (decoder.drop("yard"), decoder.drop("yard"), decoder.active) == (True, False, 1)
+    assert [key for key, _ in decoder.step()] == ["door"]

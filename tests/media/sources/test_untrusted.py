@@ -64,7 +64,7 @@ def test_canary_notices_file_and_request(canary: Canary) -> None:
     socket.create_connection(canary.address.split(":")).close()  # type: ignore[arg-type]
     while not (seen := canary.touched()):
         time.sleep(0.005)
-    assert seen == ["the server was asked: b''"]
+    assert seen == ["the server got a request: b''"]
 
 
 @pytest.mark.parametrize("trick", FORMATS)

@@ -186,8 +186,8 @@ def test_relay_names_the_checked_address_for_datagrams(public: None) -> None:
 
 
 def test_relay_refuses_other_local_programs(public: None) -> None:
-    asked: list[bytes] = []
-    with intercepting(lambda request: asked.append(request) or b"RTSP/1.0 200 OK\r\n{cseq}\r\n\r\n") as port:  # type: ignore[func-returns-value]
+    requests: list[bytes] = []
+    with intercepting(lambda request: requests.append(request) or b"RTSP/1.0 200 OK\r\n{cseq}\r\n\r\n") as port:  # type: ignore[func-returns-value]
         relay = RtspRelay(f"rtsp://127.0.0.1:{port}/x", HostGuard("rtsp://x/", HostScope.ANY), timeout=5)
         local = relay.url.rpartition("/")[0]
         host, _, number = local.removeprefix("rtsp://").partition(":")
@@ -195,7 +195,7 @@ def test_relay_refuses_other_local_programs(public: None) -> None:
             program.sendall(f"OPTIONS {local}/x RTSP/1.0\r\nCSeq: 1\r\n\r\n".encode())
             assert program.recv(100) == b""
         relay.close()
-    assert not asked
+    assert not requests
 
 
 @pytest.mark.parametrize("size", [1, 5, 1000])
