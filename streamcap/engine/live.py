@@ -24,8 +24,11 @@ class LiveModel:
     def __init__(self, captioner: Captioner) -> None:
         from streamcap.captioner import SearchOptions
         from streamcap.captioner.decoding.drafts import DraftHistory
+        from streamcap.captioner.kernels.threads import limited, useful_threads
 
         self._captioner = captioner
+        parameters = captioner.info["parameters"]
+        self._limited = lambda rows: limited(useful_threads(parameters, rows))
         self._search = SearchOptions()
         self._history = DraftHistory()
         # Other models describe what they were trained for; a stream's prompt is for a model that it may have later.
@@ -41,10 +44,12 @@ class LiveModel:
         captioner = self._captioner
         width, height = captioner.image_spec.size
         shape = (1, height, width, 3) if captioner.clip_length is None else (1, captioner.clip_length, height, width, 3)
-        self._captioner.decode(self.encode(np.full(shape, 127, np.uint8)), self._search)
+        with self._limited(1):
+            captioner.decode(self.encode(np.full(shape, 127, np.uint8)), self._search)
 
     def encode(self, pixels: Pixels) -> Any:
-        return self._captioner.encode(pixels)
+        with self._limited(len(pixels)):
+            return self._captioner.encode(pixels)
 
     def features(self, embeddings: Any) -> Features:
         return self._captioner.features(embeddings)
@@ -57,10 +62,11 @@ class LiveModel:
         on_text: Callable[[int, list[int]], None] | None = None,
         prompts: Sequence[str | None] | None = None,
     ) -> Sequence[Decoded]:
-        if prompts is not None and self._takes_prompts:
-            return self._captioner.decode(embeddings, self._search, on_text=on_text, prompts=prompts)  # type: ignore[call-arg]
-        drafts = [self._history.stream(name) for name in streams]
-        results = self._captioner.decode(embeddings, self._search, on_text=on_text, drafts=drafts)
+        with self._limited(len(streams)):
+            if prompts is not None and self._takes_prompts:
+                return self._captioner.decode(embeddings, self._search, on_text=on_text, prompts=prompts)  # type: ignore[call-arg]
+            drafts = [self._history.stream(name) for name in streams]
+            results = self._captioner.decode(embeddings, self._search, on_text=on_text, drafts=drafts)
         for draft, result in zip(drafts, results, strict=True):
             draft.add(result.tokens)
         return results

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -28,7 +27,7 @@ from streamcap.server.app import create_app
 from streamcap.server.http import server as http_server
 from streamcap.server.options import ServerOptions
 from streamcap.service.changes import ServiceChanges, Wanted
-from streamcap.service.heap import trim_heap_periodically
+from streamcap.service.heap import begin_collections, trim_heap_periodically
 from streamcap.service.models import LoadedModel, ModelService, complete, load_models
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.storage.caption_store import CaptionStore
@@ -105,8 +104,7 @@ async def serve_streams(
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             service = start_models(streams, models, loading.result(), options)
-            # What exists by now stays: collections need not visit it.
-            gc.freeze()
+            begin_collections()
             adding = asyncio.create_task(_add(streams, options), name="add-streams")
             await asyncio.wait((adding, serving, stopping), return_when=asyncio.FIRST_COMPLETED)
             if adding.done():

@@ -17,6 +17,12 @@ from streamcap.daemon_pool import DaemonPool
 TRIM_SECONDS = 10.0
 
 
+def begin_collections() -> None:
+    """Let Python collect cycles from now on, when everything that stays is loaded: collections need not visit that."""
+    gc.freeze()
+    gc.enable()
+
+
 def trim_heap() -> bool:
     """Return freed memory to the system, which takes a few milliseconds; False where the C library cannot."""
     try:
@@ -35,9 +41,10 @@ async def trim_heap_periodically(*, collect_cycles: bool = True) -> None:
     pool = DaemonPool("heap")
     try:
         while True:  # a period, not a wait for a condition
+            # First: a service that starts has nothing to return, and a collection would delay its first caption.
+            await asyncio.sleep(TRIM_SECONDS)
             if collect_cycles:
                 await pool.run(gc.collect)
             await pool.run(trim_heap)
-            await asyncio.sleep(TRIM_SECONDS)
     finally:
         pool.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -41,7 +40,7 @@ from streamcap.server.errors import answer
 from streamcap.server.http import server as http_server
 from streamcap.server.http.path_prefix import route_path
 from streamcap.service.app import ENGINE_STOP_SECONDS, ServeOptions, on_hangup, source_opener, start_models
-from streamcap.service.heap import trim_heap_periodically
+from streamcap.service.heap import begin_collections, trim_heap_periodically
 from streamcap.service.models import ModelService, complete, load_models
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.storage.file_retention import FileRetention
@@ -213,8 +212,7 @@ class Node:
         elif "ingest" in roles:
             tasks += self._ask_engines()
         self.gateway_streams.engine = self.streams.engine
-        # What exists by now stays: collections need not visit it.
-        gc.freeze()
+        begin_collections()
         await self.registry.ready.wait()
         if "gateway" in roles:
             tasks.append(asyncio.create_task(self.gateway.run(), name="gateway"))

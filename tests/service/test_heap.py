@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from streamcap.cli.service.process import defer_collections
 from streamcap.service import heap
-from streamcap.service.heap import trim_heap, trim_heap_periodically
+from streamcap.service.heap import begin_collections, trim_heap, trim_heap_periodically
 from testbed.timeouts import TIMEOUT_FACTOR
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc_trim is glibc's")
@@ -61,7 +62,8 @@ class _Node:
         self.itself = self
 
 
-async def test_cycles_are_collected_by_time() -> None:
+async def test_cycles_are_collected_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap, "TRIM_SECONDS", 0.01)
     collected = asyncio.Event()
     loop = asyncio.get_running_loop()
     gc.disable()  # so that only the task under test collects
@@ -75,3 +77,14 @@ async def test_cycles_are_collected_by_time() -> None:
             await task
     finally:
         gc.enable()
+
+
+def test_begin_collections_after_a_start_without_them() -> None:
+    try:
+        defer_collections()
+        assert not gc.isenabled()
+        begin_collections()
+        assert gc.isenabled() and gc.get_freeze_count() > 0
+    finally:
+        gc.enable()
+        gc.unfreeze()

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamcap.captioner.kernels import loading
+from streamcap.captioner.kernels.threads import num_threads
 
 _MIN_SCALE = 1e-12
 _PANEL = 32
@@ -223,7 +224,7 @@ def matmul(
     out = empty_floats(rows, linear.out_features)
     if not rows or not bool(torch.isfinite(x.sum())):
         return out.fill_(torch.nan)
-    threads = torch.get_num_threads()
+    threads = num_threads()
     floats = empty_floats(threads * rows)
     scratch = torch.empty(_num_row_copies(rows, threads) * (width + ROW_PAD), dtype=_activation_dtype(linear.precision))
     weight, shift = (None, None) if norm is None else (at(norm.weight), at(norm.bias))
@@ -346,7 +347,7 @@ class FusedLayers:
             # In a single step the NaN stays in its row and reaches the check in `matmul` of the head.
             x.fill_(torch.nan)
             return x if output_steps is None else x[:, : output_steps.shape[1]]
-        count, threads = rows * steps, torch.get_num_threads()
+        count, threads = rows * steps, num_threads()
         if keys is None or values is None:
             args = _AttentionArgs()
             own = self._encoder_scratch_floats(steps)

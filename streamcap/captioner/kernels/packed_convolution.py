@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamcap.captioner.kernels.packed import ROW_PAD, PackedLinear, at, empty_floats, library_for, linear_struct
+from streamcap.captioner.kernels.threads import num_threads
 
 _STEPS = 16
 """The inputs of a convolution are zero-padded to a multiple of this."""
@@ -62,7 +62,7 @@ class PackedConvolution(nn.Module):
         pixels = x.detach().float().permute(0, 2, 3, 1).contiguous()
         if pixels.shape[3] != self.channels:
             raise ValueError(f"the input has {pixels.shape[3]} channels, the convolution takes {self.channels}")
-        threads = torch.get_num_threads()
+        threads = num_threads()
         batch, height, width = pixels.shape[:3]
         grid, block, floats = self.plan(batch, height, width, threads)
         out = empty_floats(grid.batch, grid.down, grid.across, self.outputs)

@@ -7,11 +7,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from streamcap.captioner.kernels.packed import _Linear, at, empty_floats, library_for
 from streamcap.captioner.kernels.packed_convolution import Grid, PackedConvolution
+from streamcap.captioner.kernels.threads import num_threads
 from streamcap.captioner.models.mini_encoder import ConvStep
 
 MAX_PLANS = 32
@@ -56,7 +56,7 @@ class PackedEncoder(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Float (B, C, H, W) → (B, out, H', W'); fastest with channels last in memory."""
         images = pixels.detach().permute(0, 2, 3, 1)
-        threads = torch.get_num_threads()
+        threads = num_threads()
         key = (*images.shape, threads)
         plan = self._plans.get(key)
         if plan is None:

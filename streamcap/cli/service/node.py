@@ -55,7 +55,7 @@ from streamcap.cli.service.options import (
     ViewToken,
     Vision,
 )
-from streamcap.cli.service.process import exit_now, load_model, run_service, start_timer
+from streamcap.cli.service.process import defer_collections, exit_now, load_model, run_service, start_timer
 from streamcap.cli.service.serve import DEFAULT_THRESHOLD, parse_sources
 from streamcap.cli.service.serve_options import ConfigFile, build_options, given_options, models_of
 from streamcap.errors import InputError
@@ -194,6 +194,7 @@ def node(
     """Run one of many machines: cameras, captions and viewers are shared over NATS JetStream."""
     arguments = dict(locals())
     require_extra("cluster", "nats", "msgspec")
+    defer_collections()
     from streamcap.server.http.server import allow_connections, listen
     from streamcap.service.node import run_node
 

@@ -53,7 +53,13 @@ FitOption = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, max=1024, help="CPU threads of the model.", show_default="auto", rich_help_panel=MODEL),
+    typer.Option(
+        min=1,
+        max=1024,
+        help="CPU threads of the model, at most; mini takes one for each image.",
+        show_default="auto",
+        rich_help_panel=MODEL,
+    ),
 ]
 ChangeThreshold = Annotated[
     float,

@@ -56,7 +56,7 @@ from streamcap.cli.service.options import (
     ViewToken,
     Vision,
 )
-from streamcap.cli.service.process import exit_now, load_model, run_service, start_timer
+from streamcap.cli.service.process import defer_collections, exit_now, load_model, run_service, start_timer
 from streamcap.cli.service.serve_options import (
     ConfigFile,
     build_options,
@@ -161,6 +161,7 @@ def serve(
 ) -> None:
     """Caption live streams: websocket, web page and rolling subtitle files."""
     arguments = dict(locals())
+    defer_collections()
     from streamcap.cli.service.console import print_captions
     from streamcap.server.http.server import allow_connections, listen
     from streamcap.service.app import ServeOptions, serve_streams
