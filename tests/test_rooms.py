@@ -108,7 +108,7 @@ def test_importing_the_commands_is_light() -> None:
 @pytest.mark.slow
 def test_starting_the_service_imports_no_connections() -> None:
     """Those of WebRTC and remote models are imported when the first one is needed."""
-    heavy = "('torch', 'aiortc', 'httpx')"
+    heavy = "('torch', 'aiortc', 'httpx', 'PIL')"
     code = f"import sys, streamcap.service.app; print(*(m for m in {heavy} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -18,7 +18,6 @@ from streamcap.engine.live import LiveModel
 from streamcap.engine.model_settings import ModelSettings
 from streamcap.engine.outcome import Encoded, Outcome
 from streamcap.engine.remote.images import ImageSampler
-from streamcap.engine.remote.remote_model import RemoteModel
 from streamcap.engine.served_model import ServedModel, ServedModels
 from streamcap.errors import InputError
 from streamcap.media.convert import Converter
@@ -26,6 +25,7 @@ from streamcap.media.frame import Pixels, Sample
 
 if TYPE_CHECKING:
     from streamcap.captioner import Captioner
+    from streamcap.engine.remote.remote_model import RemoteModel
 
 log = logging.getLogger(__name__)
 
@@ -187,8 +187,9 @@ class ModelService:
                 remote.put(encoded)
 
     def _serve_remote(self, name: str, settings: ModelSettings, gate: ServedModel) -> ServedModel:
-        # Here, because it imports httpx, which most services do not need.
+        # Here, because they import httpx and PIL, which most services do not need.
         from streamcap.engine.remote.client import RemoteClient
+        from streamcap.engine.remote.remote_model import RemoteModel
 
         fall_back = None
         if settings.fallback is not None:

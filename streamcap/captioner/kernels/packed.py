@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +78,11 @@ class PackedLinear(nn.Module):
         self.scales: Tensor
         self.bias: Tensor
         self.offsets: Tensor | None
+        self.struct: tuple[_Linear, list[Tensor]] | None = None
+        """Of `linear_struct`, with the memory that it points to."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "struct": None}  # a copy has other addresses
 
     def weight(self) -> Tensor:
         """The dequantized weight: float32 (out, in)."""
@@ -195,11 +201,15 @@ def _num_row_copies(rows: int, threads: int) -> int:
 
 
 def linear_struct(linear: PackedLinear) -> _Linear:
-    """The C side's view of the layer; valid while the layer's tensors stay at their addresses."""
+    """The C side's view of the layer, made once; it keeps the tensors of that time, even if the module is moved."""
+    if linear.struct is not None:
+        return linear.struct[0]
     limit = min(MAX_BYTE if linear.byte_activations else _MAX_ACTIVATION, (2**31 - 1) // (127 * linear.in_features))
     pointers = [tensor.data_ptr() for tensor in (linear.qweight, linear.scales, linear.bias)]
     pointers.append(0 if linear.offsets is None else linear.offsets.data_ptr())
-    return _Linear(*pointers, linear.in_features, linear.out_features, limit, 0)
+    struct = _Linear(*pointers, linear.in_features, linear.out_features, limit, 0)
+    linear.struct = struct, list(linear.buffers())
+    return struct
 
 
 def at(tensor: Tensor) -> ctypes.c_void_p:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import itertools
 import os
@@ -67,6 +68,16 @@ def test_packed_linear_matches_torch(
     actual = matmul(packed, rows, library=library).view(expected.shape)
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(packed.weight(), linear.weight, rtol=0, atol=2e-3 if precision == "int8" else 0)
+
+
+@torch.inference_mode()
+def test_copy_of_packed_linear_has_weights_of_its_own(precision: str) -> None:
+    packed = PackedLinear(nn.Linear(64, 32), precision)
+    x = torch.randn(3, 64)
+    expected = packed(x)
+    copied = copy.deepcopy(packed)
+    packed.qweight.zero_()
+    assert torch.equal(copied(x), expected) and not torch.equal(packed(x), expected)
 
 
 @torch.inference_mode()
