@@ -68,9 +68,10 @@ void streamcap_convolve(const Linear *linear, const Grid *grid, const float *x, 
                 continue;
             }
             for (int i = 0; i < rows; i++) pack_patch(grid, x, first, i, rows, in, patches);
+            const int64_t panel_bytes = (int64_t)PANEL * in * (int64_t)sizeof(float);
             for (int p = 0; p < panels; p++) {
                 const float *next = linear->qweight + (p + 1 < panels ? (int64_t)(p + 1) * PANEL * in : 0);
-                panel_matmul(linear, patches, ones, rows, 0, rows, p, next, residual, to);
+                panel_matmul(linear, patches, ones, rows, 0, rows, p, next, panel_bytes, residual, to);
             }
             if (relu) activate(to, rows * linear->out, RELU);
         }

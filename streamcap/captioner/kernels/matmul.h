@@ -24,6 +24,7 @@
 
 #define ROW_PAD (64 / (int)sizeof(Value)) /* padding between rows, so that they do not map to the same cache sets */
 #define PREFETCH_BYTES 4096               /* distance of the weight prefetch */
+#define MAX_SHARED_BYTES (512 << 10)      /* of a panel that all passes through another one prefetch into the L2 cache */
 #define BLOCK_ROWS 204                    /* at most so many rows pass all panels together */
 #define BLOCK_INPUTS 64                   /* float32: inputs of a panel that stay in the L1 cache while all rows pass */
 #define UNROLL 4                          /* float32: inputs that one pass through the innermost loop takes */
@@ -148,11 +149,18 @@ LOCAL float pack_row(const float *x, int count, int limit, Value *out) {
 #endif
 #define VECTORS (PANEL / GROUP)
 
+/* What the passes through a panel, one for each tile and `vectors`, prefetch. Several passes: each a share of the next
+   panel. If only the first one read memory, it would wait for it, and the others would leave it idle. One pass:
+   PREFETCH_BYTES ahead, first in this panel, then in the next one. */
+typedef struct {
+    const char *next; /* where the next pass begins in the next panel */
+    int64_t share;    /* bytes for each pass; 0: there is one pass, or the panel is too large */
+} Ahead;
+
 /* Matmul of `vectors` vectors of one panel with `rows` (1 to TILE) rows of x, both compile-time constants, scaled:
-   out (rows, PANEL). Prefetches PREFETCH_BYTES ahead, first in this panel, then in `next`. With few rows, integer sums
-   use several accumulators, so that consecutive instructions do not wait for each other. Floats are always summed in
-   the same order: a row gives the same bits in every batch. */
-static inline __attribute__((always_inline)) void tile(const Weight *qweight, const Weight *next, const Value *x,
+   out (rows, PANEL). With few rows, integer sums use several accumulators, so that consecutive instructions do not wait
+   for each other. Floats are always summed in the same order: a row gives the same bits in every batch. */
+static inline __attribute__((always_inline)) void tile(const Weight *qweight, Ahead *fetch, const Value *x,
                                                        int in, const int rows, const int vectors,
                                                        const float *x_scales, const float *scales, const float *bias,
                                                        float *out) {
@@ -168,17 +176,22 @@ static inline __attribute__((always_inline)) void tile(const Weight *qweight, co
         for (int v = 0; v < vectors; v++)
 #pragma GCC unroll 4
             for (int p = 0; p < parts; p++) sum[r][v][p] = zero();
-    const int size = PANEL * sizeof(Weight), split = in * size > PREFETCH_BYTES ? in - PREFETCH_BYTES / size : 0;
+    const int size = PANEL * sizeof(Weight);
+    const int split = !fetch->share && in * size > PREFETCH_BYTES ? in - PREFETCH_BYTES / size : 0;
+    const int64_t each = fetch->share ? (fetch->share * STEP + in - 1) / in : size * STEP;
+    const char *next = fetch->next, *ahead = (const char *)qweight + PREFETCH_BYTES;
+    fetch->next += fetch->share;
     for (int half = 0; half < 2; half++) {
-        const char *ahead = half ? (const char *)next - (int64_t)split * size : (const char *)qweight + PREFETCH_BYTES;
         const int stop = half ? in : split;
+        if (half) ahead = next;
         for (int k = half ? split : 0; k < stop; k += parts * STEP) {
 #pragma GCC unroll 4
             for (int p = 0; p < parts; p++) {
                 const int at = k + p * STEP;
 #pragma GCC unroll 4
                 for (int line = 0; line < STEP * size / 64; line++)
-                    _mm_prefetch(ahead + (int64_t)at * size + 64 * line, _MM_HINT_T0);
+                    _mm_prefetch(ahead + 64 * line, _MM_HINT_T0);
+                ahead += each;
                 Vector weight[VECTORS];
 #pragma GCC unroll 4
                 for (int v = 0; v < vectors; v++)
@@ -208,11 +221,11 @@ static inline __attribute__((always_inline)) void tile(const Weight *qweight, co
 #define CASE(n) \
     case n: \
         for (int v = 0; v < VECTORS; v += ACROSS(n)) \
-            tile(qweight + v * LAYOUT_STEP * GROUP, next, x, in, n, ACROSS(n), x_scales, scales + v * GROUP, \
+            tile(qweight + v * LAYOUT_STEP * GROUP, fetch, x, in, n, ACROSS(n), x_scales, scales + v * GROUP, \
                  bias + v * GROUP, out + v * GROUP); \
         break;
 
-LOCAL void tiles(const Weight *qweight, const Weight *next, const Value *x, int in, int rows, const float *x_scales,
+LOCAL void tiles(const Weight *qweight, Ahead *fetch, const Value *x, int in, int rows, const float *x_scales,
                  const float *scales, const float *bias, float *out) {
     switch (rows) {
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
@@ -310,10 +323,10 @@ LOCAL void blocked_panel_matmul(const Linear *linear, const Value *x, int total,
 }
 #endif
 
-/* One panel of `linear` for the `rows` rows from `base` on of all `total` packed rows. out: (total, linear->out), all
-   rows; overwritten, or added to if `residual`. */
+/* One panel of `linear` for the `rows` rows from `base` on of all `total` packed rows. next: the panel to prefetch, of
+   next_bytes. out: (total, linear->out), all rows; overwritten, or added to if `residual`. */
 LOCAL void panel_matmul(const Linear *linear, const Value *x, const float *x_scales, int total, int base, int rows,
-                        int panel, const Weight *next, int residual, float *out) {
+                        int panel, const Weight *next, int64_t next_bytes, int residual, float *out) {
 #if defined(FLOATS)
     if (total > TILE) {
         for (int r = 0; r < rows; r += BLOCK_ROWS)
@@ -322,7 +335,7 @@ LOCAL void panel_matmul(const Linear *linear, const Value *x, const float *x_sca
         return;
     }
 #endif
-    (void)total;
+    (void)total, (void)next_bytes;
     int in = linear->in, width = linear->out, first = panel * PANEL;
     int columns = width - first < PANEL ? width - first : PANEL;
 #if defined(BYTE_TILES)
@@ -333,6 +346,8 @@ LOCAL void panel_matmul(const Linear *linear, const Value *x, const float *x_sca
     int size = (rows + most - 1) / most; /* number of tiles, then rows of each: all tiles about equal */
     size = (rows + size - 1) / size;
     float sums[TILE * PANEL];
+    const int passes = (rows + size - 1) / size * (VECTORS / ACROSS(size));
+    Ahead fetch = {(const char *)next, passes > 1 && next_bytes <= MAX_SHARED_BYTES ? next_bytes / passes : 0};
     for (int r = base; r < base + rows; r += size) {
         int count = base + rows - r < size ? base + rows - r : size;
 #if defined(BYTE_TILES)
@@ -342,7 +357,7 @@ LOCAL void panel_matmul(const Linear *linear, const Value *x, const float *x_sca
                        linear->bias + first, linear->offsets + first, sums);
         else
 #endif
-        tiles(linear->qweight + (int64_t)first * in, next, x + (int64_t)r * (in + ROW_PAD), in, count, x_scales + r,
+        tiles(linear->qweight + (int64_t)first * in, &fetch, x + (int64_t)r * (in + ROW_PAD), in, count, x_scales + r,
               linear->scales + first, linear->bias + first, sums);
         for (int i = 0; i < count; i++)
             put_row(sums + i * PANEL, columns, residual, out + (int64_t)(r + i) * width + first);
@@ -363,10 +378,12 @@ LOCAL void matmul(const Linear *linear, const Linear *next_linear, const Value *
         const Weight *next = after < units ? linear->qweight + (int64_t)(after % panels) * PANEL * linear->in
                            : next_linear   ? next_linear->qweight + (int64_t)me * PANEL * next_linear->in
                                            : linear->qweight;
+        int next_in = after >= units && next_linear ? next_linear->in : linear->in;
+        int64_t next_bytes = (int64_t)next_in * PANEL * (int64_t)sizeof *next;
         int base = unit / panels * size, here = rows - base < size ? rows - base : size;
         int p = unit % panels, first = p * PANEL;
         int last = first + PANEL < linear->out ? first + PANEL : linear->out;
-        panel_matmul(linear, x, x_scales, rows, base, here, p, next, residual, out);
+        panel_matmul(linear, x, x_scales, rows, base, here, p, next, next_bytes, residual, out);
         if (activation >= 0)
             for (int r = base; r < base + here; r++)
                 activate(out + (int64_t)r * linear->out + first, last - first, activation);
