@@ -137,11 +137,15 @@ def is_correct(caption: str, truth: ImageTruth) -> bool | None:
 
 
 def truth_of_captions(references: Iterable[str]) -> ImageTruth:
-    """The objects that captions by people name. The main object is the most frequent one, if at least half name it."""
+    """The objects that captions by people name.
+
+    The main object is the most frequent one, if at least half name it; of equally frequent ones the first by name.
+    """
     each = [_named(reference) for reference in references]
     counts = Counter(name for names in each for name in names)
-    main = next(((name, count) for name, count in counts.most_common(1)), None)
-    return ImageTruth(frozenset(counts), main=main[0] if main is not None and 2 * main[1] >= len(each) else None)
+    # Not `most_common`: the order of equally frequent names would be that of a set, another one in each process.
+    main = max(sorted(counts), key=lambda name: counts[name], default=None)
+    return ImageTruth(frozenset(counts), main=main if main is not None and 2 * counts[main] >= len(each) else None)
 
 
 def truth_of_image(

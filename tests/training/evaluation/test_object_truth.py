@@ -93,6 +93,12 @@ def test_main_object_of_captions_needs_half() -> None:
     assert truth_of_captions(["a dog", "the grass", "a field"]).main is None
 
 
+@pytest.mark.parametrize("other", ["car", "cat", "horse", "bus", "train", "boat", "bench", "sheep"])
+def test_equally_frequent_objects_are_in_order_of_name(other: str) -> None:
+    """The order of a set is another one in each process."""
+    assert truth_of_captions([f"a dog and a {other}", f"a {other} and a dog"]).main == min("dog", other)
+
+
 def test_judge_captions_counts_words_and_images() -> None:
     truths = [
         ImageTruth(frozenset(("car", "person")), frozenset(("dog",)), "car"),
