@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from streamcap.cli import main
-from tests.timeouts import TIMEOUT_FACTOR
+from testbed.timeouts import TIMEOUT_FACTOR
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
