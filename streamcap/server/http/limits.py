@@ -13,6 +13,7 @@ from streamcap.server.errors import answer
 
 MAX_TARGET_BYTES = 8000
 """Path and query: enough for a hundred stream names. A websocket's request line is limited to 8,192 bytes."""
+MAX_HEAD_BYTES = 65_536
 MAX_SUBTITLE_BYTES = 8_000_000
 """Limit of a subtitle file: days of usual captions."""
 BODY_SECONDS = 20.0
@@ -24,8 +25,8 @@ _CUE_BYTES = 48
 
 
 class RequestLimits:
-    """ASGI middleware: 414 for a target over MAX_TARGET_BYTES, 413 for a body over `max_body_bytes`, 408 for a body
-    that is not complete within BODY_SECONDS, 400 for a body with two lengths.
+    """ASGI middleware: 414 for a target over MAX_TARGET_BYTES, 431 for headers over MAX_HEAD_BYTES, 413 for a body over
+    `max_body_bytes`, 408 for a body that is not complete within BODY_SECONDS, 400 for a body with two lengths.
     """
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
@@ -38,6 +39,10 @@ class RequestLimits:
             return
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_TARGET_BYTES:
             await answer(414, f"path and query are longer than {MAX_TARGET_BYTES} bytes")(scope, receive, send)
+            return
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+            # The parser limits a head only while it is incomplete.
+            await answer(431, f"the headers are longer than {MAX_HEAD_BYTES} bytes", _CLOSE)(scope, receive, send)
             return
         if scope["type"] == "websocket":
             await self._app(scope, receive, send)

@@ -33,6 +33,12 @@ async def test_long_target_is_414(server: Server, path: str) -> None:
     assert len(long.content) < 200
 
 
+async def test_long_headers_are_431(server: Server) -> None:
+    # In one piece: the parser limits only heads that come in several.
+    request = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"y" * limits.MAX_HEAD_BYTES + b"\r\n\r\n"
+    assert (await exchange(server, request)).startswith(b"HTTP/1.1 431 ")
+
+
 async def test_long_target_of_websocket_is_414(server: Server) -> None:
     request = (
         f"GET /captions?x={'y' * 8100} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
