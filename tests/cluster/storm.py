@@ -242,6 +242,8 @@ def run_storm(
         storm = Storm(cluster, [*gateways, *writers], rng)
         for number in range(1, kills + 1):
             if number <= alone:
+                for process in (*gateways, *writers):
+                    process.wait_until_ready()
                 time.sleep(rng.uniform(1.05, 1.25) * ALONE_SECONDS)
                 owner = rng.choice(sorted(owners(_read_logs(cluster.urls)).values()))
                 storm.kill(next(node for node in gateways if node.name == owner))

@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError, MaxPayloadError
 
 from streamcap.cluster.jetstream.connection import Connection
-from streamcap.cluster.jetstream.direct_client import DirectCallback, make_header, read_header
+from streamcap.cluster.jetstream.direct_client import READ_SECONDS, DirectCallback, ReadPace, make_header, read_header
 from testbed.timeouts import TIMEOUT_FACTOR
 
 Taken = tuple[str, str, dict[str, str], bytes]
@@ -94,3 +94,21 @@ def test_field_with_a_line_break_is_refused() -> None:
     for value in ("a\nb", "a\rb", "a\r\nStatus: 100"):
         with pytest.raises(ValueError, match="line break"):
             make_header({"Name": value})
+
+
+def test_reads_of_frequent_messages_are_apart() -> None:
+    pace, now, reads = ReadPace(), 0.0, 0
+    while now < 1.0:  # a message every 0.2 ms
+        now += 0.0002 + pace.wait_after(now, 500)
+        reads += 1
+    assert reads <= 1.0 / READ_SECONDS + 1
+
+
+def test_message_that_comes_alone_is_followed_by_no_pause() -> None:
+    pace = ReadPace()
+    assert [pace.wait_after(now, 500) for now in (0.0, 0.0051, 0.0102)] == [0.0, 0.0, 0.0]
+
+
+def test_full_read_is_followed_by_the_next_at_once() -> None:
+    pace = ReadPace()
+    assert [pace.wait_after(now, 32_768) for now in (0.0, 0.001, 0.002)] == [0.0, 0.0, 0.0]
