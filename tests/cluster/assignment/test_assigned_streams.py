@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from nats.js.errors import ServiceUnavailableError
 
 from streamcap.captions.hub import Hub
 from streamcap.cluster.assignment.assigned_streams import Assigned
@@ -16,6 +19,7 @@ from streamcap.cluster.jetstream.connection import Connection
 from streamcap.cluster.log.live_feed import LiveFeed
 from streamcap.cluster.recorder.options import RecorderOptions
 from streamcap.cluster.recorder.recorder import Recorder
+from streamcap.cluster.tasks import end_tasks
 from streamcap.streams.options import StreamOptions
 from streamcap.streams.settings import StreamSettings
 from streamcap.streams.stream_set import StreamSet
@@ -48,21 +52,19 @@ async def test_nothing_is_kept_of_streams_that_left(connection: Connection) -> N
     assert not ingest.owned and not ingest.writers and not live._writers and not ingest._busy
 
 
-@pytest.mark.parametrize("other", ["killed", "starting"])
-async def test_share_of_a_node_that_cannot_take_is_taken(connection: Connection, other: str) -> None:
+def ingest_of(connection: Connection, *streams: str) -> tuple[Ingest, NodeDirectory]:
+    """Node "a" of a cluster with these streams."""
     registry = StreamRegistry(connection)
-    for name in ("own", "waiting"):
+    for name in streams:
         registry.streams[name] = StreamConfig(name, "test:", StreamSettings(), "default")
     own = NodeInfo("a", "host", "default", ("ingest",), capacity=4)
-    nodes = NodeDirectory(connection, lambda: own)
-    ingest = Ingest(
-        connection,
-        "a",
-        StreamSet(StreamOptions(), Hub(time.monotonic, time.time)),
-        registry,
-        nodes,
-        LiveFeed(connection, Hub(time.monotonic, time.time)),
-    )
+    nodes, hub = NodeDirectory(connection, lambda: own), Hub(time.monotonic, time.time)
+    return Ingest(connection, "a", StreamSet(StreamOptions(), hub), registry, nodes, LiveFeed(connection, hub)), nodes
+
+
+@pytest.mark.parametrize("other", ["killed", "starting"])
+async def test_share_of_a_node_that_cannot_take_is_taken(connection: Connection, other: str) -> None:
+    ingest, nodes = ingest_of(connection, "own", "waiting")
     ingest.owned["own"] = Assigned(None, None)
     hear(nodes, "a", 0.1)
     hear(nodes, "b", 0.2)
@@ -72,3 +74,30 @@ async def test_share_of_a_node_that_cannot_take_is_taken(connection: Connection,
     else:
         hear(nodes, "b", 0.2, starting=True)
     assert ingest._may_take()
+
+
+async def test_election_leaves_the_consumer_as_it_is(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    add, made, fetches = connection.jetstream.add_consumer, list[object](), list[int]()
+
+    async def count(*arguments: Any, **options: Any) -> object:
+        made.append(arguments)
+        return await add(*arguments, **options)
+
+    class Electing:
+        async def fetch(self, batch: int, timeout: float) -> list[object]:
+            fetches.append(batch)
+            raise ServiceUnavailableError
+
+        async def unsubscribe(self) -> None:
+            """Nothing was subscribed."""
+
+    async def bind(durable: str, stream: str) -> Electing:
+        return Electing()
+
+    monkeypatch.setattr(connection.jetstream, "add_consumer", count)
+    monkeypatch.setattr(connection.jetstream, "pull_subscribe_bind", bind)
+    ingest, _ = ingest_of(connection, "waiting")
+    taking = asyncio.create_task(ingest._take_streams())
+    await until(lambda: len(fetches) >= 3)
+    await end_tasks((taking,))
+    assert len(made) == 1

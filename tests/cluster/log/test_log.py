@@ -176,3 +176,21 @@ def test_foreign_event_is_refused(text: str) -> None:
 def test_foreign_message_is_refused() -> None:
     with pytest.raises(ValueError, match="no header Streamcap"):
         read_entry("door", 3, {}, b"")
+
+
+async def test_read_that_a_dead_leader_got_is_made_again(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamcap.cluster.log.fenced_subject.ANSWER_SECONDS", 0.05)
+    read, asked = connection.jetstream.get_last_msg, list[str]()
+
+    async def lose_the_first(stream: str, subject: str) -> object:
+        asked.append(subject)
+        if len(asked) == 1:
+            await asyncio.Event().wait()
+        return await read(stream, subject)
+
+    monkeypatch.setattr(connection.jetstream, "get_last_msg", lose_the_first)
+    async with asyncio.timeout(TIMEOUT_FACTOR):
+        await writer(connection, "a").open(60, Counters())
+    assert len(asked) >= 2
