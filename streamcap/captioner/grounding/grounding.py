@@ -1,4 +1,4 @@
-"""Saying only what is seen: object words that an image's own tags deny are held back, and how sure a caption is.
+"""Saying only what is seen: object words that an image's own tags deny are suppressed, and how sure a caption is.
 
 A checkpoint whose mapping has tag heads says in `config.json` what they mean:
 
@@ -35,7 +35,7 @@ from streamcap.errors import InputError
 _LAST_WORDS = frozenset(("hydrant", "hydrants", "meter", "meters", "racket", "rackets", "teddy", "phone", "phones"))
 """Last words of pairs that mean the object alone as well; `light` or `plant` do not."""
 _STEM = 4
-"""Letters from which on the first token of a word may be held back for it: `pen` of `penguin` begins too much else."""
+"""Letters from which on the first token of a word may be suppressed for it: `pen` of `penguin` begins too much else."""
 _SECOND_OBJECT = 0.9
 _SEVERAL = 0.5
 _SCENE = 0.7

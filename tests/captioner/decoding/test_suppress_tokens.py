@@ -23,7 +23,7 @@ def test_next_best_of_a_denied_word_is_a_word(logits: list[float], chosen: int) 
     assert suppress_tokens(torch.tensor([logits]), SUPPRESSED[None]).argmax() == chosen
 
 
-def test_rows_without_tags_hold_nothing_back() -> None:
+def test_rows_without_tags_suppress_nothing() -> None:
     logits = torch.tensor([[0.0, 0.0, 9.0, 1.0]] * 2)
     assert stack_suppressed([None, None], logits) is None
     assert suppress_tokens(logits, stack_suppressed([None, SUPPRESSED], logits)).argmax(-1).tolist() == [2, 3]
