@@ -61,10 +61,8 @@ def main() -> None:
 def first_caption() -> None:
     """Start the service, and kill it when the first caption is printed."""
     command = [sys.executable, "-m", "streamcap", "serve", "--port", "0", "scenes:"]
-    # Installed packages have their bytecode; compiling a checkout's sources each time would add a second.
-    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environ
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=_environ()
     ) as process:
         assert process.stdout is not None
         # Lines of a caption begin with its time; lines of a status with spaces.
@@ -75,7 +73,13 @@ def first_caption() -> None:
 
 
 def _run(*arguments: str) -> None:
-    subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True, timeout=TIMEOUT_S)
+    command = [sys.executable, *arguments]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True, timeout=TIMEOUT_S, env=_environ())
+
+
+def _environ() -> dict[str, str]:
+    """Installed packages have their bytecode; compiling a checkout's sources each time would add a second."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _measured(run: Callable[[], None]) -> dict[str, float]:
