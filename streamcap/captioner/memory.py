@@ -35,7 +35,7 @@ class MemoryNeed:
 
 
 def memory_need(name: str, model: str, device: str, precision: str) -> MemoryNeed | None:
-    """What `model` (as for `--model`) needs; None if its files are not on this machine yet."""
+    """What `model` (as for `--model`) needs; None if its files are not on this machine yet, or cannot be read."""
     if model != "mini" and model in registry.MODELS:
         path = registry.cached(registry.MODELS[model])
     else:
@@ -45,7 +45,10 @@ def memory_need(name: str, model: str, device: str, precision: str) -> MemoryNee
             path = None
     if path is None:
         return None
-    size = _weight_bytes(path)
+    try:
+        size = _weight_bytes(path)
+    except OSError:  # loading reports it
+        return None
     if device == "auto" or precision == "auto" or device.startswith("cuda"):
         from streamcap.captioner.kernels.precision import find_device, find_precision
 
@@ -113,9 +116,10 @@ def _is_local(model: str) -> bool:
 def _weight_bytes(path: Path) -> int:
     """The size of the files that loading `path` reads: a file, a shard or index with all its shards, or a directory."""
     if path.is_file():
-        whole = _whole_name(path) or path.name.removesuffix(".index.json")
-        shards = [file for file in path.parent.iterdir() if _whole_name(file) == whole]
-        return sum(file.stat().st_size for file in shards or [path])
+        is_index = path.name.endswith(".index.json")
+        whole = path.name.removesuffix(".index.json") if is_index else _whole_name(path)
+        shards = [path] if whole is None else [one for one in path.parent.iterdir() if _whole_name(one) == whole]
+        return sum(shard.stat().st_size for shard in shards)
     files = [file for file in path.iterdir() if file.suffix in _WEIGHTS and file.is_file()]
     files = [file for file in files if _MODEL.fullmatch(file.name)] or files
     # A directory may hold the same weights in two formats: one of them is loaded.

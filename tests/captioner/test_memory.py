@@ -47,6 +47,18 @@ def test_lightning_checkpoint_counts(tmp_path: Path) -> None:
     assert need is not None and need.loading - need.resident == 3 * MB
 
 
+def test_directory_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(3 * MB))
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert memory_need("hidden", str(tmp_path), "cpu", "fp32") is None
+    need = memory_need("file", str(tmp_path / "model.safetensors"), "cpu", "fp32")
+    assert need is not None and need.loading - need.resident == 3 * MB
+
+
 def test_model_that_is_not_here_needs_an_unknown_amount() -> None:
     assert memory_need("x", "owner/name-that-is-not-cached", "cpu", "fp32") is None
 
