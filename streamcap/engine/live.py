@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,11 +25,9 @@ class LiveModel:
     def __init__(self, captioner: Captioner) -> None:
         from streamcap.captioner import SearchOptions
         from streamcap.captioner.decoding.drafts import DraftHistory
-        from streamcap.captioner.kernels.threads import limited, useful_threads
 
         self._captioner = captioner
-        parameters = captioner.info["parameters"]
-        self._limited = lambda rows: limited(useful_threads(parameters, rows))
+        self._parameters: int = captioner.info["parameters"]
         self._search = SearchOptions()
         self._history = DraftHistory()
         # Other models describe what they were trained for; a stream's prompt is for a model that it may have later.
@@ -70,6 +69,12 @@ class LiveModel:
         for draft, result in zip(drafts, results, strict=True):
             draft.add(result.tokens)
         return results
+
+    def _limited(self, rows: int) -> AbstractContextManager[None]:
+        """At most as many threads as pay for `rows` images at once."""
+        from streamcap.captioner.kernels.threads import limited, useful_threads
+
+        return limited(useful_threads(self._parameters, rows))
 
     def text(self, tokens: list[int]) -> str:
         return self._captioner.text(tokens)
