@@ -32,7 +32,7 @@ from streamcap.captioner.models.gpt2 import GPT2
 from streamcap.captioner.models.prompt import Prompt, Prompter
 from streamcap.captioner.models.vision import Vision
 from streamcap.captioner.options import SearchOptions
-from streamcap.captioner.preprocess import fit_images
+from streamcap.captioner.preprocess import fit_images, image_list
 from streamcap.captioner.result import Result
 from streamcap.errors import InputError, StreamcapError
 from streamcap.image_spec import ImageSpec
@@ -170,7 +170,7 @@ class Captioner:
         and if no vision tower is available.
         """
         search = SearchOptions(beam_size, temperature, top_p, seed, max_tokens)
-        inputs: list[Any] = list(images)
+        inputs = image_list(images)
         if not inputs:
             return []
         spec = self.image_spec

@@ -7,8 +7,8 @@ own processors) by at most two levels of 255 per channel. Resizing 720p takes 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,15 @@ if TYPE_CHECKING:
     ImageInput = npt.NDArray[np.uint8] | Image
 
 Pixels = npt.NDArray[np.uint8]
+
+
+def image_list(images: object) -> list[Any]:
+    """The images or clips of a sequence of them. Raises InputError for a single image, which people pass by mistake."""
+    single = hasattr(images, "convert") or (isinstance(images, np.ndarray) and images.ndim in (2, 3))
+    if single or not isinstance(images, Iterable):
+        what = "one image; write [image]" if single else f"a {type(images).__name__}"
+        raise InputError(f"a list of images is expected, not {what}")
+    return list(images)
 
 
 def to_pixels(image: ImageInput, name: str = "image") -> Pixels:

@@ -20,7 +20,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from streamcap.captioner.checkpoints.towers import clip_directory
 from streamcap.captioner.models.vision import CLIP_MEAN, CLIP_STD
-from streamcap.captioner.preprocess import fit_image, fit_images, to_pixels
+from streamcap.captioner.preprocess import fit_image, fit_images, image_list, to_pixels
 from streamcap.errors import InputError
 from streamcap.image_spec import ImageSpec
 
@@ -128,3 +128,12 @@ def test_clip_directory_equals_transformers(tmp_path: Path, whole: bool) -> None
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 40, "do_center_crop": False}))
     with pytest.raises(InputError, match="processor produces 40x40 pixels, the model takes 32x32"):
         clip_directory(tmp_path, "projected")
+
+
+@pytest.mark.parametrize("one", [Image.new("RGB", (4, 4)), np.zeros((4, 4, 3), np.uint8)])
+def test_one_image_is_no_list(one: object) -> None:
+    with pytest.raises(InputError, match=r"not one image; write \[image\]"):
+        image_list(one)
+    assert image_list([one]) == [one]
+    with pytest.raises(InputError, match="not a NoneType"):
+        image_list(None)

@@ -18,7 +18,7 @@ from streamcap.captioner.decoding.batch_limit import BatchLimit
 from streamcap.captioner.decoding.drafts import Drafts, DraftStatistics
 from streamcap.captioner.hub.model import HubModel, load
 from streamcap.captioner.options import SearchOptions
-from streamcap.captioner.preprocess import fit_images, to_pixels
+from streamcap.captioner.preprocess import fit_images, image_list, to_pixels
 from streamcap.captioner.result import Result
 from streamcap.errors import InputError
 from streamcap.image_spec import ImageSpec
@@ -108,7 +108,7 @@ class HubCaptioner(Captioner):
     ) -> list[Result]:
         """One result for each image, in order; the model's own processor resizes them. See `Captioner.caption`."""
         search = SearchOptions(beam_size, temperature, top_p, seed, max_tokens)
-        arrays = [to_pixels(image, f"image {number}") for number, image in enumerate(images)]  # type: ignore[arg-type]
+        arrays = [to_pixels(image, f"image {number}") for number, image in enumerate(image_list(images))]
         return self._captions(arrays, [None] * len(arrays), search, None)
 
     def caption_embeddings(self, *_: object, **__: object) -> NoReturn:
