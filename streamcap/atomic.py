@@ -18,6 +18,7 @@ from streamcap.errors import InputError, StreamcapError
 
 _LINK = "a symbolic link, which is not followed here; move it away"
 _IRREGULAR = "not a regular file; move it away"
+_DEFAULT_MODE = 0o666
 _DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 _MAX_NAME_BYTES = 255
 """Of the usual file systems."""
@@ -55,15 +56,19 @@ def check_regular(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, sync: bool = False, mode: int = 0o666) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, sync: bool = False, mode: int = _DEFAULT_MODE) -> Iterator[BinaryIO]:
     """Yield a temporary file beside `path`; when the block ends, it replaces `path`.
 
     After an exception inside the block, `path` is unchanged and the temporary file is removed. sync: fsync the content
     before it replaces `path`. mode: permissions of the new file, less the umask. Raises OSError.
     """
     partial = path.with_name(_partial_name(path.name))
+    secret = mode != _DEFAULT_MODE
+    if secret:
+        # A file that is there already keeps its owner, its permissions and its readers.
+        partial.unlink(missing_ok=True)
     try:
-        with open(partial, "wb", opener=functools.partial(open_regular, mode=mode)) as stream:
+        with open(partial, "xb" if secret else "wb", opener=functools.partial(open_regular, mode=mode)) as stream:
             yield stream
             if sync:
                 stream.flush()
@@ -80,7 +85,7 @@ def atomic_write(
     content: str | bytes,
     *,
     sync: bool = False,
-    mode: int = 0o666,
+    mode: int = _DEFAULT_MODE,
     error: type[StreamcapError] = InputError,
 ) -> None:
     """Replace `path` with `content`; text is written as UTF-8 with `\\n`.

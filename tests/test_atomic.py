@@ -33,3 +33,14 @@ def test_full_disk_is_no_wrong_use(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(StreamcapError, match="No space left on device") as caught:
         atomic_write(tmp_path / "a.txt", "new")
     assert not isinstance(caught.value, InputError)
+
+
+def test_secret_file_is_new_whatever_lies_there(tmp_path: Path) -> None:
+    atomic_write(tmp_path / "state", "{}", mode=0o600)
+    leftover = tmp_path / ".state.partial"
+    leftover.touch(0o644)
+    with leftover.open() as reader:
+        atomic_write(tmp_path / "state", "a password", mode=0o600)
+        assert reader.read() == ""
+    assert (tmp_path / "state").read_text() == "a password"
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o600
