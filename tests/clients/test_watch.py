@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import socket
+import subprocess
 import sys
 
 import pytest
 from streamcap_client import Caption, Gap, Status
-from streamcap_client.watch import Screen
+from streamcap_client.watch import NewMessages, Screen
 
 from testbed.browser import chromium
 from testbed.programs import require_program
@@ -88,3 +91,21 @@ async def test_refusal_is_one_line_with_exit_code_2(server: Server) -> None:
     assert process.returncode == 2
     assert errors.decode().count("\n") == 1
     assert "nobody" in errors.decode()
+
+
+def test_missing_service_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    command = [sys.executable, "-u", "-m", "streamcap_client.watch", f"127.0.0.1:{port}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stderr is not None
+        line = watching.stderr.readline()
+        watching.terminate()
+    assert line.startswith("streamcap-watch: caption feed: ") and line.endswith("; trying again\n"), line
+    assert "Connect call failed" in line
+
+
+def test_repeated_reason_is_told_once() -> None:
+    new = NewMessages()
+    shown = [new.filter(logging.makeLogRecord({"msg": reason})) for reason in ("refused", "refused", "timeout")]
+    assert shown == [True, False, True]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import shutil
 import sys
@@ -40,6 +41,27 @@ class Screen:
         return f"\r\x1b[K{text}\n" if self._width else f"{text}\n"
 
 
+class NewMessages(logging.Filter):
+    """Drops a message that equals the one before: attempts to connect fail for one reason."""
+
+    _last = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_new, self._last = message != self._last, message
+        return is_new
+
+
+def show_problems() -> None:
+    """Tell on standard error why there is no connection: `Feed` only logs it, and tries again."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("streamcap-watch: %(message)s; trying again"))
+    handler.addFilter(NewMessages())
+    logger = logging.getLogger("streamcap_client")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
 async def watch(feed: Feed, screen: Screen) -> None:
     """Print events until the feed ends."""
     async with feed:
@@ -68,6 +90,7 @@ def main() -> None:
         )
     except ValueError as error:
         parser.error(str(error))
+    show_problems()
     try:
         asyncio.run(watch(feed, Screen(shutil.get_terminal_size().columns if terminal else 0)))
     except RefusedError as error:
