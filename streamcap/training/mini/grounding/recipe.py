@@ -26,6 +26,7 @@ from torch import Tensor
 
 from streamcap.atomic import read_json
 from streamcap.captioner import registry
+from streamcap.captioner.checkpoints.tensors import strip_prefix
 from streamcap.captioner.kernels.precision import find_device
 from streamcap.captioner.models.mini_encoder import LOGIT_SCALE, build_vision
 from streamcap.errors import InputError
@@ -179,7 +180,7 @@ def start_weights(trainer: GroundedTrainer, start: Path, data: PoolData) -> None
     model, fresh = trainer.model, trainer.model.state_dict()
     assert model.vision is not None  # noqa: S101  a stage's model always has one
     released = build_vision(config["vision"])
-    released.load_state_dict(_part(weights, "vision."))
+    released.load_state_dict(strip_prefix(weights, "vision."))
     rows = np.linspace(0, len(data.images.pixels) - 1, UNFOLD_IMAGES).astype(np.int64)
     unfold(released, model.vision, [_batch(data, some) for some in np.array_split(rows, 8)])
     old = Tokenizer.from_file(str(start / "tokenizer.json"))
@@ -205,10 +206,6 @@ def set_prior(mapping: Any, data: PoolData) -> None:
     share = (chances * data.images.values).sum(0) / np.maximum(chances.sum(0), 1e-6)
     share = np.clip(share, 1e-3, 0.999)
     mapping.tag_heads.project_out.bias.copy_(torch.from_numpy(np.log(share / (1 - share)) / LOGIT_SCALE))
-
-
-def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
 
 
 def _batch(data: PoolData, rows: Any) -> Tensor:
