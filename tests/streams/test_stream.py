@@ -211,7 +211,7 @@ async def test_overload_status_reaches_viewers_and_ends(service: FakeService) ->
     view = door.view()
     assert view.late and view.lag > 8 and (view.every, view.effective_every) == (1.0, 1.5)
     fresh = replace(seen, start=20.0, arrived=time.monotonic())
-    door.publisher.pending.submit(fresh)
+    door.publisher.pending.submit(fresh, lambda sample: None)
     service.streams.dispatch([Unchanged(fresh, decoded=False)])
     for _ in range(40):
         clock[0] += 1
