@@ -112,7 +112,7 @@ def test_invalid_option_error_does_not_name_the_file(
     file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "serve", "--config", file, "--every", "0") == 2
-    assert capsys.readouterr().err.startswith("streamcap: every 0: must be")
+    assert capsys.readouterr().err.startswith("streamcap: --every 0: must be")
     file.write_text("server: {every: 0}")
     assert run(monkeypatch, "serve", "--config", file) == 2
     assert capsys.readouterr().err.startswith(f"streamcap: {file}:1: server.every: 0: must be")
