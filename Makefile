@@ -47,7 +47,7 @@ check: lint types test
 # seconds on pytest's rewriting of asserts.
 check-fast: lint
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest -q -n $(CHECK_WORKERS) --dist loadfile --hypothesis-profile fast \
+		$(BIN)/python -m pytest -q -n $(CHECK_WORKERS) --dist worksteal --hypothesis-profile fast \
 		-m "not e2e and not browser and not slow" --ignore tests/captioner --ignore tests/training --ignore tests/bench \
 		$(PYTEST_ARGS)
 

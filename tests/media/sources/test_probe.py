@@ -21,7 +21,6 @@ from testbed.http.odd_cameras import STREAMS
 from testbed.programs import require_gstreamer, require_program
 from testbed.rtsp import scripted
 from testbed.rtsp.camera import Clip, RtspServer
-from testbed.rtsp.proxy import always, intercepting
 from testbed.timeouts import TIMEOUT_FACTOR
 from tests.media.fakes import write_video
 from tests.media.sources.test_http import serving
@@ -188,7 +187,7 @@ def test_firewall_that_drops_packets() -> None:
 def test_wrong_protocol_is_named(tmp_path: Path) -> None:
     with saying(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n") as port:
         assert f"HTTP answers at port {port}, not RTSP; try http://" in refused(f"rtsp://127.0.0.1:{port}/live")
-    with intercepting(always(b"RTSP/1.0 400 Bad Request\r\n\r\n")) as port:
+    with saying(b"RTSP/1.0 400 Bad Request\r\n\r\n") as port:
         assert f"port {port} speaks RTSP without TLS; try rtsp://" in refused(f"rtsps://127.0.0.1:{port}/live")
     with saying(b"RTSP/1.0 400 Bad Request\r\nCSeq: 0\r\n\r\n") as port:
         assert f"RTSP answers at port {port}, not HTTP; try rtsp://" in refused(f"http://127.0.0.1:{port}/live")
