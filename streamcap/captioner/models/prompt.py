@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -97,12 +98,12 @@ def prefill_prompts(
     return hidden
 
 
-class Prompter(nn.Module):
+class Prompter(nn.Module, ABC):
     """Computes prompts from embeddings."""
 
+    @abstractmethod
     def prompts(self, embeddings: Tensor, gpt2: GPT2) -> list[Prompt]:
         """embeddings: (B, …), the vision encoder's output, on the decoder's device."""
-        raise NotImplementedError
 
 
 class MappedPrefixPrompter(Prompter):
